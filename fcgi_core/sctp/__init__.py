@@ -1,0 +1,1 @@
+"""SCTP carriers: one interface (:mod:`fcgi_core.sctp.carrier`), several implementations."""
