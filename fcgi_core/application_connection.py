@@ -1,0 +1,174 @@
+"""The application side of an association: takes requests and answers them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from .channels import Direction, Priority
+from .connection import Connection, Request
+from .errors import LocalProtocolError
+from .events import InputClosed, InputReceived, RequestAborted, RequestReceived
+from .outbox import PPID
+from .records import ProtocolStatus, RecordType, Role, end_request, stream_records
+from .sctp.carrier import Message
+from .states import AFTER_PARAMS, INPUT, Input, Output
+from .streams import FIRST_STREAM
+
+__all__ = ["MAX_PARAMS", "ApplicationConnection"]
+
+MAX_PARAMS = 1 << 20
+"""Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
+REMEMBERED = 16384
+"""Keys of ended requests whose late records (STDIN that crossed END_REQUEST) are passed over in silence."""
+
+
+class ApplicationConnection(Connection):
+    """The application side. Events: RequestReceived, InputReceived, InputClosed, RequestAborted, and those of both."""
+
+    sends = Direction.TO_WEB
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._handlers |= {
+            RecordType.BEGIN_REQUEST: self._on_begin_request,
+            RecordType.ABORT_REQUEST: self._on_abort_request,
+            RecordType.PARAMS: self._on_params,
+            RecordType.STDIN: self._on_stdin,
+            RecordType.DATA: self._on_data,
+        }
+
+    def send_output(self, request: Request, data: bytes) -> None:
+        """Send part of STDOUT. Anything goes; stop giving while not `request.writable`. Nothing once it is aborted."""
+        if request.output is not Output.OPEN:
+            raise LocalProtocolError(f"{request!r}: STDOUT after its end")
+        if data and not request.aborted:
+            self._send_content(request, RecordType.STDOUT, data)
+
+    def send_stderr(self, request: Request, data: bytes) -> None:
+        """Send part of STDERR. It holds up nothing, and nothing waits for it; nothing is sent after the end."""
+        if data and request.key in self.requests:
+            lane = self._stderr_lane(request)
+            for encoded in stream_records(RecordType.STDERR, request.id, data, request.generation, self._content_size):
+                self._outbox.add(lane, encoded)
+
+    def end_request(
+        self, request: Request, app_status: int = 0, status: ProtocolStatus = ProtocolStatus.REQUEST_COMPLETE
+    ) -> None:
+        """The answer is complete: close STDOUT and send END_REQUEST (section 5.5). Also the answer to an abort."""
+        if request.output is not Output.OPEN:
+            raise LocalProtocolError(f"{request!r}: it was ended before")
+        request.output = Output.ENDED
+        if request.input is not Input.COMPLETE:
+            request.input = Input.COMPLETE  # what of its body still comes is not wanted
+        ending = end_request(request.id, app_status, status, request.generation)
+        if not request.aborted and request.send_window.sent | len(request.held):
+            self._send_after_content(request, RecordType.STDOUT)
+        self._send_after_content(request, RecordType.END_REQUEST, ending[8:])
+
+    def _sent_end(self, request: Request) -> None:
+        del self.requests[request.key]
+        self._recent[request.key] = None
+        if len(self._recent) > REMEMBERED:
+            self._recent.popitem(last=False)
+        self._close_lanes(request)
+
+    def _receiving(self, request: Request) -> bool:
+        return request.input is not Input.COMPLETE and request.key in self.requests
+
+    def _end_after_failure(self, request: Request) -> None:
+        if request.input is Input.PARAMS:
+            # nobody has heard of it yet, so nobody else will end it
+            self.end_request(request)
+
+    def _on_begin_request(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        key = (request_id, generation)
+        kind = RecordType.BEGIN_REQUEST
+        if request_id == 0 or len(content) != 8:
+            self._refuse(f"BEGIN_REQUEST with {len(content)} bytes and id {request_id}", stream, kind, key)
+            return
+        if key in self.requests:
+            self._request_error("the request began before", stream, kind, key)
+            return
+        assert self.peer_settings is not None
+        number = content[0] << 8 | content[1]
+        if number not in AFTER_PARAMS:
+            self._answer_at_once(request_id, generation, ProtocolStatus.UNKNOWN_ROLE)
+        elif self.draining or len(self.requests) >= self.settings.max_requests:
+            # nothing has been begun, so the web side may take it elsewhere
+            self._answer_at_once(request_id, generation, ProtocolStatus.OVERLOADED)
+        else:
+            request = Request(
+                request_id, generation, Role(number), content[2], self.peer_settings.window, self.settings.window
+            )
+            self._open_lane(request)
+            self.requests[key] = request
+
+    def _answer_at_once(self, request_id: int, generation: int, status: ProtocolStatus) -> None:
+        self._recent[(request_id, generation)] = None
+        message = end_request(request_id, 0, status, generation)
+        self._outbox.post(Priority.CONTENT, Message(FIRST_STREAM, message, PPID))
+
+    def _request_for(self, stream: int, kind: int, key: tuple[int, int]) -> Request | None:
+        request = self.requests.get(key)
+        if request is None and key not in self._recent:
+            self._request_error("a record for a request that is not under way", stream, kind, key)
+        return request
+
+    def _on_params(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        request = self._request_for(stream, RecordType.PARAMS, (request_id, generation))
+        if request is None or request.output is not Output.OPEN:
+            return
+        if request.input is not Input.PARAMS:
+            self._request_error("PARAMS came after their end", stream, RecordType.PARAMS, request.key)
+        elif content:
+            request.raw_params = request.raw_params + content if request.raw_params else content
+            if len(request.raw_params) > MAX_PARAMS:
+                self._request_error(f"more than {MAX_PARAMS} bytes", stream, RecordType.PARAMS, request.key)
+        else:
+            try:
+                request.params  # noqa: B018  decoded here, so that what is wrong with them is the peer's error
+            except ValueError as error:
+                self._request_error(str(error), stream, RecordType.PARAMS, request.key)
+                return
+            request.input = AFTER_PARAMS[request.role]
+            self._events.append(RequestReceived(request))
+
+    def _on_stdin(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        self._on_body(stream, RecordType.STDIN, (request_id, generation), content)
+
+    def _on_data(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        self._on_body(stream, RecordType.DATA, (request_id, generation), content)
+
+    def _on_body(self, stream: int, kind: int, key: tuple[int, int], content: bytes) -> None:
+        request = self._request_for(stream, kind, key)
+        if request is None or request.aborted or request.output is not Output.OPEN:
+            return  # it crossed the answer
+        following = INPUT.get((request.input, kind, not content))
+        if following is None:
+            self._request_error(f"not what comes next, which is: {request.input.value}", stream, kind, key)
+            return
+        request.input = following
+        if not content:
+            self._events.append(InputClosed(request, kind == RecordType.DATA))
+        elif request.receive_window.receive(len(content)):
+            self._events.append(InputReceived(request, content, kind == RecordType.DATA))
+        else:
+            window = request.receive_window
+            self._request_error(f"goes to byte {window.received}, credit to {window.limit}", stream, kind, key)
+
+    def _on_abort_request(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        request = self._request_for(stream, RecordType.ABORT_REQUEST, (request_id, generation))
+        if request is None or request.aborted:
+            return
+        request.aborted = True
+        unsent_end = request.output is not Output.OPEN
+        self._discard_output(request)
+        if unsent_end:
+            # its END_REQUEST was waiting for credit, and went with what was discarded
+            self._send_after_content(request, RecordType.END_REQUEST, end_request(1)[8:])
+        elif request.input is Input.PARAMS:
+            self.end_request(request)
+        else:
+            self._events.append(RequestAborted(request))

@@ -1,0 +1,156 @@
+"""Plugin channels: what a plugin declares, and the bounded queue that stands before the wire.
+
+A channel carries *items* (a log line, a snapshot of metrics) from one side to the other. It is declared once, by the
+plugin, on both sides; SETTINGS number the channels a side sends on and name those it takes. Each channel of association
+scope owns one SCTP stream; one of request scope leases a stream for each request that uses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from .errors import PluginError
+
+__all__ = ["Budget", "Channel", "Direction", "FeedbackQueue", "MAX_CHANNELS", "MAX_ITEM", "Priority", "Scope"]
+
+MAX_CHANNELS = 96
+"""Channels that one side may number: the private record types 64 to 159 (and 160 to 255 for parts)."""
+MAX_ITEM = 1 << 20
+"""Largest item of feedback, bytes. syslog receivers take 8 KiB by default (rsyslog) to 64 KiB (RFC 5425 section 4.3.1
+asks for 8 KiB); a traceback of a deep recursion has 300 KiB."""
+_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+
+
+class Scope(Enum):
+    REQUEST = "request"
+    """Items belong to a request, whose id they carry; each request leases a stream."""
+    ASSOCIATION = "association"
+    """Items belong to the application as a whole; one stream for as long as the association lives."""
+
+
+class Direction(Enum):
+    TO_WEB = "to-web"
+    TO_APPLICATION = "to-application"
+
+
+class Priority(IntEnum):
+    """What goes first when not everything can: the lower number (RFC 8260 section 4.3.3)."""
+
+    CONTROL = 0
+    URGENT = 1
+    CONTENT = 2
+    """Content of requests, and STDERR."""
+    ORDINARY = 3
+    """Ordinary feedback."""
+    BACKGROUND = 4
+    """Metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What a plugin asks for. PluginError if the declaration makes no sense."""
+
+    name: str
+    """Unique in the program: the plugin's name, or begins with it and a dot. Lower case, at most 63 characters."""
+    scope: Scope = Scope.ASSOCIATION
+    direction: Direction = Direction.TO_WEB
+    priority: Priority = Priority.ORDINARY
+    ordered: bool = True
+    lifetime: float | None = None
+    """Seconds after which an item that could not be sent is worthless (RFC 3758); None: never."""
+    queue_bytes: int = 1 << 20
+    """Bytes that may wait on one association (request scope: for one request); beyond it the least urgent go."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise PluginError(
+                f"channel name {self.name!r}: lower-case letters, digits and . _ - after a letter, up to 63"
+            )
+        if self.priority is Priority.CONTROL:
+            raise PluginError(f"channel {self.name}: the priority CONTROL is the protocol's own; URGENT is the highest")
+        if self.lifetime is not None and self.lifetime <= 0:
+            raise PluginError(f"channel {self.name}: a lifetime is more than 0 s, not {self.lifetime}")
+        if self.queue_bytes < 1024:
+            raise PluginError(f"channel {self.name}: a queue of {self.queue_bytes} bytes holds nothing; 1024 at least")
+
+    def describe(self) -> str:
+        """The value of FCGI_SCTP_CHANNEL_n: ``name;scope;priority``, for the peer and for captures."""
+        return f"{self.name};{self.scope.value};{self.priority.name.lower()}"
+
+
+class Budget:
+    """Bytes that several queues may hold together."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class FeedbackQueue:
+    """Items that wait for the wire, in order, within a bound; when full, the least urgent is dropped first.
+
+    `urgency` is a small number, lower is more urgent (a syslog severity serves as it is). What is dropped is reported
+    to `on_drop` as (urgency, bytes): the loss is counted where the channel's other figures are.
+    """
+
+    __slots__ = ("_budget", "_by_urgency", "_items", "_on_drop", "bound", "size")
+
+    def __init__(self, bound: int, on_drop: Callable[[int, int], None], budget: Budget | None = None) -> None:
+        self._budget = budget or Budget(bound)
+        self.bound = bound
+        self.size = 0
+        self._items: deque[list[bytes]] = deque()
+        # the same one-element lists, by urgency: emptying one there leaves a gap here that pop() steps over
+        self._by_urgency: dict[int, deque[list[bytes]]] = {}
+        self._on_drop = on_drop
+
+    def __bool__(self) -> bool:
+        return self.size > 0
+
+    def push(self, item: bytes, urgency: int) -> bool:
+        """Queue an item of at least one byte; False if it was itself the one to be dropped."""
+        length = len(item)
+        budget = self._budget
+        while self.size + length > self.bound or budget.used + length > budget.limit:
+            worst = max((level for level, queue in self._by_urgency.items() if queue), default=None)
+            if worst is None or worst <= urgency:
+                self._on_drop(urgency, length)
+                return False
+            victim = self._by_urgency[worst].popleft()
+            self.size -= len(victim[0])
+            budget.used -= len(victim[0])
+            self._on_drop(worst, len(victim[0]))
+            victim[0] = b""
+        cell = [item]
+        self._items.append(cell)
+        by_urgency = self._by_urgency.get(urgency)
+        if by_urgency is None:
+            by_urgency = self._by_urgency[urgency] = deque()
+        by_urgency.append(cell)
+        self.size += length
+        budget.used += length
+        return True
+
+    def pop(self) -> bytes:
+        """The item that has waited longest; b'' if there is none."""
+        while self._items:
+            cell = self._items.popleft()
+            item = cell[0]
+            if item:
+                self.size -= len(item)
+                self._budget.used -= len(item)
+                cell[0] = b""
+                self._forget_sent()
+                return item
+        return b""
+
+    def _forget_sent(self) -> None:
+        for queue in self._by_urgency.values():
+            while queue and not queue[0][0]:
+                queue.popleft()

@@ -1,0 +1,92 @@
+"""Everything that this package raises.
+
+FcgiSctpError
+ +-- ProtocolError
+ |    +-- LocalProtocolError    this side was about to break the protocol: a bug here, nothing was sent
+ |    +-- RemoteProtocolError   the peer broke it; `request_key` tells whether one request or the association pays
+ +-- RequestRefused             no request can be begun now (limit reached, peer drains, not open)
+ +-- ConfigError                the configuration is wrong; lists everything that is, at once
+ +-- PluginError                a plugin cannot be used; says which and why
+
+`fcgi_core.sctp.carrier.CarrierError` is the carriers' own: they stand alone.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "FcgiSctpError",
+    "ProtocolError",
+    "LocalProtocolError",
+    "RemoteProtocolError",
+    "RequestRefused",
+    "ConfigError",
+    "PluginError",
+    "foreign_protocol_hint",
+]
+
+
+class FcgiSctpError(Exception):
+    """Base of all errors of this package."""
+
+
+class ProtocolError(FcgiSctpError):
+    """Base of the two kinds of protocol error, by culprit."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side asked for something that the protocol forbids. Nothing was sent."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the protocol.
+
+    `request_key` is (id, generation) if only that request is to be ended, None if the association must be aborted.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        stream: int | None = None,
+        record_type: int | None = None,
+        request_key: tuple[int, int] | None = None,
+        advice: str = "",
+    ) -> None:
+        where = []
+        if stream is not None:
+            where.append(f"stream {stream}")
+        if record_type is not None:
+            where.append(f"record type {record_type}")
+        if request_key is not None:
+            where.append(f"request id {request_key[0]} generation {request_key[1]}")
+        text = what + (f" ({', '.join(where)})" if where else "") + (f"; {advice}" if advice else "")
+        super().__init__(text)
+        self.stream = stream
+        self.record_type = record_type
+        self.request_key = request_key
+
+
+class RequestRefused(FcgiSctpError):
+    """No request can be begun on this connection now; another one may take it."""
+
+
+class ConfigError(FcgiSctpError):
+    """The configuration is wrong. `problems` holds one sentence for each thing that is."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class PluginError(FcgiSctpError):
+    """A plugin cannot be loaded, or broke its contract."""
+
+
+# First bytes that show a peer speaking something else, and what it speaks.
+_FOREIGN = {0x47: "HTTP (a GET)", 0x48: "HTTP", 0x50: "HTTP (a POST or PUT)", 0x53: "SSH", 0x16: "TLS"}
+
+
+def foreign_protocol_hint(first_byte: int) -> str:
+    """A half sentence for a wrong version byte: what the peer seems to speak, or '' if nobody can tell."""
+    name = _FOREIGN.get(first_byte)
+    return f"the peer seems to speak {name}: check the address and port on both sides" if name else ""

@@ -1,0 +1,188 @@
+"""What a connection tells its user: one frozen value for each thing that happened, in order.
+
+`request` is the handle that the user also sends with; it carries `context`, a place for the user's own object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import RemoteProtocolError
+from .records import ProtocolStatus
+
+if TYPE_CHECKING:
+    from .connection import Request
+    from .settings import Settings
+
+__all__ = [
+    "Event",
+    "PeerReady",
+    "RequestReceived",
+    "InputReceived",
+    "InputClosed",
+    "RequestAborted",
+    "OutputReceived",
+    "StderrReceived",
+    "RequestEnded",
+    "RequestFailed",
+    "Writable",
+    "FeedbackReceived",
+    "ConfigReceived",
+    "ConfigAnswered",
+    "PeerDraining",
+    "PeerError",
+    "RecordRefused",
+    "ConnectionFailed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReady:
+    """The peer's SETTINGS have come: requests and feedback may be sent."""
+
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """Application side: a request whose PARAMS are whole (`request.params`)."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class InputReceived:
+    """Application side: part of STDIN, or of DATA. Say `consumed` when it was passed on."""
+
+    request: Request
+    data: bytes
+    is_data: bool = False
+    """True for FCGI_DATA, a filter's second stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputClosed:
+    """Application side: STDIN ended (a filter: STDIN, then once more for DATA)."""
+
+    request: Request
+    is_data: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAborted:
+    """Application side: nobody waits for the answer any more. END_REQUEST is still to be sent (section 5.4)."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReceived:
+    """Web side: part of STDOUT. Say `consumed` when it was passed on."""
+
+    request: Request
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StderrReceived:
+    """Web side: part of STDERR; may come after RequestEnded."""
+
+    request: Request
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """Web side: END_REQUEST. The request is over toward the web server; feedback of it may follow."""
+
+    request: Request
+    app_status: int
+    status: ProtocolStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """The peer broke the protocol in this request; it is over, the association lives."""
+
+    request: Request
+    error: RemoteProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """All that was given for sending has been taken up by the window: more may be given."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackReceived:
+    """An item of a channel. `request` is None at association scope, and for a request long forgotten."""
+
+    channel: str
+    request: Request | None
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReceived:
+    """The peer changes dynamic configuration; answer with `answer_config`."""
+
+    number: int
+    pairs: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigAnswered:
+    """The peer's answer to `send_config`: name -> '' for taken, else the reason why not."""
+
+    number: int
+    results: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDraining:
+    """The peer takes no new requests; those that run are finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerError:
+    """The peer says why it is about to abort the association."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRefused:
+    """A record that belongs to no request known here was left out; for the log."""
+
+    error: RemoteProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFailed:
+    """The peer broke the protocol for all: flush what waits (an ERROR record), then abort the association."""
+
+    error: RemoteProtocolError
+
+
+Event = (
+    PeerReady
+    | RequestReceived
+    | InputReceived
+    | InputClosed
+    | RequestAborted
+    | OutputReceived
+    | StderrReceived
+    | RequestEnded
+    | RequestFailed
+    | Writable
+    | FeedbackReceived
+    | ConfigReceived
+    | ConfigAnswered
+    | PeerDraining
+    | PeerError
+    | RecordRefused
+    | ConnectionFailed
+)

@@ -1,0 +1,63 @@
+"""Credit: how much of one request's body may be on its way, so that one slow reader stops only itself.
+
+SCTP has one receive window for a whole association, so receivers always drain it, and each request has a window of its
+own: STDIN and DATA in one direction, STDOUT in the other. A receiver announces the absolute offset up to which it takes
+(as QUIC does, RFC 9000 section 4.1), so a CREDIT that comes late or twice does no harm. Content bytes count, headers do
+not. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULT_WINDOW", "SendWindow", "ReceiveWindow"]
+
+DEFAULT_WINDOW = 256 * 1024
+"""Initial window of each request and direction, bytes. HTTP/2 starts with 64 KiB (RFC 9113 section 6.9.2), which
+costs round trips on a LAN already; browsers raise theirs to megabytes. This is what a reader that stopped costs."""
+
+
+class SendWindow:
+    """The sender's view: how much more may be sent."""
+
+    __slots__ = ("limit", "sent")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.sent = 0
+
+    @property
+    def available(self) -> int:
+        """Bytes that may be sent now."""
+        return self.limit - self.sent
+
+    def grant(self, limit: int) -> bool:
+        """Take an announced offset; True if it allows more than before."""
+        if limit <= self.limit:
+            return False
+        self.limit = limit
+        return True
+
+
+class ReceiveWindow:
+    """The receiver's view: how much was promised, and when to promise more."""
+
+    __slots__ = ("consumed", "limit", "received", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.limit = size
+        self.received = 0
+        self.consumed = 0
+
+    def receive(self, count: int) -> bool:
+        """Count what arrived; False if it was more than promised."""
+        self.received += count
+        return self.received <= self.limit
+
+    def consume(self, count: int) -> int | None:
+        """Count what was passed on; the new offset to announce, or None while half the window is still open."""
+        self.consumed += count
+        limit = self.consumed + self.size
+        if limit - self.limit < self.size // 2:
+            return None
+        self.limit = limit
+        return limit

@@ -1,0 +1,179 @@
+"""What waits to be sent, and in which order it goes: the queues of our own that stand before SCTP's.
+
+SCTP's send buffer is one for all streams, and what was put into it cannot be overtaken by more than a scheduler allows.
+So bulk waits here, and SCTP is handed only what it can send soon (`Association.room`). A *lane* is a queue of whole
+records for one stream; the records of a lane go out in order, as many to a message as fit.
+
+Between priorities the lower number goes first, always. Within one priority lanes take turns, a message each, and a lane
+that has just become busy goes before those that have been busy for longer (the "new flows" of FQ-CoDel, RFC 8290
+section 4.2): a short answer does not wait for a turn behind two hundred downloads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from .channels import FeedbackQueue, Priority
+from .sctp.carrier import Message
+
+__all__ = ["PPID", "Lane", "FeedbackLane", "Outbox"]
+
+PPID = 0x46434749
+"""Payload protocol identifier of plain FastCGI records: "FCGI". IANA has assigned none; those it has are small."""
+
+
+class Lane:
+    """Records of one sender on one stream, in order."""
+
+    __slots__ = ("on_drained", "priority", "queue", "queued", "sent", "stream")
+
+    lifetime: float | None = None
+    unordered = False
+
+    def __init__(self, stream: int, priority: int) -> None:
+        self.stream = stream
+        self.priority = priority
+        self.queue: deque[bytes] = deque()
+        self.queued = False
+        """Whether the lane stands in the outbox."""
+        self.sent = False
+        """Whether anything of it has been taken for sending."""
+        self.on_drained: Callable[[], None] | None = None
+        """Called once, when the lane has nothing left to send; set by who closes it."""
+
+    def waiting(self) -> bool:
+        return bool(self.queue)
+
+    def take(self, limit: int) -> bytes:
+        """The next message: whole records, together at most `limit` bytes unless the first alone is longer."""
+        queue = self.queue
+        self.sent = True
+        first = queue.popleft()
+        size = len(first)
+        if not queue or size + len(queue[0]) > limit:
+            return first
+        records = [first]
+        while queue and size + len(queue[0]) <= limit:
+            following = queue.popleft()
+            size += len(following)
+            records.append(following)
+        return b"".join(records)
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self.queue.clear()
+
+
+class FeedbackLane(Lane):
+    """The items of one channel, bounded; records are made when they go, so that a dropped item costs nothing."""
+
+    __slots__ = ("encode", "items", "lifetime", "unordered")
+
+    def __init__(
+        self,
+        stream: int,
+        priority: int,
+        items: FeedbackQueue,
+        encode: Callable[[bytes], list[bytes]],
+        *,
+        lifetime: float | None = None,
+        unordered: bool = False,
+    ) -> None:
+        super().__init__(stream, priority)
+        self.items = items
+        self.encode = encode
+        self.lifetime = lifetime
+        self.unordered = unordered
+
+    def waiting(self) -> bool:
+        return bool(self.queue) or bool(self.items)
+
+    def take(self, limit: int) -> bytes:
+        queue = self.queue
+        size = sum(map(len, queue))
+        while size < limit and self.items:
+            for encoded in self.encode(self.items.pop()):
+                queue.append(encoded)
+                size += len(encoded)
+        return super().take(limit)
+
+    def clear(self) -> None:
+        super().clear()
+        while self.items.pop():
+            pass
+
+
+class Outbox:
+    """All lanes of one association."""
+
+    def __init__(self) -> None:
+        self._classes: list[tuple[deque[Message], deque[Lane], deque[Lane]]] = [
+            (deque(), deque(), deque()) for _ in Priority
+        ]
+        self.open = False
+        """False until the peer's SETTINGS have come: only control messages go."""
+
+    def post(self, priority: int, message: Message) -> None:
+        """A message that stands for itself: control, credit."""
+        self._classes[priority][0].append(message)
+
+    def add(self, lane: Lane, record: bytes) -> None:
+        """Queue a whole record."""
+        lane.queue.append(record)
+        if not lane.queued:
+            lane.queued = True
+            self._classes[lane.priority][1].append(lane)
+
+    def wake(self, lane: Lane) -> None:
+        """The lane has got something to send by itself."""
+        if not lane.queued:
+            lane.queued = True
+            self._classes[lane.priority][1].append(lane)
+
+    def waiting(self) -> bool:
+        """Whether take() would return anything, given room."""
+        classes = self._classes if self.open else self._classes[: Priority.CONTROL + 1]
+        return any(messages or new or old for messages, new, old in classes)
+
+    def take(self, room: int, limit: int) -> list[Message]:
+        """Messages to send now, the most urgent first: until `room` bytes are reached, `limit` bytes each at most.
+
+        The last message may go beyond `room`, so any room above 0 makes progress.
+        """
+        taken: list[Message] = []
+        for messages, new, old in self._classes if self.open else self._classes[: Priority.CONTROL + 1]:
+            while room > 0 and messages:
+                message = messages.popleft()
+                room -= len(message.data)
+                taken.append(message)
+            while room > 0 and (new or old):
+                lane = new.popleft() if new else old.popleft()
+                if not lane.waiting():
+                    # cleared, or all its items were dropped
+                    self._leave(lane)
+                    continue
+                data = lane.take(limit)
+                room -= len(data)
+                taken.append(Message(lane.stream, data, PPID, lane.unordered, lane.lifetime))
+                if lane.waiting():
+                    old.append(lane)
+                else:
+                    self._leave(lane)
+            if room <= 0:
+                break
+        return taken
+
+    def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
+        """Nothing more will be added to the lane: call `on_drained` when all of it has been taken, at once if it is."""
+        if lane.queued:
+            lane.on_drained = on_drained
+        else:
+            on_drained()
+
+    @staticmethod
+    def _leave(lane: Lane) -> None:
+        lane.queued = False
+        if lane.on_drained is not None:
+            on_drained, lane.on_drained = lane.on_drained, None
+            on_drained()

@@ -1,0 +1,256 @@
+"""What a plugin author imports: API version 1.
+
+A plugin is one object, found by an entry point of the group ``fcgi_sctp.plugins`` and enabled by its name under
+``plugins:`` in the YAML file. It has a configuration model, the channels it needs, and two halves: one runs in the
+application's process, one in the web side's. Hooks are called on the event loop's thread: they must return soon and must
+not wait. A half implements the hooks it wants and leaves out the rest; what is left out costs nothing.
+
+    class Hello(Plugin):
+        name = "hello"
+        class Options(Plugin.Options):
+            greeting: str = "hello"
+        def channels(self, options):
+            return [Channel("hello", scope=Scope.REQUEST)]
+        def application_half(self, host, options):
+            return Greeter(host, options)
+
+What an item means is the plugin's own affair: bytes go in on one side and come out on the other, whole, in the order
+of the channel, with the request they belong to. Whatever reaches `feedback` was sent by the other side's half, but treat
+it as remote text all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from .channels import Channel, Direction, Priority, Scope
+from .errors import PluginError
+
+__all__ = [
+    "API_VERSION",
+    "ApplicationHalf",
+    "ApplicationHost",
+    "AssociationInfo",
+    "Channel",
+    "Direction",
+    "FeedEntry",
+    "Half",
+    "Host",
+    "Outcome",
+    "Plugin",
+    "PluginError",
+    "Priority",
+    "RequestInfo",
+    "Scope",
+    "WebHalf",
+    "WebHost",
+    "bound_to_request",
+    "current_request",
+]
+
+API_VERSION = 1
+
+
+class RequestInfo(Protocol):
+    """A request, as plugins see it: the same object in every hook of that request and half."""
+
+    @property
+    def identity(self) -> str:
+        """Names the request in logs on both sides: PARAMS' REQUEST_ID if the web server passed it (nginx's
+        $request_id), else made from the association and the request's id and generation."""
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """The CGI variables, latin-1 text as in PEP 3333: SERVER_NAME, REQUEST_METHOD, …"""
+
+    @property
+    def plugin_data(self) -> dict[str, Any]:
+        """A place for plugins' own values, by plugin name."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationInfo:
+    """An association, as plugins see it."""
+
+    identity: int
+    """Unique in this process."""
+    peer: str
+    """Address of the other side, for people."""
+    peer_name: str
+    """What the other side's SETTINGS call it."""
+    peer_instance: str
+    """Changes when the other side's process is started anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended. Times are seconds."""
+
+    status: int
+    """HTTP status of the response; 0 if there was none (aborted before, or output that is no CGI response)."""
+    duration: float
+    """From the first record of the request to its end."""
+    first_byte: float | None
+    """From the first record of the request to the first byte of the response."""
+    bytes_in: int
+    bytes_out: int
+    aborted: bool = False
+    """The client went away."""
+    error: str = ""
+    """Why the request failed, '' if it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEntry:
+    """One line of the live feed, which `fcgi-sctp logs` follows. Text is as it came: who shows it escapes it."""
+
+    time: float
+    """Seconds since the epoch, by the clock of who wrote it."""
+    severity: int
+    """0 emergency to 7 debug (RFC 5424 section 6.2.1)."""
+    message: str
+    server_name: str = ""
+    application: str = ""
+    """APP-NAME: what wrote it."""
+    facility: int = 1
+    process: str = ""
+    """PROCID."""
+    kind: str = ""
+    """MSGID: logger name, `stderr`, …"""
+    request: str = ""
+    """Identity of the request, '' if there is none."""
+    fields: Mapping[str, str] | None = None
+    """Structured data, flat."""
+
+
+class Host(Protocol):
+    """What a half can do. Every call may come from any thread and returns at once."""
+
+    log: logging.Logger
+    """For messages to the operator of this process."""
+
+    name: str
+    """What this process is called: application, or web side."""
+
+    def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
+        """Queue an item for the other half. Losses are counted; those with the highest `urgency` number go first.
+
+        On a channel of request scope `request` says whose stream. On one of association scope the item goes to one
+        association: that of `request` if given, else the oldest that takes the channel; if there is none yet it waits,
+        within the channel's bound.
+        """
+
+    def broadcast(self, channel: str, item: bytes) -> None:
+        """Queue an item on a channel of association scope for every association there is now."""
+
+    def associations(self) -> Sequence[AssociationInfo]:
+        """The associations that are up now."""
+
+
+class ApplicationHost(Host, Protocol):
+    """The host of an application half."""
+
+
+class WebHost(Host, Protocol):
+    """The host of a web half."""
+
+    def publish(self, entry: FeedEntry) -> None:
+        """Add a line to the live feed."""
+
+
+class Half:
+    """Hooks of both halves. Inherit `ApplicationHalf` or `WebHalf`."""
+
+    def association_up(self, association: AssociationInfo) -> None:
+        """The other side is there and has said what it takes."""
+
+    def association_down(self, association: AssociationInfo, reason: str) -> None:
+        """It is gone."""
+
+    def request_begin(self, request: RequestInfo) -> None:
+        """A request's PARAMS are known."""
+
+    def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        """The request is over; feedback of it may still come or go."""
+
+    def feedback(
+        self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo
+    ) -> None:
+        """The other half sent this. `request` is None at association scope, and for one long over."""
+
+    def configure(self, options: Any) -> None:
+        """The options changed while running; they are checked already. Raise ValueError to refuse them."""
+
+    def tick(self) -> None:
+        """Called about once a second."""
+
+    def close(self) -> None:
+        """The last call."""
+
+
+class ApplicationHalf(Half):
+    """The half in the application's process."""
+
+    def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
+        """The application wrote to wsgi.errors, or a FastCGI server to STDERR: whole or partial lines.
+
+        True if this plugin takes it, so that it is not sent as FCGI_STDERR any more. Called on any thread.
+        """
+        return False
+
+
+class WebHalf(Half):
+    """The half beside the web server."""
+
+    def stderr(self, request: RequestInfo, data: bytes) -> None:
+        """FCGI_STDERR of a request arrived; it may be over already."""
+
+
+class Plugin:
+    """What the entry point names: a class derived from this, or an instance of one."""
+
+    class Options(BaseModel):
+        """The options under ``plugins: NAME:``. Give every field a default and a description."""
+
+        model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "0"
+    api_version: ClassVar[int] = API_VERSION
+
+    def channels(self, options: Any) -> Sequence[Channel]:
+        """The channels that this plugin needs with these options; the same on both sides."""
+        return ()
+
+    def application_half(self, host: ApplicationHost, options: Any) -> ApplicationHalf | None:
+        """The half for an application's process; None if the plugin has none. OSError, ValueError: it cannot run."""
+        return None
+
+    def web_half(self, host: WebHost, options: Any) -> WebHalf | None:
+        """The half for the web side; None if the plugin has none. OSError, ValueError: it cannot run."""
+        return None
+
+
+_current: ContextVar[RequestInfo | None] = ContextVar("fcgi_sctp_request", default=None)
+
+
+def current_request() -> RequestInfo | None:
+    """The request that the calling thread or task works for; None outside of one."""
+    return _current.get()
+
+
+@contextmanager
+def bound_to_request(request: RequestInfo | None) -> Iterator[None]:
+    """Work for `request` while inside: what the application logs is bound to it."""
+    token = _current.set(request)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,130 @@
+"""What the two sides tell each other on stream 1 when an association begins: SETTINGS, as name-value pairs.
+
+Names follow FastCGI's manner (section 4.1: FCGI_MAX_REQS). Unknown names are ignored, so that versions can grow; a
+missing version, or one that this side does not speak, is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .channels import MAX_CHANNELS
+from .errors import RemoteProtocolError
+from .flow import DEFAULT_WINDOW
+from .records import HEADER_SIZE, RecordType, decode_pairs, encode_pairs
+from .streams import CONTROL_STREAM
+
+__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "PeerChannel", "Settings"]
+
+PROTOCOL_VERSION = 1
+DEFAULT_MAX_MESSAGE = 16 * 1024
+"""Bytes of the largest message. Without interleaving (RFC 8260) a message holds the whole association while it is
+sent; 16 KiB is HTTP/2's default frame (RFC 9113 section 4.2) and TLS's largest record."""
+MIN_MAX_MESSAGE = 1024
+DEFAULT_MAX_REQUESTS = 1000
+"""Requests at once on one association. FastCGI leaves it to the application (FCGI_MAX_REQS); HTTP/2 servers take 100
+to 250 for one browser, and a web server is many browsers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChannel:
+    """A channel as the peer's SETTINGS name it."""
+
+    name: str
+    scope: str
+    priority: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One side's SETTINGS. Sizes are bytes."""
+
+    max_requests: int = DEFAULT_MAX_REQUESTS
+    """Requests that this side takes at once (an application; the web side's is not looked at)."""
+    window: int = DEFAULT_WINDOW
+    """What this side takes of each request's body before it grants more."""
+    max_message: int = DEFAULT_MAX_MESSAGE
+    """The largest message that this side takes."""
+    instance: str = ""
+    """Names this process for as long as it lives; another after a restart."""
+    name: str = ""
+    """What people call this process: application, host, worker."""
+    channels: tuple[str, ...] = ()
+    """Channels that this side sends on, described (``name;scope;priority``); the index is the channel's number."""
+    accepts: tuple[str, ...] = ()
+    """Names of the channels that this side takes from the peer."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Pairs of names that this version does not know."""
+
+    def encode(self) -> bytes:
+        """The content of the SETTINGS record."""
+        pairs = {
+            "FCGI_SCTP_VERSION": str(PROTOCOL_VERSION),
+            "FCGI_MAX_REQS": str(self.max_requests),
+            "FCGI_MPXS_CONNS": "1",
+            "FCGI_SCTP_WINDOW": str(self.window),
+            "FCGI_SCTP_MAX_MESSAGE": str(self.max_message),
+            "FCGI_SCTP_INSTANCE": self.instance,
+            "FCGI_SCTP_NAME": self.name,
+            "FCGI_SCTP_ACCEPT": ",".join(self.accepts),
+        }
+        for number, description in enumerate(self.channels):
+            pairs[f"FCGI_SCTP_CHANNEL_{number}"] = description
+        return encode_pairs({**pairs, **self.others})
+
+    @classmethod
+    def decode(cls, content: bytes) -> Settings:
+        """The peer's SETTINGS. RemoteProtocolError names the pair that is wrong."""
+        try:
+            pairs = decode_pairs(content)
+        except ValueError as error:
+            raise _wrong(str(error)) from None
+        version = pairs.pop("FCGI_SCTP_VERSION", "")
+        if version != str(PROTOCOL_VERSION):
+            raise _wrong(
+                f"FCGI_SCTP_VERSION is {version[:40]!r}; this side speaks version {PROTOCOL_VERSION}",
+                "use the same release on both sides",
+            )
+
+        def number(name: str, default: int, least: int, most: int) -> int:
+            text = pairs.pop(name, str(default))
+            if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
+                raise _wrong(f"{name} is {text[:40]!r}; a number from {least} to {most} was expected")
+            return int(text)
+
+        pairs.pop("FCGI_MPXS_CONNS", None)
+        channels = []
+        for index in range(MAX_CHANNELS):
+            description = pairs.pop(f"FCGI_SCTP_CHANNEL_{index}", None)
+            if description is None:
+                break
+            channels.append(description)
+        return cls(
+            max_requests=number("FCGI_MAX_REQS", DEFAULT_MAX_REQUESTS, 1, 65535),
+            window=number("FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
+            max_message=number("FCGI_SCTP_MAX_MESSAGE", DEFAULT_MAX_MESSAGE, MIN_MAX_MESSAGE, 1 << 30),
+            instance=pairs.pop("FCGI_SCTP_INSTANCE", ""),
+            name=pairs.pop("FCGI_SCTP_NAME", ""),
+            channels=tuple(channels),
+            accepts=tuple(name for name in pairs.pop("FCGI_SCTP_ACCEPT", "").split(",") if name),
+            others=pairs,
+        )
+
+    def peer_channels(self) -> tuple[PeerChannel, ...]:
+        """`channels`, taken apart."""
+        taken = []
+        for description in self.channels:
+            name, _, rest = description.partition(";")
+            scope, _, rest = rest.partition(";")
+            taken.append(PeerChannel(name, scope, rest.partition(";")[0]))
+        return tuple(taken)
+
+    def largest_content(self) -> int:
+        """The largest record content that fits a message of this side's."""
+        return self.max_message - HEADER_SIZE
+
+
+def _wrong(what: str, advice: str = "") -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"SETTINGS: {what}", stream=CONTROL_STREAM, record_type=RecordType.SETTINGS, advice=advice
+    )

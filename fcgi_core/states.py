@@ -1,0 +1,64 @@
+"""The life of a request as data: which record may come when.
+
+A request has two directions that live independently. Toward the application (the *input*) it is PARAMS, then STDIN,
+then, for a filter only, DATA, each closed by an empty record (FastCGI section 3.3, stream records). Toward the web
+server (the *output*) it is STDOUT, closed by an empty record or simply by END_REQUEST (real servers do both; section
+6.2 closes it, php-fpm does, others do not). STDERR is not in the tables: it travels on a stream of its own, may come
+before, between and after, and ends nothing; END_REQUEST never waits for it.
+
+Both tables are written once and used by both sides: the receiver asks whether a record may come, the sender moves along
+the same arrows. A record that a table does not have is the peer's mistake and ends that request alone.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from .records import RecordType, Role
+
+__all__ = ["AFTER_PARAMS", "INPUT", "OUTPUT", "Input", "Output"]
+
+
+class Input(Enum):
+    """What of a request the application has: the part that comes next."""
+
+    PARAMS = "PARAMS"
+    STDIN = "STDIN"
+    STDIN_THEN_DATA = "STDIN, then DATA"
+    DATA = "DATA"
+    COMPLETE = "complete"
+
+
+class Output(Enum):
+    """What of a response the web side has."""
+
+    OPEN = "open"
+    STDOUT_CLOSED = "STDOUT closed"
+    ENDED = "ended"
+
+
+# (state, record type, whether its content is empty) -> next state. Where the end of PARAMS leads depends on the role.
+INPUT: dict[tuple[Input, int, bool], Input] = {
+    (Input.PARAMS, RecordType.PARAMS, False): Input.PARAMS,
+    (Input.STDIN, RecordType.STDIN, False): Input.STDIN,
+    (Input.STDIN, RecordType.STDIN, True): Input.COMPLETE,
+    (Input.STDIN_THEN_DATA, RecordType.STDIN, False): Input.STDIN_THEN_DATA,
+    (Input.STDIN_THEN_DATA, RecordType.STDIN, True): Input.DATA,
+    (Input.DATA, RecordType.DATA, False): Input.DATA,
+    (Input.DATA, RecordType.DATA, True): Input.COMPLETE,
+    # an authorizer has no STDIN (section 6.3), yet clients close it
+    (Input.COMPLETE, RecordType.STDIN, True): Input.COMPLETE,
+}
+
+AFTER_PARAMS = {
+    Role.RESPONDER: Input.STDIN,
+    Role.AUTHORIZER: Input.COMPLETE,
+    Role.FILTER: Input.STDIN_THEN_DATA,
+}
+
+OUTPUT: dict[tuple[Output, int, bool], Output] = {
+    (Output.OPEN, RecordType.STDOUT, False): Output.OPEN,
+    (Output.OPEN, RecordType.STDOUT, True): Output.STDOUT_CLOSED,
+    (Output.OPEN, RecordType.END_REQUEST, False): Output.ENDED,
+    (Output.STDOUT_CLOSED, RecordType.END_REQUEST, False): Output.ENDED,
+}

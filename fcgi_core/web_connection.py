@@ -1,0 +1,217 @@
+"""The web side of an association: begins requests and takes their answers."""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from typing import Any
+
+from .channels import Direction
+from .connection import Connection, Request
+from .errors import RemoteProtocolError, RequestRefused
+from .events import OutputReceived, RequestEnded, StderrReceived
+from .records import (
+    MAX_CONTENT,
+    ProtocolStatus,
+    RecordType,
+    Role,
+    begin_request,
+    record,
+    stream_records,
+)
+from .states import AFTER_PARAMS, INPUT, OUTPUT, Input, Output
+
+__all__ = ["WebConnection"]
+
+REMEMBERED = 4096
+"""Ended requests whose late STDERR and feedback still find them, at most. With PARAMS of 1 KiB that is 4 MiB."""
+REMEMBER_FOR = 30.0
+"""Seconds that they are remembered: SCTP gives up on a peer, and with it on what is late, in about that time."""
+_END = struct.Struct(">IB")
+
+
+class WebConnection(Connection):
+    """The web side. Events: OutputReceived, StderrReceived, RequestEnded, and those of both sides."""
+
+    sends = Direction.TO_APPLICATION
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._serial = 0
+        self._recent: OrderedDict[tuple[int, int], Request] = OrderedDict()
+        self._handlers |= {
+            RecordType.STDOUT: self._on_stdout,
+            RecordType.STDERR: self._on_stderr,
+            RecordType.END_REQUEST: self._on_end_request,
+        }
+
+    @property
+    def capacity(self) -> int:
+        """Requests that could be begun now; 0 before the peer's SETTINGS, when it drains, and after a failure."""
+        if self.peer_settings is None or self.draining or self.peer_draining or self.failed:
+            return 0
+        return self.peer_settings.max_requests - len(self.requests)
+
+    def begin_request(
+        self, params: bytes, *, role: Role = Role.RESPONDER, flags: int = 0, body: bytes | None = None
+    ) -> Request:
+        """Begin a request with the content of its PARAMS stream (name-value pairs).
+
+        `body` is all of STDIN if that is known already, b'' for none; None: it follows by `send_input`, `end_input`.
+        RequestRefused if there is no capacity; nothing has been sent then.
+        """
+        peer = self.peer_settings
+        if peer is None or self.capacity <= 0:
+            raise RequestRefused("the application takes no more requests on this association now")
+        while True:
+            request_id, generation = self._serial % MAX_CONTENT + 1, self._serial // MAX_CONTENT % 256
+            self._serial += 1
+            if (request_id, generation) not in self.requests:
+                break
+        request = Request(request_id, generation, role, flags, peer.window, self.settings.window)
+        request.raw_params = params
+        self._open_lane(request)
+        self.requests[request.key] = request
+        request.input = AFTER_PARAMS[role]
+        head = begin_request(request_id, role, flags, generation)
+        ends = record(RecordType.PARAMS, request_id, b"", generation)
+        whole = body is not None and role is Role.RESPONDER and len(body) <= peer.window
+        if whole and len(params) + len(body or b"") <= self._content_size:
+            # a short exchange is one message, queued as one piece
+            assert body is not None
+            parts = [head, record(RecordType.PARAMS, request_id, params, generation), ends]
+            if body:
+                parts.append(record(RecordType.STDIN, request_id, body, generation))
+                request.send_window.sent = len(body)
+            parts.append(record(RecordType.STDIN, request_id, b"", generation))
+            request.input = Input.COMPLETE
+            short = b"".join(parts)
+            if len(short) <= self._max_message:
+                self._outbox.add(request.lane, short)
+            else:
+                for part in parts:
+                    self._outbox.add(request.lane, part)
+            return request
+        self._outbox.add(request.lane, head)
+        for encoded in stream_records(RecordType.PARAMS, request_id, params, generation, self._content_size):
+            self._outbox.add(request.lane, encoded)
+        self._outbox.add(request.lane, ends)
+        if body is not None:
+            self.send_input(request, body)
+            self.end_input(request)
+        return request
+
+    def send_input(self, request: Request, data: bytes, *, is_data: bool = False) -> None:
+        """Send part of STDIN, or of a filter's DATA. Anything goes; stop giving while not `request.writable`."""
+        kind = RecordType.DATA if is_data else RecordType.STDIN
+        if data and not request.aborted and request.key in self.requests and (request.input, kind, False) in INPUT:
+            self._send_content(request, kind, data)
+
+    def end_input(self, request: Request, *, is_data: bool = False) -> None:
+        """STDIN (or DATA) is complete."""
+        kind = RecordType.DATA if is_data else RecordType.STDIN
+        following = INPUT.get((request.input, kind, True))
+        if following is not None and not request.aborted and request.key in self.requests:
+            request.input = following
+            self._send_after_content(request, kind)
+
+    def abort(self, request: Request) -> None:
+        """Nobody waits for the answer any more (section 5.4): no event of its output comes after this.
+
+        The id stays taken until the application's END_REQUEST, unless nothing of the request had been sent.
+        """
+        if request.aborted or request.key not in self.requests:
+            return
+        request.aborted = True
+        self._end_after_failure(request)
+
+    def _end_after_failure(self, request: Request) -> None:
+        self._discard_output(request)
+        if request.lane.sent:
+            # ordered, on the request's own stream: behind its BEGIN_REQUEST, and ahead of nothing, for what waited is gone
+            request.held.clear()
+            self._outbox.add(request.lane, record(RecordType.ABORT_REQUEST, request.id, b"", request.generation))
+        else:
+            self._finish(request)
+
+    def _receiving(self, request: Request) -> bool:
+        return request.output is Output.OPEN and request.key in self.requests
+
+    def _find(self, request_id: int, generation: int) -> Request | None:
+        key = (request_id, generation)
+        return self.requests.get(key) or self._recent.get(key)
+
+    def _output(self, stream: int, kind: int, key: tuple[int, int], empty: bool) -> Request | None:
+        """The request that a record of its output belongs to, moved along the table; None if it is not to be looked at."""
+        request = self.requests.get(key)
+        if request is None:
+            self._request_error("a record for a request that is not under way", stream, kind, key)
+            return None
+        following = OUTPUT.get((request.output, kind, empty))
+        if following is None:
+            self._request_error(f"not to be sent when the response is: {request.output.value}", stream, kind, key)
+            return None
+        request.output = following
+        return request
+
+    def _on_stdout(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        request = self._output(stream, RecordType.STDOUT, (request_id, generation), not content)
+        if request is None or not content:
+            return
+        window = request.receive_window
+        if not window.receive(len(content)):
+            self._request_error(
+                f"STDOUT goes to byte {window.received}, credit to {window.limit}",
+                stream,
+                RecordType.STDOUT,
+                request.key,
+            )
+        elif request.aborted:
+            self.consumed(request, len(content))  # so that an application that does not look can come to its end
+        else:
+            self._events.append(OutputReceived(request, content))
+
+    def _on_stderr(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        request = self._find(request_id, generation)
+        if request is None:
+            key = (request_id, generation)
+            self._request_error("STDERR of a request that is not known here (any more)", stream, RecordType.STDERR, key)
+        elif content:
+            self._events.append(StderrReceived(request, content))
+
+    def _on_end_request(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        key = (request_id, generation)
+        request = self._output(stream, RecordType.END_REQUEST, key, False)
+        if request is None:
+            return
+        aborted = request.aborted
+        try:
+            if len(content) != 8:
+                raise ValueError
+            app_status, number = _END.unpack_from(content)
+            status = ProtocolStatus(number)
+        except ValueError:
+            error = RemoteProtocolError(
+                f"END_REQUEST with content {content[:8].hex()}", stream=stream, record_type=3, request_key=key
+            )
+            request.output = Output.OPEN
+            self._fail_request(request, error)
+            request.output = Output.ENDED
+            self._discard_output(request)
+            self._finish(request)
+            return
+        self._discard_output(request)
+        self._finish(request)
+        if not aborted:
+            self._events.append(RequestEnded(request, app_status, status))
+
+    def _finish(self, request: Request) -> None:
+        """Both sides are done with the request; it is remembered for what comes late."""
+        del self.requests[request.key]
+        request.output = Output.ENDED
+        request.ended_at = self._now
+        recent = self._recent
+        recent[request.key] = request
+        while len(recent) > REMEMBERED or self._now - next(iter(recent.values())).ended_at > REMEMBER_FOR:
+            recent.popitem(last=False)
+        self._close_lanes(request)
