@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from .channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, Direction, FeedbackQueue, Priority, Scope
@@ -165,15 +166,10 @@ class Connection:
         incoming = [channel for channel in channels if channel.direction is not self.sends]
         if len(self.outgoing_channels) > MAX_CHANNELS:
             raise LocalProtocolError(f"{len(self.outgoing_channels)} channels: {MAX_CHANNELS} is all one side can have")
-        self.settings = Settings(
-            max_requests=settings.max_requests,
-            window=settings.window,
-            max_message=settings.max_message,
-            instance=settings.instance,
-            name=settings.name,
+        self.settings = replace(
+            settings,
             channels=tuple(channel.describe() for channel in self.outgoing_channels),
             accepts=tuple(channel.name for channel in incoming),
-            others=settings.others,
         )
         self.plan = plan
         self.peer_settings: Settings | None = None
@@ -283,7 +279,7 @@ class Connection:
             )
         figures = self.figures[channel]
         too_large = len(item) > (MAX_ITEM if declared.ordered else self._content_size)
-        if not item or too_large or not self._peer_takes(channel):
+        if not item or too_large or not self.takes(channel):
             figures.dropped[urgency] = figures.dropped.get(urgency, 0) + 1
             return False
         lane = self._feedback_lane(number, declared, request)
@@ -592,7 +588,8 @@ class Connection:
         for lane in lanes:
             self._outbox.close(lane, drained)
 
-    def _peer_takes(self, channel: str) -> bool:
+    def takes(self, channel: str) -> bool:
+        """Whether the peer takes the channel; nobody knows before its SETTINGS, and then it is True."""
         return self.peer_settings is None or channel in self.peer_settings.accepts
 
     def _feedback_lane(self, number: int, channel: Channel, request: Request | None) -> FeedbackLane:

@@ -47,6 +47,9 @@ class Settings:
     """The largest message that this side takes."""
     instance: str = ""
     """Names this process for as long as it lives; another after a restart."""
+    association: int = 0
+    """The web side's number of this association; with `instance` and a request's id and generation it names the request
+    in the logs of both sides."""
     name: str = ""
     """What people call this process: application, host, worker."""
     channels: tuple[str, ...] = ()
@@ -65,6 +68,7 @@ class Settings:
             "FCGI_SCTP_WINDOW": str(self.window),
             "FCGI_SCTP_MAX_MESSAGE": str(self.max_message),
             "FCGI_SCTP_INSTANCE": self.instance,
+            "FCGI_SCTP_ASSOCIATION": str(self.association),
             "FCGI_SCTP_NAME": self.name,
             "FCGI_SCTP_ACCEPT": ",".join(self.accepts),
         }
@@ -88,7 +92,7 @@ class Settings:
 
         def number(name: str, default: int, least: int, most: int) -> int:
             text = pairs.pop(name, str(default))
-            if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
+            if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
                 raise _wrong(f"{name} is {text[:40]!r}; a number from {least} to {most} was expected")
             return int(text)
 
@@ -104,6 +108,7 @@ class Settings:
             window=number("FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
             max_message=number("FCGI_SCTP_MAX_MESSAGE", DEFAULT_MAX_MESSAGE, MIN_MAX_MESSAGE, 1 << 30),
             instance=pairs.pop("FCGI_SCTP_INSTANCE", ""),
+            association=number("FCGI_SCTP_ASSOCIATION", 0, 0, 1 << 62),
             name=pairs.pop("FCGI_SCTP_NAME", ""),
             channels=tuple(channels),
             accepts=tuple(name for name in pairs.pop("FCGI_SCTP_ACCEPT", "").split(",") if name),

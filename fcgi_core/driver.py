@@ -1,0 +1,159 @@
+"""The shell around a protocol connection: joins it to one association of a carrier and to a clock.
+
+It moves messages both ways and nothing else; what events mean is for whoever made it. It asks a loop for `time`,
+`call_soon` and `call_at` alone, so that the same shell runs on asyncio and under a test's virtual clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from .connection import Connection
+from .errors import RemoteProtocolError
+from .events import ConnectionFailed, Event
+from .sctp.carrier import Association, Message
+
+__all__ = ["Driver", "Loop"]
+
+C = TypeVar("C", bound=Connection)
+
+
+class Handle(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Loop(Protocol):
+    """What is needed of an event loop; asyncio's has it. Times are seconds of a monotonic clock."""
+
+    def time(self) -> float: ...
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle: ...
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Handle: ...
+
+
+class Driver(Generic[C]):
+    """Implements the carrier's `AssociationHandler` for one connection.
+
+    `on_events(events)` is called with each batch, never empty; `on_down(reason)` once, at the end.
+    """
+
+    def __init__(
+        self,
+        connection: C,
+        loop: Loop,
+        *,
+        on_events: Callable[[Sequence[Event]], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        self.connection = connection
+        self.association: Association | None = None
+        self._loop = loop
+        self._on_events = on_events
+        self._on_down = on_down
+        self._unsent: deque[Message] = deque()
+        self._flushing = False
+        self._timer: Handle | None = None
+        self._failure = ""
+
+    # ---- the carrier's side
+
+    def association_up(self, association: Association) -> None:
+        self.association = association
+        try:
+            self.connection.open(association.outgoing_streams, self._loop.time())
+        except RemoteProtocolError as error:
+            self._failure = str(error)
+            association.abort(self._failure)
+            return
+        self._set_timer()
+        self.flush()
+
+    def messages_received(self, messages: Sequence[Message]) -> None:
+        self._deliver(self.connection.receive(messages, self._loop.time()))
+        self.flush()
+
+    def writable(self) -> None:
+        self.flush()
+
+    def streams_changed(self) -> None:
+        if self.association is not None:
+            self.connection.pool.grow(self.association.outgoing_streams)
+
+    def association_down(self, reason: str) -> None:
+        self.association = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._on_down(self._failure or reason)
+
+    # ---- the user's side
+
+    def wake(self) -> None:
+        """Something was queued: send it at the end of this turn of the loop, with whatever else comes until then."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_later)
+
+    def shutdown(self) -> None:
+        """End the association gracefully, once what waits has been handed over."""
+        self.flush()
+        if self.association is not None:
+            self.association.shutdown()
+
+    def abort(self, reason: str) -> None:
+        """End the association now, telling the peer why."""
+        self.connection.fail(reason)
+        self.flush()
+        if self.association is not None:
+            self.association.abort(reason)
+
+    def flush(self) -> None:
+        """Hand over what there is room for."""
+        association, connection = self.association, self.connection
+        if association is None:
+            return
+        pool = connection.pool
+        while (room := association.room()) > 0:
+            # what an earlier take() gave and the carrier had no room for goes first
+            batch = list(self._unsent) if self._unsent else connection.take(room)
+            if not batch:
+                return
+            if pool.priorities:
+                for stream, priority in pool.priorities:
+                    association.set_priority(stream, priority)
+                pool.priorities.clear()
+            if pool.wanted:
+                wanted, pool.wanted = pool.wanted, 0
+                if not association.add_streams(wanted):
+                    pool.grow(association.outgoing_streams)
+            taken = association.send(batch)
+            self._unsent = deque(batch[taken:])
+            if taken < len(batch):
+                return
+
+    def _flush_later(self) -> None:
+        self._flushing = False
+        self.flush()
+
+    def _deliver(self, events: list[Event]) -> None:
+        if not events:
+            return
+        self._on_events(events)
+        last = events[-1]
+        if isinstance(last, ConnectionFailed):
+            self._failure = str(last.error)
+            self.flush()
+            if self.association is not None:
+                self.association.abort(self._failure)
+
+    def _set_timer(self) -> None:
+        due = self.connection.timer()
+        self._timer = None if due is None else self._loop.call_at(due, self._timer_due)
+
+    def _timer_due(self) -> None:
+        self._timer = None
+        self._deliver(self.connection.handle_timer(self._loop.time()))
+        self._set_timer()
