@@ -132,6 +132,13 @@ class CarrierOptions:
     rto_max: float = 3.0
     max_associations: int = 4096
     """Bound on all associations of one listener, half-open ones included."""
+    connect_timeout: float = 5.0
+    """An association that is not up after this many seconds is given up."""
+    allowed_peers: tuple[str, ...] = ()
+    """IP networks (CIDR) whose packets are taken; empty: all. An address that we connect to is always allowed."""
+    udp_encapsulation: bool = False
+    """Kernel carrier: send in UDP (RFC 6951) to the address's UDP port, to reach a userspace carrier or to cross a
+    NAT. The userspace carrier always does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,100 @@
+/*
+ * What Python sees of the userspace SCTP carrier. The text between the markers is also what cffi reads
+ * (_usrsctp_build.py), so it is plain C without preprocessor lines.
+ *
+ * Everything here runs on one thread, that of the event loop. Nothing calls back into Python: what happened is
+ * noted, and Python asks for it in batches (carrier_dirty, carrier_receive). Handles are small integers, never
+ * pointers, so that a stale one is an error and not a crash. Functions that can fail answer -errno.
+ */
+#ifndef USRSCTP_CARRIER_H
+#define USRSCTP_CARRIER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cffi: begin */
+struct carrier_options {
+    uint32_t outgoing_streams, incoming_streams;
+    uint32_t scheduler;                     /* SCTP_SS_... */
+    uint32_t interleaving;
+    uint32_t send_buffer, receive_buffer;
+    uint32_t packet;                        /* SCTP packet size, without IP and UDP headers */
+    uint32_t heartbeat_ms, path_retransmissions, association_retransmissions;
+    uint32_t rto_initial_ms, rto_min_ms, rto_max_ms;
+    uint32_t connect_timeout_ms;
+};
+
+/* One thing received: a message, a part of one, or a notification. Offsets are into the arena. */
+struct carrier_record {
+    uint32_t offset, length;
+    uint32_t kind;
+    uint32_t stream;                        /* or a count of outgoing streams */
+    uint32_t ppid;                          /* or a count of incoming streams, or an errno */
+    uint32_t key;                           /* tells the messages of one stream apart (low 16 bits of SSN or MID) */
+};
+
+/* One message to send; the payloads follow each other in one piece of memory. */
+struct carrier_outgoing {
+    uint32_t length, stream, ppid, unordered, lifetime_ms;
+};
+
+struct carrier_status {
+    uint32_t state, peer_window, unacknowledged, outgoing_streams, incoming_streams;
+    uint32_t cwnd, srtt_ms, rto_ms, mtu, path_state, queued;
+    uint64_t packets_sent, packets_received;
+};
+
+struct carrier_counters {
+    uint64_t received, sent, dropped_malformed, dropped_checksum, dropped_peer, dropped_bound, dropped_output;
+    uint64_t answered;                      /* ABORTs sent without state, see answer_stateless() */
+    uint32_t peers, peers_registered, associations;
+};
+
+int carrier_init(void);
+int carrier_endpoint_open(int fd, int offload, uint32_t max_unclaimed, uint32_t max_associations,
+                          const uint8_t *networks, uint32_t network_count);
+void carrier_endpoint_close(int endpoint);
+int carrier_listen(int endpoint, uint16_t port, const struct carrier_options *options);
+void carrier_unlisten(int listener);
+int carrier_accept(int listener, int *endpoint, uint8_t *address, uint16_t *port);
+int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uint16_t port,
+                    uint32_t scope, const struct carrier_options *options);
+int carrier_input(int endpoint, int max_packets);
+void carrier_timers(void);
+void carrier_timers_restart(void);
+int carrier_flush(void);
+int carrier_blocked(int endpoint);
+int carrier_dirty(int32_t *handles, int max);
+int carrier_receive(int association, uint8_t *arena, uint32_t size, struct carrier_record *records, int max);
+int carrier_room(int association, uint32_t *useful);
+int carrier_send(int association, const uint8_t *data, size_t length, const struct carrier_outgoing *messages, int count);
+int carrier_set_priority(int association, uint16_t stream, uint16_t priority);
+int carrier_add_streams(int association, uint16_t count);
+int carrier_shutdown(int association);
+void carrier_abort(int association, const uint8_t *reason, uint32_t length);
+void carrier_release(int association);
+int carrier_get_status(int association, struct carrier_status *status);
+void carrier_get_counters(struct carrier_counters *counters);
+uint32_t carrier_crc32c(const uint8_t *data, size_t length, int portable);
+/* cffi: end */
+
+enum carrier_kind {
+    CARRIER_ORDERED = 0,
+    CARRIER_UNORDERED = 1,
+    CARRIER_PART_ORDERED = 2,       /* a piece of a message; the last piece has kind ORDERED or UNORDERED */
+    CARRIER_PART_UNORDERED = 3,
+    CARRIER_PART_LOST = 4,          /* the rest of the message of (stream, key) will never come */
+    CARRIER_UP = 5,                 /* key: 1 with I-DATA */
+    CARRIER_STREAMS = 6,
+    CARRIER_DOWN = 7,               /* after a graceful shutdown */
+    CARRIER_LOST = 8,               /* ppid: errno; data: the ABORT chunk, if there was one */
+    CARRIER_PATH = 9,               /* ppid: the new state */
+    CARRIER_RESTART = 10,
+};
+
+enum {
+    CARRIER_PEER_ORDER = 16,
+    CARRIER_PEERS = 1 << CARRIER_PEER_ORDER,    /* table size; a carrier's own bound is lower */
+};
+
+#endif
