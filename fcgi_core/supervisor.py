@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pydantic import ValidationError
 
@@ -123,8 +123,8 @@ def _verify(name: str, found: Any) -> Plugin:
 class RoutedRequest(RequestInfo, Protocol):
     """What the services' own request objects have beside what plugins see: where their feedback goes."""
 
-    link: Link | None
-    request: Request | None
+    link: Link
+    request: Request
 
 
 @dataclass(slots=True, eq=False)
@@ -136,7 +136,8 @@ class Link:
 
     @property
     def connection(self) -> Connection:
-        return self.driver.connection
+        connection: Connection = self.driver.connection
+        return connection
 
 
 @dataclass(slots=True)
@@ -338,9 +339,11 @@ class Supervisor:
         if isinstance(target, Link):
             link: Link | None = target
         elif target is not None:
-            link = target.link  # type: ignore[attr-defined]
+            # plugins hand back the object that they were given
+            routed = cast(RoutedRequest, target)
+            link = routed.link
             if channel.scope is Scope.REQUEST:
-                request = target.request  # type: ignore[attr-defined]
+                request = routed.request
         else:
             link = None
         if channel.scope is Scope.REQUEST and (request is None or link is None):

@@ -1,0 +1,312 @@
+"""The application side of the program: associations in, requests handed to an application, answers out.
+
+The service knows nothing of WSGI, ASGI or FastCGI servers; an `Application` does, and gets an `AppExchange` for each
+request. All of this runs on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ..application_connection import ApplicationConnection
+from ..connection import Request
+from ..driver import Driver
+from ..events import (
+    ConfigReceived,
+    ConnectionFailed,
+    Event,
+    FeedbackReceived,
+    InputClosed,
+    InputReceived,
+    PeerError,
+    PeerReady,
+    RecordRefused,
+    RequestAborted,
+    RequestFailed,
+    RequestReceived,
+    Writable,
+)
+from ..exchange import Exchange, status_of
+from ..records import ProtocolStatus
+from ..sctp.carrier import Address, Carrier, Listener
+from ..settings import Settings
+from ..streams import Plan
+from ..supervisor import EnabledPlugin, Link, Supervisor
+
+__all__ = ["AppExchange", "AppService", "Application"]
+
+log = logging.getLogger("fcgi_sctp.app")
+
+
+class AppExchange(Exchange):
+    """One request on its way through the application. Methods are for the loop's thread."""
+
+    __slots__ = ("body", "connection", "ended", "input_closed", "on_abort", "on_input", "on_writable", "service")
+
+    def __init__(self, service: AppService, link: Link, request: Request) -> None:
+        super().__init__()
+        self.service = service
+        self.link = link
+        self.request = request
+        self.connection: ApplicationConnection = link.driver.connection
+        self.body: list[bytes] = []
+        """What has come of STDIN and nobody has taken."""
+        self.input_closed = False
+        self.ended = False
+        self.on_input: Callable[[], None] | None = None
+        """Called when `body` or `input_closed` changed."""
+        self.on_abort: Callable[[], None] | None = None
+        """Called when nobody waits for the answer any more, or nobody can get it."""
+        self.on_writable: Callable[[], None] | None = None
+        """Called when all that was sent has been taken up by the window."""
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        return self.request.params
+
+    def _made_identity(self) -> str:
+        peer = self.connection.peer_settings
+        assert peer is not None
+        return f"{peer.instance}.{peer.association}.{self.request.id}.{self.request.generation}"
+
+    def take_body(self) -> bytes:
+        """What has come of STDIN; the window is opened by as much."""
+        data = b"".join(self.body)
+        self.body.clear()
+        if data and not self.ended:
+            self.connection.consumed(self.request, len(data))
+            self.link.driver.wake()
+        return data
+
+    @property
+    def writable(self) -> bool:
+        """False while what was sent waits for credit."""
+        return self.ended or self.request.writable
+
+    def send(self, data: bytes) -> None:
+        """Part of the response: CGI header and body, as they come."""
+        if self.ended or not data:
+            return
+        if self.first_byte is None:
+            self.first_byte = self.service.loop.time()
+            self.status = status_of(data[:4096])
+        self.bytes_out += len(data)
+        self.connection.send_output(self.request, data)
+        self.link.driver.wake()
+
+    def stderr(self, data: bytes) -> None:
+        """FCGI_STDERR. Plugins have had their chance before."""
+        if not self.ended:
+            self.connection.send_stderr(self.request, data)
+            self.link.driver.wake()
+
+    def end(self, app_status: int = 0, error: str = "") -> None:
+        """The response is complete; `error` says why it is not what it should be, for plugins."""
+        if self.ended:
+            return
+        self.ended = True
+        request = self.request
+        aborted = request.aborted
+        self.connection.end_request(request, app_status, ProtocolStatus.REQUEST_COMPLETE)
+        self.link.driver.wake()
+        self.service.finished(self, aborted, error)
+
+
+class Application(Protocol):
+    """What runs requests: WSGI, ASGI, a bridge."""
+
+    async def start(self, service: AppService) -> None:
+        """Get ready; errors end the program."""
+
+    def request(self, exchange: AppExchange) -> None:
+        """A request has come, with its PARAMS and perhaps some or all of its body. Must return at once."""
+
+    async def stop(self) -> None:
+        """All requests have ended or been given up; end threads and the like."""
+
+
+class AppService:
+    """Listens for associations and runs an application on them."""
+
+    def __init__(
+        self,
+        application: Application,
+        carrier: Carrier,
+        addresses: Sequence[Address],
+        *,
+        plugins: Sequence[EnabledPlugin] = (),
+        settings: Settings | None = None,
+        plan: Plan = Plan.PER_CHANNEL,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.application = application
+        self.addresses: list[Address] = []
+        """Where it listens."""
+        self._carrier = carrier
+        self._wanted = addresses
+        self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
+        self._plan = plan
+        self.supervisor = Supervisor(
+            plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
+        )
+        self._associations: set[_AppAssociation] = set()
+        self._listeners: list[Listener] = []
+        self._serial = 0
+        self._stopping: asyncio.Event | None = None
+
+    async def start(self) -> None:
+        """Start the application, then listen. CarrierError, or what the application's start raises."""
+        await self.application.start(self)
+        for address in self._wanted:
+            listener = self._carrier.listen(address, self._accept)
+            self._listeners.append(listener)
+            self.addresses.append(listener.address)
+            log.info("listening for associations at %s (%s SCTP)", listener.address, self._carrier.name)
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Take no new requests, let those that run end within `grace` seconds, then close everything."""
+        self._stopping = asyncio.Event()
+        for listener in self._listeners:
+            listener.close()
+        for association in tuple(self._associations):
+            association.driver.connection.drain()
+            association.driver.wake()
+        try:
+            async with asyncio.timeout(grace):
+                while any(one.driver.connection.requests for one in self._associations):
+                    self._stopping.clear()
+                    await self._stopping.wait()
+        except TimeoutError:
+            log.warning("requests still ran after %g s and are given up", grace)
+        self.supervisor.close()
+        for association in tuple(self._associations):
+            association.driver.shutdown()
+        try:
+            async with asyncio.timeout(2.0):
+                while self._associations:
+                    self._stopping.clear()
+                    await self._stopping.wait()
+        except TimeoutError:
+            pass  # the peer is gone; closing the carrier aborts what is left
+        self._carrier.close()
+        await self.application.stop()
+
+    def finished(self, exchange: AppExchange, aborted: bool, error: str) -> None:
+        """A request has ended: plugins hear of it."""
+        if self.supervisor.follows_requests:
+            self.supervisor.request_end(exchange, exchange.outcome(aborted=aborted, error=error))
+        if self._stopping is not None:
+            self._stopping.set()
+
+    def _accept(self, peer: str) -> Driver[ApplicationConnection] | None:
+        if self._stopping is not None:
+            return None
+        self._serial += 1
+        connection = ApplicationConnection(self._settings, channels=self.supervisor.channels, plan=self._plan)
+        association = _AppAssociation(self, connection, peer, self._serial)
+        self._associations.add(association)
+        return association.driver
+
+    def _gone(self, association: _AppAssociation) -> None:
+        self._associations.discard(association)
+        if self._stopping is not None:
+            self._stopping.set()
+
+
+class _AppAssociation:
+    """One association with a web side."""
+
+    def __init__(self, service: AppService, connection: ApplicationConnection, peer: str, serial: int) -> None:
+        self.service = service
+        self.connection = connection
+        self.peer = peer
+        self.serial = serial
+        self.link: Link | None = None
+        self.driver = Driver(connection, service.loop, on_events=self._on_events, on_down=self._on_down)
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        started: list[AppExchange] = []
+        for event in events:
+            if isinstance(event, RequestReceived):
+                started.append(self._begin(event.request))
+            elif isinstance(event, InputReceived):
+                exchange: AppExchange = event.request.context
+                exchange.body.append(event.data)
+                exchange.bytes_in += len(event.data)
+                if exchange.on_input is not None:
+                    exchange.on_input()
+            elif isinstance(event, InputClosed):
+                exchange = event.request.context
+                exchange.input_closed = True
+                if exchange.on_input is not None:
+                    exchange.on_input()
+            elif isinstance(event, Writable):
+                exchange = event.request.context
+                if exchange.on_writable is not None:
+                    exchange.on_writable()
+            elif isinstance(event, FeedbackReceived):
+                context = None if event.request is None else event.request.context
+                assert self.link is not None
+                self.service.supervisor.feedback(event.channel, event.data, context, self.link)
+            else:
+                self._on_rare_event(event)
+        # begun only now, so that a short body that came in the same batch is there from the start
+        for exchange in started:
+            if not exchange.ended:
+                self.service.application.request(exchange)
+
+    def _begin(self, request: Request) -> AppExchange:
+        assert self.link is not None
+        exchange = AppExchange(self.service, self.link, request)
+        request.context = exchange
+        self.service.supervisor.request_begin(exchange)
+        return exchange
+
+    def _on_rare_event(self, event: Event) -> None:
+        match event:
+            case PeerReady():
+                assert self.driver.association is not None
+                self.peer = self.driver.association.peer
+                self.link = self.service.supervisor.association_up(self.driver, self.serial, self.peer)
+                name = event.settings.name or event.settings.instance
+                log.info("association %d with web side %s at %s is up", self.serial, name, self.peer)
+            case RequestAborted():
+                self._give_up(event.request.context)
+            case RequestFailed():
+                log.warning("web side %s: %s", self.peer, event.error)
+                self._give_up(event.request.context)
+            case ConfigReceived():
+                unknown = dict.fromkeys(event.pairs, "nothing here can be changed while running")
+                self.connection.answer_config(event.number, unknown)
+            case RecordRefused():
+                log.warning("web side %s: left out %s", self.peer, event.error)
+            case PeerError():
+                log.error("web side %s reports: %s", self.peer, event.text)
+            case ConnectionFailed():
+                log.error("web side %s broke the protocol: %s", self.peer, event.error)
+            case _:
+                pass
+
+    @staticmethod
+    def _give_up(exchange: AppExchange | None) -> None:
+        """Nobody waits for the answer. The application ends the exchange when it has come to its end."""
+        if exchange is not None and not exchange.ended and exchange.on_abort is not None:
+            exchange.on_abort()
+
+    def _on_down(self, reason: str) -> None:
+        if self.link is not None:
+            log.info("association %d with %s is down%s", self.serial, self.peer, f": {reason}" if reason else "")
+            self.service.supervisor.association_down(self.link, reason)
+        else:
+            log.warning("association with %s did not come up: %s", self.peer, reason or "it was shut down")
+        for request in tuple(self.connection.requests.values()):
+            request.aborted = True
+            exchange = request.context
+            if exchange is not None:
+                self._give_up(exchange)
+        self.service._gone(self)

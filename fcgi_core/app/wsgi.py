@@ -1,0 +1,347 @@
+"""WSGI applications (PEP 3333) on threads.
+
+The application runs on a thread of the pool; protocol and sockets stay on the loop's. What a thread has to say (output,
+its end) goes into one queue, and the loop is woken once for all that stands in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..plugin import bound_to_request
+from .threads import ThreadPool
+
+if TYPE_CHECKING:
+    from .service import AppExchange, AppService
+
+__all__ = ["WsgiApplication", "make_environ"]
+
+log = logging.getLogger("fcgi_sctp.app")
+application_log = logging.getLogger("fcgi_sctp.application")
+"""Uncaught exceptions of the application, bound to their request."""
+
+DEFAULT_THREADS = 16
+MOST_THREADS = 1000
+"""All threads of a process, those that wait for slow clients included; each costs some 50 KiB."""
+WRITE_AHEAD = 64 * 1024
+"""Bytes that a thread may hand over beyond what has been taken up by the window, before it waits."""
+
+Handover = tuple["WsgiRequest", bytes, bool, str]
+"""(request, output, whether it is the end, error)"""
+
+
+class WsgiApplication:
+    """Runs one WSGI callable. `threads` work at once."""
+
+    def __init__(
+        self, application: Callable[..., Iterable[bytes]], *, threads: int = DEFAULT_THREADS, script_name: str = ""
+    ) -> None:
+        self.application = application
+        self.script_name = script_name
+        self.pool = ThreadPool(threads, MOST_THREADS)
+        self.service: AppService
+        self._loop: asyncio.AbstractEventLoop
+        self._handed_over: deque[Handover] = deque()
+        self._awake = False
+
+    async def start(self, service: AppService) -> None:
+        self.service = service
+        self._loop = asyncio.get_running_loop()
+
+    def request(self, exchange: AppExchange) -> None:
+        self.pool.submit(WsgiRequest(self, exchange).run)
+
+    async def stop(self) -> None:
+        threads = self.pool.close()
+        for thread in threads:
+            # those that were idle end at once; one inside the application is a daemon and ends with the process
+            await asyncio.to_thread(thread.join, 0.5)
+
+    def hand_over(self, request: WsgiRequest, data: bytes, end: bool, error: str = "") -> None:
+        """From a request's thread to the loop."""
+        self._handed_over.append((request, data, end, error))
+        if not self._awake:
+            self._awake = True
+            try:
+                self._loop.call_soon_threadsafe(self._take_over)
+            except RuntimeError:
+                pass  # the loop is closed: the process ends, and nobody waits for this answer
+
+    def _take_over(self) -> None:
+        self._awake = False
+        queue = self._handed_over
+        while queue:
+            request, data, end, error = queue.popleft()
+            exchange = request.exchange
+            exchange.send(data)
+            if end:
+                exchange.end(error=error)
+            elif exchange.writable:
+                request.taken_up()
+
+
+class WsgiRequest:
+    """One request on its thread."""
+
+    def __init__(self, owner: WsgiApplication, exchange: AppExchange) -> None:
+        self.owner = owner
+        self.exchange = exchange
+        self.aborted = False
+        self._body: Body | None = None
+        self._head: bytes | None = None
+        self._head_sent = False
+        self._ahead = 0
+        self._room = threading.Condition()
+        exchange.on_abort = self._abort
+        if exchange.input_closed:
+            self.input: Any = io.BytesIO(exchange.take_body())
+        else:
+            self._body = Body(owner, exchange)
+            exchange.on_input = self._body.arrived
+            self.input = io.BufferedReader(self._body, 16 * 1024)
+        exchange.on_writable = self.taken_up
+
+    # ---- on the loop's thread
+
+    def _abort(self) -> None:
+        self.aborted = True
+        if self._body is not None:
+            self._body.abort()
+        with self._room:
+            self._room.notify_all()
+
+    def taken_up(self) -> None:
+        """The window has taken up all that was handed over."""
+        with self._room:
+            self._ahead = 0
+            self._room.notify_all()
+
+    # ---- on the request's thread
+
+    def run(self) -> None:
+        owner, exchange = self.owner, self.exchange
+        if self.aborted:
+            owner.hand_over(self, b"", True)
+            return
+        last = b""
+        error = ""
+        with bound_to_request(exchange):
+            try:
+                environ = make_environ(exchange.params, owner.script_name)
+                environ["wsgi.input"] = self.input
+                environ["wsgi.errors"] = Errors(exchange)
+                result = owner.application(environ, self.start_response)
+                try:
+                    last = self._send_result(result)
+                finally:
+                    if hasattr(result, "close"):
+                        result.close()
+            except ClientGone:
+                error = "the client went away"
+            except BaseException as exception:
+                if isinstance(exception, (KeyboardInterrupt, GeneratorExit)):
+                    raise
+                application_log.exception(
+                    "uncaught exception in %s %s",
+                    exchange.params.get("REQUEST_METHOD", ""),
+                    exchange.params.get("REQUEST_URI", ""),
+                )
+                error = f"uncaught {type(exception).__name__}"
+                last = b"" if self._head_sent else INTERNAL_ERROR
+        owner.hand_over(self, last, True, error)
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        """PEP 3333, "The start_response() Callable"."""
+        if exc_info is not None:
+            try:
+                if self._head_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self._head is not None:
+            raise AssertionError("start_response was called twice, the second time without exc_info")
+        self._status = status
+        self._headers = headers
+        lines = [f"Status: {status}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in headers]
+        head = "".join(lines)
+        if head.count("\n") != len(lines) or head.count("\r") != len(lines):
+            raise ValueError("a status or header contains a line break")
+        self._head = head.encode("latin-1")
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333, "The write() Callable": sent before it returns, as far as the window allows."""
+        if self.aborted:
+            raise ClientGone
+        if self._ahead > WRITE_AHEAD:
+            with self.owner.pool.waiting(), self._room:
+                while self._ahead > WRITE_AHEAD and not self.aborted:
+                    self._room.wait()
+            if self.aborted:
+                raise ClientGone
+        if not self._head_sent:
+            data = self._take_head() + data
+        if data:
+            with self._room:
+                self._ahead += len(data)
+            self.owner.hand_over(self, data, False)
+
+    def _take_head(self, content_length: int | None = None) -> bytes:
+        if self._head is None:
+            raise AssertionError("the application sent data before it called start_response")
+        self._head_sent = True
+        if content_length is not None and not any(name.lower() == "content-length" for name, _ in self._headers):
+            return self._head + b"Content-Length: %d\r\n\r\n" % content_length
+        return self._head + b"\r\n"
+
+    def _send_result(self, result: Iterable[bytes]) -> bytes:
+        """Send what the application returned; what is left to be sent with the end is returned."""
+        if isinstance(result, (list, tuple)) and len(result) == 1 and not self._head_sent:
+            # the whole response is known: head, body and end go in one piece, with its length (PEP 3333,
+            # "Handling the Content-Length Header")
+            data = result[0]
+            bodiless = self._status[:3] in ("204", "304") or self._status[:1] == "1"
+            return self._take_head(None if bodiless else len(data)) + data
+        for data in result:
+            if data:
+                self.write(data)
+        return b"" if self._head_sent else self._take_head()
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer: ends the application's work from inside write() or the reading of its body."""
+
+
+INTERNAL_ERROR = (
+    b"Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\nContent-Length: 26\r\n\r\n"
+    b"500 Internal Server Error\n"
+)
+
+
+class Body(io.RawIOBase):
+    """STDIN as a file that waits for what has not come yet; used through a BufferedReader."""
+
+    def __init__(self, owner: WsgiApplication, exchange: AppExchange) -> None:
+        super().__init__()
+        self._owner = owner
+        self._changed = threading.Condition()
+        self._data = memoryview(b"")
+        self._closed_by_client = exchange.input_closed
+        self._aborted = False
+        self._asked = False
+        self._exchange = exchange
+
+    # ---- on the loop's thread
+
+    def arrived(self) -> None:
+        """More has come: pass it on if the thread waits for it, else leave it where the window counts it."""
+        if self._asked:
+            self._pass_on()
+
+    def abort(self) -> None:
+        with self._changed:
+            self._aborted = True
+            self._changed.notify()
+
+    def _pass_on(self) -> None:
+        exchange = self._exchange
+        if exchange.body or exchange.input_closed:
+            data = exchange.take_body()
+            with self._changed:
+                self._asked = False
+                self._data = memoryview(data)
+                self._closed_by_client = exchange.input_closed
+                self._changed.notify()
+
+    def _ask(self) -> None:
+        self._asked = True
+        self._pass_on()
+
+    # ---- on the request's thread
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._data and not self._closed_by_client:
+            self._owner._loop.call_soon_threadsafe(self._ask)
+            with self._owner.pool.waiting(), self._changed:
+                while not self._data and not self._closed_by_client and not self._aborted:
+                    self._changed.wait()
+        if self._aborted:
+            raise ClientGone
+        count = min(len(buffer), len(self._data))
+        buffer[:count] = self._data[:count]
+        self._data = self._data[count:]
+        return count
+
+
+class Errors(io.TextIOBase):
+    """wsgi.errors: to the plugins, and as FCGI_STDERR where none takes it."""
+
+    def __init__(self, exchange: AppExchange) -> None:
+        self._exchange = exchange
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        exchange = self._exchange
+        data = text.encode("utf-8", "backslashreplace")
+        if data and not exchange.service.supervisor.stderr(exchange, data):
+            try:
+                exchange.service.loop.call_soon_threadsafe(exchange.stderr, data)
+            except RuntimeError:
+                sys.stderr.write(text)  # the loop is closed: the program ends
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
+        self.write("".join(lines))
+
+
+_CONSTANT_ENVIRON: dict[str, Any] = {
+    "wsgi.version": (1, 0),
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": True,
+    "wsgi.run_once": False,
+    "wsgi.input_terminated": True,
+}
+
+
+def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
+    """A WSGI environ from CGI variables.
+
+    Web servers differ in what they pass: nginx's own fastcgi_params put the whole path into SCRIPT_NAME and no PATH_INFO.
+    Where PATH_INFO is missing or empty the path is split here, at `script_name`, where the application is mounted.
+    """
+    environ: dict[str, Any] = dict(params)
+    if not environ.get("PATH_INFO"):
+        path = environ.get("SCRIPT_NAME", "")
+        if script_name and (path == script_name or path.startswith(script_name + "/")):
+            environ["SCRIPT_NAME"] = script_name
+            environ["PATH_INFO"] = path[len(script_name) :]
+        else:
+            environ["SCRIPT_NAME"] = ""
+            environ["PATH_INFO"] = path
+    # PEP 3333 wants these; a FastCGI client need not send them
+    environ.setdefault("REQUEST_METHOD", "GET")
+    environ.setdefault("SERVER_NAME", "localhost")
+    environ.setdefault("SERVER_PORT", "80")
+    environ.setdefault("SERVER_PROTOCOL", "HTTP/1.1")
+    environ.setdefault("QUERY_STRING", "")
+    # a request cannot bring a proxy in through its headers (CVE-2016-5385)
+    environ.pop("HTTP_PROXY", None)
+    secure = environ.get("HTTPS", "").lower() in ("on", "1") or environ.get("REQUEST_SCHEME") == "https"
+    environ["wsgi.url_scheme"] = "https" if secure else "http"
+    environ.update(_CONSTANT_ENVIRON)
+    return environ

@@ -1,0 +1,93 @@
+"""A request and its response, as the services of both sides keep them: what plugins see, and what was counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .connection import Request
+from .plugin import Outcome
+from .supervisor import Link
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """Implements `fcgi_core.plugin.RequestInfo`. Each side adds what it does with it."""
+
+    __slots__ = (
+        "_identity",
+        "_plugin_data",
+        "began",
+        "bytes_in",
+        "bytes_out",
+        "first_byte",
+        "link",
+        "request",
+        "status",
+    )
+
+    def __init__(self) -> None:
+        self.link: Link
+        """The association that carries it; not before it is known."""
+        self.request: Request
+        """The request on that association; not before it is begun there."""
+        self.began = time.monotonic()
+        self.first_byte: float | None = None
+        """When the first byte of the response came."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.status = 0
+        """HTTP status of the response, 0 while unknown."""
+        self._identity = ""
+        self._plugin_data: dict[str, Any] | None = None
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        raise NotImplementedError
+
+    @property
+    def plugin_data(self) -> dict[str, Any]:
+        if self._plugin_data is None:
+            self._plugin_data = {}
+        return self._plugin_data
+
+    @property
+    def identity(self) -> str:
+        if not self._identity:
+            given = self.params.get("REQUEST_ID", "")
+            # remote text: what a log line can carry, or none of it
+            if given and len(given) <= 128 and given.isascii() and given.isprintable() and " " not in given:
+                self._identity = given
+            else:
+                self._identity = self._made_identity()
+        return self._identity
+
+    def _made_identity(self) -> str:
+        raise NotImplementedError
+
+    def outcome(self, *, aborted: bool = False, error: str = "") -> Outcome:
+        """How it ended, now."""
+        first = self.first_byte
+        return Outcome(
+            status=self.status,
+            duration=time.monotonic() - self.began,
+            first_byte=None if first is None else first - self.began,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            aborted=aborted,
+            error=error,
+        )
+
+
+def status_of(head: bytes) -> int:
+    """The HTTP status of a CGI response (RFC 3875 section 6.3) that begins with `head`; 200 if it names none."""
+    if head[:8].lower() != b"status: ":
+        position = head.lower().find(b"\nstatus:")
+        if position < 0:
+            return 302 if head[:9].lower() == b"location:" else 200
+        digits = head[position + 8 : position + 16].strip()[:3]
+    else:
+        digits = head[8:11]
+    return int(digits) if digits.isdigit() else 200

@@ -1,0 +1,407 @@
+"""FastCGI toward the web server: a server for nginx and its like, on unix sockets and TCP.
+
+A connection may carry one request after the other (KEEP_CONN) or many at once (HAProxy's multiplexer). Nothing here knows
+of SCTP: a `Dispatcher` takes each request when its PARAMS are whole, and answers through the methods of `WebExchange`.
+
+What web servers need, learned by trying them: STDERR before the response's head fills nginx's header buffer and ends in a
+502, so it is held until the head has gone; records are sent unpadded, 8 KiB at most; and a response that breaks off after
+it began can only be told by closing the connection, for END_REQUEST would make it look whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Protocol, cast
+
+from ..application_connection import MAX_PARAMS
+from ..errors import RemoteProtocolError
+from ..exchange import Exchange, status_of
+from ..records import (
+    KEEP_CONN,
+    ProtocolStatus,
+    RecordReader,
+    RecordType,
+    Role,
+    decode_pairs,
+    encode_pairs,
+    end_request,
+    record,
+    stream_records,
+)
+from ..states import AFTER_PARAMS, INPUT, Input
+
+__all__ = ["Dispatcher", "DownstreamConnection", "WebExchange"]
+
+log = logging.getLogger("fcgi_sctp.web")
+
+MAX_REQUESTS_PER_CONNECTION = 1024
+"""Requests at once on one connection of a multiplexing client; HAProxy's own limit is 100 by default."""
+MAX_HELD_STDERR = 32 * 1024
+"""Bytes of STDERR held until the response's head has gone; nginx logs 2 KiB of it. The plugins have it all."""
+HIGH_WATER = 64 * 1024
+"""Bytes in the socket's write buffer beyond which a response is not read on; asyncio's own default."""
+
+
+class Dispatcher(Protocol):
+    """Who takes requests further."""
+
+    max_requests: int
+
+    def dispatch(self, exchange: WebExchange) -> None:
+        """PARAMS are whole; `exchange.body` holds STDIN as far as it came, `exchange.input_closed` tells if that is all."""
+
+    def more_input(self, exchange: WebExchange) -> None:
+        """`exchange.body` or `exchange.input_closed` changed after dispatch."""
+
+    def client_gone(self, exchange: WebExchange) -> None:
+        """Nobody waits for the answer any more; the exchange is over."""
+
+    def consumed(self, exchange: WebExchange, count: int) -> None:
+        """So many bytes of the response have gone toward the client."""
+
+
+class WebExchange(Exchange):
+    """One request of a web server and its answer."""
+
+    __slots__ = (
+        "_held_stderr",
+        "_owed",
+        "_params",
+        "body",
+        "can_be_sent_again",
+        "dispatched",
+        "downstream",
+        "flags",
+        "id",
+        "input",
+        "input_closed",
+        "keep_connection",
+        "last_activity",
+        "over",
+        "raw_params",
+        "role",
+        "state",
+    )
+
+    def __init__(self, downstream: DownstreamConnection, request_id: int, role: Role, flags: int) -> None:
+        super().__init__()
+        self.downstream = downstream
+        self.id = request_id
+        """The web server's request id, on its connection."""
+        self.role = role
+        self.flags = flags
+        self.input = Input.PARAMS
+        self.raw_params: bytes = b""
+        self._params: dict[str, str] | None = None
+        self.body: list[tuple[RecordType, bytes]] = []
+        """What has come of STDIN (or DATA) and was not passed on; empty content marks an end."""
+        self.input_closed = False
+        """All of the input has come; with what is in `body`, it is whole."""
+        self.can_be_sent_again = False
+        """`body` still holds all of the input: another application could be given the request."""
+        self.dispatched = False
+        self.over = False
+        """Nothing more is sent for it."""
+        self.state: object = None
+        """The dispatcher's own."""
+        self.last_activity = self.began
+        self._held_stderr: list[bytes] | None = []
+        self._owed = 0
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        if self._params is None:
+            self._params = decode_pairs(self.raw_params)
+        return self._params
+
+    def _made_identity(self) -> str:
+        settings = self.link.connection.settings
+        return f"{settings.instance}.{settings.association}.{self.request.id}.{self.request.generation}"
+
+    # ---- the answer
+
+    def send_output(self, data: bytes) -> None:
+        """Part of STDOUT, one record's content as it came."""
+        downstream = self.downstream
+        if self.over:
+            return
+        self.last_activity = now = time.monotonic()
+        if self.first_byte is None:
+            self.first_byte = now
+            self.status = status_of(data)
+        self.bytes_out += len(data)
+        for encoded in stream_records(RecordType.STDOUT, self.id, data):
+            downstream.write(encoded)
+        if self._held_stderr:
+            # the head goes with the first output: real applications send it whole
+            held, self._held_stderr = self._held_stderr, None
+            for text in held:
+                self.send_stderr(text)
+        if downstream.paused:
+            self._owed += len(data)
+        else:
+            downstream.dispatcher.consumed(self, len(data))
+
+    def send_stderr(self, data: bytes) -> None:
+        """Part of STDERR."""
+        if self.over:
+            return
+        if self.first_byte is None and self._held_stderr is not None:
+            if sum(map(len, self._held_stderr)) + len(data) <= MAX_HELD_STDERR:
+                self._held_stderr.append(data)
+            return
+        for encoded in stream_records(RecordType.STDERR, self.id, data):
+            self.downstream.write(encoded)
+
+    def end(self, app_status: int = 0, status: ProtocolStatus = ProtocolStatus.REQUEST_COMPLETE) -> None:
+        """The answer is complete."""
+        if self.over:
+            return
+        if self.first_byte is None and self._held_stderr:
+            self.first_byte = time.monotonic()
+            for text in self._held_stderr:
+                self.send_stderr(text)
+        self.over = True
+        if self.bytes_out:
+            self.downstream.write(record(RecordType.STDOUT, self.id))
+        self.downstream.write(end_request(self.id, app_status, status))
+        self.downstream.finished(self)
+
+    def fail(self, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
+        """There will be no (more) answer from the application: say so as a web server expects it."""
+        if self.over:
+            return
+        if self.first_byte is not None:
+            # END_REQUEST would make the response look whole
+            self.over = True
+            self.downstream.break_off(self)
+            return
+        retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+        text = f"{status.value} {status.phrase}\n"
+        page = (
+            f"Status: {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            f"Content-Length: {len(text)}\r\n{retry}\r\n{text}"
+        )
+        self.status = status.value
+        self._held_stderr = None
+        self.downstream.write(record(RecordType.STDERR, self.id, f"fcgi-sctp: {why}".encode("utf-8", "replace")[:1024]))
+        self.downstream.write(record(RecordType.STDOUT, self.id, page.encode()))
+        self.bytes_out = len(page)
+        self.end()
+
+    def drained(self) -> None:
+        """The socket takes more again."""
+        if self._owed:
+            owed, self._owed = self._owed, 0
+            self.downstream.dispatcher.consumed(self, owed)
+
+
+class DownstreamConnection(asyncio.Protocol):
+    """One connection of a web server."""
+
+    def __init__(self, dispatcher: Dispatcher, connections: set[DownstreamConnection]) -> None:
+        self.dispatcher = dispatcher
+        self.paused = False
+        """The socket's write buffer is full."""
+        self._connections = connections
+        self._exchanges: dict[int, WebExchange] = {}
+        self._reader = RecordReader()
+        self._transport: asyncio.Transport
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes] = []
+        self._close_after = False
+        self._stopping = False
+        self._reading_paused = False
+
+    # ---- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            records = self._reader.feed(data)
+            ready: list[WebExchange] = []
+            for kind, request_id, content in records:
+                self._record(kind, request_id, content, ready)
+        except RemoteProtocolError as error:
+            log.warning("%s broke the protocol: %s; the connection is closed", self._peer(), error)
+            self._transport.abort()
+            return
+        # dispatched only now, so that a body that came in the same read goes in the same message
+        for exchange in ready:
+            if not exchange.over:
+                if exchange.dispatched:
+                    self.dispatcher.more_input(exchange)
+                else:
+                    exchange.dispatched = True
+                    self.dispatcher.dispatch(exchange)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connections.discard(self)
+        exchanges, self._exchanges = self._exchanges, {}
+        for exchange in exchanges.values():
+            if not exchange.over:
+                exchange.over = True
+                if exchange.dispatched:
+                    self.dispatcher.client_gone(exchange)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        for exchange in tuple(self._exchanges.values()):
+            exchange.drained()
+
+    # ---- the dispatcher's side
+
+    def write(self, encoded: bytes) -> None:
+        """Queue a record; all of a turn of the loop goes in one write."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(encoded)
+
+    def finished(self, exchange: WebExchange) -> None:
+        """The exchange's END_REQUEST stands in the queue."""
+        self._exchanges.pop(exchange.id, None)
+        if not exchange.flags & KEEP_CONN:
+            self._close_after = True
+        if self._stopping and not self._exchanges:
+            self._close_after = True
+        if exchange.input is not Input.COMPLETE and self._reading_paused:
+            self.read_on()
+
+    def break_off(self, exchange: WebExchange) -> None:
+        """Close the connection, so that the response is seen to be cut."""
+        self._flush()
+        self._transport.abort()
+
+    def stop_reading(self) -> None:
+        """The window of a request's body is full: let the socket fill up. A connection's requests stop together."""
+        if not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def stop(self) -> None:
+        """End when the requests under way have ended; at once if there are none."""
+        self._stopping = True
+        if not self._exchanges:
+            self._flush()
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # ---- records
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._close_after and not self._exchanges:
+            self._transport.close()
+
+    def _record(self, kind: int, request_id: int, content: bytes, ready: list[WebExchange]) -> None:
+        if request_id == 0:
+            self._management(kind, content)
+            return
+        if kind == RecordType.BEGIN_REQUEST:
+            self._begin(request_id, content)
+            return
+        exchange = self._exchanges.get(request_id)
+        if exchange is None or exchange.over:
+            return  # it crossed the request's end (section 3.3: such records are ignored)
+        if kind == RecordType.ABORT_REQUEST:
+            exchange.over = True
+            self._exchanges.pop(request_id)
+            if exchange.dispatched:
+                self.dispatcher.client_gone(exchange)
+            self.write(end_request(request_id))
+            return
+        if kind == RecordType.PARAMS and exchange.input is Input.PARAMS:
+            self._params(exchange, content, ready)
+            return
+        following = INPUT.get((exchange.input, kind, not content))
+        if following is None:
+            if kind in (RecordType.PARAMS, RecordType.STDIN, RecordType.DATA):
+                raise RemoteProtocolError(
+                    f"not what comes next, which is: {exchange.input.value}",
+                    record_type=kind,
+                    request_key=(request_id, 0),
+                )
+            self.write(record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0))))
+            return
+        exchange.input = following
+        exchange.body.append((RecordType(kind), content))
+        exchange.bytes_in += len(content)
+        exchange.input_closed = following is Input.COMPLETE
+        if exchange not in ready:
+            ready.append(exchange)
+
+    def _params(self, exchange: WebExchange, content: bytes, ready: list[WebExchange]) -> None:
+        if content:
+            exchange.raw_params = exchange.raw_params + content if exchange.raw_params else content
+            if len(exchange.raw_params) > MAX_PARAMS:
+                log.warning("%s sent more than %d bytes of PARAMS; answered 431", self._peer(), MAX_PARAMS)
+                exchange.fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {MAX_PARAMS} bytes of PARAMS")
+            return
+        try:
+            exchange.params  # noqa: B018  decoded here: what is wrong with them is the web server's error
+        except ValueError as error:
+            raise RemoteProtocolError(str(error), record_type=RecordType.PARAMS, request_key=(exchange.id, 0)) from None
+        exchange.input = AFTER_PARAMS[exchange.role]
+        exchange.input_closed = exchange.input is Input.COMPLETE
+        ready.append(exchange)
+
+    def _begin(self, request_id: int, content: bytes) -> None:
+        if len(content) != 8 or request_id in self._exchanges:
+            raise RemoteProtocolError(
+                "BEGIN_REQUEST of a request under way"
+                if len(content) == 8
+                else f"BEGIN_REQUEST of {len(content)} bytes",
+                record_type=RecordType.BEGIN_REQUEST,
+                request_key=(request_id, 0),
+            )
+        role, flags = content[0] << 8 | content[1], content[2]
+        if role not in AFTER_PARAMS:
+            self.write(end_request(request_id, 0, ProtocolStatus.UNKNOWN_ROLE))
+        elif len(self._exchanges) >= MAX_REQUESTS_PER_CONNECTION or self._stopping:
+            self.write(end_request(request_id, 0, ProtocolStatus.OVERLOADED))
+        else:
+            self._exchanges[request_id] = WebExchange(self, request_id, Role(role), flags)
+            return
+        if not flags & KEEP_CONN:
+            self._close_after = True
+
+    def _management(self, kind: int, content: bytes) -> None:
+        """Records with request id 0 (section 4)."""
+        if kind != RecordType.GET_VALUES:
+            self.write(record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0))))
+            return
+        try:
+            asked = decode_pairs(content)
+        except ValueError as error:
+            raise RemoteProtocolError(str(error), record_type=kind, request_key=(0, 0)) from None
+        most = str(self.dispatcher.max_requests)
+        values = {"FCGI_MAX_CONNS": most, "FCGI_MAX_REQS": most, "FCGI_MPXS_CONNS": "1"}
+        answer = encode_pairs({name: value for name, value in values.items() if name in asked})
+        self.write(record(RecordType.GET_VALUES_RESULT, 0, answer))
+
+    def _peer(self) -> str:
+        name = self._transport.get_extra_info("peername")
+        return (
+            f"the web server at {name[0]}:{name[1]}" if isinstance(name, tuple) else "the web server on the unix socket"
+        )

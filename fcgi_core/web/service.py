@@ -1,0 +1,315 @@
+"""The web side of the program: requests of the web server in, associations with applications out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import stat
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+
+from ..errors import FcgiSctpError, RequestRefused
+from ..plugin import FeedEntry
+from ..sctp.carrier import Address, Carrier
+from ..settings import Settings
+from ..streams import Plan
+from ..supervisor import EnabledPlugin, Supervisor
+from ..web_connection import WebConnection
+from .downstream import DownstreamConnection, WebExchange
+from .feed import Feed
+from .upstream import Upstream
+
+__all__ = ["ListenError", "WebOptions", "WebService"]
+
+log = logging.getLogger("fcgi_sctp.web")
+
+SWEEP = 1.0
+"""Seconds between looks for requests whose time is up."""
+MAX_QUEUED_INPUT = 64 * 1024
+"""Bytes of a waiting request's body beyond which its connection is not read on."""
+
+
+class ListenError(FcgiSctpError):
+    """The address that the web server is to connect to cannot be listened at."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebOptions:
+    """What the web side can be told. Times are seconds."""
+
+    request_timeout: float = 60.0
+    """Longest silence of an application in a request before it is answered 504; nginx's fastcgi_read_timeout."""
+    queue_timeout: float = 10.0
+    """How long a request waits for an application to come back before it is answered 503."""
+    queue_length: int = 10_000
+    """Requests that wait at most; the next is answered 503 at once."""
+    socket_mode: int = 0o666
+    """Permissions of the unix socket toward the web server, which runs as another user."""
+
+
+class WebService:
+    """Listens for a web server and keeps associations with applications."""
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        listen: Sequence[str],
+        connect: Sequence[Address],
+        *,
+        plugins: Sequence[EnabledPlugin] = (),
+        settings: Settings | None = None,
+        plan: Plan = Plan.PER_CHANNEL,
+        feed: Feed | None = None,
+        options: WebOptions | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.options = options or WebOptions()
+        self._carrier = carrier
+        self._listen = listen
+        self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
+        self._plan = plan
+        self._feed = feed
+        self.supervisor = Supervisor(
+            plugins,
+            self._loop,
+            self._loop.call_soon_threadsafe,
+            web=True,
+            process_name=self._settings.name,
+            publish=self._publish,
+        )
+        self.upstreams = [Upstream(address, carrier, self, self._loop) for address in connect]
+        self.max_requests = self._settings.max_requests * len(self.upstreams)
+        self._connections: set[DownstreamConnection] = set()
+        self._active: set[WebExchange] = set()
+        self._queue: deque[tuple[float, WebExchange]] = deque()
+        self._servers: list[asyncio.Server] = []
+        self._unix_paths: list[str] = []
+        self._association = 0
+        self._sweep_handle: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Event | None = None
+
+    async def start(self) -> None:
+        """Start to connect, then to listen. ListenError, OSError of the feed's socket."""
+        if self._feed is not None:
+            await self._feed.start()
+        for upstream in self.upstreams:
+            upstream.start()
+        for where in self._listen:
+            self._servers.append(await self._open(where))
+            log.info("listening for the web server at %s", where)
+        self._sweep()
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Take no new connections, let requests end within `grace` seconds, then close everything."""
+        for server in self._servers:
+            server.close()
+        for path in self._unix_paths:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass  # it is gone already
+        for connection in tuple(self._connections):
+            connection.stop()
+        self._idle = asyncio.Event()
+        try:
+            async with asyncio.timeout(grace):
+                while self._active or self._queue:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            log.warning(
+                "%d requests still ran after %g s and are given up", len(self._active) + len(self._queue), grace
+            )
+        stopped = asyncio.Event()
+        left = len(self.upstreams)
+
+        def one_stopped() -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                stopped.set()
+
+        for upstream in self.upstreams:
+            upstream.stop(one_stopped)
+        try:
+            async with asyncio.timeout(2.0):
+                await stopped.wait()
+        except TimeoutError:
+            pass  # the peer is gone; closing the carrier aborts what is left
+        self._carrier.close()
+        if self._sweep_handle is not None:
+            self._sweep_handle.cancel()
+        for connection in tuple(self._connections):
+            connection.abort()
+        self.supervisor.close()
+        if self._feed is not None:
+            await self._feed.close()
+
+    # ---- Dispatcher, for the downstream connections
+
+    def dispatch(self, exchange: WebExchange) -> None:
+        if self._queue and self._idle is None:
+            self._wait(exchange)  # those before it wait already
+        elif not self._begin(exchange):
+            self._wait(exchange)
+
+    def more_input(self, exchange: WebExchange) -> None:
+        upstream = exchange.state
+        if isinstance(upstream, Upstream):
+            upstream.send_input(exchange)
+        elif sum(len(content) for _, content in exchange.body) > MAX_QUEUED_INPUT:
+            exchange.downstream.stop_reading()
+
+    def client_gone(self, exchange: WebExchange) -> None:
+        upstream = exchange.state
+        if isinstance(upstream, Upstream):
+            upstream.abort(exchange)
+            self.finished(exchange, aborted=True)
+        # one that waits is stepped over when its turn comes
+
+    def consumed(self, exchange: WebExchange, count: int) -> None:
+        upstream = exchange.state
+        if isinstance(upstream, Upstream):
+            upstream.consumed(exchange, count)
+
+    # ---- Owner, for the upstreams
+
+    def make_connection(self) -> tuple[WebConnection, int]:
+        self._association += 1
+        settings = replace(self._settings, association=self._association)
+        return WebConnection(settings, channels=self.supervisor.channels, plan=self._plan), self._association
+
+    def upstream_ready(self) -> None:
+        self._serve_queue()
+
+    def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
+        self._active.discard(exchange)
+        if self.supervisor.follows_requests:
+            self.supervisor.request_end(exchange, exchange.outcome(aborted=aborted, error=error))
+        if self._queue:
+            self._serve_queue()
+        if self._idle is not None:
+            self._idle.set()
+
+    def requeue(self, exchange: WebExchange) -> None:
+        self._active.discard(exchange)
+        exchange.state = None
+        self._queue.append((self._loop.time() + self.options.queue_timeout, exchange))
+        # its application may be the one that just refused it: not before the next turn
+        self._loop.call_later(0.02, self._serve_queue)
+
+    # ---- choosing
+
+    def _begin(self, exchange: WebExchange) -> bool:
+        """Give the request to the upstream with the fewest under way; False if none takes one."""
+        best = None
+        for upstream in self.upstreams:
+            if upstream.capacity > 0 and (best is None or upstream.outstanding < best.outstanding):
+                best = upstream
+        if best is None:
+            return False
+        try:
+            best.begin(exchange)
+        except RequestRefused:
+            return False
+        self._active.add(exchange)
+        self.supervisor.request_begin(exchange)
+        return True
+
+    def _wait(self, exchange: WebExchange) -> None:
+        now = self._loop.time()
+        if len(self._queue) >= self.options.queue_length:
+            self._refuse(
+                exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
+            )
+        elif all(
+            upstream.link is None and now - upstream.last_up > self.options.queue_timeout for upstream in self.upstreams
+        ):
+            # nobody has been there for as long as a request would wait
+            reasons = "; ".join(f"{upstream.address}: {upstream.last_error}" for upstream in self.upstreams)
+            self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
+        else:
+            self._queue.append((now + self.options.queue_timeout, exchange))
+
+    def _serve_queue(self) -> None:
+        queue = self._queue
+        while queue:
+            exchange = queue[0][1]
+            if exchange.over or self._begin(exchange):
+                queue.popleft()
+                exchange.downstream.read_on()
+            else:
+                return
+
+    @staticmethod
+    def _refuse(exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
+        log.error("answered %d: %s", status.value, why)
+        exchange.fail(status, why, retry_after)
+
+    def _sweep(self) -> None:
+        """Look for requests whose time is up."""
+        self._sweep_handle = self._loop.call_later(SWEEP, self._sweep)
+        now = self._loop.time()
+        while self._queue and (self._queue[0][0] < now or self._queue[0][1].over):
+            exchange = self._queue.popleft()[1]
+            if not exchange.over:
+                self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, "no application had room in time", retry_after=1)
+        limit = now - self.options.request_timeout
+        for exchange in [one for one in self._active if one.last_activity < limit]:
+            if exchange.downstream.paused:
+                continue  # it is the client that is slow
+            upstream = exchange.state
+            assert isinstance(upstream, Upstream)
+            log.error(
+                "no sign of application %s for %g s in %s; answered 504",
+                upstream.address,
+                self.options.request_timeout,
+                exchange.identity,
+            )
+            exchange.fail(HTTPStatus.GATEWAY_TIMEOUT, "the application took too long")
+            upstream.abort(exchange)
+            self.finished(exchange, error="timed out")
+
+    def _publish(self, entry: FeedEntry) -> None:
+        if self._feed is not None:
+            self._feed.publish(entry)
+
+    # ---- listening
+
+    async def _open(self, where: str) -> asyncio.Server:
+        def make() -> DownstreamConnection:
+            return DownstreamConnection(self, self._connections)
+
+        if not where.startswith("unix:"):
+            address = Address.parse(where)
+            try:
+                return await self._loop.create_server(make, address.hosts, address.port, backlog=4096)
+            except OSError as error:
+                raise ListenError(f"cannot listen at {where}: {error.strerror}") from error
+        path = where.removeprefix("unix:")
+        try:
+            if stat.S_ISSOCK(os.stat(path).st_mode) and not _somebody_listens(path):
+                os.unlink(path)  # left by a process that was killed
+        except FileNotFoundError:
+            pass
+        try:
+            server = await self._loop.create_unix_server(make, path, backlog=4096)
+            os.chmod(path, self.options.socket_mode)
+        except OSError as error:
+            raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
+        self._unix_paths.append(path)
+        return server
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True

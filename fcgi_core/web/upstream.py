@@ -1,0 +1,275 @@
+"""Associations with application endpoints: kept up, chosen from, and what happens to their requests when they go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Protocol
+
+from ..driver import Driver
+from ..errors import RequestRefused
+from ..events import (
+    ConfigAnswered,
+    ConnectionFailed,
+    Event,
+    FeedbackReceived,
+    OutputReceived,
+    PeerDraining,
+    PeerError,
+    PeerReady,
+    RecordRefused,
+    RequestEnded,
+    RequestFailed,
+    StderrReceived,
+    Writable,
+)
+from ..records import KEEP_CONN, ProtocolStatus, RecordType
+from ..sctp.carrier import Address, Carrier, CarrierError
+from ..states import Input
+from ..supervisor import Link, Supervisor
+from ..web_connection import WebConnection
+from .downstream import WebExchange
+
+__all__ = ["Owner", "Upstream"]
+
+log = logging.getLogger("fcgi_sctp.web")
+
+FIRST_RETRY = 0.05
+"""Seconds after the first failure until the next attempt; doubled with each."""
+LAST_RETRY = 0.4
+"""Seconds between attempts at most: an application that returns is found within half a second, and a packet or two a
+second is no burden."""
+
+
+class Owner(Protocol):
+    """What an upstream needs of the service."""
+
+    supervisor: Supervisor
+
+    def make_connection(self) -> tuple[WebConnection, int]:
+        """A new connection and the association's number."""
+
+    def upstream_ready(self) -> None:
+        """An association came up or has capacity again."""
+
+    def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
+        """The exchange is over."""
+
+    def requeue(self, exchange: WebExchange) -> None:
+        """Nothing of the exchange has reached an application: let another take it."""
+
+
+class Upstream:
+    """One application endpoint and the association with it."""
+
+    def __init__(self, address: Address, carrier: Carrier, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self.address = address
+        self.link: Link | None = None
+        """The association, while requests may be sent on it."""
+        self.last_up = loop.time()
+        self.last_error = ""
+        self._carrier = carrier
+        self._owner = owner
+        self._loop = loop
+        self._driver: Driver[WebConnection] | None = None
+        self._connection: WebConnection
+        self._number = 0
+        self._retry = FIRST_RETRY
+        self._retry_handle: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._on_stopped: Callable[[], None] | None = None
+        self._told = False
+
+    def start(self) -> None:
+        """Begin to keep an association up."""
+        self._retry_handle = None
+        self._connection, self._number = self._owner.make_connection()
+        driver = Driver(self._connection, self._loop, on_events=self._on_events, on_down=self._on_down)
+        self._driver = driver
+        try:
+            self._carrier.connect(self.address, driver)
+        except CarrierError as error:
+            self._on_down(str(error))
+
+    def stop(self, on_stopped: Callable[[], None]) -> None:
+        """End the association gracefully; `on_stopped` is called when it is gone."""
+        self._stopping = True
+        if self._retry_handle is not None:
+            self._retry_handle.cancel()
+            self._retry_handle = None
+        if self._driver is None:
+            on_stopped()
+            return
+        self._on_stopped = on_stopped
+        if self._driver.association is None:
+            self._driver = None  # it has not come up, and nobody waits for it
+            on_stopped()
+        else:
+            self._driver.shutdown()
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it would take now."""
+        return 0 if self.link is None else self._connection.capacity
+
+    @property
+    def outstanding(self) -> int:
+        """Requests under way on it."""
+        return 0 if self.link is None else len(self._connection.requests)
+
+    @property
+    def driver(self) -> Driver[WebConnection]:
+        assert self._driver is not None
+        return self._driver
+
+    # ---- requests
+
+    def begin(self, exchange: WebExchange) -> None:
+        """Send the request on; RequestRefused if it does not take one now."""
+        link = self.link
+        if link is None:
+            raise RequestRefused(f"no association with {self.address}")
+        whole = exchange.input_closed and all(kind == RecordType.STDIN for kind, _ in exchange.body)
+        body = b"".join(content for _, content in exchange.body) if whole else None
+        request = self._connection.begin_request(
+            exchange.raw_params, role=exchange.role, flags=exchange.flags & KEEP_CONN, body=body
+        )
+        request.context = exchange
+        exchange.link = link
+        exchange.request = request
+        exchange.state = self
+        exchange.can_be_sent_again = whole
+        if not whole:
+            self.send_input(exchange)
+        self.driver.wake()
+
+    def send_input(self, exchange: WebExchange) -> None:
+        """Send on what has come of the request's input."""
+        request = exchange.request
+        body, exchange.body = exchange.body, []
+        for kind, content in body:
+            is_data = kind == RecordType.DATA
+            if content:
+                self._connection.send_input(request, content, is_data=is_data)
+            else:
+                self._connection.end_input(request, is_data=is_data)
+        if not request.writable:
+            exchange.downstream.stop_reading()
+        self.driver.wake()
+
+    def abort(self, exchange: WebExchange) -> None:
+        """Nobody waits for the answer."""
+        if self.link is not None:
+            self._connection.abort(exchange.request)
+            self.driver.wake()
+
+    def consumed(self, exchange: WebExchange, count: int) -> None:
+        if self.link is not None:
+            self._connection.consumed(exchange.request, count)
+            self.driver.wake()
+
+    # ---- events
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, OutputReceived):
+                exchange: WebExchange = event.request.context
+                exchange.send_output(event.data)
+            elif isinstance(event, RequestEnded):
+                self._ended(event)
+            elif isinstance(event, Writable):
+                exchange = event.request.context
+                if exchange.input is not Input.COMPLETE:
+                    exchange.last_activity = self._loop.time()
+                exchange.downstream.read_on()
+            elif isinstance(event, FeedbackReceived):
+                if self.link is not None:
+                    context = None if event.request is None else event.request.context
+                    self._owner.supervisor.feedback(event.channel, event.data, context, self.link)
+            elif isinstance(event, StderrReceived):
+                exchange = event.request.context
+                self._owner.supervisor.stderr(exchange, event.data)
+                exchange.send_stderr(event.data)
+            else:
+                self._on_rare_event(event)
+
+    def _ended(self, event: RequestEnded) -> None:
+        exchange: WebExchange = event.request.context
+        if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
+            # the application had not begun it
+            if exchange.can_be_sent_again:
+                self._owner.requeue(exchange)
+            else:
+                exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
+                self._owner.finished(exchange, error="overloaded")
+            return
+        exchange.end(event.app_status, event.status)
+        self._owner.finished(exchange)
+
+    def _on_rare_event(self, event: Event) -> None:
+        match event:
+            case PeerReady():
+                self._ready(event)
+            case RequestFailed():
+                log.error("application %s: %s", self.address, event.error)
+                exchange: WebExchange = event.request.context
+                exchange.fail(HTTPStatus.BAD_GATEWAY, "the application's answer breaks the protocol")
+                self._owner.finished(exchange, error=str(event.error))
+            case PeerDraining():
+                log.info("application %s takes no new requests", self.address)
+            case ConfigAnswered():
+                log.info("application %s answered change %d: %s", self.address, event.number, event.results)
+            case RecordRefused():
+                log.warning("application %s: left out %s", self.address, event.error)
+            case PeerError():
+                log.error("application %s reports: %s", self.address, event.text)
+            case ConnectionFailed():
+                log.error("application %s broke the protocol: %s", self.address, event.error)
+            case _:
+                pass
+
+    def _ready(self, event: PeerReady) -> None:
+        self._retry = FIRST_RETRY
+        self._told = False
+        name = event.settings.name or event.settings.instance
+        log.info("association %d with application %s at %s is up", self._number, name, self.address)
+        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address))
+        self._owner.upstream_ready()
+
+    def _on_down(self, reason: str) -> None:
+        link, self.link = self.link, None
+        self._driver = None
+        if link is not None:
+            self.last_up = self._loop.time()
+            if not self._stopping:
+                log.warning(
+                    "association %d with %s is down: %s", self._number, self.address, reason or "it was shut down"
+                )
+            self._give_up_requests(reason)
+            self._owner.supervisor.association_down(link, reason)
+        elif reason != self.last_error or not self._told:
+            log.warning("no association with %s: %s; trying on", self.address, reason or "it was shut down")
+        self._told = True
+        self.last_error = reason
+        if self._stopping:
+            if self._on_stopped is not None:
+                self._on_stopped()
+            return
+        # a little chance, so that many web sides do not come at the same instant
+        self._retry_handle = self._loop.call_later(self._retry * random.uniform(0.7, 1.0), self.start)
+        self._retry = min(self._retry * 2, LAST_RETRY)
+
+    def _give_up_requests(self, reason: str) -> None:
+        for request in tuple(self._connection.requests.values()):
+            exchange: WebExchange = request.context
+            if exchange.over:
+                continue
+            if not request.lane.sent and exchange.can_be_sent_again:
+                # nothing of it had been handed to SCTP: nobody can have begun it
+                self._owner.requeue(exchange)
+                continue
+            exchange.fail(HTTPStatus.BAD_GATEWAY, f"the association with the application was lost: {reason}")
+            self._owner.finished(exchange, error=f"association lost: {reason}")
