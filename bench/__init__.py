@@ -1,0 +1,1 @@
+"""Measurements: our program beside other Python servers, behind the same web server."""
