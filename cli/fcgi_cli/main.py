@@ -1,0 +1,147 @@
+"""The command `fcgi-sctp`. Each subcommand imports what it needs when it runs, so that `logs` starts at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from fcgi_core import __version__
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit status is sysexits': 64 wrong words, 78 wrong configuration, 69 unavailable."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    status: int = args.run(args)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import logs
+
+    parser = argparse.ArgumentParser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.")
+    parser.add_argument("--version", action="version", version=f"fcgi-sctp {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    web = commands.add_parser("web", help="run the side beside the web server")
+    _service_arguments(web)
+    web.add_argument("--listen", action="append", metavar="ADDRESS", help="for the web server: unix:/PATH or HOST:PORT")
+    web.add_argument("--connect", action="append", metavar="ADDRESS", help="an application: HOST:PORT[/UDPPORT]")
+    web.add_argument("--feed", metavar="PATH", help="unix socket of the live feed")
+    web.set_defaults(run=_web)
+
+    app = commands.add_parser("app", help="run an application")
+    _service_arguments(app)
+    app.add_argument("application", nargs="?", metavar="MODULE:CALLABLE", help="the WSGI application")
+    app.add_argument("--listen", action="append", metavar="ADDRESS", help="for the web side: HOST:PORT[/UDPPORT]")
+    app.add_argument("--threads", type=int, metavar="N", help="requests worked on at once (16)")
+    app.set_defaults(run=_app)
+
+    logs_parser = commands.add_parser("logs", help="follow the live feed of a running web side")
+    logs.add_arguments(logs_parser)
+    logs_parser.set_defaults(run=logs.run)
+
+    check = commands.add_parser("check", help="check a configuration file")
+    check.add_argument("config", nargs="?", metavar="CONFIG")
+    check.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and exit")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _service_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", "-c", metavar="FILE", help="the YAML file; flags go over what it says")
+    parser.add_argument("--sctp", choices=("auto", "kernel", "userspace"), help="which SCTP (auto)")
+    parser.add_argument("--plan", choices=("single", "per-type", "per-request", "per-channel"), help="stream plan")
+    parser.add_argument("--plugin", action="append", metavar="NAME", help="enable a plugin with its defaults")
+    parser.add_argument("--name", help="what this process is called in the other side's log")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+
+
+def _service_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    sctp = {name: value for name, value in (("carrier", args.sctp), ("plan", args.plan)) if value is not None}
+    overrides: dict[str, Any] = {"log_level": args.log_level, "sctp": sctp or None}
+    if args.plugin:
+        overrides["plugins"] = {name: {} for name in args.plugin}
+    return overrides
+
+
+def _web(args: argparse.Namespace) -> int:
+    def run() -> None:
+        from fcgi_core.config import load_config
+        from fcgi_core.run import run_web
+
+        overrides = _service_overrides(args)
+        if args.config is None and not (args.listen and args.connect):
+            _usage("web needs --config FILE, or --listen and --connect")
+        overrides["web"] = {"listen": args.listen, "connect": args.connect, "feed": args.feed, "name": args.name}
+        config = load_config(args.config, overrides)
+        run_web(config)
+
+    return _guarded(run)
+
+
+def _app(args: argparse.Namespace) -> int:
+    def run() -> None:
+        from fcgi_core.config import load_config
+        from fcgi_core.run import run_app
+
+        overrides = _service_overrides(args)
+        if args.config is None and not (args.listen and args.application):
+            _usage("app needs --config FILE, or MODULE:CALLABLE and --listen")
+        overrides["app"] = {
+            "application": args.application,
+            "listen": args.listen,
+            "threads": args.threads,
+            "name": args.name,
+        }
+        config = load_config(args.config, overrides)
+        if config.app is not None and config.app.application is None:
+            _usage("app needs an application: app.application in the file, or MODULE:CALLABLE")
+        run_app(config)
+
+    return _guarded(run)
+
+
+def _check(args: argparse.Namespace) -> int:
+    def run() -> None:
+        from fcgi_core.config import Config, load_config
+
+        if args.schema:
+            import json
+
+            print(json.dumps(Config.model_json_schema(), indent=2))
+            return
+        if args.config is None:
+            _usage("check needs a CONFIG file")
+        config = load_config(args.config, {})
+        sides = [name for name in ("web", "app") if getattr(config, name) is not None]
+        plugins = ", ".join(config.plugins) or "none"
+        print(f"{args.config}: good; sides: {', '.join(sides) or 'none'}; plugins: {plugins}")
+
+    return _guarded(run)
+
+
+def _usage(text: str) -> None:
+    print(f"fcgi-sctp: {text}", file=sys.stderr)
+    raise SystemExit(os.EX_USAGE)
+
+
+def _guarded(run: Any) -> int:
+    """Run, and turn what can go wrong into sentences and exit statuses."""
+    from fcgi_core.errors import ConfigError, FcgiSctpError
+    from fcgi_core.sctp.carrier import CarrierError
+
+    try:
+        run()
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"fcgi-sctp: {problem}", file=sys.stderr)
+        return os.EX_CONFIG
+    except (CarrierError, FcgiSctpError, OSError) as error:
+        print(f"fcgi-sctp: {error}", file=sys.stderr)
+        return os.EX_UNAVAILABLE
+    return os.EX_OK

@@ -1,0 +1,246 @@
+"""The configuration: one YAML file for both sides, checked as a whole before anything is done with it.
+
+Every problem is told, not only the first, and each names the file, the path in it, the value, and what would be right.
+The models are the reference: `fcgi-sctp check --schema` prints them as JSON Schema for editors.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError
+from .flow import DEFAULT_WINDOW
+from .sctp.carrier import Address, CarrierOptions, Scheduler
+from .settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
+from .streams import Plan
+from .supervisor import EnabledPlugin, load_plugins
+
+__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config"]
+
+DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def _size(value: object) -> object:
+    """Bytes from ``64K``, ``1M`` or a number."""
+    match = re.fullmatch(r"(\d+)\s*([kmg]?)(i?b)?", value.strip().lower()) if isinstance(value, str) else None
+    return int(match[1]) * _UNITS[match[2]] if match else value
+
+
+def _seconds(value: object) -> object:
+    """Seconds from ``500ms``, ``10s``, ``5m`` or a number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", value.strip().lower()) if isinstance(value, str) else None
+    return float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[match[2]] if match else value
+
+
+def _address(value: str) -> str:
+    Address.parse(value)
+    return value
+
+
+def _web_listen(value: str) -> str:
+    if value.startswith("unix:"):
+        if len(value) < 6:
+            raise ValueError("write unix:/PATH")
+        return value
+    if "/" in value:
+        raise ValueError(f"{value!r}: write unix:/PATH, or HOST:PORT for TCP")
+    Address.parse(value)
+    return value
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+SctpAddress = Annotated[str, AfterValidator(_address)]
+SctpAddresses = Annotated[list[SctpAddress], BeforeValidator(_one_or_more)]
+WebAddresses = Annotated[list[Annotated[str, AfterValidator(_web_listen)]], BeforeValidator(_one_or_more)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class WebConfig(_Model):
+    """The side beside the web server."""
+
+    listen: WebAddresses = Field(min_length=1)
+    """Where the web server connects to: unix:/PATH or HOST:PORT, one or a list."""
+    connect: SctpAddresses = Field(min_length=1)
+    """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
+    feed: str | None = DEFAULT_FEED
+    """Unix socket of the live feed; null for none."""
+    feed_group: str | None = None
+    """Group that may read the live feed."""
+    socket_mode: str = Field("0666", pattern=r"^0?[0-7]{3}$")
+    """Permissions of unix:/PATH in `listen`, octal, in quotes."""
+    request_timeout: Seconds = Field(60, gt=0)
+    """Longest silence of an application in one request, then 504."""
+    queue_timeout: Seconds = Field(10, ge=0)
+    """How long a request waits for an application to come back, then 503."""
+    queue_length: int = Field(10_000, ge=0)
+    """Requests that wait at most."""
+    grace: Seconds = Field(10, ge=0)
+    """How long requests may go on after SIGTERM."""
+    name: str = ""
+    """What this process is called in the application's log; the host's name if empty."""
+
+
+class AppConfig(_Model):
+    """The side that runs the application."""
+
+    application: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$")
+    """The WSGI callable: MODULE:CALLABLE."""
+    listen: SctpAddresses = Field(min_length=1)
+    """Where associations are taken: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
+    threads: int = Field(16, ge=1, le=1000)
+    """Requests that a WSGI application works on at once; those that wait for slow clients do not count."""
+    script_name: str = Field("", pattern=r"^(/.*[^/])?$")
+    """Where the application is mounted, if the web server does not split the path: /shop."""
+    path: str | None = None
+    """Directory put before Python's own search path; the working directory if not given."""
+    grace: Seconds = Field(10, ge=0)
+    """How long requests may go on after SIGTERM."""
+    name: str = ""
+    """What this process is called in the web side's log; the application's if empty."""
+
+
+class SctpConfig(_Model):
+    """How SCTP is used. Both sides can differ."""
+
+    carrier: Literal["auto", "kernel", "userspace"] = "auto"
+    """Which SCTP: the kernel's, or a library in this process with its packets in UDP (RFC 6951)."""
+    plan: Plan = Plan.PER_CHANNEL
+    """How work is divided over streams; docs/streams.md."""
+    streams: int = Field(256, ge=3, le=65535)
+    """Outgoing streams asked for at the start."""
+    scheduler: Scheduler = Scheduler.PRIORITY
+    """How SCTP picks the next stream (RFC 8260)."""
+    interleaving: bool = True
+    """I-DATA (RFC 8260)."""
+    mtu: int = Field(1400, ge=576, le=65535)
+    """Path MTU for the userspace carrier, bytes."""
+    heartbeat: Seconds = Field(5, gt=0)
+    """Between heartbeats on an idle path."""
+    max_message: Size = Field(DEFAULT_MAX_MESSAGE, ge=1024, le=1 << 20)
+    """Largest message, bytes."""
+    window: Size = Field(DEFAULT_WINDOW, ge=4096)
+    """What one request's body may have on its way, bytes."""
+    max_requests: int = Field(DEFAULT_MAX_REQUESTS, ge=1, le=65535)
+    """Requests at once on one association."""
+
+    def carrier_options(self) -> CarrierOptions:
+        return CarrierOptions(
+            outgoing_streams=self.streams,
+            scheduler=self.scheduler,
+            interleaving=self.interleaving,
+            mtu=self.mtu,
+            heartbeat_interval=self.heartbeat,
+        )
+
+
+def _sctp_short(value: object) -> object:
+    """`sctp: kernel` is short for `sctp: {carrier: kernel}`."""
+    return {"carrier": value} if isinstance(value, str) else value
+
+
+def _no_options(value: object) -> object:
+    """`syslog:` with nothing behind it enables the plugin with its defaults."""
+    if isinstance(value, dict):
+        return {name: {} if options is None or options is True else options for name, options in value.items()}
+    return {} if value is None else value
+
+
+class Config(_Model):
+    """The whole file."""
+
+    web: WebConfig | None = None
+    app: AppConfig | None = None
+    sctp: Annotated[SctpConfig, BeforeValidator(_sctp_short)] = Field(default_factory=SctpConfig)
+    """Carrier and streams; `sctp: userspace` is short for its carrier alone."""
+    plugins: Annotated[dict[str, dict[str, Any]], BeforeValidator(_no_options)] = Field(default_factory=dict)
+    """Enabled plugins by name, each with its options; `fcgi-sctp plugins list` shows those installed."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The operator's log, on stderr."""
+
+    def load_plugins(self) -> list[EnabledPlugin]:
+        """The enabled plugins, verified; ConfigError tells all that is wrong with them."""
+        return load_plugins(self.plugins)
+
+
+def load_config(path: str | None, overrides: dict[str, Any]) -> Config:
+    """The configuration in the file `path`, if any, with `overrides` (nested, from flags; None is no value) over it.
+
+    ConfigError lists everything that is wrong, plugins included.
+    """
+    where = path or "flags"
+    raw: Any = {}
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            raw = yaml.safe_load(text)
+        except OSError as error:
+            raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+        except UnicodeDecodeError as error:
+            raise ConfigError([f"{path}: is not UTF-8 text: {error}"]) from None
+        except yaml.YAMLError as error:
+            raise ConfigError([f"{path}: is not YAML: {error}"]) from None
+        raw = {} if raw is None else raw
+        if not isinstance(raw, dict):
+            raise ConfigError([f"{path}: the file holds {type(raw).__name__}; names with values were expected"])
+    merged = _merge(raw, overrides)
+    problems: list[str] = []
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        problems += [f"{where}: {_sentence(problem)}" for problem in error.errors()]
+        plugins = merged.get("plugins")
+        config = Config(plugins=plugins) if isinstance(plugins, dict) else Config()
+    try:
+        config.load_plugins()
+    except ConfigError as error:
+        problems += [f"{where}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            inner = merged.get(name)
+            merged[name] = _merge(inner if isinstance(inner, dict) else {}, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _sentence(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return f"{path}: no such name here; {_names(problem['loc'])}"
+    if kind == "missing":
+        return f"{path}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path}: is {problem['input']!r}; {message[:1].lower()}{message[1:]}"
+
+
+def _names(location: tuple[Any, ...]) -> str:
+    """What could stand where a name is wrong."""
+    model: Any = Config
+    for part in location[:-1]:
+        model = {"web": WebConfig, "app": AppConfig, "sctp": SctpConfig}.get(str(part), model)
+    return "names are: " + ", ".join(model.model_fields)
