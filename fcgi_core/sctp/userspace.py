@@ -582,9 +582,7 @@ class _Listener:
     def accept_all(self) -> None:
         endpoint, udp_port = ffi.new("int *"), ffi.new("uint16_t *")
         source = ffi.new("uint8_t[16]")
-        while (
-            self._handle >= 0 and (handle := lib.carrier_accept(self._handle, endpoint, source, udp_port)) >= 0
-        ):
+        while self._handle >= 0 and (handle := lib.carrier_accept(self._handle, endpoint, source, udp_port)) >= 0:
             address = IPv6Address(bytes(source))
             peer = _peer_name(str(address.ipv4_mapped or address), udp_port[0])
             association = _Association(self._carrier, self._endpoint, handle, peer)
