@@ -14,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
 from collections.abc import Callable
 
+import _sctp as pysctp_calls
 import sctp as pysctp
 
 from fcgi_core.sctp import kernel_socket as linux
 from fcgi_core.sctp.carrier import Address, AssociationHandler, CarrierError, CarrierOptions
-from fcgi_core.sctp.kernel_association import READ_SIZE, KernelAssociation, peel, read_change
+from fcgi_core.sctp.kernel_association import READ_SIZE, KernelAssociation, read_change
 from fcgi_core.sctp.kernel_socket import AssociationChange
 
 __all__ = ["KernelCarrier"]
@@ -68,7 +70,7 @@ class KernelListener:
             if change is None or change[0] != AssociationChange.UP:
                 continue  # a path's state, or an association that ended before it was ours
             try:
-                peeled = peel(sock, change[1])
+                peeled = self._carrier.peel(sock, change[1])
             except OSError:
                 continue  # so did this one
             self._born(peeled, linux.plain_host(name[0]), name[1])
@@ -120,6 +122,16 @@ class KernelCarrier:
     def call_soon(self, function: Callable[[str], None], argument: str) -> None:
         """Call the user on a later turn of the loop, unless the carrier is closed by then."""
         self.loop.call_soon(lambda: None if self._closed else function(argument))
+
+    def peel(self, sock: socket.socket, identifier: int) -> socket.socket:
+        """The association `identifier` of `sock` on a socket of its own.
+
+        Linux does that only in the network namespace of `sock`, which the lab, with two of them, sees to.
+        """
+        peeled = socket.socket(fileno=pysctp_calls.peeloff(sock.fileno(), identifier))
+        peeled.setblocking(False)
+        os.set_inheritable(peeled.fileno(), False)
+        return peeled
 
     def listen(self, address: Address, accept: Callable[[str], AssociationHandler | None]) -> KernelListener:
         sock, send_limit = linux.open_socket(address, self.options)

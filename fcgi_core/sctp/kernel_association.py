@@ -18,7 +18,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import _sctp as pysctp_calls
 import sctp as pysctp
 
 from fcgi_core.sctp import kernel_socket as linux
@@ -28,7 +27,7 @@ from fcgi_core.sctp.kernel_socket import AssociationChange
 if TYPE_CHECKING:
     from fcgi_core.sctp.kernel import KernelCarrier
 
-__all__ = ["KernelAssociation", "READ_SIZE", "peel", "read_change"]
+__all__ = ["KernelAssociation", "READ_SIZE", "read_change"]
 
 log = logging.getLogger("fcgi_sctp.kernel")
 
@@ -54,14 +53,6 @@ def read_change(notification: bytes) -> tuple[int, int] | None:
         return None
     *_, state, _, _, _, identifier = _change.unpack_from(notification)
     return state, identifier
-
-
-def peel(sock: socket.socket, identifier: int) -> socket.socket:
-    """The association on a socket of its own."""
-    peeled = socket.socket(fileno=pysctp_calls.peeloff(sock.fileno(), identifier))
-    peeled.setblocking(False)
-    os.set_inheritable(peeled.fileno(), False)
-    return peeled
 
 
 def _kind(notification: bytes) -> int:
@@ -136,7 +127,7 @@ class KernelAssociation:
                 return
             self._loop.remove_reader(sock.fileno())
             try:
-                self._sock = peel(sock, identifier)
+                self._sock = self._carrier.peel(sock, identifier)
             except OSError as error:
                 self._end(f"the association with {self.peer} ended while it began: {error.strerror}")
                 return

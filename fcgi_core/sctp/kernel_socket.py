@@ -326,8 +326,9 @@ def plain_host(host: str) -> str:
 
 
 def abort_text(info: bytes) -> str:
-    """What the peer said in its ABORT chunk (RFC 9260 section 3.3.7), made harmless to show; '' if nothing."""
-    at = 4
+    """What the peer's ABORT said, made harmless to show; '' if nothing. `info` is its error causes: Linux does not
+    begin with the chunk's header, as RFC 6458 section 6.1.1 would have it."""
+    at = 0
     while at + 4 <= len(info):
         cause, length = struct.unpack_from(">HH", info, at)
         if cause == 12:  # user-initiated abort, section 3.3.10.12

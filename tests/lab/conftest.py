@@ -1,0 +1,54 @@
+"""The kernel suite: only script/lab runs it. Elsewhere it is not collected, and where it is collected it must work."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.namespaces import scenario
+
+collect_ignore_glob = [] if os.environ.get("FCGI_SCTP_LAB") == "1" else ["test_*.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.lab)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernel_sctp() -> None:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET, 132).close()
+    except OSError as error:
+        pytest.exit(f"no kernel SCTP here ({error.strerror}): run this suite with script/lab test", returncode=1)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[None]:
+    yield from _scenario("plain")
+
+
+@pytest.fixture
+def lossy() -> Iterator[None]:
+    yield from _scenario("lossy")
+
+
+@pytest.fixture
+def slow() -> Iterator[None]:
+    yield from _scenario("slow")
+
+
+@pytest.fixture
+def two_paths() -> Iterator[None]:
+    yield from _scenario("two-paths")
+
+
+def _scenario(name: str) -> Iterator[None]:
+    scenario("up", name)
+    yield
+    scenario("down")
