@@ -149,7 +149,7 @@ def test_the_send_buffer_is_bounded_and_writable_says_when_it_has_room() -> None
 )
 def test_what_can_never_be_sent_raises(message: Message) -> None:
     client, _server = pair(MemoryNetwork())
-    with pytest.raises(ValueError, match="message has|no stream"):
+    with pytest.raises(ValueError, match=r"message has|no stream"):
         client.memory.send([message])
 
 
