@@ -1,1 +1,23 @@
 """SCTP carriers: one interface (:mod:`fcgi_core.sctp.carrier`), several implementations."""
+
+from __future__ import annotations
+
+from .carrier import Carrier, CarrierOptions
+
+__all__ = ["open_carrier"]
+
+
+def open_carrier(preference: str, options: CarrierOptions) -> Carrier:
+    """A carrier on the running loop: ``kernel``, ``userspace``, or ``auto``, which takes the kernel where it works.
+
+    CarrierError says why there is none. What is not chosen is not loaded.
+    """
+    from .probe import choose
+
+    if choose(preference) == "kernel":
+        from .kernel import KernelCarrier
+
+        return KernelCarrier(options)
+    from .userspace import UserspaceCarrier
+
+    return UserspaceCarrier(options)

@@ -1,0 +1,263 @@
+"""What SCTP there is on this machine, what it lacks, and what would give it: facts for ``fcgi-sctp doctor``.
+
+Nothing is changed by looking, but that opening an SCTP socket makes Linux load the module, as it is meant to.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import platform
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from .carrier import DEFAULT_UDP_PORT, CarrierError, CarrierOptions
+
+__all__ = ["Finding", "State", "choose", "kernel_finding", "probe", "userspace_finding"]
+
+SOL_SCTP = 132
+MODPROBE_DIRECTORIES = (
+    "etc/modprobe.d",
+    "run/modprobe.d",
+    "usr/local/lib/modprobe.d",
+    "usr/lib/modprobe.d",
+    "lib/modprobe.d",
+)
+"""Where modprobe(8) reads its configuration, modprobe.d(5)."""
+
+
+class State(Enum):
+    GOOD = "good"
+    OPTIONAL = "optional"
+    """Works without; `remedy` would give more."""
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact."""
+
+    name: str
+    """What was looked at: ``kernel SCTP``, ``net.sctp.intl_enable``."""
+    state: State
+    value: str
+    """What was found, for people."""
+    use: str = ""
+    """What it is good for."""
+    remedy: str = ""
+    """The command that would improve it; '' if nothing needs to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lever:
+    name: str
+    wanted: int
+    use: str
+    state: State = State.OPTIONAL
+    """What it is when it is less than wanted."""
+
+
+_defaults = CarrierOptions()
+LEVERS = (
+    _Lever("net.sctp.intl_enable", 1, "interleaving (I-DATA, RFC 8260): an alert need not wait for a long message"),
+    _Lever("net.sctp.udp_port", DEFAULT_UDP_PORT, "SCTP in UDP (RFC 6951): userspace peers, NAT"),
+    _Lever("net.core.rmem_max", _defaults.receive_buffer, "receive buffer, where the process is not root"),
+    _Lever("net.core.wmem_max", _defaults.send_buffer, "send buffer, where the process is not root"),
+)
+TOLD = (
+    ("net.sctp.reconf_enable", "adding streams (RFC 6525); fcgi-sctp enables it for each of its sockets"),
+    ("net.sctp.prsctp_enable", "lifetimes (RFC 3758); fcgi-sctp enables it for each of its sockets"),
+    ("net.sctp.encap_port", "UDP port of peers; fcgi-sctp sets it for each of its sockets"),
+)
+"""Shown because an administrator will ask; their value makes no difference."""
+
+
+def probe(root: Path = Path("/")) -> list[Finding]:
+    """All there is to tell, in the order to show it. `root` is where /proc, /etc and /lib are looked for."""
+    kernel = kernel_finding(root)
+    findings = [kernel]
+    if kernel.state is State.GOOD:
+        findings += _levers(root)
+    findings.append(userspace_finding(root))
+    return findings
+
+
+def choose(
+    preference: str,
+    *,
+    kernel: Callable[[], Finding] | None = None,
+    userspace: Callable[[], Finding] | None = None,
+) -> str:
+    """The carrier to take, ``kernel`` or ``userspace``, for ``auto`` or one of the two; CarrierError if there is none.
+
+    ``auto`` takes the kernel where it works. Note that the two understand each other only with SCTP in UDP.
+    """
+    probes = {"kernel": kernel or kernel_finding, "userspace": userspace or userspace_finding}
+    if preference != "auto" and preference not in probes:
+        raise CarrierError(f"{preference!r} is no SCTP carrier: auto, kernel or userspace")
+    failures = []
+    for name in probes if preference == "auto" else (preference,):
+        finding = probes[name]()
+        if finding.state is not State.MISSING:
+            return name
+        failures.append(f"{finding.name}: {finding.value}" + (f" ({finding.remedy})" if finding.remedy else ""))
+    raise CarrierError("no SCTP: " + "; ".join(failures))
+
+
+# -- the kernel -------------------------------------------------------------------------------------------------------
+
+
+def _open_socket() -> None:
+    socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET, SOL_SCTP).close()
+
+
+def kernel_finding(root: Path = Path("/"), open_socket: Callable[[], None] = _open_socket) -> Finding:
+    """Whether the kernel carrier works here, or why not."""
+    name, use = "kernel SCTP", "the carrier `kernel`"
+    if not sys.platform.startswith("linux"):
+        return Finding(name, State.MISSING, f"not on {platform.system()}", use)
+    try:
+        open_socket()
+    except OSError as error:
+        value, remedy = _why_not(error, root)
+        return Finding(name, State.MISSING, value, use, remedy)
+    try:
+        importlib.import_module("sctp")
+    except ImportError as error:
+        return Finding(name, State.MISSING, f"pysctp cannot be loaded: {error}", use, "pip install pysctp")
+    return Finding(name, State.GOOD, f"works, Linux {platform.release()}", use)
+
+
+def _why_not(error: OSError, root: Path) -> tuple[str, str]:
+    """Why there is no socket, and what to do."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"forbidden ({error.strerror}): a seccomp filter or a security module", ""
+    if error.errno not in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT):
+        return f"no socket: {error.strerror}", ""
+    container = _container(root)
+    if container:
+        # a container can neither load a module nor see whether there is one
+        return f"not in this kernel, and this is a container ({container})", "on the host: modprobe sctp"
+    blocked = next(_blocks(root), None)
+    if blocked:
+        file, line = blocked
+        return f"the module is held back by {file}: {line}", "remove that line; modprobe sctp"
+    release = platform.release()
+    modules = root / "lib/modules" / release
+    if not modules.is_dir():
+        return f"not in this kernel, which has no modules in /lib/modules/{release}", ""
+    if _module_exists(modules):
+        return "the module is there and not loaded", "modprobe sctp"
+    return (
+        f"this kernel has no module sctp in /lib/modules/{release}",
+        "install your distribution's further modules (linux-modules-extra, kernel-modules-extra), then modprobe sctp",
+    )
+
+
+def _container(root: Path) -> str:
+    """What kind of container this is; '' if none that can be told."""
+    for file, kind in (("run/.containerenv", "podman"), (".dockerenv", "docker")):
+        if (root / file).exists():
+            return kind
+    try:
+        return (root / "run/systemd/container").read_text().strip()
+    except OSError:
+        pass
+    try:
+        # not ours to read unless we are root
+        found = re.search(rb"(?:^|\0)container=([a-z-]+)", (root / "proc/1/environ").read_bytes())
+        return found.group(1).decode() if found else ""
+    except OSError:
+        return ""
+
+
+def _blocks(root: Path) -> Iterator[tuple[str, str]]:
+    """Lines of modprobe's configuration that keep sctp from being loaded when a socket asks for it, with their file."""
+    line_pattern = re.compile(r"^\s*(?:blacklist\s+sctp|install\s+sctp\s+(?:/usr)?/bin/(?:true|false))\s*(?:#.*)?$")
+    for directory in MODPROBE_DIRECTORIES:
+        for file in sorted((root / directory).glob("*.conf")):
+            try:
+                lines = file.read_text(errors="replace").splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                if line_pattern.match(line):
+                    yield f"/{file.relative_to(root)}", line.strip()
+
+
+def _module_exists(modules: Path) -> bool:
+    for index in ("modules.dep", "modules.builtin"):
+        try:
+            if re.search(r"/sctp\.ko", (modules / index).read_text(errors="replace")):
+                return True
+        except OSError:
+            pass
+    return False
+
+
+def _levers(root: Path) -> Iterator[Finding]:
+    for lever in LEVERS:
+        value = _number(root, lever.name)
+        if value is None:
+            yield Finding(lever.name, lever.state, "not in this kernel", lever.use)
+        elif value >= lever.wanted or (lever.name == "net.sctp.udp_port" and value):
+            yield Finding(lever.name, State.GOOD, str(value), lever.use)
+        else:
+            yield Finding(lever.name, lever.state, str(value), lever.use, f"sysctl -w {lever.name}={lever.wanted}")
+    for name, use in TOLD:
+        value = _number(root, name)
+        yield Finding(name, State.GOOD, "not in this kernel" if value is None else str(value), use)
+
+
+def _number(root: Path, name: str) -> int | None:
+    try:
+        return int((root / "proc/sys").joinpath(*name.split(".")).read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+# -- the library ------------------------------------------------------------------------------------------------------
+
+
+def userspace_finding(root: Path = Path("/"), module: str = "fcgi_core.sctp._usrsctp") -> Finding:
+    """Whether the userspace carrier works here, with the version of its library, or why not."""
+    name, use = "userspace SCTP", "the carrier `userspace`: SCTP in UDP, no kernel support, no privileges"
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        text = str(error)
+        if "libusrsctp" in text:
+            return Finding(name, State.MISSING, text, use, "apt-get install libusrsctp2")
+        return Finding(name, State.MISSING, f"the extension is not built: {text}", use, "script/setup")
+    version = _package_version(root, "libusrsctp2")
+    library = _loaded_library("libusrsctp")
+    known = [word for word in (library, version and f"package version {version}") if word]
+    return Finding(name, State.GOOD, "works" + (", " + ", ".join(known) if known else ""), use)
+
+
+def _loaded_library(name: str) -> str:
+    """The file of a library loaded into this process; '' if it cannot be told. The library itself knows no version."""
+    try:
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            file = line.split(maxsplit=5)[-1]
+            if os.path.basename(file).startswith(name + ".so"):
+                return os.path.basename(os.path.realpath(file))
+    except OSError:
+        pass
+    return ""
+
+
+def _package_version(root: Path, package: str) -> str:
+    """The version of a Debian package, '' if unknown."""
+    try:
+        text = (root / "var/lib/dpkg/status").read_text(errors="replace")
+    except OSError:
+        return ""
+    found = re.search(rf"^Package: {re.escape(package)}\n(?:.+\n)*?Version: (\S+)", text, re.MULTILINE)
+    return found.group(1) if found else ""
