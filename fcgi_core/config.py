@@ -165,9 +165,9 @@ class Config(_Model):
 
     web: WebConfig | None = None
     app: AppConfig | None = None
-    sctp: Annotated[SctpConfig, BeforeValidator(_sctp_short)] = Field(default_factory=SctpConfig)
+    sctp: Annotated[SctpConfig, BeforeValidator(_sctp_short)] = SctpConfig()
     """Carrier and streams; `sctp: userspace` is short for its carrier alone."""
-    plugins: Annotated[dict[str, dict[str, Any]], BeforeValidator(_no_options)] = Field(default_factory=dict)
+    plugins: Annotated[dict[str, dict[str, Any]], BeforeValidator(_no_options)] = {}
     """Enabled plugins by name, each with its options; `fcgi-sctp plugins list` shows those installed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The operator's log, on stderr."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -117,7 +118,7 @@ async def _resolve(address: Address) -> list[Address]:
             found = await loop.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
         except OSError as error:
             raise ConfigError([f"{address}: host {host!r} cannot be found: {error.strerror}"]) from None
-        hosts.append(found[0][4][0])
+        hosts.append(str(found[0][4][0]))
     return [address._replace(hosts=tuple(hosts))]
 
 
@@ -133,6 +134,10 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Callable[[], Awaitable[N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     stop = await start()
+    # what is there now stays; requests free what they held without help, so the collector need not come often
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     log.info("ready")
     await stopping.wait()
     log.info("stopping")

@@ -213,5 +213,6 @@ class WebConnection(Connection):
         recent = self._recent
         recent[request.key] = request
         while len(recent) > REMEMBERED or self._now - next(iter(recent.values())).ended_at > REMEMBER_FOR:
-            recent.popitem(last=False)
+            _, forgotten = recent.popitem(last=False)
+            forgotten.context = None  # the user's object holds the request: without a circle both are free at once
         self._close_lanes(request)

@@ -111,6 +111,8 @@ class AppExchange(Exchange):
             return
         self.ended = True
         request = self.request
+        # no circles: what is over is free at once, and the garbage collector has nothing to look for
+        request.context = self.on_input = self.on_abort = self.on_writable = None
         aborted = request.aborted
         self.connection.end_request(request, app_status, ProtocolStatus.REQUEST_COMPLETE)
         self.link.driver.wake()
@@ -235,19 +237,21 @@ class _AppAssociation:
             if isinstance(event, RequestReceived):
                 started.append(self._begin(event.request))
             elif isinstance(event, InputReceived):
-                exchange: AppExchange = event.request.context
-                exchange.body.append(event.data)
-                exchange.bytes_in += len(event.data)
-                if exchange.on_input is not None:
-                    exchange.on_input()
+                exchange: AppExchange | None = event.request.context
+                if exchange is not None:
+                    exchange.body.append(event.data)
+                    exchange.bytes_in += len(event.data)
+                    if exchange.on_input is not None:
+                        exchange.on_input()
             elif isinstance(event, InputClosed):
                 exchange = event.request.context
-                exchange.input_closed = True
-                if exchange.on_input is not None:
-                    exchange.on_input()
+                if exchange is not None:
+                    exchange.input_closed = True
+                    if exchange.on_input is not None:
+                        exchange.on_input()
             elif isinstance(event, Writable):
                 exchange = event.request.context
-                if exchange.on_writable is not None:
+                if exchange is not None and exchange.on_writable is not None:
                     exchange.on_writable()
             elif isinstance(event, FeedbackReceived):
                 context = None if event.request is None else event.request.context
@@ -295,7 +299,7 @@ class _AppAssociation:
     @staticmethod
     def _give_up(exchange: AppExchange | None) -> None:
         """Nobody waits for the answer. The application ends the exchange when it has come to its end."""
-        if exchange is not None and not exchange.ended and exchange.on_abort is not None:
+        if exchange is not None and exchange.on_abort is not None:
             exchange.on_abort()
 
     def _on_down(self, reason: str) -> None:

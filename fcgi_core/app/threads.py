@@ -3,16 +3,19 @@
 `running` threads work at once. One that must wait for a slow client (the window of its response is full, or its request
 body has not come) does not count while it waits: another takes its place, so that two hundred slow downloads do not
 keep the next request out. The number of all threads is bounded too.
+
+The hand-over is `queue.SimpleQueue`, which is C: a condition variable of Python's own costs more than a short request.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from queue import SimpleQueue
 
 __all__ = ["ThreadPool"]
+
+Job = Callable[[], None]
 
 
 class ThreadPool:
@@ -23,72 +26,81 @@ class ThreadPool:
         self.running = running
         self.most = max(most, running)
         self._name = name
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._parked: SimpleQueue[bool] = SimpleQueue()
+        """Where threads stay that are too many since another came back from waiting; True: come and work."""
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
-        self._jobs: deque[Callable[[], None]] = deque()
+        """Guards what follows."""
         self._threads: set[threading.Thread] = set()
-        self._idle = 0
-        self._waiting = 0
+        self._active = 0
+        """Threads that neither wait nor are parked."""
+        self._spare = 0
+        """Threads that are parked."""
         self._serial = 0
         self._closed = False
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Job) -> None:
         """Run `job` on a thread; it must not raise."""
-        with self._lock:
-            self._jobs.append(job)
+        self._jobs.put(job)
+        if self._active < self.running:
             self._employ()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The calling thread waits for a client while inside."""
+    def begin_waiting(self) -> None:
+        """The calling thread will wait for a client: another may take its place."""
         with self._lock:
-            self._waiting += 1
-            self._employ()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting -= 1
+            self._active -= 1
+        self._employ()
+
+    def end_waiting(self) -> None:
+        """The calling thread works on; for a moment there may be one more than `running`."""
+        with self._lock:
+            self._active += 1
 
     def close(self) -> list[threading.Thread]:
-        """Take no more jobs; idle threads end. Returns those that still work, which end when their job does."""
+        """Take no more jobs; idle threads end. Returns all, of which those that still work end when their job does."""
         with self._lock:
             self._closed = True
-            self._jobs.clear()
-            self._work.notify_all()
-            return list(self._threads)
+            threads = list(self._threads)
+        for _ in threads:
+            self._jobs.put(None)
+            self._parked.put(False)
+        return threads
 
     def statistics(self) -> dict[str, int]:
         with self._lock:
-            busy = len(self._threads) - self._idle - self._waiting
-            return {"threads": len(self._threads), "busy": busy, "waiting": self._waiting, "queued": len(self._jobs)}
+            waiting = len(self._threads) - self._active - self._spare
+            return {"threads": len(self._threads), "waiting": waiting, "queued": self._jobs.qsize()}
 
     def _employ(self) -> None:
-        """With the lock held: see that a thread comes for the first job, if one may."""
-        if not self._jobs or self._closed:
-            return
-        if self._idle:
-            if len(self._threads) - self._idle - self._waiting < self.running:
-                self._work.notify()
-        elif len(self._threads) - self._waiting < self.running and len(self._threads) < self.most:
-            self._serial += 1
-            thread = threading.Thread(target=self._run, name=f"{self._name}-{self._serial}", daemon=True)
-            self._threads.add(thread)
-            thread.start()
+        """See that `running` threads look for jobs, if so many may."""
+        with self._lock:
+            if self._closed or self._active >= self.running:
+                return
+            if self._spare:
+                self._spare -= 1
+                self._active += 1
+                self._parked.put(True)
+            elif len(self._threads) < self.most:
+                self._active += 1
+                self._serial += 1
+                thread = threading.Thread(target=self._run, name=f"{self._name}-{self._serial}", daemon=True)
+                self._threads.add(thread)
+                thread.start()
 
     def _run(self) -> None:
-        lock, jobs = self._lock, self._jobs
-        while True:
-            with lock:
-                self._idle += 1
-                # a thread that came back from waiting may make one too many: it stands back
-                while not self._closed and (
-                    not jobs or len(self._threads) - self._idle - self._waiting >= self.running
-                ):
-                    self._work.wait()
-                self._idle -= 1
-                if self._closed:
-                    self._threads.discard(threading.current_thread())
-                    return
-                job = jobs.popleft()
+        while (job := self._jobs.get()) is not None:
             job()
+            del job  # what it holds is free while this thread waits for the next
+            if self._active > self.running and not self._park():
+                break
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+
+    def _park(self) -> bool:
+        """Stand back until needed; False at the end of the program."""
+        with self._lock:
+            if self._active <= self.running or self._closed:
+                return not self._closed
+            self._active -= 1
+            self._spare += 1
+        return self._parked.get()

@@ -81,32 +81,83 @@ class WsgiApplication:
             request, data, end, error = queue.popleft()
             exchange = request.exchange
             exchange.send(data)
+            request.passed_on += len(data)
             if end:
                 exchange.end(error=error)
             elif exchange.writable:
                 request.taken_up()
 
 
+class Wait:
+    """Lets one thread wait until the loop says that it may go on. A lock is made only if it really has to wait."""
+
+    __slots__ = ("_lock", "_pool")
+
+    def __init__(self, pool: ThreadPool) -> None:
+        self._pool = pool
+        self._lock: threading.Lock | None = None
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        """On the request's thread: wait until `ready()`; whoever makes it true calls `check` then."""
+        while not ready():
+            lock = threading.Lock()
+            lock.acquire()
+            self._lock = lock
+            if ready():  # it came true before the lock could be seen
+                self._lock = None
+                return
+            self._pool.begin_waiting()
+            lock.acquire()
+            self._pool.end_waiting()
+
+    def check(self) -> None:
+        """On the loop's thread: what is waited for may have come."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
+
 class WsgiRequest:
     """One request on its thread."""
+
+    __slots__ = (
+        "_body",
+        "_given",
+        "_head",
+        "_head_sent",
+        "_headers",
+        "_status",
+        "_taken",
+        "_wait",
+        "aborted",
+        "exchange",
+        "input",
+        "owner",
+        "passed_on",
+    )
 
     def __init__(self, owner: WsgiApplication, exchange: AppExchange) -> None:
         self.owner = owner
         self.exchange = exchange
         self.aborted = False
-        self._body: Body | None = None
+        self.passed_on = 0
+        """Bytes that the loop has passed on; the loop's own."""
+        self._taken = 0
+        """Of those, bytes that the window has taken up; written by the loop alone."""
+        self._given = 0
+        """Bytes handed over; written by the request's thread alone."""
+        self._wait = Wait(owner.pool)
         self._head: bytes | None = None
         self._head_sent = False
-        self._ahead = 0
-        self._room = threading.Condition()
         exchange.on_abort = self._abort
+        exchange.on_writable = self.taken_up
+        self._body: Body | None = None
         if exchange.input_closed:
             self.input: Any = io.BytesIO(exchange.take_body())
         else:
             self._body = Body(owner, exchange)
             exchange.on_input = self._body.arrived
             self.input = io.BufferedReader(self._body, 16 * 1024)
-        exchange.on_writable = self.taken_up
 
     # ---- on the loop's thread
 
@@ -114,14 +165,12 @@ class WsgiRequest:
         self.aborted = True
         if self._body is not None:
             self._body.abort()
-        with self._room:
-            self._room.notify_all()
+        self._wait.check()
 
     def taken_up(self) -> None:
-        """The window has taken up all that was handed over."""
-        with self._room:
-            self._ahead = 0
-            self._room.notify_all()
+        """The window has taken up all that was passed on."""
+        self._taken = self.passed_on
+        self._wait.check()
 
     # ---- on the request's thread
 
@@ -183,17 +232,14 @@ class WsgiRequest:
         """PEP 3333, "The write() Callable": sent before it returns, as far as the window allows."""
         if self.aborted:
             raise ClientGone
-        if self._ahead > WRITE_AHEAD:
-            with self.owner.pool.waiting(), self._room:
-                while self._ahead > WRITE_AHEAD and not self.aborted:
-                    self._room.wait()
+        if self._given - self._taken > WRITE_AHEAD:
+            self._wait.until(lambda: self.aborted or self._given - self._taken <= WRITE_AHEAD)
             if self.aborted:
                 raise ClientGone
         if not self._head_sent:
             data = self._take_head() + data
         if data:
-            with self._room:
-                self._ahead += len(data)
+            self._given += len(data)
             self.owner.hand_over(self, data, False)
 
     def _take_head(self, content_length: int | None = None) -> bytes:
@@ -234,7 +280,7 @@ class Body(io.RawIOBase):
     def __init__(self, owner: WsgiApplication, exchange: AppExchange) -> None:
         super().__init__()
         self._owner = owner
-        self._changed = threading.Condition()
+        self._wait = Wait(owner.pool)
         self._data = memoryview(b"")
         self._closed_by_client = exchange.input_closed
         self._aborted = False
@@ -249,19 +295,16 @@ class Body(io.RawIOBase):
             self._pass_on()
 
     def abort(self) -> None:
-        with self._changed:
-            self._aborted = True
-            self._changed.notify()
+        self._aborted = True
+        self._wait.check()
 
     def _pass_on(self) -> None:
         exchange = self._exchange
         if exchange.body or exchange.input_closed:
-            data = exchange.take_body()
-            with self._changed:
-                self._asked = False
-                self._data = memoryview(data)
-                self._closed_by_client = exchange.input_closed
-                self._changed.notify()
+            self._asked = False
+            self._data = memoryview(exchange.take_body())  # before the end is told, which the thread takes for all
+            self._closed_by_client = exchange.input_closed
+            self._wait.check()
 
     def _ask(self) -> None:
         self._asked = True
@@ -274,10 +317,8 @@ class Body(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self._data and not self._closed_by_client:
-            self._owner._loop.call_soon_threadsafe(self._ask)
-            with self._owner.pool.waiting(), self._changed:
-                while not self._data and not self._closed_by_client and not self._aborted:
-                    self._changed.wait()
+            self._exchange.service.loop.call_soon_threadsafe(self._ask)
+            self._wait.until(lambda: bool(self._data) or self._closed_by_client or self._aborted)
         if self._aborted:
             raise ClientGone
         count = min(len(buffer), len(self._data))

@@ -7,7 +7,334 @@ wants of the past::
     -> {"since": 1900}            from this number on; or {"tail": 10}: so many of the latest
     <- {"n": 1900, "time": …, "severity": 4, "server_name": "shop.example", "message": "…", …}
 
-Numbers rise by one; a listener that reads too slowly gets ``{"lost": COUNT, "next": NUMBER}`` in the place of what it
-missed. Nobody who listens can delay the web side: a listener's queue is bounded. Nothing that it sends but that line is
-looked at.
+Numbers rise by one, from 1 for each new `instance`; a listener that reads too slowly gets ``{"lost": COUNT, "next":
+NUMBER}`` in the place of what it missed. One that says nothing for `SPEAK_WITHIN` seconds gets what comes from now on;
+one that closes its half gets what there is and is then closed. Nothing that it sends but that line is looked at.
+
+Nobody who listens can delay the web side: there is one bounded ring of the latest entries, a listener is but a position
+in it, and a line is made only when somebody reads it.
 """
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import grp
+import json
+import os
+import secrets
+import socket
+import stat
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..plugin import FeedEntry
+
+__all__ = ["Feed", "FEED_VERSION"]
+
+FEED_VERSION = 1
+KEEP_ENTRIES = 10_000
+KEEP_BYTES = 8 << 20
+MAX_LISTENERS = 64
+"""More are turned away; each holds a file descriptor and up to `BATCH_BYTES` and the socket's own buffer."""
+BATCH = 500
+BATCH_BYTES = 256 << 10
+"""Lines, and about so many bytes, made for one listener before the loop goes on with other work (some 2 ms)."""
+SPEAK_WITHIN = 0.25
+"""Seconds that a listener has to say what it wants."""
+MAX_WISH = 4096
+"""Bytes of the one line that a listener may send."""
+_ENTRY_OVERHEAD = 256
+"""Bytes counted for an entry beside its text, so that empty messages fill the ring too."""
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # ASCII: lone surrogates come out as \udXXX
+
+
+def _encode(number: int, entry: FeedEntry) -> bytes:
+    line: dict[str, Any] = {
+        "n": number,
+        "time": round(entry.time, 6),
+        "severity": entry.severity,
+        "facility": entry.facility,
+    }
+    for name in ("server_name", "application", "process", "kind", "request"):
+        value = getattr(entry, name)
+        if value:
+            line[name] = value
+    line["message"] = entry.message
+    if entry.fields:
+        line["fields"] = dict(entry.fields)
+    return _to_json(line).encode() + b"\n"
+
+
+class Feed:
+    """A feed on a unix socket at `path`, with file mode `mode` and, if given, `group` (a name).
+
+    Everything runs on the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keep_entries: int = KEEP_ENTRIES,
+        keep_bytes: int = KEEP_BYTES,
+        mode: int = 0o600,
+        group: str | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.instance = secrets.token_hex(8)
+        self._mode = mode
+        self._group = group
+        self._keep_bytes = keep_bytes
+        self._capacity = keep_entries
+        # entry number n stands at n % capacity: as published, or as the line's bytes once somebody has read it
+        self._ring: list[FeedEntry | bytes | None] = [None] * keep_entries
+        self._sizes = [0] * keep_entries
+        self._bytes = 0
+        self.first = 1
+        self.next = 1
+        self._listeners: set[_Listener] = set()
+        self._idle: set[_Listener] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self._inode: tuple[int, int] | None = None
+
+    async def start(self) -> None:
+        """Listen. OSError if the path cannot be used: EADDRINUSE if another process listens on it, EEXIST if it is
+        something else than a socket; LookupError if there is no such group."""
+        self._loop = asyncio.get_running_loop()
+        group = grp.getgrnam(self._group).gr_gid if self._group is not None else -1
+        _remove_stale(self.path)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            os.fchmod(listening.fileno(), 0o600)  # Linux makes the file with these bits: it is never open wider
+            listening.bind(self.path)
+            status = os.stat(self.path)
+            self._inode = status.st_dev, status.st_ino
+            os.chown(self.path, -1, group)
+            os.chmod(self.path, self._mode)
+            self._server = await self._loop.create_unix_server(lambda: _Listener(self), sock=listening)
+        except BaseException:
+            listening.close()
+            self._remove()
+            raise
+
+    def publish(self, entry: FeedEntry) -> None:
+        """Add an entry; the oldest go when the ring is full."""
+        number = self.next
+        slot = number % self._capacity
+        if number - self.first == self._capacity:
+            self._forget()
+        size = len(entry.message) + _ENTRY_OVERHEAD
+        if entry.fields:
+            size += sum(map(len, entry.fields.values()))
+        self._ring[slot] = entry
+        self._sizes[slot] = size
+        self._bytes += size
+        self.next = number + 1
+        while self._bytes > self._keep_bytes and self.first < number:
+            self._forget()
+        if self._idle and self._loop is not None:
+            for listener in self._idle:
+                self._loop.call_soon(listener.pump)
+            self._idle.clear()
+
+    def close(self) -> None:
+        """Stop listening and remove the socket; listeners get what the socket's buffer takes."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for listener in list(self._listeners):
+            listener.finish()
+        self._remove()
+
+    def line(self, number: int) -> bytes:
+        """The line of an entry that the ring still has."""
+        slot = number % self._capacity
+        entry = self._ring[slot]
+        assert entry is not None
+        if isinstance(entry, bytes):
+            return entry
+        line = self._ring[slot] = _encode(number, entry)
+        self._bytes += len(line) - self._sizes[slot]
+        self._sizes[slot] = len(line)
+        return line
+
+    def greeting(self) -> bytes:
+        """The first line that a listener gets."""
+        about = {"feed": "fcgi-sctp", "version": FEED_VERSION, "instance": self.instance}
+        return _to_json({**about, "first": self.first, "next": self.next}).encode() + b"\n"
+
+    def admit(self, listener: _Listener) -> bool:
+        """False if there are too many already."""
+        if len(self._listeners) >= MAX_LISTENERS:
+            return False
+        self._listeners.add(listener)
+        return True
+
+    def wait(self, listener: _Listener) -> None:
+        """`listener` has everything: its `pump` is called when there is more."""
+        self._idle.add(listener)
+
+    def dismiss(self, listener: _Listener) -> None:
+        self._listeners.discard(listener)
+        self._idle.discard(listener)
+
+    def call_later(self, delay: float, listener: _Listener) -> asyncio.TimerHandle:
+        """Call the listener's `listen` after `delay` seconds."""
+        assert self._loop is not None
+        return self._loop.call_later(delay, listener.listen)
+
+    def call_soon(self, listener: _Listener) -> None:
+        assert self._loop is not None
+        self._loop.call_soon(listener.pump)
+
+    def _forget(self) -> None:
+        slot = self.first % self._capacity
+        self._ring[slot] = None
+        self._bytes -= self._sizes[slot]
+        self.first += 1
+
+    def _remove(self) -> None:
+        if self._inode is None:
+            return
+        try:
+            status = os.stat(self.path)
+            if (status.st_dev, status.st_ino) == self._inode:  # another process may have taken the path over
+                os.unlink(self.path)
+        except OSError:
+            pass  # gone already, or no longer ours to remove
+        self._inode = None
+
+
+class _Listener(asyncio.Protocol):
+    """One who listens: a position in the ring, and whether its socket takes more."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._transport: asyncio.Transport | None = None
+        self._position = feed.next
+        self._said = b""
+        self._deadline: asyncio.TimerHandle | None = None
+        self._listening = False
+        self._paused = False
+        self._only_past = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if not self._feed.admit(self):
+            transport.close()
+            return
+        self._position = self._feed.next
+        transport.write(self._feed.greeting())
+        self._deadline = self._feed.call_later(SPEAK_WITHIN, self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._feed.dismiss(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._listening:
+            return
+        self._said += data[:MAX_WISH]
+        if b"\n" in self._said or len(self._said) > MAX_WISH:
+            self.listen()
+
+    def eof_received(self) -> bool:
+        self._only_past = True
+        if not self._listening:
+            self.listen()
+        elif self._transport is not None and not self._paused:
+            self.pump()
+        return True
+
+    def listen(self) -> None:
+        """Take the wish, or that there is none, and begin."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._listening = True
+        self._position = self._wish()
+        self._said = b""
+        self.pump()
+
+    def _wish(self) -> int:
+        try:
+            wish = json.loads(self._said.partition(b"\n")[0] or b"{}")
+            since = wish.get("since")
+            tail = wish.get("tail")
+        except (ValueError, RecursionError, AttributeError):
+            return self._position
+        if isinstance(since, int):
+            return max(1, min(since, self._feed.next))
+        if isinstance(tail, int):
+            return max(self._feed.first, self._feed.next - max(0, tail))
+        return self._position
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._listening:
+            self.pump()
+
+    def pump(self) -> None:
+        """Write what the ring has for this listener, as far as its socket takes it."""
+        if self._transport is None or self._paused or self._transport.is_closing():
+            return
+        feed = self._feed
+        lines: list[bytes] = []
+        size = 0
+        if self._position < feed.first:
+            told = {"lost": feed.first - self._position, "next": feed.first}
+            lines.append(_to_json(told).encode() + b"\n")
+            self._position = feed.first
+        last = min(feed.next, self._position + BATCH)
+        while self._position < last and size < BATCH_BYTES:
+            line = feed.line(self._position)
+            lines.append(line)
+            size += len(line)
+            self._position += 1
+        if lines:
+            self._transport.write(b"".join(lines))  # may call pause_writing
+        if self._position == feed.next:
+            if self._only_past:
+                self._transport.close()
+            else:
+                feed.wait(self)
+        elif not self._paused:
+            feed.call_soon(self)
+
+    def finish(self) -> None:
+        """The feed ends: what is written already still goes, unless the listener does not read."""
+        if self._listening:
+            self.pump()
+        if self._transport is None:
+            return
+        if self._paused:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a process left behind when it died; an abstract or a free path is left alone."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "there is something else than a socket", path)
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # its backlog is full: somebody listens
+    raise OSError(errno.EADDRINUSE, "another process listens on it", path)

@@ -148,7 +148,7 @@ class WebService:
             connection.abort()
         self.supervisor.close()
         if self._feed is not None:
-            await self._feed.close()
+            self._feed.close()
 
     # ---- Dispatcher, for the downstream connections
 
