@@ -1,0 +1,604 @@
+"""The userspace carrier: the carriers' contract, and what only this one has to withstand."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcgi_core.sctp import userspace
+from fcgi_core.sctp.carrier import (
+    Address,
+    AssociationHandler,
+    CarrierError,
+    CarrierOptions,
+    Message,
+    Scheduler,
+)
+from fcgi_core.sctp.userspace import UserspaceCarrier, _Stack
+from tests.sctp.contract import CarrierContract, Lab, Recorder
+
+pytest.importorskip("fcgi_core.sctp._usrsctp", reason="python setup.py build_ext --inplace")
+from fcgi_core.sctp._usrsctp import ffi, lib
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Contract(CarrierContract):
+    def make(self, side: str, options: CarrierOptions) -> UserspaceCarrier:
+        return UserspaceCarrier(options)
+
+    def address(self) -> Address:
+        return super().address()._replace(udp_port=free_udp_port())
+
+
+class TestContract(Contract):
+    """The contract itself."""
+
+
+ANYWHERE = Address(("127.0.0.1",), 9000, 0)
+
+
+class TestUserspace:
+    """Beyond the contract; its helpers are used, its tests are not run again."""
+
+    contract: CarrierContract = Contract()
+
+    def whole(self, body: Callable[[Lab], Awaitable[None]]) -> None:
+        """Run a test; nothing of it may be left: no descriptor, no association, no peer, no stack."""
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        self.contract.run(body)
+        assert len(os.listdir("/proc/self/fd")) == before
+        counters = ffi.new("struct carrier_counters *")
+        lib.carrier_get_counters(counters)
+        assert (counters.associations, counters.peers) == (0, 0)
+        assert _Stack.current is None
+
+    async def meet(self, lab: Lab, echo: bool = False, **options: Any) -> tuple[Recorder, Recorder]:
+        """A pair; the listener's UDP port is the system's choice."""
+        near, far = Recorder(), Recorder(echo=echo)
+        self.listener = lab.carrier("app", **options).listen(ANYWHERE, lambda peer: far)
+        lab.carrier("web", **options).connect(self.listener.address, near)
+        await near.until(lambda: near.association is not None)
+        await far.until(lambda: far.association is not None)
+        return near, far
+
+    # -- messages
+
+    def test_a_hundred_thousand_messages_arrive_whole(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab)
+            count, sent = 100_000, 0
+            while sent < count:
+                batch = [
+                    Message(n % 32, n.to_bytes(4) + bytes(n % 300), n % 7) for n in range(sent, min(sent + 500, count))
+                ]
+                near.send(batch)
+                sent += len(batch)
+                await near.until(lambda: near.unsent == 0)
+            await far.until(lambda: far.received == count)
+            last = dict.fromkeys(range(32), -1)
+            for message in far.messages:
+                number = int.from_bytes(message.data[:4])
+                assert (number % 32, number % 7, number % 300) == (message.stream, message.ppid, len(message.data) - 4)
+                assert number > last[message.stream]
+                last[message.stream] = number
+
+        self.whole(body)
+
+    @pytest.mark.parametrize("interleaving", [True, False])
+    def test_large_messages_are_whole(self, interleaving: bool) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab, interleaving=interleaving)
+            chosen = random.Random(1)
+            sent = [Message(stream, chosen.randbytes(256 * 1024 + stream), stream) for stream in range(4)]
+            sent.append(Message(5, chosen.randbytes(1 << 20), 5, unordered=True))
+            near.send(sent)
+            await far.until(lambda: far.received == 5)
+            assert sorted(far.messages) == sent
+            assert near.up.statistics().interleaving is interleaving
+
+        self.whole(body)
+
+    def test_the_queue_of_the_library_stays_short(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab)
+            messages = [Message(1, bytes(1000))] * 10_000
+            taken = near.up.send(messages)
+            assert 0 < taken * 1000 < 200_000
+            assert near.up.room() == 0
+            assert near.up.statistics().queued <= taken * 1000 + 512
+            tiny = near.up.send([Message(1, b"x")] * 10_000)
+            assert tiny == 0
+            await far.until(lambda: far.received == taken)
+            await near.until(lambda: near.writable_calls > 0)
+            tiny = near.up.send([Message(1, b"x")] * 10_000)
+            assert 0 < tiny < 2000, "what a message costs beside its payload counts"
+
+        self.whole(body)
+
+    def test_an_urgent_message_overtakes_bulk(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab, scheduler=Scheduler.PRIORITY)
+            near.up.set_priority(1, 0)
+            near.up.set_priority(2, 9)
+            near.up.send([Message(2, bytes(64_000))])
+            near.up.send([Message(1, b"urgent")])
+            await far.until(lambda: far.received == 2)
+            assert [message.stream for message in far.messages] == [1, 2]
+
+        self.whole(body)
+
+    @pytest.mark.parametrize("scheduler", list(Scheduler))
+    def test_every_scheduler_delivers(self, scheduler: Scheduler) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab, scheduler=scheduler)
+            near.send([Message(number % 8, bytes(5000)) for number in range(400)])
+            await far.until(lambda: far.received == 400)
+
+        self.whole(body)
+
+    def test_ipv6(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = Recorder(), Recorder(echo=True)
+            try:
+                listener = lab.carrier("app").listen(Address(("::1",), 9000, 0), lambda peer: far)
+            except CarrierError as error:
+                pytest.skip(str(error))
+            lab.carrier("web").connect(listener.address, near)
+            await near.until(lambda: near.association is not None)
+            near.send([Message(1, bytes(10_000))])
+            await near.until(lambda: near.received == 1)
+            assert near.up.peer.startswith("[::1]:")
+
+        self.whole(body)
+
+    def test_one_local_port_for_all(self) -> None:
+        async def body(lab: Lab) -> None:
+            far: list[Recorder] = []
+            peers: list[str] = []
+
+            def accept(peer: str) -> AssociationHandler:
+                far.append(Recorder(echo=True))
+                peers.append(peer)
+                return far[-1]
+
+            listener = lab.carrier("app").listen(ANYWHERE, accept)
+            port = free_udp_port()
+            web = UserspaceCarrier(CarrierOptions(), bind=("127.0.0.1", port))
+            lab.carriers.append(web)
+            near = [Recorder() for _ in range(3)]
+            for one in near:
+                web.connect(listener.address, one)
+            for one in near:
+                await one.until(lambda one=one: one.association is not None)  # type: ignore[misc]
+                one.send([Message(0, b"x")])
+                await one.until(lambda one=one: one.received == 1)  # type: ignore[misc]
+            assert set(peers) == {f"127.0.0.1:{port}"}
+
+        self.whole(body)
+
+    # -- what goes wrong
+
+    def test_no_udp_port(self) -> None:
+        async def body(lab: Lab) -> None:
+            near = Recorder()
+            lab.carrier("web").connect(Address(("127.0.0.1",), 9000, free_udp_port()), near)
+            assert "nothing listens on that UDP port" in await near.end()
+
+        self.whole(body)
+
+    def test_no_sctp_port(self) -> None:
+        async def body(lab: Lab) -> None:
+            near = Recorder()
+            listener = lab.carrier("app").listen(ANYWHERE, lambda peer: Recorder())
+            lab.carrier("web").connect(listener.address._replace(port=9001), near)
+            assert await near.end() == f"127.0.0.1:{listener.address.udp_port} refused the association."
+
+        self.whole(body)
+
+    def test_silence_times_out(self) -> None:
+        async def body(lab: Lab) -> None:
+            near = Recorder()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+                silent.bind(("127.0.0.1", 0))
+                port = silent.getsockname()[1]
+                lab.carrier("web", connect_timeout=0.2).connect(Address(("127.0.0.1",), 9000, port), near)
+                assert await near.end() == f"127.0.0.1:{port} did not answer within 0.2 s."
+
+        self.whole(body)
+
+    def test_packets_that_are_none(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, _far = await self.meet(lab, echo=True)
+            port = self.listener.address.udp_port
+            chosen = random.Random(1)
+            web = lab.carriers[1]
+            assert isinstance(web, UserspaceCarrier)
+            before = web.counters()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for number in range(3000):
+                    packet = bytearray(chosen.randbytes(chosen.choice((0, 1, 11, 12, 15, 16, 20, 40, 100, 1400))))
+                    if number % 2 and len(packet) >= 16:  # right ports and checksum, nonsense after them
+                        packet[0:4] = (5000).to_bytes(2) + (9000).to_bytes(2)
+                        packet[12] = chosen.choice((0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 14, 64, 130, 192, 193))
+                        packet[14:16] = chosen.choice((4, 8, 20, len(packet) - 12, 65535)).to_bytes(2)
+                        packet[8:12] = bytes(4)
+                        checksum = lib.carrier_crc32c(ffi.from_buffer(packet), len(packet), 0)
+                        packet[8:12] = checksum.to_bytes(4, "little")
+                    sender.sendto(packet, ("127.0.0.1", port))
+                    if number % 100 == 0:
+                        near.send([Message(0, b"still alive")])
+                        expected = number // 100 + 1
+                        await near.until(lambda expected=expected: near.received == expected)  # type: ignore[misc]
+            after = web.counters()
+            assert after["dropped_malformed"] > before["dropped_malformed"]
+            assert after["dropped_checksum"] > before["dropped_checksum"]
+            assert after["answered"] > before["answered"]
+
+        self.whole(body)
+
+    def test_damaged_packets_of_an_association(self) -> None:
+        """A relay between the ends damages what it passes on, checksum made right again: nothing may crash."""
+
+        async def body(lab: Lab) -> None:
+            loop = asyncio.get_running_loop()
+            chosen = random.Random(5)
+            options: dict[str, Any] = {"connect_timeout": 1.0, "association_max_retransmissions": 2, "rto_max": 0.2}
+            listener = lab.carrier("app", **options).listen(ANYWHERE, lambda peer: Recorder(echo=True))
+            relay = Relay(("127.0.0.1", listener.address.udp_port), chosen)
+            transport, _ = await loop.create_datagram_endpoint(lambda: relay, local_addr=("127.0.0.1", 0))
+            web = lab.carrier("web", **options)
+            try:
+                for _ in range(30):
+                    near = Recorder()
+                    web.connect(Address(("127.0.0.1",), 9000, transport.get_extra_info("sockname")[1]), near)
+                    await near.until(lambda near=near: bool(near.association or near.down))  # type: ignore[misc]
+                    if not near.down:
+                        near.send([Message(n % 20, bytes(n * 50 + 1)) for n in range(40)])
+                        await near.until(lambda near=near: bool(near.down or near.received >= 5))  # type: ignore[misc]
+                    if not near.down:
+                        near.up.abort("next")
+            finally:
+                transport.close()
+                relay.close()
+                await asyncio.sleep(0)
+
+        self.whole(body)
+
+    def test_peers_without_an_association_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(userspace, "UNCLAIMED_PEERS", 5)
+
+        async def body(lab: Lab) -> None:
+            near, _far = await self.meet(lab, echo=True)
+            app = lab.carriers[0]
+            assert isinstance(app, UserspaceCarrier)
+            before = app.counters()
+            init = bytearray(
+                (5000).to_bytes(2)
+                + (9000).to_bytes(2)
+                + bytes(8)
+                + b"\x01\0\0\x14"
+                + b"\0\0\0\x07"
+                + b"\0\1\0\0"
+                + b"\0\x0a\0\x0a"
+                + b"\0\0\0\x01"
+            )
+            init[8:12] = lib.carrier_crc32c(ffi.from_buffer(init), len(init), 1).to_bytes(4, "little")
+            senders = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(20)]
+            for sender in senders:
+                sender.sendto(init, ("127.0.0.1", self.listener.address.udp_port))
+            near.send([Message(0, b"x")])
+            await near.until(lambda: near.received == 1)
+            for sender in senders:
+                sender.close()
+            after = app.counters()
+            assert after["peers"] == before["peers"] + 5
+            assert after["dropped_bound"] == before["dropped_bound"] + 15
+
+        self.whole(body)
+
+    def test_only_allowed_peers(self) -> None:
+        async def body(lab: Lab) -> None:
+            near = Recorder()
+            app = lab.carrier("app", allowed_peers=("127.0.0.2/32", "fe80::/10"))
+            listener = app.listen(ANYWHERE, lambda peer: Recorder())
+            web = lab.carrier("web", connect_timeout=0.3)
+            web.connect(listener.address, near)
+            assert "did not answer" in await near.end()
+            assert isinstance(app, UserspaceCarrier)
+            assert app.counters()["dropped_peer"] > 0
+            allowed = UserspaceCarrier(CarrierOptions(), bind=("127.0.0.2", 0))
+            lab.carriers.append(allowed)
+            again = Recorder()
+            allowed.connect(listener.address, again)
+            await again.until(lambda: again.association is not None)
+
+        self.whole(body)
+
+    def test_a_message_too_large_to_be_true(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(userspace, "PARTIAL_MESSAGE", 700_000)
+
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab)
+            near.send([Message(1, bytes(800_000))])
+            assert "a message larger than 700000 bytes" in await far.end()
+            assert "a message larger than 700000 bytes" in await near.end()
+            assert far.received == 0
+
+        self.whole(body)
+
+    def test_a_handler_that_fails_costs_its_association_only(self) -> None:
+        class Bad(Recorder):
+            def messages_received(self, messages: Any) -> None:
+                raise KeyError("oops")
+
+        async def body() -> None:
+            lab = Lab(self.contract)
+            errors: list[dict[str, Any]] = []
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+            far: list[Recorder] = [Bad(), Recorder(echo=True)]
+            listener = lab.carrier("app").listen(ANYWHERE, lambda peer: far.pop(0))
+            first, second = Recorder(), Recorder()
+            web = lab.carrier("web")
+            for one in (first, second):
+                web.connect(listener.address, one)
+                await one.until(lambda one=one: one.association is not None)  # type: ignore[misc]
+                one.send([Message(0, b"x")])
+            assert "internal error" in await first.end()
+            await second.until(lambda: second.received == 1)
+            assert isinstance(errors[0]["exception"], KeyError)
+            lab.close()
+
+        asyncio.run(body())
+
+    def test_the_peers_text_is_made_harmless(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab)
+            near.up.abort("\x1b[31mred\n" + "x" * 1000)
+            reason = await far.end()
+            assert reason.isprintable()
+            assert "[31mred" in reason
+
+        self.whole(body)
+
+    def test_abort_within_a_call_back(self) -> None:
+        class Leaving(Recorder):
+            def messages_received(self, messages: Any) -> None:
+                super().messages_received(messages)
+                self.up.abort("enough")
+
+        async def body(lab: Lab) -> None:
+            near, far = Recorder(), Leaving()
+            listener = lab.carrier("app").listen(ANYWHERE, lambda peer: far)
+            lab.carrier("web").connect(listener.address, near)
+            await near.until(lambda: near.association is not None)
+            near.send([Message(0, b"x")] * 300)
+            assert "enough" in await near.end()
+            assert await far.end()
+
+        self.whole(body)
+
+    def test_options_out_of_bounds(self) -> None:
+        async def body(lab: Lab) -> None:
+            for bad in ({"mtu": 100}, {"outgoing_streams": 0}, {"rto_min": 5.0}, {"allowed_peers": ("nonsense",)}):
+                with pytest.raises(CarrierError, match=next(iter(bad))):
+                    UserspaceCarrier(CarrierOptions(**bad))  # type: ignore[arg-type]
+            with pytest.raises(CarrierError, match="cannot connect"):
+                lab.carrier("web").connect(Address(("no.address",), 9000), Recorder())
+            with pytest.raises(CarrierError, match="cannot listen"):
+                lab.carrier("app").listen(Address(("192.0.2.1",), 9000), lambda peer: None)
+
+        self.whole(body)
+
+    def test_one_event_loop_at_a_time(self) -> None:
+        async def body(lab: Lab) -> None:
+            lab.carrier("web")
+            caught: list[CarrierError] = []
+
+            async def other() -> None:
+                try:
+                    UserspaceCarrier(CarrierOptions())
+                except CarrierError as error:
+                    caught.append(error)
+
+            thread = threading.Thread(target=lambda: asyncio.run(other()))
+            thread.start()
+            thread.join()
+            assert "another event loop" in str(caught[0])
+
+        self.whole(body)
+
+    def test_the_timer_stops_when_nothing_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(userspace, "LINGER", 0.02)
+
+        async def body(lab: Lab) -> None:
+            listener = lab.carrier("app").listen(ANYWHERE, lambda peer: Recorder())
+            web = lab.carrier("web")
+            near = Recorder()
+            web.connect(listener.address, near)
+            await near.until(lambda: near.association is not None)
+            near.up.shutdown()
+            assert await near.end() == ""
+            stack = _Stack.current
+            assert stack is not None
+            while stack._timer is not None:
+                await asyncio.sleep(0.01)
+            again = Recorder()
+            web.connect(listener.address, again)
+            assert stack._timer is not None
+            await again.until(lambda: again.association is not None)
+
+        self.whole(body)
+
+    # -- two processes
+
+    def test_a_peer_in_another_process(self) -> None:
+        async def body(lab: Lab) -> None:
+            with application() as (process, port):
+                near = Recorder()
+                lab.carrier("web").connect(Address(("127.0.0.1",), 9000, port), near)
+                await near.until(lambda: near.association is not None)
+                near.send([Message(number % 100, number.to_bytes(4) * 100) for number in range(5000)])
+                await near.until(lambda: near.received == 5000)
+                near.up.shutdown()
+                assert await near.end() == ""
+                process.terminate()
+
+        self.contract.run(body)
+
+    def test_a_peer_that_is_killed(self) -> None:
+        async def body(lab: Lab) -> None:
+            with application() as (process, port):
+                near = Recorder()
+                lab.carrier(
+                    "web",
+                    heartbeat_interval=0.1,
+                    rto_initial=0.1,
+                    rto_min=0.05,
+                    rto_max=0.2,
+                    association_max_retransmissions=2,
+                    path_max_retransmissions=2,
+                ).connect(Address(("127.0.0.1",), 9000, port), near)
+                await near.until(lambda: near.association is not None)
+                process.kill()
+                assert "does not answer any more" in await near.end()
+
+        self.contract.run(body)
+
+    def test_a_peer_that_was_started_anew_says_so(self) -> None:
+        async def body(lab: Lab) -> None:
+            with application() as (process, port):
+                near = Recorder()
+                lab.carrier("web", rto_max=0.5).connect(Address(("127.0.0.1",), 9000, port), near)
+                await near.until(lambda: near.association is not None)
+                process.kill()
+                process.wait()
+                with application(port):
+                    near.up.send([Message(0, b"to whom?")])
+                    assert "aborted" in await near.end()
+
+        self.contract.run(body)
+
+    def test_a_peer_that_is_stopped_for_a_while(self) -> None:
+        async def body(lab: Lab) -> None:
+            with application() as (process, port):
+                near = Recorder()
+                lab.carrier("web").connect(Address(("127.0.0.1",), 9000, port), near)
+                await near.until(lambda: near.association is not None)
+                process.send_signal(signal.SIGSTOP)
+                near.send([Message(number % 10, bytes(1000)) for number in range(100)])
+                await asyncio.sleep(0.3)
+                process.send_signal(signal.SIGCONT)
+                await near.until(lambda: near.received == 100)
+
+        self.contract.run(body)
+
+
+class Relay(asyncio.DatagramProtocol):
+    """Passes packets on between one listener and many clients, and damages some."""
+
+    def __init__(self, target: tuple[str, int], chosen: random.Random) -> None:
+        self.target = target
+        self.chosen = chosen
+        self.ways: dict[Any, socket.socket] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        if address not in self.ways:
+            way = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            way.connect(self.target)
+            self.ways[address] = way
+            asyncio.get_running_loop().add_reader(way, self._back, way, address)
+        if data:
+            self._send(self.ways[address].send, data)
+
+    def _back(self, way: socket.socket, address: Any) -> None:
+        try:
+            data = way.recv(65536)
+        except OSError:
+            return
+        self._send(lambda packet: self.transport.sendto(packet, address), data)
+
+    def _send(self, send: Callable[[bytes], Any], data: bytes) -> None:
+        packet = bytearray(data)
+        if self.chosen.random() < 0.05 and len(packet) > 16:
+            for _ in range(self.chosen.randrange(1, 4)):
+                packet[self.chosen.randrange(12, len(packet))] = self.chosen.randrange(256)
+            packet[8:12] = bytes(4)
+            packet[8:12] = lib.carrier_crc32c(ffi.from_buffer(packet), len(packet), 0).to_bytes(4, "little")
+        try:
+            send(bytes(packet))
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        for way in self.ways.values():
+            asyncio.get_running_loop().remove_reader(way)
+            way.close()
+
+
+APPLICATION = """
+import asyncio, sys
+sys.path.insert(0, {root!r})
+from tests.sctp.contract import Recorder
+from fcgi_core.sctp.carrier import Address, CarrierOptions
+from fcgi_core.sctp.userspace import UserspaceCarrier
+
+async def main():
+    carrier = UserspaceCarrier(CarrierOptions())
+    listener = carrier.listen(Address(("127.0.0.1",), 9000, {port}), lambda peer: Recorder(echo=True))
+    print(listener.address.udp_port, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+class application:
+    """An echo server in a process of its own: (process, UDP port)."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.program = APPLICATION.format(root=str(ROOT), port=port)
+
+    def __enter__(self) -> tuple[subprocess.Popen[str], int]:
+        self.process = subprocess.Popen([sys.executable, "-c", self.program], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        return self.process, int(self.process.stdout.readline())
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.mark.parametrize("portable", [0, 1])
+def test_crc32c(portable: int) -> None:
+    """RFC 3720 appendix B.4 has these values."""
+    for data, expected in (
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (b"123456789", 0xE3069283),
+    ):
+        assert lib.carrier_crc32c(data, len(data), portable) == expected
