@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import Any
 
 from .errors import PluginError
 
@@ -99,15 +100,16 @@ class FeedbackQueue:
     to `on_drop` as (urgency, bytes): the loss is counted where the channel's other figures are.
     """
 
-    __slots__ = ("_budget", "_by_urgency", "_items", "_on_drop", "bound", "size")
+    __slots__ = ("_budget", "_by_urgency", "_bytes", "_items", "_on_drop", "bound", "size")
 
     def __init__(self, bound: int, on_drop: Callable[[int, int], None], budget: Budget | None = None) -> None:
         self._budget = budget or Budget(bound)
         self.bound = bound
         self.size = 0
-        self._items: deque[list[bytes]] = deque()
-        # the same one-element lists, by urgency: emptying one there leaves a gap here that pop() steps over
-        self._by_urgency: dict[int, deque[list[bytes]]] = {}
+        self._items: deque[list[Any]] = deque()
+        # [item, urgency]; the same lists, by urgency: emptying one there leaves a gap here that pop() steps over
+        self._by_urgency: dict[int, deque[list[Any]]] = {}
+        self._bytes: dict[int, int] = {}
         self._on_drop = on_drop
 
     def __bool__(self) -> bool:
@@ -117,22 +119,22 @@ class FeedbackQueue:
         """Queue an item of at least one byte; False if it was itself the one to be dropped."""
         length = len(item)
         budget = self._budget
-        while self.size + length > self.bound or budget.used + length > budget.limit:
-            worst = max((level for level, queue in self._by_urgency.items() if queue), default=None)
-            if worst is None or worst <= urgency:
+        if self.size + length > self.bound or budget.used + length > budget.limit:
+            excess = max(self.size + length - self.bound, budget.used + length - budget.limit)
+            if excess > sum(held for level, held in self._bytes.items() if level > urgency):
+                # no number of the less urgent would make room: they are not dropped for nothing
                 self._on_drop(urgency, length)
                 return False
-            victim = self._by_urgency[worst].popleft()
-            self.size -= len(victim[0])
-            budget.used -= len(victim[0])
-            self._on_drop(worst, len(victim[0]))
-            victim[0] = b""
-        cell = [item]
+            while excess > 0:
+                excess -= self._drop_one()
+        cell = [item, urgency]
         self._items.append(cell)
         by_urgency = self._by_urgency.get(urgency)
         if by_urgency is None:
             by_urgency = self._by_urgency[urgency] = deque()
+            self._bytes[urgency] = 0
         by_urgency.append(cell)
+        self._bytes[urgency] += length
         self.size += length
         budget.used += length
         return True
@@ -140,17 +142,33 @@ class FeedbackQueue:
     def pop(self) -> bytes:
         """The item that has waited longest; b'' if there is none."""
         while self._items:
-            cell = self._items.popleft()
-            item = cell[0]
+            item: bytes
+            item, urgency = self._items.popleft()
             if item:
-                self.size -= len(item)
-                self._budget.used -= len(item)
-                cell[0] = b""
-                self._forget_sent()
+                # the longest waiting of all is the longest waiting of its urgency
+                self._by_urgency[urgency].popleft()
+                self._account(urgency, len(item))
                 return item
         return b""
 
-    def _forget_sent(self) -> None:
-        for queue in self._by_urgency.values():
-            while queue and not queue[0][0]:
-                queue.popleft()
+    def drop_all(self) -> None:
+        """Nobody will take what waits."""
+        while self._drop_one():
+            pass
+
+    def _drop_one(self) -> int:
+        """Drop the item that has waited longest among the least urgent; its bytes, 0 if there is none."""
+        worst = max((level for level, queue in self._by_urgency.items() if queue), default=None)
+        if worst is None:
+            return 0
+        cell = self._by_urgency[worst].popleft()
+        length = len(cell[0])
+        cell[0] = b""
+        self._account(worst, length)
+        self._on_drop(worst, length)
+        return length
+
+    def _account(self, urgency: int, length: int) -> None:
+        self._bytes[urgency] -= length
+        self.size -= length
+        self._budget.used -= length
