@@ -6,7 +6,9 @@ records for one stream; the records of a lane go out in order, as many to a mess
 
 Between priorities the lower number goes first, always. Within one priority lanes take turns, a message each, and a lane
 that has just become busy goes before those that have been busy for longer (the "new flows" of FQ-CoDel, RFC 8290
-section 4.2): a short answer does not wait for a turn behind two hundred downloads.
+section 4.2): a short answer does not wait for a turn behind two hundred downloads. A lane that has become empty waits
+for one more turn among the others before it counts as new again, so that one which is refilled as fast as it is emptied
+cannot go first for ever (section 4.2, too).
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from collections import deque
 from collections.abc import Callable
 
 from .channels import FeedbackQueue, Priority
+from .records import RecordType
 from .sctp.carrier import Message
 
-__all__ = ["PPID", "Lane", "FeedbackLane", "Outbox"]
+__all__ = ["PPID", "ClosedOutbox", "FeedbackLane", "Lane", "Outbox"]
 
 PPID = 0x46434749
 """Payload protocol identifier of plain FastCGI records: "FCGI". IANA has assigned none; those it has are small."""
@@ -30,6 +33,8 @@ class Lane:
 
     lifetime: float | None = None
     unordered = False
+    unfinished = False
+    """Whether the message taken last ends inside an item: the lane then keeps its turn."""
 
     def __init__(self, stream: int, priority: int) -> None:
         self.stream = stream
@@ -66,9 +71,14 @@ class Lane:
 
 
 class FeedbackLane(Lane):
-    """The items of one channel, bounded; records are made when they go, so that a dropped item costs nothing."""
+    """The items of one channel, bounded; records are made when they go, so that a dropped item costs nothing.
 
-    __slots__ = ("encode", "items", "lifetime", "unordered")
+    An item longer than a message keeps the lane's turn until it has gone whole: the receiver then has few unfinished
+    items to hold, and the parts of two never mix, even on a stream that two lanes share. Its messages have no lifetime,
+    for a part that was given up would join the halves of two items.
+    """
+
+    __slots__ = ("encode", "item_lifetime", "items", "lifetime", "unfinished", "unordered")
 
     def __init__(
         self,
@@ -83,25 +93,31 @@ class FeedbackLane(Lane):
         super().__init__(stream, priority)
         self.items = items
         self.encode = encode
+        self.item_lifetime = lifetime
         self.lifetime = lifetime
         self.unordered = unordered
+        self.unfinished = False
 
     def waiting(self) -> bool:
         return bool(self.queue) or bool(self.items)
 
     def take(self, limit: int) -> bytes:
         queue = self.queue
+        continued = self.unfinished
         size = sum(map(len, queue))
         while size < limit and self.items:
             for encoded in self.encode(self.items.pop()):
                 queue.append(encoded)
                 size += len(encoded)
-        return super().take(limit)
-
-    def clear(self) -> None:
-        super().clear()
-        while self.items.pop():
-            pass
+        self.sent = True
+        records: list[bytes] = []
+        size = 0
+        while queue and (not records or size + len(queue[0]) <= limit):
+            size += len(queue[0])
+            records.append(queue.popleft())
+        self.unfinished = records[-1][1] >= RecordType.FEEDBACK_MORE
+        self.lifetime = None if continued or self.unfinished else self.item_lifetime
+        return b"".join(records)
 
 
 class Outbox:
@@ -132,7 +148,7 @@ class Outbox:
             self._classes[lane.priority][1].append(lane)
 
     def waiting(self) -> bool:
-        """Whether take() would return anything, given room."""
+        """Whether anything stands here; of what was cleared meanwhile, take() then gives nothing."""
         classes = self._classes if self.open else self._classes[: Priority.CONTROL + 1]
         return any(messages or new or old for messages, new, old in classes)
 
@@ -156,7 +172,9 @@ class Outbox:
                 data = lane.take(limit)
                 room -= len(data)
                 taken.append(Message(lane.stream, data, PPID, lane.unordered, lane.lifetime))
-                if lane.waiting():
+                if lane.unfinished:
+                    new.appendleft(lane)
+                elif lane.waiting() or (old and lane.on_drained is None):
                     old.append(lane)
                 else:
                     self._leave(lane)
@@ -177,3 +195,23 @@ class Outbox:
         if lane.on_drained is not None:
             on_drained, lane.on_drained = lane.on_drained, None
             on_drained()
+
+
+class ClosedOutbox(Outbox):
+    """The outbox of an association that failed: what it was closed with goes, and nothing that comes later."""
+
+    def __init__(self, last: Message) -> None:
+        super().__init__()
+        super().post(Priority.CONTROL, last)
+
+    def post(self, priority: int, message: Message) -> None:
+        pass
+
+    def add(self, lane: Lane, record: bytes) -> None:
+        pass
+
+    def wake(self, lane: Lane) -> None:
+        pass
+
+    def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
+        on_drained()
