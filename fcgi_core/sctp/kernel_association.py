@@ -109,11 +109,13 @@ class KernelAssociation:
         self._timer = self._loop.call_later(limit, self._end, f"{address} did not answer within {limit:g} s")
 
     def _connecting(self) -> None:
+        """Wait for the association; it may have begun and ended before we look."""
         sock = self._sock
-        while sock is not None and self._sock is sock:
+        assert sock is not None
+        while True:
             try:
                 data, _, flags, _ = sock.recvmsg(READ_SIZE)
-            except BlockingIOError:
+            except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self._end(f"no association with {self.peer}: {error.strerror}")
@@ -122,20 +124,22 @@ class KernelAssociation:
             if change is None:
                 continue
             state, identifier = change
-            if state != AssociationChange.UP:
+            if state == AssociationChange.UP:
+                try:
+                    self._sock = self._carrier.peel(sock, identifier)
+                    break
+                except OSError:
+                    continue  # it is gone, and why comes next
+            elif state == AssociationChange.NOT_STARTED:
                 self._end(f"{self.peer} refused the association: nothing listens there, or it wants none of us")
-                return
-            self._loop.remove_reader(sock.fileno())
-            try:
-                self._sock = self._carrier.peel(sock, identifier)
-            except OSError as error:
-                self._end(f"the association with {self.peer} ended while it began: {error.strerror}")
-                return
-            finally:
-                sock.close()
-            if self._timer is not None:
-                self._timer.cancel()
-            self.established(self._handler)
+            else:
+                self._end(self._lost(data[_change.size :]))
+            return
+        self._loop.remove_reader(sock.fileno())
+        sock.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.established(self._handler)
 
     def established(self, handler: AssociationHandler) -> None:
         """The socket is the association's own now, and this is its handler."""

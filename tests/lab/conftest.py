@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,27 +27,32 @@ def _kernel_sctp() -> None:
         pytest.exit(f"no kernel SCTP here ({error.strerror}): run this suite with script/lab test", returncode=1)
 
 
-@pytest.fixture(scope="module")
-def plain() -> Iterator[None]:
-    yield from _scenario("plain")
+_current = ""
+
+
+def _scenario(name: str) -> None:
+    """Change to a scenario; a test that cuts a cable mends it, so the one that is up will do."""
+    global _current
+    if name != _current:
+        scenario("up", name)
+        _current = name
 
 
 @pytest.fixture
-def lossy() -> Iterator[None]:
-    yield from _scenario("lossy")
+def plain() -> None:
+    _scenario("plain")
 
 
 @pytest.fixture
-def slow() -> Iterator[None]:
-    yield from _scenario("slow")
+def lossy() -> None:
+    _scenario("lossy")
 
 
 @pytest.fixture
-def two_paths() -> Iterator[None]:
-    yield from _scenario("two-paths")
+def slow() -> None:
+    _scenario("slow")
 
 
-def _scenario(name: str) -> Iterator[None]:
-    scenario("up", name)
-    yield
-    scenario("down")
+@pytest.fixture
+def two_paths() -> None:
+    _scenario("two-paths")
