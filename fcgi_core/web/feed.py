@@ -68,7 +68,7 @@ def _encode(number: int, entry: FeedEntry) -> bytes:
 
 
 class Feed:
-    """A feed on a unix socket at `path`, with file mode `mode` and, if given, `group` (a name).
+    """A feed on a unix socket at `path`, with file mode `mode`; a `group` (a name) may listen too.
 
     Everything runs on the event loop's thread.
     """
@@ -84,7 +84,7 @@ class Feed:
     ) -> None:
         self.path = os.fspath(path)
         self.instance = secrets.token_hex(8)
-        self._mode = mode
+        self._mode = mode if group is None else mode | 0o060  # to connect takes the right to write
         self._group = group
         self._keep_bytes = keep_bytes
         self._capacity = keep_entries

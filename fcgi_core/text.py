@@ -1,0 +1,64 @@
+"""Remote text made harmless, and the names of severities: what the log viewer and every log file share.
+
+Whatever came over the network is shown through `escape`: on a terminal an escape sequence can set the title, move the
+cursor or answer for the user; in a log file a newline forges a line. Escaped text is one line, has no control character
+and no character that turns the direction of what follows (CVE-2021-42574, "Trojan Source").
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["SEVERITIES", "escape", "escape_word", "severity_number"]
+
+SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+"""RFC 5424 section 6.2.1, by number; the names are those of syslog.conf(5)."""
+_ALIASES = {
+    "emergency": 0,
+    "panic": 0,
+    "critical": 2,
+    "fatal": 2,
+    "error": 3,
+    "warn": 4,
+    "information": 6,
+    "trace": 7,
+    **{name: number for number, name in enumerate(SEVERITIES)},
+}
+
+# C0, DEL and C1; the line and paragraph separators, which are line ends to some programs; what embeds, overrides or
+# isolates a direction of writing; the lone surrogates, which no encoding can write
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _visible(match: re.Match[str]) -> str:
+    character = match[0]
+    number = ord(character)
+    return _SHORT.get(character) or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
+
+
+def escape(text: str) -> str:
+    r"""`text` as one harmless line: an ESC becomes the four characters ``\x1b``, a newline ``\n``.
+
+    A backslash stays as it is, so that paths and patterns read as they were written: what `escape` gives is for people,
+    not for taking back.
+    """
+    if text.isprintable():  # in C, and true of nearly every line
+        return text
+    return _UNSAFE.sub(_visible, text)
+
+
+def escape_word(text: str) -> str:
+    """`text` as one column of a line: escaped, spaces too; ``-`` if there is nothing."""
+    return escape(text).replace(" ", "\\x20") or "-"
+
+
+def severity_number(name: str) -> int:
+    """0 to 7 for a name in any case (``error`` and ``err`` are one) or a digit. ValueError says what would be right."""
+    text = name.strip().lower()
+    number = _ALIASES.get(text)
+    if number is not None:
+        return number
+    if len(text) == 1 and text in "01234567":
+        return int(text)
+    raise ValueError(f"{name!r} is no severity: one of {', '.join(SEVERITIES)}, or 0 to 7")

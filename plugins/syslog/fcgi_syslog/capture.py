@@ -1,0 +1,181 @@
+"""What catches lines in an application's process: logging, warnings, and exceptions that nobody caught."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from types import TracebackType
+from typing import Protocol
+
+from .about import FIELDS_ELEMENT, LONGEST_VALUE
+from .message import MSGID_LENGTH, clean_name, format_data
+from .severity import CRIT, ERR, of_level
+
+__all__ = ["APPLICATION_LOGGER", "Capture", "Take"]
+
+APPLICATION_LOGGER = "fcgi_sctp.application"
+"""Where the application server logs what escapes from the application: the one of our own loggers that is taken."""
+_OWN_LOGGER = "fcgi_sctp"
+_MOST_FIELDS = 32
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_STANDARD_COUNT = len(vars(logging.makeLogRecord({})))
+_LEVEL_OF_SEVERITY = (1000, 1000, 50, 40, 30, 25, 20, 0)
+"""The lowest level of `logging` that comes out as this severity or a more urgent one."""
+_format_exception = logging.Formatter().formatException
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+class Take(Protocol):
+    """Takes a line: its severity, MSGID, text, when it was written, and SD-ELEMENTs of its own."""
+
+    def __call__(self, severity: int, msgid: str, text: str, when: float | None = None, data: str = "") -> None: ...
+
+
+class Capture(logging.Handler):
+    """Hands lines to `take`, from any thread, and leaves alone what the loggers named `own` say.
+
+    `install` and `uninstall` change the process's logging, warnings and hooks; both may be called again.
+    """
+
+    def __init__(self, take: Take, own: str, failed: Callable[[], None]) -> None:
+        super().__init__()
+        self._take = take
+        self._failed = failed
+        self._own = own
+        self._kinds: frozenset[str] = frozenset()
+        self._msgids: dict[str, str] = {}
+        self._root_level: int | None = None
+        self._warnings_captured = False
+        self._previous_hook: Callable[..., object] | None = None
+        self._previous_thread_hook: Callable[..., object] | None = None
+        # a bound method is a new object each time; these are compared when the hooks are taken out again
+        self._our_hook = self._uncaught
+        self._our_thread_hook = self._uncaught_in_thread
+
+    def createLock(self) -> None:
+        """None: `emit` shares nothing that a lock would have to guard."""
+        self.lock = None
+
+    def install(self, kinds: Collection[str], severity: int) -> None:
+        """Begin to catch `kinds`, down to `severity`."""
+        self.uninstall()
+        self._kinds = frozenset(kinds)
+        self._msgids.clear()
+        self.setLevel(_LEVEL_OF_SEVERITY[severity])
+        root = logging.getLogger()
+        if "logging" in self._kinds and not root.handlers and root.level == logging.WARNING:
+            # nobody configured logging: what the options ask for would not reach any handler
+            self._root_level = root.level
+            root.setLevel(self.level)
+        if "warnings" in self._kinds:
+            before = warnings.showwarning
+            logging.captureWarnings(True)
+            self._warnings_captured = warnings.showwarning is not before
+        if "exceptions" in self._kinds:
+            self._previous_hook, sys.excepthook = sys.excepthook, self._our_hook
+            self._previous_thread_hook, threading.excepthook = threading.excepthook, self._our_thread_hook
+        self.stay()
+
+    def stay(self) -> None:
+        """Be there still: an application that configures its logging late (`dictConfig`) removes all handlers."""
+        for logger in self._loggers():
+            if self not in logger.handlers:
+                logger.addHandler(self)
+
+    def uninstall(self) -> None:
+        """Undo `install`, as far as nobody else has changed the same since."""
+        for logger in self._loggers():
+            logger.removeHandler(self)
+        root = logging.getLogger()
+        if self._root_level is not None and root.level == self.level:
+            root.setLevel(self._root_level)
+        self._root_level = None
+        if self._warnings_captured:
+            logging.captureWarnings(False)
+            self._warnings_captured = False
+        if self._previous_hook is not None and sys.excepthook is self._our_hook:
+            sys.excepthook = self._previous_hook
+        if self._previous_thread_hook is not None and threading.excepthook is self._our_thread_hook:
+            threading.excepthook = self._previous_thread_hook
+        self._previous_hook = self._previous_thread_hook = None
+        self._kinds = frozenset()
+
+    def _loggers(self) -> list[logging.Logger]:
+        if "logging" in self._kinds:
+            return [logging.getLogger()]
+        names = {"warnings": "py.warnings", "exceptions": APPLICATION_LOGGER}
+        return [logging.getLogger(name) for kind, name in names.items() if kind in self._kinds]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record; never raises."""
+        try:
+            msgid = self._msgids.get(record.name)
+            if msgid is None:
+                msgid = self._new_msgid(record.name)
+            if not msgid:
+                return
+            fields = record.__dict__
+            self._take(
+                of_level(record.levelno),
+                msgid,
+                _text(record),
+                record.created,
+                _extra(fields) if len(fields) != _STANDARD_COUNT else "",
+            )
+        except Exception:
+            self._failed()
+
+    def _new_msgid(self, name: str) -> str:
+        """The MSGID of a logger, '' if it is not taken: our own messages would cause more of them."""
+        ours = any(name == own or name.startswith(own + ".") for own in (_OWN_LOGGER, self._own))
+        if name == APPLICATION_LOGGER:
+            ours = "exceptions" not in self._kinds
+        # the end of a long name says more than its beginning
+        msgid = "" if ours else clean_name(name[-MSGID_LENGTH:], MSGID_LENGTH)
+        self._msgids[name] = msgid
+        return msgid
+
+    def _uncaught(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        previous = self._previous_hook or sys.__excepthook__
+        if issubclass(kind, Exception):  # the others end a process on purpose
+            self._exception(CRIT, "Uncaught exception", (kind, error, where))
+        previous(kind, error, where)
+
+    def _uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:
+        previous = self._previous_thread_hook or threading.__excepthook__
+        if args.exc_value is not None and issubclass(args.exc_type, Exception):
+            name = args.thread.name if args.thread is not None else "?"
+            self._exception(ERR, f"Exception in thread {name}", (args.exc_type, args.exc_value, args.exc_traceback))
+        previous(args)
+
+    def _exception(
+        self, severity: int, what: str, exception: tuple[type[BaseException], BaseException, TracebackType | None]
+    ) -> None:
+        try:
+            self._take(severity, "exception", f"{what}\n{''.join(traceback.format_exception(*exception)).rstrip()}")
+        except Exception:
+            self._failed()
+
+
+def _text(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception as error:  # arguments that do not fit the message: what there is says more than nothing
+        text = f"{record.msg!r} with arguments that do not fit it ({error})"
+    if record.exc_info:
+        if not record.exc_text:
+            record.exc_text = _format_exception(record.exc_info)  # logging keeps it for the handlers that come after
+        text = f"{text}\n{record.exc_text}"
+    if record.stack_info:
+        text = f"{text}\n{record.stack_info}"
+    return text[:-1] if text.endswith("\n") else text
+
+
+def _extra(fields: Mapping[str, object]) -> str:
+    """The SD-ELEMENT of what `extra` added to a record; '' if nothing did."""
+    names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
+    return format_data(FIELDS_ELEMENT, {name: str(fields[name])[:LONGEST_VALUE] for name in names}) if names else ""

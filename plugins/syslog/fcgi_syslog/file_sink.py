@@ -1,0 +1,129 @@
+"""Lines into files: one, or one for each virtual host.
+
+    2026-07-01T12:00:00.123456Z err shop.example shop[71] [6f1d0c…] no such item: 17
+
+Time in UTC, severity, SERVER_NAME, application and process, request, text; ``-`` for what is not there. An event is one
+line, whatever it holds: see `fcgi_core.text.escape`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from functools import lru_cache
+
+from fcgi_core.plugin import FeedEntry
+from fcgi_core.text import SEVERITIES, escape, escape_word
+
+from .message import format_time
+from .sinks import Sink
+
+__all__ = ["FileSink", "file_name", "format_line"]
+
+FILE_MODE = 0o640
+DIRECTORY_MODE = 0o750
+MAX_OPEN = 200
+"""Files open at once; the usual limit of a process is 1,024 descriptors."""
+MAX_NAMES = 1000
+"""Virtual hosts that get a file. A web server that hands on what the client calls it would let anybody make files."""
+OTHERS = "_others"
+"""The name of the file for all further ones."""
+_UNSAFE = re.compile(r"[^a-z0-9._-]|^\.")
+
+
+def format_line(entry: FeedEntry) -> str:
+    """The line of an entry, newline included."""
+    process = f"[{escape(entry.process)}]" if entry.process else ""
+    return (
+        f"{format_time(entry.time)} {SEVERITIES[entry.severity]} {escape_word(entry.server_name)}"
+        f" {escape_word(entry.application)}{process} [{escape_word(entry.request)}] {escape(entry.message)}\n"
+    )
+
+
+@lru_cache(maxsize=1024)
+def file_name(server_name: str) -> str:
+    """A part of a path for a virtual host: lower case, never hidden, nothing that leads elsewhere."""
+    return _UNSAFE.sub("_", server_name.lower()[:100]) or "_"
+
+
+class _File:
+    __slots__ = ("_descriptor", "path", "pending")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.pending = bytearray()
+        self._descriptor = -1
+
+    def write(self) -> None:
+        """Append what is pending, in one write if the system takes it so. OSError keeps the rest."""
+        if self._descriptor < 0:
+            os.makedirs(os.path.dirname(self.path), DIRECTORY_MODE, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+            self._descriptor = os.open(self.path, flags, FILE_MODE)
+        try:
+            while self.pending:
+                del self.pending[: os.write(self._descriptor, self.pending)]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from None
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class FileSink(Sink):
+    """`path` is absolute; ``{server_name}`` in it stands for the virtual host."""
+
+    def __init__(self, path: str, log: logging.Logger, threshold: int = 7) -> None:
+        super().__init__(path, log, threshold)
+        self._template = path
+        self._names: set[str] = set()
+        self._files: dict[str, _File] = {}  # the one that was written longest ago first
+        self._pending: dict[str, _File] = {}
+
+    def deliver(self, entries: list[FeedEntry]) -> None:
+        lines: dict[str, list[str]] = {}
+        for entry in entries:
+            lines.setdefault(self._path(entry.server_name), []).append(format_line(entry))
+        for path, texts in lines.items():
+            file = self._open(path)
+            file.pending += "".join(texts).encode()
+            self._pending[path] = file
+        failure: OSError | None = None
+        for file in list(self._pending.values()):
+            try:
+                file.write()
+                del self._pending[file.path]
+            except OSError as error:  # the other files may be on another disk
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def left(self) -> int:
+        return sum(len(file.pending) for file in self._pending.values())
+
+    def release(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files = dict(self._pending)
+
+    def _path(self, server_name: str) -> str:
+        if "{server_name}" not in self._template:
+            return self._template
+        name = file_name(server_name)
+        if name not in self._names:
+            if len(self._names) >= MAX_NAMES:
+                name = OTHERS
+            else:
+                self._names.add(name)
+        return self._template.replace("{server_name}", name)
+
+    def _open(self, path: str) -> _File:
+        file = self._files.pop(path, None) or self._pending.get(path) or _File(path)
+        self._files[path] = file
+        if len(self._files) > MAX_OPEN:
+            oldest = next(iter(self._files))
+            self._files.pop(oldest).close()  # what is pending in it stays in `_pending`
+        return file

@@ -1,0 +1,248 @@
+"""RFC 5424 messages: values to bytes and back, without I/O.
+
+    <PRI>1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID [id name="value" …] MSG
+
+`parse` is strict, `read` takes anything. One item of the channel is one message, without the octet count of RFC 5425.
+MSG is UTF-8; the byte order mark that section 6.4 asks for is taken, and written only where the text itself begins with
+one: it helps no receiver of today and spoils captures.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+
+__all__ = [
+    "ENTERPRISE",
+    "FACILITIES",
+    "Data",
+    "Message",
+    "clean_name",
+    "clip",
+    "format_data",
+    "format_time",
+    "parse",
+    "read",
+]
+
+ENTERPRISE = 32473
+"""The private enterprise number reserved for examples (RFC 5612); ours is not registered."""
+FACILITIES = (
+    *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news"),
+    *("uucp", "cron", "authpriv", "ftp", "ntp", "audit", "console", "clock"),
+    *(f"local{number}" for number in range(8)),
+)
+"""RFC 5424 section 6.2.1, by number; the names are those of syslog.conf(5)."""
+HOSTNAME_LENGTH, APP_NAME_LENGTH, PROCID_LENGTH, MSGID_LENGTH, DATA_NAME_LENGTH = 255, 48, 128, 32, 32
+"""Characters at most (RFC 5424 section 6)."""
+_DEFAULT_PRIORITY = 13
+"""user.notice, for a message that says none (RFC 3164 section 4.3.3)."""
+
+Data = Mapping[str, Mapping[str, str]]
+
+_NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
+_NOT_DATA_NAME = re.compile(r'[^\x21-\x7e]|[=\]"]')
+_SPECIAL = re.compile(r'(["\\\]])')
+_PRIORITY = re.compile(r"<(\d{1,3})>")
+_NAME = r'[^\x00-\x20\x7f-\U0010ffff=\]"]{1,32}'
+_VALUE = r'"(?:[^"\\\]]|\\.)*+"'
+_PRINTABLE = r"[\x21-\x7e]"
+_MESSAGE = re.compile(
+    r"<(0|[1-9]\d{0,2})>1"
+    rf" ({_PRINTABLE}{{1,32}}) ({_PRINTABLE}{{1,255}})"  # TIMESTAMP, HOSTNAME
+    rf" ({_PRINTABLE}{{1,48}}) ({_PRINTABLE}{{1,128}}) ({_PRINTABLE}{{1,32}})"  # APP-NAME, PROCID, MSGID
+    rf" (-|(?:\[{_NAME}(?: {_NAME}={_VALUE})*+\])++)"
+    r"(?: (.*))?",
+    re.DOTALL,
+)
+_ELEMENT = re.compile(rf"\[({_NAME})((?: {_NAME}={_VALUE})*+)\]", re.DOTALL)
+_PARAMETER = re.compile(rf" ({_NAME})=({_VALUE})", re.DOTALL)
+_ESCAPED = re.compile(r'\\(["\\\]])')
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. '' and None stand for NILVALUE, ``-``. ValueError if facility or severity is out of range."""
+
+    text: str
+    severity: int = 5
+    facility: int = 1
+    time: float | None = None
+    """Seconds since the epoch, to the microsecond."""
+    hostname: str = ""
+    app_name: str = ""
+    procid: str = ""
+    msgid: str = ""
+    data: Data = field(default_factory=dict)
+    """Structured data: parameters by element. One that is repeated has its values joined by ``, ``."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.severity <= 7:
+            raise ValueError(f"severity {self.severity}: 0 to 7 was expected")
+        if not 0 <= self.facility < len(FACILITIES):
+            raise ValueError(f"facility {self.facility}: 0 to {len(FACILITIES) - 1} was expected")
+
+    def encode(self) -> bytes:
+        """The message as it travels; names that RFC 5424 does not allow are made so."""
+        when = "-" if self.time is None else format_time(self.time)
+        data = "".join(format_data(name, parameters) for name, parameters in self.data.items()) or "-"
+        mark = "\ufeff" if self.text.startswith("\ufeff") else ""
+        return (
+            f"<{self.facility * 8 + self.severity}>1 {when} {clean_name(self.hostname, HOSTNAME_LENGTH)}"
+            f" {clean_name(self.app_name, APP_NAME_LENGTH)} {clean_name(self.procid, PROCID_LENGTH)}"
+            f" {clean_name(self.msgid, MSGID_LENGTH)} {data} {mark}{self.text}"
+        ).encode("utf-8", "backslashreplace")
+
+
+def clean_name(text: str, length: int) -> str:
+    """`text` as a header field: printable ASCII, at most `length` characters, ``-`` if empty."""
+    return _NOT_PRINTABLE.sub("_", text[:length]) or "-"
+
+
+def format_data(name: str, parameters: Mapping[str, str]) -> str:
+    """An SD-ELEMENT (section 6.3)."""
+    inside = "".join(f' {_data_name(key)}="{_SPECIAL.sub(_BACKSLASHED, value)}"' for key, value in parameters.items())
+    return f"[{_data_name(name)}{inside}]"
+
+
+_BACKSLASHED = r"\\\1"
+
+
+def _data_name(text: str) -> str:
+    return _NOT_DATA_NAME.sub("_", text[:DATA_NAME_LENGTH]) or "_"
+
+
+_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+
+
+def format_time(when: float) -> str:
+    """An RFC 3339 time in UTC to the microsecond. The text of a second is made once: lines come many a second."""
+    global _second
+    microseconds = round(when * 1_000_000)
+    seconds, rest = divmod(microseconds, 1_000_000)
+    known, text = _second  # one read and one write of a tuple: threads may race here
+    if known != seconds:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        _second = seconds, text
+    return f"{text}.{rest:06d}Z"
+
+
+def clip(text: str, limit: int) -> str:
+    """`text`, or of one whose UTF-8 is longer than `limit` bytes the beginning, and how long it was."""
+    if len(text) * 4 <= limit:
+        return text
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) <= limit:
+        return text
+    return encoded[:limit].decode("utf-8", "ignore") + f" [cut: {len(encoded)} bytes in all]"
+
+
+def parse(item: bytes) -> Message:
+    """The message. ValueError says what is wrong with it; also if it is not UTF-8 throughout."""
+    try:
+        text = item.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    return _parse(text)
+
+
+def read(item: bytes) -> tuple[Message, str]:
+    """The message, and what is wrong with it or ''. What is no RFC 5424 message becomes one with all of it as text.
+
+    Bytes that are not UTF-8 come out as ``\\xff``.
+    """
+    problem = ""
+    try:
+        text = item.decode()
+    except UnicodeDecodeError as error:
+        problem = f"byte {error.start} is not UTF-8"
+        text = item.decode("utf-8", "backslashreplace")
+    try:
+        return _parse(text), problem
+    except ValueError as error:
+        problem = str(error)
+    priority = _PRIORITY.match(text)
+    number = int(priority[1]) if priority else _DEFAULT_PRIORITY
+    if priority and number < len(FACILITIES) * 8:
+        text = text[priority.end() :]
+    else:
+        number = _DEFAULT_PRIORITY
+    return Message(text, number & 7, number >> 3), problem
+
+
+def _parse(text: str) -> Message:
+    match = _MESSAGE.fullmatch(text)
+    if match is None:
+        raise ValueError(_what_is_wrong(text))
+    priority, when, hostname, app_name, procid, msgid, data, message = match.groups()
+    number = int(priority)
+    if number >= len(FACILITIES) * 8:
+        raise ValueError(f"PRI {number}: 0 to {len(FACILITIES) * 8 - 1} was expected")
+    if message is None:
+        message = ""
+    elif message.startswith("\ufeff"):
+        message = message[1:]
+    return Message(
+        message,
+        number & 7,
+        number >> 3,
+        None if when == "-" else _parse_time(when),
+        "" if hostname == "-" else hostname,
+        "" if app_name == "-" else app_name,
+        "" if procid == "-" else procid,
+        "" if msgid == "-" else msgid,
+        _NO_DATA if data == "-" else _cached_data(data) if len(data) <= _CACHED_DATA else _parse_data(data),
+    )
+
+
+def _what_is_wrong(text: str) -> str:
+    if not _PRIORITY.match(text):
+        return "it does not begin with <PRI>"
+    if not re.match(r"<\d{1,3}>1 ", text):
+        return "VERSION 1 was expected after <PRI>"
+    fields = text.split(" ", 6)
+    if len(fields) < 7:
+        return f"{len(fields) - 1} of the 6 header fields are there"
+    return "a header field or the structured data is not as RFC 5424 section 6 says"
+
+
+_NO_DATA: Data = {}
+_CACHED_DATA = 1024
+"""Characters of structured data that are worth keeping taken apart: the lines of a request share theirs."""
+
+
+def _parse_data(text: str) -> Data:
+    data: dict[str, dict[str, str]] = {}
+    for name, inside in _ELEMENT.findall(text):
+        parameters = data.setdefault(name, {})
+        for key, quoted in _PARAMETER.findall(inside):
+            value = quoted[1:-1]
+            if "\\" in value:
+                value = _ESCAPED.sub(r"\1", value)  # any other backslash is a regular character (section 6.3.3)
+            parameters[key] = f"{parameters[key]}, {value}" if key in parameters else value
+    return data
+
+
+_cached_data = lru_cache(maxsize=1024)(_parse_data)
+
+
+def _parse_time(text: str) -> float:
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None:
+        raise ValueError(f"TIMESTAMP {text}: RFC 3339 with at most 6 decimals was expected")
+    second, fraction, offset = match.groups()
+    try:
+        seconds = _epoch(second, offset)
+    except ValueError as error:
+        raise ValueError(f"TIMESTAMP {text}: {error}") from None
+    return seconds + int((fraction or ".")[1:].ljust(6, "0")) / 1_000_000
+
+
+@lru_cache(maxsize=64)
+def _epoch(second: str, offset: str) -> int:
+    return int(datetime.fromisoformat(second + offset).timestamp())

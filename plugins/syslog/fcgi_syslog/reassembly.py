@@ -1,0 +1,117 @@
+"""Bytes of a STDERR into events: partial lines are put together, and lines that belong to one event stay in it.
+
+STDERR comes in pieces that heed no line: a FastCGI record ends anywhere, `traceback.print_exc` writes line by line.
+What belongs together: a Python traceback with the exceptions it names as its cause, a PHP error with its stack trace,
+any line followed by indented ones. No I/O, no clock: who holds a `Reassembler` calls `flush` when the source has been
+quiet for a while, or is over.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["Reassembler"]
+
+_TRACEBACK = re.compile(r"(?:<[0-7]>)?(?:\s*\+ Exception Group )?Traceback \(most recent call last\):")
+_CHAINED = ("During handling of the above exception, another", "The above exception was the direct cause of")
+_PHP_FATAL = re.compile(r"(?:PHP message: )?PHP (?:[A-Z][a-z]+ )*(?:[a-z]+ )*[Ee]rror:")
+_PHP_STACK = re.compile(r"(?:PHP )?Stack trace:|#\d+ |PHP +\d+\. |Next \w")
+_INDENTED = (" ", "\t")
+_ENOUGH = 1 << 20
+"""Characters of one event after which its continuation is another event."""
+
+
+class Reassembler:
+    """One source's STDERR. `limit`: bytes kept of one line; what a line has beyond is told at its end."""
+
+    __slots__ = ("_cut", "_event", "_limit", "_partial", "_size", "_state")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._partial = bytearray()
+        self._cut = 0
+        self._event: list[str] = []
+        self._size = 0
+        self._state = _PLAIN
+
+    def __bool__(self) -> bool:
+        """Something is held back."""
+        return bool(self._partial or self._event)
+
+    def feed(self, data: bytes) -> list[str]:
+        """The events that `data` completes, without their last newline. An event that is likely to go on, a traceback
+        say, is held until a line follows that does not belong to it."""
+        events: list[str] = []
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            self._keep(line)
+            self._line(self._take_partial(), events)
+        self._keep(rest)
+        if self._state is _PLAIN:
+            self._finish(events)
+        return events
+
+    def flush(self) -> list[str]:
+        """What is held back, as if it were complete."""
+        events: list[str] = []
+        if self._partial:
+            self._line(self._take_partial(), events)
+        self._finish(events)
+        return events
+
+    def _keep(self, data: bytes) -> None:
+        room = self._limit - len(self._partial)
+        self._partial += data[:room]
+        self._cut += max(0, len(data) - room)
+
+    def _take_partial(self) -> str:
+        text = self._partial.decode("utf-8", "backslashreplace").removesuffix("\r")
+        if self._cut:
+            text += f" [cut: {len(self._partial) + self._cut} bytes in all]"
+        self._partial.clear()
+        self._cut = 0
+        return text
+
+    def _line(self, line: str, events: list[str]) -> None:
+        if self._event and self._size < _ENOUGH and self._belongs(line):
+            self._event.append(line)
+            self._size += len(line)
+            return
+        self._finish(events)
+        if not line:
+            return
+        self._event.append(line)
+        self._size = len(line)
+        if _TRACEBACK.match(line):
+            self._state = _FRAMES
+        elif _PHP_FATAL.match(line):
+            self._state = _PHP
+
+    def _belongs(self, line: str) -> bool:
+        """Whether `line` goes on with the event that is held; keeps the state."""
+        if line.startswith(_INDENTED):
+            return True
+        if self._state is _FRAMES:
+            # the exception's own line ends the frames; the lines of a longer message cannot be told from other text
+            if line:
+                self._state = _RAISED
+            return True
+        if self._state is _RAISED:
+            if not line or line.startswith(_CHAINED):
+                return True
+            if _TRACEBACK.match(line) and (not self._event[-1] or self._event[-1].startswith(_CHAINED)):
+                self._state = _FRAMES
+                return True
+            return False
+        return self._state is _PHP and _PHP_STACK.match(line) is not None
+
+    def _finish(self, events: list[str]) -> None:
+        if self._event:
+            events.append("\n".join(self._event).rstrip())
+            self._event = []
+            self._size = 0
+        self._state = _PLAIN
+
+
+# what the event that is held is: a line like any other; a traceback before its exception; after it; an error of PHP's
+_PLAIN, _FRAMES, _RAISED, _PHP = "plain", "frames", "raised", "php"

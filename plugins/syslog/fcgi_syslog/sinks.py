@@ -1,0 +1,147 @@
+"""Where the web side writes lines to. A disk or a socket may stall for seconds: each sink has a thread of its own.
+
+When a sink fails, it is told once in the operator's log; what is unwritten waits, within `QUEUE_BYTES`, and is tried
+again every `RETRY_AFTER` seconds; what does not fit any more is counted, and told when the sink works again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+
+from fcgi_core.plugin import FeedEntry
+
+__all__ = ["QUEUE_BYTES", "Sink"]
+
+QUEUE_BYTES = 16 << 20
+"""Bytes of text that may wait for one sink."""
+RETRY_AFTER = 1.0
+CLOSE_WITHIN = 5.0
+"""Seconds that `close` waits for a sink that stalls; what it has not written then is lost."""
+_ENTRY_OVERHEAD = 256
+
+
+class Sink(ABC):
+    """A queue, and a thread that empties it. `threshold`: the least severe that is to be written here."""
+
+    def __init__(self, name: str, log: logging.Logger, threshold: int = 7) -> None:
+        self.name = name
+        self.threshold = threshold
+        self.lost = 0
+        """Lines that found the queue full."""
+        self._log = log
+        self._changed = threading.Condition()
+        self._queue: list[FeedEntry] = []
+        self._queued = 0
+        self._unwritten = 0
+        self._reopen = False
+        self._closing = False
+        self._busy = False
+        self._failing = False
+        self._reported = 0
+        self._thread: threading.Thread | None = None
+
+    def write(self, entry: FeedEntry) -> None:
+        """Take a line; returns at once and never raises. Nothing is taken after `close`."""
+        size = len(entry.message) + _ENTRY_OVERHEAD
+        with self._changed:
+            if self._closing:
+                return
+            if self._queued + self._unwritten + size > QUEUE_BYTES:
+                self.lost += 1
+                return
+            self._queue.append(entry)
+            self._queued += size
+            if self._thread is None:
+                # a daemon: a disk that hangs for good must not keep the process from ending
+                self._thread = threading.Thread(target=self._run, name=f"syslog {self.name}", daemon=True)
+                self._thread.start()
+            elif not self._busy:
+                self._changed.notify_all()
+
+    def reopen(self) -> None:
+        """Open anew what is written to, before the next line."""
+        with self._changed:
+            self._reopen = True
+            self._changed.notify_all()
+
+    def drain(self, timeout: float = CLOSE_WITHIN) -> bool:
+        """Wait until everything is written; False if it is not after `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(self._is_drained, timeout)
+
+    def close(self) -> None:
+        """Write what waits, and end. What fails now is lost and counted."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(CLOSE_WITHIN)
+            if self._thread.is_alive():
+                self._log.error("%s does not take what waits for it; some lines are lost", self.name)
+
+    @abstractmethod
+    def deliver(self, entries: list[FeedEntry]) -> None:
+        """Write `entries`, and first what an earlier call left. Runs on the thread.
+
+        OSError if it cannot be written now: what is left is kept for the next call, which may bring no entries.
+        """
+
+    @abstractmethod
+    def left(self) -> int:
+        """The bytes that the last `deliver` left."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Close what is open. Runs on the thread."""
+
+    def _is_drained(self) -> bool:
+        return not (self._queue or self._unwritten or self._busy)
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                if self._failing:
+                    self._changed.wait_for(lambda: self._closing or self._reopen, RETRY_AFTER)
+                else:
+                    self._changed.wait_for(lambda: self._queue or self._closing or self._reopen)
+                self._busy = True
+                entries, self._queue = self._queue, []
+                self._unwritten += self._queued
+                self._queued = 0
+                reopen, self._reopen = self._reopen, False
+                closing = self._closing
+            if reopen:
+                self.release()
+            self._attempt(entries)
+        self.release()
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+        if self._unwritten:
+            self._log.error("%s: %d bytes of lines could not be written and are lost", self.name, self._unwritten)
+
+    def _attempt(self, entries: list[FeedEntry]) -> None:
+        try:
+            self.deliver(entries)
+        except OSError as error:
+            if not self._failing:
+                self._failing = True
+                self._log.error("%s cannot be written: %s; lines wait and it is tried again", self.name, error)
+        except Exception:  # a bug: the thread goes on with other lines
+            self.lost += len(entries)
+            self._log.exception("%s: %d lines could not be written and are lost", self.name, len(entries))
+        else:
+            if self._failing:
+                self._failing = False
+                self._log.warning("%s is written again", self.name)
+        with self._changed:
+            self._unwritten = self.left()
+            lost = self.lost - self._reported
+        if lost and not self._failing:
+            self._log.error("%s: %d lines found its queue full and are lost", self.name, lost)
+            self._reported += lost
