@@ -34,7 +34,7 @@ from .events import (
     Writable,
 )
 from .flow import ReceiveWindow, SendWindow
-from .outbox import PPID, FeedbackLane, Lane, Outbox
+from .outbox import PPID, ClosedOutbox, FeedbackLane, Lane, Outbox
 from .records import (
     HEADER,
     HEADER_SIZE,
@@ -209,7 +209,7 @@ class Connection:
         self._now = now
         if outgoing_streams <= FIRST_STREAM:
             raise RemoteProtocolError(
-                f"the peer takes {outgoing_streams} streams; streams 0 and 1 are the protocol's, so 3 are needed at least",
+                f"the peer takes {outgoing_streams} streams; 0 and 1 are the protocol's, so 3 are needed at least",
                 advice="raise the peer's number of incoming streams",
             )
         self.pool.outgoing = outgoing_streams
@@ -418,8 +418,9 @@ class Connection:
         """The association is beyond repair: say so to the peer, and to the user."""
         if not self.failed:
             self.failed = True
-            self._outbox = Outbox()
-            self._post_control(RecordType.ERROR, str(error).encode("utf-8", "replace")[:1024])
+            self._settings_due = None
+            text = record(RecordType.ERROR, 0, str(error).encode("utf-8", "replace")[:1024])
+            self._outbox = ClosedOutbox(Message(CONTROL_STREAM, text, PPID))
             self._events.append(ConnectionFailed(error))
 
     def _on_settings(self, content: bytes) -> None:
