@@ -186,7 +186,7 @@ class Connection:
         self._events: list[Event] = []
         self._early: list[Message] = []
         self._early_bytes = 0
-        self._parts: dict[tuple[int, int, int, int], list[bytes]] = {}
+        self._parts: dict[tuple[int, int, int, int], bytearray] = {}
         self._association_lanes: dict[int, FeedbackLane] = {}
         self._feedback_budget = Budget(MAX_FEEDBACK_WAITING)
         self._max_message = self.settings.max_message
@@ -508,16 +508,16 @@ class Connection:
                     stream=stream,
                     record_type=kind,
                 )
-            parts = self._parts[key] = []
-        parts.append(content)
-        if sum(map(len, parts)) > MAX_ITEM:
+            parts = self._parts[key] = bytearray()
+        parts += content
+        if len(parts) > MAX_ITEM:
             raise RemoteProtocolError(
                 f"an item of feedback is longer than {MAX_ITEM} bytes", stream=stream, record_type=kind
             )
         if more:
             return None
         del self._parts[key]
-        return b"".join(parts)
+        return bytes(parts)
 
     # ---- sending
 
