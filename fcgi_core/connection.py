@@ -49,7 +49,7 @@ from .records import (
     wrong_version,
 )
 from .sctp.carrier import Message
-from .settings import Settings
+from .settings import MIN_MAX_MESSAGE, Settings
 from .states import Input, Output
 from .streams import CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, STDERR, Plan, StreamPool, StreamSet
 
@@ -190,7 +190,7 @@ class Connection:
         self._association_lanes: dict[int, FeedbackLane] = {}
         self._feedback_budget = Budget(MAX_FEEDBACK_WAITING)
         self._max_message = self.settings.max_message
-        self._content_size = PREFERRED_CONTENT
+        self._content_size = MIN_MAX_MESSAGE - HEADER_SIZE  # what any peer takes
         self._settings_due: float | None = None
         self._now = 0.0
         self._control: dict[int, Callable[[bytes], None]] = {
@@ -264,7 +264,8 @@ class Connection:
             self._outbox.post(Priority.CONTROL, Message(request.lane.stream, message, PPID, unordered=True))
 
     def send_feedback(self, channel: str, item: bytes, request: Request | None = None, urgency: int = 6) -> bool:
-        """Queue an item of at least one byte; False if it was dropped (peer does not take the channel, or full).
+        """Queue an item of at least one byte; False if it was dropped, which is counted: the association is not open or
+        failed, the peer does not take the channel, the item is too long (ordered: MAX_ITEM, else a record), or full.
 
         A channel of request scope needs `request`, one of association scope takes none. Under pressure the items
         with the highest `urgency` number go first. LocalProtocolError for a channel that was not declared.
@@ -279,7 +280,8 @@ class Connection:
             )
         figures = self.figures[channel]
         too_large = len(item) > (MAX_ITEM if declared.ordered else self._content_size)
-        if not item or too_large or not self.takes(channel):
+        useless = self.failed or self.pool.outgoing <= FIRST_STREAM  # not opened: there is no stream yet
+        if not item or too_large or useless or not self.takes(channel):
             figures.dropped[urgency] = figures.dropped.get(urgency, 0) + 1
             return False
         lane = self._feedback_lane(number, declared, request)
@@ -433,6 +435,9 @@ class Connection:
         self._peer_channels = [
             channel.name if channel.name in self.settings.accepts else None for channel in settings.peer_channels()
         ]
+        for number, lane in self._association_lanes.items():
+            if not self.takes(self.outgoing_channels[number].name):
+                lane.items.drop_all()
         self._outbox.open = True
         self._events.append(PeerReady(settings))
         early, self._early = self._early, []
