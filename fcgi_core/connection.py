@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from .channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, Direction, FeedbackQueue, Priority, Scope
-from .errors import LocalProtocolError, RemoteProtocolError
+from .errors import LocalProtocolError, RemoteProtocolError, foreign_protocol_hint
 from .events import (
     ConfigAnswered,
     ConfigReceived,
@@ -38,6 +38,7 @@ from .outbox import PPID, ClosedOutbox, FeedbackLane, Lane, Outbox
 from .records import (
     HEADER,
     HEADER_SIZE,
+    MAX_CONTENT,
     PREFERRED_CONTENT,
     VERSION,
     RecordType,
@@ -291,12 +292,29 @@ class Connection:
         return True
 
     def send_config(self, number: int, pairs: dict[str, str]) -> None:
-        """Tell the peer of changed configuration; the answer is a ConfigAnswered with the same `number`."""
-        self._post_control(RecordType.CONFIG, encode_pairs({"FCGI_SCTP_ID": str(number), **pairs}))
+        """Tell the peer of changed configuration; the answer is a ConfigAnswered with the same `number`.
+
+        LocalProtocolError if it is more than one record holds, UnicodeEncodeError beyond latin-1.
+        """
+        content = encode_pairs({"FCGI_SCTP_ID": str(number), **pairs})
+        if len(content) > MAX_CONTENT:
+            raise LocalProtocolError(f"configuration of {len(content)} bytes: a record holds {MAX_CONTENT}")
+        self._post_control(RecordType.CONFIG, content)
 
     def answer_config(self, number: int, results: dict[str, str]) -> None:
-        """Answer a ConfigReceived: '' for each name that was taken, the reason for each that was not."""
-        self._post_control(RecordType.CONFIG_RESULT, encode_pairs({"FCGI_SCTP_ID": str(number), **results}))
+        """Answer a ConfigReceived: '' for each name that was taken, the reason for each that was not.
+
+        What one record does not hold is left out, for how many names there are is the peer's doing.
+        """
+        parts = [encode_pairs({"FCGI_SCTP_ID": str(number)})]
+        size = len(parts[0])
+        for pair in results.items():
+            encoded = encode_pairs((pair,))
+            size += len(encoded)
+            if size > MAX_CONTENT:
+                break
+            parts.append(encoded)
+        self._post_control(RecordType.CONFIG_RESULT, b"".join(parts))
 
     def drain(self) -> None:
         """Take no new requests from now on, and tell the peer."""
@@ -331,7 +349,7 @@ class Connection:
             raise RemoteProtocolError(
                 "data on stream 0, which is kept for security, and none is configured",
                 stream=0,
-                advice="configure the same security on both sides, or none",
+                advice=foreign_protocol_hint(data[0]) or "configure the same security on both sides, or none",
             )
         if self.peer_settings is None and stream != CONTROL_STREAM:
             self._early_bytes += len(data)
@@ -339,7 +357,8 @@ class Connection:
                 raise RemoteProtocolError(f"more than {MAX_EARLY} bytes came before SETTINGS", stream=stream)
             self._early.append(message)
             return
-        if len(data) > self.settings.max_message:
+        if len(data) > self.settings.max_message and stream != CONTROL_STREAM:
+            # the peer's SETTINGS come before it knows the limit, and no content waits behind what is rare
             raise RemoteProtocolError(
                 f"a message of {len(data)} bytes, {self.settings.max_message} at most were agreed", stream=stream
             )
@@ -382,9 +401,10 @@ class Connection:
         handler = self._control.get(kind)
         if request_id != 0 or (handler is None and kind < RecordType.GET_VALUES):
             raise RemoteProtocolError(
-                "stream 1 carries control records alone, with request id 0",
-                stream=CONTROL_STREAM, record_type=kind, request_key=(request_id, 0),
-            )  # fmt: skip
+                f"stream 1 carries control records alone, with request id 0 and not {request_id}",
+                stream=CONTROL_STREAM,
+                record_type=kind,
+            )
         if handler is not None:
             handler(content)
             return
