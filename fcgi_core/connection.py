@@ -122,7 +122,7 @@ class Request:
         self.aborted = False
         self.send_window = SendWindow(send_window)
         self.receive_window = ReceiveWindow(receive_window)
-        self.held: deque[tuple[int, bytes]] = deque()
+        self.held: deque[tuple[int, bytes | memoryview]] = deque()
         """(record type, content) that waits for credit, and what must come after it."""
         self.streams = StreamSet()
         self.lane: Lane
@@ -134,7 +134,10 @@ class Request:
 
     @property
     def params(self) -> dict[str, str]:
-        """PARAMS as latin-1 text. Decoded when first asked for: what only passes through need not be."""
+        """PARAMS as latin-1 text. Decoded when first asked for: what only passes through need not be.
+
+        ValueError if they are malformed, which on the application side `RequestReceived` rules out.
+        """
         if self._params is None:
             self._params = decode_pairs(self.raw_params)
         return self._params
@@ -552,7 +555,7 @@ class Connection:
     def _open_lane(self, request: Request) -> None:
         request.lane = Lane(self.pool.content_stream(request.streams), Priority.CONTENT)
 
-    def _send_content(self, request: Request, kind: int, data: bytes) -> None:
+    def _send_content(self, request: Request, kind: int, data: bytes | memoryview) -> None:
         """Send of a request's body what the window allows, and hold the rest."""
         if request.held:
             request.held.append((kind, data))
@@ -560,14 +563,16 @@ class Connection:
         window = request.send_window
         length = len(data)
         if length > window.available:
-            request.held.append((kind, data[window.available :]))
-            data = data[: window.available]
-            length = len(data)
+            # a view, so that what is long is not copied again with each credit
+            view = memoryview(data)
+            length = window.available
+            request.held.append((kind, view[length:]))
+            data = view[:length]
         window.sent += length
         for encoded in stream_records(kind, request.id, data, request.generation, self._content_size):
             self._outbox.add(request.lane, encoded)
 
-    def _send_after_content(self, request: Request, kind: int, content: bytes = b"") -> None:
+    def _send_after_content(self, request: Request, kind: int, content: bytes | memoryview = b"") -> None:
         """Send a record that costs no credit, once what the request holds has gone."""
         if request.held:
             request.held.append((kind, content))
@@ -578,6 +583,7 @@ class Connection:
 
     def _send_held(self, request: Request) -> None:
         held, request.held = request.held, deque()
+        kind = 0
         while held:
             kind, content = held.popleft()
             if content and kind != RecordType.END_REQUEST:
@@ -587,7 +593,8 @@ class Connection:
             if request.held:
                 request.held.extend(held)
                 return
-        self._events.append(Writable(request))
+        if kind != RecordType.END_REQUEST:
+            self._events.append(Writable(request))
 
     def _sent_end(self, request: Request) -> None:
         """END_REQUEST stands in the lane; the application side's matter."""

@@ -106,13 +106,13 @@ def header(record_type: int, request_id: int, length: int, generation: int = 0) 
     return HEADER.pack(VERSION, record_type, request_id, length, 0, generation)
 
 
-def record(record_type: int, request_id: int, content: bytes = b"", generation: int = 0) -> bytes:
+def record(record_type: int, request_id: int, content: bytes | memoryview = b"", generation: int = 0) -> bytes:
     """One whole record; `content` is 0 to 65,535 bytes (struct.error beyond)."""
     return HEADER.pack(VERSION, record_type, request_id, len(content), 0, generation) + content
 
 
 def stream_records(
-    record_type: int, request_id: int, data: bytes, generation: int = 0, size: int = PREFERRED_CONTENT
+    record_type: int, request_id: int, data: bytes | memoryview, generation: int = 0, size: int = PREFERRED_CONTENT
 ) -> list[bytes]:
     """`data` as records of at most `size` bytes of content each; none for empty data (that would end the stream)."""
     total = len(data)
