@@ -9,7 +9,7 @@ from typing import Any
 from .channels import Direction
 from .connection import Connection, Request
 from .errors import RemoteProtocolError, RequestRefused
-from .events import OutputReceived, RequestEnded, StderrReceived
+from .events import OutputReceived, RequestEnded, RequestFailed, StderrReceived
 from .records import (
     MAX_CONTENT,
     ProtocolStatus,
@@ -79,7 +79,7 @@ class WebConnection(Connection):
         if whole and len(params) + len(body or b"") <= self._content_size:
             # a short exchange is one message, queued as one piece
             assert body is not None
-            parts = [head, record(RecordType.PARAMS, request_id, params, generation), ends]
+            parts = [head, record(RecordType.PARAMS, request_id, params, generation), ends] if params else [head, ends]
             if body:
                 parts.append(record(RecordType.STDIN, request_id, body, generation))
                 request.send_window.sent = len(body)
@@ -108,10 +108,10 @@ class WebConnection(Connection):
             self._send_content(request, kind, data)
 
     def end_input(self, request: Request, *, is_data: bool = False) -> None:
-        """STDIN (or DATA) is complete."""
+        """STDIN (or DATA) is complete. Saying so again does nothing, nor does closing what the role does not have."""
         kind = RecordType.DATA if is_data else RecordType.STDIN
-        following = INPUT.get((request.input, kind, True))
-        if following is not None and not request.aborted and request.key in self.requests:
+        following = INPUT.get((request.input, kind, True), request.input)
+        if following is not request.input and not request.aborted and request.key in self.requests:
             request.input = following
             self._send_after_content(request, kind)
 
@@ -128,8 +128,7 @@ class WebConnection(Connection):
     def _end_after_failure(self, request: Request) -> None:
         self._discard_output(request)
         if request.lane.sent:
-            # ordered, on the request's own stream: behind its BEGIN_REQUEST, and ahead of nothing, for what waited is gone
-            request.held.clear()
+            # ordered, on the request's own stream: behind its BEGIN_REQUEST, and not behind a body, which is gone
             self._outbox.add(request.lane, record(RecordType.ABORT_REQUEST, request.id, b"", request.generation))
         else:
             self._finish(request)
@@ -142,7 +141,7 @@ class WebConnection(Connection):
         return self.requests.get(key) or self._recent.get(key)
 
     def _output(self, stream: int, kind: int, key: tuple[int, int], empty: bool) -> Request | None:
-        """The request that a record of its output belongs to, moved along the table; None if it is not to be looked at."""
+        """The request that a record of its output belongs to, moved along the table; None if it has no place there."""
         request = self.requests.get(key)
         if request is None:
             self._request_error("a record for a request that is not under way", stream, kind, key)
@@ -184,25 +183,19 @@ class WebConnection(Connection):
         request = self._output(stream, RecordType.END_REQUEST, key, False)
         if request is None:
             return
-        aborted = request.aborted
-        try:
-            if len(content) != 8:
-                raise ValueError
-            app_status, number = _END.unpack_from(content)
-            status = ProtocolStatus(number)
-        except ValueError:
-            error = RemoteProtocolError(
-                f"END_REQUEST with content {content[:8].hex()}", stream=stream, record_type=3, request_key=key
-            )
-            request.output = Output.OPEN
-            self._fail_request(request, error)
-            request.output = Output.ENDED
-            self._discard_output(request)
-            self._finish(request)
-            return
         self._discard_output(request)
         self._finish(request)
-        if not aborted:
+        if request.aborted:
+            return
+        app_status, number = _END.unpack_from(content) if len(content) == 8 else (0, -1)
+        try:
+            status = ProtocolStatus(number)
+        except ValueError:
+            request.aborted = True
+            what = f"an END_REQUEST with content {content[:8].hex()}"
+            error = RemoteProtocolError(what, stream=stream, record_type=RecordType.END_REQUEST, request_key=key)
+            self._events.append(RequestFailed(request, error))
+        else:
             self._events.append(RequestEnded(request, app_status, status))
 
     def _finish(self, request: Request) -> None:
