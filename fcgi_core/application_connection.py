@@ -10,7 +10,7 @@ from .connection import Connection, Request
 from .errors import LocalProtocolError
 from .events import InputClosed, InputReceived, RequestAborted, RequestReceived
 from .outbox import PPID
-from .records import ProtocolStatus, RecordType, Role, end_request, stream_records
+from .records import HEADER_SIZE, ProtocolStatus, RecordType, Role, end_request, stream_records
 from .sctp.carrier import Message
 from .states import AFTER_PARAMS, INPUT, Input, Output
 from .streams import FIRST_STREAM
@@ -60,27 +60,32 @@ class ApplicationConnection(Connection):
         if request.output is not Output.OPEN:
             raise LocalProtocolError(f"{request!r}: it was ended before")
         request.output = Output.ENDED
-        if request.input is not Input.COMPLETE:
-            request.input = Input.COMPLETE  # what of its body still comes is not wanted
+        request.input = Input.COMPLETE  # what of its body still comes is not wanted
         ending = end_request(request.id, app_status, status, request.generation)
         if not request.aborted and request.send_window.sent | len(request.held):
             self._send_after_content(request, RecordType.STDOUT)
-        self._send_after_content(request, RecordType.END_REQUEST, ending[8:])
+        self._send_after_content(request, RecordType.END_REQUEST, ending[HEADER_SIZE:])
 
     def _sent_end(self, request: Request) -> None:
         del self.requests[request.key]
-        self._recent[request.key] = None
+        self._remember(request.key)
+        self._close_lanes(request)
+
+    def _remember(self, key: tuple[int, int]) -> None:
+        self._recent[key] = None
         if len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
-        self._close_lanes(request)
 
     def _receiving(self, request: Request) -> bool:
         return request.input is not Input.COMPLETE and request.key in self.requests
 
     def _end_after_failure(self, request: Request) -> None:
-        if request.input is Input.PARAMS:
+        if request.output is not Output.OPEN:
+            # its END_REQUEST was waiting for credit, and went with what was discarded
+            self._send_after_content(request, RecordType.END_REQUEST, end_request(request.id, 1)[HEADER_SIZE:])
+        elif request.input is Input.PARAMS:
             # nobody has heard of it yet, so nobody else will end it
-            self.end_request(request)
+            self.end_request(request, 1)
 
     def _on_begin_request(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
         key = (request_id, generation)
@@ -106,7 +111,7 @@ class ApplicationConnection(Connection):
             self.requests[key] = request
 
     def _answer_at_once(self, request_id: int, generation: int, status: ProtocolStatus) -> None:
-        self._recent[(request_id, generation)] = None
+        self._remember((request_id, generation))
         message = end_request(request_id, 0, status, generation)
         self._outbox.post(Priority.CONTENT, Message(FIRST_STREAM, message, PPID))
 
@@ -149,9 +154,11 @@ class ApplicationConnection(Connection):
         if following is None:
             self._request_error(f"not what comes next, which is: {request.input.value}", stream, kind, key)
             return
+        closed = following is not request.input  # an empty STDIN that changes nothing is no news
         request.input = following
         if not content:
-            self._events.append(InputClosed(request, kind == RecordType.DATA))
+            if closed:
+                self._events.append(InputClosed(request, kind == RecordType.DATA))
         elif request.receive_window.receive(len(content)):
             self._events.append(InputReceived(request, content, kind == RecordType.DATA))
         else:
@@ -163,12 +170,8 @@ class ApplicationConnection(Connection):
         if request is None or request.aborted:
             return
         request.aborted = True
-        unsent_end = request.output is not Output.OPEN
         self._discard_output(request)
-        if unsent_end:
-            # its END_REQUEST was waiting for credit, and went with what was discarded
-            self._send_after_content(request, RecordType.END_REQUEST, end_request(1)[8:])
-        elif request.input is Input.PARAMS:
-            self.end_request(request)
-        else:
+        if request.output is Output.OPEN and request.input is not Input.PARAMS:
             self._events.append(RequestAborted(request))
+        else:
+            self._end_after_failure(request)

@@ -63,7 +63,7 @@ class InputReceived:
 
 @dataclass(frozen=True, slots=True)
 class InputClosed:
-    """Application side: STDIN ended (a filter: STDIN, then once more for DATA)."""
+    """Application side: STDIN ended (a filter: STDIN, then once more for DATA; an authorizer has neither)."""
 
     request: Request
     is_data: bool = False
@@ -103,7 +103,11 @@ class RequestEnded:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """The peer broke the protocol in this request; it is over, the association lives."""
+    """The peer broke the protocol in this request, not in the association. No event of its body comes after this.
+
+    Web side: it is over. Application side: END_REQUEST is still to be sent, as after `RequestAborted`, unless it was
+    sent already or there was no `RequestReceived` (`request.context` is None then).
+    """
 
     request: Request
     error: RemoteProtocolError
