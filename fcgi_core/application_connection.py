@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from .channels import Direction, Priority
+from .channels import Direction, FeedbackQueue, Priority
 from .connection import Connection, Request
 from .errors import LocalProtocolError
 from .events import InputClosed, InputReceived, RequestAborted, RequestReceived
-from .outbox import PPID
-from .records import HEADER_SIZE, ProtocolStatus, RecordType, Role, end_request, stream_records
+from .outbox import PPID, FeedbackLane
+from .records import HEADER_SIZE, ProtocolStatus, RecordType, Role, end_request, record
 from .sctp.carrier import Message
 from .states import AFTER_PARAMS, INPUT, Input, Output
-from .streams import FIRST_STREAM
+from .streams import FIRST_STREAM, STDERR
 
 __all__ = ["MAX_PARAMS", "ApplicationConnection"]
 
 MAX_PARAMS = 1 << 20
 """Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
+MAX_STDERR_WAITING = 1 << 20
+"""Bytes of one request's STDERR that may wait for the wire: what a plugin channel has by default."""
 REMEMBERED = 16384
 """Keys of ended requests whose late records (STDIN that crossed END_REQUEST) are passed over in silence."""
 
@@ -30,6 +32,8 @@ class ApplicationConnection(Connection):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
+        self.stderr_dropped = 0
+        """Bytes of STDERR that there was no room for."""
         self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._handlers |= {
             RecordType.BEGIN_REQUEST: self._on_begin_request,
@@ -47,11 +51,33 @@ class ApplicationConnection(Connection):
             self._send_content(request, RecordType.STDOUT, data)
 
     def send_stderr(self, request: Request, data: bytes) -> None:
-        """Send part of STDERR. It holds up nothing, and nothing waits for it; nothing is sent after the end."""
-        if data and request.key in self.requests:
-            lane = self._stderr_lane(request)
-            for encoded in stream_records(RecordType.STDERR, request.id, data, request.generation, self._content_size):
-                self._outbox.add(lane, encoded)
+        """Send part of STDERR. It holds up nothing, and nothing waits for it; nothing is sent after the end.
+
+        What goes beyond MAX_STDERR_WAITING is dropped and counted in `stderr_dropped`.
+        """
+        if not data or request.key not in self.requests or self.failed:
+            return
+        lane = request.stderr
+        if lane is None:
+            lane = request.stderr = self._make_stderr_lane(request)
+        size = self._content_size
+        for start in range(0, len(data), size):
+            lane.items.push(data[start : start + size], 0)
+        if lane.waiting():
+            self._outbox.wake(lane)
+
+    def _make_stderr_lane(self, request: Request) -> FeedbackLane:
+        request_id, generation = request.key
+
+        def dropped(urgency: int, size: int) -> None:
+            self.stderr_dropped += size
+
+        def encode(part: bytes) -> list[bytes]:
+            return [record(RecordType.STDERR, request_id, part, generation)]
+
+        stream = self.pool.feedback_stream(request.streams, STDERR, Priority.CONTENT)
+        queue = FeedbackQueue(MAX_STDERR_WAITING, dropped, self._feedback_budget)
+        return FeedbackLane(stream, Priority.CONTENT, queue, encode)
 
     def end_request(
         self, request: Request, app_status: int = 0, status: ProtocolStatus = ProtocolStatus.REQUEST_COMPLETE

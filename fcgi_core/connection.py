@@ -52,7 +52,7 @@ from .records import (
 from .sctp.carrier import Message
 from .settings import MIN_MAX_MESSAGE, Settings
 from .states import Input, Output
-from .streams import CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, STDERR, Plan, StreamPool, StreamSet
+from .streams import CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, Plan, StreamPool, StreamSet
 
 __all__ = ["ChannelFigures", "Connection", "Request"]
 
@@ -126,7 +126,7 @@ class Request:
         """(record type, content) that waits for credit, and what must come after it."""
         self.streams = StreamSet()
         self.lane: Lane
-        self.stderr: Lane | None = None
+        self.stderr: FeedbackLane | None = None
         self.feedback: dict[int, FeedbackLane] = {}
         self.ended_at = 0.0
         self.context: Any = None
@@ -662,9 +662,3 @@ class Connection:
             unordered=not channel.ordered,
         )
         return lane
-
-    def _stderr_lane(self, request: Request) -> Lane:
-        if request.stderr is None:
-            stream = self.pool.feedback_stream(request.streams, STDERR, Priority.CONTENT)
-            request.stderr = Lane(stream, Priority.CONTENT)
-        return request.stderr
