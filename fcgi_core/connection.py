@@ -58,9 +58,11 @@ __all__ = ["ChannelFigures", "Connection", "Request"]
 
 SETTINGS_TIMEOUT = 10.0
 """Seconds that the peer has for its SETTINGS after the association came up; HTTP/2 servers give theirs 5 to 10."""
-MAX_EARLY = 1 << 20
+MAX_EARLY = 4 << 20
 """Bytes of messages kept that overtook the peer's SETTINGS: another stream's data may arrive while those are sent
-again after a loss. A peer sends no more than its windows and queues before it hears from us."""
+again after a loss, as much as SCTP's own receive buffer would hold in front of a gap (`CarrierOptions`)."""
+EARLY_OVERHEAD = 128
+"""Bytes that keeping a message costs beside its data."""
 MAX_FEEDBACK_WAITING = 64 << 20
 """Bytes of feedback that may wait on one association, all channels and requests together."""
 MAX_UNFINISHED_ITEMS = 256
@@ -355,7 +357,7 @@ class Connection:
                 advice=foreign_protocol_hint(data[0]) or "configure the same security on both sides, or none",
             )
         if self.peer_settings is None and stream != CONTROL_STREAM:
-            self._early_bytes += len(data)
+            self._early_bytes += len(data) + EARLY_OVERHEAD
             if self._early_bytes > MAX_EARLY:
                 raise RemoteProtocolError(f"more than {MAX_EARLY} bytes came before SETTINGS", stream=stream)
             self._early.append(message)

@@ -88,11 +88,11 @@ class StreamPool:
         self.outgoing = max(self.outgoing, outgoing)
 
     def in_use(self) -> int:
-        """Streams that are held now."""
+        """Streams that requests hold now; those of association channels are not counted."""
         return len(self._holders)
 
     def holders(self) -> dict[int, int]:
-        """Each held stream, with how many hold it."""
+        """Each stream that requests hold, with how many times they do."""
         return dict(self._holders)
 
     def association_stream(self, channel: Hashable, priority: int) -> int:
