@@ -1,0 +1,81 @@
+"""Lines as plain text: what goes into a pipe, and what the terminal's form shares with it. All of it is escaped."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from fcgi_core.text import SEVERITIES, escape, escape_word
+
+from .logs_source import Event, Line, Lost, Note
+
+__all__ = ["CONTINUED", "Clock", "about", "message_lines", "format_json", "format_pretty", "format_raw"]
+
+CONTINUED = "    "
+"""Before each further line of a message: what begins a line is always ours."""
+
+
+class Clock:
+    """Times as text, local or UTC; `dated`: with date and offset. The text of a second is made once."""
+
+    def __init__(self, *, utc: bool = False, dated: bool = True) -> None:
+        self._convert = time.gmtime if utc else time.localtime
+        self._utc = utc
+        self._dated = dated
+        self._second: int | None = None
+        self._before = self._after = ""
+
+    def text(self, moment: float) -> str:
+        """To the millisecond."""
+        milliseconds = int(moment * 1000)  # not rounded: a second begins when it begins
+        second, rest = divmod(milliseconds, 1000)
+        if second != self._second:
+            self._second = second
+            when = self._convert(second)
+            self._before = time.strftime("%Y-%m-%dT%H:%M:%S" if self._dated else "%H:%M:%S", when)
+            if self._dated:
+                offset = time.strftime("%z", when)
+                self._after = "Z" if self._utc else f"{offset[:3]}:{offset[3:]}"
+        return f"{self._before}.{rest:03}{self._after}"
+
+
+def message_lines(message: str) -> list[str]:
+    """The lines of a message, each escaped; at least one."""
+    return [escape(line.expandtabs()) for line in message.split("\n")]
+
+
+def format_pretty(event: Event, clock: Clock) -> str:
+    """Time, severity, host, application, request, text; further lines of the text stand indented below."""
+    if not isinstance(event, Line):
+        return f"-- {about(event)}\n"
+    process = f"[{escape_word(event.process)}]" if event.process else ""
+    request = f" [{escape_word(event.request)}]" if event.request else ""
+    text = f"\n{CONTINUED}".join(message_lines(event.message))
+    return (
+        f"{clock.text(event.time)} {SEVERITIES[event.severity]:7} {escape_word(event.server_name)}"
+        f" {escape_word(event.application)}{process}{request} {text}\n"
+    )
+
+
+def format_raw(event: Event) -> str:
+    """The text alone, on one line."""
+    return f"{escape(event.message)}\n" if isinstance(event, Line) else ""
+
+
+def format_json(event: Event) -> str:
+    """A JSON object a line, with the names that the feed has; {"lost": COUNT} where lines are missing."""
+    if isinstance(event, Note):
+        return ""
+    if isinstance(event, Lost):
+        return json.dumps({"lost": event.count}) + "\n"
+    value: dict[str, object] = {"n": event.number, "time": event.time}
+    for name in Line.__slots__[2:]:
+        if (item := getattr(event, name)) not in ("", {}):
+            value[name] = item
+    return json.dumps(value).replace("\x7f", "\\u007f") + "\n"  # ASCII; DEL is the one control that JSON leaves
+
+
+def about(event: Lost | Note) -> str:
+    if isinstance(event, Note):
+        return event.text
+    return f"{event.count} line{'s' if event.count != 1 else ''} lost"
