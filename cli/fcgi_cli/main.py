@@ -21,10 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    try:
-        from . import logs
-    except ImportError:
-        logs = None
+    from . import logs
 
     parser = argparse.ArgumentParser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.")
     parser.add_argument("--version", action="version", version=f"fcgi-sctp {__version__}")
@@ -44,10 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--threads", type=int, metavar="N", help="requests worked on at once (16)")
     app.set_defaults(run=_app)
 
-    if logs:
-        logs_parser = commands.add_parser("logs", help="follow the live feed of a running web side")
-        logs.add_arguments(logs_parser)
-        logs_parser.set_defaults(run=logs.run)
+    logs_parser = commands.add_parser("logs", help="follow the live feed of a running web side")
+    logs.add_arguments(logs_parser)
+    logs_parser.set_defaults(run=logs.run)
 
     check = commands.add_parser("check", help="check a configuration file")
     check.add_argument("config", nargs="?", metavar="CONFIG")
