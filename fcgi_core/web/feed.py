@@ -25,7 +25,7 @@ import os
 import secrets
 import socket
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from ..plugin import FeedEntry
@@ -222,7 +222,7 @@ class _Listener(asyncio.Protocol):
         self._only_past = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._transport = transport
         if not self._feed.admit(self):
             transport.close()
