@@ -106,6 +106,7 @@ struct association {
     struct socket *socket;
     int handle, dirty;          /* dirty: place in the list + 1 */
     uint32_t peer, send_buffer;
+    uint32_t unfragmented;      /* largest message that goes in one chunk; 0: not asked yet */
     double mean_length;         /* of messages sent, for what the queue costs beside its payload */
     bool nodelay;
 };
@@ -1195,6 +1196,19 @@ static void set_nodelay(struct association *association, bool nodelay) {
 }
 
 /*
+ * Whether a message may be given a lifetime: only one that needs no fragmentation. When libusrsctp 0.9.5 gives up a
+ * fragmented message, it takes the chunks that follow in its queue for the rest of it (sctp_release_pr_sctp_chunk()).
+ * With I-DATA those belong to other messages too, reliable ones, and they are never sent again: the association
+ * stands still, or worse. What may be abandoned may also arrive, so such a message is sent reliably.
+ */
+static bool may_expire(struct association *association, uint32_t length) {
+    struct sctp_status status;
+    if (!association->unfragmented && status_of(association, &status))
+        association->unfragmented = status.sstat_fragmentation_point;
+    return length <= association->unfragmented;
+}
+
+/*
  * Hand over messages; how many were taken. Within a batch small messages wait for each other (Nagle) so that they
  * share packets; the last one goes out at once and takes the rest along.
  */
@@ -1209,7 +1223,7 @@ int carrier_send(int handle, const uint8_t *data, size_t length, const struct ca
             .sendv_flags = SCTP_SEND_SNDINFO_VALID,
             .sendv_sndinfo = {.snd_sid = (uint16_t)message->stream, .snd_ppid = htonl(message->ppid),
                               .snd_flags = message->unordered ? SCTP_UNORDERED : 0}};
-        if (message->lifetime_ms) {
+        if (message->lifetime_ms && may_expire(association, message->length)) {
             info.sendv_flags |= SCTP_SEND_PRINFO_VALID;
             info.sendv_prinfo.pr_policy = SCTP_PR_SCTP_TTL;
             info.sendv_prinfo.pr_value = message->lifetime_ms;

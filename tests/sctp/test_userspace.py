@@ -265,7 +265,7 @@ class TestUserspace:
             chosen = random.Random(5)
             options: dict[str, Any] = {"connect_timeout": 1.0, "association_max_retransmissions": 2, "rto_max": 0.2}
             listener = lab.carrier("app", **options).listen(ANYWHERE, lambda peer: Recorder(echo=True))
-            relay = Relay(("127.0.0.1", listener.address.udp_port), chosen)
+            relay = Relay(("127.0.0.1", listener.address.udp_port), chosen, damage=0.05)
             transport, _ = await loop.create_datagram_endpoint(lambda: relay, local_addr=("127.0.0.1", 0))
             web = lab.carrier("web", **options)
             try:
@@ -282,6 +282,53 @@ class TestUserspace:
                 transport.close()
                 relay.close()
                 await asyncio.sleep(0)
+
+        self.whole(body)
+
+    @pytest.mark.parametrize("interleaving", [True, False])
+    def test_loss_and_lifetimes(self, interleaving: bool) -> None:
+        """What must arrive does, in order; what may be abandoned arrives whole or not at all."""
+
+        async def body(lab: Lab) -> None:
+            loop = asyncio.get_running_loop()
+            chosen = random.Random(7)
+            far = Recorder()
+            options: dict[str, Any] = {"interleaving": interleaving, "rto_min": 0.02, "rto_max": 0.1}
+            listener = lab.carrier("app", **options).listen(ANYWHERE, lambda peer: far)
+            relay = Relay(("127.0.0.1", listener.address.udp_port), chosen, loss=0.05)
+            transport, _ = await loop.create_datagram_endpoint(lambda: relay, local_addr=("127.0.0.1", 0))
+            near = Recorder()
+            try:
+                port = transport.get_extra_info("sockname")[1]
+                lab.carrier("web", **options).connect(Address(("127.0.0.1",), 9000, port), near)
+                await near.until(lambda: near.association is not None)
+                sent: dict[bytes, Message] = {}
+                for number in range(2000):
+                    size = chosen.choice((8, 100, 1000, 3000, 40_000)) if number % 10 == 0 else 200
+                    data = number.to_bytes(4) + chosen.randbytes(size)
+                    lifetime = 0.005 if number % 3 == 0 else None
+                    message = Message(number % 16, data, number, number % 5 == 0, lifetime)
+                    sent[data] = message._replace(lifetime=None)
+                    near.send([message])
+                    if number % 50 == 0:
+                        await near.until(lambda: near.unsent == 0)
+                await near.until(lambda: near.unsent == 0)
+                near.up.shutdown()
+                assert await near.end() == ""
+                await far.end()
+            finally:
+                transport.close()
+                relay.close()
+                await asyncio.sleep(0)
+            assert len(set(far.messages)) == len(far.messages)
+            assert all(sent[message.data] == message for message in far.messages)
+            arrived = {message.ppid for message in far.messages}
+            assert arrived >= {number for number in range(2000) if number % 3}
+            last = [-1] * 16
+            for message in far.messages:
+                if not message.unordered:
+                    assert message.ppid > last[message.stream]
+                    last[message.stream] = message.ppid
 
         self.whole(body)
 
@@ -515,11 +562,13 @@ class TestUserspace:
 
 
 class Relay(asyncio.DatagramProtocol):
-    """Passes packets on between one listener and many clients, and damages some."""
+    """Passes packets on between one listener and many clients; damages, loses and doubles some."""
 
-    def __init__(self, target: tuple[str, int], chosen: random.Random) -> None:
+    def __init__(self, target: tuple[str, int], chosen: random.Random, damage: float = 0.0, loss: float = 0.0) -> None:
         self.target = target
         self.chosen = chosen
+        self.damage = damage
+        self.loss = loss
         self.ways: dict[Any, socket.socket] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -543,13 +592,17 @@ class Relay(asyncio.DatagramProtocol):
 
     def _send(self, send: Callable[[bytes], Any], data: bytes) -> None:
         packet = bytearray(data)
-        if self.chosen.random() < 0.05 and len(packet) > 16:
+        if self.chosen.random() < self.damage and len(packet) > 16:
             for _ in range(self.chosen.randrange(1, 4)):
                 packet[self.chosen.randrange(12, len(packet))] = self.chosen.randrange(256)
             packet[8:12] = bytes(4)
             packet[8:12] = lib.carrier_crc32c(ffi.from_buffer(packet), len(packet), 0).to_bytes(4, "little")
+        fate = self.chosen.random()
         try:
-            send(bytes(packet))
+            if fate >= self.loss:
+                send(bytes(packet))
+            if fate > 1 - self.loss:
+                send(bytes(packet))
         except OSError:
             pass
 
