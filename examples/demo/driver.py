@@ -53,8 +53,8 @@ class Program:
     def __init__(self, name: str, command: Sequence[str | Path], folder: Path, stop_signal: signal.Signals) -> None:
         self.name = name
         self._stop_signal = stop_signal
-        self._log = folder / f"{name}.log"
-        with self._log.open("wb") as log:
+        self.log = folder / f"{name}.log"
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True
             )
@@ -63,7 +63,7 @@ class Program:
         """DemoError if it has ended."""
         if self.process.poll() is not None:
             raise DemoError(
-                f"{self.name} ended by itself with status {self.process.returncode}:\n{self._log.read_text()}"
+                f"{self.name} ended by itself with status {self.process.returncode}:\n{self.log.read_text()}"
             )
 
     def stop(self) -> None:
@@ -159,7 +159,9 @@ def follow(demo: Demo) -> bool:
     print(f"\n  Three hosts on http://127.0.0.1:{demo.port}/ (shop.example). Open it, or type:\n")
     for host in HOSTS:
         print(f"    curl -i -H 'Host: {host}' http://127.0.0.1:{demo.port}/anything")
-    print("\n  What httpbin logs comes back over SCTP. Ctrl-C ends the demo.\n", flush=True)
+    print("\n  What httpbin logs comes back over SCTP. Ctrl-C ends the demo.\n")
+    for program in demo.programs:
+        print(program.log.read_text(), end="", flush=True)
     viewer = subprocess.Popen((COMMAND, "logs", "--feed", demo.feed), stdin=subprocess.DEVNULL, start_new_session=True)
     stop = threading.Event()
     counts: Counter[bool] = Counter()
