@@ -10,15 +10,13 @@ from .connection import Connection, Request
 from .errors import LocalProtocolError
 from .events import InputClosed, InputReceived, RequestAborted, RequestReceived
 from .outbox import PPID, FeedbackLane
-from .records import HEADER_SIZE, ProtocolStatus, RecordType, Role, end_request, record
+from .records import HEADER_SIZE, MAX_PARAMS, ProtocolStatus, RecordType, Role, end_request, record
 from .sctp.carrier import Message
 from .states import AFTER_PARAMS, INPUT, Input, Output
 from .streams import FIRST_STREAM, STDERR
 
-__all__ = ["MAX_PARAMS", "ApplicationConnection"]
+__all__ = ["ApplicationConnection"]
 
-MAX_PARAMS = 1 << 20
-"""Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
 MAX_STDERR_WAITING = 1 << 20
 """Bytes of one request's STDERR that may wait for the wire: what a plugin channel has by default."""
 REMEMBERED = 16384

@@ -70,13 +70,30 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
+class BackEndConfig(_Model):
+    """An application that the web side connects to."""
+
+    address: SctpAddress
+    """HOST[,HOST...]:PORT[/UDPPORT]"""
+    weight: float = Field(1, gt=0, le=1000)
+    """Its share of the requests, relative to the others'."""
+
+
+def _back_ends(value: object) -> object:
+    """An address stands for a back end with nothing else said."""
+    several = value if isinstance(value, list) else [value]
+    return [{"address": one} if isinstance(one, str) else one for one in several]
+
+
 class WebConfig(_Model):
     """The side beside the web server."""
 
     listen: WebAddresses = Field(min_length=1)
     """Where the web server connects to: unix:/PATH or HOST:PORT, one or a list."""
-    connect: SctpAddresses = Field(min_length=1)
-    """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
+    connect: Annotated[list[BackEndConfig], BeforeValidator(_back_ends)] = Field(min_length=1)
+    """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
+    slow_start: Seconds = Field(10, ge=0)
+    """How long an application that returned takes to get its whole share."""
     feed: str | None = DEFAULT_FEED
     """Unix socket of the live feed; null for none."""
     feed_group: str | None = None

@@ -19,6 +19,7 @@ __all__ = [
     "HEADER_SIZE",
     "KEEP_CONN",
     "MAX_CONTENT",
+    "MAX_PARAMS",
     "PREFERRED_CONTENT",
     "VERSION",
     "ProtocolStatus",
@@ -41,6 +42,8 @@ HEADER = struct.Struct(">BBHHBB")
 HEADER_SIZE = 8
 MAX_CONTENT = 65535
 """Largest content of one record, bytes (section 3.3)."""
+MAX_PARAMS = 1 << 20
+"""Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
 PREFERRED_CONTENT = 8184
 """Content of the records that we cut ourselves, bytes: with the header 8 KiB, so two fill a 16 KiB message, unpadded
 and a multiple of 8 as section 3.3 recommends. HAProxy's multiplexer stalls on padded records of 65,535 bytes when a

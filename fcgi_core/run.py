@@ -17,11 +17,12 @@ from .app.service import AppService
 from .app.wsgi import WsgiApplication
 from .config import AppConfig, Config, WebConfig
 from .errors import ConfigError
+from .names import resolve
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
 from .web.feed import Feed
-from .web.service import WebOptions, WebService
+from .web.service import BackEndOptions, WebOptions, WebService
 
 __all__ = ["load_application", "run_app", "run_web"]
 
@@ -44,13 +45,12 @@ def run_app(config: Config) -> None:
 
 
 async def _start_web(config: Config, web: WebConfig) -> Callable[[], Awaitable[None]]:
-    connect = [address for text in web.connect for address in await _resolve(Address.parse(text))]
     carrier = open_carrier(config.sctp.carrier, config.sctp.carrier_options())
     feed = Feed(web.feed, group=web.feed_group) if web.feed is not None else None
     service = WebService(
         carrier,
         web.listen,
-        connect,
+        [BackEndOptions(Address.parse(one.address), one.weight) for one in web.connect],
         plugins=config.load_plugins(),
         settings=_settings(config, web.name or socket.gethostname()),
         plan=config.sctp.plan,
@@ -59,6 +59,7 @@ async def _start_web(config: Config, web: WebConfig) -> Callable[[], Awaitable[N
             request_timeout=web.request_timeout,
             queue_timeout=web.queue_timeout,
             queue_length=web.queue_length,
+            slow_start=web.slow_start,
             socket_mode=int(web.socket_mode, 8),
         ),
     )
@@ -70,7 +71,7 @@ async def _start_app(config: Config, app: AppConfig) -> Callable[[], Awaitable[N
     assert app.application is not None
     sys.path.insert(0, app.path or os.getcwd())
     application = WsgiApplication(load_application(app.application), threads=app.threads, script_name=app.script_name)
-    listen = [address for text in app.listen for address in await _resolve(Address.parse(text))]
+    listen = [await resolve(Address.parse(text)) for text in app.listen]
     service = AppService(
         application,
         open_carrier(config.sctp.carrier, config.sctp.carrier_options()),
@@ -107,19 +108,6 @@ def load_application(name: str) -> Any:
 def _settings(config: Config, name: str) -> Settings:
     sctp = config.sctp
     return Settings(max_requests=sctp.max_requests, window=sctp.window, max_message=sctp.max_message, name=name)
-
-
-async def _resolve(address: Address) -> list[Address]:
-    """Addresses with names looked up. Several addresses of one host name are several paths only if written out."""
-    loop = asyncio.get_running_loop()
-    hosts = []
-    for host in address.hosts:
-        try:
-            found = await loop.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-        except OSError as error:
-            raise ConfigError([f"{address}: host {host!r} cannot be found: {error.strerror}"]) from None
-        hosts.append(str(found[0][4][0]))
-    return [address._replace(hosts=tuple(hosts))]
 
 
 def _run(config: Config, start: Callable[[], Coroutine[Any, Any, Callable[[], Awaitable[None]]]]) -> None:

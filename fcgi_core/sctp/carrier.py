@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 __all__ = [
@@ -71,6 +72,13 @@ class Address(NamedTuple):
         hosts = ",".join(f"[{host}]" if ":" in host else host for host in self.hosts)
         udp = "" if self.udp_port == DEFAULT_UDP_PORT else f"/{self.udp_port}"
         return f"{hosts}:{self.port}{udp}"
+
+    def is_numeric(self) -> bool:
+        """Whether all hosts are IP addresses, so that nothing has to be looked up."""
+        try:
+            return all(ip_address(host) for host in self.hosts)
+        except ValueError:
+            return False
 
     @classmethod
     def parse(cls, text: str) -> Address:

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol, cast
 
-from ..application_connection import MAX_PARAMS
 from ..errors import RemoteProtocolError
 from ..exchange import Exchange, status_of
 from ..records import (
     KEEP_CONN,
+    MAX_PARAMS,
     ProtocolStatus,
     RecordReader,
     RecordType,
@@ -85,6 +85,7 @@ class WebExchange(Exchange):
         "raw_params",
         "role",
         "state",
+        "tried_again",
     )
 
     def __init__(self, downstream: DownstreamConnection, request_id: int, role: Role, flags: int) -> None:
@@ -103,6 +104,8 @@ class WebExchange(Exchange):
         """All of the input has come; with what is in `body`, it is whole."""
         self.can_be_sent_again = False
         """`body` still holds all of the input: another application could be given the request."""
+        self.tried_again = False
+        """It was given to a second application after the first was lost."""
         self.dispatched = False
         self.over = False
         """Nothing more is sent for it."""

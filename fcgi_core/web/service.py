@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import NamedTuple
 
 from ..errors import FcgiSctpError, RequestRefused
 from ..plugin import FeedEntry
@@ -20,6 +21,7 @@ from ..settings import Settings
 from ..streams import Plan
 from ..supervisor import EnabledPlugin, Supervisor
 from ..web_connection import WebConnection
+from .balance import choose
 from .downstream import DownstreamConnection, WebExchange
 from .feed import Feed
 from .upstream import Upstream
@@ -34,8 +36,20 @@ MAX_QUEUED_INPUT = 64 * 1024
 """Bytes of a waiting request's body beyond which its connection is not read on."""
 
 
+REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods whose requests may be made twice: the safe ones (RFC 9110 section 9.2.1). PUT and DELETE are idempotent, but
+real applications' are not always; nginx repeats them, Apache httpd does not."""
+
+
 class ListenError(FcgiSctpError):
     """The address that the web server is to connect to cannot be listened at."""
+
+
+class BackEndOptions(NamedTuple):
+    """One application to connect to."""
+
+    address: Address
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,8 @@ class WebOptions:
     """How long a request waits for an application to come back before it is answered 503."""
     queue_length: int = 10_000
     """Requests that wait at most; the next is answered 503 at once."""
+    slow_start: float = 10.0
+    """How long an application that returned takes to get its whole share."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
 
@@ -59,7 +75,7 @@ class WebService:
         self,
         carrier: Carrier,
         listen: Sequence[str],
-        connect: Sequence[Address],
+        connect: Sequence[BackEndOptions],
         *,
         plugins: Sequence[EnabledPlugin] = (),
         settings: Settings | None = None,
@@ -82,7 +98,10 @@ class WebService:
             process_name=self._settings.name,
             publish=self._publish,
         )
-        self.upstreams = [Upstream(address, carrier, self, self._loop) for address in connect]
+        self.upstreams = [
+            Upstream(one.address, carrier, self, self._loop, weight=one.weight, slow_start=self.options.slow_start)
+            for one in connect
+        ]
         self.max_requests = self._settings.max_requests * len(self.upstreams)
         self._connections: set[DownstreamConnection] = set()
         self._active: set[WebExchange] = set()
@@ -203,14 +222,22 @@ class WebService:
         # its application may be the one that just refused it: not before the next turn
         self._loop.call_later(0.02, self._serve_queue)
 
+    def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
+        if exchange.tried_again or not exchange.can_be_sent_again or exchange.first_byte is not None:
+            return False
+        if exchange.params.get("REQUEST_METHOD") not in REPEATABLE:
+            return False
+        exchange.tried_again = True
+        return self._begin(exchange, avoid=[failed])
+
     # ---- choosing
 
-    def _begin(self, exchange: WebExchange) -> bool:
-        """Give the request to the upstream with the fewest under way; False if none takes one."""
-        best = None
-        for upstream in self.upstreams:
-            if upstream.capacity > 0 and (best is None or upstream.outstanding < best.outstanding):
-                best = upstream
+    def _begin(self, exchange: WebExchange, avoid: Sequence[Upstream] = ()) -> bool:
+        """Give the request to an upstream; False if none takes it."""
+        if len(self.upstreams) == 1 and not avoid:
+            best: Upstream | None = self.upstreams[0]
+        else:
+            best = choose(self.upstreams, self._loop.time(), avoid)
         if best is None:
             return False
         try:
@@ -271,6 +298,7 @@ class WebService:
                 self.options.request_timeout,
                 exchange.identity,
             )
+            upstream.failed()
             exchange.fail(HTTPStatus.GATEWAY_TIMEOUT, "the application took too long")
             upstream.abort(exchange)
             self.finished(exchange, error="timed out")

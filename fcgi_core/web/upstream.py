@@ -26,11 +26,13 @@ from ..events import (
     StderrReceived,
     Writable,
 )
+from ..names import resolve
 from ..records import KEEP_CONN, ProtocolStatus, RecordType
 from ..sctp.carrier import Address, Carrier, CarrierError
 from ..states import Input
 from ..supervisor import Link, Supervisor
 from ..web_connection import WebConnection
+from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .downstream import WebExchange
 
 __all__ = ["Owner", "Upstream"]
@@ -58,6 +60,9 @@ class Owner(Protocol):
     def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
         """The exchange is over."""
 
+    def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
+        """Nobody knows how far `failed` came with it: give it to another application if that can do no harm."""
+
     def requeue(self, exchange: WebExchange) -> None:
         """Nothing of the exchange has reached an application: let another take it."""
 
@@ -65,8 +70,20 @@ class Owner(Protocol):
 class Upstream:
     """One application endpoint and the association with it."""
 
-    def __init__(self, address: Address, carrier: Carrier, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        address: Address,
+        carrier: Carrier,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        weight: float = 1.0,
+        slow_start: float = 10.0,
+    ) -> None:
         self.address = address
+        """As it was configured: host names are looked up at each attempt."""
+        self.weight = weight
+        self.health = Health(slow_start)
         self.link: Link | None = None
         """The association, while requests may be sent on it."""
         self.last_up = loop.time()
@@ -82,15 +99,35 @@ class Upstream:
         self._stopping = False
         self._on_stopped: Callable[[], None] | None = None
         self._told = False
+        self._attempts = 0
+        self._was_up = False
+        self._lookup: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to keep an association up."""
         self._retry_handle = None
+        self._attempts += 1
+        if self.address.is_numeric():
+            self._connect(self.address)
+        else:
+            self._lookup = self._loop.create_task(self._look_up())
+
+    async def _look_up(self) -> None:
+        try:
+            address = await resolve(self.address, self._attempts)
+        except CarrierError as error:
+            self._on_down(str(error))
+            return
+        finally:
+            self._lookup = None
+        self._connect(address)
+
+    def _connect(self, address: Address) -> None:
         self._connection, self._number = self._owner.make_connection()
         driver = Driver(self._connection, self._loop, on_events=self._on_events, on_down=self._on_down)
         self._driver = driver
         try:
-            self._carrier.connect(self.address, driver)
+            self._carrier.connect(address, driver)
         except CarrierError as error:
             self._on_down(str(error))
 
@@ -100,6 +137,8 @@ class Upstream:
         if self._retry_handle is not None:
             self._retry_handle.cancel()
             self._retry_handle = None
+        if self._lookup is not None:
+            self._lookup.cancel()
         if self._driver is None:
             on_stopped()
             return
@@ -206,8 +245,16 @@ class Upstream:
                 exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
                 self._owner.finished(exchange, error="overloaded")
             return
+        self.health.succeeded()
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
+
+    def failed(self) -> None:
+        """A request failed by the application's fault, not the association's."""
+        if self.health.failed(self._loop.time()):
+            log.warning(
+                "application %s failed %d times in a row and is avoided for %g s", self.address, MAX_FAILURES, AVOID_FOR
+            )
 
     def _on_rare_event(self, event: Event) -> None:
         match event:
@@ -216,6 +263,7 @@ class Upstream:
             case RequestFailed():
                 log.error("application %s: %s", self.address, event.error)
                 exchange: WebExchange = event.request.context
+                self.failed()
                 exchange.fail(HTTPStatus.BAD_GATEWAY, "the application's answer breaks the protocol")
                 self._owner.finished(exchange, error=str(event.error))
             case PeerDraining():
@@ -234,6 +282,8 @@ class Upstream:
     def _ready(self, event: PeerReady) -> None:
         self._retry = FIRST_RETRY
         self._told = False
+        self.health.came_up(self._loop.time(), first=not self._was_up)
+        self._was_up = True
         name = event.settings.name or event.settings.instance
         log.info("association %d with application %s at %s is up", self._number, name, self.address)
         self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address))
@@ -270,6 +320,8 @@ class Upstream:
             if not request.lane.sent and exchange.can_be_sent_again:
                 # nothing of it had been handed to SCTP: nobody can have begun it
                 self._owner.requeue(exchange)
+                continue
+            if self._owner.try_another(exchange, self):
                 continue
             exchange.fail(HTTPStatus.BAD_GATEWAY, f"the association with the application was lost: {reason}")
             self._owner.finished(exchange, error=f"association lost: {reason}")

@@ -1,0 +1,76 @@
+"""Choosing a back end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcgi_core.web.balance import AVOID_FOR, LEAST_SHARE, MAX_FAILURES, Health, choose
+
+
+@dataclass(eq=False)
+class BackEnd:
+    weight: float = 1.0
+    capacity: int = 100
+    outstanding: int = 0
+    health: Health = field(default_factory=Health)
+
+
+def give(back_ends: list[BackEnd], count: int, now: float = 0.0) -> Counter[int]:
+    """Give requests that do not end; how many each got."""
+    for _ in range(count):
+        chosen = choose(back_ends, now)
+        assert chosen is not None
+        chosen.outstanding += 1
+    return Counter({index: one.outstanding for index, one in enumerate(back_ends)})
+
+
+def test_nobody_takes_a_request() -> None:
+    assert choose([], 0.0) is None
+    assert choose([BackEnd(capacity=0)], 0.0) is None
+    only = BackEnd()
+    assert choose([only], 0.0, avoid=[only]) is None
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=6))
+def test_requests_under_way_follow_the_weights(weights: list[int]) -> None:
+    rounds = 12
+    given_out = give([BackEnd(weight=weight) for weight in weights], rounds * sum(weights))
+    for index, weight in enumerate(weights):
+        assert given_out[index] == pytest.approx(rounds * weight, abs=2)
+
+
+def test_slow_start_gives_little_at_first_and_all_in_time() -> None:
+    new, old = BackEnd(health=Health(slow_start=10)), BackEnd()
+    new.health.came_up(100.0, first=False)
+    assert new.health.share(100.0) == LEAST_SHARE
+    assert new.health.share(105.0) == 0.5
+    few = give([new, old], 110, now=100.0)[0]
+    assert 5 <= few <= 15
+    assert new.health.share(110.0) == 1.0
+    assert new.health.up_since is None
+
+
+def test_the_first_start_is_not_slow() -> None:
+    health = Health()
+    health.came_up(5.0, first=True)
+    assert health.share(5.0) == 1.0
+
+
+def test_failures_in_a_row_make_it_avoided_while_there_is_another() -> None:
+    bad, good = BackEnd(), BackEnd(outstanding=90)
+    for _ in range(MAX_FAILURES - 1):
+        assert not bad.health.failed(0.0)
+    bad.health.succeeded()
+    for _ in range(MAX_FAILURES - 1):
+        assert not bad.health.failed(0.0)
+    assert bad.health.failed(0.0)
+    assert choose([bad, good], 1.0) is good
+    good.capacity = 0
+    assert choose([bad, good], 1.0) is bad, "better than nobody"
+    good.capacity = 1
+    assert choose([bad, good], AVOID_FOR + 0.1) is bad
