@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fcgi_core.sctp import userspace
+from fcgi_core.sctp import userspace_association, userspace_stack
 from fcgi_core.sctp.carrier import (
     Address,
     AssociationHandler,
@@ -26,7 +26,8 @@ from fcgi_core.sctp.carrier import (
     Message,
     Scheduler,
 )
-from fcgi_core.sctp.userspace import UserspaceCarrier, _Stack
+from fcgi_core.sctp.userspace import UserspaceCarrier
+from fcgi_core.sctp.userspace_stack import Stack
 from tests.sctp.contract import CarrierContract, Lab, Recorder
 
 pytest.importorskip("fcgi_core.sctp._usrsctp", reason="python setup.py build_ext --inplace")
@@ -71,7 +72,7 @@ class TestUserspace:
         counters = ffi.new("struct carrier_counters *")
         lib.carrier_get_counters(counters)
         assert (counters.associations, counters.peers) == (0, 0)
-        assert _Stack.current is None
+        assert Stack.current is None
 
     async def meet(self, lab: Lab, echo: bool = False, **options: Any) -> tuple[Recorder, Recorder]:
         """A pair; the listener's UDP port is the system's choice."""
@@ -333,7 +334,7 @@ class TestUserspace:
         self.whole(body)
 
     def test_peers_without_an_association_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(userspace, "UNCLAIMED_PEERS", 5)
+        monkeypatch.setattr(userspace_stack, "UNCLAIMED_PEERS", 5)
 
         async def body(lab: Lab) -> None:
             near, _far = await self.meet(lab, echo=True)
@@ -383,7 +384,7 @@ class TestUserspace:
         self.whole(body)
 
     def test_a_message_too_large_to_be_true(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(userspace, "PARTIAL_MESSAGE", 700_000)
+        monkeypatch.setattr(userspace_association, "PARTIAL_MESSAGE", 700_000)
 
         async def body(lab: Lab) -> None:
             near, far = await self.meet(lab)
@@ -476,7 +477,7 @@ class TestUserspace:
         self.whole(body)
 
     def test_the_timer_stops_when_nothing_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(userspace, "LINGER", 0.02)
+        monkeypatch.setattr(userspace_stack, "LINGER", 0.02)
 
         async def body(lab: Lab) -> None:
             listener = lab.carrier("app").listen(ANYWHERE, lambda peer: Recorder())
@@ -486,7 +487,7 @@ class TestUserspace:
             await near.until(lambda: near.association is not None)
             near.up.shutdown()
             assert await near.end() == ""
-            stack = _Stack.current
+            stack = Stack.current
             assert stack is not None
             while stack._timer is not None:
                 await asyncio.sleep(0.01)

@@ -1,0 +1,369 @@
+"""An association of the userspace carrier: what the library received becomes messages and events, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from array import array
+from collections.abc import Sequence
+from struct import iter_unpack
+from typing import TYPE_CHECKING
+
+from .carrier import AssociationHandler, AssociationStatistics, Message
+from .userspace_stack import ARENA, RECORDS, Endpoint, ffi, lib
+
+if TYPE_CHECKING:
+    from .userspace import UserspaceCarrier
+
+__all__ = ["UserspaceAssociation"]
+
+MESSAGE_OVERHEAD = 128
+"""Bytes that a queued message costs beside its payload, as usrsctp_carrier.c counts."""
+PARTIAL_MESSAGE = 4 << 20
+"""Largest message taken, bytes: FastCGI's are below 64 KiB, so more is a mistake or an attack."""
+PARTIAL_TOTAL = 16 << 20
+"""Bound on all messages of an association that have arrived in part, bytes."""
+REASON = 400
+"""Bytes of an abort's reason that go to the peer; more would not fit one packet with safety."""
+
+# struct carrier_record and enum carrier_kind of usrsctp_carrier.h
+_RECORD = "=IIIIII"
+_RECORD_SIZE = 24
+_UNORDERED, _PART, _PART_UNORDERED, _PART_LOST, _UP, _STREAMS, _DOWN, _LOST, _PATH, _RESTART = range(1, 11)
+_PATH_STATES = {0x0001: "active", 0x0002: "inactive", 0x0200: "unconfirmed"}
+_CAUSES = {  # RFC 9260 section 3.3.10
+    1: "invalid stream",
+    2: "missing parameter",
+    3: "stale cookie",
+    4: "out of resource",
+    5: "unresolvable address",
+    7: "invalid parameter",
+    8: "unknown parameter",
+    9: "no user data",
+    11: "restart with new addresses",
+}
+_new_message = Message._make
+
+
+class UserspaceAssociation:
+    """See :class:`fcgi_core.sctp.carrier.Association`."""
+
+    def __init__(self, carrier: UserspaceCarrier, endpoint: Endpoint, handle: int, peer: str) -> None:
+        self._carrier = carrier
+        self._stack = carrier.stack
+        self._endpoint = endpoint
+        self._handle = handle  # -1: down
+        self._peer = peer
+        self._handler: AssociationHandler | None = None  # None until it is accepted
+        self._up = False
+        self._closing = False
+        self._interleaving = False
+        self._streams = (0, 0)
+        self._room: int | None = None  # what is known of it since the last packet or tick
+        self._partial: dict[tuple[int, int, int], list[bytes]] = {}
+        self._partial_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._probe: socket.socket | None = None
+        self._useful = ffi.new("uint32_t *")
+        endpoint.users += 1
+        self._stack.associations[handle] = self
+        self._stack.run_timer()
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def outgoing_streams(self) -> int:
+        return self._streams[0]
+
+    @property
+    def incoming_streams(self) -> int:
+        return self._streams[1]
+
+    # -- opening
+
+    def begin_connect(self, handler: AssociationHandler, host: str, udp_port: int, timeout: float) -> None:
+        self._handler = handler
+        self._deadline = self._stack.loop.call_later(timeout, self._give_up, timeout)
+        self._stack.connecting.add(self)
+        # An empty datagram from a connected socket: if nothing has the UDP port, this one learns it from ICMP. (The
+        # carrier's own socket is not connected, and an error waiting on it would upset uvloop.)
+        try:
+            self._probe = socket.socket(self._endpoint.socket.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._probe.connect((host, udp_port))
+            self._probe.send(b"")
+        except OSError:
+            pass  # the association attempt itself will tell
+        self._stack.soon()
+
+    def begin_accept(self, handler: AssociationHandler) -> None:
+        self._handler = handler
+
+    def refuse(self) -> None:
+        """The listener's user wants none of it, and will not hear of it."""
+        if self._handle >= 0:
+            lib.carrier_abort(self._handle, b"not wanted", 10)
+            self._release()
+
+    def look_for_refusal(self) -> None:
+        if self._probe is not None:
+            try:
+                self._probe.recv(1)
+            except ConnectionRefusedError:
+                self._end(f"{self._peer} refused the association: nothing listens on that UDP port.")
+            except OSError:
+                pass
+
+    def _give_up(self, timeout: float) -> None:
+        self._end(f"{self._peer} did not answer within {timeout:g} s.")
+
+    def _connecting_is_over(self) -> None:
+        self._stack.connecting.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+
+    # -- sending
+
+    def room(self) -> int:
+        if self._handle < 0 or not self._up or self._closing:
+            return 0
+        if self._room is None:
+            self._room = lib.carrier_room(self._handle, self._useful)
+        if self._room < self._useful[0]:
+            self._stack.waiting.add(self)
+        return max(self._room, 0)
+
+    def send(self, messages: Sequence[Message]) -> int:
+        room = self.room()
+        streams = self._streams[0]
+        largest = self._carrier.options.send_buffer
+        heads = array("I")
+        payloads: list[bytes] = []
+        for stream, data, ppid, unordered, lifetime in messages:
+            length = len(data)
+            if not 0 < length <= largest:
+                raise ValueError(f"a message has 1 to {largest} bytes, this one {length}")
+            if room <= 0:
+                break
+            if not 0 <= stream < streams:
+                raise ValueError(f"there is no stream {stream}: the association has {streams}")
+            limit = 0 if lifetime is None else max(1, min(int(lifetime * 1000), 0xFFFFFFFF))
+            heads.extend((length, stream, ppid, unordered, limit))
+            payloads.append(data)
+            room -= length + MESSAGE_OVERHEAD
+        if not payloads:
+            return 0
+        data = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+        taken: int = lib.carrier_send(
+            self._handle, data, len(data), ffi.from_buffer("struct carrier_outgoing[]", heads), len(payloads)
+        )
+        if taken < 0:  # going down; association_down follows
+            taken = 0
+        self._room = room if taken == len(payloads) else 0
+        if taken < len(messages):
+            self._stack.waiting.add(self)
+        self._stack.soon()
+        return taken
+
+    def look_for_room(self) -> None:
+        """Tell the handler if there is room worth telling."""
+        if self._handle < 0 or not self._up or self._closing or self._handler is None:
+            return
+        self._room = lib.carrier_room(self._handle, self._useful)
+        if self._room >= self._useful[0]:
+            self._stack.waiting.discard(self)
+            with self._stack.guarded(self):
+                self._handler.writable()
+
+    # -- receiving
+
+    def receive(self) -> None:
+        """Take one batch from the library and hand it on."""
+        self._room = None
+        stack = self._stack
+        count = lib.carrier_receive(self._handle, stack.arena, ARENA, stack.records, RECORDS)
+        if count > 0:
+            messages: list[Message] = []
+            append = messages.append
+            data = stack.data
+            with stack.guarded(self):
+                # the records are copied: a handler may cause another batch to be read over them
+                records = bytes(stack.record_bytes[: count * _RECORD_SIZE])
+                events = []
+                for record in iter_unpack(_RECORD, records):
+                    offset, length, kind, stream, ppid, key = record
+                    if kind <= _UNORDERED and not self._partial:
+                        append(_new_message((stream, data[offset : offset + length], ppid, kind == 1, None)))
+                    elif kind <= _PART_LOST:
+                        whole = self._assemble(kind, stream, key, data[offset : offset + length])
+                        if whole is not None:
+                            append(_new_message((stream, whole, ppid, bool(kind & 1), None)))
+                    else:
+                        events.append((len(messages), kind, stream, ppid, key, data[offset : offset + length]))
+                self._hand_on(messages, events)
+        if self in stack.waiting:
+            self.look_for_room()
+
+    def _hand_on(self, messages: list[Message], events: list[tuple[int, int, int, int, int, bytes]]) -> None:
+        """Messages and events in the order in which they came."""
+        handler = self._handler
+        if handler is None:
+            return
+        done = 0
+        for at, kind, outgoing, incoming, key, data in events:
+            if at > done and self._handle >= 0:
+                handler.messages_received(messages[done:at])
+            done = at
+            if self._handle < 0:
+                return
+            self._event(handler, kind, outgoing, incoming, key, data)
+        if done < len(messages) and self._handle >= 0:
+            handler.messages_received(messages[done:] if done else messages)
+
+    def _assemble(self, kind: int, stream: int, key: int, data: bytes) -> bytes | None:
+        """Add a piece of a message; the whole of it if that was the last piece."""
+        name = (stream, kind & 1, key)
+        if kind == _PART_LOST:
+            for unordered in (0, 1):
+                self._partial_bytes -= sum(map(len, self._partial.pop((stream, unordered, key), ())))
+            return None
+        pieces = self._partial.get(name)
+        if kind <= _UNORDERED:
+            if pieces is None:
+                return data
+            del self._partial[name]
+            self._partial_bytes -= sum(map(len, pieces))
+            pieces.append(data)
+            whole = b"".join(pieces)
+            self._check_partial(len(whole))
+            return whole
+        if pieces is None:
+            pieces = self._partial[name] = []
+        pieces.append(data)
+        self._partial_bytes += len(data)
+        self._check_partial(self._partial_bytes if len(self._partial) == 1 else sum(map(len, pieces)))
+        return None
+
+    def _check_partial(self, length: int) -> None:
+        if length > PARTIAL_MESSAGE:
+            self.abort(f"a message larger than {PARTIAL_MESSAGE} bytes")
+        elif self._partial_bytes > PARTIAL_TOTAL:
+            self.abort(f"more than {PARTIAL_TOTAL} bytes of messages that are not complete")
+
+    def _event(
+        self, handler: AssociationHandler, kind: int, outgoing: int, incoming: int, key: int, data: bytes
+    ) -> None:
+        if kind == _UP:
+            self._connecting_is_over()
+            self._up = True
+            self._interleaving = bool(key)
+            self._streams = (outgoing, incoming)
+            handler.association_up(self)
+        elif kind == _STREAMS:
+            status = ffi.new("struct carrier_status *")
+            if lib.carrier_get_status(self._handle, status) == 0:
+                self._streams = (status.outgoing_streams, status.incoming_streams)
+            handler.streams_changed()
+        elif kind == _DOWN:
+            self._end("" if self._up else f"{self._peer} closed the association before it was up.")
+        elif kind == _LOST:
+            self._end(_loss(self._peer, self._up, incoming, data))
+        elif kind == _RESTART:
+            self._end(f"{self._peer} has started anew.")
+        # _PATH: there is one path; statistics() tells its state
+
+    # -- control
+
+    def set_priority(self, stream: int, priority: int) -> None:
+        if self._handle >= 0:
+            lib.carrier_set_priority(self._handle, stream, priority)
+
+    def add_streams(self, count: int) -> bool:
+        if self._handle < 0 or not self._up or not 0 < count <= 65535 - self._streams[0]:
+            return False
+        asked: bool = lib.carrier_add_streams(self._handle, count) == 0
+        self._stack.soon()
+        return asked
+
+    def shutdown(self) -> None:
+        if self._handle < 0 or self._closing:
+            return
+        self._closing = True
+        if not self._up or lib.carrier_shutdown(self._handle) < 0:
+            self._release()
+            self._stack.loop.call_soon(self._tell_down, "")
+        self._stack.soon()
+
+    def abort(self, reason: str = "") -> None:
+        if self._handle < 0:
+            return
+        text = reason.encode()[:REASON]
+        lib.carrier_abort(self._handle, text, len(text))
+        self._release()
+        self._stack.loop.call_soon(self._tell_down, f"Aborted by this side: {reason or 'no reason given'}.")
+        self._stack.soon()
+
+    def statistics(self) -> AssociationStatistics:
+        status = ffi.new("struct carrier_status *")
+        if self._handle < 0 or lib.carrier_get_status(self._handle, status) < 0:
+            return AssociationStatistics()
+        return AssociationStatistics(
+            round_trip=status.srtt_ms / 1000,
+            retransmission_timeout=status.rto_ms / 1000,
+            congestion_window=status.cwnd,
+            peer_receive_window=status.peer_window,
+            unacknowledged=status.unacknowledged,
+            queued=status.queued,
+            packets_sent=status.packets_sent,
+            packets_received=status.packets_received,
+            interleaving=self._interleaving,
+            paths=((self._peer, _PATH_STATES.get(status.path_state, "inactive")),),
+        )
+
+    # -- ending
+
+    def _end(self, reason: str) -> None:
+        """Down by the network's doing; never from inside a call of the user's."""
+        if self._handle >= 0:
+            self._release()
+            self._tell_down(reason)
+            self._stack.soon()
+
+    def _tell_down(self, reason: str) -> None:
+        if self._handler is not None and not self._carrier.closed:
+            with self._stack.guarded(self):
+                self._handler.association_down(reason)
+
+    def _release(self) -> None:
+        self._connecting_is_over()
+        handle, self._handle = self._handle, -1
+        self._stack.waiting.discard(self)
+        del self._stack.associations[handle]
+        self._carrier.associations.discard(self)
+        self._partial.clear()
+        lib.carrier_release(handle)
+        self._endpoint.release()
+
+
+def _loss(peer: str, up: bool, code: int, chunk: bytes) -> str:
+    """Why an association was lost, as a sentence: from the socket's error and the ABORT chunk, if there is one."""
+    cause = ""
+    if len(chunk) >= 8:  # chunk header, then the first cause: code, length, information
+        number, length = int.from_bytes(chunk[4:6]), int.from_bytes(chunk[6:8])
+        text = chunk[8 : 4 + length].rstrip(b"\0").decode("utf-8", "replace") if number in (12, 13) else ""
+        # the peer's text goes to logs and terminals: no control characters
+        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+        cause = text or _CAUSES.get(number, "")
+    why = f": {cause}" if cause else ""
+    if code == 111 or (code == 104 and not up):  # ECONNREFUSED, ECONNRESET
+        return f"{peer} refused the association{why}."
+    if code == 104:
+        return f"{peer} aborted the association{why}."
+    if code == 110 or not up:  # ETIMEDOUT
+        return f"{peer} did not answer."
+    return f"{peer} does not answer any more{why}."
