@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 from .flow import DEFAULT_WINDOW
@@ -119,6 +119,13 @@ class AppConfig(_Model):
     """The WSGI callable: MODULE:CALLABLE."""
     listen: SctpAddresses = Field(min_length=1)
     """Where associations are taken: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
+    workers: int | None = Field(None, ge=1, le=1024)
+    """Processes, each with an endpoint of its own from the port of `listen` on, supervised by a parent; if not given,
+    one process and no parent."""
+    max_requests: int | None = Field(None, ge=1)
+    """Requests after which a worker is replaced."""
+    max_memory: Size | None = Field(None, ge=1 << 20)
+    """Resident memory, bytes, beyond which a worker is replaced."""
     threads: int = Field(16, ge=1, le=1000)
     """Requests that a WSGI application works on at once; those that wait for slow clients do not count."""
     script_name: str = Field("", pattern=r"^(/.*[^/])?$")
@@ -128,7 +135,13 @@ class AppConfig(_Model):
     grace: Seconds = Field(10, ge=0)
     """How long requests may go on after SIGTERM."""
     name: str = ""
-    """What this process is called in the web side's log; the application's if empty."""
+    """What this process is called in the web side's log; the application's if empty. Workers add their number."""
+
+    @model_validator(mode="after")
+    def _need_workers(self) -> AppConfig:
+        if self.workers is None and (self.max_requests or self.max_memory):
+            raise ValueError("max_requests and max_memory are for workers: give workers, 1 or more")
+        return self
 
 
 class SctpConfig(_Model):

@@ -11,22 +11,28 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from .app.service import AppService
+from .app.workers import WORKER_VARIABLE, Workers, tell_ready, worker_command
 from .app.wsgi import WsgiApplication
 from .config import AppConfig, Config, WebConfig
+from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
-from .names import resolve
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
+from .systemd import notify
 from .web.feed import Feed
 from .web.service import BackEndOptions, WebOptions, WebService
 
 __all__ = ["load_application", "run_app", "run_web"]
 
 log = logging.getLogger("fcgi_sctp")
+
+LOOK_AT_LIMITS = 1.0
+"""Seconds between looks at a worker's limits."""
 
 
 def run_web(config: Config) -> None:
@@ -44,7 +50,16 @@ def run_app(config: Config) -> None:
     _run(config, lambda: _start_app(config, app))
 
 
-async def _start_web(config: Config, web: WebConfig) -> Callable[[], Awaitable[None]]:
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A side that runs, as the process' main sees it."""
+
+    stop: Callable[[], Awaitable[None]]
+    reload: Callable[[], None] | None = None
+    """What SIGHUP does."""
+
+
+async def _start_web(config: Config, web: WebConfig) -> Running:
     carrier = open_carrier(config.sctp.carrier, config.sctp.carrier_options())
     feed = Feed(web.feed, group=web.feed_group) if web.feed is not None else None
     service = WebService(
@@ -64,24 +79,62 @@ async def _start_web(config: Config, web: WebConfig) -> Callable[[], Awaitable[N
         ),
     )
     await service.start()
-    return lambda: service.stop(web.grace)
+    return Running(lambda: service.stop(web.grace))
 
 
-async def _start_app(config: Config, app: AppConfig) -> Callable[[], Awaitable[None]]:
+async def _start_workers(app: AppConfig, count: int) -> Running:
+    workers = Workers(count, worker_command(), app.grace)
+    await workers.start()
+    return Running(workers.stop, workers.reload)
+
+
+async def _start_app(config: Config, app: AppConfig) -> Running:
+    number = os.environ.get(WORKER_VARIABLE)
+    if app.workers is not None and number is None:
+        return await _start_workers(app, app.workers)
+    worker, count = int(number or 0), app.workers or 1
     assert app.application is not None
     sys.path.insert(0, app.path or os.getcwd())
     application = WsgiApplication(load_application(app.application), threads=app.threads, script_name=app.script_name)
     listen = [await resolve(Address.parse(text)) for text in app.listen]
+    name = app.name or app.application
     service = AppService(
         application,
         open_carrier(config.sctp.carrier, config.sctp.carrier_options()),
-        listen,
+        [shifted(address, worker) for address in listen],
         plugins=config.load_plugins(),
-        settings=_settings(config, app.name or app.application),
+        settings=_settings(
+            config, f"{name}#{worker}" if app.workers else name, advertisement(listen[0], count) if listen else {}
+        ),
         plan=config.sctp.plan,
     )
     await service.start()
-    return lambda: service.stop(app.grace)
+    if app.max_requests is not None or app.max_memory is not None:
+        _watch_limits(service, app)
+    tell_ready()
+    return Running(lambda: service.stop(app.grace))
+
+
+def _watch_limits(service: AppService, app: AppConfig) -> None:
+    """End this worker as SIGTERM would, once it has done enough: the parent starts another."""
+
+    def look() -> None:
+        memory = _resident_memory()
+        if app.max_requests is not None and service.requests_ended >= app.max_requests:
+            log.info("this worker has done %d requests and is replaced", service.requests_ended)
+        elif app.max_memory is not None and memory > app.max_memory:
+            log.warning("this worker has grown to %d bytes and is replaced", memory)
+        else:
+            service.loop.call_later(LOOK_AT_LIMITS, look)
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    service.loop.call_later(LOOK_AT_LIMITS, look)
+
+
+def _resident_memory() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def load_application(name: str) -> Any:
@@ -105,31 +158,41 @@ def load_application(name: str) -> Any:
     return found
 
 
-def _settings(config: Config, name: str) -> Settings:
+def _settings(config: Config, name: str, others: dict[str, str] | None = None) -> Settings:
     sctp = config.sctp
-    return Settings(max_requests=sctp.max_requests, window=sctp.window, max_message=sctp.max_message, name=name)
+    return Settings(
+        max_requests=sctp.max_requests,
+        window=sctp.window,
+        max_message=sctp.max_message,
+        name=name,
+        others=others or {},
+    )
 
 
-def _run(config: Config, start: Callable[[], Coroutine[Any, Any, Callable[[], Awaitable[None]]]]) -> None:
+def _run(config: Config, start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     _start_log(config.log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_main(start))
 
 
-async def _main(start: Callable[[], Coroutine[Any, Any, Callable[[], Awaitable[None]]]]) -> None:
+async def _main(start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    stop = await start()
+    running = await start()
+    if running.reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, running.reload)
     # what is there now stays; requests free what they held without help, so the collector need not come often
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     log.info("ready")
+    notify("READY=1")
     await stopping.wait()
     log.info("stopping")
-    await stop()
+    notify("STOPPING=1")
+    await running.stop()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

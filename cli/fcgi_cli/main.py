@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("application", nargs="?", metavar="MODULE:CALLABLE", help="the WSGI application")
     app.add_argument("--listen", action="append", metavar="ADDRESS", help="for the web side: HOST:PORT[/UDPPORT]")
     app.add_argument("--threads", type=int, metavar="N", help="requests worked on at once (16)")
+    app.add_argument("--workers", type=int, metavar="N", help="processes, from the port of --listen on")
     app.set_defaults(run=_app)
 
     logs_parser = commands.add_parser("logs", help="follow the live feed of a running web side")
@@ -96,6 +97,7 @@ def _app(args: argparse.Namespace) -> int:
             "application": args.application,
             "listen": args.listen,
             "threads": args.threads,
+            "workers": args.workers,
             "name": args.name,
         }
         config = load_config(args.config, overrides)

@@ -158,6 +158,7 @@ class AppService:
         )
         self._associations: set[_AppAssociation] = set()
         self._listeners: list[Listener] = []
+        self.requests_ended = 0
         self._serial = 0
         self._stopping: asyncio.Event | None = None
 
@@ -200,6 +201,7 @@ class AppService:
 
     def finished(self, exchange: AppExchange, aborted: bool, error: str) -> None:
         """A request has ended: plugins hear of it."""
+        self.requests_ended += 1
         if self.supervisor.follows_requests:
             self.supervisor.request_end(exchange, exchange.outcome(aborted=aborted, error=error))
         if self._stopping is not None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import socket
-import stat
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +17,7 @@ from ..sctp.carrier import Address, Carrier
 from ..settings import Settings
 from ..streams import Plan
 from ..supervisor import EnabledPlugin, Supervisor
+from ..unix_socket import BACKLOG, UnixSocket
 from ..web_connection import WebConnection
 from .balance import choose
 from .downstream import DownstreamConnection, WebExchange
@@ -107,7 +105,7 @@ class WebService:
         self._active: set[WebExchange] = set()
         self._queue: deque[tuple[float, WebExchange]] = deque()
         self._servers: list[asyncio.Server] = []
-        self._unix_paths: list[str] = []
+        self._unix_sockets: list[UnixSocket] = []
         self._association = 0
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None
@@ -127,11 +125,8 @@ class WebService:
         """Take no new connections, let requests end within `grace` seconds, then close everything."""
         for server in self._servers:
             server.close()
-        for path in self._unix_paths:
-            try:
-                os.unlink(path)
-            except OSError:
-                pass  # it is gone already
+        for unix in self._unix_sockets:
+            unix.close()
         for connection in tuple(self._connections):
             connection.stop()
         self._idle = asyncio.Event()
@@ -202,6 +197,33 @@ class WebService:
         self._association += 1
         settings = replace(self._settings, association=self._association)
         return WebConnection(settings, channels=self.supervisor.channels, plan=self._plan), self._association
+
+    def workers_told(self, upstream: Upstream, addresses: Sequence[Address]) -> None:
+        origin = upstream.origin or upstream
+        known = {one.address: one for one in self.upstreams if one is origin or one.origin is origin}
+        if not addresses or self._idle is not None:
+            return
+        for address in addresses:
+            if address not in known:
+                log.info("application at %s has a worker at %s", origin.address, address)
+                self._add_worker(address, origin)
+        for address, one in known.items():
+            if one.origin is origin and address not in addresses:
+                self.upstreams.remove(one)
+                one.stop(lambda: None)
+
+    def _add_worker(self, address: Address, origin: Upstream) -> None:
+        worker = Upstream(
+            address,
+            self._carrier,
+            self,
+            self._loop,
+            weight=origin.weight,
+            slow_start=self.options.slow_start,
+            origin=origin,
+        )
+        self.upstreams.append(worker)
+        worker.start()
 
     def upstream_ready(self) -> None:
         self._serve_queue()
@@ -316,28 +338,12 @@ class WebService:
         if not where.startswith("unix:"):
             address = Address.parse(where)
             try:
-                return await self._loop.create_server(make, address.hosts, address.port, backlog=4096)
+                return await self._loop.create_server(make, address.hosts, address.port, backlog=BACKLOG)
             except OSError as error:
                 raise ListenError(f"cannot listen at {where}: {error.strerror}") from error
-        path = where.removeprefix("unix:")
         try:
-            if stat.S_ISSOCK(os.stat(path).st_mode) and not _somebody_listens(path):
-                os.unlink(path)  # left by a process that was killed
-        except FileNotFoundError:
-            pass
-        try:
-            server = await self._loop.create_unix_server(make, path, backlog=4096)
-            os.chmod(path, self.options.socket_mode)
+            unix = UnixSocket(where.removeprefix("unix:"), mode=self.options.socket_mode)
         except OSError as error:
             raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
-        self._unix_paths.append(path)
-        return server
-
-
-def _somebody_listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True
+        self._unix_sockets.append(unix)
+        return await self._loop.create_unix_server(make, sock=unix.socket, backlog=BACKLOG)

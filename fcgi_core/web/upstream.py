@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from ..driver import Driver
+from ..endpoints import advertised, resolve
 from ..errors import RequestRefused
 from ..events import (
     ConfigAnswered,
@@ -26,7 +27,6 @@ from ..events import (
     StderrReceived,
     Writable,
 )
-from ..names import resolve
 from ..records import KEEP_CONN, ProtocolStatus, RecordType
 from ..sctp.carrier import Address, Carrier, CarrierError
 from ..states import Input
@@ -54,6 +54,9 @@ class Owner(Protocol):
     def make_connection(self) -> tuple[WebConnection, int]:
         """A new connection and the association's number."""
 
+    def workers_told(self, upstream: Upstream, addresses: Sequence[Address]) -> None:
+        """The application says that its workers are at `addresses`."""
+
     def upstream_ready(self) -> None:
         """An association came up or has capacity again."""
 
@@ -79,9 +82,12 @@ class Upstream:
         *,
         weight: float = 1.0,
         slow_start: float = 10.0,
+        origin: Upstream | None = None,
     ) -> None:
         self.address = address
         """As it was configured: host names are looked up at each attempt."""
+        self.origin = origin
+        """The configured upstream whose application told of this one; None if this is configured itself."""
         self.weight = weight
         self.health = Health(slow_start)
         self.link: Link | None = None
@@ -287,6 +293,7 @@ class Upstream:
         name = event.settings.name or event.settings.instance
         log.info("association %d with application %s at %s is up", self._number, name, self.address)
         self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address))
+        self._owner.workers_told(self, advertised(self.address, event.settings.others))
         self._owner.upstream_ready()
 
     def _on_down(self, reason: str) -> None:
