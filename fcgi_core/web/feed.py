@@ -18,14 +18,12 @@ in it, and a line is made only when somebody reads it.
 from __future__ import annotations
 
 import asyncio
-import errno
-import grp
 import json
 import os
 import secrets
-import socket
-import stat
 from typing import TYPE_CHECKING, Any, cast
+
+from ..unix_socket import UnixSocket
 
 if TYPE_CHECKING:
     from ..plugin import FeedEntry
@@ -84,7 +82,7 @@ class Feed:
     ) -> None:
         self.path = os.fspath(path)
         self.instance = secrets.token_hex(8)
-        self._mode = mode if group is None else mode | 0o060  # to connect takes the right to write
+        self._mode = mode
         self._group = group
         self._keep_bytes = keep_bytes
         self._capacity = keep_entries
@@ -98,27 +96,14 @@ class Feed:
         self._idle: set[_Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: asyncio.AbstractServer | None = None
-        self._inode: tuple[int, int] | None = None
+        self._socket: UnixSocket | None = None
 
     async def start(self) -> None:
         """Listen. OSError if the path cannot be used: EADDRINUSE if another process listens on it, EEXIST if it is
         something else than a socket; LookupError if there is no such group."""
         self._loop = asyncio.get_running_loop()
-        group = grp.getgrnam(self._group).gr_gid if self._group is not None else -1
-        _remove_stale(self.path)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            os.fchmod(listening.fileno(), 0o600)  # Linux makes the file with these bits: it is never open wider
-            listening.bind(self.path)
-            status = os.stat(self.path)
-            self._inode = status.st_dev, status.st_ino
-            os.chown(self.path, -1, group)
-            os.chmod(self.path, self._mode)
-            self._server = await self._loop.create_unix_server(lambda: _Listener(self), sock=listening)
-        except BaseException:
-            listening.close()
-            self._remove()
-            raise
+        self._socket = UnixSocket(self.path, mode=self._mode, group=self._group)
+        self._server = await self._loop.create_unix_server(lambda: _Listener(self), sock=self._socket.socket)
 
     def publish(self, entry: FeedEntry) -> None:
         """Add an entry; the oldest go when the ring is full."""
@@ -147,7 +132,9 @@ class Feed:
             self._server = None
         for listener in list(self._listeners):
             listener.finish()
-        self._remove()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def line(self, number: int) -> bytes:
         """The line of an entry that the ring still has."""
@@ -195,17 +182,6 @@ class Feed:
         self._ring[slot] = None
         self._bytes -= self._sizes[slot]
         self.first += 1
-
-    def _remove(self) -> None:
-        if self._inode is None:
-            return
-        try:
-            status = os.stat(self.path)
-            if (status.st_dev, status.st_ino) == self._inode:  # another process may have taken the path over
-                os.unlink(self.path)
-        except OSError:
-            pass  # gone already, or no longer ours to remove
-        self._inode = None
 
 
 class _Listener(asyncio.Protocol):
@@ -319,22 +295,3 @@ class _Listener(asyncio.Protocol):
             self._transport.abort()
         else:
             self._transport.close()
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that a process left behind when it died; an abstract or a free path is left alone."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "there is something else than a socket", path)
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # its backlog is full: somebody listens
-    raise OSError(errno.EADDRINUSE, "another process listens on it", path)
