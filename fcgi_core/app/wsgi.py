@@ -382,6 +382,9 @@ def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
     environ.setdefault("QUERY_STRING", "")
     # a request cannot bring a proxy in through its headers (CVE-2016-5385)
     environ.pop("HTTP_PROXY", None)
+    # nginx passes these twice; the names without HTTP_ are the right ones (RFC 3875 section 4.1.18)
+    environ.pop("HTTP_CONTENT_TYPE", None)
+    environ.pop("HTTP_CONTENT_LENGTH", None)
     secure = environ.get("HTTPS", "").lower() in ("on", "1") or environ.get("REQUEST_SCHEME") == "https"
     environ["wsgi.url_scheme"] = "https" if secure else "http"
     environ.update(_CONSTANT_ENVIRON)
