@@ -86,7 +86,8 @@ class ApplicationConnection(Connection):
         request.output = Output.ENDED
         request.input = Input.COMPLETE  # what of its body still comes is not wanted
         ending = end_request(request.id, app_status, status, request.generation)
-        if not request.aborted and request.send_window.sent | len(request.held):
+        whole = status is not ProtocolStatus.INCOMPLETE
+        if whole and not request.aborted and request.send_window.sent | len(request.held):
             self._send_after_content(request, RecordType.STDOUT)
         self._send_after_content(request, RecordType.END_REQUEST, ending[HEADER_SIZE:])
 

@@ -94,6 +94,11 @@ class ProtocolStatus(IntEnum):
     CANT_MPX_CONN = 1
     OVERLOADED = 2
     UNKNOWN_ROLE = 3
+    INCOMPLETE = 128
+    """Over SCTP only, never toward a web server: the answer ends here and is not whole, because the application or the
+    server behind it failed in the middle. END_REQUEST follows STDOUT without the empty record that would close it. The
+    web side answers 502 if nothing of the response has gone, else breaks the web server's connection off, which is how
+    FastCGI shows that a response is cut."""
 
 
 class Record(NamedTuple):

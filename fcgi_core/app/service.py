@@ -23,6 +23,7 @@ from ..events import (
     FeedbackReceived,
     InputClosed,
     InputReceived,
+    PeerDraining,
     PeerError,
     PeerReady,
     RecordRefused,
@@ -32,7 +33,7 @@ from ..events import (
     Writable,
 )
 from ..exchange import Exchange, status_of
-from ..records import ProtocolStatus
+from ..records import ProtocolStatus, Role
 from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings
 from ..streams import Plan
@@ -46,7 +47,18 @@ log = logging.getLogger("fcgi_sctp.app")
 class AppExchange(Exchange):
     """One request on its way through the application. Methods are for the loop's thread."""
 
-    __slots__ = ("body", "connection", "ended", "input_closed", "on_abort", "on_input", "on_writable", "service")
+    __slots__ = (
+        "body",
+        "connection",
+        "data",
+        "data_closed",
+        "ended",
+        "input_closed",
+        "on_abort",
+        "on_input",
+        "on_writable",
+        "service",
+    )
 
     def __init__(self, service: AppService, link: Link, request: Request) -> None:
         super().__init__()
@@ -56,10 +68,13 @@ class AppExchange(Exchange):
         self.connection: ApplicationConnection = link.driver.connection
         self.body: list[bytes] = []
         """What has come of STDIN and nobody has taken."""
-        self.input_closed = False
+        self.input_closed = request.role is Role.AUTHORIZER  # which has no STDIN (section 6.3)
+        self.data: list[bytes] = []
+        """For a filter (section 6.4): what has come of DATA and nobody has taken."""
+        self.data_closed = False
         self.ended = False
         self.on_input: Callable[[], None] | None = None
-        """Called when `body` or `input_closed` changed."""
+        """Called when `body`, `data` or one of their ends changed."""
         self.on_abort: Callable[[], None] | None = None
         """Called when nobody waits for the answer any more, or nobody can get it."""
         self.on_writable: Callable[[], None] | None = None
@@ -78,10 +93,20 @@ class AppExchange(Exchange):
         """What has come of STDIN; the window is opened by as much."""
         data = b"".join(self.body)
         self.body.clear()
-        if data and not self.ended:
-            self.connection.consumed(self.request, len(data))
-            self.link.driver.wake()
+        self._taken(len(data))
         return data
+
+    def take_data(self) -> bytes:
+        """What has come of a filter's DATA; the window is opened by as much."""
+        data = b"".join(self.data)
+        self.data.clear()
+        self._taken(len(data))
+        return data
+
+    def _taken(self, count: int) -> None:
+        if count and not self.ended:
+            self.connection.consumed(self.request, count)
+            self.link.driver.wake()
 
     @property
     def writable(self) -> bool:
@@ -107,6 +132,14 @@ class AppExchange(Exchange):
 
     def end(self, app_status: int = 0, error: str = "") -> None:
         """The response is complete; `error` says why it is not what it should be, for plugins."""
+        self._end(app_status, ProtocolStatus.REQUEST_COMPLETE, error)
+
+    def fail(self, error: str) -> None:
+        """The response is not complete and never will be: the web server sees it cut, or gets a 502 if nothing was
+        sent. `error` says why, for plugins."""
+        self._end(1, ProtocolStatus.INCOMPLETE, error)
+
+    def _end(self, app_status: int, status: ProtocolStatus, error: str) -> None:
         if self.ended:
             return
         self.ended = True
@@ -114,7 +147,7 @@ class AppExchange(Exchange):
         # no circles: what is over is free at once, and the garbage collector has nothing to look for
         request.context = self.on_input = self.on_abort = self.on_writable = None
         aborted = request.aborted
-        self.connection.end_request(request, app_status, ProtocolStatus.REQUEST_COMPLETE)
+        self.connection.end_request(request, app_status, status)
         self.link.driver.wake()
         self.service.finished(self, aborted, error)
 
@@ -181,7 +214,8 @@ class AppService:
             association.driver.wake()
         try:
             async with asyncio.timeout(grace):
-                while any(one.driver.connection.requests for one in self._associations):
+                # a web side answers DRAIN with its own when none of its requests is left, those on their way included
+                while any(one.connection.requests or not one.connection.peer_draining for one in self._associations):
                     self._stopping.clear()
                     await self._stopping.wait()
         except TimeoutError:
@@ -241,14 +275,17 @@ class _AppAssociation:
             elif isinstance(event, InputReceived):
                 exchange: AppExchange | None = event.request.context
                 if exchange is not None:
-                    exchange.body.append(event.data)
+                    (exchange.data if event.is_data else exchange.body).append(event.data)
                     exchange.bytes_in += len(event.data)
                     if exchange.on_input is not None:
                         exchange.on_input()
             elif isinstance(event, InputClosed):
                 exchange = event.request.context
                 if exchange is not None:
-                    exchange.input_closed = True
+                    if event.is_data:
+                        exchange.data_closed = True
+                    else:
+                        exchange.input_closed = True
                     if exchange.on_input is not None:
                         exchange.on_input()
             elif isinstance(event, Writable):
@@ -263,7 +300,9 @@ class _AppAssociation:
                 self._on_rare_event(event)
         # begun only now, so that a short body that came in the same batch is there from the start
         for exchange in started:
-            if not exchange.ended:
+            if exchange.request.aborted:
+                exchange.end()  # it came and went in one batch
+            elif not exchange.ended:
                 self.service.application.request(exchange)
 
     def _begin(self, request: Request) -> AppExchange:
@@ -291,6 +330,9 @@ class _AppAssociation:
                 self.connection.answer_config(event.number, unknown)
             case RecordRefused():
                 log.warning("web side %s: left out %s", self.peer, event.error)
+            case PeerDraining():
+                if self.service._stopping is not None:
+                    self.service._stopping.set()
             case PeerError():
                 log.error("web side %s reports: %s", self.peer, event.text)
             case ConnectionFailed():

@@ -251,6 +251,10 @@ class Upstream:
                 exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
                 self._owner.finished(exchange, error="overloaded")
             return
+        if event.status is ProtocolStatus.INCOMPLETE:
+            exchange.fail(HTTPStatus.BAD_GATEWAY, "the application's answer broke off")
+            self._owner.finished(exchange, error="the answer broke off")
+            return
         self.health.succeeded()
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
