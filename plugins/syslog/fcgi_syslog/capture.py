@@ -46,6 +46,7 @@ class Capture(logging.Handler):
         self._take = take
         self._failed = failed
         self._own = own
+        self._application_logger = logging.getLogger(APPLICATION_LOGGER)
         self._kinds: frozenset[str] = frozenset()
         self._msgids: dict[str, str] = {}
         self._root_level: int | None = None
@@ -81,7 +82,9 @@ class Capture(logging.Handler):
         self.stay()
 
     def stay(self) -> None:
-        """Be there still: an application that configures its logging late (`dictConfig`) removes all handlers."""
+        """Be there still: an application that configures its logging late (`dictConfig`) removes all handlers, and
+        disables the loggers that it does not name."""
+        self._application_logger.disabled = False
         for logger in self._loggers():
             if self not in logger.handlers:
                 logger.addHandler(self)

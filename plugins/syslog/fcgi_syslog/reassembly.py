@@ -12,17 +12,17 @@ import re
 
 __all__ = ["Reassembler"]
 
-_TRACEBACK = re.compile(r"(?:<[0-7]>)?(?:\s*\+ Exception Group )?Traceback \(most recent call last\):")
+_TRACEBACK = re.compile(r"(?:<[0-7]>)?Traceback \(most recent call last\):")
+_GROUP_TRACEBACK = re.compile(r"(?:<[0-7]>)?\s*\+ Exception Group Traceback \(most recent call last\):")
 _CHAINED = ("During handling of the above exception, another", "The above exception was the direct cause of")
 _PHP_FATAL = re.compile(r"(?:PHP message: )?PHP (?:[A-Z][a-z]+ )*(?:[a-z]+ )*[Ee]rror:")
 _PHP_STACK = re.compile(r"(?:PHP )?Stack trace:|#\d+ |PHP +\d+\. |Next \w")
 _INDENTED = (" ", "\t")
-_ENOUGH = 1 << 20
-"""Characters of one event after which its continuation is another event."""
 
 
 class Reassembler:
-    """One source's STDERR. `limit`: bytes kept of one line; what a line has beyond is told at its end."""
+    """One source's STDERR. `limit`: bytes kept of one line, what it has beyond is told at its end; and about the
+    characters of one event, whose further lines are another event."""
 
     __slots__ = ("_cut", "_event", "_limit", "_partial", "_size", "_state")
 
@@ -47,7 +47,7 @@ class Reassembler:
             self._keep(line)
             self._line(self._take_partial(), events)
         self._keep(rest)
-        if self._state is _PLAIN:
+        if self._state is _PLAIN and not self._partial[:1].isspace():
             self._finish(events)
         return events
 
@@ -73,22 +73,26 @@ class Reassembler:
         return text
 
     def _line(self, line: str, events: list[str]) -> None:
-        if self._event and self._size < _ENOUGH and self._belongs(line):
+        if self._event and self._size + len(line) < self._limit and self._belongs(line):
             self._event.append(line)
-            self._size += len(line)
+            self._size += len(line) + 1
             return
         self._finish(events)
         if not line:
             return
         self._event.append(line)
-        self._size = len(line)
+        self._size = len(line) + 1
         if _TRACEBACK.match(line):
             self._state = _FRAMES
+        elif _GROUP_TRACEBACK.match(line):
+            self._state = _RAISED  # all its lines are indented
         elif _PHP_FATAL.match(line):
             self._state = _PHP
 
     def _belongs(self, line: str) -> bool:
         """Whether `line` goes on with the event that is held; keeps the state."""
+        if _GROUP_TRACEBACK.match(line):
+            return self._state is _RAISED and self._names_a_cause()
         if line.startswith(_INDENTED):
             return True
         if self._state is _FRAMES:
@@ -99,11 +103,15 @@ class Reassembler:
         if self._state is _RAISED:
             if not line or line.startswith(_CHAINED):
                 return True
-            if _TRACEBACK.match(line) and (not self._event[-1] or self._event[-1].startswith(_CHAINED)):
+            if _TRACEBACK.match(line) and self._names_a_cause():
                 self._state = _FRAMES
                 return True
             return False
         return self._state is _PHP and _PHP_STACK.match(line) is not None
+
+    def _names_a_cause(self) -> bool:
+        """Whether the event's last line that is not empty says that another traceback follows."""
+        return next((line for line in reversed(self._event) if line), "").startswith(_CHAINED)
 
     def _finish(self, events: list[str]) -> None:
         if self._event:

@@ -1,0 +1,318 @@
+"""The application's half: each line once, with its request, never more because of itself."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fcgi_syslog import SyslogPlugin
+from fcgi_syslog.application import SyslogApplication
+from fcgi_syslog.message import Message, parse
+
+from fcgi_core.plugin import Outcome, bound_to_request
+
+OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
+Make = Callable[..., SyslogApplication]
+
+
+@pytest.fixture
+def make(host: Any) -> Iterator[Make]:
+    made = []
+
+    def make(**options: Any) -> SyslogApplication:
+        half = SyslogApplication(host, SyslogPlugin.Options.model_validate(options))
+        made.append(half)
+        return half
+
+    yield make
+    for half in made:
+        half.close()
+
+
+@contextmanager
+def bare_root() -> Iterator[logging.Logger]:
+    """The root logger as it is where nobody configured logging; pytest's handlers come back after."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    root.setLevel(logging.WARNING)
+    try:
+        yield root
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def messages(host: Any) -> list[Message]:
+    return [parse(sent.item) for sent in host.sent]
+
+
+def texts(host: Any) -> list[str]:
+    return [message.text for message in messages(host)]
+
+
+def test_a_line_goes_with_its_request(make: Make, host: Any, make_request: Any) -> None:
+    make(facility="local3", app_name="shop")
+    request = make_request(
+        params={"SERVER_NAME": "shop.example", "REQUEST_METHOD": "GET", "REQUEST_URI": "/caf\xc3\xa9"}
+    )
+    with bound_to_request(request):
+        logging.getLogger("shop.cart").warning("no item %d", 17, extra={"user": 'a"b'})
+    (sent,) = host.sent
+    assert (sent.channel, sent.request, sent.urgency) == ("syslog", request, 4)
+    message = parse(sent.item)
+    assert (message.text, message.severity, message.facility) == ("no item 17", 4, 19)
+    assert (message.app_name, message.msgid) == ("shop", "shop.cart")
+    assert message.hostname
+    assert message.procid
+    assert message.time is not None
+    assert message.data == {
+        "fcgi@32473": {"server_name": "shop.example", "request": "req-1", "method": "GET", "uri": "/café"},
+        "fields@32473": {"user": 'a"b'},
+    }
+
+
+@pytest.mark.parametrize(
+    ("scope", "bound", "level", "channel"),
+    [
+        ("request", True, logging.ERROR, "syslog"),
+        ("request", True, logging.CRITICAL, "syslog.urgent"),
+        ("request", False, logging.ERROR, "syslog.process"),
+        ("request", False, logging.CRITICAL, "syslog.process.urgent"),
+        ("association", True, logging.ERROR, "syslog"),
+        ("association", True, logging.CRITICAL, "syslog.urgent"),
+        ("association", False, logging.ERROR, "syslog"),
+        ("association", False, logging.CRITICAL, "syslog.urgent"),
+    ],
+)
+def test_channels(make: Make, host: Any, make_request: Any, scope: str, bound: bool, level: int, channel: str) -> None:
+    half = make(scope=scope)
+    request = make_request() if bound else None
+    with bound_to_request(request):
+        logging.log(level, "text")
+    (sent,) = host.sent
+    assert (sent.channel, sent.request) == (channel, request)
+    assert channel in {
+        declared.name for declared in SyslogPlugin().channels(SyslogPlugin.Options.model_validate({"scope": scope}))
+    }
+    assert parse(sent.item).text == ("shop.example: text" if scope == "association" and bound else "text")
+    half.close()
+
+
+def test_the_threshold(make: Make, host: Any) -> None:
+    half = make(severity="warning")
+    logger = logging.getLogger("shop")
+    logger.setLevel(logging.DEBUG)
+    logger.info("not this")
+    logger.warning("this")
+    half.configure(SyslogPlugin.Options(severity="debug"))
+    logger.debug("and this")
+    with pytest.raises(ValueError, match="scope is request"):
+        half.configure(SyslogPlugin.Options(scope="association"))
+    logger.setLevel(logging.NOTSET)
+    assert texts(host) == ["this", "and this"]
+
+
+def test_where_nobody_configured_logging(make: Make, host: Any) -> None:
+    with bare_root() as root:
+        half = make(severity="info")
+        logging.getLogger("shop").info("seen")
+        half.close()
+        assert root.level == logging.WARNING
+        assert root.handlers == []
+    assert texts(host) == ["seen"]
+
+
+def test_an_application_that_configures_logging_late(
+    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("fcgi_sctp.application")
+    monkeypatch.setattr(logger, "disabled", True)  # what dictConfig does by default; to all of pytest's loggers, too
+    with bare_root():
+        half = make()
+        logging.config.dictConfig({"version": 1, "root": {"level": "INFO"}, "disable_existing_loggers": False})
+        logger.error("lost")
+        half.request_begin(make_request())
+        logger.error("seen")
+        half.close()
+    assert texts(host) == ["seen"]
+
+
+def test_exceptions_are_one_event(make: Make, host: Any) -> None:
+    make()
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("fcgi_sctp.application").exception("request failed")
+    logging.error("here", stack_info=True)
+    raised, stack = texts(host)
+    assert raised.startswith("request failed\nTraceback (most recent call last):\n")
+    assert raised.endswith("\nValueError: no")
+    assert stack.startswith("here\nStack (most recent call last):\n")
+
+
+def test_arguments_that_do_not_fit(make: Make, host: Any) -> None:
+    with bare_root():
+        make().tick()
+        logging.error("%d items", "three")
+    assert "'%d items' with arguments that do not fit it" in texts(host)[0]
+
+
+def test_long_and_strange_text(make: Make, host: Any) -> None:
+    make(max_message=480)
+    logging.error("ä" * 1000)
+    logging.error("a\udc80b")
+    assert texts(host) == ["ä" * 240 + " [cut: 2000 bytes in all]", "a\\udc80b"]
+
+
+def test_warnings(make: Make, host: Any) -> None:
+    half = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        (message,) = messages(host)
+        half.close()
+        with pytest.warns(DeprecationWarning, match="old"):
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
+    assert len(host.sent) == 1
+    assert message.msgid == "py.warnings"
+    assert "DeprecationWarning: old" in message.text
+    assert not message.text.endswith("\n")
+
+
+def test_uncaught_exceptions(make: Make, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed_on: list[Any] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *args: passed_on.append(args))
+    monkeypatch.setattr(threading, "excepthook", lambda args: passed_on.append(args))
+    before = sys.excepthook, threading.excepthook
+    half = make()
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    thread = threading.Thread(target=fail, name="worker-1")
+    thread.start()
+    thread.join()
+    error = ValueError("main")
+    sys.excepthook(ValueError, error, None)
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    in_thread, in_main = messages(host)
+    assert in_thread.severity == 3
+    assert in_thread.text.startswith("Exception in thread worker-1\nTraceback")
+    assert (in_main.severity, in_main.text) == (2, "Uncaught exception\nValueError: main")
+    assert len(passed_on) == 3
+    half.close()
+    assert (sys.excepthook, threading.excepthook) == before
+
+
+@pytest.mark.parametrize(
+    ("capture", "seen"),
+    [
+        (["logging"], ["shop", "warning"]),
+        (["warnings"], ["warning"]),
+        (["exceptions"], ["failed"]),
+        (["logging", "exceptions"], ["shop", "failed", "warning"]),
+        ([], []),
+    ],
+)
+def test_what_is_captured(make: Make, host: Any, capture: list[str], seen: list[str]) -> None:
+    half = make(capture=capture)
+    logging.getLogger("shop").error("shop")
+    logging.getLogger("fcgi_sctp.application").error("failed")
+    logging.getLogger("py.warnings").warning("warning")
+    assert texts(host) == seen
+    assert half.stderr(None, b"text\n") is False
+
+
+def test_our_own_messages_are_not_taken(make: Make, host: Any) -> None:
+    half = make()
+    host.log.error("about the plugin")
+    logging.getLogger("fcgi_sctp").error("about the program")
+    assert host.sent == []
+    host.on_send = lambda: logging.getLogger("carrier").error("cannot send")
+    logging.error("one")
+    assert texts(host) == ["one"]
+
+    def fail() -> None:
+        raise OSError("no")
+
+    host.on_send = fail
+    logging.error("two")
+    half.tick()
+    assert texts(host) == ["one", "two"]
+
+
+def test_failures_are_reported_once(make: Make, host: Any, caplog: pytest.LogCaptureFixture) -> None:
+    half = make()
+
+    def fail() -> None:
+        raise OSError("no")
+
+    host.on_send = fail
+    logging.error("one")
+    logging.error("two")
+    half.tick()
+    half.tick()
+    reports = [record.getMessage() for record in caplog.records if record.name == host.log.name]
+    assert reports == ["2 lines could not be sent (2 since the start)"]
+
+
+def test_stderr(make: Make, host: Any, make_request: Any) -> None:
+    half = make()
+    request = make_request()
+    assert half.stderr(request, b"PHP Warning:  x\npart") is True
+    assert half.stderr(request, b"ial\n<7>quiet\n<2>loud\n") is True
+    assert half.stderr(None, b"process\n") is True
+    assert [(sent.channel, parse(sent.item).severity, parse(sent.item).text) for sent in host.sent] == [
+        ("syslog", 4, "PHP Warning:  x"),
+        ("syslog", 5, "partial"),
+        ("syslog.urgent", 2, "loud"),
+        ("syslog.process", 5, "process"),
+    ]
+    assert {parse(sent.item).msgid for sent in host.sent} == {"stderr"}
+
+
+def test_what_is_held_comes_at_the_end_of_the_request(make: Make, host: Any, make_request: Any) -> None:
+    half = make(stderr="copy")
+    request, other = make_request(), make_request("req-2")
+    assert half.stderr(request, b"Traceback (most recent call last):\n  File\nValueError: no\n") is False
+    half.stderr(other, b"no newline")
+    assert host.sent == []
+    half.request_end(request, OVER)
+    assert texts(host) == ["Traceback (most recent call last):\n  File\nValueError: no"]
+    half.tick()
+    assert len(host.sent) == 1
+    half.tick()
+    assert host.sent[1].request is other
+    half.stderr(None, b"last words")
+    half.close()
+    assert texts(host)[1:] == ["no newline", "last words"]
+    half.request_end(make_request("silent"), OVER)
+
+
+def test_many_threads(make: Make, host: Any, make_request: Any) -> None:
+    half = make()
+    request = make_request()
+
+    def work(name: str) -> None:
+        with bound_to_request(request):
+            for number in range(200):
+                logging.error("%s %d", name, number)
+                half.stderr(request, f"{name} {number}\n".encode())
+
+    threads = [threading.Thread(target=work, args=(f"t{index}",)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(texts(host)) == sorted(
+        f"t{index} {number}" for index in range(4) for number in range(200) for _ in "12"
+    )
+    assert all(sent.request is request for sent in host.sent)

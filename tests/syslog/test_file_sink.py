@@ -1,0 +1,145 @@
+"""Lines into files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from fcgi_syslog import file_sink
+from fcgi_syslog.file_sink import FileSink, file_name, format_line
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcgi_core.plugin import FeedEntry
+
+LOG = logging.getLogger("fcgi_sctp.plugin.syslog")
+ANY_TEXT = st.text(st.characters())
+
+
+def entry(message: str = "text", server_name: str = "shop.example") -> FeedEntry:
+    return FeedEntry(0.0, 6, message, server_name, "shop", 1, "71", "cart", "req-1")
+
+
+def test_the_line() -> None:
+    assert format_line(entry()) == "1970-01-01T00:00:00.000000Z info shop.example shop[71] [req-1] text\n"
+    assert format_line(FeedEntry(0.0, 0, "")) == "1970-01-01T00:00:00.000000Z emerg - - [-] \n"
+
+
+@given(ANY_TEXT, ANY_TEXT, ANY_TEXT, ANY_TEXT)
+def test_no_line_can_be_forged(message: str, name: str, process: str, request: str) -> None:
+    line = format_line(FeedEntry(0.0, 6, message, name, name, 1, process, "", request))
+    assert line.splitlines() == [line[:-1]]
+    assert line.startswith("1970-01-01T00:00:00.000000Z info ")
+    line.encode()
+
+
+@given(ANY_TEXT)
+def test_file_names_are_safe(server_name: str) -> None:
+    name = file_name(server_name)
+    assert name
+    assert "/" not in name
+    assert not name.startswith(".")
+    assert name.isascii()
+    assert name.isprintable()
+    assert len(name) <= 100
+
+
+@pytest.mark.parametrize(
+    ("server_name", "name"),
+    [("Shop.Example", "shop.example"), ("", "_"), ("..", "_."), ("../../etc", "_._.._etc"), ("[::1]", "___1_")],
+)
+def test_file_names(server_name: str, name: str) -> None:
+    assert file_name(server_name) == name
+
+
+def test_a_file_for_each_host(tmp_path: Path) -> None:
+    sink = FileSink(str(tmp_path / "logs" / "{server_name}.log"), LOG)
+    for number in range(3):
+        sink.write(entry(str(number), "a.example"))
+        sink.write(entry(str(number), "B.example"))
+    sink.write(entry("x", "../evil"))
+    sink.close()
+    files = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
+    assert sorted(files) == ["_._evil.log", "a.example.log", "b.example.log"]
+    assert [line[-1] for line in files["a.example.log"].splitlines()] == ["0", "1", "2"]
+    assert [line[-1] for line in files["b.example.log"].splitlines()] == ["0", "1", "2"]
+    assert (tmp_path / "logs" / "a.example.log").stat().st_mode & 0o777 == 0o640 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_files_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_sink, "MAX_NAMES", 3)
+    monkeypatch.setattr(file_sink, "MAX_OPEN", 2)
+    sink = FileSink(str(tmp_path / "{server_name}"), LOG)
+    for _ in range(2):
+        for name in "abcde":
+            sink.write(entry("x", name))
+            assert sink.drain()
+    open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_link(fd)]
+    assert sum(name.startswith(str(tmp_path)) for name in open_files) <= 2
+    sink.close()
+    lines = {path.name: len(path.read_text().splitlines()) for path in tmp_path.iterdir()}
+    assert lines == {"a": 2, "b": 2, "c": 2, "_others": 4}
+
+
+def _is_link(descriptor: str) -> bool:
+    return os.path.islink(f"/proc/self/fd/{descriptor}")
+
+
+def test_reopen(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    sink = FileSink(str(path), LOG)
+    sink.write(entry("one"))
+    assert sink.drain()
+    path.rename(tmp_path / "a.log.1")
+    sink.reopen()
+    sink.write(entry("two"))
+    sink.close()
+    assert path.read_text().endswith(" two\n")
+    assert (tmp_path / "a.log.1").read_text().endswith(" one\n")
+
+
+def test_what_cannot_be_written_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.log"
+    path.mkdir()  # even root cannot write into a directory
+    sink = FileSink(str(tmp_path / "{server_name}.log"), LOG)
+    with pytest.raises(IsADirectoryError):
+        sink.deliver([entry("one", "a"), entry("two", "b")])
+    assert (tmp_path / "b.log").read_text().endswith(" two\n")
+    assert sink.left() == len(format_line(entry("one", "a")))
+    sink.release()
+    path.rmdir()
+    sink.deliver([entry("three", "a")])
+    assert sink.left() == 0
+    sink.release()
+    assert [line.split()[-1] for line in path.read_text().splitlines()] == ["one", "three"]
+
+
+def test_a_full_disk_loses_no_line_and_writes_none_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    room = 30
+    write = os.write
+
+    def write_little(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(28, "No space left on device")
+        written = write(descriptor, data[:room])
+        room -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write_little)
+    path = tmp_path / "a.log"
+    sink = FileSink(str(path), LOG)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.log'"):
+        sink.deliver([entry("one")])
+    room = 10_000
+    sink.deliver([entry("two")])
+    sink.release()
+    assert path.read_text() == format_line(entry("one")) + format_line(entry("two"))

@@ -1,0 +1,158 @@
+"""The web side's half: remote text, shown whatever it is, and never believed about whose it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fcgi_syslog import SyslogPlugin
+from fcgi_syslog.message import Message
+from fcgi_syslog.web import SyslogWeb
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome
+
+OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
+Make = Callable[..., SyslogWeb]
+
+
+@pytest.fixture
+def make(host: Any) -> Iterator[Make]:
+    made = []
+
+    def make(**options: Any) -> SyslogWeb:
+        half = SyslogWeb(host, SyslogPlugin.Options.model_validate(options))
+        made.append(half)
+        return half
+
+    yield make
+    for half in made:
+        half.close()
+
+
+def message(text: str = "text", **claims: str) -> bytes:
+    data = {"fcgi@32473": claims} if claims else {}
+    return Message(text, 3, 16, 1_700_000_000.5, "h", "shop", "71", "cart", data).encode()
+
+
+def test_a_line_of_a_request(make: Make, host: Any, make_request: Any, association: AssociationInfo) -> None:
+    request = make_request(params={"SERVER_NAME": "shop.example", "REQUEST_URI": "/a", "REMOTE_ADDR": "192.0.2.1"})
+    forged = message(server_name="bank.example", request="other", uri="/forged")
+    make().feedback("syslog", forged, request, association)
+    assert host.published == [
+        FeedEntry(
+            time=1_700_000_000.5,
+            severity=3,
+            message="text",
+            server_name="shop.example",
+            application="shop",
+            facility=16,
+            process="71",
+            kind="cart",
+            request="req-1",
+            fields={"uri": "/a", "remote": "192.0.2.1"},
+        )
+    ]
+
+
+def test_what_the_application_added(make: Make, host: Any, make_request: Any, association: AssociationInfo) -> None:
+    data = {"fields@32473": {"user": "7", "uri": "/forged"}, "origin": {"ip": "192.0.2.9"}}
+    request = make_request(params={"SERVER_NAME": "s", "REQUEST_URI": "/a"})
+    make().feedback("syslog", Message("x", data=data).encode(), request, association)
+    assert host.published[0].fields == {"user": "7", "uri": "/a", "origin.ip": "192.0.2.9"}
+
+
+def test_a_line_of_the_process(make: Make, host: Any, association: AssociationInfo) -> None:
+    half = make()
+    half.feedback("syslog.process", message(), None, association)
+    half.feedback("syslog", message(server_name="late.example"), None, association)
+    process, late = host.published
+    assert (process.server_name, process.request, process.fields) == ("", "", None)
+    # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
+    assert (late.server_name, late.fields) == ("", {"server_name": "late.example"})
+
+
+def test_association_scope(make: Make, host: Any, association: AssociationInfo) -> None:
+    half = make(scope="association")
+    half.feedback("syslog", message("shop.example: text", server_name="shop.example", request="r"), None, association)
+    (entry,) = host.published
+    assert (entry.server_name, entry.request, entry.message) == ("shop.example", "r", "text")
+
+
+def test_garbage_is_shown_marked_and_counted(
+    make: Make, host: Any, make_request: Any, association: AssociationInfo, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = make()
+    half.feedback("syslog", b"gar\xffbage", make_request(), association)
+    (entry,) = host.published
+    assert (entry.message, entry.server_name, entry.application) == ("gar\\xffbage", "shop.example", "peer")
+    assert entry.fields == {"malformed": "it does not begin with <PRI>"}
+    assert half.malformed == 1
+    half.tick()
+    half.tick()
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 items were no RFC 5424 messages, the last from 192.0.2.7:9000: it does not begin with <PRI>"
+    ]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(item=st.binary(), bound=st.booleans(), scope=st.sampled_from(["request", "association"]))
+def test_anything_may_come(
+    host: Any, make_request: Any, association: AssociationInfo, item: bytes, bound: bool, scope: Any
+) -> None:
+    half = SyslogWeb(host, SyslogPlugin.Options(scope=scope))
+    half.feedback("syslog", item, make_request() if bound else None, association)
+    half.stderr(make_request(), item)
+    half.close()
+
+
+def test_stderr(make: Make, host: Any, make_request: Any) -> None:
+    half = make(facility="local1", app_name="php")
+    request, quiet = make_request(), make_request("req-2")
+    half.stderr(request, b"PHP Fatal error:  x\nStack trace:\n#0 {main}\n  thrown")
+    half.stderr(quiet, b"no newline")
+    assert host.published == []
+    half.request_end(request, OVER)
+    (entry,) = host.published
+    assert (entry.severity, entry.facility, entry.application, entry.kind) == (3, 17, "php", "stderr")
+    assert (entry.server_name, entry.request) == ("shop.example", "req-1")
+    assert entry.message == "PHP Fatal error:  x\nStack trace:\n#0 {main}\n  thrown"
+    half.tick()
+    half.tick()
+    half.stderr(quiet, b"and")
+    half.close()
+    assert [entry.message for entry in host.published[1:]] == ["no newline", "and"]
+
+
+@pytest.mark.parametrize("options", [{"stderr": "copy"}, {"capture": ["logging"]}])
+def test_stderr_that_is_not_ours(make: Make, host: Any, make_request: Any, options: dict[str, Any]) -> None:
+    make(**options).stderr(make_request(), b"text\n")
+    assert host.published == []
+
+
+def test_outputs(make: Make, make_request: Any, association: AssociationInfo, tmp_path: Path) -> None:
+    every, grave = tmp_path / "all.log", tmp_path / "grave.log"
+    half = make(outputs=[{"file": str(every)}, {"file": str(grave), "severity": "crit"}])
+    half.feedback("syslog", message("one"), make_request(), association)
+    assert all(sink.drain() for sink in half.sinks)
+    assert every.read_text() == "2023-11-14T22:13:20.500000Z err shop.example shop[71] [req-1] one\n"
+    assert not grave.exists()
+
+    every.rename(tmp_path / "old.log")
+    half.reopen()
+    kept = half.sinks[0]
+    half.configure(SyslogPlugin.Options.model_validate({"outputs": [{"file": str(every)}]}))
+    assert half.sinks == [kept]
+    half.feedback("syslog", message("two"), make_request(), association)
+    half.close()
+    assert every.read_text().endswith("] two\n")
+    with pytest.raises(ValueError, match="scope is request"):
+        half.configure(SyslogPlugin.Options(scope="association"))
+
+
+def test_a_half_without_outputs_of_a_kind(make: Make, tmp_path: Path) -> None:
+    half = make(outputs=[{"socket": str(tmp_path / "log")}])
+    assert half.sinks[0].name == str(tmp_path / "log")
