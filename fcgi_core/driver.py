@@ -55,6 +55,7 @@ class Driver(Generic[C]):
         self._on_down = on_down
         self._unsent: deque[Message] = deque()
         self._flushing = False
+        self._ending = False
         self._timer: Handle | None = None
         self._failure = ""
 
@@ -99,9 +100,8 @@ class Driver(Generic[C]):
 
     def shutdown(self) -> None:
         """End the association gracefully, once what waits has been handed over."""
+        self._ending = True
         self.flush()
-        if self.association is not None:
-            self.association.shutdown()
 
     def abort(self, reason: str) -> None:
         """End the association now, telling the peer why."""
@@ -120,6 +120,9 @@ class Driver(Generic[C]):
             # what an earlier take() gave and the carrier had no room for goes first
             batch = list(self._unsent) if self._unsent else connection.take(room)
             if not batch:
+                if self._ending:
+                    self._ending = False
+                    association.shutdown()
                 return
             if pool.priorities:
                 for stream, priority in pool.priorities:

@@ -209,3 +209,13 @@ class WebConnection(Connection):
             _, forgotten = recent.popitem(last=False)
             forgotten.context = None  # the user's object holds the request: without a circle both are free at once
         self._close_lanes(request)
+        self._answer_drain()
+
+    def _on_drain(self, content: bytes) -> None:
+        super()._on_drain(content)
+        self._answer_drain()
+
+    def _answer_drain(self) -> None:
+        """The application drains: tell it when none of our requests is left, so that it may end without losing one."""
+        if self.peer_draining and not self.requests and not self.draining:
+            self.drain()
