@@ -354,7 +354,8 @@ class Connection:
             raise RemoteProtocolError(
                 "data on stream 0, which is kept for security, and none is configured",
                 stream=0,
-                advice=foreign_protocol_hint(data[0]) or "configure the same security on both sides, or none",
+                advice=foreign_protocol_hint(data[0] if data else 0)
+                or "configure the same security on both sides, or none",
             )
         if self.peer_settings is None and stream != CONTROL_STREAM:
             self._early_bytes += len(data) + EARLY_OVERHEAD
