@@ -243,6 +243,17 @@ class Connection:
         """Whether take() has something to give."""
         return self._outbox.waiting()
 
+    @property
+    def feedback_waiting(self) -> int:
+        """Bytes of feedback that wait to be sent, all channels and requests together."""
+        return self._feedback_budget.used
+
+    @property
+    def content_waiting(self) -> int:
+        """Bytes of content that wait: what the windows hold back, and what SCTP has no room for."""
+        held = sum(len(content) for request in self.requests.values() for _, content in request.held)
+        return held + self._outbox.waiting_bytes()
+
     def timer(self) -> float | None:
         """When handle_timer wants to be called, on the same clock as `now`; None: not at all."""
         return self._settings_due

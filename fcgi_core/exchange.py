@@ -25,6 +25,7 @@ class Exchange:
         "first_byte",
         "link",
         "request",
+        "started",
         "status",
     )
 
@@ -36,6 +37,8 @@ class Exchange:
         self.began = time.monotonic()
         self.first_byte: float | None = None
         """When the first byte of the response came."""
+        self.started: float | None = None
+        """When work on it began, by the monotonic clock; set by whoever runs it."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.status = 0
@@ -69,7 +72,7 @@ class Exchange:
 
     def outcome(self, *, aborted: bool = False, error: str = "") -> Outcome:
         """How it ended, now."""
-        first = self.first_byte
+        first, started = self.first_byte, self.started
         return Outcome(
             status=self.status,
             duration=time.monotonic() - self.began,
@@ -78,6 +81,7 @@ class Exchange:
             bytes_out=self.bytes_out,
             aborted=aborted,
             error=error,
+            queued=None if started is None else started - self.began,
         )
 
 

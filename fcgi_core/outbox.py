@@ -152,6 +152,14 @@ class Outbox:
         classes = self._classes if self.open else self._classes[: Priority.CONTROL + 1]
         return any(messages or new or old for messages, new, old in classes)
 
+    def waiting_bytes(self) -> int:
+        """Bytes of whole records that stand here; items that have not become records are not counted."""
+        size = 0
+        for messages, new, old in self._classes:
+            size += sum(len(message.data) for message in messages)
+            size += sum(len(encoded) for lanes in (new, old) for lane in lanes for encoded in lane.queue)
+        return size
+
     def take(self, room: int, limit: int) -> list[Message]:
         """Messages to send now, the most urgent first: until `room` bytes are reached, `limit` bytes each at most.
 

@@ -2,8 +2,8 @@
 
 A plugin is one object, found by an entry point of the group ``fcgi_sctp.plugins`` and enabled by its name under
 ``plugins:`` in the YAML file. It has a configuration model, the channels it needs, and two halves: one runs in the
-application's process, one in the web side's. Hooks are called on the event loop's thread: they must return soon and must
-not wait. A half implements the hooks it wants and leaves out the rest; what is left out costs nothing.
+application's process, one in the web side's. Hooks are called on the event loop's thread: they must return soon and
+must not wait. A half implements the hooks it wants and leaves out the rest; what is left out costs nothing.
 
     class Hello(Plugin):
         name = "hello"
@@ -15,8 +15,8 @@ not wait. A half implements the hooks it wants and leaves out the rest; what is 
             return Greeter(host, options)
 
 What an item means is the plugin's own affair: bytes go in on one side and come out on the other, whole, in the order
-of the channel, with the request they belong to. Whatever reaches `feedback` was sent by the other side's half, but treat
-it as remote text all the same.
+of the channel, with the request they belong to. Whatever reaches `feedback` was sent by the other side's half, but
+treat it as remote text all the same.
 """
 
 from __future__ import annotations
@@ -32,13 +32,18 @@ from pydantic import BaseModel, ConfigDict
 
 from .channels import Channel, Direction, Priority, Scope
 from .errors import PluginError
+from .sctp.carrier import AssociationStatistics
+from .traffic import Traffic
 
 __all__ = [
     "API_VERSION",
     "ApplicationHalf",
     "ApplicationHost",
+    "AssociationFigures",
     "AssociationInfo",
+    "AssociationStatistics",
     "Channel",
+    "ChannelTotals",
     "Direction",
     "FeedEntry",
     "Half",
@@ -49,6 +54,8 @@ __all__ = [
     "Priority",
     "RequestInfo",
     "Scope",
+    "Traffic",
+    "TransportFigures",
     "WebHalf",
     "WebHost",
     "bound_to_request",
@@ -105,6 +112,56 @@ class Outcome:
     """The client went away."""
     error: str = ""
     """Why the request failed, '' if it did not."""
+    queued: float | None = None
+    """From the first record of the request until work on it began: in the application, a thread took it; on the web
+    side, it was sent on. None if that did not happen, or is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTotals:
+    """What a channel carried since the process began, on all associations."""
+
+    name: str
+    scope: str
+    """``request`` or ``association``."""
+    priority: str
+    sent: int
+    """Items; so are `received` and `dropped`."""
+    sent_bytes: int
+    received: int
+    received_bytes: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationFigures:
+    """How one association fares. Counters begin with it."""
+
+    info: AssociationInfo
+    requests: int
+    """Under way."""
+    streams: int
+    """Outgoing ones."""
+    streams_leased: int
+    """Held by requests now."""
+    shortages: Mapping[str, int]
+    """How often streams were short, by what was done: ``asked`` for more, ``shared_feedback``, ``shared_content``."""
+    feedback_waiting: int
+    """Bytes of feedback that wait to be sent."""
+    content_waiting: int
+    """Bytes of content that wait here, before SCTP's own buffer."""
+    statistics: AssociationStatistics
+    """What SCTP tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransportFigures:
+    """What the transport does."""
+
+    associations: Sequence[AssociationFigures]
+    """Those that are up."""
+    channels: Sequence[ChannelTotals]
+    """Of all plugins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +210,13 @@ class Host(Protocol):
     def associations(self) -> Sequence[AssociationInfo]:
         """The associations that are up now."""
 
+    def transport(self) -> TransportFigures:
+        """How the associations and channels fare. Unlike the other calls, for the loop's thread alone: from a hook."""
+
+    def traffic(self) -> Traffic:
+        """What went through this process since the first call, by virtual host; always the same object. Call it when
+        the half is made: from then on requests are counted."""
+
 
 class ApplicationHost(Host, Protocol):
     """The host of an application half."""
@@ -175,14 +239,14 @@ class Half:
         """It is gone."""
 
     def request_begin(self, request: RequestInfo) -> None:
-        """A request's PARAMS are known."""
+        """A request has come; on the web side, an application has been found for it. Called again if another takes it
+        over."""
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
-        """The request is over; feedback of it may still come or go."""
+        """The request is over; feedback of it may still come or go. On the web side also for a request that was refused
+        before `request_begin`."""
 
-    def feedback(
-        self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo
-    ) -> None:
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         """The other half sent this. `request` is None at association scope, and for one long over."""
 
     def configure(self, options: Any) -> None:

@@ -95,6 +95,10 @@ class StreamPool:
         """Each stream that requests hold, with how many times they do."""
         return dict(self._holders)
 
+    def association_streams(self) -> dict[Hashable, int]:
+        """Each channel of association scope that has a stream, with that stream."""
+        return dict(self._associations)
+
     def association_stream(self, channel: Hashable, priority: int) -> int:
         """The stream of a channel of association scope; it keeps it."""
         stream = self._associations.get(channel)

@@ -1,8 +1,8 @@
 """Plugins at work: found, verified, called, and kept from doing harm.
 
 One `Supervisor` runs the halves of one side in one process. A hook that raises is logged and counted, and its plugin is
-set aside for a while when it keeps failing; content goes on. What halves send may come from any thread: it is put into a
-queue and picked up on the loop, many items to a wake-up.
+set aside for a while when it keeps failing; content goes on. What halves send may come from any thread: it is put into
+a queue and picked up on the loop, many items to a wake-up.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast
 
@@ -20,6 +20,7 @@ from .channels import Channel, Scope
 from .connection import Connection, Request
 from .driver import Driver, Loop
 from .errors import ConfigError, PluginError
+from .figures import ChannelLedger, association_figures, streams_of
 from .plugin import (
     API_VERSION,
     ApplicationHalf,
@@ -29,8 +30,10 @@ from .plugin import (
     Outcome,
     Plugin,
     RequestInfo,
+    TransportFigures,
     WebHalf,
 )
+from .traffic import Traffic
 
 __all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "Link", "RoutedRequest", "Supervisor", "load_plugins"]
 
@@ -171,10 +174,17 @@ class _HalfHost:
 
     def broadcast(self, channel: str, item: bytes) -> None:
         for link in tuple(self._supervisor.links):
-            self._supervisor.queue_item(channel, item, link, 6)
+            if link.connection.takes(channel):
+                self._supervisor.queue_item(channel, item, link, 6)
 
     def associations(self) -> Sequence[AssociationInfo]:
         return tuple(link.info for link in self._supervisor.links)
+
+    def transport(self) -> TransportFigures:
+        return self._supervisor.transport()
+
+    def traffic(self) -> Traffic:
+        return self._supervisor.follow_traffic()
 
     def publish(self, entry: FeedEntry) -> None:
         self._supervisor.publish(entry)
@@ -198,6 +208,9 @@ class Supervisor:
         self.process_name = process_name
         self.publish = publish
         self.channels: list[Channel] = []
+        self.traffic: Traffic | None = None
+        """Figures by virtual host, once somebody wants them."""
+        self._ledger = ChannelLedger()
         self._loop = loop
         self._wake_loop = wake_loop
         self._log = logging.getLogger("fcgi_sctp.plugins")
@@ -246,6 +259,7 @@ class Supervisor:
     def association_down(self, link: Link, reason: str) -> None:
         if link in self.links:
             self.links.remove(link)
+            self._ledger.close(link.connection)
             for entry in self._entries:
                 self._call(entry, entry.half.association_down, link.info, reason)
 
@@ -253,14 +267,18 @@ class Supervisor:
 
     @property
     def follows_requests(self) -> bool:
-        """Whether any plugin wants to hear of the end of requests."""
-        return bool(self._request_end)
+        """Whether anybody wants to hear of the end of requests."""
+        return bool(self._request_end) or self.traffic is not None
 
     def request_begin(self, request: RequestInfo) -> None:
+        if self.traffic is not None:
+            self.traffic.begin(request)
         for entry, hook in self._request_begin:
             self._call(entry, hook, request)
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        if self.traffic is not None:
+            self.traffic.end(request, outcome)
         for entry, hook in self._request_end:
             self._call(entry, hook, request, outcome)
 
@@ -278,37 +296,50 @@ class Supervisor:
             self._call(entry, entry.half.feedback, channel, item, request, link.info)
 
     def close(self) -> None:
-        """Call each half's `close`; nothing is called after it."""
-        self._send_queued()
-        self._closed = True
+        """Call each half's `close`, and send what it still had to say; nothing is called after it."""
         if getattr(self, "_tick_handle", None) is not None:
             self._tick_handle.cancel()  # type: ignore[union-attr]
         for entry in self._entries:
             self._call(entry, entry.half.close)
+        self._send_queued()
+        self._closed = True
+
+    # ---- figures
+
+    def follow_traffic(self) -> Traffic:
+        """Count requests by virtual host from now on."""
+        if self.traffic is None:
+            self.traffic = Traffic()
+        return self.traffic
+
+    def transport(self) -> TransportFigures:
+        """How the associations and channels fare now."""
+        connections = [link.connection for link in self.links]
+        return TransportFigures(
+            [association_figures(link.info, link.driver) for link in self.links],
+            [self._ledger.totals(one, connections, self.lost.get(one.name, 0)) for one in self.channels],
+        )
 
     def statistics(self) -> list[dict[str, Any]]:
         """One entry a plugin, for people and programs."""
+        connections = [link.connection for link in self.links]
+        now = self._loop.time()
         return [
             {
                 "name": entry.name,
                 "version": entry.enabled.plugin.version,
-                "state": "set aside" if entry.aside_until > self._loop.time() else "running",
+                "state": "set aside" if entry.aside_until > now else "running",
                 "errors": entry.errors,
-                "channels": [self._channel_statistics(channel) for channel in entry.enabled.channels],
+                "channels": [
+                    {
+                        **asdict(self._ledger.totals(one, connections, self.lost.get(one.name, 0))),
+                        "streams": sum(streams_of(connection, one.name) for connection in connections),
+                    }
+                    for one in entry.enabled.channels
+                ],
             }
             for entry in self._entries
         ]
-
-    def _channel_statistics(self, channel: Channel) -> dict[str, Any]:
-        figures = [link.connection.figures[channel.name] for link in self.links]
-        return {
-            "name": channel.name,
-            "scope": channel.scope.value,
-            "priority": channel.priority.name.lower(),
-            "sent": sum(figure.sent for figure in figures),
-            "received": sum(figure.received for figure in figures),
-            "dropped": sum(sum(figure.dropped.values()) for figure in figures) + self.lost.get(channel.name, 0),
-        }
 
     # ---- sending
 
@@ -341,7 +372,7 @@ class Supervisor:
         elif target is not None:
             # plugins hand back the object that they were given
             routed = cast(RoutedRequest, target)
-            link = routed.link
+            link = getattr(routed, "link", None)  # there is none yet if no application took the request
             if channel.scope is Scope.REQUEST:
                 request = routed.request
         else:
