@@ -116,7 +116,9 @@ class AppConfig(_Model):
     """The side that runs the application."""
 
     application: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$")
-    """The WSGI callable: MODULE:CALLABLE."""
+    """The WSGI or ASGI callable: MODULE:CALLABLE."""
+    interface: Literal["auto", "wsgi", "asgi"] = "auto"
+    """What the callable is; auto: ASGI if it is an async function, or an object whose __call__ is one."""
     listen: SctpAddresses = Field(min_length=1)
     """Where associations are taken: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
     workers: int | None = Field(None, ge=1, le=1024)

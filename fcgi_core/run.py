@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from .app.making import load_application, make_application
 from .app.service import AppService
 from .app.workers import WORKER_VARIABLE, Workers, tell_ready, worker_command
-from .app.wsgi import WsgiApplication
 from .config import AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
-from .errors import ConfigError
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
@@ -94,8 +91,7 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         return await _start_workers(app, app.workers)
     worker, count = int(number or 0), app.workers or 1
     assert app.application is not None
-    sys.path.insert(0, app.path or os.getcwd())
-    application = WsgiApplication(load_application(app.application), threads=app.threads, script_name=app.script_name)
+    application = make_application(app)
     listen = [await resolve(Address.parse(text)) for text in app.listen]
     name = app.name or app.application
     service = AppService(
@@ -135,27 +131,6 @@ def _watch_limits(service: AppService, app: AppConfig) -> None:
 def _resident_memory() -> int:
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def load_application(name: str) -> Any:
-    """The object that MODULE:CALLABLE names; ConfigError if there is none. The module's own errors pass through."""
-    module_name, _, attributes = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise ConfigError(
-                [f"app.application: {name!r}: no module {error.name!r} on {sys.path[0]} or Python's path"]
-            ) from None
-        raise
-    for attribute in attributes.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            raise ConfigError([f"app.application: {name!r}: module {module_name!r} has no {attributes!r}"]) from None
-    if not callable(found):
-        raise ConfigError([f"app.application: {name!r} is {type(found).__name__}, which cannot be called"])
-    return found
 
 
 def _settings(config: Config, name: str, others: dict[str, str] | None = None) -> Settings:

@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
 
     app = commands.add_parser("app", help="run an application")
     _service_arguments(app)
-    app.add_argument("application", nargs="?", metavar="MODULE:CALLABLE", help="the WSGI application")
+    app.add_argument("application", nargs="?", metavar="MODULE:CALLABLE", help="the WSGI or ASGI application")
+    app.add_argument("--interface", choices=("auto", "wsgi", "asgi"), help="what MODULE:CALLABLE is (auto)")
     app.add_argument("--listen", action="append", metavar="ADDRESS", help="for the web side: HOST:PORT[/UDPPORT]")
     app.add_argument("--threads", type=int, metavar="N", help="requests worked on at once (16)")
     app.add_argument("--workers", type=int, metavar="N", help="processes, from the port of --listen on")
@@ -95,6 +96,7 @@ def _app(args: argparse.Namespace) -> int:
             _usage("app needs --config FILE, or MODULE:CALLABLE and --listen")
         overrides["app"] = {
             "application": args.application,
+            "interface": args.interface,
             "listen": args.listen,
             "threads": args.threads,
             "workers": args.workers,

@@ -1,0 +1,85 @@
+"""An ASGI HTTP scope from CGI variables (ASGI 3.0, "HTTP & WebSocket ASGI Message Format", 2.4).
+
+Paths go by the rules of `wsgi.make_environ`; ASGI's `path` is all of the path, `root_path` included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+__all__ = ["make_scope"]
+
+ASGI_VERSIONS = {"version": "3.0", "spec_version": "2.4"}
+"""2.4: send() raises an OSError once the client has gone."""
+MAX_KNOWN_NAMES = 1000
+"""Header names remembered with their translation; clients can make names up, so there is an end to it."""
+
+_header_names: dict[str, bytes] = {}
+_OWN = {"HTTP_CONTENT_TYPE": b"content-type", "HTTP_CONTENT_LENGTH": b"content-length"}
+"""CGI passes these two without HTTP_ (RFC 3875 section 4.1); nginx passes them both ways."""
+
+
+def make_scope(params: Mapping[str, str], script_name: str = "") -> dict[str, Any]:
+    """The scope of one request; `script_name` is where the application is mounted if the web server does not say."""
+    get = params.get
+    script = get("SCRIPT_NAME", "")
+    info = get("PATH_INFO")
+    if info:
+        root, path = script, script + info
+    else:
+        # nginx's own fastcgi_params put the whole path into SCRIPT_NAME
+        mounted = script_name and (script == script_name or script.startswith(script_name + "/"))
+        root, path = script_name if mounted else "", script
+    uri = get("REQUEST_URI", "").partition("?")[0]
+    raw_path = uri.encode("latin-1") if uri.startswith("/") else quote(path.encode("latin-1")).encode()
+    secure = get("HTTPS", "").lower() in ("on", "1") or get("REQUEST_SCHEME") == "https"
+    protocol = get("SERVER_PROTOCOL", "HTTP/1.1")
+    version = protocol[5:] if protocol.startswith("HTTP/") else "1.1"
+    return {
+        "type": "http",
+        "asgi": ASGI_VERSIONS,
+        "http_version": "2" if version == "2.0" else "3" if version == "3.0" else version,
+        "method": get("REQUEST_METHOD", "GET").upper(),
+        "scheme": "https" if secure else "http",
+        "path": _text(path) or "/",
+        "raw_path": raw_path,
+        "query_string": get("QUERY_STRING", "").encode("latin-1"),
+        "root_path": _text(root),
+        "headers": _headers(params),
+        "client": _endpoint(get("REMOTE_ADDR"), get("REMOTE_PORT")),
+        "server": _endpoint(get("SERVER_NAME") or get("SERVER_ADDR") or "localhost", get("SERVER_PORT") or "80"),
+        "extensions": {},
+    }
+
+
+def _text(path: str) -> str:
+    """CGI's bytes-as-latin-1 as the text that they encode."""
+    return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
+
+
+def _endpoint(host: str | None, port: str | None) -> tuple[str, int] | None:
+    if not host:
+        return None
+    return host, int(port) if port and port.isascii() and port.isdigit() else 0
+
+
+def _headers(params: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    headers = []
+    known = _header_names
+    for name, value in params.items():
+        if name[:5] == "HTTP_":
+            if name in _OWN:
+                continue
+            header = known.get(name)
+            if header is None:
+                header = name[5:].lower().replace("_", "-").encode("latin-1")
+                if len(known) < MAX_KNOWN_NAMES:
+                    known[name] = header
+            headers.append((header, value.encode("latin-1")))
+    for name, header in _OWN.items():
+        own = params.get(name[5:])
+        if own:
+            headers.append((header, own.encode("latin-1")))
+    return headers

@@ -1,0 +1,49 @@
+"""The application that a configuration asks for: a WSGI or ASGI callable."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from .asgi import AsgiApplication, is_asgi
+from .wsgi import WsgiApplication
+
+if TYPE_CHECKING:
+    from ..config import AppConfig
+    from .service import Application
+
+__all__ = ["load_application", "make_application"]
+
+
+def make_application(app: AppConfig) -> Application:
+    """The application, not started. ConfigError, and what the import of the application's module raises."""
+    assert app.application is not None
+    sys.path.insert(0, app.path or os.getcwd())
+    found = load_application(app.application)
+    if app.interface == "asgi" or (app.interface == "auto" and is_asgi(found)):
+        return AsgiApplication(found, script_name=app.script_name)
+    return WsgiApplication(found, threads=app.threads, script_name=app.script_name)
+
+
+def load_application(name: str) -> Any:
+    """The object that MODULE:CALLABLE names; ConfigError if there is none. The module's own errors pass through."""
+    module_name, _, attributes = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise ConfigError(
+                [f"app.application: {name!r}: no module {error.name!r} on {sys.path[0]} or Python's path"]
+            ) from None
+        raise
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise ConfigError([f"app.application: {name!r}: module {module_name!r} has no {attributes!r}"]) from None
+    if not callable(found):
+        raise ConfigError([f"app.application: {name!r} is {type(found).__name__}, which cannot be called"])
+    return found
