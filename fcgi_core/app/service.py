@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -118,7 +119,7 @@ class AppExchange(Exchange):
         if self.ended or not data:
             return
         if self.first_byte is None:
-            self.first_byte = self.service.loop.time()
+            self.first_byte = time.monotonic()  # the loop's own clock may stand still for a turn
             self.status = status_of(data[:4096])
         self.bytes_out += len(data)
         self.connection.send_output(self.request, data)

@@ -122,6 +122,8 @@ class WebExchange(Exchange):
         return self._params
 
     def _made_identity(self) -> str:
+        if not hasattr(self, "request"):
+            return f"unsent.{self.id}"  # no application took it
         settings = self.link.connection.settings
         return f"{settings.instance}.{settings.association}.{self.request.id}.{self.request.generation}"
 

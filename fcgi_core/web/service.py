@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -183,8 +184,8 @@ class WebService:
         upstream = exchange.state
         if isinstance(upstream, Upstream):
             upstream.abort(exchange)
-            self.finished(exchange, aborted=True)
         # one that waits is stepped over when its turn comes
+        self.finished(exchange, aborted=True)
 
     def consumed(self, exchange: WebExchange, count: int) -> None:
         upstream = exchange.state
@@ -266,6 +267,8 @@ class WebService:
             best.begin(exchange)
         except RequestRefused:
             return False
+        if exchange.started is None:
+            exchange.started = time.monotonic()
         self._active.add(exchange)
         self.supervisor.request_begin(exchange)
         return True
@@ -295,10 +298,11 @@ class WebService:
             else:
                 return
 
-    @staticmethod
-    def _refuse(exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
+    def _refuse(self, exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
         log.error("answered %d: %s", status.value, why)
         exchange.fail(status, why, retry_after)
+        if self.supervisor.follows_requests:
+            self.supervisor.request_end(exchange, exchange.outcome(error=why))
 
     def _sweep(self) -> None:
         """Look for requests whose time is up."""
