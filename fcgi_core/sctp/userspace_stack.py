@@ -188,7 +188,12 @@ class Endpoint:
             networks = b"".join(map(network_bytes, options.allowed_peers))
             self.descriptor = self.socket.fileno()
             self.handle: int = lib.carrier_endpoint_open(
-                self.descriptor, 1, UNCLAIMED_PEERS, options.max_associations, networks, len(networks) // 17
+                self.descriptor,
+                int(options.udp_segmentation),
+                UNCLAIMED_PEERS,
+                options.max_associations,
+                networks,
+                len(networks) // 17,
             )
             if self.handle < 0:
                 raise CarrierError(f"no UDP endpoint for SCTP: {os.strerror(-self.handle)}")
