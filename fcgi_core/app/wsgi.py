@@ -11,6 +11,7 @@ import io
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -60,9 +61,10 @@ class WsgiApplication:
 
     async def stop(self) -> None:
         threads = self.pool.close()
+        # those that were idle end at once; one inside the application is a daemon and ends with the process
+        deadline = self._loop.time() + 0.5
         for thread in threads:
-            # those that were idle end at once; one inside the application is a daemon and ends with the process
-            await asyncio.to_thread(thread.join, 0.5)
+            await asyncio.to_thread(thread.join, max(0.0, deadline - self._loop.time()))
 
     def hand_over(self, request: WsgiRequest, data: bytes, end: bool, error: str = "") -> None:
         """From a request's thread to the loop."""
@@ -83,7 +85,10 @@ class WsgiApplication:
             exchange.send(data)
             request.passed_on += len(data)
             if end:
-                exchange.end(error=error)
+                if request.complete:
+                    exchange.end(error=error)
+                else:
+                    exchange.fail(error)
             elif exchange.writable:
                 request.taken_up()
 
@@ -130,6 +135,7 @@ class WsgiRequest:
         "_taken",
         "_wait",
         "aborted",
+        "complete",
         "exchange",
         "input",
         "owner",
@@ -140,6 +146,8 @@ class WsgiRequest:
         self.owner = owner
         self.exchange = exchange
         self.aborted = False
+        self.complete = False
+        """The response is whole, or an error page stands in its place."""
         self.passed_on = 0
         """Bytes that the loop has passed on; the loop's own."""
         self._taken = 0
@@ -176,6 +184,7 @@ class WsgiRequest:
 
     def run(self) -> None:
         owner, exchange = self.owner, self.exchange
+        exchange.started = time.monotonic()
         if self.aborted:
             owner.hand_over(self, b"", True)
             return
@@ -189,6 +198,7 @@ class WsgiRequest:
                 result = owner.application(environ, self.start_response)
                 try:
                     last = self._send_result(result)
+                    self.complete = True
                 finally:
                     if hasattr(result, "close"):
                         result.close()
@@ -203,7 +213,9 @@ class WsgiRequest:
                     exchange.params.get("REQUEST_URI", ""),
                 )
                 error = f"uncaught {type(exception).__name__}"
-                last = b"" if self._head_sent else INTERNAL_ERROR
+                if not self._head_sent:
+                    last = INTERNAL_ERROR
+                    self.complete = True
         owner.hand_over(self, last, True, error)
 
     def start_response(
