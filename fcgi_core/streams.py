@@ -83,9 +83,10 @@ class StreamPool:
         self._may_grow = True
 
     def grow(self, outgoing: int) -> None:
-        """The association has `outgoing` streams now; if that is no more than before, the peer refused."""
-        self._may_grow = outgoing > self.outgoing
-        self.outgoing = max(self.outgoing, outgoing)
+        """The association has `outgoing` streams now. If it asked for more and these are not, the peer refused."""
+        if outgoing > self.outgoing:
+            self.outgoing = outgoing
+            self._may_grow = True
 
     def in_use(self) -> int:
         """Streams that requests hold now; those of association channels are not counted."""

@@ -60,6 +60,7 @@ def test_per_channel_has_a_set_of_streams_for_each_request() -> None:
     assert pool.content_stream(two) == 5
     assert pool.association_stream("metrics", ORDINARY) == pool.association_stream("metrics", ORDINARY) == 6
     assert pool.holders() == {2: 1, 3: 1, 4: 1, 5: 1}
+    assert pool.association_streams() == {"metrics": 6}
     assert pool.priorities == [(2, CONTENT), (3, CONTENT), (4, ORDINARY), (5, CONTENT), (6, ORDINARY)]
     pool.release(one)
     assert pool.holders() == {5: 1}
@@ -109,6 +110,14 @@ def test_a_short_pool_asks_once_and_shares() -> None:
     pool.grow(20)  # refused
     pool.content_stream(StreamSet())
     assert (pool.wanted, pool.shortages.asked) == (0, 2)
+
+
+def test_that_the_peer_got_more_streams_is_no_refusal() -> None:
+    pool = StreamPool(Plan.PER_CHANNEL, 3)
+    pool.grow(3)
+    pool.content_stream(StreamSet())
+    pool.content_stream(StreamSet())
+    assert pool.wanted == 16
 
 
 def test_a_shared_stream_is_free_when_its_last_holder_left() -> None:
