@@ -41,7 +41,10 @@ def test_a_lane_s_records_fill_messages_in_order(outbox: Outbox) -> None:
     lane = Lane(2, CONTENT)
     for size in (4, 3, 3, 9, 30, 1):
         outbox.add(lane, bytes([size]) * size)
+    outbox.post(CONTENT, Message(3, bytes(7)))
     assert outbox.waiting()
+    assert outbox.waiting_bytes() == 57
+    assert outbox.take(1, 10) == [Message(3, bytes(7))]
     assert not lane.sent
     messages = outbox.take(ROOM, 10)
     assert [len(message.data) for message in messages] == [10, 9, 30, 1]
