@@ -1,7 +1,7 @@
 """``fcgi-sctp logs``: follow the live feed of a running web side.
 
-Exit status: 0; 1 if ``--count`` was not reached before ``--timeout`` or the end; 2 for wrong usage; 69 (EX_UNAVAILABLE)
-if there is no feed to read; 130 after Ctrl-C.
+Exit status: 0; 1 if ``--count`` was not reached before ``--timeout`` or the end; 69 (EX_UNAVAILABLE of sysexits.h) if
+there is no feed to read; 130 after Ctrl-C, as a shell has it.
 """
 
 from __future__ import annotations

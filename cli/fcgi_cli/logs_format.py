@@ -68,8 +68,13 @@ def format_json(event: Event) -> str:
         return ""
     if isinstance(event, Lost):
         return json.dumps({"lost": event.count}) + "\n"
-    value: dict[str, object] = {"n": event.number, "time": event.time}
-    for name in Line.__slots__[2:]:
+    value: dict[str, object] = {
+        "n": event.number,
+        "time": event.time,
+        "severity": event.severity,
+        "message": event.message,
+    }
+    for name in Line.__slots__[4:]:
         if (item := getattr(event, name)) not in ("", {}):
             value[name] = item
     return json.dumps(value).replace("\x7f", "\\u007f") + "\n"  # ASCII; DEL is the one control that JSON leaves

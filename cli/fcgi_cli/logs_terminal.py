@@ -75,10 +75,7 @@ def _fit(name: str, width: int) -> str:
 
 def _shown(message: str) -> list[str]:
     """The lines of a message that a screen can bear."""
-    cut = len(message) - MOST_CHARACTERS
     lines = message_lines(message[:MOST_CHARACTERS])
-    if len(lines) > MOST_LINES:
-        cut += sum(len(line) for line in lines[MOST_LINES:]) if cut > 0 else len(message)
-        lines = lines[:MOST_LINES]
-        return [*lines, "… more lines; -o raw or json shows all"]
-    return [*lines, f"… {cut} characters more; -o raw or json shows all"] if cut > 0 else lines
+    if len(lines) <= MOST_LINES and len(message) <= MOST_CHARACTERS:
+        return lines
+    return [*lines[:MOST_LINES], f"… {len(message)} characters in all; -o raw and -o json show them"]

@@ -4,7 +4,7 @@ A line is a JSON object. The first that a listener gets describes the feed; it m
 wants of the past::
 
     <- {"feed": "fcgi-sctp", "version": 1, "instance": "…", "first": 1017, "next": 2042}
-    -> {"since": 1900}            from this number on; or {"tail": 10}: so many of the latest
+    -> {"since": 1900}            from this number on; or {"tail": 10}: so many before `next`
     <- {"n": 1900, "time": …, "severity": 4, "server_name": "shop.example", "message": "…", …}
 
 Numbers rise by one, from 1 for each new `instance`; a listener that reads too slowly gets ``{"lost": COUNT, "next":
@@ -229,7 +229,7 @@ class _Listener(asyncio.Protocol):
         return True
 
     def listen(self) -> None:
-        """Take the wish, or that there is none, and begin."""
+        """Take the wish, or that there is none, and begin. Whatever it is, nothing since the greeting is left out."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._listening = True
@@ -245,9 +245,9 @@ class _Listener(asyncio.Protocol):
         except (ValueError, RecursionError, AttributeError):
             return self._position
         if isinstance(since, int):
-            return max(1, min(since, self._feed.next))
+            return max(1, min(since, self._position))
         if isinstance(tail, int):
-            return max(self._feed.first, self._feed.next - max(0, tail))
+            return max(self._feed.first, self._position - max(0, tail))
         return self._position
 
     def pause_writing(self) -> None:

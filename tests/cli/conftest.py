@@ -1,0 +1,106 @@
+"""A live feed that runs beside a test, and one that says what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcgi_core.plugin import FeedEntry
+from fcgi_core.web.feed import Feed
+
+
+class RunningFeed:
+    """A `Feed` on a thread of its own; every call returns when it is done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._feed: Feed | None = None
+
+    def start(self) -> None:
+        self._feed = Feed(self.path)
+        asyncio.run_coroutine_threadsafe(self._feed.start(), self._loop).result(10)
+
+    def publish(self, *entries: FeedEntry) -> None:
+        async def publish() -> None:
+            assert self._feed is not None
+            for entry in entries:
+                self._feed.publish(entry)
+
+        asyncio.run_coroutine_threadsafe(publish(), self._loop).result(10)
+
+    def stop(self) -> None:
+        async def stop() -> None:
+            if self._feed is not None:
+                self._feed.close()
+            await asyncio.sleep(0)  # the transports end on the loop
+
+        asyncio.run_coroutine_threadsafe(stop(), self._loop).result(10)
+        self._feed = None
+
+    def close(self) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+class ScriptedFeed:
+    """Serves one connection after the other: for each, a greeting and what follows the listener's wish."""
+
+    def __init__(self, path: Path, connections: Sequence[tuple[dict[str, Any] | bytes, Sequence[object]]]) -> None:
+        self.wishes: list[Any] = []
+        self._connections = connections
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self._listening.settimeout(10)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for greeting, lines in self._connections:
+            connection, _ = self._listening.accept()
+            with connection, connection.makefile("rb") as reader:
+                if isinstance(greeting, bytes):
+                    connection.sendall(greeting)
+                    continue
+                about = {"feed": "fcgi-sctp", "version": 1, "instance": "one", "first": 1, "next": 1, **greeting}
+                connection.sendall(json.dumps(about).encode() + b"\n")
+                self.wishes.append(json.loads(reader.readline()))
+                for line in lines:
+                    connection.sendall((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n")
+
+    def close(self) -> None:
+        self._thread.join(10)
+        self._listening.close()
+
+
+@pytest.fixture
+def feed(tmp_path: Path) -> Iterator[RunningFeed]:
+    feed = RunningFeed(tmp_path / "feed.sock")
+    feed.start()
+    yield feed
+    feed.close()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Callable[..., ScriptedFeed]]:
+    made = []
+
+    def script(*connections: tuple[dict[str, Any] | bytes, Sequence[object]]) -> ScriptedFeed:
+        made.append(ScriptedFeed(tmp_path / "feed.sock", connections))
+        return made[-1]
+
+    yield script
+    for one in made:
+        one.close()

@@ -1,0 +1,171 @@
+"""The feed, read: whole, in order, over restarts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fcgi_cli.logs_source import Event, FeedError, FeedSource, Line, Lost, Note, OutputClosed
+
+
+def line(number: int, **more: Any) -> dict[str, Any]:
+    return {"n": number, "time": 1.5, "severity": 4, "message": f"m{number}", **more}
+
+
+def read(path: Path, **options: Any) -> list[Event]:
+    options = {"tail": 10, "follow": False, **options}
+    source = FeedSource(str(path / "feed.sock"), sleep=lambda seconds: None, **options)
+    return list(itertools.chain(*source.batches()))
+
+
+def numbers(events: list[Event]) -> list[int | str]:
+    return [event.number if isinstance(event, Line) else type(event).__name__ for event in events]
+
+
+def test_an_entry(script: Callable[..., Any], tmp_path: Path) -> None:
+    about = {"server_name": "s", "application": "a", "process": "p", "kind": "k", "request": "r"}
+    served = script(({"next": 100}, [line(90, facility=3, fields={"x": 1}, **about, new_in_version_2=True)]))
+    assert read(tmp_path, tail=10) == [Line(90, 1.5, 4, "m90", "s", "a", "p", "k", "r", {"x": "1"}, 3)]
+    assert served.wishes == [{"since": 90}]
+
+
+def test_gaps_and_repetitions(script: Callable[..., Any], tmp_path: Path) -> None:
+    script(({"next": 3}, [line(1), line(1), line(2), line(5), {"lost": 4, "next": 10}, line(10)]))
+    events = read(tmp_path)
+    assert numbers(events) == [1, 2, "Lost", 5, "Lost", 10]
+    assert [event.count for event in events if isinstance(event, Lost)] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"null",
+        b'{"n": 1}',
+        b'{"n": "x", "time": 1, "severity": 1, "message": ""}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"lost": "x"}',
+        b'{"n": 1, "time": 1e999, "severity": Infinity, "message": ""}',
+    ],
+)
+def test_what_is_no_line_is_passed_over(script: Callable[..., Any], tmp_path: Path, strange: bytes) -> None:
+    script(({}, [strange, line(1)]))
+    assert numbers(read(tmp_path)) == [1]
+
+
+def test_values_out_of_range(script: Callable[..., Any], tmp_path: Path) -> None:
+    script(({}, [b'{"n": 1, "time": NaN, "severity": -3, "message": 7}', line(2, time=1e300, severity=99)]))
+    first, second = read(tmp_path)
+    assert first == Line(1, 0.0, 0, "7")
+    assert second == Line(2, 0.0, 7, "m2")
+
+
+def test_it_resumes_where_it_was(script: Callable[..., Any], tmp_path: Path) -> None:
+    served = script(
+        ({"first": 1, "next": 5}, [line(number) for number in range(3, 7)]),
+        (b"", []),
+        (b"nonsense\n", []),
+        ({"first": 1, "next": 9}, [line(7), line(8)]),
+        ({"instance": "two", "first": 2, "next": 4}, [line(2), line(3)]),
+    )
+    source = FeedSource(str(tmp_path / "feed.sock"), tail=2, sleep=lambda seconds: None)
+    events: list[Event] = []
+    for batch in source.batches():
+        events += batch
+        if any(isinstance(event, Line) and event.number == 3 and len(events) > 8 for event in batch):
+            break
+    assert numbers(events) == [3, 4, 5, 6, "Note", "Note", 7, 8, "Note", "Note", "Note", 2, 3]
+    assert [event.text for event in events if isinstance(event, Note)] == [
+        "the web side has closed the feed; waiting for it",
+        "connected again",
+        "the web side has closed the feed; waiting for it",
+        "the web side has been started anew",
+        "connected again",
+    ]
+    assert served.wishes == [{"since": 3}, {"since": 7}, {"since": 2}]
+
+
+def test_it_waits_longer_and_longer(script: Callable[..., Any], tmp_path: Path) -> None:
+    script(({}, []))
+    waited: list[float] = []
+
+    class Enough(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        os.path.exists(tmp_path / "feed.sock") and os.unlink(tmp_path / "feed.sock")
+        waited.append(seconds)
+        if len(waited) == 7:
+            raise Enough
+
+    with pytest.raises(Enough):
+        list(FeedSource(str(tmp_path / "feed.sock"), tail=1, sleep=sleep).batches())
+    assert waited == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+
+
+def test_the_deadline(feed: Any, tmp_path: Path) -> None:
+    source = FeedSource(feed.path, tail=1, deadline=time.monotonic() + 0.01)
+    assert list(itertools.chain(*source.batches())) == []
+    assert source.timed_out
+    source = FeedSource(feed.path, tail=1, deadline=time.monotonic() + 0.05, sleep=lambda seconds: None)
+    batches = source.batches()
+    assert next(batches) == []
+    feed.stop()
+    assert list(itertools.chain(*batches)) == [Note("the web side has closed the feed; waiting for it")]
+    assert source.timed_out
+
+
+def test_an_output_that_nobody_reads(feed: Any) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        with pytest.raises(OutputClosed):
+            list(FeedSource(feed.path, tail=1, output=writing).batches())
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("greeting", "complaint"),
+    [
+        (b"", "too many listen already"),
+        (b"HTTP/1.1 400 Bad Request\n", "no live feed of fcgi-sctp"),
+        (b"{}\n", "no live feed"),
+        (b"[]\n", "no live feed"),
+        (b'{"feed": "other", "version": 1}\n', "no live feed"),
+        (b'{"feed": "fcgi-sctp", "version": 9}\n', "a feed of version 9"),
+        (b'{"feed": "fcgi-sctp", "version": 1, "instance": "x", "first": "x", "next": 1}\n', "no live feed"),
+        (b"x" * 300_000, "no live feed"),
+    ],
+)
+def test_what_is_no_feed(script: Callable[..., Any], tmp_path: Path, greeting: bytes, complaint: str) -> None:
+    script((greeting, []))
+    with pytest.raises(FeedError, match=complaint):
+        read(tmp_path)
+
+
+def test_no_feed_at_all(tmp_path: Path) -> None:
+    with pytest.raises(FeedError, match="is `fcgi-sctp web` running"):
+        read(tmp_path)
+    (tmp_path / "feed.sock").write_text("")
+    with pytest.raises(FeedError, match="nobody listens on it"):
+        read(tmp_path)
+
+
+def test_a_line_without_end(script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fcgi_cli import logs_source
+
+    monkeypatch.setattr(logs_source, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(logs_source, "RECEIVE", 600)
+    script(({}, [b"x" * 5000]))
+    with pytest.raises(FeedError, match="a line of more than 1000 bytes"):
+        read(tmp_path)

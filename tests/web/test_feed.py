@@ -1,0 +1,343 @@
+"""The live feed, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcgi_core.plugin import FeedEntry
+from fcgi_core.web import feed as feed_module
+from fcgi_core.web.feed import Feed
+
+
+class Listener:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def line(self) -> dict[str, Any]:
+        value = json.loads(await asyncio.wait_for(self._reader.readline(), 10))
+        assert isinstance(value, dict)
+        return value
+
+    async def numbers(self, count: int) -> list[int]:
+        return [(await self.line())["n"] for _ in range(count)]
+
+    def say(self, wish: object) -> None:
+        self._writer.write(json.dumps(wish).encode() + b"\n")
+
+    def end(self) -> None:
+        self._writer.write_eof()
+
+    async def rest(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (await self.rest_bytes()).splitlines()]
+
+    async def rest_bytes(self) -> bytes:
+        return await asyncio.wait_for(self._reader.read(), 10)
+
+    async def close(self) -> None:
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except ConnectionError:
+            pass  # the feed was the first
+
+
+@asynccontextmanager
+async def listening(feed: Feed, wish: object = None) -> AsyncIterator[tuple[Listener, dict[str, Any]]]:
+    """A listener and the greeting it got."""
+    listener = Listener(*await asyncio.open_unix_connection(feed.path))
+    try:
+        greeting = await listener.line()
+        if wish is not None:
+            listener.say(wish)
+        yield listener, greeting
+    finally:
+        await listener.close()
+
+
+def run(path: Path, test: Callable[[Feed], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        feed = Feed(path / "feed.sock", **options)
+        await feed.start()
+        try:
+            await test(feed)
+        finally:
+            feed.close()
+            await asyncio.sleep(0)  # the transports end on the loop
+
+    asyncio.run(main())
+    gc.collect()  # a socket left open is told here, and is an error
+
+
+def entry(message: str = "text", **more: Any) -> FeedEntry:
+    return FeedEntry(1_700_000_000.25, 4, message, **more)
+
+
+def test_greeting_and_entry(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        feed.publish(entry("first", server_name="shop.example", request="r", fields={"uri": "/"}))
+        async with listening(feed, {"since": 1}) as (listener, greeting):
+            assert greeting == {
+                "feed": "fcgi-sctp",
+                "version": 1,
+                "instance": feed.instance,
+                "first": 1,
+                "next": 2,
+            }
+            assert await listener.line() == {
+                "n": 1,
+                "time": 1_700_000_000.25,
+                "severity": 4,
+                "facility": 1,
+                "server_name": "shop.example",
+                "request": "r",
+                "message": "first",
+                "fields": {"uri": "/"},
+            }
+            feed.publish(entry("\x1b\n\ud800 ä"))
+            assert (await listener.line())["message"] == "\x1b\n\ud800 ä"
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("wish", "numbers"),
+    [
+        ({"since": 4}, [4, 5, 6]),
+        ({"since": 99}, [6]),
+        ({"since": -5}, [1, 2, 3, 4, 5, 6]),
+        ({"tail": 2}, [4, 5, 6]),
+        ({"tail": 99}, [1, 2, 3, 4, 5, 6]),
+        ({"tail": 0}, [6]),
+        ({"tail": -3}, [6]),
+        ({}, [6]),
+        ([1], [6]),
+        ({"since": "x"}, [6]),
+        ("x" * 9000, [6]),
+    ],
+)
+def test_what_of_the_past(tmp_path: Path, wish: object, numbers: list[int]) -> None:
+    async def test(feed: Feed) -> None:
+        for _ in range(5):
+            feed.publish(entry())
+        async with listening(feed, wish) as (listener, _):
+            feed.publish(entry())
+            assert await listener.numbers(len(numbers)) == numbers
+
+    run(tmp_path, test)
+
+
+def test_who_says_nothing_gets_what_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "SPEAK_WITHIN", 0.001)
+
+    async def test(feed: Feed) -> None:
+        feed.publish(entry())
+        async with listening(feed) as (listener, _):
+            feed.publish(entry())
+            assert await listener.numbers(1) == [2]
+            listener.say({"since": 1})  # too late
+            feed.publish(entry())
+            assert await listener.numbers(1) == [3]
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("wish", [{"tail": 3}, None])
+def test_who_closes_its_half_gets_what_there_is(tmp_path: Path, wish: object) -> None:
+    async def test(feed: Feed) -> None:
+        for _ in range(5):
+            feed.publish(entry())
+        async with listening(feed, wish) as (listener, _):
+            listener.end()
+            assert [line["n"] for line in await listener.rest()] == ([3, 4, 5] if wish else [])
+
+    run(tmp_path, test)
+
+
+def test_the_ring_is_bounded_in_entries(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        for _ in range(25):
+            feed.publish(entry())
+        async with listening(feed, {"since": 3}) as (listener, greeting):
+            assert (greeting["first"], greeting["next"]) == (16, 26)
+            assert await listener.line() == {"lost": 13, "next": 16}
+            assert await listener.numbers(10) == list(range(16, 26))
+
+    run(tmp_path, test, keep_entries=10)
+
+
+def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        for _ in range(100):
+            feed.publish(entry("x" * 744))
+        assert (feed.first, feed.next) == (91, 101)
+        feed.publish(entry("y" * 100_000))  # one is always there
+        assert (feed.first, feed.next) == (101, 102)
+        feed.publish(entry(fields={"long": "y" * 100_000}))
+        assert feed.first == 102
+
+    run(tmp_path, test, keep_bytes=10_000)
+
+
+def test_a_slow_listener_loses_and_is_told(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        slow = socket.socket(socket.AF_UNIX)
+        slow.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(slow, feed.path)
+        await loop.sock_sendall(slow, b'{"since": 1}\n')
+        async with listening(feed, {"since": 1}) as (quick, _):
+            for start in range(1, 4000, 50):
+                for _ in range(50):
+                    feed.publish(entry("x" * 1000))
+                assert await quick.numbers(50) == list(range(start, start + 50))
+        assert feed.first == 3901
+        with slow, os.fdopen(os.dup(slow.fileno()), "rb", buffering=0):
+            data = b""
+            while b'"n":4000,' not in data:
+                data += await asyncio.wait_for(loop.sock_recv(slow, 1 << 20), 10)
+        _, *lines = [json.loads(line) for line in data.splitlines()]
+        expected = 1
+        told = 0
+        for line in lines:
+            if "lost" in line:
+                told += line["lost"]
+                expected += line["lost"]
+                assert line["next"] == expected
+            else:
+                assert line["n"] == expected
+                expected += 1
+        assert expected == 4001
+        assert told > 0
+
+    run(tmp_path, test, keep_entries=100)
+
+
+def test_a_long_past_comes_in_batches(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        for _ in range(3000):
+            feed.publish(entry("x" * 300))
+        async with listening(feed, {"since": 1}) as (listener, _):
+            assert await listener.numbers(3000) == list(range(1, 3001))
+
+    run(tmp_path, test)
+
+
+def test_too_many_listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "MAX_LISTENERS", 1)
+
+    async def test(feed: Feed) -> None:
+        async with listening(feed) as (listener, _):
+            other = Listener(*await asyncio.open_unix_connection(feed.path))
+            assert await other.rest() == []
+            await other.close()
+            listener.end()
+            await listener.rest()
+        async with listening(feed, {"tail": 0}) as (listener, _):
+            feed.publish(entry())
+            assert await listener.numbers(1) == [1]
+
+    run(tmp_path, test)
+
+
+def test_the_end(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        async with listening(feed, {"tail": 0}) as (listener, _):
+            feed.publish(entry())
+            assert await listener.numbers(1) == [1]
+            feed.publish(entry("last words"))
+            feed.close()
+            assert [line["message"] for line in await listener.rest()] == ["last words"]
+            assert not os.path.exists(feed.path)
+            feed.publish(entry("to nobody"))
+
+    run(tmp_path, test)
+
+
+def test_a_listener_that_is_stuck_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        async with listening(feed, {"since": 1}) as (listener, _):
+            for _ in range(3000):
+                feed.publish(entry("x" * 1000))
+            await listener.numbers(1)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            feed.close()
+            assert len((await listener.rest_bytes()).splitlines()) < 3000  # the last of them torn
+
+    run(tmp_path, test)
+
+
+def test_the_file(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        status = os.stat(feed.path)
+        assert stat.S_ISSOCK(status.st_mode)
+        assert stat.S_IMODE(status.st_mode) == 0o600
+        with pytest.raises(OSError, match="another process listens on it") as caught:
+            await Feed(feed.path).start()
+        assert caught.value.errno == errno.EADDRINUSE
+        # somebody moved it away and took its place: that one is not ours to remove
+        os.unlink(feed.path)
+        Path(feed.path).write_text("")
+        feed.close()
+        assert os.path.exists(feed.path)
+        with pytest.raises(FileExistsError):
+            await Feed(feed.path).start()
+
+    run(tmp_path, test)
+
+
+def test_a_socket_left_behind_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "feed.sock"))
+
+    async def test(feed: Feed) -> None:
+        async with listening(feed) as (_, greeting):
+            assert greeting["instance"] == feed.instance
+
+    run(tmp_path, test)
+
+
+def test_a_group(tmp_path: Path) -> None:
+    import grp
+
+    name = grp.getgrgid(os.getgid()).gr_name
+
+    async def test(feed: Feed) -> None:
+        assert stat.S_IMODE(os.stat(feed.path).st_mode) == 0o660
+
+    run(tmp_path, test, group=name)
+
+    async def unknown() -> None:
+        with pytest.raises(LookupError):
+            await Feed(tmp_path / "other.sock", group="no-such-group").start()
+
+    asyncio.run(unknown())
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text(st.characters()), st.text(st.characters()))
+def test_every_entry_is_one_line(message: str, name: str) -> None:
+    feed = Feed("/nowhere")
+    feed.publish(entry(message, server_name=name, fields={name: message}))
+    line = feed.line(1)
+    assert line.isascii()
+    assert line.count(b"\n") == 1
+    value = json.loads(line)
+    assert value["message"] == json.loads(json.dumps(message))  # which joins surrogates
+    assert list(value["fields"].values()) == [value["message"]]
+    assert feed.line(1) is line
