@@ -6,11 +6,12 @@ from collections import OrderedDict
 from typing import Any
 
 from .channels import Direction, FeedbackQueue, Priority
-from .connection import Connection, Request
+from .connection import Connection
 from .errors import LocalProtocolError
 from .events import InputClosed, InputReceived, RequestAborted, RequestReceived
 from .outbox import PPID, FeedbackLane
 from .records import HEADER_SIZE, MAX_PARAMS, ProtocolStatus, RecordType, Role, end_request, record
+from .request import Request
 from .sctp.carrier import Message
 from .states import AFTER_PARAMS, INPUT, Input, Output
 from .streams import FIRST_STREAM, STDERR
@@ -74,7 +75,7 @@ class ApplicationConnection(Connection):
             return [record(RecordType.STDERR, request_id, part, generation)]
 
         stream = self.pool.feedback_stream(request.streams, STDERR, Priority.CONTENT)
-        queue = FeedbackQueue(MAX_STDERR_WAITING, dropped, self._feedback_budget)
+        queue = FeedbackQueue(MAX_STDERR_WAITING, dropped, self.feedback.budget)
         return FeedbackLane(stream, Priority.CONTENT, queue, encode)
 
     def end_request(

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from .channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, Direction, FeedbackQueue, Priority, Scope
+from .channels import MAX_ITEM, Channel, Direction, Priority
 from .errors import LocalProtocolError, RemoteProtocolError, foreign_protocol_hint
 from .events import (
     ConfigAnswered,
@@ -33,8 +33,8 @@ from .events import (
     RequestFailed,
     Writable,
 )
-from .flow import ReceiveWindow, SendWindow
-from .outbox import PPID, ClosedOutbox, FeedbackLane, Lane, Outbox
+from .feedback import Feedback
+from .outbox import PPID, ClosedOutbox, Lane, Outbox
 from .records import (
     HEADER,
     HEADER_SIZE,
@@ -42,19 +42,18 @@ from .records import (
     PREFERRED_CONTENT,
     VERSION,
     RecordType,
-    Role,
     decode_pairs,
     encode_pairs,
     record,
     stream_records,
     wrong_version,
 )
+from .request import Request
 from .sctp.carrier import Message
 from .settings import MIN_MAX_MESSAGE, Settings
-from .states import Input, Output
-from .streams import CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, Plan, StreamPool, StreamSet
+from .streams import CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, Plan, StreamPool
 
-__all__ = ["ChannelFigures", "Connection", "Request"]
+__all__ = ["Connection"]
 
 SETTINGS_TIMEOUT = 10.0
 """Seconds that the peer has for its SETTINGS after the association came up; HTTP/2 servers give theirs 5 to 10."""
@@ -63,94 +62,6 @@ MAX_EARLY = 4 << 20
 again after a loss, as much as SCTP's own receive buffer would hold in front of a gap (`CarrierOptions`)."""
 EARLY_OVERHEAD = 128
 """Bytes that keeping a message costs beside its data."""
-MAX_FEEDBACK_WAITING = 64 << 20
-"""Bytes of feedback that may wait on one association, all channels and requests together."""
-MAX_UNFINISHED_ITEMS = 256
-"""Items of feedback of which the first part has come and the last has not, at once."""
-
-
-class ChannelFigures:
-    """What one channel carried on one association."""
-
-    __slots__ = ("dropped", "received", "received_bytes", "sent", "sent_bytes")
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.sent_bytes = 0
-        self.received = 0
-        self.received_bytes = 0
-        self.dropped: dict[int, int] = {}
-        """urgency -> items"""
-
-
-class Request:
-    """One request on an association; (id, generation) names it for good."""
-
-    __slots__ = (
-        "_params",
-        "aborted",
-        "context",
-        "ended_at",
-        "feedback",
-        "flags",
-        "generation",
-        "held",
-        "id",
-        "input",
-        "key",
-        "lane",
-        "output",
-        "raw_params",
-        "receive_window",
-        "role",
-        "send_window",
-        "stderr",
-        "streams",
-    )
-
-    def __init__(
-        self, request_id: int, generation: int, role: Role, flags: int, send_window: int, receive_window: int
-    ) -> None:
-        self.id = request_id
-        self.generation = generation
-        self.key = (request_id, generation)
-        self.role = role
-        self.flags = flags
-        self.raw_params = b""
-        """The content of all PARAMS records, as it travels."""
-        self._params: dict[str, str] | None = None
-        self.input = Input.PARAMS
-        self.output = Output.OPEN
-        self.aborted = False
-        self.send_window = SendWindow(send_window)
-        self.receive_window = ReceiveWindow(receive_window)
-        self.held: deque[tuple[int, bytes | memoryview]] = deque()
-        """(record type, content) that waits for credit, and what must come after it."""
-        self.streams = StreamSet()
-        self.lane: Lane
-        self.stderr: FeedbackLane | None = None
-        self.feedback: dict[int, FeedbackLane] = {}
-        self.ended_at = 0.0
-        self.context: Any = None
-        """The user's own object; this package does not look at it."""
-
-    @property
-    def params(self) -> dict[str, str]:
-        """PARAMS as latin-1 text. Decoded when first asked for: what only passes through need not be.
-
-        ValueError if they are malformed, which on the application side `RequestReceived` rules out.
-        """
-        if self._params is None:
-            self._params = decode_pairs(self.raw_params)
-        return self._params
-
-    @property
-    def writable(self) -> bool:
-        """False while what was given for sending waits for the peer's credit; a `Writable` event tells the end."""
-        return not self.held
-
-    def __repr__(self) -> str:
-        return f"<Request {self.id}.{self.generation} {self.input.value}/{self.output.value}>"
 
 
 class Connection:
@@ -168,14 +79,12 @@ class Connection:
     ) -> None:
         """`channels` are all that this side's plugins declared, both directions; `settings` need not name them."""
         settings = settings or Settings()
-        self.outgoing_channels = [channel for channel in channels if channel.direction is self.sends]
-        incoming = [channel for channel in channels if channel.direction is not self.sends]
-        if len(self.outgoing_channels) > MAX_CHANNELS:
-            raise LocalProtocolError(f"{len(self.outgoing_channels)} channels: {MAX_CHANNELS} is all one side can have")
+        outgoing = [channel for channel in channels if channel.direction is self.sends]
+        self.feedback = Feedback(outgoing, [channel for channel in channels if channel not in outgoing])
         self.settings = replace(
             settings,
-            channels=tuple(channel.describe() for channel in self.outgoing_channels),
-            accepts=tuple(channel.name for channel in incoming),
+            channels=tuple(channel.describe() for channel in outgoing),
+            accepts=self.feedback.accepts,
         )
         self.plan = plan
         self.peer_settings: Settings | None = None
@@ -185,16 +94,10 @@ class Connection:
         self.draining = False
         self.peer_draining = False
         self.failed = False
-        self.figures: dict[str, ChannelFigures] = {channel.name: ChannelFigures() for channel in channels}
-        self._numbers = {channel.name: number for number, channel in enumerate(self.outgoing_channels)}
-        self._peer_channels: list[str | None] = []
         self._outbox = Outbox()
         self._events: list[Event] = []
         self._early: list[Message] = []
         self._early_bytes = 0
-        self._parts: dict[tuple[int, int, int, int], bytearray] = {}
-        self._association_lanes: dict[int, FeedbackLane] = {}
-        self._feedback_budget = Budget(MAX_FEEDBACK_WAITING)
         self._max_message = self.settings.max_message
         self._content_size = MIN_MAX_MESSAGE - HEADER_SIZE  # what any peer takes
         self._settings_due: float | None = None
@@ -246,7 +149,7 @@ class Connection:
     @property
     def feedback_waiting(self) -> int:
         """Bytes of feedback that wait to be sent, all channels and requests together."""
-        return self._feedback_budget.used
+        return self.feedback.budget.used
 
     @property
     def content_waiting(self) -> int:
@@ -287,25 +190,30 @@ class Connection:
         A channel of request scope needs `request`, one of association scope takes none. Under pressure the items
         with the highest `urgency` number go first. LocalProtocolError for a channel that was not declared.
         """
-        number = self._numbers.get(channel)
-        if number is None:
-            raise LocalProtocolError(f"channel {channel!r} was not declared for sending on this side")
-        declared = self.outgoing_channels[number]
-        if (declared.scope is Scope.REQUEST) is not (request is not None):
-            raise LocalProtocolError(
-                f"channel {channel}: its scope is {declared.scope.value}, the call was for the other"
-            )
-        figures = self.figures[channel]
+        feedback = self.feedback
+        number = feedback.number(channel, request)
+        declared = feedback.outgoing[number]
         too_large = len(item) > (MAX_ITEM if declared.ordered else self._content_size)
         useless = self.failed or self.pool.outgoing <= FIRST_STREAM  # not opened: there is no stream yet
         if not item or too_large or useless or not self.takes(channel):
-            figures.dropped[urgency] = figures.dropped.get(urgency, 0) + 1
+            feedback.drop(channel, urgency)
             return False
-        lane = self._feedback_lane(number, declared, request)
+        lane = feedback.lanes(request).get(number)
+        if lane is None:
+            stream = self._feedback_stream(declared, request)
+            lane = feedback.make_lane(number, request, stream, self._content_size)
         if not lane.items.push(item, urgency):
             return False
         self._outbox.wake(lane)
         return True
+
+    def _feedback_stream(self, channel: Channel, request: Request | None) -> int:
+        if request is None:
+            return self.pool.association_stream(channel.name, channel.priority)
+        if request.key in self.requests:
+            return self.pool.feedback_stream(request.streams, channel.name, channel.priority)
+        # the request is over and its streams are given back: what comes late shares one stream with its like
+        return self.pool.association_stream(("late", channel.priority), channel.priority)
 
     def send_config(self, number: int, pairs: dict[str, str]) -> None:
         """Tell the peer of changed configuration; the answer is a ConfigAnswered with the same `number`.
@@ -469,11 +377,9 @@ class Connection:
         self._settings_due = None
         self._max_message = min(self.settings.max_message, settings.max_message)
         self._content_size = min(PREFERRED_CONTENT, self._max_message - HEADER_SIZE)
-        self._peer_channels = [
-            channel.name if channel.name in self.settings.accepts else None for channel in settings.peer_channels()
-        ]
-        for number, lane in self._association_lanes.items():
-            if not self.takes(self.outgoing_channels[number].name):
+        self.feedback.meet([channel.name for channel in settings.peer_channels()])
+        for number, lane in self.feedback.lanes(None).items():
+            if not self.takes(self.feedback.outgoing[number].name):
                 lane.items.drop_all()
         self._outbox.open = True
         self._events.append(PeerReady(settings))
@@ -517,49 +423,14 @@ class Connection:
             self._send_held(request)
 
     def _on_feedback(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> None:
-        more = kind >= RecordType.FEEDBACK_MORE
-        number = kind - (RecordType.FEEDBACK_MORE if more else RecordType.FEEDBACK)
-        if number >= len(self._peer_channels):
+        try:
+            item = self.feedback.receive(stream, kind, (request_id, generation), content)
+        except KeyError:
             self._refuse("feedback on a channel that SETTINGS did not name", stream, kind, (request_id, generation))
             return
-        channel = self._peer_channels[number]
-        if channel is None:
-            return  # named, but nobody here takes it; the peer should not have sent it
-        if more or self._parts:
-            whole = self._join_parts(stream, kind, number, more, request_id, generation, content)
-            if whole is None:
-                return
-            content = whole
-        figures = self.figures[channel]
-        figures.received += 1
-        figures.received_bytes += len(content)
-        request = self._find(request_id, generation) if request_id else None
-        self._events.append(FeedbackReceived(channel, request, content))
-
-    def _join_parts(
-        self, stream: int, kind: int, number: int, more: bool, request_id: int, generation: int, content: bytes
-    ) -> bytes | None:
-        key = (stream, number, request_id, generation)
-        parts = self._parts.get(key)
-        if parts is None:
-            if not more:
-                return content
-            if len(self._parts) >= MAX_UNFINISHED_ITEMS:
-                raise RemoteProtocolError(
-                    f"more than {MAX_UNFINISHED_ITEMS} items of feedback are unfinished",
-                    stream=stream,
-                    record_type=kind,
-                )
-            parts = self._parts[key] = bytearray()
-        parts += content
-        if len(parts) > MAX_ITEM:
-            raise RemoteProtocolError(
-                f"an item of feedback is longer than {MAX_ITEM} bytes", stream=stream, record_type=kind
-            )
-        if more:
-            return None
-        del self._parts[key]
-        return bytes(parts)
+        if item is not None:
+            request = self._find(request_id, generation) if request_id else None
+            self._events.append(FeedbackReceived(item[0], request, item[1]))
 
     # ---- sending
 
@@ -638,41 +509,3 @@ class Connection:
     def takes(self, channel: str) -> bool:
         """Whether the peer takes the channel; nobody knows before its SETTINGS, and then it is True."""
         return self.peer_settings is None or channel in self.peer_settings.accepts
-
-    def _feedback_lane(self, number: int, channel: Channel, request: Request | None) -> FeedbackLane:
-        lanes = self._association_lanes if request is None else request.feedback
-        lane = lanes.get(number)
-        if lane is not None:
-            return lane
-        figures = self.figures[channel.name]
-        request_id, generation = (0, 0) if request is None else request.key
-
-        def dropped(urgency: int, size: int) -> None:
-            figures.dropped[urgency] = figures.dropped.get(urgency, 0) + 1
-
-        def encode(item: bytes) -> list[bytes]:
-            figures.sent += 1
-            figures.sent_bytes += len(item)
-            size = self._content_size
-            parts = [item[start : start + size] for start in range(0, len(item), size)]
-            last = parts.pop()
-            encoded = [record(RecordType.FEEDBACK_MORE + number, request_id, part, generation) for part in parts]
-            encoded.append(record(RecordType.FEEDBACK + number, request_id, last, generation))
-            return encoded
-
-        if request is None:
-            stream = self.pool.association_stream(channel.name, channel.priority)
-        elif request.key in self.requests:
-            stream = self.pool.feedback_stream(request.streams, channel.name, channel.priority)
-        else:
-            # the request is over and its streams are given back: what comes late shares one stream with its like
-            stream = self.pool.association_stream(("late", channel.priority), channel.priority)
-        lane = lanes[number] = FeedbackLane(
-            stream,
-            channel.priority,
-            FeedbackQueue(channel.queue_bytes, dropped, self._feedback_budget),
-            encode,
-            lifetime=channel.lifetime,
-            unordered=not channel.ordered,
-        )
-        return lane

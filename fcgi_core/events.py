@@ -12,7 +12,7 @@ from .errors import RemoteProtocolError
 from .records import ProtocolStatus
 
 if TYPE_CHECKING:
-    from .connection import Request
+    from .request import Request
     from .settings import Settings
 
 __all__ = [

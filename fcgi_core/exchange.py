@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .connection import Request
 from .plugin import Outcome
+from .request import Request
 from .supervisor import Link
 
 __all__ = ["Exchange"]

@@ -49,7 +49,7 @@ class ChannelLedger:
 
     def close(self, connection: Connection) -> None:
         """The association is over: remember what it carried."""
-        for name, figures in connection.figures.items():
+        for name, figures in connection.feedback.figures.items():
             past = self._past.setdefault(name, [0] * 5)
             for index, value in enumerate(_row(figures)):
                 past[index] += value
@@ -58,7 +58,7 @@ class ChannelLedger:
         """What the channel carried on those that are gone and on `connections`; `lost` items found none."""
         row = list(self._past.get(channel.name, (0,) * 5))
         for connection in connections:
-            for index, value in enumerate(_row(connection.figures[channel.name])):
+            for index, value in enumerate(_row(connection.feedback.figures[channel.name])):
                 row[index] += value
         sent, sent_bytes, received, received_bytes, dropped = row
         return ChannelTotals(

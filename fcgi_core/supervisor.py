@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 from pydantic import ValidationError
 
 from .channels import Channel, Scope
-from .connection import Connection, Request
+from .connection import Connection
 from .driver import Driver, Loop
 from .errors import ConfigError, PluginError
 from .figures import ChannelLedger, association_figures, streams_of
@@ -33,6 +33,7 @@ from .plugin import (
     TransportFigures,
     WebHalf,
 )
+from .request import Request
 from .traffic import Traffic
 
 __all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "Link", "RoutedRequest", "Supervisor", "load_plugins"]

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 from .channels import Direction
-from .connection import Connection, Request
+from .connection import Connection
 from .errors import RemoteProtocolError, RequestRefused
 from .events import OutputReceived, RequestEnded, RequestFailed, StderrReceived
 from .records import (
@@ -19,6 +19,7 @@ from .records import (
     record,
     stream_records,
 )
+from .request import Request
 from .states import AFTER_PARAMS, INPUT, OUTPUT, Input, Output
 
 __all__ = ["WebConnection"]

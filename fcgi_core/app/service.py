@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..application_connection import ApplicationConnection
-from ..connection import Request
 from ..driver import Driver
 from ..events import (
     ConfigReceived,
@@ -35,6 +34,7 @@ from ..events import (
 )
 from ..exchange import Exchange, status_of
 from ..records import ProtocolStatus, Role
+from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings
 from ..streams import Plan

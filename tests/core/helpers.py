@@ -77,7 +77,7 @@ C = TypeVar("C", bound=Connection)
 def ready(made: C, peer: Settings | None = None, streams: int = 64) -> C:
     """A connection that is open and has its peer's SETTINGS; its own have been taken."""
     made.open(streams, 0.0)
-    peer_channels = tuple(channel.name for channel in made.outgoing_channels)
+    peer_channels = tuple(channel.name for channel in made.feedback.outgoing)
     made.receive([settings_message(peer or Settings(accepts=peer_channels))], 0.0)
     assert [each.type for each in cut(*made.take(ROOM))] == [RecordType.SETTINGS]
     return made

@@ -5,7 +5,6 @@ import pytest
 from fcgi_core import application_connection
 from fcgi_core.application_connection import MAX_PARAMS, MAX_STDERR_WAITING, REMEMBERED, ApplicationConnection
 from fcgi_core.channels import Channel, Direction, Scope
-from fcgi_core.connection import Request
 from fcgi_core.errors import LocalProtocolError
 from fcgi_core.events import (
     InputClosed,
@@ -18,6 +17,7 @@ from fcgi_core.events import (
     Writable,
 )
 from fcgi_core.records import ProtocolStatus, RecordType, Role, begin_request, encode_pairs
+from fcgi_core.request import Request
 from fcgi_core.sctp.carrier import Message
 from fcgi_core.settings import Settings
 from fcgi_core.states import Input, Output
@@ -378,6 +378,10 @@ def test_stderr_that_nobody_takes_is_bounded_and_counted(app: ApplicationConnect
     assert app.stderr_dropped == MAX_STDERR_WAITING // 2
     app.send_stderr(request, b"x")
     assert sent(app) == [(STDERR, b"x")]
+    app.send_stderr(begun(app, 2), b"")
+    app.feedback.budget.limit = 0  # others have used it up
+    app.send_stderr(request, b"x")
+    assert sent(app) == []
     app.fail("bye")
     app.take(ROOM)
     app.send_stderr(request, b"x")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fcgi_core import connection as module
 from fcgi_core.application_connection import ApplicationConnection
 from fcgi_core.channels import MAX_CHANNELS, MAX_ITEM, Channel, Direction, Priority, Scope
-from fcgi_core.connection import MAX_EARLY, MAX_UNFINISHED_ITEMS, SETTINGS_TIMEOUT, Connection
+from fcgi_core.connection import MAX_EARLY, SETTINGS_TIMEOUT, Connection
 from fcgi_core.errors import LocalProtocolError, RemoteProtocolError
 from fcgi_core.events import (
     ConfigAnswered,
@@ -31,7 +31,8 @@ from fcgi_core.events import (
     RequestReceived,
     Writable,
 )
-from fcgi_core.records import HEADER, MAX_CONTENT, RecordType, decode_pairs, encode_pairs, record
+from fcgi_core.feedback import MAX_UNFINISHED_ITEMS
+from fcgi_core.records import HEADER, MAX_CONTENT, RecordType, Role, decode_pairs, encode_pairs, record
 from fcgi_core.sctp.carrier import Message
 from fcgi_core.settings import Settings
 from fcgi_core.streams import Plan
@@ -73,7 +74,7 @@ def lone(fresh: Connection) -> Connection:
 
 def peer_of(connection: Connection, **named: Any) -> Settings:
     sent = tuple(channel.describe() for channel in CHANNELS if channel.name.startswith(other_way(connection)))
-    return Settings(channels=sent, accepts=tuple(channel.name for channel in connection.outgoing_channels), **named)
+    return Settings(channels=sent, accepts=tuple(channel.name for channel in connection.feedback.outgoing), **named)
 
 
 def failure(connection: Connection, *messages: Message) -> RemoteProtocolError:
@@ -327,7 +328,7 @@ def test_fail_tells_the_peer_and_nothing_is_sent_after_it(lone: Connection) -> N
 
 
 def dropped(connection: Connection, channel: str) -> int:
-    return sum(connection.figures[channel].dropped.values())
+    return sum(connection.feedback.figures[channel].dropped.values())
 
 
 def test_feedback_of_both_scopes_and_directions() -> None:
@@ -350,7 +351,7 @@ def test_feedback_of_both_scopes_and_directions() -> None:
         ("web.request", request, b"d"),
         ("web.loose", None, b"e"),
     ]
-    sent, got = pair.app.figures["web.request"], pair.web.figures["web.request"]
+    sent, got = pair.app.feedback.figures["web.request"], pair.web.feedback.figures["web.request"]
     assert (sent.sent, sent.sent_bytes, got.received, got.received_bytes) == (1, 1, 1, 1)
 
 
@@ -379,8 +380,8 @@ def test_a_long_item_arrives_whole(plan: Plan, size: int) -> None:
     pair.app.send_feedback("web.association", b"after")
     pair.run()
     assert [event.data for event in of(pair.take_web(), FeedbackReceived)] == [b"before", item, b"after"]
-    assert pair.web.figures["web.association"].received == 3
-    assert not pair.web._parts
+    assert pair.web.feedback.figures["web.association"].received == 3
+    assert not pair.web.feedback._parts
 
 
 def test_long_items_of_many_requests_at_once() -> None:
@@ -405,8 +406,8 @@ def test_items_that_are_not_sent_are_counted(lone: Connection) -> None:
     assert not lone.send_feedback(f"{name}.association", bytes(MAX_ITEM + 1), urgency=3)
     assert not lone.send_feedback(f"{name}.loose", bytes(8185))  # unordered: a record of its own
     assert lone.send_feedback(f"{name}.loose", bytes(8184))
-    assert lone.figures[f"{name}.association"].dropped == {3: 2}
-    assert lone.figures[f"{name}.loose"].dropped == {6: 1}
+    assert lone.feedback.figures[f"{name}.association"].dropped == {3: 2}
+    assert lone.feedback.figures[f"{name}.loose"].dropped == {6: 1}
 
 
 def test_when_a_channel_is_full_the_least_urgent_are_dropped_and_counted(lone: Connection) -> None:
@@ -414,12 +415,14 @@ def test_when_a_channel_is_full_the_least_urgent_are_dropped_and_counted(lone: C
     for _ in range(2):
         assert lone.send_feedback(channel, bytes(1 << 19), urgency=6)
     assert lone.send_feedback(channel, b"fire", urgency=0)
-    assert lone.figures[channel].dropped == {6: 1}
+    assert lone.feedback.figures[channel].dropped == {6: 1}
     assert not lone.send_feedback(channel, bytes(1 << 19), urgency=6)
-    assert lone.figures[channel].dropped == {6: 2}
-    assert lone.figures[channel].sent == 0
+    assert lone.feedback.figures[channel].dropped == {6: 2}
+    assert lone.feedback.figures[channel].sent == 0
+    assert lone.feedback_waiting == (1 << 19) + 4
     lone.take(ROOM)
-    assert lone.figures[channel].sent == 2
+    assert lone.feedback.figures[channel].sent == 2
+    assert lone.feedback_waiting == 0
 
 
 def test_a_channel_that_the_peer_does_not_take(fresh: Connection) -> None:
@@ -547,7 +550,9 @@ def test_a_body_waits_for_credit(which: int) -> None:
     send(pair, request, body[1500:5000])
     send(pair, request, body[5000:])
     assert not request.writable
+    assert sender.content_waiting >= len(body)
     pair.run()
+    assert sender.content_waiting == len(body) - 2000
     got = b""
     for _ in range(20):
         for event in received():
@@ -716,7 +721,7 @@ def test_whatever_comes_nothing_is_raised_and_other_requests_go_on(
     requests = [
         pair.web.begin_request(PARAMS, body=b""),
         pair.web.begin_request(PARAMS),
-        pair.web.begin_request(PARAMS, role=module.Role.FILTER),
+        pair.web.begin_request(PARAMS, role=Role.FILTER),
         pair.web.begin_request(PARAMS),
         pair.web.begin_request(PARAMS, body=b"hello"),
     ]

@@ -1,0 +1,86 @@
+"""One request on an association, as the protocol keeps it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .flow import ReceiveWindow, SendWindow
+from .records import Role, decode_pairs
+from .states import Input, Output
+from .streams import StreamSet
+
+if TYPE_CHECKING:
+    from .outbox import FeedbackLane, Lane
+
+__all__ = ["Request"]
+
+
+class Request:
+    """One request on an association; (id, generation) names it for good."""
+
+    __slots__ = (
+        "_params",
+        "aborted",
+        "context",
+        "ended_at",
+        "feedback",
+        "flags",
+        "generation",
+        "held",
+        "id",
+        "input",
+        "key",
+        "lane",
+        "output",
+        "raw_params",
+        "receive_window",
+        "role",
+        "send_window",
+        "stderr",
+        "streams",
+    )
+
+    def __init__(
+        self, request_id: int, generation: int, role: Role, flags: int, send_window: int, receive_window: int
+    ) -> None:
+        self.id = request_id
+        self.generation = generation
+        self.key = (request_id, generation)
+        self.role = role
+        self.flags = flags
+        self.raw_params = b""
+        """The content of all PARAMS records, as it travels."""
+        self._params: dict[str, str] | None = None
+        self.input = Input.PARAMS
+        self.output = Output.OPEN
+        self.aborted = False
+        self.send_window = SendWindow(send_window)
+        self.receive_window = ReceiveWindow(receive_window)
+        self.held: deque[tuple[int, bytes | memoryview]] = deque()
+        """(record type, content) that waits for credit, and what must come after it."""
+        self.streams = StreamSet()
+        self.lane: Lane
+        self.stderr: FeedbackLane | None = None
+        self.feedback: dict[int, FeedbackLane] = {}
+        self.ended_at = 0.0
+        self.context: Any = None
+        """The user's own object; this package does not look at it."""
+
+    @property
+    def params(self) -> dict[str, str]:
+        """PARAMS as latin-1 text. Decoded when first asked for: what only passes through need not be.
+
+        ValueError if they are malformed, which on the application side `RequestReceived` rules out.
+        """
+        if self._params is None:
+            self._params = decode_pairs(self.raw_params)
+        return self._params
+
+    @property
+    def writable(self) -> bool:
+        """False while what was given for sending waits for the peer's credit; a `Writable` event tells the end."""
+        return not self.held
+
+    def __repr__(self) -> str:
+        return f"<Request {self.id}.{self.generation} {self.input.value}/{self.output.value}>"
