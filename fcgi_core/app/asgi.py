@@ -30,7 +30,7 @@ application_log = logging.getLogger("fcgi_sctp.application")
 """Uncaught exceptions of the application, bound to their request."""
 
 SHUTDOWN_TIMEOUT = 10.0
-"""Seconds that requests which were given up, and then lifespan.shutdown, have at the end."""
+"""Seconds that work after responses, requests that are given up, and lifespan.shutdown each have at the end."""
 
 Event = MutableMapping[str, Any]
 Asgi = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -66,7 +66,7 @@ class AsgiApplication:
         self.application = application
         self.script_name = script_name
         self.service: AppService
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], AppExchange] = {}
         self.stopping = False
         self.state: dict[str, Any] | None = None
         """What the application keeps from its start-up (lifespan state); None if it has no lifespan."""
@@ -84,15 +84,22 @@ class AsgiApplication:
     def request(self, exchange: AppExchange) -> None:
         request = AsgiRequest(exchange)
         task = self._loop.create_task(request.run(self))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = exchange
+        task.add_done_callback(self.tasks.pop)
 
     async def stop(self) -> None:
         self.stopping = True
+        for task, exchange in self.tasks.items():
+            if not exchange.ended:
+                task.cancel()
+        # the others have answered, and do what their application does after that
+        if self.tasks:
+            await asyncio.wait(tuple(self.tasks), timeout=SHUTDOWN_TIMEOUT)
         for task in self.tasks:
+            log.warning("a task that still ran after its response is given up")
             task.cancel()
         if self.tasks:
-            await asyncio.wait(self.tasks, timeout=SHUTDOWN_TIMEOUT)
+            await asyncio.wait(tuple(self.tasks), timeout=SHUTDOWN_TIMEOUT)
         if self._lifespan is not None:
             await self._lifespan.shut_down()
 
