@@ -98,8 +98,16 @@ def test_what_the_rfc_forbids_is_made_good() -> None:
         (b"hello", "does not begin with <PRI>"),
         (b"<13>hello", "VERSION 1"),
         (b"<13>1 - -", "2 of the 6 header fields"),
+        (b"<13>1 - - " + b"x" * 49 + b" - - - text", "APP-NAME is not 1 to 48 printable"),
+        (b"<13>1 -  - - - - text", "HOSTNAME is not"),
+        ("<13>1 - - - - ä -".encode(), "MSGID is not"),
+        (b"<13>1 - - - - a\nb -", "MSGID is not"),
+        (b"<13>1 - - - - - ", "structured data"),
+        (b"<13>1 - - - - - [x]y", "structured data"),
+        (b"<13>1 - - - - - -y", "structured data"),
+        (b'<13>1 - - - - - [x a="""]', "structured data"),
         (b"<192>1 - - - - - -", "PRI 192: 0 to 191"),
-        (b"<01>1 - - - - - -", "a header field"),
+        (b"<01>1 - - - - - -", "PRI 01: 0 to 191"),
         (b"<13>1 - - - - - [x", "structured data"),
         (b"<13>1 - - - - - -\n", "structured data"),
         (b"<13>1 2003-13-11T22:14:15Z - - - - -", "TIMESTAMP 2003-13-11T22:14:15Z: month"),
@@ -126,7 +134,7 @@ def test_what_is_no_message_is_shown_all_the_same() -> None:
 @pytest.mark.parametrize(("severity", "facility"), [(8, 0), (-1, 0), (0, 24), (0, -1)])
 def test_out_of_range(severity: int, facility: int) -> None:
     with pytest.raises(ValueError, match="was expected"):
-        Message("", severity, facility)
+        Message("", severity, facility).encode()
 
 
 def test_times() -> None:

@@ -7,13 +7,13 @@ from fcgi_syslog import SyslogPlugin, plugin
 from pydantic import ValidationError
 
 from fcgi_core.plugin import Plugin, Priority, Scope
-from fcgi_core.supervisor import load_plugins
 
 
-def test_it_loads() -> None:
-    (enabled,) = load_plugins({"syslog": {}}, lambda name: plugin)
-    assert isinstance(enabled.plugin, Plugin)
-    assert [channel.describe() for channel in enabled.channels] == [
+def test_request_scope() -> None:
+    made = plugin()
+    assert isinstance(made, Plugin)
+    assert made.name == "syslog"
+    assert [channel.describe() for channel in made.channels(made.Options())] == [
         "syslog;request;ordinary",
         "syslog.urgent;request;urgent",
         "syslog.process;association;ordinary",

@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
 
 __all__ = [
     "ENTERPRISE",
@@ -43,31 +44,38 @@ _DEFAULT_PRIORITY = 13
 """user.notice, for a message that says none (RFC 3164 section 4.3.3)."""
 
 Data = Mapping[str, Mapping[str, str]]
+_NO_DATA: Data = MappingProxyType({})
+
+_known_data: dict[str, Data] = {}
+"""Structured data taken apart: the lines of a request share theirs. Bounded by what follows."""
+KNOWN_DATA = 1024
+KNOWN_DATA_LENGTH = 1024
+"""Characters of the longest that is kept."""
 
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 _NOT_DATA_NAME = re.compile(r'[^\x21-\x7e]|[=\]"]')
 _SPECIAL = re.compile(r'(["\\\]])')
 _PRIORITY = re.compile(r"<(\d{1,3})>")
+_BEGINNINGS = {f"<{number}>1": (number & 7, number >> 3) for number in range(len(FACILITIES) * 8)}
+"""Severity and facility, by PRI and VERSION."""
+_HEADER = (
+    ("TIMESTAMP", 32),
+    ("HOSTNAME", HOSTNAME_LENGTH),
+    ("APP-NAME", APP_NAME_LENGTH),
+    ("PROCID", PROCID_LENGTH),
+    ("MSGID", MSGID_LENGTH),
+)
 _NAME = r'[^\x00-\x20\x7f-\U0010ffff=\]"]{1,32}'
 _VALUE = r'"(?:[^"\\\]]|\\.)*+"'
-_PRINTABLE = r"[\x21-\x7e]"
-_MESSAGE = re.compile(
-    r"<(0|[1-9]\d{0,2})>1"
-    rf" ({_PRINTABLE}{{1,32}}) ({_PRINTABLE}{{1,255}})"  # TIMESTAMP, HOSTNAME
-    rf" ({_PRINTABLE}{{1,48}}) ({_PRINTABLE}{{1,128}}) ({_PRINTABLE}{{1,32}})"  # APP-NAME, PROCID, MSGID
-    rf" (-|(?:\[{_NAME}(?: {_NAME}={_VALUE})*+\])++)"
-    r"(?: (.*))?",
-    re.DOTALL,
-)
+_DATA = re.compile(rf"(?:\[{_NAME}(?: {_NAME}={_VALUE})*+\])++", re.DOTALL)
 _ELEMENT = re.compile(rf"\[({_NAME})((?: {_NAME}={_VALUE})*+)\]", re.DOTALL)
 _PARAMETER = re.compile(rf" ({_NAME})=({_VALUE})", re.DOTALL)
 _ESCAPED = re.compile(r'\\(["\\\]])')
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message. '' and None stand for NILVALUE, ``-``. ValueError if facility or severity is out of range."""
+class Message(NamedTuple):
+    """One message. '' and None stand for NILVALUE, ``-``."""
 
     text: str
     severity: int = 5
@@ -78,17 +86,16 @@ class Message:
     app_name: str = ""
     procid: str = ""
     msgid: str = ""
-    data: Data = field(default_factory=dict)
+    data: Data = _NO_DATA
     """Structured data: parameters by element. One that is repeated has its values joined by ``, ``."""
 
-    def __post_init__(self) -> None:
+    def encode(self) -> bytes:
+        """The message as it travels; names that RFC 5424 does not allow are made so. ValueError if facility or
+        severity is out of range."""
         if not 0 <= self.severity <= 7:
             raise ValueError(f"severity {self.severity}: 0 to 7 was expected")
         if not 0 <= self.facility < len(FACILITIES):
             raise ValueError(f"facility {self.facility}: 0 to {len(FACILITIES) - 1} was expected")
-
-    def encode(self) -> bytes:
-        """The message as it travels; names that RFC 5424 does not allow are made so."""
         when = "-" if self.time is None else format_time(self.time)
         data = "".join(format_data(name, parameters) for name, parameters in self.data.items()) or "-"
         mark = "\ufeff" if self.text.startswith("\ufeff") else ""
@@ -176,44 +183,63 @@ def read(item: bytes) -> tuple[Message, str]:
 
 
 def _parse(text: str) -> Message:
-    match = _MESSAGE.fullmatch(text)
-    if match is None:
-        raise ValueError(_what_is_wrong(text))
-    priority, when, hostname, app_name, procid, msgid, data, message = match.groups()
-    number = int(priority)
-    if number >= len(FACILITIES) * 8:
-        raise ValueError(f"PRI {number}: 0 to {len(FACILITIES) * 8 - 1} was expected")
-    if message is None:
-        message = ""
-    elif message.startswith("\ufeff"):
-        message = message[1:]
+    fields = text.split(" ", 6)
+    beginning = _BEGINNINGS.get(fields[0])
+    if beginning is None or len(fields) < 7:
+        raise ValueError(_what_is_wrong(fields))
+    _, when, hostname, app_name, procid, msgid, rest = fields
+    header = text[: -len(rest)] if rest else text
+    if not (header.isascii() and header.isprintable()) or not (
+        0 < len(when) <= 32
+        and 0 < len(hostname) <= HOSTNAME_LENGTH
+        and 0 < len(app_name) <= APP_NAME_LENGTH
+        and 0 < len(procid) <= PROCID_LENGTH
+        and 0 < len(msgid) <= MSGID_LENGTH
+    ):
+        raise ValueError(_what_is_wrong(fields))
+    if rest.startswith("-"):
+        end = 1
+        data = _NO_DATA
+    else:
+        end = rest.find("] ") + 1
+        known = _known_data.get(rest[:end])  # what is there is valid, and a space ends it
+        if known is None:
+            structured = _DATA.match(rest)
+            if structured is None:
+                raise ValueError(_what_is_wrong(fields))
+            end = structured.end()
+            known = _parse_data(structured[0])
+        data = known
+    message = rest[end + 1 :]
+    if rest[end : end + 1] not in ("", " "):
+        raise ValueError(_what_is_wrong(fields))
     return Message(
-        message,
-        number & 7,
-        number >> 3,
+        message[1:] if message.startswith("\ufeff") else message,
+        *beginning,
         None if when == "-" else _parse_time(when),
         "" if hostname == "-" else hostname,
         "" if app_name == "-" else app_name,
         "" if procid == "-" else procid,
         "" if msgid == "-" else msgid,
-        _NO_DATA if data == "-" else _cached_data(data) if len(data) <= _CACHED_DATA else _parse_data(data),
+        data,
     )
 
 
-def _what_is_wrong(text: str) -> str:
-    if not _PRIORITY.match(text):
+def _what_is_wrong(fields: list[str]) -> str:
+    """A sentence about a message that was split at its first six spaces."""
+    priority = _PRIORITY.match(fields[0])
+    if priority is None:
         return "it does not begin with <PRI>"
-    if not re.match(r"<\d{1,3}>1 ", text):
-        return "VERSION 1 was expected after <PRI>"
-    fields = text.split(" ", 6)
+    if fields[0] not in _BEGINNINGS:
+        if fields[0][priority.end() :] != "1":
+            return "VERSION 1 was expected after <PRI>"
+        return f"PRI {priority[1]}: 0 to {len(FACILITIES) * 8 - 1} was expected"
     if len(fields) < 7:
         return f"{len(fields) - 1} of the 6 header fields are there"
-    return "a header field or the structured data is not as RFC 5424 section 6 says"
-
-
-_NO_DATA: Data = {}
-_CACHED_DATA = 1024
-"""Characters of structured data that are worth keeping taken apart: the lines of a request share theirs."""
+    for (name, longest), value in zip(_HEADER, fields[1:], strict=False):
+        if not (0 < len(value) <= longest and value.isascii() and value.isprintable()):
+            return f"{name} is not 1 to {longest} printable ASCII characters"
+    return "its structured data is not as RFC 5424 section 6.3 says"
 
 
 def _parse_data(text: str) -> Data:
@@ -225,10 +251,11 @@ def _parse_data(text: str) -> Data:
             if "\\" in value:
                 value = _ESCAPED.sub(r"\1", value)  # any other backslash is a regular character (section 6.3.3)
             parameters[key] = f"{parameters[key]}, {value}" if key in parameters else value
+    if len(text) <= KNOWN_DATA_LENGTH:
+        if len(_known_data) >= KNOWN_DATA:
+            _known_data.clear()
+        _known_data[text] = data
     return data
-
-
-_cached_data = lru_cache(maxsize=1024)(_parse_data)
 
 
 def _parse_time(text: str) -> float:
