@@ -1,0 +1,109 @@
+"""The half in the application's process: sends a snapshot of its figures to each web side, again and again.
+
+Snapshots are made on a thread of their own, for the application's collectors may take their time. If one has not come
+to its end when the next is due, that one is left out; the web side tells the age of what it has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import chain
+from queue import SimpleQueue
+
+from fcgi_core.plugin import ApplicationHalf, ApplicationHost, AssociationInfo, TransportFigures
+
+from .families import APPLICATION
+from .plugin import CHANNEL, MetricsOptions
+from .process import process_figures
+from .registry import registry_lines
+from .samples import process_samples, traffic_samples
+from .snapshot import split, write_sample
+
+__all__ = ["MetricsApplication"]
+
+CLOSE_WITHIN = 0.5
+"""Seconds that the last snapshot may take at the end of the process."""
+SETTLE = 0.25
+"""Part of a tick by which one may come too early."""
+
+
+class MetricsApplication(ApplicationHalf):
+    def __init__(self, host: ApplicationHost, options: MetricsOptions) -> None:
+        self._host = host
+        self._options = options
+        self._traffic = host.traffic()
+        self._number = 0
+        self._due = 0.0
+        self._work: SimpleQueue[TransportFigures | None] = SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._thread: threading.Thread | None = None
+        self._failing = False
+
+    def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
+        self._options = options
+        self._due = 0.0
+
+    def association_up(self, association: AssociationInfo) -> None:
+        self._due = 0.0  # whoever is new need not wait
+        self.tick()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now < self._due - SETTLE or not self._idle.is_set() or not self._host.associations():
+            return
+        self._due = max(self._due + self._options.interval, now) if self._due else now + self._options.interval
+        self._start()
+
+    def close(self) -> None:
+        """The last figures are the ones that matter after a restart."""
+        if self._idle.is_set() and self._host.associations():
+            self._start()
+        if self._thread is not None:
+            self._idle.wait(CLOSE_WITHIN)
+            self._work.put(None)
+
+    def _start(self) -> None:
+        """Have a snapshot made, with what only this thread may look at."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+            self._thread.start()
+        self._idle.clear()
+        self._work.put(self._host.transport())
+
+    # ---- on the thread
+
+    def _run(self) -> None:
+        while (transport := self._work.get()) is not None:
+            try:
+                self._send(transport)
+                self._failing = False
+            except Exception:
+                if not self._failing:
+                    self._failing = True
+                    self._host.log.exception("no snapshot can be made; it is tried again")
+            finally:
+                self._idle.set()
+
+    def _send(self, transport: TransportFigures) -> None:
+        self._number += 1
+        lines = chain(self._own_lines(transport), self._registry_lines() if self._options.registry else ())
+        for part in split(self._number, time.time(), lines):
+            self._host.broadcast(CHANNEL, part)
+
+    def _own_lines(self, transport: TransportFigures) -> Iterator[str]:
+        own = process_samples(APPLICATION, transport, process_figures(), by_name=True)
+        for sample in chain(own, traffic_samples(APPLICATION, self._traffic, self._options.max_hosts)):
+            yield write_sample(sample)
+
+    def _registry_lines(self) -> list[str]:
+        """None of them if a collector fails, for then their number changes from one time to the next."""
+        try:
+            return list(registry_lines())
+        except Exception:
+            if not self._failing:
+                self._host.log.exception("the application's own metrics cannot be collected and are left out")
+                self._failing = True
+            return []

@@ -1,0 +1,204 @@
+"""The page that Prometheus fetches: a small HTTP server on the event loop, bounded in every respect.
+
+It answers GET and HEAD of ``/metrics``, one request a connection. Making the page is somebody else's work, off the
+loop; clients that come while a page is made get that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from fcgi_core.unix_socket import UnixSocket
+
+from .plugin import host_and_port
+
+__all__ = ["Endpoint", "Render"]
+
+MAX_CONNECTIONS = 32
+"""At once; more are closed at once. A Prometheus has one, and there may be a few of them."""
+MAX_HEAD = 8 * 1024
+"""Bytes of a request's head; nginx's large_client_header_buffers has 8 KiB too."""
+PATIENCE = 10.0
+"""Seconds for a request to come and its answer to be taken; Prometheus' own scrape_timeout."""
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+PLAIN = "text/plain; version=0.0.4"
+
+Render = Callable[[str, bool], Coroutine[Any, Any, tuple[bytes, str]]]
+"""(what to accept, whether to gzip) -> (page, content type)"""
+
+
+class Endpoint:
+    """Listens at HOST:PORT or unix:/PATH. OSError if that cannot be done."""
+
+    def __init__(self, where: str, render: Render) -> None:
+        """To be made while the event loop runs."""
+        self._loop = asyncio.get_running_loop()
+        self._render = render
+        self._pages: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
+        self._connections: set[_Client] = set()
+        self._unix: UnixSocket | None = None
+        if where.startswith("unix:"):
+            self._unix = UnixSocket(where.removeprefix("unix:"), mode=0o660)
+            self._socket = self._unix.socket
+        else:
+            self._socket = _listen(*host_and_port(where))
+        self._server: asyncio.Server | None = None
+        self._starting: asyncio.Task[None] | None = self._loop.create_task(self._start())
+
+    @property
+    def port(self) -> int:
+        """Where it listens, of a TCP endpoint."""
+        return int(self._socket.getsockname()[1])
+
+    def close(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._server is not None:
+            self._server.close()
+        if self._unix is not None:
+            self._unix.close()
+        self._socket.close()
+        for client in tuple(self._connections):
+            client.abort()
+        for task in self._pages.values():
+            task.cancel()
+
+    async def _start(self) -> None:
+        listen = self._loop.create_server if self._unix is None else self._loop.create_unix_server
+        self._server = await listen(lambda: _Client(self), sock=self._socket)
+        self._starting = None
+
+    def admit(self, client: _Client) -> bool:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            return False
+        self._connections.add(client)
+        return True
+
+    def dismiss(self, client: _Client) -> None:
+        self._connections.discard(client)
+
+    def page(self, accept: str, zipped: bool) -> asyncio.Task[tuple[bytes, str]]:
+        """The page that is being made."""
+        key = accept, zipped
+        task = self._pages.get(key)
+        if task is None:
+            task = self._pages[key] = self._loop.create_task(self._render(accept, zipped))
+            task.add_done_callback(lambda _: self._pages.pop(key, None))
+        return task
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_later(delay, callback)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, f"host {host!r} cannot be found: {error.strerror}") from None
+    family, kind, protocol, _, address = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, f"cannot listen at {host}:{port}: {error.strerror}") from None
+    return listening
+
+
+class _Client(asyncio.Protocol):
+    """One connection and its one request."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._transport: asyncio.Transport | None = None
+        self._head = b""
+        self._asked = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._endpoint.admit(self):
+            self._deadline = self._endpoint.call_later(PATIENCE, self.abort)
+        else:
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._endpoint.dismiss(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._asked:
+            return  # a second request on the connection is not answered, and it was told so
+        self._head += data
+        if len(self._head) > MAX_HEAD:
+            self._asked = True
+            self._answer(431, "Request Header Fields Too Large")
+        elif b"\r\n\r\n" in self._head:
+            self._asked = True
+            self._request(self._head.partition(b"\r\n\r\n")[0].decode("latin-1"))
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _request(self, head: str) -> None:
+        request, *lines = head.split("\r\n")
+        words = request.split(" ")
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            self._answer(400, "Bad Request")
+            return
+        method, target, _ = words
+        if method not in ("GET", "HEAD"):
+            self._answer(405, "Method Not Allowed", extra="Allow: GET, HEAD\r\n")
+            return
+        if target.partition("?")[0] != "/metrics":
+            self._answer(404, "Not Found", b"The metrics are at /metrics.\n", head_only=method == "HEAD")
+            return
+        fields = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            fields[name.strip().lower()] = value.strip().lower()
+        accept = OPENMETRICS if "application/openmetrics-text" in fields.get("accept", "") else PLAIN
+        encodings = [one.partition(";")[0].strip() for one in fields.get("accept-encoding", "").split(",")]
+        zipped = "gzip" in encodings
+        page = self._endpoint.page(accept, zipped)
+        page.add_done_callback(lambda task: self._made(task, zipped, method == "HEAD"))
+
+    def _made(self, page: asyncio.Task[tuple[bytes, str]], zipped: bool, head_only: bool) -> None:
+        if page.cancelled():
+            self.abort()
+        elif page.exception() is not None:  # reported by whoever made it
+            self._answer(500, "Internal Server Error")
+        else:
+            content, kind = page.result()
+            extra = "Vary: Accept, Accept-Encoding\r\n" + ("Content-Encoding: gzip\r\n" if zipped else "")
+            self._answer(200, "OK", content, kind, extra, head_only)
+
+    def _answer(
+        self,
+        status: int,
+        reason: str,
+        content: bytes | None = None,
+        kind: str = "text/plain; charset=utf-8",
+        extra: str = "",
+        head_only: bool = False,
+    ) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if content is None:
+            content = f"{status} {reason}\n".encode()
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
+            f"X-Content-Type-Options: nosniff\r\nConnection: close\r\n{extra}\r\n"
+        )
+        self._transport.write(head.encode("latin-1") + (b"" if head_only else content))
+        self._transport.close()

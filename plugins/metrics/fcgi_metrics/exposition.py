@@ -1,0 +1,248 @@
+"""From samples to what Prometheus reads: families, checked, bounded, each series once.
+
+What applications send is remote text: whatever is in it, the result is a valid page. What does not fit is left out and
+counted by reason. All of this runs on one thread that is not the event loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from fcgi_core.traffic import OTHER, clean_host
+
+from .families import APPLICATION, FAMILIES, RESERVED
+from .samples import PROCESS, Buckets, Labels, Sample, Value, add_values
+from .snapshot import Meta, parse
+
+__all__ = ["Exposition", "Snapshot"]
+
+_SUFFIXES = {
+    "counter": ("_total",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "gaugehistogram": ("_bucket", "_gsum", "_gcount"),
+    "summary": ("", "_sum", "_count"),
+    "info": ("_info",),
+    "stateset": ("",),
+    "unknown": ("",),
+}
+"""What the samples of a family of each type are called after it (OpenMetrics 1.0, "Metric Types")."""
+
+
+class Snapshot(NamedTuple):
+    """The last whole snapshot of an application's process."""
+
+    worker: str
+    number: int
+    parts: tuple[bytes, ...]
+
+
+class _Parsed(NamedTuple):
+    number: int
+    own: list[Sample]
+    """Those of `families`, with hosts made safe."""
+    metrics: dict[str, Metric]
+    """The application's own, with the label `worker`."""
+    omitted: dict[str, int]
+
+
+class Exposition:
+    """Makes pages. It remembers what it has parsed, and which hosts it shows by name."""
+
+    def __init__(self, max_hosts: int, max_samples: int) -> None:
+        self.max_hosts = max_hosts
+        self.max_samples = max_samples
+        self.omitted: dict[str, int] = {}
+        """Samples left out of the last page, by reason."""
+        self._hosts: set[str] = set()
+        self._folded: set[str] = set()
+        self._parsed: dict[str, _Parsed] = {}
+
+    def samples(self, own: Iterable[Sample], snapshots: Sequence[Snapshot]) -> list[Sample]:
+        """All samples of `families`: `own` and the applications'; hosts beyond the limit together."""
+        return [*own, *self._applications(snapshots)]
+
+    def page(self, own: Iterable[Sample], snapshots: Sequence[Snapshot], accept: str) -> tuple[bytes, str]:
+        """The page for a client that accepts `accept`, and its content type."""
+        samples = self.samples(own, snapshots)
+        collector = _Collected(self._metrics(samples, snapshots))
+        encode, content_type = choose_encoder(accept)
+        return encode(collector), content_type
+
+    # ---- the plugin's own families
+
+    def _applications(self, snapshots: Sequence[Snapshot]) -> Iterator[Sample]:
+        self._parsed = {one.worker: self._parse(one) for one in snapshots}
+        for worker, parsed in self._parsed.items():
+            together: dict[tuple[str, str, Labels], Value] = {}
+            for scope, name, labels, value in parsed.own:
+                key = self._admit(scope), name, labels
+                known = together.get(key)
+                added = value if known is None else add_values(known, value)
+                if added is not None:
+                    together[key] = added
+            for (scope, name, labels), value in together.items():
+                yield Sample(scope, name, (("worker", worker), *labels), value)
+
+    def _admit(self, scope: str) -> str:
+        """The host under which a scope is shown."""
+        if scope == PROCESS or scope in self._hosts:
+            return scope
+        if scope != OTHER and len(self._hosts) < self.max_hosts:
+            self._hosts.add(scope)
+            return scope
+        if scope != OTHER and len(self._folded) < 10_000:
+            self._folded.add(scope)
+        return OTHER
+
+    @property
+    def hosts_folded(self) -> int:
+        return len(self._folded)
+
+    # ---- parsing
+
+    def _parse(self, snapshot: Snapshot) -> _Parsed:
+        parsed = self._parsed.get(snapshot.worker)
+        if parsed is None or parsed.number != snapshot.number:
+            parsed = _Parser(snapshot, self.max_samples).result()
+        return parsed
+
+    # ---- pages
+
+    def _metrics(self, samples: Iterable[Sample], snapshots: Sequence[Snapshot]) -> list[Metric]:
+        metrics: dict[str, Metric] = {}
+        for scope, name, labels, value in samples:
+            family = FAMILIES[name]
+            metric = metrics.get(name)
+            if metric is None:
+                metric = metrics[name] = Metric(name.removesuffix("_total"), family.help, family.kind)
+            named = dict(labels) if scope == PROCESS else {"server_name": scope, **dict(labels)}
+            if isinstance(value, Buckets):
+                for bound, count in value.counts:
+                    metric.add_sample(f"{name}_bucket", {**named, "le": bound}, count)
+                metric.add_sample(f"{name}_count", named, value.counts[-1][1])
+                metric.add_sample(f"{name}_sum", named, value.total)
+            else:
+                metric.add_sample(name, named, value)
+        self.omitted = {}
+        claimed: dict[str, str] = {}
+        for snapshot in snapshots:
+            parsed = self._parsed[snapshot.worker]
+            for reason, count in parsed.omitted.items():
+                self.omitted[reason] = self.omitted.get(reason, 0) + count
+            for name, metric in parsed.metrics.items():
+                self._join(metrics, claimed, name, metric)
+        return [metrics[name] for name in sorted(metrics)]
+
+    def _join(self, metrics: dict[str, Metric], claimed: dict[str, str], name: str, metric: Metric) -> None:
+        """Add a worker's metric to those of the others, if they agree on what it is."""
+        meaning = f"{name} {metric.type}"
+        names = {name + suffix for suffix in ("", *_SUFFIXES[metric.type])}
+        if any(claimed.get(one, meaning) != meaning for one in names):
+            self.omitted["conflict"] = self.omitted.get("conflict", 0) + len(metric.samples)
+            return
+        claimed.update(dict.fromkeys(names, meaning))
+        key = f"{RESERVED}~{name}"  # after the plugin's own, and never one of them
+        known = metrics.get(key)
+        if known is None:
+            known = metrics[key] = Metric(name, metric.documentation, metric.type)
+        known.samples.extend(metric.samples)
+
+
+class _Collected(Collector):
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+class _Parser:
+    """Takes one snapshot apart."""
+
+    def __init__(self, snapshot: Snapshot, max_samples: int) -> None:
+        self._snapshot = snapshot
+        self._left = max_samples
+        self._own: list[Sample] = []
+        self._metrics: dict[str, Metric] = {}
+        self._seen: set[tuple[str, Labels]] = set()
+        self._types: dict[str, str] = {}
+        self._helps: dict[str, str] = {}
+        self._omitted: dict[str, int] = {}
+
+    def result(self) -> _Parsed:
+        for part in self._snapshot.parts:
+            for line in parse(part):
+                if line is None:
+                    self._omit("malformed")
+                elif isinstance(line, Meta):
+                    self._meta(line)
+                elif self._left <= 0:
+                    self._omit("too many")
+                elif line.name.startswith(RESERVED):
+                    self._own_sample(line)
+                else:
+                    self._sample(line)
+        return _Parsed(self._snapshot.number, self._own, self._metrics, self._omitted)
+
+    def _omit(self, reason: str) -> None:
+        self._omitted[reason] = self._omitted.get(reason, 0) + 1
+
+    def _meta(self, meta: Meta) -> None:
+        if len(self._types) + len(self._helps) >= 2 * self._left:
+            return
+        if meta.what == "type":
+            self._types[meta.name] = meta.text
+        else:
+            self._helps[meta.name] = meta.text
+
+    def _own_sample(self, sample: Sample) -> None:
+        scope, name, labels, value = sample
+        family = FAMILIES.get(name) if name.startswith(APPLICATION) else None
+        if family is None or (family.kind == "histogram") is not isinstance(value, Buckets):
+            self._omit("unknown")
+            return
+        wanted = {label for label in family.labels if label != "server_name"}
+        if {label for label, _ in labels} != wanted or ("server_name" in family.labels) is (scope == PROCESS):
+            self._omit("unknown")
+            return
+        self._left -= 1
+        self._own.append(Sample(scope if scope == PROCESS else clean_host(scope), name, labels, value))
+
+    def _sample(self, sample: Sample) -> None:
+        _, name, labels, value = sample
+        family, kind = self._family(name)
+        label_names = {label for label, _ in labels}
+        if isinstance(value, Buckets) or not family or sample.scope != PROCESS:
+            self._omit("unknown")
+            return
+        if (name == family + "_bucket" and "le" not in label_names) or any(one.startswith("__") for one in label_names):
+            self._omit("malformed")
+            return
+        renamed = tuple(sorted((f"exported_{label}" if label == "worker" else label, text) for label, text in labels))
+        key = name, renamed
+        if key in self._seen:
+            self._omit("twice")
+            return
+        self._seen.add(key)
+        self._left -= 1
+        metric = self._metrics.get(family)
+        if metric is None:
+            metric = self._metrics[family] = Metric(family, self._helps.get(family, ""), kind)
+        metric.add_sample(name, {"worker": self._snapshot.worker, **dict(renamed)}, value)
+
+    def _family(self, name: str) -> tuple[str, str]:
+        """The family that a sample belongs to and its type; '' if the type has no such sample."""
+        for suffix in ("_total", "_bucket", "_sum", "_count", "_gsum", "_gcount", "_info", ""):
+            family = name.removesuffix(suffix) if suffix else name
+            kind = self._types.get(family)
+            if kind is not None and name.endswith(suffix) and suffix in _SUFFIXES.get(kind, ()):
+                return family, kind
+        if name in self._types:
+            return "", ""
+        return name, "unknown"

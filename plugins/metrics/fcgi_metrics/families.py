@@ -1,0 +1,94 @@
+"""All metrics of the plugin's own, in one table: what they are called, their types, and what they say.
+
+Both sides count alike; the names begin with `fcgi_app_` for an application process and with `fcgi_web_` for the web
+side. What the web side's half tells of itself begins with `fcgi_metrics_`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+__all__ = ["APPLICATION", "FAMILIES", "PLUGIN", "RESERVED", "WEB", "Family", "Kind"]
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+RESERVED = "fcgi_"
+"""What no metric of an application's own may begin with."""
+APPLICATION, WEB, PLUGIN = "fcgi_app_", "fcgi_web_", "fcgi_metrics_"
+
+
+class Family(NamedTuple):
+    """A metric as Prometheus' data model has it."""
+
+    name: str
+    """Of a counter with `_total`."""
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    """Beside `worker`, which all of an application have."""
+
+
+_BOTH = (
+    # by virtual host
+    Family("requests_total", "counter", "Requests that have ended, by class of the status.", ("server_name", "status")),
+    Family("requests_aborted_total", "counter", "Requests whose client went away.", ("server_name",)),
+    Family("requests_failed_total", "counter", "Requests that ended in an error.", ("server_name",)),
+    Family("requests_in_flight", "gauge", "Requests under way.", ("server_name",)),
+    Family("received_bytes_total", "counter", "Bytes of request bodies.", ("server_name",)),
+    Family("sent_bytes_total", "counter", "Bytes of responses, heads included.", ("server_name",)),
+    Family(
+        "queue_seconds", "histogram", "Time from a request's first record until work on it began.", ("server_name",)
+    ),
+    Family("application_seconds", "histogram", "Time from when work on a request began to its end.", ("server_name",)),
+    Family("first_byte_seconds", "histogram", "Time to the first byte of the response.", ("server_name",)),
+    Family("request_seconds", "histogram", "Time from a request's first record to its end.", ("server_name",)),
+    Family("requests_folded_total", "counter", "Requests counted as other because there were too many hosts."),
+    # the process
+    Family("process_cpu_seconds_total", "counter", "Processor time of the process, user and system."),
+    Family("process_resident_memory_bytes", "gauge", "Resident memory of the process."),
+    Family("process_open_fds", "gauge", "Open file descriptors of the process."),
+    Family("process_max_fds", "gauge", "File descriptors that the process may have open."),
+    Family("process_threads", "gauge", "Threads of the process."),
+    Family("process_start_time_seconds", "gauge", "When the process began, seconds since the epoch."),
+    # the transport
+    Family("associations", "gauge", "Associations that are up."),
+    Family("association_requests", "gauge", "Requests under way on the association.", ("peer",)),
+    Family("association_streams", "gauge", "Outgoing streams of the association.", ("peer",)),
+    Family("association_streams_leased", "gauge", "Outgoing streams that requests hold.", ("peer",)),
+    Family(
+        "association_stream_shortages_total",
+        "counter",
+        "How often there were too few streams, by what was done about it.",
+        ("peer", "remedy"),
+    ),
+    Family("association_feedback_waiting_bytes", "gauge", "Feedback of plugins that waits to be sent.", ("peer",)),
+    Family("association_content_waiting_bytes", "gauge", "Content of requests that waits to be sent.", ("peer",)),
+    Family("association_queued_bytes", "gauge", "What SCTP was given and the peer has not acknowledged.", ("peer",)),
+    Family("association_round_trip_seconds", "gauge", "Smoothed round-trip time of the primary path.", ("peer",)),
+    Family("association_congestion_window_bytes", "gauge", "Congestion window of the primary path.", ("peer",)),
+    Family("association_unacknowledged_chunks", "gauge", "Chunks sent and not acknowledged.", ("peer",)),
+    Family("association_retransmissions_total", "counter", "Chunks sent again.", ("peer",)),
+    Family("association_packets_sent_total", "counter", "SCTP packets sent.", ("peer",)),
+    Family("association_packets_received_total", "counter", "SCTP packets received.", ("peer",)),
+    Family("channel_sent_items_total", "counter", "Items of feedback sent.", ("channel",)),
+    Family("channel_sent_bytes_total", "counter", "Bytes of feedback sent.", ("channel",)),
+    Family("channel_received_items_total", "counter", "Items of feedback received.", ("channel",)),
+    Family("channel_received_bytes_total", "counter", "Bytes of feedback received.", ("channel",)),
+    Family("channel_dropped_items_total", "counter", "Items of feedback that found no room or no taker.", ("channel",)),
+)
+_PLUGIN = (
+    Family("workers", "gauge", "Application processes that are shown."),
+    Family("worker_up", "gauge", "Whether the application process has an association now.", ("worker",)),
+    Family("snapshot_age_seconds", "gauge", "Age of the last whole snapshot of an application.", ("worker",)),
+    Family("snapshots_total", "counter", "Whole snapshots received."),
+    Family("snapshots_incomplete_total", "counter", "Snapshots of which a part did not arrive."),
+    Family("samples_omitted", "gauge", "Samples of applications that are not shown, by reason.", ("reason",)),
+    Family("hosts_folded", "gauge", "Virtual hosts of applications that are shown as other."),
+    Family("statsd_errors_total", "counter", "Datagrams to statsd that could not be sent."),
+)
+FAMILIES: dict[str, Family] = {
+    prefix + family.name: family._replace(name=prefix + family.name)
+    for prefix, families in ((APPLICATION, _BOTH), (WEB, _BOTH), (PLUGIN, _PLUGIN))
+    for family in families
+}
+"""By full name."""

@@ -1,0 +1,222 @@
+"""The half beside the web server: keeps the applications' last snapshots, and shows them with the web side's own
+figures to Prometheus and statsd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from fcgi_core.plugin import AssociationInfo, RequestInfo, WebHalf, WebHost
+
+from .endpoint import Endpoint
+from .exposition import Exposition, Snapshot
+from .families import PLUGIN, WEB
+from .plugin import MetricsOptions, host_and_port
+from .process import process_figures
+from .samples import PROCESS, Sample, process_samples, traffic_samples
+from .snapshot import Header, read_header
+from .statsd import Statsd
+
+__all__ = ["MetricsWeb"]
+
+MAX_WORKERS = 1000
+"""Application processes whose snapshots are kept."""
+MAX_SNAPSHOT = 16 << 20
+"""Bytes of one process' snapshot."""
+T = TypeVar("T")
+
+
+class _Worker:
+    """One process of an application."""
+
+    def __init__(self, name: str, instance: str) -> None:
+        self.name = name
+        """Unique among those that are kept; a label."""
+        self.instance = instance
+        self.associations: set[int] = set()
+        self.gone_at = 0.0
+        """When the last association went down, by the monotonic clock."""
+        self.whole: Snapshot | None = None
+        self.whole_at = 0.0
+        self.coming = 0
+        """The number of the snapshot whose parts come in."""
+        self.parts: dict[int, bytes] = {}
+        self.size = 0
+
+
+class MetricsWeb(WebHalf):
+    def __init__(self, host: WebHost, options: MetricsOptions) -> None:
+        self._host = host
+        self._options = options
+        self._traffic = host.traffic()
+        self._workers: dict[str, _Worker] = {}
+        """By instance."""
+        self._exposition = Exposition(options.max_hosts, options.max_samples)
+        self._whole = 0
+        self._incomplete = 0
+        self._malformed = 0
+        self._due = 0.0
+        # one thread, so that pages and reports are made one after the other
+        self._thread = ThreadPoolExecutor(1, "metrics")
+        self._reporting: asyncio.Future[None] | None = None
+        self._statsd: Statsd | None = None
+        self.endpoint: Endpoint | None = None
+        if options.statsd is not None:
+            self._statsd = Statsd(host_and_port(options.statsd), options.statsd_prefix, tags=options.statsd_tags)
+        if options.listen is not None:
+            self.endpoint = Endpoint(options.listen, self.page)
+            host.log.info("metrics are at %s", options.listen)
+
+    # ---- hooks
+
+    def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
+        for name in ("listen", "statsd", "statsd_prefix", "statsd_tags"):
+            if getattr(options, name) != getattr(self._options, name):
+                raise ValueError(f"metrics.{name} stays as it is until the next start")
+        self._options = options
+        self._exposition.max_hosts = options.max_hosts
+        self._exposition.max_samples = options.max_samples
+
+    def association_up(self, association: AssociationInfo) -> None:
+        worker = self._worker(association)
+        if worker is not None:
+            worker.associations.add(association.identity)
+
+    def association_down(self, association: AssociationInfo, reason: str) -> None:
+        worker = self._workers.get(association.peer_instance)
+        if worker is not None:
+            worker.associations.discard(association.identity)
+            worker.gone_at = time.monotonic()
+
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
+        worker = self._workers.get(association.peer_instance)
+        header = read_header(item)
+        if worker is None or header is None:
+            self._malformed += 1
+        else:
+            self._part(worker, header, item)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        keep = self._options.keep
+        for worker in [one for one in self._workers.values() if not one.associations and now - one.gone_at > keep]:
+            del self._workers[worker.instance]
+        if self._statsd is not None and now >= self._due and self._reporting is None:
+            self._due = now + self._options.interval
+            self._report(self._statsd)
+
+    def close(self) -> None:
+        if self.endpoint is not None:
+            self.endpoint.close()
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._statsd is not None:
+            self._statsd.close()
+
+    # ---- snapshots
+
+    def _worker(self, association: AssociationInfo) -> _Worker | None:
+        """The process at the other end, with a name of its own."""
+        worker = self._workers.get(association.peer_instance)
+        if worker is not None or len(self._workers) >= MAX_WORKERS:
+            return worker
+        name = association.peer_name[:128] or "application"
+        taken = {one.name: one for one in self._workers.values()}
+        number, label = 1, name
+        while (holder := taken.get(label)) is not None:
+            if not holder.associations:
+                # the same worker, started anew: its predecessor makes room
+                del self._workers[holder.instance]
+                break
+            number += 1
+            label = f"{name}-{number}"
+        worker = self._workers[association.peer_instance] = _Worker(label, association.peer_instance)
+        return worker
+
+    def _part(self, worker: _Worker, header: Header, item: bytes) -> None:
+        done = worker.whole.number if worker.whole is not None else 0
+        if header.number < worker.coming or header.number <= done:
+            return  # late, or by another association of the same process
+        if header.number > worker.coming:
+            self._incomplete += bool(worker.parts)
+            worker.coming, worker.parts, worker.size = header.number, {}, 0
+        worker.size += len(item)
+        if worker.size > MAX_SNAPSHOT:
+            worker.parts.clear()
+            return
+        worker.parts[header.part] = item
+        if len(worker.parts) == header.parts:
+            parts = tuple(worker.parts[part] for part in sorted(worker.parts))
+            worker.whole, worker.whole_at = Snapshot(worker.name, header.number, parts), time.monotonic()
+            worker.parts = {}
+            self._whole += 1
+
+    # ---- showing
+
+    async def page(self, accept: str, zipped: bool) -> tuple[bytes, str]:
+        """The page for Prometheus, and its content type."""
+        make = self._collect()
+
+        def render() -> tuple[bytes, str]:
+            own, snapshots = make()
+            page, kind = self._exposition.page(own, snapshots, accept)
+            return (gzip.compress(page, 1) if zipped else page), kind
+
+        return await self._off_loop(render)
+
+    def _report(self, statsd: Statsd) -> None:
+        make = self._collect()
+
+        def report() -> None:
+            statsd.send(self._exposition.samples(*make()))
+
+        def reported(future: asyncio.Future[None]) -> None:
+            self._reporting = None
+
+        self._reporting = asyncio.ensure_future(self._off_loop(report))
+        self._reporting.add_done_callback(reported)
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except Exception:
+            self._host.log.exception("the metrics could not be shown")
+            raise
+
+    def _collect(self) -> Callable[[], tuple[list[Sample], list[Snapshot]]]:
+        """Take what only this thread may look at; the result makes samples of it on another."""
+        transport = self._host.transport()
+        now = time.monotonic()
+        workers = sorted(self._workers.values(), key=lambda one: one.name)
+        snapshots = [one.whole for one in workers if one.whole is not None]
+        own = [
+            Sample(PROCESS, f"{PLUGIN}workers", (), len(snapshots)),
+            Sample(PROCESS, f"{PLUGIN}snapshots_total", (), self._whole),
+            Sample(PROCESS, f"{PLUGIN}snapshots_incomplete_total", (), self._incomplete),
+        ]
+        for worker in workers:
+            labels = (("worker", worker.name),)
+            own.append(Sample(PROCESS, f"{PLUGIN}worker_up", labels, int(bool(worker.associations))))
+            if worker.whole is not None:
+                own.append(Sample(PROCESS, f"{PLUGIN}snapshot_age_seconds", labels, round(now - worker.whole_at, 3)))
+        malformed = self._malformed
+
+        def make() -> tuple[list[Sample], list[Snapshot]]:
+            own.extend(process_samples(WEB, transport, process_figures(), by_name=False))
+            own.extend(traffic_samples(WEB, self._traffic, self._options.max_hosts))
+            own.append(Sample(PROCESS, f"{PLUGIN}hosts_folded", (), self._exposition.hosts_folded))
+            omitted = dict(self._exposition.omitted)
+            omitted["malformed"] = omitted.get("malformed", 0) + malformed
+            for reason, count in omitted.items():
+                own.append(Sample(PROCESS, f"{PLUGIN}samples_omitted", (("reason", reason),), count))
+            if self._statsd is not None:
+                own.append(Sample(PROCESS, f"{PLUGIN}statsd_errors_total", (), self._statsd.errors))
+            return own, snapshots
+
+        return make
