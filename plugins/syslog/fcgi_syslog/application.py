@@ -67,7 +67,7 @@ class SyslogApplication(ApplicationHalf):
         self._capture = Capture(self._take, host.log.name, self._failed)
         self._apply(options)
 
-    def configure(self, options: SyslogOptions) -> None:
+    def configure(self, options: SyslogOptions, server_name: str | None = None) -> None:
         """The new options; ValueError if the scope is another: it takes other channels."""
         if options.scope != self._scope:
             raise ValueError(f"syslog.scope is {self._scope} until the next start")

@@ -267,7 +267,8 @@ def _parse_time(text: str) -> float:
         seconds = _epoch(second, offset)
     except ValueError as error:
         raise ValueError(f"TIMESTAMP {text}: {error}") from None
-    return seconds + int((fraction or ".")[1:].ljust(6, "0")) / 1_000_000
+    microseconds = int(fraction[1:].ljust(6, "0")) if fraction else 0
+    return (seconds * 1_000_000 + microseconds) / 1_000_000  # one rounding: what was written is read
 
 
 @lru_cache(maxsize=64)

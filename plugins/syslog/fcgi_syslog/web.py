@@ -62,7 +62,7 @@ class SyslogWeb(WebHalf):
         for sink in self._sinks:
             sink.reopen()
 
-    def configure(self, options: SyslogOptions) -> None:
+    def configure(self, options: SyslogOptions, server_name: str | None = None) -> None:
         """The new options; outputs that stay the same keep what waits in them."""
         if options.scope != self._options.scope:
             raise ValueError(f"syslog.scope is {self._options.scope} until the next start")
