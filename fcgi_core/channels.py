@@ -66,6 +66,12 @@ class Channel:
     queue_bytes: int = 1 << 20
     """Bytes that may wait on one association (request scope: for one request); beyond it the least urgent go."""
 
+    acknowledged: bool = False
+    """At least once: items are kept, within `queue_bytes`, until the other side has taken them over, and sent again after
+    a lost association. Of association scope and ordered alone."""
+    spool: str | None = None
+    """Directory for a file that keeps the items of an acknowledged channel when the process is killed."""
+
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise PluginError(
@@ -75,6 +81,12 @@ class Channel:
             raise PluginError(f"channel {self.name}: the priority CONTROL is the protocol's own; URGENT is the highest")
         if self.lifetime is not None and self.lifetime <= 0:
             raise PluginError(f"channel {self.name}: a lifetime is more than 0 s, not {self.lifetime}")
+        if self.acknowledged and not (self.scope is Scope.ASSOCIATION and self.ordered and self.lifetime is None):
+            raise PluginError(
+                f"channel {self.name}: an acknowledged channel is ordered, of association scope, no lifetime"
+            )
+        if self.spool is not None and not self.acknowledged:
+            raise PluginError(f"channel {self.name}: only an acknowledged channel has a spool")
         if self.queue_bytes < 1024:
             raise PluginError(f"channel {self.name}: a queue of {self.queue_bytes} bytes holds nothing; 1024 at least")
 

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from .discovery import EnabledPlugin, load_plugins
 from .errors import ConfigError
 from .flow import DEFAULT_WINDOW
 from .sctp.carrier import Address, CarrierOptions, Scheduler
 from .settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
 from .streams import Plan
-from .supervisor import EnabledPlugin, load_plugins
 
 __all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config"]
 

@@ -13,6 +13,7 @@ The shell around a connection, whichever carrier it uses, does three things:
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from .events import (
     ConnectionFailed,
     Event,
     FeedbackReceived,
+    ItemsAcknowledged,
     PeerDraining,
     PeerError,
     PeerReady,
@@ -62,6 +64,9 @@ MAX_EARLY = 4 << 20
 again after a loss, as much as SCTP's own receive buffer would hold in front of a gap (`CarrierOptions`)."""
 EARLY_OVERHEAD = 128
 """Bytes that keeping a message costs beside its data."""
+
+_ACK = struct.Struct(">B7xQ")
+"""channel number, reserved, number of the item"""
 
 
 class Connection:
@@ -106,6 +111,7 @@ class Connection:
             RecordType.SETTINGS: self._on_settings,
             RecordType.CONFIG: self._on_config,
             RecordType.CONFIG_RESULT: self._on_config_result,
+            RecordType.ACK: self._on_ack,
             RecordType.DRAIN: self._on_drain,
             RecordType.ERROR: self._on_error,
         }
@@ -214,6 +220,12 @@ class Connection:
             return self.pool.feedback_stream(request.streams, channel.name, channel.priority)
         # the request is over and its streams are given back: what comes late shares one stream with its like
         return self.pool.association_stream(("late", channel.priority), channel.priority)
+
+    def acknowledge(self, channel: str, number: int) -> None:
+        """Tell the peer that all items of its channel up to this number have been taken over."""
+        index = self.feedback.peer_number(channel)
+        if index is not None:
+            self._post_control(RecordType.ACK, _ACK.pack(index, number))
 
     def send_config(self, number: int, pairs: dict[str, str]) -> None:
         """Tell the peer of changed configuration; the answer is a ConfigAnswered with the same `number`.
@@ -403,6 +415,17 @@ class Connection:
             raise RemoteProtocolError(
                 f"CONFIG without a readable FCGI_SCTP_ID: {error}", stream=CONTROL_STREAM, record_type=kind
             ) from None
+
+    def _on_ack(self, content: bytes) -> None:
+        if len(content) != _ACK.size:
+            raise RemoteProtocolError(
+                f"ACK of {len(content)} bytes, not {_ACK.size}", stream=CONTROL_STREAM, record_type=RecordType.ACK
+            )
+        index, number = _ACK.unpack(content)
+        if index < len(self.feedback.outgoing):
+            self._events.append(ItemsAcknowledged(self.feedback.outgoing[index].name, number))
+        else:
+            self._refuse(f"ACK of channel {index}, which is not ours", CONTROL_STREAM, RecordType.ACK, (0, 0))
 
     def _on_drain(self, content: bytes) -> None:
         if not self.peer_draining:

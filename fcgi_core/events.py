@@ -28,6 +28,7 @@ __all__ = [
     "RequestFailed",
     "Writable",
     "FeedbackReceived",
+    "ItemsAcknowledged",
     "ConfigReceived",
     "ConfigAnswered",
     "PeerDraining",
@@ -130,6 +131,14 @@ class FeedbackReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemsAcknowledged:
+    """The peer has taken over all items that it was sent on the channel, up to the one of this number."""
+
+    channel: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigReceived:
     """The peer changes dynamic configuration; answer with `answer_config`."""
 
@@ -183,6 +192,7 @@ Event = (
     | RequestFailed
     | Writable
     | FeedbackReceived
+    | ItemsAcknowledged
     | ConfigReceived
     | ConfigAnswered
     | PeerDraining

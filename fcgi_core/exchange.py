@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from .delivery import Link
 from .plugin import Outcome
 from .request import Request
-from .supervisor import Link
 
 __all__ = ["Exchange"]
 

@@ -102,6 +102,10 @@ class Feedback:
         """The names of the channels that the peer sends on, by number."""
         self._peer_channels = [name if name in self.accepts else None for name in peer_channels]
 
+    def peer_number(self, channel: str) -> int | None:
+        """The peer's number of a channel that it sends on; None if it does not."""
+        return self._peer_channels.index(channel) if channel in self._peer_channels else None
+
     def receive(self, stream: int, kind: int, key: tuple[int, int], content: bytes) -> tuple[str, bytes] | None:
         """Take a FEEDBACK or FEEDBACK_MORE record; the channel and the item that it completes, if one and if it is taken
         here. KeyError for a channel that SETTINGS did not name; RemoteProtocolError if it is beyond a bound."""

@@ -249,8 +249,13 @@ class Half:
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         """The other half sent this. `request` is None at association scope, and for one long over."""
 
-    def configure(self, options: Any) -> None:
-        """The options changed while running; they are checked already. Raise ValueError to refuse them."""
+    def commit(self) -> None:
+        """Take over for good what `feedback` brought on acknowledged channels: when this returns, it is acknowledged, and
+        the other side forgets it. If it raises, it is not."""
+
+    def configure(self, options: Any, server_name: str | None = None) -> None:
+        """The options changed while running, for one virtual host if named; they are checked already. Called too, right
+        after the start, for each host that has options of its own. Raise ValueError to refuse them."""
 
     def tick(self) -> None:
         """Called about once a second."""

@@ -8,140 +8,39 @@ a queue and picked up on the loop, many items to a wake-up.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from pydantic import ValidationError
-
-from .channels import Channel, Scope
-from .connection import Connection
+from .channels import Channel, Direction
+from .delivery import Delivery, Link
+from .discovery import EnabledPlugin
 from .driver import Driver, Loop
 from .errors import ConfigError, PluginError
 from .figures import ChannelLedger, association_figures, streams_of
 from .plugin import (
-    API_VERSION,
     ApplicationHalf,
     AssociationInfo,
     FeedEntry,
     Half,
     Outcome,
-    Plugin,
     RequestInfo,
     TransportFigures,
     WebHalf,
 )
-from .request import Request
+from .receipts import Receipts
 from .traffic import Traffic
 
-__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "Link", "RoutedRequest", "Supervisor", "load_plugins"]
+__all__ = ["Supervisor"]
 
-ENTRY_POINT_GROUP = "fcgi_sctp.plugins"
 FAILURES_ALLOWED = 10
 """Failed hooks in a row after which a plugin is set aside."""
 SET_ASIDE_FOR = 60.0
 """Seconds that it is set aside; then it gets another chance."""
+ACKNOWLEDGE_AFTER = 0.05
+"""Seconds that items of acknowledged channels are collected before they are taken over for good, together."""
 TICK = 1.0
 """Seconds between ticks."""
-
-
-@dataclass(frozen=True, slots=True)
-class EnabledPlugin:
-    """A plugin with its checked options and the channels that follow from them."""
-
-    plugin: Plugin
-    options: Any
-    channels: tuple[Channel, ...]
-
-
-def load_plugins(
-    enabled: Mapping[str, Mapping[str, Any]], find: Callable[[str], Any] | None = None
-) -> list[EnabledPlugin]:
-    """Find and verify the plugins named in the configuration, in its order.
-
-    ConfigError lists everything that is wrong: a name that no entry point has, options that the plugin's model refuses,
-    a wrong API version, channel names that are taken.
-    """
-    find = find or _find_entry_point
-    loaded = []
-    problems: list[str] = []
-    owners: dict[str, str] = {}
-    for name, raw_options in enabled.items():
-        try:
-            plugin = _verify(name, find(name))
-        except PluginError as error:
-            problems.append(f"plugins.{name}: {error}")
-            continue
-        try:
-            options = plugin.Options.model_validate(raw_options)
-        except ValidationError as error:
-            for problem in error.errors():
-                path = ".".join(str(part) for part in ("plugins", name, *problem["loc"]))
-                problems.append(f"{path}: {problem['msg']}, not {problem.get('input')!r}")
-            continue
-        try:
-            channels = tuple(plugin.channels(options))
-        except Exception as error:  # a plugin's own code
-            problems.append(f"plugins.{name}: its channels cannot be told: {error!r}")
-            continue
-        for channel in channels:
-            if channel.name != name and not channel.name.startswith(f"{name}."):
-                problems.append(
-                    f"plugins.{name}: channel {channel.name!r} must be called {name!r}, or begin with {name + '.'!r}"
-                )
-            if channel.name in owners:
-                problems.append(f"plugins.{name}: channel {channel.name!r} is declared twice")
-            owners[channel.name] = name
-        loaded.append(EnabledPlugin(plugin, options, channels))
-    if problems:
-        raise ConfigError(problems)
-    return loaded
-
-
-def _find_entry_point(name: str) -> Any:
-    found = entry_points(group=ENTRY_POINT_GROUP)
-    try:
-        entry_point = found[name]
-    except KeyError:
-        installed = ", ".join(sorted(point.name for point in found)) or "none"
-        raise PluginError(f"no such plugin is installed; installed are: {installed}") from None
-    try:
-        return entry_point.load()
-    except Exception as error:  # a plugin's own code
-        raise PluginError(f"it cannot be imported: {error!r}") from error
-
-
-def _verify(name: str, found: Any) -> Plugin:
-    plugin = found() if isinstance(found, type) else found
-    if not isinstance(plugin, Plugin):
-        raise PluginError(f"the entry point names {found!r}, which is no fcgi_core.plugin.Plugin")
-    if plugin.api_version != API_VERSION:
-        raise PluginError(f"it is for plugin API {plugin.api_version}; this is {API_VERSION}: update the older one")
-    if plugin.name != name:
-        raise PluginError(f"it calls itself {plugin.name!r}; entry point and name must be the same")
-    return plugin
-
-
-class RoutedRequest(RequestInfo, Protocol):
-    """What the services' own request objects have beside what plugins see: where their feedback goes."""
-
-    link: Link
-    request: Request
-
-
-@dataclass(slots=True, eq=False)
-class Link:
-    """An association whose SETTINGS have been exchanged."""
-
-    driver: Driver[Any]
-    info: AssociationInfo
-
-    @property
-    def connection(self) -> Connection:
-        connection: Connection = self.driver.connection
-        return connection
 
 
 @dataclass(slots=True)
@@ -154,8 +53,6 @@ class _Entry:
     failures: int = 0
     """Failed hooks in a row."""
     aside_until: float = 0.0
-    waiting: dict[str, deque[tuple[bytes, int]]] = field(default_factory=dict)
-    """By channel: (item, urgency) that no association has taken yet."""
 
     @property
     def name(self) -> str:
@@ -171,12 +68,12 @@ class _HalfHost:
         self.name = supervisor.process_name
 
     def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
-        self._supervisor.queue_item(channel, item, request, urgency)
+        self._supervisor.delivery.queue(channel, item, request, urgency)
 
     def broadcast(self, channel: str, item: bytes) -> None:
         for link in tuple(self._supervisor.links):
             if link.connection.takes(channel):
-                self._supervisor.queue_item(channel, item, link, 6)
+                self._supervisor.delivery.queue(channel, item, link, 6)
 
     def associations(self) -> Sequence[AssociationInfo]:
         return tuple(link.info for link in self._supervisor.links)
@@ -205,7 +102,6 @@ class Supervisor:
         publish: Callable[[FeedEntry], None] = lambda entry: None,
     ) -> None:
         """`wake_loop` is asyncio's call_soon_threadsafe. PluginError if a half cannot be made."""
-        self.links: list[Link] = []
         self.process_name = process_name
         self.publish = publish
         self.channels: list[Channel] = []
@@ -215,13 +111,16 @@ class Supervisor:
         self._loop = loop
         self._wake_loop = wake_loop
         self._log = logging.getLogger("fcgi_sctp.plugins")
-        self._queue: deque[tuple[str, bytes, RequestInfo | Link | None, int]] = deque()
-        self._awake = False
-        self._closed = False
+        self._receipts = Receipts()
+        self._to_acknowledge: dict[tuple[str, Link], int] = {}
+        """By channel and association: the number of the last item that is not acknowledged yet."""
         self._by_channel: dict[str, tuple[_Entry, Channel]] = {}
         self._entries: list[_Entry] = []
-        self.lost: dict[str, int] = {}
-        """Items by channel that found no association and no room to wait."""
+        enabled = list(enabled)
+        sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
+        self.delivery = Delivery(
+            (channel for one in enabled for channel in one.channels if channel.direction is sends), wake_loop
+        )
         for one in enabled:
             host = _HalfHost(self, one.plugin.name)
             make = one.plugin.web_half if web else one.plugin.application_half
@@ -237,12 +136,19 @@ class Supervisor:
             self._entries.append(entry)
             for channel in one.channels:
                 self._by_channel[channel.name] = (entry, channel)
+            for server_name, options in one.hosts.items():
+                self._call(entry, half.configure, options, server_name)
         kind: type[Half] = WebHalf if web else ApplicationHalf
         self._request_begin = self._having("request_begin", kind)
         self._request_end = self._having("request_end", kind)
         self._stderr = self._having("stderr", kind)
         self._tick = self._having("tick", kind)
         self._tick_handle = loop.call_at(loop.time() + TICK, self._on_tick) if self._tick else None
+
+    @property
+    def links(self) -> list[Link]:
+        """The associations that are up."""
+        return self.delivery.links
 
     # ---- associations
 
@@ -251,15 +157,15 @@ class Supervisor:
         settings = driver.connection.peer_settings
         assert settings is not None
         link = Link(driver, AssociationInfo(identity, peer, settings.name, settings.instance))
-        self.links.append(link)
+        self.delivery.add(link)
         for entry in self._entries:
             self._call(entry, entry.half.association_up, link.info)
-        self._send_waiting()
         return link
 
     def association_down(self, link: Link, reason: str) -> None:
         if link in self.links:
-            self.links.remove(link)
+            self.delivery.remove(link)
+            self._to_acknowledge = {key: number for key, number in self._to_acknowledge.items() if key[1] is not link}
             self._ledger.close(link.connection)
             for entry in self._entries:
                 self._call(entry, entry.half.association_down, link.info, reason)
@@ -292,9 +198,30 @@ class Supervisor:
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
         """An item from the other side."""
-        entry, _ = self._by_channel.get(channel, (None, None))
-        if entry is not None:
-            self._call(entry, entry.half.feedback, channel, item, request, link.info)
+        known = self._by_channel.get(channel)
+        if known is None:
+            return
+        entry, declared = known
+        if declared.acknowledged:
+            number, item = int.from_bytes(item[:8], "big"), item[8:]
+            if not self._to_acknowledge:
+                self._loop.call_at(self._loop.time() + ACKNOWLEDGE_AFTER, self._acknowledge)
+            self._to_acknowledge[channel, link] = number
+            if not item or not self._receipts.is_new(link.info.peer_instance, channel, number):
+                return  # it came before, by an association that was lost before we could say so
+        self._call(entry, entry.half.feedback, channel, item, request, link.info)
+
+    def _acknowledge(self) -> None:
+        """Have taken over for good what came, and say so."""
+        pending, self._to_acknowledge = self._to_acknowledge, {}
+        good: dict[str, bool] = {}
+        for (channel, link), number in pending.items():
+            entry = self._by_channel[channel][0]
+            if entry.name not in good:
+                good[entry.name] = self._call(entry, entry.half.commit, failed=False) is not False
+            if good[entry.name]:
+                link.connection.acknowledge(channel, number)
+                link.driver.wake()
 
     def close(self) -> None:
         """Call each half's `close`, and send what it still had to say; nothing is called after it."""
@@ -302,8 +229,24 @@ class Supervisor:
             self._tick_handle.cancel()  # type: ignore[union-attr]
         for entry in self._entries:
             self._call(entry, entry.half.close)
-        self._send_queued()
-        self._closed = True
+        self.delivery.close()
+
+    # ---- configuration
+
+    def configure(self, name: str, changes: Mapping[str, Any], server_name: str | None = None) -> None:
+        """Change options of a plugin while it runs. ConfigError if they are wrong, or it does not take them; nothing has
+        changed then."""
+        entry = next((entry for entry in self._entries if entry.name == name), None)
+        if entry is None:
+            raise ConfigError([f"plugins.{name}: is not enabled here"])
+        options = entry.enabled.changed(changes, server_name)
+        if server_name is None and tuple(entry.enabled.plugin.channels(options)) != entry.enabled.channels:
+            raise ConfigError([f"plugins.{name}: this would change its channels, which takes a restart"])
+        try:
+            entry.half.configure(options, server_name)
+        except Exception as error:
+            raise ConfigError([f"plugins.{name}: {error}"]) from error
+        entry.enabled = entry.enabled.with_options(options, changes, server_name)
 
     # ---- figures
 
@@ -318,7 +261,7 @@ class Supervisor:
         connections = [link.connection for link in self.links]
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self.links],
-            [self._ledger.totals(one, connections, self.lost.get(one.name, 0)) for one in self.channels],
+            [self._ledger.totals(one, connections, self.delivery.lost.get(one.name, 0)) for one in self.channels],
         )
 
     def statistics(self) -> list[dict[str, Any]]:
@@ -333,7 +276,7 @@ class Supervisor:
                 "errors": entry.errors,
                 "channels": [
                     {
-                        **asdict(self._ledger.totals(one, connections, self.lost.get(one.name, 0))),
+                        **asdict(self._ledger.totals(one, connections, self.delivery.lost.get(one.name, 0))),
                         "streams": sum(streams_of(connection, one.name) for connection in connections),
                     }
                     for one in entry.enabled.channels
@@ -341,74 +284,6 @@ class Supervisor:
             }
             for entry in self._entries
         ]
-
-    # ---- sending
-
-    def queue_item(self, channel: str, item: bytes, target: RequestInfo | Link | None, urgency: int) -> None:
-        """Queue an item for the loop to pick up. Any thread."""
-        if channel not in self._by_channel:
-            raise PluginError(f"channel {channel!r} was not declared")
-        self._queue.append((channel, item, target, urgency))
-        if not self._awake and not self._closed:
-            self._awake = True
-            self._wake_loop(self._send_queued)
-
-    def _send_queued(self) -> None:
-        self._awake = False
-        queue = self._queue
-        touched: set[Driver[Any]] = set()
-        while queue:
-            channel, item, target, urgency = queue.popleft()
-            self._send(channel, item, target, urgency, touched)
-        for driver in touched:
-            driver.wake()
-
-    def _send(
-        self, name: str, item: bytes, target: RequestInfo | Link | None, urgency: int, touched: set[Driver[Any]]
-    ) -> None:
-        entry, channel = self._by_channel[name]
-        request: Request | None = None
-        if isinstance(target, Link):
-            link: Link | None = target
-        elif target is not None:
-            # plugins hand back the object that they were given
-            routed = cast(RoutedRequest, target)
-            link = getattr(routed, "link", None)  # there is none yet if no application took the request
-            if channel.scope is Scope.REQUEST:
-                request = routed.request
-        else:
-            link = None
-        if channel.scope is Scope.REQUEST and (request is None or link is None):
-            self.lost[name] = self.lost.get(name, 0) + 1
-            return
-        if link is None or link not in self.links:
-            link = next((one for one in self.links if one.connection.takes(name)), None)
-            if link is None or channel.scope is Scope.REQUEST:
-                self._wait(entry, channel, item, urgency)
-                return
-        link.connection.send_feedback(name, item, request, urgency)
-        touched.add(link.driver)
-
-    def _wait(self, entry: _Entry, channel: Channel, item: bytes, urgency: int) -> None:
-        """Nobody takes the channel yet: keep the latest, within the channel's bound."""
-        if channel.scope is Scope.REQUEST:
-            self.lost[channel.name] = self.lost.get(channel.name, 0) + 1
-            return
-        waiting = entry.waiting.setdefault(channel.name, deque())
-        waiting.append((item, urgency))
-        size = sum(len(one) for one, _ in waiting) if len(waiting) % 64 == 0 or len(item) > 4096 else 0
-        while size > channel.queue_bytes:
-            size -= len(waiting.popleft()[0])
-            self.lost[channel.name] = self.lost.get(channel.name, 0) + 1
-
-    def _send_waiting(self) -> None:
-        for entry in self._entries:
-            waiting, entry.waiting = entry.waiting, {}
-            for channel, items in waiting.items():
-                for item, urgency in items:
-                    self._queue.append((channel, item, None, urgency))
-        if self._queue:
-            self._send_queued()
 
     # ---- isolation
 
@@ -420,16 +295,17 @@ class Supervisor:
             if getattr(type(entry.half), hook) is not getattr(base, hook)
         ]
 
-    def _call(self, entry: _Entry, hook: Callable[..., Any], *args: Any) -> Any:
+    def _call(self, entry: _Entry, hook: Callable[..., Any], *args: Any, failed: Any = None) -> Any:
+        """Call a hook; `failed` if it raised, or its plugin is set aside."""
         if entry.aside_until:
             if self._loop.time() < entry.aside_until:
-                return None
+                return failed
             entry.aside_until = 0.0
         try:
             result = hook(*args)
         except Exception:
             self._failed(entry, hook.__name__)
-            return None
+            return failed
         entry.failures = 0
         return result
 

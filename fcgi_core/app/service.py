@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..application_connection import ApplicationConnection
+from ..delivery import Link
+from ..discovery import EnabledPlugin
 from ..driver import Driver
 from ..events import (
     ConfigReceived,
@@ -23,6 +25,7 @@ from ..events import (
     FeedbackReceived,
     InputClosed,
     InputReceived,
+    ItemsAcknowledged,
     PeerDraining,
     PeerError,
     PeerReady,
@@ -38,7 +41,7 @@ from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings
 from ..streams import Plan
-from ..supervisor import EnabledPlugin, Link, Supervisor
+from ..supervisor import Supervisor
 
 __all__ = ["AppExchange", "AppService", "Application"]
 
@@ -331,6 +334,9 @@ class _AppAssociation:
                 self.connection.answer_config(event.number, unknown)
             case RecordRefused():
                 log.warning("web side %s: left out %s", self.peer, event.error)
+            case ItemsAcknowledged():
+                assert self.link is not None
+                self.service.supervisor.delivery.acknowledged(self.link, event.channel, event.number)
             case PeerDraining():
                 if self.service._stopping is not None:
                     self.service._stopping.set()

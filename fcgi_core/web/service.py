@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import NamedTuple
 
+from ..discovery import EnabledPlugin
 from ..errors import FcgiSctpError, RequestRefused
 from ..plugin import FeedEntry
 from ..sctp.carrier import Address, Carrier
 from ..settings import Settings
 from ..streams import Plan
-from ..supervisor import EnabledPlugin, Supervisor
+from ..supervisor import Supervisor
 from ..unix_socket import BACKLOG, UnixSocket
 from ..web_connection import WebConnection
 from .balance import choose

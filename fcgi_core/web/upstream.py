@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
+from ..delivery import Link
 from ..driver import Driver
 from ..endpoints import advertised, resolve
 from ..errors import RequestRefused
@@ -17,6 +18,7 @@ from ..events import (
     ConnectionFailed,
     Event,
     FeedbackReceived,
+    ItemsAcknowledged,
     OutputReceived,
     PeerDraining,
     PeerError,
@@ -30,7 +32,7 @@ from ..events import (
 from ..records import KEEP_CONN, ProtocolStatus, RecordType
 from ..sctp.carrier import Address, Carrier, CarrierError
 from ..states import Input
-from ..supervisor import Link, Supervisor
+from ..supervisor import Supervisor
 from ..web_connection import WebConnection
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .downstream import WebExchange
@@ -234,6 +236,9 @@ class Upstream:
                 if self.link is not None:
                     context = None if event.request is None else event.request.context
                     self._owner.supervisor.feedback(event.channel, event.data, context, self.link)
+            elif isinstance(event, ItemsAcknowledged):
+                if self.link is not None:
+                    self._owner.supervisor.delivery.acknowledged(self.link, event.channel, event.number)
             elif isinstance(event, StderrReceived):
                 exchange = event.request.context
                 self._owner.supervisor.stderr(exchange, event.data)

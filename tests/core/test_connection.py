@@ -236,7 +236,7 @@ def test_what_is_no_control_record_on_stream_1(lone: Connection, kind: int) -> N
     assert (error.stream, error.record_type) == (1, kind)
 
 
-@pytest.mark.parametrize("kind", [RecordType.GET_VALUES, RecordType.ACK, 63, 64, 255])
+@pytest.mark.parametrize("kind", [RecordType.GET_VALUES, 63, 64, 255])
 def test_a_control_record_of_unknown_type_is_answered(lone: Connection, kind: int) -> None:
     error = one(lone.receive([control(kind, b"what?")], 0.0), RecordRefused).error
     assert error.record_type == kind
@@ -249,7 +249,7 @@ def test_unknown_type_is_not_answered(lone: Connection) -> None:
     assert not lone.waiting()
 
 
-@pytest.mark.parametrize("kind", [0, 12, 31, 39, 63, RecordType.GET_VALUES, RecordType.ACK])
+@pytest.mark.parametrize("kind", [0, 12, 31, 39, 63, RecordType.GET_VALUES])
 def test_an_unknown_type_for_no_known_request_is_left_out(lone: Connection, kind: int) -> None:
     error = one(lone.receive([message(kind, 7, b"x", generation=2)], 0.0), RecordRefused).error
     assert error.request_key == (7, 2)

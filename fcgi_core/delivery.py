@@ -1,0 +1,205 @@
+"""Items of feedback on their way from plugins to associations.
+
+Plugins hand items over on any thread; the loop picks them up, many to a wake-up, and gives each to an association. An
+item of a plain channel is the association's from then on. One of an acknowledged channel stays in the channel's spool
+until the peer has said that it took it over; if the association is lost before, it is sent again on another: at least
+once, numbered, so that the receiver can tell a repetition.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from .channels import Channel, Scope
+from .connection import Connection
+from .driver import Driver
+from .errors import PluginError
+from .plugin import AssociationInfo, RequestInfo
+from .request import Request
+from .spool import Spool
+
+__all__ = ["Delivery", "Link", "RoutedRequest"]
+
+
+class RoutedRequest(RequestInfo, Protocol):
+    """What the services' own request objects have beside what plugins see: where their feedback goes."""
+
+    link: Link
+    request: Request
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """An association whose SETTINGS have been exchanged."""
+
+    driver: Driver[Any]
+    info: AssociationInfo
+
+    @property
+    def connection(self) -> Connection:
+        connection: Connection = self.driver.connection
+        return connection
+
+
+Target = RequestInfo | Link | None
+
+
+def _spool_path(channel: Channel) -> Path | None:
+    """The spool file of a channel in this process; workers have one each."""
+    if channel.spool is None:
+        return None
+    worker = os.environ.get("FCGI_SCTP_WORKER", "0")
+    return Path(channel.spool) / f"{channel.name}.{worker}.spool"
+
+
+class Delivery:
+    """The sending half of all channels of one process."""
+
+    def __init__(self, channels: Iterable[Channel], wake_loop: Callable[[Callable[[], None]], object]) -> None:
+        """`channels` are those that this side sends on; `wake_loop` is asyncio's call_soon_threadsafe. OSError if the
+        spool of one cannot be opened."""
+        self.links: list[Link] = []
+        """Associations, the oldest first."""
+        self.lost: dict[str, int] = {}
+        """Items by channel that found no association and no room to wait."""
+        self._channels = {channel.name: channel for channel in channels}
+        self._spools = {
+            name: Spool(channel.queue_bytes, _spool_path(channel))
+            for name, channel in self._channels.items()
+            if channel.acknowledged
+        }
+        self._waiting: dict[str, deque[tuple[bytes, int]]] = {}
+        self._waiting_bytes: dict[str, int] = {}
+        self._queue: deque[tuple[str, bytes, Target, int]] = deque()
+        self._wake_loop = wake_loop
+        self._awake = False
+        self._closed = False
+
+    # ---- any thread
+
+    def queue(self, channel: str, item: bytes, target: Target, urgency: int) -> None:
+        """Queue an item for the loop to pick up. PluginError for a channel that was not declared."""
+        if channel not in self._channels:
+            raise PluginError(f"channel {channel!r} was not declared for sending on this side")
+        self._queue.append((channel, item, target, urgency))
+        if not self._awake and not self._closed:
+            self._awake = True
+            self._wake_loop(self.send_queued)
+
+    # ---- the loop's thread
+
+    def add(self, link: Link) -> None:
+        """An association is up: what waited goes to it."""
+        self.links.append(link)
+        for name in self._channels:
+            if link.connection.takes(name):
+                self._waiting_bytes.pop(name, None)
+                for item, urgency in self._waiting.pop(name, ()):
+                    link.connection.send_feedback(name, item, None, urgency)
+                if name in self._spools:
+                    self._fill(name, link)
+        link.driver.wake()
+
+    def remove(self, link: Link) -> None:
+        """It is gone: what it had not acknowledged goes to another."""
+        self.links.remove(link)
+        for name, spool in self._spools.items():
+            if spool.forget(link):
+                other = self._taker(name)
+                if other is not None:
+                    self._fill(name, other)
+                    other.driver.wake()
+
+    def acknowledged(self, link: Link, channel: str, number: int) -> None:
+        """The peer has taken over all that was sent to it on this channel, up to `number`."""
+        spool = self._spools.get(channel)
+        if spool is not None:
+            spool.acknowledge(link, number)
+            self._fill(channel, link)
+
+    def send_queued(self) -> None:
+        """Pick up what is queued."""
+        self._awake = False
+        queue = self._queue
+        touched: set[Driver[Any]] = set()
+        while queue:
+            channel, item, target, urgency = queue.popleft()
+            link = self._send(channel, item, target, urgency)
+            if link is not None:
+                touched.add(link.driver)
+        for driver in touched:
+            driver.wake()
+
+    def close(self) -> None:
+        """Send what is queued; nothing is taken after it."""
+        self.send_queued()
+        self._closed = True
+        for spool in self._spools.values():
+            spool.close()
+
+    def spooled(self, channel: str) -> int:
+        """Items that wait for an acknowledgement or for an association."""
+        spool = self._spools.get(channel)
+        return len(self._waiting.get(channel, ())) if spool is None else len(spool)
+
+    def _send(self, name: str, item: bytes, target: Target, urgency: int) -> Link | None:
+        """Give an item to an association; which one, or None if it waits or is lost."""
+        channel = self._channels[name]
+        request: Request | None = None
+        link: Link | None = None
+        if isinstance(target, Link):
+            link = target
+        elif target is not None:
+            # plugins hand back the object that they were given
+            routed = cast(RoutedRequest, target)
+            link = getattr(routed, "link", None)  # there is none yet if no application took the request
+            if channel.scope is Scope.REQUEST:
+                request = getattr(routed, "request", None)
+        if channel.scope is Scope.REQUEST:
+            if request is None or link not in self.links:
+                self._lose(name)
+                return None
+            link.connection.send_feedback(name, item, request, urgency)
+            return link
+        if link not in self.links or not link.connection.takes(name):
+            link = self._taker(name)
+        if channel.acknowledged:
+            if not self._spools[name].add(item):
+                self._lose(name)
+            elif link is not None:
+                self._fill(name, link)
+        elif link is None:
+            self._wait(channel, item, urgency)
+        else:
+            link.connection.send_feedback(name, item, None, urgency)
+        return link
+
+    def _taker(self, name: str) -> Link | None:
+        return next((link for link in self.links if link.connection.takes(name)), None)
+
+    def _fill(self, name: str, link: Link) -> None:
+        """Send what the spool holds and nobody has."""
+        spool = self._spools[name]
+        while (entry := spool.next()) is not None:
+            number, item = entry
+            if not link.connection.send_feedback(name, number.to_bytes(8, "big") + item, None, 0):
+                return  # its queue is full; an acknowledgement makes room
+            spool.sent(link, number)
+
+    def _wait(self, channel: Channel, item: bytes, urgency: int) -> None:
+        """Nobody takes the channel yet: keep the latest, within the channel's bound."""
+        waiting = self._waiting.setdefault(channel.name, deque())
+        waiting.append((item, urgency))
+        size = self._waiting_bytes.get(channel.name, 0) + len(item)
+        while size > channel.queue_bytes:
+            size -= len(waiting.popleft()[0])
+            self._lose(channel.name)
+        self._waiting_bytes[channel.name] = size
+
+    def _lose(self, name: str) -> None:
+        self.lost[name] = self.lost.get(name, 0) + 1

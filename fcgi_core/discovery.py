@@ -1,0 +1,147 @@
+"""Plugins found by entry point, and verified with their options before any of them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from .channels import Channel
+from .errors import ConfigError, PluginError
+from .plugin import API_VERSION, Plugin
+
+__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "load_plugins"]
+
+ENTRY_POINT_GROUP = "fcgi_sctp.plugins"
+
+
+@dataclass(frozen=True, slots=True)
+class EnabledPlugin:
+    """A plugin with its checked options and the channels that follow from them."""
+
+    plugin: Plugin
+    options: Any
+    channels: tuple[Channel, ...]
+    raw: Mapping[str, Any]
+    """The options as they were written, `hosts` taken out."""
+    hosts: Mapping[str, Any]
+    """By SERVER_NAME: the checked options of that virtual host."""
+
+    def changed(self, changes: Mapping[str, Any], server_name: str | None = None) -> Any:
+        """The options with `changes` made, checked; for one virtual host if named. ConfigError tells what is wrong."""
+        base = self.raw if server_name is None else {**self.raw, **self.raw_host(server_name)}
+        problems: list[str] = []
+        options = _options(self.plugin, {**base, **changes}, ("plugins", self.plugin.name), problems)
+        if problems:
+            raise ConfigError(problems)
+        return options
+
+    def with_options(self, options: Any, changes: Mapping[str, Any], server_name: str | None) -> EnabledPlugin:
+        """This plugin after a change that was checked and taken."""
+        if server_name is None:
+            return replace(self, options=options, raw={**self.raw, **changes})
+        return replace(self, hosts={**self.hosts, server_name: options})
+
+    def raw_host(self, server_name: str) -> Mapping[str, Any]:
+        """What a virtual host's options differ in, as written."""
+        host = self.hosts.get(server_name)
+        return {} if host is None else host.model_dump(exclude_unset=True)
+
+
+def load_plugins(
+    enabled: Mapping[str, Mapping[str, Any]], find: Callable[[str], Any] | None = None
+) -> list[EnabledPlugin]:
+    """Find and verify the plugins named in the configuration, in its order.
+
+    ConfigError lists everything that is wrong: a name that no entry point has, options that the plugin's model refuses,
+    a wrong API version, channel names that are taken.
+    """
+    find = find or _find_entry_point
+    loaded = []
+    problems: list[str] = []
+    owners: dict[str, str] = {}
+    for name, raw_options in enabled.items():
+        try:
+            plugin = _verify(name, find(name))
+        except PluginError as error:
+            problems.append(f"plugins.{name}: {error}")
+            continue
+        raw = {key: value for key, value in raw_options.items() if key != "hosts"}
+        options = _options(plugin, raw, ("plugins", name), problems)
+        hosts = _hosts(plugin, raw, raw_options.get("hosts"), ("plugins", name, "hosts"), problems)
+        if options is None:
+            continue
+        try:
+            channels = tuple(plugin.channels(options))
+        except Exception as error:  # a plugin's own code
+            problems.append(f"plugins.{name}: its channels cannot be told: {error!r}")
+            continue
+        for channel in channels:
+            if channel.name != name and not channel.name.startswith(f"{name}."):
+                problems.append(
+                    f"plugins.{name}: channel {channel.name!r} must be called {name!r}, or begin with {name + '.'!r}"
+                )
+            if channel.name in owners:
+                problems.append(f"plugins.{name}: channel {channel.name!r} is declared twice")
+            owners[channel.name] = name
+        loaded.append(EnabledPlugin(plugin, options, channels, raw, hosts))
+    if problems:
+        raise ConfigError(problems)
+    return loaded
+
+
+def _options(plugin: Plugin, raw: Mapping[str, Any], where: tuple[str, ...], problems: list[str]) -> Any:
+    """Checked options, or None and what is wrong with them added to `problems`."""
+    try:
+        return plugin.Options.model_validate(dict(raw))
+    except ValidationError as error:
+        for problem in error.errors():
+            path = ".".join(str(part) for part in (*where, *problem["loc"]))
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                names = ", ".join(plugin.Options.model_fields)
+                problems.append(f"{path}: no such name here; names are: {names}, hosts")
+            elif problem["type"] == "missing":
+                problems.append(f"{path}: is missing")
+            else:
+                problems.append(f"{path}: is {problem['input']!r}; {message[:1].lower()}{message[1:]}")
+        return None
+
+
+def _hosts(
+    plugin: Plugin, base: Mapping[str, Any], hosts: Any, where: tuple[str, ...], problems: list[str]
+) -> dict[str, Any]:
+    """Checked options by SERVER_NAME: the plugin's own, with what each host has of its own over them."""
+    if hosts is None:
+        return {}
+    if not isinstance(hosts, Mapping) or not all(isinstance(own, Mapping) for own in hosts.values()):
+        problems.append(f"{'.'.join(where)}: is {hosts!r}; SERVER_NAMEs, each with options, were expected")
+        return {}
+    return {str(name): _options(plugin, {**base, **own}, (*where, str(name)), problems) for name, own in hosts.items()}
+
+
+def _find_entry_point(name: str) -> Any:
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    try:
+        entry_point = found[name]
+    except KeyError:
+        installed = ", ".join(sorted(point.name for point in found)) or "none"
+        raise PluginError(f"no such plugin is installed; installed are: {installed}") from None
+    try:
+        return entry_point.load()
+    except Exception as error:  # a plugin's own code
+        raise PluginError(f"it cannot be imported: {error!r}") from error
+
+
+def _verify(name: str, found: Any) -> Plugin:
+    plugin = found() if isinstance(found, type) else found
+    if not isinstance(plugin, Plugin):
+        raise PluginError(f"the entry point names {found!r}, which is no fcgi_core.plugin.Plugin")
+    if plugin.api_version != API_VERSION:
+        raise PluginError(f"it is for plugin API {plugin.api_version}; this is {API_VERSION}: update the older one")
+    if plugin.name != name:
+        raise PluginError(f"it calls itself {plugin.name!r}; entry point and name must be the same")
+    return plugin

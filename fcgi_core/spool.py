@@ -1,0 +1,164 @@
+"""Items that are kept until somebody has taken them over, in memory and, if wished, in a file that survives the process.
+
+The file is a log: records of items and of acknowledgements, each with a checksum, so that one that a kill cut in the
+middle is seen and left out. It is emptied whenever nothing is left to keep. It is not synced to the disk after each item:
+it survives the end of the process, not that of the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections import deque
+from collections.abc import Hashable
+from pathlib import Path
+
+__all__ = ["Spool"]
+
+_RECORD = struct.Struct(">IQI")
+"""length of the item (ACKNOWLEDGED for none), number, CRC-32 of number and item"""
+_ACKNOWLEDGED = 0xFFFFFFFF
+COMPACT = 4
+"""A file this many times as long as what it keeps is written anew."""
+ITEM_OVERHEAD = 64
+"""Bytes counted for an item beside its own."""
+
+
+class Spool:
+    """A numbered queue. Numbers rise by one, from 1, or from what an earlier process left."""
+
+    def __init__(self, bound: int, path: Path | None = None) -> None:
+        """Keep up to `bound` bytes; what a file at `path` holds from before is kept first. OSError if that cannot be
+        read or written."""
+        self.bound = bound
+        self._items: dict[int, bytes] = {}
+        self._unsent: deque[int] = deque()
+        self._sent: dict[Hashable, dict[int, None]] = {}
+        """By receiver: numbers in the order in which they were sent to it."""
+        self._size = 0
+        self._next = 1
+        self._path = path
+        self._file_size = 0
+        self._file: int | None = None
+        if path is not None:
+            self._open(path)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, item: bytes) -> bool:
+        """Keep an item; False if there is no room."""
+        cost = len(item) + ITEM_OVERHEAD
+        if self._size + cost > self.bound:
+            return False
+        number = self._next
+        self._next += 1
+        self._items[number] = item
+        self._unsent.append(number)
+        self._size += cost
+        if self._file is not None:
+            self._write(_record(number, item))
+        return True
+
+    def next(self) -> tuple[int, bytes] | None:
+        """The oldest item that nobody has been sent."""
+        if not self._unsent:
+            return None
+        number = self._unsent[0]
+        return number, self._items[number]
+
+    def sent(self, receiver: Hashable, number: int) -> None:
+        """What `next` gave has been sent to `receiver`, in this order."""
+        self._unsent.popleft()
+        self._sent.setdefault(receiver, {})[number] = None
+
+    def acknowledge(self, receiver: Hashable, number: int) -> None:
+        """`receiver` has taken over all that it was sent up to `number`; a number it was not sent changes nothing."""
+        sent = self._sent.get(receiver)
+        if sent is None or number not in sent:
+            return
+        for taken in tuple(sent) if number != next(iter(sent)) else (number,):
+            del sent[taken]
+            self._size -= len(self._items.pop(taken)) + ITEM_OVERHEAD
+            if self._file is not None:
+                self._write(_record(taken, None))
+            if taken == number:
+                break
+        if self._file is not None and self._file_size > COMPACT * max(self._size, 65536):
+            self._rewrite()
+
+    def forget(self, receiver: Hashable) -> int:
+        """`receiver` is gone: what it had not acknowledged is to be sent again, first. How many items that are."""
+        sent = self._sent.pop(receiver, None)
+        if not sent:
+            return 0
+        count = len(sent)
+        self._unsent = deque(sorted({*sent, *self._unsent}))
+        return count
+
+    def close(self) -> None:
+        """Close the file; it is removed if nothing is left in it."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+            if not self._items and self._path is not None:
+                self._path.unlink(missing_ok=True)
+
+    # ---- the file
+
+    def _open(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            for number, item in _read(path.read_bytes()):
+                if item is None:
+                    gone = self._items.pop(number, None)
+                    self._size -= 0 if gone is None else len(gone) + ITEM_OVERHEAD
+                else:
+                    self._items[number] = item
+                    self._size += len(item) + ITEM_OVERHEAD
+                self._next = max(self._next, number + 1)
+            self._unsent.extend(self._items)
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Write anew what is kept, and put it in the old file's place in one step."""
+        assert self._path is not None
+        fresh = self._path.with_name(self._path.name + ".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        old, self._file, self._file_size = self._file, descriptor, 0
+        if old is not None:
+            os.close(old)
+        self._write(b"".join(_record(number, item) for number, item in self._items.items()))
+        os.replace(fresh, self._path)
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        try:
+            while data:
+                written = os.write(self._file, data)
+                self._file_size += written
+                data = data[written:]
+        except OSError:
+            pass  # a full disk: the item is kept in memory all the same; what was cut is seen by its checksum
+
+
+def _record(number: int, item: bytes | None) -> bytes:
+    body = item or b""
+    check = zlib.crc32(body, number & 0xFFFFFFFF)
+    return _RECORD.pack(_ACKNOWLEDGED if item is None else len(body), number, check) + body
+
+
+def _read(data: bytes) -> list[tuple[int, bytes | None]]:
+    """The whole records at the beginning of `data`; None for an acknowledgement."""
+    records: list[tuple[int, bytes | None]] = []
+    position = 0
+    while position + _RECORD.size <= len(data):
+        length, number, check = _RECORD.unpack_from(data, position)
+        start = position + _RECORD.size
+        body = b"" if length == _ACKNOWLEDGED else data[start : start + length]
+        if zlib.crc32(body, number & 0xFFFFFFFF) != check or (length != _ACKNOWLEDGED and len(body) != length):
+            break
+        records.append((number, None if length == _ACKNOWLEDGED else body))
+        position = start + len(body)
+    return records

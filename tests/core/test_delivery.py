@@ -1,0 +1,119 @@
+"""Items on their way: to the right association, kept while there is none, and again after a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from fcgi_core.application_connection import ApplicationConnection
+from fcgi_core.channels import Channel, Scope
+from fcgi_core.delivery import Delivery, Link
+from fcgi_core.driver import Driver
+from fcgi_core.errors import PluginError
+from fcgi_core.events import Event, FeedbackReceived, ItemsAcknowledged
+from fcgi_core.plugin import AssociationInfo
+from tests.core.helpers import Pair, of
+
+PLAIN = Channel("p", queue_bytes=1024)
+SURE = Channel("p.sure", acknowledged=True, queue_bytes=4096)
+OF_REQUEST = Channel("p.request", Scope.REQUEST)
+CHANNELS = (PLAIN, SURE, OF_REQUEST)
+
+
+class StubDriver(Driver[ApplicationConnection]):
+    """What a Link needs of a driver; `Pair.run` moves the messages."""
+
+    def __init__(self, connection: ApplicationConnection) -> None:
+        self.connection = connection
+
+    def wake(self) -> None:
+        pass
+
+
+def linked(number: int = 1) -> tuple[Pair, Link]:
+    pair = Pair(channels=CHANNELS)
+    return pair, Link(StubDriver(pair.app), AssociationInfo(number, "peer", "", "instance"))
+
+
+def delivery() -> Delivery:
+    def at_once(call: Callable[[], None]) -> None:
+        call()
+
+    return Delivery(CHANNELS, at_once)
+
+
+def items(events: list[Event], channel: str) -> list[bytes]:
+    return [event.data for event in of(events, FeedbackReceived) if event.channel == channel]
+
+
+def test_what_waits_goes_to_the_first_association_in_order_and_within_the_bound() -> None:
+    sender = delivery()
+    for number in range(100):
+        sender.queue("p", b"%03d" % number + bytes(97), None, 6)
+    assert sender.spooled("p") == 10
+    assert sender.lost == {"p": 90}
+    pair, link = linked()
+    sender.add(link)
+    pair.run()
+    assert [item[:3] for item in items(pair.web_events, "p")] == [b"%03d" % number for number in range(90, 100)]
+
+
+def test_an_undeclared_channel_is_an_error() -> None:
+    with pytest.raises(PluginError, match="not declared"):
+        delivery().queue("q", b"x", None, 6)
+
+
+def test_an_item_of_a_request_that_nobody_has_is_counted() -> None:
+    sender = delivery()
+    _pair, link = linked()
+    sender.add(link)
+    sender.queue("p.request", b"x", None, 6)
+    assert sender.lost == {"p.request": 1}
+
+
+def test_an_acknowledged_item_is_kept_until_it_is_taken_over_and_sent_again_after_a_loss() -> None:
+    sender = delivery()
+    first, link = linked()
+    sender.add(link)
+    for number in range(5):
+        sender.queue("p.sure", b"item %d" % number, None, 6)
+    first.run()
+    arrived = items(first.web_events, "p.sure")
+    assert [item[8:] for item in arrived] == [b"item %d" % number for number in range(5)]
+    assert sender.spooled("p.sure") == 5
+
+    first.web.acknowledge("p.sure", int.from_bytes(arrived[1][:8], "big"))
+    first.run()
+    (event,) = of(first.app_events, ItemsAcknowledged)
+    sender.acknowledged(link, event.channel, event.number)
+    assert sender.spooled("p.sure") == 3
+
+    sender.remove(link)
+    sender.queue("p.sure", b"item 5", None, 6)
+    second, other = linked(2)
+    sender.add(other)
+    second.run()
+    assert [item[8:] for item in items(second.web_events, "p.sure")] == [b"item %d" % number for number in range(2, 6)]
+
+
+def test_a_second_association_takes_over_at_once() -> None:
+    sender = delivery()
+    first, link = linked()
+    second, other = linked(2)
+    sender.add(link)
+    sender.add(other)
+    sender.queue("p.sure", b"x", None, 6)
+    first.run()
+    assert items(first.web_events, "p.sure")
+    sender.remove(link)
+    second.run()
+    assert [item[8:] for item in items(second.web_events, "p.sure")] == [b"x"]
+
+
+def test_a_full_spool_refuses_and_counts() -> None:
+    sender = delivery()
+    for _ in range(100):
+        sender.queue("p.sure", bytes(100), None, 6)
+    assert 0 < sender.spooled("p.sure") < 30
+    assert sender.spooled("p.sure") + sender.lost["p.sure"] == 100

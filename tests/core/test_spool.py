@@ -1,0 +1,88 @@
+"""The spool: nothing that was added goes before it is acknowledged, in memory and in its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcgi_core.spool import ITEM_OVERHEAD, Spool
+
+
+def drain(spool: Spool, receiver: str) -> list[tuple[int, bytes]]:
+    """Send all there is to a receiver."""
+    sent = []
+    while (entry := spool.next()) is not None:
+        spool.sent(receiver, entry[0])
+        sent.append(entry)
+    return sent
+
+
+def test_what_is_acknowledged_makes_room() -> None:
+    spool = Spool(2 * (10 + ITEM_OVERHEAD))
+    assert spool.add(b"0123456789")
+    assert spool.add(b"0123456789")
+    assert not spool.add(b"x")
+    assert [number for number, _ in drain(spool, "a")] == [1, 2]
+    spool.acknowledge("a", 7)
+    spool.acknowledge("b", 1)
+    assert len(spool) == 2, "nobody was sent those"
+    spool.acknowledge("a", 1)
+    assert len(spool) == 1
+    assert spool.add(b"0123456789")
+
+
+def test_what_a_lost_receiver_had_goes_to_another_first() -> None:
+    spool = Spool(1 << 20)
+    for number in range(1, 6):
+        spool.add(b"%d" % number)
+    assert drain(spool, "a") == [(number, b"%d" % number) for number in range(1, 6)]
+    spool.acknowledge("a", 2)
+    spool.add(b"6")
+    assert spool.forget("a") == 3
+    assert [item for _, item in drain(spool, "b")] == [b"3", b"4", b"5", b"6"]
+    assert spool.forget("a") == 0
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=30), st.data())
+def test_a_file_gives_back_what_was_not_acknowledged(items: list[bytes], data: st.DataObject) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one" / "x.spool"
+        spool = Spool(1 << 20, path)
+        for item in items:
+            assert spool.add(item)
+        drain(spool, "a")
+        taken = data.draw(st.integers(0, len(items)))
+        if taken:
+            spool.acknowledge("a", taken)
+        # the process is killed: nothing is closed in order
+        torn = data.draw(st.integers(0, 15))
+        if torn:
+            with path.open("ab") as file:
+                file.write(bytes(torn))
+        again = Spool(1 << 20, path)
+        assert [item for _, item in drain(again, "b")] == items[taken:]
+        assert again.add(b"new")
+        number, item = drain(again, "b")[0]
+        assert item == b"new"
+        assert number > len(items) or not items
+        again.acknowledge("b", number)
+        assert len(again) == 0
+        again.close()
+        assert not path.exists()
+        spool.close()
+
+
+def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "x.spool"
+    spool = Spool(1 << 20, path)
+    for _ in range(200):
+        for _ in range(10):
+            spool.add(b"x" * 1000)
+        last = drain(spool, "a")[-1][0]
+        spool.acknowledge("a", last)
+    assert path.stat().st_size < 300_000
+    spool.close()
