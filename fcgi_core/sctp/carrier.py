@@ -146,7 +146,8 @@ class CarrierOptions:
     """IP networks (CIDR) whose packets are taken; empty: all. An address that we connect to is always allowed."""
     udp_encapsulation: bool = False
     """Kernel carrier: send in UDP (RFC 6951) to the address's UDP port, to reach a userspace carrier or to cross a
-    NAT. The userspace carrier always does."""
+    NAT; without interleaving then, which Linux and others do not understand of each other. The userspace carrier
+    always does."""
     udp_segmentation: bool = True
     """Userspace carrier: hand the kernel runs of packets (UDP_SEGMENT). Switch it off toward a kernel carrier that is
     reached without a network card between, on this host or in its containers: Linux (6.1.176, as seen) panics when

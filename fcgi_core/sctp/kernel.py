@@ -6,7 +6,8 @@ simpler and cannot abort with a reason: Linux answers EINVAL. One socket for all
 receive buffer for all of them, so that one slow peer stops the others, and its readiness says nothing about any.
 
 **Limits that are Linux's.** `incoming_streams` bounds what the peer gets at the start; what it adds later (RFC 6525)
-the kernel grants without asking. A stream has the highest priority, 0, until set_priority is called for it.
+the kernel grants without asking. Interleaving (I-DATA) is between Linux and Linux, without UDP: see kernel_socket. A
+stream has the highest priority, 0, until set_priority is called for it.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class KernelCarrier:
         return peeled
 
     def listen(self, address: Address, accept: Callable[[str], AssociationHandler | None]) -> KernelListener:
-        sock, send_limit = linux.open_socket(address, self.options)
+        sock, send_limit = linux.open_socket(address, self.options, listening=True)
         try:
             pysctp.sctpsocket_tcp(sock.family, sock).bindx([(host, address.port) for host in address.hosts])
             sock.listen(128)
@@ -147,7 +148,7 @@ class KernelCarrier:
         return listener
 
     def connect(self, address: Address, handler: AssociationHandler) -> KernelAssociation:
-        sock, send_limit = linux.open_socket(address, self.options)
+        sock, send_limit = linux.open_socket(address, self.options, listening=False)
         association = KernelAssociation(self, sock, str(Address(address.hosts[:1], address.port)), send_limit)
         association.start(address, handler)
         return association

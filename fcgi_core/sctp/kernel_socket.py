@@ -170,7 +170,7 @@ def family_of(address: Address) -> socket.AddressFamily:
     return socket.AF_INET6 if 6 in versions else socket.AF_INET
 
 
-def open_socket(address: Address, options: CarrierOptions) -> tuple[socket.socket, int]:
+def open_socket(address: Address, options: CarrierOptions, *, listening: bool) -> tuple[socket.socket, int]:
     """A non-blocking one-to-many socket for `address`, not yet bound, and the send buffer it got. CarrierError."""
     family = family_of(address)
     try:
@@ -182,13 +182,13 @@ def open_socket(address: Address, options: CarrierOptions) -> tuple[socket.socke
             ) from error
         raise CarrierError(f"{address}: no socket: {error.strerror}") from error
     try:
-        return sock, _prepare(sock, address, options)
+        return sock, _prepare(sock, address, options, listening)
     except BaseException:
         sock.close()
         raise
 
 
-def _prepare(sock: socket.socket, address: Address, options: CarrierOptions) -> int:
+def _prepare(sock: socket.socket, address: Address, options: CarrierOptions, listening: bool) -> int:
     sock.setblocking(False)
     # A new process may listen while associations of the last one live. Two listeners still exclude each other.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -236,7 +236,10 @@ def _prepare(sock: socket.socket, address: Address, options: CarrierOptions) -> 
         and _optional(sock, ENABLE_STREAM_RESET, struct.pack("=iI", 0, change_association))
     ):
         _tell_once("this kernel cannot add streams to an association (RFC 6525)")
-    if options.interleaving:
+    # Linux numbers the fragments of a message 0, 0, 1, 2... (RFC 8260 section 2.1: 0, 1, 2, 3...; seen in 6.1), so its
+    # I-DATA is understood by itself alone. Others come over UDP, and to a listener whenever the kernel has a UDP port.
+    others = options.udp_encapsulation or (listening and bool(sysctl("net.sctp.udp_port")))
+    if options.interleaving and not others:
         sock.setsockopt(SOL_SCTP, FRAGMENT_INTERLEAVE, 2)
         if not _optional(sock, INTERLEAVING, struct.pack("=iI", 0, 1)):
             _tell_once("no interleaving of messages (RFC 8260): enable it with sysctl -w net.sctp.intl_enable=1")

@@ -66,7 +66,11 @@ class _Lever:
 _defaults = CarrierOptions()
 LEVERS = (
     _Lever("net.sctp.intl_enable", 1, "interleaving (I-DATA, RFC 8260): an alert need not wait for a long message"),
-    _Lever("net.sctp.udp_port", DEFAULT_UDP_PORT, "SCTP in UDP (RFC 6951): userspace peers, NAT"),
+    _Lever(
+        "net.sctp.udp_port",
+        DEFAULT_UDP_PORT,
+        "SCTP in UDP (RFC 6951): userspace peers, NAT; listeners then do without interleaving",
+    ),
     _Lever("net.core.rmem_max", _defaults.receive_buffer, "receive buffer, where the process is not root"),
     _Lever("net.core.wmem_max", _defaults.send_buffer, "send buffer, where the process is not root"),
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab.namespaces import scenario
+from tests.lab.namespaces import scenario, sysctl
 
 collect_ignore_glob = [] if os.environ.get("FCGI_SCTP_LAB") == "1" else ["test_*.py"]
 
@@ -41,6 +42,16 @@ def _scenario(name: str) -> None:
 @pytest.fixture
 def plain() -> None:
     _scenario("plain")
+
+
+@pytest.fixture
+def udp() -> Iterator[None]:
+    """The kernel has UDP port 9899 for SCTP in both namespaces. After the scenario's fixture."""
+    for side in ("web", "app"):
+        sysctl(side, "net.sctp.udp_port", 9899)
+    yield
+    for side in ("web", "app"):
+        sysctl(side, "net.sctp.udp_port", 0)
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ class TestKernel(CarrierContract):
         return Address(APP[:1], super().address().port)
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("plain", "udp")
 class TestKernelInUdp(TestKernel):
     options = {"udp_encapsulation": True}  # noqa: RUF012
+    interleaving = False
 
 
 class TestKernelOnLoopback(CarrierContract):

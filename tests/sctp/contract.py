@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import os
 import random
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,7 +32,7 @@ from fcgi_core.sctp.carrier import (
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("FCGI_SCTP_PATIENCE", "60"))
 """Seconds after which something that should happen is taken not to; generous, no measure of speed."""
 
 _ports = itertools.count(random.SystemRandom().randrange(20000, 30000))
