@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import logging.config
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -295,6 +297,23 @@ def test_what_is_held_comes_at_the_end_of_the_request(make: Make, host: Any, mak
     half.close()
     assert texts(host)[1:] == ["no newline", "last words"]
     half.request_end(make_request("silent"), OVER)
+
+
+def test_a_request_goes_when_it_is_over(make: Make, host: Any, make_request: Any) -> None:
+    half = make()
+    request = make_request()
+    half.stderr(request, b"no newline")
+    with bound_to_request(request):
+        logging.error("text")
+    half.request_end(request, OVER)
+    host.sent.clear()
+    gone = weakref.ref(request)
+    gc.disable()  # nothing goes round in a circle, for the collector to find
+    try:
+        del request
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_many_threads(make: Make, host: Any, make_request: Any) -> None:

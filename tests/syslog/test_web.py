@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,21 @@ def test_stderr(make: Make, host: Any, make_request: Any) -> None:
     half.stderr(quiet, b"and")
     half.close()
     assert [entry.message for entry in host.published[1:]] == ["no newline", "and"]
+
+
+def test_a_request_goes_when_it_is_over(make: Make, host: Any, make_request: Any, association: AssociationInfo) -> None:
+    half = make()
+    request = make_request()
+    half.stderr(request, b"no newline")
+    half.feedback("syslog", message(), request, association)
+    half.request_end(request, OVER)
+    gone = weakref.ref(request)
+    gc.disable()  # nothing goes round in a circle, for the collector to find
+    try:
+        del request
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("options", [{"stderr": "copy"}, {"capture": ["logging"]}])

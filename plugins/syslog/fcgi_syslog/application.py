@@ -33,12 +33,14 @@ _KEY = "syslog"
 
 
 class _Source:
-    """A request, or the process outside of any: what is the same in all its lines, and its STDERR."""
+    """A request, or the process outside of any: what is the same in all its lines, and its STDERR.
 
-    __slots__ = ("data", "prefix", "quiet", "request", "stderr")
+    The request holds it, so it does not hold the request: both go as soon as nobody needs them.
+    """
+
+    __slots__ = ("data", "prefix", "quiet", "stderr")
 
     def __init__(self, request: RequestInfo | None, limit: int) -> None:
-        self.request = request
         self.data = ""
         self.prefix = ""
         if request is not None:
@@ -63,7 +65,7 @@ class SyslogApplication(ApplicationHalf):
         self._process_id = clean_name(str(os.getpid()), PROCID_LENGTH)
         self._scope = options.scope
         self._process = _Source(None, options.max_message)
-        self._holding: set[_Source] = set()
+        self._holding: dict[_Source, RequestInfo | None] = {}  # STDERR that waits for its next line
         self._capture = Capture(self._take, host.log.name, self._failed)
         self._apply(options)
 
@@ -92,7 +94,7 @@ class SyslogApplication(ApplicationHalf):
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         source = request.plugin_data.get(_KEY)
         if source is not None:
-            self._flush(source)
+            self._flush(source, request)
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         if not self._take_stderr:
@@ -102,18 +104,18 @@ class SyslogApplication(ApplicationHalf):
             events = source.stderr.feed(data)
             source.quiet = False
             if source.stderr:
-                self._holding.add(source)
-        self._send_stderr(source, events)
+                self._holding[source] = request
+        self._send_stderr(source, request, events)
         return self._keep_stderr
 
     def tick(self) -> None:
         self._capture.stay()
         with self._lock:
-            over = [source for source in self._holding if source.quiet]
+            over = [(source, request) for source, request in self._holding.items() if source.quiet]
             for source in self._holding:
                 source.quiet = True
-        for source in over:
-            self._flush(source)
+        for source, request in over:
+            self._flush(source, request)
         failures = self._failures
         if failures != self._reported:
             self._host.log.error("%d lines could not be sent (%d since the start)", failures - self._reported, failures)
@@ -122,8 +124,8 @@ class SyslogApplication(ApplicationHalf):
     def close(self) -> None:
         self._capture.uninstall()
         self._capture.close()
-        for source in [*self._holding, self._process]:
-            self._flush(source)
+        for source, request in list(self._holding.items()):
+            self._flush(source, request)
 
     def _source(self, request: RequestInfo | None) -> _Source:
         if request is None:
@@ -135,26 +137,37 @@ class SyslogApplication(ApplicationHalf):
         assert isinstance(source, _Source)
         return source
 
-    def _flush(self, source: _Source) -> None:
+    def _flush(self, source: _Source, request: RequestInfo | None) -> None:
         with self._lock:
-            self._holding.discard(source)
+            self._holding.pop(source, None)
             events = source.stderr.flush()
-        self._send_stderr(source, events)
+        self._send_stderr(source, request, events)
 
-    def _send_stderr(self, source: _Source, events: list[str]) -> None:
+    def _send_stderr(self, source: _Source, request: RequestInfo | None, events: list[str]) -> None:
         for event in events:
             severity, text = guess(event)
-            self._send(source, self._severity_of_stderr if severity is None else severity, "stderr", text, None, "")
+            if severity is None:
+                severity = self._severity_of_stderr
+            self._send(source, request, severity, "stderr", text, time.time(), "")
 
     def _take(self, severity: int, msgid: str, text: str, when: float | None = None, data: str = "") -> None:
-        self._send(self._source(current_request()), severity, msgid, text, when, data)
+        request = current_request()
+        self._send(self._source(request), request, severity, msgid, text, time.time() if when is None else when, data)
 
-    def _send(self, source: _Source, severity: int, msgid: str, text: str, when: float | None, data: str) -> None:
+    def _send(
+        self,
+        source: _Source,
+        request: RequestInfo | None,
+        severity: int,
+        msgid: str,
+        text: str,
+        when: float,
+        data: str,
+    ) -> None:
         if severity > self._threshold or getattr(self._sending, "now", False):
             return  # what sending a line makes others say is not sent: it would never end
         if len(text) * 4 > self._limit:
             text = clip(text, self._limit)
-        request = source.request
         if self._scope == "association":
             text = source.prefix + text
             channel = "syslog"
@@ -162,8 +175,8 @@ class SyslogApplication(ApplicationHalf):
             channel = "syslog" if request is not None else "syslog.process"
         if severity <= CRIT:
             channel += ".urgent"
-        stamp = format_time(time.time() if when is None else when)
-        line = f"{self._priorities[severity]}{stamp}{self._names}{msgid} {source.data + data or '-'} {text}"
+        header = f"{self._priorities[severity]}{format_time(when)}{self._names}{msgid}"
+        line = f"{header} {source.data + data or '-'} {text}"
         self._sending.now = True
         try:
             self._host.send(channel, line.encode("utf-8", "backslashreplace"), request=request, urgency=severity)

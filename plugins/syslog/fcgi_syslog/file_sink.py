@@ -98,6 +98,8 @@ class FileSink(Sink):
                 del self._pending[file.path]
             except OSError as error:  # the other files may be on another disk
                 failure = failure or error
+            if file.path not in self._files:
+                file.close()
         if failure is not None:
             raise failure
 

@@ -25,12 +25,14 @@ _KEY = "syslog"
 
 
 class _Source:
-    """What this side knows of a request, whatever a line says; and its FCGI_STDERR."""
+    """What this side knows of a request, whatever a line says; and its FCGI_STDERR.
 
-    __slots__ = ("details", "quiet", "request", "server_name", "stderr")
+    The request holds it, so it does not hold the request: both go as soon as nobody needs them.
+    """
+
+    __slots__ = ("details", "quiet", "server_name", "stderr")
 
     def __init__(self, request: RequestInfo, limit: int) -> None:
-        self.request = request
         self.server_name = server_name(request)
         self.details = details(request)
         self.stderr = Reassembler(limit)
@@ -45,7 +47,7 @@ class SyslogWeb(WebHalf):
         self._options = options
         self._facility = FACILITIES.index(options.facility)
         self._severity_of_stderr = severity_number(options.stderr_severity)
-        self._holding: set[_Source] = set()
+        self._holding: dict[_Source, RequestInfo] = {}  # STDERR that waits for its next line
         self.malformed = 0
         """Items that were no RFC 5424 messages."""
         self._last_malformed = ""
@@ -115,7 +117,7 @@ class SyslogWeb(WebHalf):
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         source = request.plugin_data.get(_KEY)
         if source in self._holding:
-            self._publish_stderr(source, self._flush(source))
+            self._flush(source, request)
 
     def stderr(self, request: RequestInfo, data: bytes) -> None:
         """What the application side sent as FCGI_STDERR; if it makes lines of it itself (`copy`), those are enough."""
@@ -125,15 +127,15 @@ class SyslogWeb(WebHalf):
         events = source.stderr.feed(data)
         source.quiet = False
         if source.stderr:
-            self._holding.add(source)
-        self._publish_stderr(source, events)
+            self._holding[source] = request
+        self._publish_stderr(source, request, events)
 
     def tick(self) -> None:
-        over = [source for source in self._holding if source.quiet]
+        over = [(source, request) for source, request in self._holding.items() if source.quiet]
         for source in self._holding:
             source.quiet = True
-        for source in over:
-            self._publish_stderr(source, self._flush(source))
+        for source, request in over:
+            self._flush(source, request)
         if self.malformed != self._reported:
             self._host.log.warning(
                 "%d items were no RFC 5424 messages, the last from %s",
@@ -143,8 +145,8 @@ class SyslogWeb(WebHalf):
             self._reported = self.malformed
 
     def close(self) -> None:
-        for source in list(self._holding):
-            self._publish_stderr(source, self._flush(source))
+        for source, request in list(self._holding.items()):
+            self._flush(source, request)
         for sink in self._sinks:
             sink.close()
 
@@ -164,11 +166,11 @@ class SyslogWeb(WebHalf):
         assert isinstance(source, _Source)
         return source
 
-    def _flush(self, source: _Source) -> list[str]:
-        self._holding.discard(source)
-        return source.stderr.flush()
+    def _flush(self, source: _Source, request: RequestInfo) -> None:
+        del self._holding[source]
+        self._publish_stderr(source, request, source.stderr.flush())
 
-    def _publish_stderr(self, source: _Source, events: list[str]) -> None:
+    def _publish_stderr(self, source: _Source, request: RequestInfo, events: list[str]) -> None:
         for event in events:
             severity, text = guess(event)
             self._publish(
@@ -181,7 +183,7 @@ class SyslogWeb(WebHalf):
                     self._facility,
                     "",
                     "stderr",
-                    source.request.identity,
+                    request.identity,
                     source.details or None,
                 )
             )
