@@ -41,6 +41,7 @@ class MetricsApplication(ApplicationHalf):
         self._idle.set()
         self._thread: threading.Thread | None = None
         self._failing = False
+        self._registry_failing = False
 
     def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
         self._options = options
@@ -99,11 +100,13 @@ class MetricsApplication(ApplicationHalf):
             yield write_sample(sample)
 
     def _registry_lines(self) -> list[str]:
-        """None of them if a collector fails, for then their number changes from one time to the next."""
+        """All of them, or none if a collector fails."""
         try:
-            return list(registry_lines())
+            lines = list(registry_lines())
         except Exception:
-            if not self._failing:
+            if not self._registry_failing:
                 self._host.log.exception("the application's own metrics cannot be collected and are left out")
-                self._failing = True
+            self._registry_failing = True
             return []
+        self._registry_failing = False
+        return lines

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+from fcgi_metrics.endpoint import OPENMETRICS, PLAIN
+from fcgi_metrics.exposition import Exposition, Snapshot
+from fcgi_metrics.families import APPLICATION, WEB
+from fcgi_metrics.process import process_figures
+from fcgi_metrics.samples import Sample, process_samples, traffic_samples
+from fcgi_metrics.snapshot import split, write_meta, write_sample
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_plain
+
+
+def snapshot(worker: str, *lines: str, number: int = 1) -> Snapshot:
+    return Snapshot(worker, number, tuple(split(number, 0.0, lines)))
+
+
+def own_lines(host: Any) -> list[str]:
+    samples = [
+        *traffic_samples(APPLICATION, host.made_traffic, 100),
+        *process_samples(APPLICATION, host.transport(), process_figures(), by_name=True),
+    ]
+    return [write_sample(sample) for sample in samples]
+
+
+def read(page: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    found = {}
+    for family in parse_openmetrics(page.decode()):
+        for sample in family.samples:
+            found[sample.name, frozenset(sample.labels.items())] = sample.value
+    return found
+
+
+def value(page: bytes, name: str, **labels: str) -> float:
+    return read(page)[name, frozenset(labels.items())]
+
+
+def show(
+    *snapshots: Snapshot, own: Any = (), max_hosts: int = 100, max_samples: int = 1000
+) -> tuple[Exposition, bytes]:
+    exposition = Exposition(max_hosts, max_samples)
+    page, kind = exposition.page(own, snapshots, OPENMETRICS)
+    assert kind.startswith("application/openmetrics-text")
+    return exposition, page
+
+
+def test_web_and_workers_side_by_side(host: Any, association: Any) -> None:
+    host.up = [association()]
+    host.serve(3)
+    lines = own_lines(host)
+    _, page = show(
+        snapshot("shop#0", *lines), snapshot("shop#1", *lines), own=traffic_samples(WEB, host.made_traffic, 100)
+    )
+    host_labels = {"server_name": "shop.example"}
+    assert value(page, "fcgi_web_requests_total", status="2xx", **host_labels) == 3
+    assert value(page, "fcgi_app_requests_total", status="2xx", worker="shop#1", **host_labels) == 3
+    assert value(page, "fcgi_app_request_seconds_bucket", le="+Inf", worker="shop#0", **host_labels) == 3
+    assert value(page, "fcgi_app_request_seconds_count", worker="shop#0", **host_labels) == 3
+    assert value(page, "fcgi_app_associations", worker="shop#0") == 1
+
+
+def test_the_plain_format(host: Any) -> None:
+    host.serve()
+    page, kind = Exposition(10, 100).page(traffic_samples(WEB, host.made_traffic, 10), [], PLAIN)
+    assert kind.startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in parse_plain(page.decode())}
+    assert families["fcgi_web_requests"].type == "counter"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (script/setup test)")
+@pytest.mark.parametrize("accept", [PLAIN])
+def test_promtool_finds_nothing_to_complain_about(host: Any, association: Any, accept: str) -> None:
+    host.up = [association()]
+    host.serve(3)
+    own = [
+        *traffic_samples(WEB, host.made_traffic, 100),
+        *process_samples(WEB, host.transport(), process_figures(), by_name=False),
+    ]
+    page, _ = Exposition(100, 10_000).page(own, [snapshot("shop#0", *own_lines(host))], accept)
+    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+REGISTRY = [
+    write_meta("type", "orders", "counter"),
+    write_meta("help", "orders", 'Orders "taken"\nand \\ so on.'),
+    'shop: * orders_total{kind="a"} 1'.removeprefix("shop: "),
+    '* orders_total{kind="gift \\"wrapped\\"\\n"} 2',
+    write_meta("type", "basket", "histogram"),
+    '* basket_bucket{le="1.0"} 1',
+    '* basket_bucket{le="+Inf"} 2',
+    "* basket_count 2",
+    "* basket_sum 3.5",
+    write_meta("type", "mood", "gauge"),
+    '* mood{worker="me"} nan',
+    write_meta("type", "build", "info"),
+    '* build_info{version="1"} 1',
+    "* untold 7",
+]
+
+
+def test_an_applications_own_metrics() -> None:
+    exposition, page = show(snapshot("shop#0", *REGISTRY), snapshot("shop#1", *REGISTRY))
+    assert value(page, "orders_total", kind='gift "wrapped"\n', worker="shop#1") == 2
+    assert value(page, "basket_bucket", le="+Inf", worker="shop#0") == 2
+    assert value(page, "build_info", version="1", worker="shop#0") == 1
+    assert value(page, "untold", worker="shop#0") == 7
+    assert ("mood", frozenset({("worker", "shop#0"), ("exported_worker", "me")})) in read(page)
+    assert page.count(b"# TYPE orders counter") == 1
+    assert exposition.omitted == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("* fcgi_web_requests_folded_total 5", "unknown"),
+        ("* fcgi_metrics_workers 5", "unknown"),
+        ("* fcgi_app_unheard_of 5", "unknown"),
+        ("shop.example fcgi_app_associations 5", "unknown"),
+        ('* fcgi_app_associations{worker="other"} 5', "unknown"),
+        ("shop.example fcgi_app_request_seconds 5", "unknown"),
+        ("shop.example orders_total 5", "unknown"),
+        ("* x 0.5=1,+Inf=1,sum=1", "unknown"),
+        ("* basket 5", "unknown"),
+        ("* basket_bucket 5", "malformed"),
+        ('* x{__name__="y"} 5', "malformed"),
+        ("!!", "malformed"),
+        ("* untold 8", "twice"),
+    ],
+)
+def test_what_is_left_out(line: str, reason: str) -> None:
+    good = read(show(snapshot("shop#0", *REGISTRY))[1])
+    exposition, page = show(snapshot("shop#0", *REGISTRY, line))
+    assert exposition.omitted == {reason: 1}
+    assert str(read(page)) == str(good)
+
+
+def test_two_applications_that_disagree() -> None:
+    counter = [write_meta("type", "x", "counter"), "* x_total 1"]
+    gauge = [write_meta("type", "x_total", "gauge"), "* x_total 2"]
+    exposition, page = show(snapshot("a", *counter), snapshot("b", *gauge))
+    assert value(page, "x_total", worker="a") == 1
+    assert ("x_total", frozenset({("worker", "b")})) not in read(page)
+    assert exposition.omitted == {"conflict": 1}
+
+
+def test_too_many_samples() -> None:
+    lines = [f'* x{{n="{number}"}} 1' for number in range(150)]
+    exposition, page = show(snapshot("a", *lines), max_samples=100)
+    assert len(read(page)) == 100
+    assert exposition.omitted == {"too many": 50}
+
+
+def test_hosts_of_all_workers_have_one_limit() -> None:
+    lines = [f"host{number} fcgi_app_sent_bytes_total {number}" for number in range(5)]
+    lines += [f"host{number} fcgi_app_request_seconds 1.0=1,+Inf=2,sum=0.5" for number in range(5)]
+    exposition, page = show(snapshot("a", *lines), snapshot("b", *lines), max_hosts=2)
+    assert value(page, "fcgi_app_sent_bytes_total", server_name="host1", worker="b") == 1
+    assert value(page, "fcgi_app_sent_bytes_total", server_name="other", worker="b") == 2 + 3 + 4
+    assert value(page, "fcgi_app_request_seconds_count", server_name="other", worker="a") == 6
+    assert exposition.hosts_folded == 3
+
+
+def test_forged_hosts_are_made_safe() -> None:
+    lines = ['Shop"}{ fcgi_app_sent_bytes_total 5', "other fcgi_app_sent_bytes_total 6"]
+    _, page = show(snapshot("a", *lines))
+    assert value(page, "fcgi_app_sent_bytes_total", server_name="shop___", worker="a") == 5
+    assert value(page, "fcgi_app_sent_bytes_total", server_name="other", worker="a") == 6
+
+
+def test_a_snapshot_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    exposition = Exposition(10, 10)
+    one = snapshot("a", "* x 1")
+    exposition.page((), [one], PLAIN)
+    monkeypatch.setattr("fcgi_metrics.exposition.parse", lambda part: pytest.fail("parsed again"))
+    assert b'x{worker="a"} 1.0' in exposition.page((), [one], PLAIN)[0]
+
+
+def test_a_new_snapshot_replaces_the_old() -> None:
+    exposition = Exposition(10, 10)
+    exposition.page((), [snapshot("a", "* x 1", "* y 1")], PLAIN)
+    page, _ = exposition.page((), [snapshot("a", "* x 2", number=2)], PLAIN)
+    assert b'x{worker="a"} 2.0' in page
+    assert b"y{" not in page
+
+
+@given(st.lists(st.text() | st.sampled_from(REGISTRY), max_size=30), st.text(max_size=20))
+def test_any_snapshot_gives_a_page_that_can_be_read(lines: list[str], worker: str) -> None:
+    one = Snapshot(worker, 1, ("\n".join(["", *lines]).encode("utf-8", "replace"),))
+    for accept, parser in ((OPENMETRICS, parse_openmetrics), (PLAIN, parse_plain)):
+        page, _ = Exposition(5, 100).page([Sample("*", "fcgi_metrics_workers", (), 1)], [one], accept)
+        text = page.decode()
+        assert any(family.name == "fcgi_metrics_workers" for family in parse_plain(text))
+        if "basket" not in text:  # half a histogram is the application's own affair
+            assert list(parser(text))

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+from fcgi_metrics.families import APPLICATION, FAMILIES, WEB
+from fcgi_metrics.process import process_figures
+from fcgi_metrics.samples import PROCESS, Buckets, Sample, add_values, process_samples, traffic_samples
+
+from fcgi_core.plugin import AssociationInfo
+
+
+def by_key(samples: Any) -> dict[tuple[str, ...], Any]:
+    return {(scope, name, *(text for _, text in labels)): value for scope, name, labels, value in samples}
+
+
+def check_families(samples: list[Sample]) -> None:
+    """Each sample is what the table says."""
+    for scope, name, labels, value in samples:
+        family = FAMILIES[name]
+        found = ({"server_name"} if scope != PROCESS else set()) | {label for label, _ in labels}
+        assert found == set(family.labels), name
+        assert (family.kind == "histogram") is isinstance(value, Buckets)
+
+
+def test_traffic(host: Any, make_request: Any) -> None:
+    host.serve(3)
+    host.serve(status=404, aborted=True)
+    host.serve(name="blog.example", duration=0.7, queued=None)
+    host.made_traffic.begin(make_request())
+    samples = list(traffic_samples(WEB, host.made_traffic, 100))
+    check_families(samples)
+    found = by_key(samples)
+    assert found["shop.example", "fcgi_web_requests_total", "2xx"] == 3
+    assert found["shop.example", "fcgi_web_requests_total", "4xx"] == 1
+    assert found["shop.example", "fcgi_web_requests_total", "5xx"] == 0
+    assert ("shop.example", "fcgi_web_requests_total", "none") not in found
+    assert found["shop.example", "fcgi_web_requests_aborted_total"] == 1
+    assert found["shop.example", "fcgi_web_requests_in_flight"] == 1
+    assert found["shop.example", "fcgi_web_sent_bytes_total"] == 400
+    seconds = found["shop.example", "fcgi_web_request_seconds"]
+    assert dict(seconds.counts)["0.025"] == dict(seconds.counts)["+Inf"] == 4
+    assert dict(seconds.counts)["0.01"] == 0
+    assert dict(found["blog.example", "fcgi_web_queue_seconds"].counts)["+Inf"] == 0
+
+
+def test_hosts_beyond_the_limit_are_one(host: Any, make_request: Any) -> None:
+    for number in range(5):
+        host.serve(number + 1, f"host{number}")
+    host.made_traffic.begin(make_request("host4"))
+    found = by_key(traffic_samples(APPLICATION, host.made_traffic, 2))
+    assert {key[0] for key in found} == {"host0", "host1", "other", PROCESS}
+    assert found["other", "fcgi_app_requests_total", "2xx"] == 3 + 4 + 5
+    assert found["other", "fcgi_app_requests_in_flight"] == 1
+    assert found[PROCESS, "fcgi_app_requests_folded_total"] == 12
+    assert host.made_traffic.hosts()["host2"].requests == 3
+
+
+def test_process(host: Any) -> None:
+    host.up = [AssociationInfo(1, "192.0.2.1:5", "web", "a"), AssociationInfo(2, "192.0.2.1:6", "web", "a")]
+    by_name = list(process_samples(APPLICATION, host.transport(), process_figures(), by_name=True))
+    check_families(by_name)
+    found = by_key(by_name)
+    assert found[PROCESS, "fcgi_app_associations"] == 2
+    assert found[PROCESS, "fcgi_app_association_streams", "web"] == 512
+    assert found[PROCESS, "fcgi_app_association_round_trip_seconds", "web"] == 0.002
+    assert found[PROCESS, "fcgi_app_association_stream_shortages_total", "web", "shared_content"] == 6
+    assert (PROCESS, "fcgi_app_association_congestion_window_bytes", "web") not in found
+    assert found[PROCESS, "fcgi_app_channel_dropped_items_total", "syslog"] == 9
+    each = by_key(process_samples(WEB, host.transport(), {}, by_name=False))
+    assert each[PROCESS, "fcgi_web_association_retransmissions_total", "192.0.2.1:6"] == 4
+
+
+def test_process_figures() -> None:
+    figures = process_figures()
+    assert figures["process_resident_memory_bytes"] > 1 << 20
+    assert 3 <= figures["process_open_fds"] <= figures["process_max_fds"]
+    assert figures["process_threads"] >= 1
+    assert figures["process_start_time_seconds"] > 1e9
+    assert figures["process_start_time_seconds"] == process_figures()["process_start_time_seconds"]
+    assert {f"{prefix}{name}" for name in figures for prefix in (APPLICATION, WEB)} <= set(FAMILIES)
+
+
+def test_add_values() -> None:
+    one = Buckets((("1.0", 1), ("+Inf", 2)), 3.0)
+    assert add_values(one, one) == Buckets((("1.0", 2), ("+Inf", 4)), 6.0)
+    assert add_values(one, Buckets((("2.0", 1), ("+Inf", 2)), 3.0)) is None
+    assert add_values(one, 1) is None
+    assert add_values(1, one) is None
+    assert add_values(1, 2.5) == 3.5
+
+
+def test_the_table() -> None:
+    for name, family in FAMILIES.items():
+        assert name == family.name
+        assert (family.kind == "counter") is name.endswith("_total")
+        assert family.help.endswith(".")
