@@ -7,11 +7,21 @@ The models are the reference: `fcgi-sctp check --schema` prints them as JSON Sch
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from .discovery import EnabledPlugin, load_plugins
 from .errors import ConfigError
@@ -204,6 +214,13 @@ class Config(_Model):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The operator's log, on stderr."""
 
+    _read_again: Callable[[], Config] | None = PrivateAttr(None)
+
+    @property
+    def read_again(self) -> Callable[[], Config] | None:
+        """Reads the same file anew, with the same flags over it; None if there is no file."""
+        return self._read_again
+
     def load_plugins(self) -> list[EnabledPlugin]:
         """The enabled plugins, verified; ConfigError tells all that is wrong with them."""
         return load_plugins(self.plugins)
@@ -243,6 +260,8 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> Config:
         problems += [f"{where}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError(problems)
+    if path is not None:
+        config._read_again = lambda: load_config(path, overrides)
     return config
 
 

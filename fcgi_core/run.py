@@ -17,9 +17,11 @@ from .app.service import AppService
 from .app.workers import WORKER_VARIABLE, Workers, tell_ready, worker_command
 from .config import AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
+from .errors import ConfigError
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
+from .supervisor import Supervisor
 from .systemd import notify
 from .web.feed import Feed
 from .web.service import BackEndOptions, WebOptions, WebService
@@ -76,7 +78,7 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
         ),
     )
     await service.start()
-    return Running(lambda: service.stop(web.grace))
+    return Running(lambda: service.stop(web.grace), lambda: _adopt(config, service.supervisor))
 
 
 async def _start_workers(app: AppConfig, count: int) -> Running:
@@ -108,7 +110,22 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
     if app.max_requests is not None or app.max_memory is not None:
         _watch_limits(service, app)
     tell_ready()
-    return Running(lambda: service.stop(app.grace))
+    return Running(lambda: service.stop(app.grace), lambda: _adopt(config, service.supervisor))
+
+
+def _adopt(config: Config, supervisor: Supervisor) -> None:
+    """SIGHUP: read the file anew and take over what can be changed while running; one with an error changes nothing."""
+    if config.read_again is None:
+        log.warning("SIGHUP: there is no configuration file to read again")
+        return
+    try:
+        problems = supervisor.adopt(config.read_again().load_plugins())
+    except ConfigError as error:
+        problems = error.problems
+    for problem in problems:
+        log.error("configuration not taken over: %s", problem)
+    if not problems:
+        log.info("configuration taken over")
 
 
 def _watch_limits(service: AppService, app: AppConfig) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import yaml
+
 from .channels import Channel, Direction
 from .delivery import Delivery, Link
 from .discovery import EnabledPlugin
@@ -53,6 +55,8 @@ class _Entry:
     failures: int = 0
     """Failed hooks in a row."""
     aside_until: float = 0.0
+    enabled_now: bool = True
+    """False while it is switched off: no hook of it is called."""
 
     @property
     def name(self) -> str:
@@ -233,20 +237,78 @@ class Supervisor:
 
     # ---- configuration
 
-    def configure(self, name: str, changes: Mapping[str, Any], server_name: str | None = None) -> None:
-        """Change options of a plugin while it runs. ConfigError if they are wrong, or it does not take them; nothing has
-        changed then."""
+    def change(self, changes: Mapping[str, str]) -> dict[str, str]:
+        """Change options while plugins run: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as YAML.
+
+        The option `enabled` belongs to every plugin. Answers for each name '' or the reason why it was not taken. The
+        options of one plugin (and host) are checked together, and change together or not at all.
+        """
+        results: dict[str, str] = {}
+        grouped: dict[tuple[str, str | None], dict[str, Any]] = {}
+        for written, text in changes.items():
+            path, _, server_name = written.partition("@")
+            plugin, _, option = path.partition(".")
+            try:
+                if not option:
+                    raise ValueError("write PLUGIN.OPTION=VALUE")
+                value = yaml.safe_load(text)
+            except (ValueError, yaml.YAMLError) as error:
+                results[written] = str(error)
+                continue
+            grouped.setdefault((plugin, server_name or None), {})[option] = value
+        for (plugin, host), options in grouped.items():
+            reason = ""
+            try:
+                self._configure(plugin, dict(options), host)
+            except ConfigError as error:
+                reason = "; ".join(error.problems)
+            for option in options:
+                results[f"{plugin}.{option}" + (f"@{host}" if host else "")] = reason
+        return results
+
+    def adopt(self, enabled: Iterable[EnabledPlugin]) -> list[str]:
+        """Take over the options of a configuration that was read anew; what cannot be changed while running is told."""
+        problems = []
+        now = {one.plugin.name: one for one in enabled}
+        for entry in self._entries:
+            fresh = now.pop(entry.name, None)
+            if fresh is None:
+                entry.enabled_now = False
+                continue
+            entry.enabled_now = True
+            if fresh.channels != entry.enabled.channels:
+                problems.append(f"plugins.{entry.name}: its channels would change, which takes a restart")
+                continue
+            try:
+                if fresh.raw != entry.enabled.raw:
+                    entry.half.configure(fresh.options)
+                for server_name, options in fresh.hosts.items():
+                    entry.half.configure(options, server_name)
+            except Exception as error:
+                problems.append(f"plugins.{entry.name}: {error}")
+                continue
+            entry.enabled = fresh
+        problems += [f"plugins.{name}: a plugin that was not enabled at the start takes a restart" for name in now]
+        return problems
+
+    def _configure(self, name: str, changes: dict[str, Any], server_name: str | None) -> None:
         entry = next((entry for entry in self._entries if entry.name == name), None)
         if entry is None:
-            raise ConfigError([f"plugins.{name}: is not enabled here"])
-        options = entry.enabled.changed(changes, server_name)
-        if server_name is None and tuple(entry.enabled.plugin.channels(options)) != entry.enabled.channels:
-            raise ConfigError([f"plugins.{name}: this would change its channels, which takes a restart"])
-        try:
-            entry.half.configure(options, server_name)
-        except Exception as error:
-            raise ConfigError([f"plugins.{name}: {error}"]) from error
-        entry.enabled = entry.enabled.with_options(options, changes, server_name)
+            raise ConfigError([f"plugin {name} is not enabled here"])
+        switch = changes.pop("enabled", None) if server_name is None else None
+        if switch is not None and not isinstance(switch, bool):
+            raise ConfigError([f"plugins.{name}.enabled: is {switch!r}; true or false was expected"])
+        if changes:
+            options = entry.enabled.changed(changes, server_name)
+            if server_name is None and tuple(entry.enabled.plugin.channels(options)) != entry.enabled.channels:
+                raise ConfigError([f"plugins.{name}: this would change its channels, which takes a restart"])
+            try:
+                entry.half.configure(options, server_name)
+            except Exception as error:
+                raise ConfigError([f"plugins.{name}: {error}"]) from error
+            entry.enabled = entry.enabled.with_options(options, changes, server_name)
+        if switch is not None:
+            entry.enabled_now = switch
 
     # ---- figures
 
@@ -272,7 +334,7 @@ class Supervisor:
             {
                 "name": entry.name,
                 "version": entry.enabled.plugin.version,
-                "state": "set aside" if entry.aside_until > now else "running",
+                "state": _state(entry, now),
                 "errors": entry.errors,
                 "channels": [
                     {
@@ -297,6 +359,8 @@ class Supervisor:
 
     def _call(self, entry: _Entry, hook: Callable[..., Any], *args: Any, failed: Any = None) -> Any:
         """Call a hook; `failed` if it raised, or its plugin is set aside."""
+        if not entry.enabled_now:
+            return failed
         if entry.aside_until:
             if self._loop.time() < entry.aside_until:
                 return failed
@@ -327,3 +391,9 @@ class Supervisor:
         for entry, hook in self._tick:
             self._call(entry, hook)
         self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+
+
+def _state(entry: _Entry, now: float) -> str:
+    if not entry.enabled_now:
+        return "off"
+    return "set aside" if entry.aside_until > now else "running"

@@ -134,9 +134,11 @@ class AppExchange(Exchange):
             self.connection.send_stderr(self.request, data)
             self.link.driver.wake()
 
-    def end(self, app_status: int = 0, error: str = "") -> None:
+    def end(
+        self, app_status: int = 0, error: str = "", status: ProtocolStatus = ProtocolStatus.REQUEST_COMPLETE
+    ) -> None:
         """The response is complete; `error` says why it is not what it should be, for plugins."""
-        self._end(app_status, ProtocolStatus.REQUEST_COMPLETE, error)
+        self._end(app_status, status, error)
 
     def fail(self, error: str) -> None:
         """The response is not complete and never will be: the web server sees it cut, or gets a 502 if nothing was
@@ -330,8 +332,10 @@ class _AppAssociation:
                 log.warning("web side %s: %s", self.peer, event.error)
                 self._give_up(event.request.context)
             case ConfigReceived():
-                unknown = dict.fromkeys(event.pairs, "nothing here can be changed while running")
-                self.connection.answer_config(event.number, unknown)
+                results = self.service.supervisor.change(event.pairs)
+                log.info("web side %s changes %s: %s", self.peer, event.pairs, results)
+                self.connection.answer_config(event.number, results)
+                self.driver.wake()
             case RecordRefused():
                 log.warning("web side %s: left out %s", self.peer, event.error)
             case ItemsAcknowledged():

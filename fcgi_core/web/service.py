@@ -166,6 +166,14 @@ class WebService:
         if self._feed is not None:
             self._feed.close()
 
+    async def change(self, changes: dict[str, str]) -> dict[str, dict[str, str]]:
+        """Change options of plugins here and in all applications; for each of them, by name '' or the reason why not."""
+        results = {"web": self.supervisor.change(changes)}
+        upstreams = tuple(self.upstreams)
+        answers = await asyncio.gather(*(upstream.change(changes) for upstream in upstreams))
+        results |= {str(upstream.address): answer for upstream, answer in zip(upstreams, answers, strict=True)}
+        return results
+
     # ---- Dispatcher, for the downstream connections
 
     def dispatch(self, exchange: WebExchange) -> None:

@@ -47,6 +47,9 @@ LAST_RETRY = 0.4
 """Seconds between attempts at most: an application that returns is found within half a second, and a packet or two a
 second is no burden."""
 
+ANSWER_WITHIN = 5.0
+"""Seconds that an application has to answer a change of configuration."""
+
 
 class Owner(Protocol):
     """What an upstream needs of the service."""
@@ -110,6 +113,8 @@ class Upstream:
         self._attempts = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
+        self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
+        """Changes of configuration that the application has not answered yet."""
 
     def start(self) -> None:
         """Begin to keep an association up."""
@@ -171,6 +176,21 @@ class Upstream:
     def driver(self) -> Driver[WebConnection]:
         assert self._driver is not None
         return self._driver
+
+    async def change(self, changes: dict[str, str]) -> dict[str, str]:
+        """Change configuration in the application; for each name '' or the reason why not."""
+        if self.link is None:
+            return dict.fromkeys(changes, "no association")
+        number = max(self._asked, default=0) + 1
+        answer = self._asked[number] = self._loop.create_future()
+        self._connection.send_config(number, changes)
+        self.driver.wake()
+        try:
+            return await asyncio.wait_for(answer, ANSWER_WITHIN)
+        except TimeoutError:
+            return dict.fromkeys(changes, f"no answer within {ANSWER_WITHIN:g} s")
+        finally:
+            self._asked.pop(number, None)
 
     # ---- requests
 
@@ -284,7 +304,9 @@ class Upstream:
             case PeerDraining():
                 log.info("application %s takes no new requests", self.address)
             case ConfigAnswered():
-                log.info("application %s answered change %d: %s", self.address, event.number, event.results)
+                answer = self._asked.pop(event.number, None)
+                if answer is not None and not answer.done():
+                    answer.set_result(event.results)
             case RecordRefused():
                 log.warning("application %s: left out %s", self.address, event.error)
             case PeerError():

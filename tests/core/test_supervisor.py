@@ -1,0 +1,243 @@
+"""Plugins at work: hooks called and kept from doing harm, options changed while running, items taken over."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import pytest
+
+from fcgi_core.channels import Channel
+from fcgi_core.delivery import Link
+from fcgi_core.discovery import load_plugins
+from fcgi_core.driver import Driver
+from fcgi_core.errors import ConfigError, PluginError
+from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
+from fcgi_core.supervisor import FAILURES_ALLOWED, SET_ASIDE_FOR, Supervisor
+from tests.core.helpers import Pair
+
+
+class VirtualLoop:
+    """A loop whose time is moved by the test."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._due: list[tuple[float, int, Callable[[], Any], list[bool]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> Any:
+        alive = [True]
+        heapq.heappush(self._due, (when, len(self._due) + int(when * 1e6), lambda: callback(*args), alive))
+
+        class Handle:
+            def cancel(self) -> None:
+                alive[0] = False
+
+        return Handle()
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any) -> Any:
+        return self.call_at(self.now, callback, *args)
+
+    def pass_time(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self._due and self._due[0][0] <= until:
+            self.now, _, call, alive = heapq.heappop(self._due)
+            if alive[0]:
+                call()
+        self.now = until
+
+
+class Recorder(WebHalf):
+    def __init__(self, options: Any) -> None:
+        self.options = {None: options}
+        self.items: list[bytes] = []
+        self.committed = 0
+        self.broken = False
+
+    def configure(self, options: Any, server_name: str | None = None) -> None:
+        if options.level == "forbidden":
+            raise ValueError("not this one")
+        self.options[server_name] = options
+
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
+        if self.broken:
+            raise RuntimeError("broken")
+        self.items.append(item)
+
+    def commit(self) -> None:
+        if self.broken:
+            raise OSError("disk full")
+        self.committed += 1
+
+
+class Example(Plugin):
+    name = "example"
+
+    class Options(Plugin.Options):
+        level: Literal["low", "high", "forbidden"] = "low"
+        wide: bool = False
+
+    half: Recorder
+
+    def channels(self, options: Any) -> list[Channel]:
+        more = [Channel("example.more")] if options.wide else []
+        return [Channel("example"), Channel("example.sure", acknowledged=True), *more]
+
+    def web_half(self, host: Host, options: Any) -> WebHalf:
+        self.half = Recorder(options)
+        return self.half
+
+    def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+        return ApplicationHalf()
+
+
+def start(options: Mapping[str, Any] | None = None) -> tuple[Supervisor, Recorder, VirtualLoop]:
+    plugin = Example()
+    loop = VirtualLoop()
+    supervisor = Supervisor(
+        load_plugins({"example": options or {}}, {"example": plugin}.__getitem__), loop, lambda call: call(), web=True
+    )
+    return supervisor, plugin.half, loop
+
+
+class StubDriver(Driver[Any]):
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.association = None
+
+    def wake(self) -> None:
+        pass
+
+
+def linked(supervisor: Supervisor) -> tuple[Pair, Link]:
+    pair = Pair(channels=tuple(supervisor.channels))
+    return pair, supervisor.association_up(StubDriver(pair.web), 1, "peer")
+
+
+def test_options_change_while_running_and_each_name_is_answered() -> None:
+    supervisor, half, _ = start()
+    answers = supervisor.change({"example.level": "high", "example.level@a.test": "low", "nobody.level": "1"})
+    assert answers["example.level"] == ""
+    assert answers["example.level@a.test"] == ""
+    assert "nobody is not enabled" in answers["nobody.level"]
+    assert half.options[None].level == "high"
+    assert half.options["a.test"].level == "low"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("example.level", "medium", "plugins.example.level: is 'medium'"),
+        ("example.level", "forbidden", "not this one"),
+        ("example.colour", "red", "no such name here"),
+        ("example.wide", "true", "takes a restart"),
+        ("example.enabled", "perhaps", "true or false"),
+        ("example", "x", "PLUGIN.OPTION"),
+        ("example.level", "[", "while parsing"),
+    ],
+)
+def test_what_is_wrong_is_told_and_changes_nothing(name: str, value: str, reason: str) -> None:
+    supervisor, half, _ = start()
+    assert reason in supervisor.change({name: value})[name]
+    assert half.options[None].level == "low"
+    assert supervisor.change({"example.level": "high"}) == {"example.level": ""}
+
+
+def test_options_of_hosts_come_from_the_file_and_are_checked() -> None:
+    _, half, _ = start({"level": "low", "hosts": {"a.test": {"level": "high"}}})
+    assert half.options["a.test"].level == "high"
+    with pytest.raises(ConfigError, match=r"plugins\.example\.hosts\.a\.test\.level"):
+        start({"hosts": {"a.test": {"level": "deep"}}})
+    with pytest.raises(ConfigError, match="SERVER_NAMEs"):
+        start({"hosts": ["a.test"]})
+
+
+def test_a_plugin_can_be_switched_off_and_on() -> None:
+    supervisor, half, _ = start()
+    _, link = linked(supervisor)
+    assert supervisor.change({"example.enabled": "false"}) == {"example.enabled": ""}
+    supervisor.feedback("example", b"unheard", None, link)
+    assert supervisor.statistics()[0]["state"] == "off"
+    supervisor.change({"example.enabled": "true"})
+    supervisor.feedback("example", b"heard", None, link)
+    assert half.items == [b"heard"]
+
+
+def test_a_new_file_is_taken_over_where_it_can_be() -> None:
+    supervisor, half, _ = start()
+    plugin = Example()
+    find = {"example": plugin}.__getitem__
+    assert supervisor.adopt(load_plugins({"example": {"level": "high"}}, find)) == []
+    assert half.options[None].level == "high"
+    (problem,) = supervisor.adopt(load_plugins({"example": {"wide": True}}, find))
+    assert "restart" in problem
+    assert supervisor.adopt([]) == []
+    assert supervisor.statistics()[0]["state"] == "off"
+
+
+def test_a_plugin_that_keeps_failing_is_set_aside_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    supervisor, half, loop = start()
+    _, link = linked(supervisor)
+    half.broken = True
+    for _ in range(FAILURES_ALLOWED + 5):
+        supervisor.feedback("example", b"x", None, link)
+    (figures,) = supervisor.statistics()
+    assert figures["state"] == "set aside"
+    assert figures["errors"] == FAILURES_ALLOWED
+    assert "RuntimeError: broken" in caplog.text, "with the plugin's own frames"
+    half.broken = False
+    supervisor.feedback("example", b"too early", None, link)
+    loop.pass_time(SET_ASIDE_FOR + 1)
+    supervisor.feedback("example", b"again", None, link)
+    assert half.items == [b"again"]
+
+
+def test_what_came_on_an_acknowledged_channel_is_acknowledged_when_it_is_taken_over() -> None:
+    supervisor, half, loop = start()
+    pair, link = linked(supervisor)
+    for number in (1, 2, 2, 3):
+        supervisor.feedback("example.sure", number.to_bytes(8, "big") + b"%d" % number, None, link)
+    assert half.items == [b"1", b"2", b"3"], "a repetition is passed on once"
+    pair.run()
+    assert not [event for event in pair.app_events if type(event).__name__ == "ItemsAcknowledged"]
+    half.broken = True
+    loop.pass_time(1)
+    pair.run()
+    assert not [event for event in pair.app_events if type(event).__name__ == "ItemsAcknowledged"]
+    half.broken = False
+    supervisor.feedback("example.sure", (3).to_bytes(8, "big") + b"3", None, link)
+    loop.pass_time(1)
+    pair.run()
+    (event,) = [event for event in pair.app_events if type(event).__name__ == "ItemsAcknowledged"]
+    assert (event.channel, event.number) == ("example.sure", 3)  # type: ignore[union-attr]
+    assert half.committed == 1
+
+
+def test_what_is_wrong_with_plugins_is_told_all_at_once() -> None:
+    class Wrong(Example):
+        name = "wrong"
+
+    class Old(Example):
+        name = "old"
+        api_version = 0
+
+    found = {"wrong": Wrong(), "old": Old(), "text": "text"}
+
+    def find(name: str) -> Any:
+        if name not in found:
+            raise PluginError("no such plugin is installed")
+        return found[name]
+
+    with pytest.raises(ConfigError) as caught:
+        load_plugins({"wrong": {}, "old": {}, "text": {}, "missing": {}}, find)
+    told = "\n".join(caught.value.problems)
+    for part in (
+        "wrong: channel 'example'",
+        "old: it is for plugin API 0",
+        "text: the entry point",
+        "missing: no such",
+    ):
+        assert part in told
