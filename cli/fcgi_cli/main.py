@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     app = commands.add_parser("app", help="run an application")
     _service_arguments(app)
     app.add_argument("application", nargs="?", metavar="MODULE:CALLABLE", help="the WSGI or ASGI application")
+    app.add_argument("--fastcgi", metavar="ADDRESS", help="instead, a FastCGI server: unix:/PATH or HOST:PORT")
+    app.add_argument("--fastcgi-connections", type=int, metavar="N", help="as many as it has children (5)")
     app.add_argument("--interface", choices=("auto", "wsgi", "asgi"), help="what MODULE:CALLABLE is (auto)")
     app.add_argument("--listen", action="append", metavar="ADDRESS", help="for the web side: HOST:PORT[/UDPPORT]")
     app.add_argument("--threads", type=int, metavar="N", help="requests worked on at once (16)")
@@ -92,19 +94,19 @@ def _app(args: argparse.Namespace) -> int:
         from fcgi_core.run import run_app
 
         overrides = _service_overrides(args)
-        if args.config is None and not (args.listen and args.application):
-            _usage("app needs --config FILE, or MODULE:CALLABLE and --listen")
+        if args.config is None and not (args.listen and (args.application or args.fastcgi)):
+            _usage("app needs --config FILE, or MODULE:CALLABLE or --fastcgi ADDRESS, and --listen")
+        fastcgi = {"address": args.fastcgi, "connections": args.fastcgi_connections}
         overrides["app"] = {
             "application": args.application,
             "interface": args.interface,
+            "fastcgi": fastcgi if any(fastcgi.values()) else None,
             "listen": args.listen,
             "threads": args.threads,
             "workers": args.workers,
             "name": args.name,
         }
         config = load_config(args.config, overrides)
-        if config.app is not None and config.app.application is None:
-            _usage("app needs an application: app.application in the file, or MODULE:CALLABLE")
         run_app(config)
 
     return _guarded(run)

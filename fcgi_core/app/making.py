@@ -1,4 +1,4 @@
-"""The application that a configuration asks for: a WSGI or ASGI callable."""
+"""The application that a configuration asks for: a WSGI or ASGI callable, or a bridge to a FastCGI server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .asgi import AsgiApplication, is_asgi
+from .bridge import FastcgiBridge
 from .wsgi import WsgiApplication
 
 if TYPE_CHECKING:
@@ -20,6 +21,14 @@ __all__ = ["load_application", "make_application"]
 
 def make_application(app: AppConfig) -> Application:
     """The application, not started. ConfigError, and what the import of the application's module raises."""
+    if app.fastcgi is not None:
+        bridge = app.fastcgi
+        return FastcgiBridge(
+            bridge.address,
+            connections=bridge.connections,
+            keep_connections=bridge.keep_connections,
+            timeout=bridge.timeout,
+        )
     assert app.application is not None
     sys.path.insert(0, app.path or os.getcwd())
     found = load_application(app.application)

@@ -1,0 +1,204 @@
+"""One connection to a FastCGI server, which carries one request after the other.
+
+What servers get wrong, or take otherwise than the specification (section numbers are its), and what is done here:
+
+* php-fpm, libfcgi and uwsgi know request id 1 only, or any but one at a time: id 1 is used, and nothing is multiplexed.
+* php-fpm takes any record that it does not expect for the end of the input. So ABORT_REQUEST is never sent: who does
+  not wait for the answer any more closes the connection, which every server understands.
+* php-fpm does not skip the padding of an empty record: none of ours is padded.
+* php-fpm and php-cgi answer GET_VALUES and close: nobody asks for values.
+* Some servers close the connection after STDOUT and send no END_REQUEST: an answer whose STDOUT was closed is whole.
+* Servers close connections that they had promised to keep: php-fpm after so many requests, others after some idle time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import struct
+from typing import Protocol, cast
+
+from ..errors import RemoteProtocolError
+from ..records import KEEP_CONN, ProtocolStatus, RecordReader, RecordType, Role, begin_request, record, stream_records
+
+__all__ = ["FastcgiConnection", "FastcgiRequest"]
+
+REQUEST_ID = 1
+RECORD_SIZE = 32 * 1024 - 8
+"""Content of the records sent to the server, bytes: a multiple of 8 (section 3.3). All known servers take 65,535."""
+_END = struct.Struct(">IB")
+
+
+class FastcgiRequest(Protocol):
+    """Who made the request that a connection carries."""
+
+    def output(self, data: bytes) -> None:
+        """Part of STDOUT."""
+
+    def stderr(self, data: bytes) -> None:
+        """Part of STDERR."""
+
+    def ended(self, app_status: int, status: ProtocolStatus) -> None:
+        """The answer is complete. The connection carries the request no longer."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone, or no FastCGI came on it, and the answer is not complete."""
+
+    def may_send(self) -> None:
+        """The connection takes more input again."""
+
+
+class FastcgiConnection(asyncio.Protocol):
+    """A client's connection. `gone` is called once when it cannot be used any more, after the request's `lost`."""
+
+    def __init__(self) -> None:
+        self.request: FastcgiRequest | None = None
+        """Whose answer is awaited; None: the connection is free."""
+        self.requests = 0
+        """Requests carried, the present one included."""
+        self.answered = False
+        """Something has come for the present request."""
+        self.paused = False
+        """The socket's write buffer is full: wait for `may_send`."""
+        self.closed = False
+        self.kept = False
+        """The present request asked the server to keep the connection."""
+        self._reader = RecordReader()
+        self._transport: asyncio.Transport
+        self._parts: list[bytes] = []
+        self._output_closed = False
+        self._inputs_open = 0
+        self._poll = select.poll()
+
+    # ---- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            records = self._reader.feed(data)
+        except RemoteProtocolError as error:
+            self._fail(error)
+            return
+        request = self.request
+        if request is None:
+            self.close()  # whatever it is, nobody asked
+            return
+        output: list[bytes] = []
+        ended: tuple[int, int] | None = None
+        for kind, request_id, content in records:
+            if request_id != REQUEST_ID:
+                continue
+            self.answered = True
+            if kind == RecordType.STDOUT:
+                if content:
+                    output.append(content)
+                else:
+                    self._output_closed = True
+            elif kind == RecordType.STDERR:
+                if content:
+                    request.stderr(content)
+            elif kind == RecordType.END_REQUEST:
+                ended = _END.unpack_from(content) if len(content) >= _END.size else (0, -1)
+        if output:
+            request.output(output[0] if len(output) == 1 else b"".join(output))
+        if ended is not None and self.request is not None:
+            self._ended(*ended)
+
+    def eof_received(self) -> bool:
+        return False  # close; connection_lost follows
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        request, self.request = self.request, None
+        if request is not None:
+            if self._output_closed and not self._reader.inside_record:
+                request.ended(0, ProtocolStatus.REQUEST_COMPLETE)
+            else:
+                request.lost(error)
+        self.gone()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self.request is not None:
+            self.request.may_send()
+
+    # ---- its user
+
+    def gone(self) -> None:
+        """For the pool to override."""
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request can be sent on it: the last one is over on both sides, and the server was to stay."""
+        return not self.closed and self.request is None and self.kept and self._inputs_open == 0
+
+    def is_stale(self) -> bool:
+        """Whether the server has closed a connection that carries no request, though the loop has not told yet."""
+        return self.closed or bool(self._poll.poll(0))
+
+    def begin(self, request: FastcgiRequest, params: bytes, role: Role, *, keep: bool) -> None:
+        """Begin a request with the content of its PARAMS. Input follows, with `flush` at the end."""
+        assert self.request is None
+        self.request = request
+        self.requests += 1
+        self.answered = self._output_closed = False
+        self.kept = keep
+        self._inputs_open = {Role.RESPONDER: 1, Role.AUTHORIZER: 0, Role.FILTER: 2}[role]
+        self._parts.append(begin_request(REQUEST_ID, role, KEEP_CONN if keep else 0))
+        self._parts += stream_records(RecordType.PARAMS, REQUEST_ID, params, size=RECORD_SIZE)
+        self._parts.append(record(RecordType.PARAMS, REQUEST_ID))
+
+    def send(self, kind: RecordType, data: bytes) -> None:
+        """Part of STDIN or DATA; b'' closes it."""
+        if data:
+            self._parts += stream_records(kind, REQUEST_ID, data, size=RECORD_SIZE)
+        else:
+            self._inputs_open -= 1
+            self._parts.append(record(kind, REQUEST_ID))
+
+    def flush(self) -> None:
+        """Hand over to the socket what `begin` and `send` left."""
+        parts, self._parts = self._parts, []
+        if parts and not self.closed:
+            self._transport.write(b"".join(parts))
+
+    def stop_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close at once. The request, if there is one, hears nothing more."""
+        self.closed = True
+        self.request = None
+        self._transport.abort()
+
+    # ---- the answer's end
+
+    def _ended(self, app_status: int, number: int) -> None:
+        request, self.request = self.request, None
+        assert request is not None
+        try:
+            status = ProtocolStatus(number)
+            if status is ProtocolStatus.INCOMPLETE:
+                raise ValueError  # not FastCGI's
+        except ValueError:
+            self.kept = False
+            request.lost(RemoteProtocolError(f"END_REQUEST with protocol status {number}"))
+        else:
+            request.ended(app_status, status)
+
+    def _fail(self, error: Exception) -> None:
+        request, self.request = self.request, None
+        self._transport.abort()
+        if request is not None:
+            request.lost(error)
