@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from .app.fastcgi_pool import parse_address
 from .discovery import EnabledPlugin, load_plugins
 from .errors import ConfigError
 from .flow import DEFAULT_WINDOW
@@ -122,6 +123,30 @@ class WebConfig(_Model):
     """What this process is called in the application's log; the host's name if empty."""
 
 
+def _fastcgi_address(value: str) -> str:
+    parse_address(value)
+    return value
+
+
+def _fastcgi_short(value: object) -> object:
+    """`fastcgi: unix:/PATH` is short for `fastcgi: {address: unix:/PATH}`."""
+    return {"address": value} if isinstance(value, str) else value
+
+
+class FastcgiConfig(_Model):
+    """A FastCGI server that is there already, php-fpm for example."""
+
+    address: Annotated[str, AfterValidator(_fastcgi_address)]
+    """unix:/PATH or HOST:PORT."""
+    connections: int = Field(5, ge=1, le=10_000)
+    """Connections at most: as many as the server has children, for each connection holds one; php-fpm's pm.max_children
+    is 5 in Debian. Each worker has as many."""
+    keep_connections: bool = True
+    """Send one request after the other on a connection, if the server does its part."""
+    timeout: Seconds = Field(60, gt=0)
+    """Longest silence of the server in one request, then 504."""
+
+
 class AppConfig(_Model):
     """The side that runs the application."""
 
@@ -129,6 +154,8 @@ class AppConfig(_Model):
     """The WSGI or ASGI callable: MODULE:CALLABLE."""
     interface: Literal["auto", "wsgi", "asgi"] = "auto"
     """What the callable is; auto: ASGI if it is an async function, or an object whose __call__ is one."""
+    fastcgi: Annotated[FastcgiConfig | None, BeforeValidator(_fastcgi_short)] = None
+    """Instead of a callable: a FastCGI server that gets the requests, unix:/PATH or HOST:PORT."""
     listen: SctpAddresses = Field(min_length=1)
     """Where associations are taken: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
     workers: int | None = Field(None, ge=1, le=1024)
@@ -148,6 +175,12 @@ class AppConfig(_Model):
     """How long requests may go on after SIGTERM."""
     name: str = ""
     """What this process is called in the web side's log; the application's if empty. Workers add their number."""
+
+    @model_validator(mode="after")
+    def _one_application(self) -> AppConfig:
+        if (self.application is None) is (self.fastcgi is None):
+            raise ValueError("give application (MODULE:CALLABLE) or fastcgi (unix:/PATH or HOST:PORT), one of the two")
+        return self
 
     @model_validator(mode="after")
     def _need_workers(self) -> AppConfig:
@@ -293,5 +326,5 @@ def _names(location: tuple[Any, ...]) -> str:
     """What could stand where a name is wrong."""
     model: Any = Config
     for part in location[:-1]:
-        model = {"web": WebConfig, "app": AppConfig, "sctp": SctpConfig}.get(str(part), model)
+        model = {"web": WebConfig, "app": AppConfig, "fastcgi": FastcgiConfig, "sctp": SctpConfig}.get(str(part), model)
     return "names are: " + ", ".join(model.model_fields)

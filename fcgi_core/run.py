@@ -92,10 +92,9 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
     if app.workers is not None and number is None:
         return await _start_workers(app, app.workers)
     worker, count = int(number or 0), app.workers or 1
-    assert app.application is not None
     application = make_application(app)
     listen = [await resolve(Address.parse(text)) for text in app.listen]
-    name = app.name or app.application
+    name = app.name or app.application or (app.fastcgi.address if app.fastcgi else "")
     service = AppService(
         application,
         open_carrier(config.sctp.carrier, config.sctp.carrier_options()),
