@@ -13,7 +13,7 @@ from fcgi_metrics.snapshot import (
     write_meta,
     write_sample,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 NAMES = st.from_regex(r"\A[a-zA-Z_:][a-zA-Z0-9_:]{0,30}\Z")
@@ -52,7 +52,8 @@ def test_help_comes_back(name: str, text: str) -> None:
     assert read(write_meta("help", name, text)) == [Meta("help", name, text)]
 
 
-@given(st.lists(SAMPLES, max_size=300), st.integers(1, 1 << 50))
+@settings(max_examples=20)
+@given(st.lists(SAMPLES, max_size=100), st.integers(1, 1 << 50))
 def test_parts(samples: list[Sample], number: int) -> None:
     parts = split(number, 1763850000.25, map(write_sample, samples))
     headers = [read_header(part) for part in parts]

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from fcgi_metrics import plugin as metrics_plugin
+from fcgi_metrics import web as module
+from fcgi_metrics.endpoint import PLAIN
+from fcgi_metrics.plugin import MetricsOptions
+from fcgi_metrics.snapshot import split
+from fcgi_metrics.web import MetricsWeb
+
+from fcgi_core.plugin import AssociationInfo
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    return made
+
+
+@pytest.fixture
+def run(host: Any, clock: Clock) -> Callable[..., None]:
+    """Runs a test with a half of given options."""
+
+    def run_one(test: Callable[[MetricsWeb], Awaitable[None]], **options: Any) -> None:
+        async def inside() -> None:
+            half = MetricsWeb(host, MetricsOptions(**{"listen": None, **options}))
+            try:
+                await test(half)
+            finally:
+                half.close()
+
+        asyncio.run(inside())
+
+    return run_one
+
+
+def feed(half: MetricsWeb, association: AssociationInfo, number: int, *lines: str) -> None:
+    for part in split(number, 0.0, lines):
+        half.feedback("metrics", part, None, association)
+
+
+async def page(half: MetricsWeb) -> list[str]:
+    text, _ = await half.page(PLAIN, False)
+    return text.decode().split("\n")
+
+
+def test_a_worker_is_shown_until_it_has_been_gone_for_long(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        worker = association()
+        half.association_up(worker)
+        assert 'fcgi_metrics_worker_up{worker="shop#0"} 1.0' in await page(half)
+        feed(half, worker, 1, "* x 1")
+        clock.now += 3
+        lines = await page(half)
+        assert 'x{worker="shop#0"} 1.0' in lines
+        assert 'fcgi_metrics_snapshot_age_seconds{worker="shop#0"} 3.0' in lines
+        half.association_down(worker, "")
+        clock.now += 60
+        half.tick()
+        lines = await page(half)
+        assert 'x{worker="shop#0"} 1.0' in lines
+        assert 'fcgi_metrics_worker_up{worker="shop#0"} 0.0' in lines
+        clock.now += 1
+        half.tick()
+        assert not any(line.startswith(("x{", "fcgi_metrics_worker_up{")) for line in await page(half))
+
+    run(check, keep=60)
+
+
+def test_a_worker_that_starts_anew_takes_its_place(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        old, new = association(1, instance="a"), association(2, instance="b")
+        half.association_up(old)
+        feed(half, old, 9, "* x 9")
+        half.association_down(old, "")
+        half.association_up(new)
+        assert not any(line.startswith("x{") for line in await page(half))
+        feed(half, new, 1, "* x 1")
+        assert 'x{worker="shop#0"} 1.0' in await page(half)
+
+    run(check)
+
+
+def test_workers_of_one_name_are_told_apart(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        for number, instance in enumerate("abc"):
+            one = association(number, "shop", instance)
+            half.association_up(one)
+            feed(half, one, 1, f"* x {number}")
+        lines = await page(half)
+        assert [line for line in lines if line.startswith("x{")] == [
+            'x{worker="shop"} 0.0',
+            'x{worker="shop-2"} 1.0',
+            'x{worker="shop-3"} 2.0',
+        ]
+
+    run(check)
+
+
+def test_two_associations_with_one_process_are_one_worker(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        one, two = association(1), association(2)
+        half.association_up(one)
+        half.association_up(two)
+        feed(half, one, 1, "* x 1")
+        feed(half, two, 1, "* x 1")
+        lines = await page(half)
+        assert sum(line.startswith("x{") for line in lines) == 1
+        assert "fcgi_metrics_snapshots_total 1.0" in lines
+        half.association_down(one, "")
+        clock.now += 1000
+        half.tick()
+        assert 'x{worker="shop#0"} 1.0' in await page(half)
+
+    run(check)
+
+
+def test_only_whole_snapshots_count(run: Any, clock: Clock, association: Callable[..., AssociationInfo]) -> None:
+    async def check(half: MetricsWeb) -> None:
+        one = association()
+        half.association_up(one)
+        feed(half, one, 1, "* x 1")
+        lines = [f'* y{{n="{number:0200}"}} 1' for number in range(100)]
+        first, *_, last = split(2, 0.0, lines)
+        half.feedback("metrics", first, None, one)
+        half.feedback("metrics", last, None, one)
+        assert 'x{worker="shop#0"} 1.0' in await page(half)
+        feed(half, one, 3, "* x 3")
+        half.feedback("metrics", last, None, one)  # late
+        found = await page(half)
+        assert 'x{worker="shop#0"} 3.0' in found
+        assert "fcgi_metrics_snapshots_incomplete_total 1.0" in found
+
+    run(check)
+
+
+def test_what_is_no_snapshot_is_counted(run: Any, clock: Clock, association: Callable[..., AssociationInfo]) -> None:
+    async def check(half: MetricsWeb) -> None:
+        half.feedback("metrics", b"whatever", None, association())
+        half.association_up(association())
+        half.feedback("metrics", b"", None, association())
+        half.association_down(association(2, instance="never seen"), "")
+        assert 'fcgi_metrics_samples_omitted{reason="malformed"} 2.0' in await page(half)
+
+    run(check)
+
+
+def test_a_snapshot_is_bounded(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SNAPSHOT", 10_000)
+    monkeypatch.setattr(module, "MAX_WORKERS", 1)
+
+    async def check(half: MetricsWeb) -> None:
+        one = association()
+        half.association_up(one)
+        half.association_up(association(2, instance="b"))
+        feed(half, one, 1, *(f'* y{{n="{number:0200}"}} 1' for number in range(100)))
+        assert not any(line.startswith("y{") for line in await page(half))
+
+    run(check)
+
+
+def test_the_web_sides_own_figures(run: Any, host: Any, association: Callable[..., AssociationInfo]) -> None:
+    async def check(half: MetricsWeb) -> None:
+        host.up = [association()]
+        host.serve(2)
+        lines = await page(half)
+        assert 'fcgi_web_requests_total{server_name="shop.example",status="2xx"} 2.0' in lines
+        assert 'fcgi_web_association_retransmissions_total{peer="192.0.2.7:9000"} 4.0' in lines
+        assert 'fcgi_web_channel_dropped_items_total{channel="syslog"} 9.0' in lines
+
+    run(check)
+
+
+def test_statsd_by_the_clock(run: Any, host: Any, clock: Clock) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+
+        async def check(half: MetricsWeb) -> None:
+            for _ in range(6):
+                host.serve()
+                half.tick()
+                while half._reporting is not None:
+                    await asyncio.sleep(0)
+                clock.now += 1
+
+        run(check, statsd=f"127.0.0.1:{server.getsockname()[1]}", interval=5)
+        server.setblocking(False)
+        received = b""
+        try:
+            while True:
+                received += server.recv(65536) + b"\n"
+        except BlockingIOError:
+            pass
+    assert [line for line in received.split(b"\n") if line.startswith(b"fcgi_web_requests.shop_example.2xx:")] == [
+        b"fcgi_web_requests.shop_example.2xx:1|c",
+        b"fcgi_web_requests.shop_example.2xx:5|c",
+    ]
+
+
+def test_a_page_that_cannot_be_made_is_logged(
+    run: Any, host: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        monkeypatch.setattr(half._exposition, "page", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await page(half)
+
+    run(check)
+    assert "could not be shown" in caplog.text
+
+
+def test_new_options(run: Any, host: Any) -> None:
+    async def check(half: MetricsWeb) -> None:
+        half.configure(MetricsOptions(listen=None, max_hosts=1))
+        host.serve(name="a")
+        host.serve(name="b")
+        assert 'fcgi_web_requests_total{server_name="other",status="2xx"} 1.0' in await page(half)
+        with pytest.raises(ValueError, match=r"metrics\.listen"):
+            half.configure(MetricsOptions())
+
+    run(check)
+
+
+def test_the_endpoint_is_there(host: Any) -> None:
+    async def check() -> None:
+        half = metrics_plugin().web_half(host, MetricsOptions(listen="127.0.0.1:0"))
+        assert isinstance(half, MetricsWeb)
+        assert half.endpoint is not None
+        reader, writer = await asyncio.open_connection("127.0.0.1", half.endpoint.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert b"\nfcgi_metrics_workers 0.0\n" in await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        half.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(check())
