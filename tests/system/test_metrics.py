@@ -1,0 +1,166 @@
+"""The metrics plugin on the whole road: nginx, both sides, and Debian's Prometheus, which scrapes the web side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.system.stack import Stack, free_port, wait_until
+
+PROMETHEUS = shutil.which("prometheus")
+needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (script/setup test)")
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+def page(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def figure(port: int, series: str) -> float | None:
+    for line in page(port).split("\n"):
+        if line.startswith(series + " "):
+            return float(line.rpartition(" ")[2])
+    return None
+
+
+def shows(port: int, series: str, value: float) -> None:
+    wait_until(lambda: figure(port, series) == value, f"{series} {value}")
+
+
+def start_metered(start: Callable[..., Stack], port: int) -> Stack:
+    return start(
+        "metered:application", app={"name": "shop"}, plugins={"metrics": {"listen": f"127.0.0.1:{port}", "interval": 1}}
+    )
+
+
+def test_what_both_sides_count(start: Callable[..., Stack], port: int) -> None:
+    stack = start_metered(start, port)
+    for _ in range(5):
+        assert stack.ask("/").status == 200
+    assert stack.ask("/broken", "POST", b"x" * 1000, host="blog.example").status == 503
+    assert figure(port, 'fcgi_web_requests_total{server_name="shop.example",status="2xx"}') == 5
+    assert figure(port, 'fcgi_web_received_bytes_total{server_name="blog.example"}') == 1000
+    shows(port, 'fcgi_app_requests_total{server_name="shop.example",status="2xx",worker="shop"}', 5)
+    shows(port, 'fcgi_app_requests_total{server_name="blog.example",status="5xx",worker="shop"}', 1)
+    shows(port, 'orders_total{kind="gift \\"wrapped\\"",worker="shop"}', 6)
+    labels = 'server_name="shop.example",worker="shop"'
+    assert figure(port, f"fcgi_app_queue_seconds_count{{{labels}}}") == 5
+    assert figure(port, f"fcgi_app_request_seconds_count{{{labels}}}") == 5
+    assert figure(port, f"fcgi_app_requests_in_flight{{{labels}}}") == 0
+    for worker, side in (("", "web"), ('{worker="shop"}', "app")):
+        memory = figure(port, f"fcgi_{side}_process_resident_memory_bytes{worker}")
+        assert memory is not None
+        assert memory > 1 << 23
+    peer = f'peer="{stack.addresses[0]}"'
+    round_trip = figure(port, f"fcgi_web_association_round_trip_seconds{{{peer}}}")
+    assert round_trip is not None
+    assert 0 <= round_trip < 1
+
+
+def test_the_last_figures_of_a_process_stay_for_a_while(start: Callable[..., Stack], port: int) -> None:
+    stack = start_metered(start, port)
+    assert stack.ask("/").status == 200
+    assert stack.app.stop() == 0
+    shows(port, 'fcgi_metrics_worker_up{worker="shop"}', 0)
+    assert figure(port, 'fcgi_app_requests_total{server_name="shop.example",status="2xx",worker="shop"}') == 1
+    stack.apps[0] = stack.start_app()
+    shows(port, 'fcgi_metrics_worker_up{worker="shop"}', 1)
+    assert stack.ask("/").status == 200
+    shows(port, 'orders_total{kind="gift \\"wrapped\\"",worker="shop"}', 1)
+
+
+def test_a_request_that_no_application_takes_is_counted(start: Callable[..., Stack], port: int) -> None:
+    stack = start("metered:application", web={"queue_timeout": 0}, plugins={"metrics": {"listen": f"127.0.0.1:{port}"}})
+    stack.app.send(signal.SIGKILL)
+    stack.app.wait()
+    wait_until(lambda: stack.ask("/").status in (502, 503), "no application is there")
+    before = figure(port, 'fcgi_web_requests_failed_total{server_name="shop.example"}')
+    assert before
+    assert stack.ask("/").status in (502, 503)
+    assert figure(port, 'fcgi_web_requests_failed_total{server_name="shop.example"}') == before + 1
+    stack.apps.clear()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (script/setup test)")
+def test_promtool_is_content(start: Callable[..., Stack], port: int) -> None:
+    stack = start("applications:plain", plugins={"metrics": {"listen": f"127.0.0.1:{port}", "interval": 1}})
+    stack.ask("/hello")
+    series = 'fcgi_app_requests_total{server_name="shop.example",status="2xx",worker="applications:plain"}'
+    shows(port, series, 1)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=page(port), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class Prometheus:
+    """Debian's, scraping one page each second."""
+
+    def __init__(self, stack: Stack, target: int) -> None:
+        self._port = free_port()
+        scrape = {
+            "job_name": "fcgi",
+            "scrape_interval": "1s",
+            "scrape_timeout": "1s",
+            "static_configs": [{"targets": [f"127.0.0.1:{target}"]}],
+        }
+        configuration = stack.folder / "prometheus.yml"
+        configuration.write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+        assert PROMETHEUS is not None
+        self.program = stack.run(
+            "prometheus",
+            PROMETHEUS,
+            f"--config.file={configuration}",
+            f"--storage.tsdb.path={stack.folder}/tsdb",
+            f"--web.listen-address=127.0.0.1:{self._port}",
+        )
+
+    def ask(self, path: str, **query: str) -> Any:
+        """What its API answers; None while it does not listen."""
+        try:
+            url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.URLError:
+            assert self.program.running, self.program.text
+            return None
+
+    def query(self, query: str) -> list[float]:
+        """The values of a query's result."""
+        found = self.ask("query", query=query)
+        return [] if found is None else [float(one["value"][1]) for one in found["result"]]
+
+
+@needs_prometheus
+def test_prometheus_scrapes_it(start: Callable[..., Stack], port: int) -> None:
+    stack = start_metered(start, port)
+    for _ in range(7):
+        stack.ask("/")
+    prometheus = Prometheus(stack, port)
+    wait_until(lambda: prometheus.query('up{job="fcgi"}') == [1], "Prometheus has scraped", 30)
+    wait_until(
+        lambda: prometheus.query('sum(fcgi_app_requests_total{server_name="shop.example"})') == [7],
+        "the application's figures",
+    )
+    assert prometheus.query('orders_total{kind="gift \\"wrapped\\"",worker="shop"}') == [7]
+    assert prometheus.query("histogram_quantile(1, fcgi_web_request_seconds_bucket)")[0] > 0
+    metadata = prometheus.ask("metadata", metric="fcgi_web_request_seconds")["fcgi_web_request_seconds"][0]
+    assert (metadata["type"], metadata["help"]) == ("histogram", "Time from a request's first record to its end.")
+    targets = prometheus.ask("targets")["activeTargets"]
+    assert [target["lastError"] for target in targets] == [""]
+    assert prometheus.program.stop() == 0
