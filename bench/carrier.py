@@ -1,6 +1,7 @@
-"""The userspace SCTP carrier beside asyncio's TCP, from process to process over loopback: messages and CPU.
+"""The SCTP carriers beside asyncio's TCP, from process to process over loopback: messages and CPU.
 
     python bench/carrier.py [--rounds 5] [--megabytes 64] [--sizes 256 1024 ...] [--json] [--uvloop]
+    script/lab run .venv/bin/python bench/carrier.py --kinds kernel sctp tcp-protocol    # kernel SCTP: in the lab
 
 Each turn starts a receiver and a sender anew and moves whole messages of one size one way; over TCP each has a length
 before it. The kinds take turns within a round, and medians are printed: on a shared machine trust ratios, not figures.
@@ -24,10 +25,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fcgi_core.sctp.carrier import Address, Association, CarrierOptions, Message
+from fcgi_core.sctp import open_carrier
+from fcgi_core.sctp.carrier import Address, Association, Carrier, CarrierOptions, Message
 from fcgi_core.sctp.userspace import UserspaceCarrier
 
 KINDS = ("sctp", "tcp-streams", "tcp-protocol")
+"""`sctp` is the userspace carrier. `kernel` is measured where it is asked for."""
 SIZES = (256, 1024, 8192, 16384)
 STREAMS = 64
 BATCH = 64
@@ -103,7 +106,22 @@ class SctpEnd:
 
 
 async def receive_sctp(meter: Meter) -> None:
-    carrier = UserspaceCarrier(CarrierOptions())
+    await receive_on(UserspaceCarrier(CarrierOptions()), meter)
+
+
+async def send_sctp(port: int, messages: int, size: int) -> None:
+    await send_on(UserspaceCarrier(CarrierOptions()), port, messages, size)
+
+
+async def receive_kernel(meter: Meter) -> None:
+    await receive_on(open_carrier("kernel", CarrierOptions()), meter)
+
+
+async def send_kernel(port: int, messages: int, size: int) -> None:
+    await send_on(open_carrier("kernel", CarrierOptions()), port, messages, size)
+
+
+async def receive_on(carrier: Carrier, meter: Meter) -> None:
     end = SctpEnd(meter)
     end.left = -1
     end.pump = lambda: None  # type: ignore[method-assign]
@@ -114,8 +132,7 @@ async def receive_sctp(meter: Meter) -> None:
     carrier.close()
 
 
-async def send_sctp(port: int, messages: int, size: int) -> None:
-    carrier = UserspaceCarrier(CarrierOptions())
+async def send_on(carrier: Carrier, port: int, messages: int, size: int) -> None:
     end = SctpEnd(None, messages, size)
     carrier.connect(Address(("127.0.0.1",), 9000, port), end)
     await end.down.wait()
@@ -223,8 +240,13 @@ async def send_protocol(port: int, messages: int, size: int) -> None:
     await sender.lost.wait()
 
 
-RECEIVE = {"sctp": receive_sctp, "tcp-streams": receive_streams, "tcp-protocol": receive_protocol}
-SEND = {"sctp": send_sctp, "tcp-streams": send_streams, "tcp-protocol": send_protocol}
+RECEIVE = {
+    "sctp": receive_sctp,
+    "kernel": receive_kernel,
+    "tcp-streams": receive_streams,
+    "tcp-protocol": receive_protocol,
+}
+SEND = {"sctp": send_sctp, "kernel": send_kernel, "tcp-streams": send_streams, "tcp-protocol": send_protocol}
 
 
 async def receive_main(kind: str, messages: int) -> None:
@@ -270,7 +292,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=64, help="moved in each turn (150,000 messages at most)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=RECEIVE)
     parser.add_argument("--uvloop", action="store_true")
     parser.add_argument("--json", action="store_true", help="every turn, as JSON")
     parser.add_argument("--receive", nargs=2, help=argparse.SUPPRESS)

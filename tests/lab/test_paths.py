@@ -16,7 +16,7 @@ from fcgi_core.sctp.carrier import Address, Carrier, CarrierError, CarrierOption
 from tests.lab.namespaces import APP, inside, kernel_carrier, scenario
 from tests.sctp.contract import CarrierContract, Lab, Recorder
 
-QUICK = {
+QUICK: dict[str, Any] = {
     "heartbeat_interval": 0.2,
     "path_max_retransmissions": 2,
     "rto_initial": 0.1,
@@ -213,15 +213,17 @@ def test_the_queue_in_the_kernel_stays_short_and_the_path_busy(size: int) -> Non
         near, far = await lab.pair()
         count = (2 << 20) // size
         near.send([Message(1 + number % 9, bytes(size)) for number in range(count)])
-        longest = 0.0
+        longest, widest = 0.0, 0
         while far.received < count:
             seen = near.up.statistics()
-            longest = max(longest, seen.queued / max(64 << 10, 2 * (seen.congestion_window or 0)))
+            # what was handed over before a loss made the window narrow is still there
+            widest = max(widest, seen.congestion_window or 0)
+            longest = max(longest, seen.queued / max(64 << 10, 2 * widest))
             await asyncio.sleep(0.05)
             assert not near.down
         assert longest < 2, longest
-        # it was the path that limited: 5 Mbit/s with a round trip of 0.2 s hold 125,000 bytes
-        assert (near.up.statistics().congestion_window or 0) > 60_000
+        # it was the path that limited, not the queue: 5 Mbit/s with a round trip of 0.2 s hold 125,000 bytes
+        assert widest > 60_000, widest
 
     lab().run(body)
 
