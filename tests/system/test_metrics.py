@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import urllib.error
 import urllib.parse
@@ -86,14 +85,12 @@ def test_the_last_figures_of_a_process_stay_for_a_while(start: Callable[..., Sta
 
 def test_a_request_that_no_application_takes_is_counted(start: Callable[..., Stack], port: int) -> None:
     stack = start("metered:application", web={"queue_timeout": 0}, plugins={"metrics": {"listen": f"127.0.0.1:{port}"}})
-    stack.app.send(signal.SIGKILL)
-    stack.app.wait()
+    assert stack.app.stop() == 0
     wait_until(lambda: stack.ask("/").status in (502, 503), "no application is there")
     before = figure(port, 'fcgi_web_requests_failed_total{server_name="shop.example"}')
     assert before
     assert stack.ask("/").status in (502, 503)
     assert figure(port, 'fcgi_web_requests_failed_total{server_name="shop.example"}') == before + 1
-    stack.apps.clear()
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (script/setup test)")
