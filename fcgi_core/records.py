@@ -168,17 +168,21 @@ def decode_pairs(data: bytes) -> dict[str, str]:
     try:
         while position < end:
             name_length = data[position]
-            if name_length < 128:
-                position += 1
+            value_length = data[position + 1]
+            if (name_length | value_length) < 128:  # both are short, as nearly always
+                position += 2
             else:
-                name_length = int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF
-                position += 4
-            value_length = data[position]
-            if value_length < 128:
-                position += 1
-            else:
-                value_length = int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF
-                position += 4
+                if name_length < 128:
+                    position += 1
+                else:
+                    name_length = int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF
+                    position += 4
+                value_length = data[position]
+                if value_length < 128:
+                    position += 1
+                else:
+                    value_length = int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF
+                    position += 4
             value_start = position + name_length
             name = text[position:value_start]
             position = value_start + value_length

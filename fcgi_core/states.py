@@ -7,19 +7,19 @@ server (the *output*) it is STDOUT, closed by an empty record or simply by END_R
 before, between and after, and ends nothing; END_REQUEST never waits for it.
 
 Both tables are written once and used by both sides: the receiver asks whether a record may come, the sender moves along
-the same arrows. A record that a table does not have is the peer's mistake and ends that request alone.
+the same arrows. A record that a table does not have is the peer's mistake and ends that request alone. The states are text because the hash of text is quick, and these tables are asked for every record.
 """
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from .records import RecordType, Role
 
 __all__ = ["AFTER_PARAMS", "INPUT", "OUTPUT", "Input", "Output"]
 
 
-class Input(Enum):
+class Input(StrEnum):
     """What of a request the application has: the part that comes next."""
 
     PARAMS = "PARAMS"
@@ -29,7 +29,7 @@ class Input(Enum):
     COMPLETE = "complete"
 
 
-class Output(Enum):
+class Output(StrEnum):
     """What of a response the web side has."""
 
     OPEN = "open"

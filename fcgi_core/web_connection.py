@@ -40,6 +40,8 @@ class WebConnection(Connection):
         super().__init__(*args, **named)
         self._serial = 0
         self._recent: OrderedDict[tuple[int, int], Request] = OrderedDict()
+        self._forget_at = 0.0
+        """When the oldest of them is too old."""
         self._handlers |= {
             RecordType.STDOUT: self._on_stdout,
             RecordType.STDERR: self._on_stderr,
@@ -206,11 +208,21 @@ class WebConnection(Connection):
         request.ended_at = self._now
         recent = self._recent
         recent[request.key] = request
-        while len(recent) > REMEMBERED or self._now - next(iter(recent.values())).ended_at > REMEMBER_FOR:
-            _, forgotten = recent.popitem(last=False)
-            forgotten.context = None  # the user's object holds the request: without a circle both are free at once
+        if len(recent) > REMEMBERED or self._now >= self._forget_at:
+            self._forget()
         self._close_lanes(request)
         self._answer_drain()
+
+    def _forget(self) -> None:
+        """Forget the ended requests that are too many or too old."""
+        recent = self._recent
+        while recent:
+            oldest = next(iter(recent.values()))
+            if len(recent) <= REMEMBERED and self._now - oldest.ended_at <= REMEMBER_FOR:
+                self._forget_at = oldest.ended_at + REMEMBER_FOR + 0.001
+                return
+            recent.popitem(last=False)
+            oldest.context = None  # the user's object holds the request: without a circle both are free at once
 
     def _on_drain(self, content: bytes) -> None:
         super()._on_drain(content)

@@ -98,7 +98,7 @@ class WebExchange(Exchange):
         self.input = Input.PARAMS
         self.raw_params: bytes = b""
         self._params: dict[str, str] | None = None
-        self.body: list[tuple[RecordType, bytes]] = []
+        self.body: list[tuple[int, bytes]] = []
         """What has come of STDIN (or DATA) and was not passed on; empty content marks an end."""
         self.input_closed = False
         """All of the input has come; with what is in `body`, it is whole."""
@@ -118,7 +118,10 @@ class WebExchange(Exchange):
     @property
     def params(self) -> Mapping[str, str]:
         if self._params is None:
-            self._params = decode_pairs(self.raw_params)
+            try:
+                self._params = decode_pairs(self.raw_params)
+            except ValueError:
+                self._params = {}  # the application refuses the request; they are not read here until somebody asks
         return self._params
 
     def _made_identity(self) -> str:
@@ -350,7 +353,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.write(record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0))))
             return
         exchange.input = following
-        exchange.body.append((RecordType(kind), content))
+        exchange.body.append((kind, content))
         exchange.bytes_in += len(content)
         exchange.input_closed = following is Input.COMPLETE
         if exchange not in ready:
@@ -363,10 +366,6 @@ class DownstreamConnection(asyncio.Protocol):
                 log.warning("%s sent more than %d bytes of PARAMS; answered 431", self._peer(), MAX_PARAMS)
                 exchange.fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {MAX_PARAMS} bytes of PARAMS")
             return
-        try:
-            exchange.params  # noqa: B018  decoded here: what is wrong with them is the web server's error
-        except ValueError as error:
-            raise RemoteProtocolError(str(error), record_type=RecordType.PARAMS, request_key=(exchange.id, 0)) from None
         exchange.input = AFTER_PARAMS[exchange.role]
         exchange.input_closed = exchange.input is Input.COMPLETE
         ready.append(exchange)

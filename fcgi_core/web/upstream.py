@@ -280,6 +280,8 @@ class Upstream:
             exchange.fail(HTTPStatus.BAD_GATEWAY, "the application's answer broke off")
             self._owner.finished(exchange, error="the answer broke off")
             return
+        if exchange.first_byte is None and not exchange.bytes_out:
+            log.warning("application %s ended request %s without an answer", self.address, exchange.identity)
         self.health.succeeded()
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
