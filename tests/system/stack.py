@@ -59,7 +59,7 @@ http {{
     fastcgi_read_timeout 60s;
     add_header X-Request-Id $request_id always;
     server {{
-        listen 127.0.0.1:{port} default_server backlog=1024;
+        listen 127.0.0.1:{port} default_server backlog=1024 sndbuf=64k;
         server_name shop.example;
         location / {{ fastcgi_pass applications; }}
     }}

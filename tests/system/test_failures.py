@@ -1,0 +1,269 @@
+"""What goes wrong: applications that die, are away, are slow, or have company; clients that go."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.system.applications import content, digest
+from tests.system.stack import Stack, in_background, wait_until
+
+Start = Callable[..., Stack]
+RETURN = 3.0
+"""Seconds within which a returned application must be found. A second is the aim; this is for slow machines."""
+LOSS = 5.0
+"""Seconds within which the death of a process on this machine must be noticed."""
+LOSS_IS_NOTICED_LATE = pytest.mark.xfail(
+    reason="userspace SCTP: nobody says that a killed process is gone; retransmissions take 15 s to tell"
+)
+
+
+def test_the_application_is_killed_and_comes_back(start: Start) -> None:
+    """The request inside is lost, with 502; the application is found again as soon as it is back."""
+    stack = start()
+    with in_background(lambda: stack.ask("/sleep?seconds=30")) as lost:
+        stack.saw("sleep begun")
+        stack.app.kill()
+        time.sleep(0.5)
+        stack.apps = [stack.start_app()]
+        stack.app.says("ready")
+        ready = time.monotonic()
+        wait_until(lambda: stack.ask("/hello").status == 200, "it answers again", RETURN)
+        assert time.monotonic() - ready < RETURN
+        assert lost()[0].status == 502
+
+
+@LOSS_IS_NOTICED_LATE
+def test_requests_wait_while_a_killed_application_is_away(start: Start) -> None:
+    stack = start()
+    stack.ask("/hello")
+    stack.app.kill()
+    with in_background(*[lambda: stack.ask("/hello")] * 5) as waiting:
+        time.sleep(0.5)
+        stack.apps = [stack.start_app()]
+        assert [(answer.status, answer.body) for answer in waiting()] == [(200, b"hello")] * 5
+
+
+def test_requests_wait_while_the_application_is_away(start: Start) -> None:
+    stack = start()
+    assert stack.app.stop() == 0
+    with in_background(*[lambda: stack.ask("/hello")] * 5) as waiting:
+        time.sleep(0.5)
+        stack.apps = [stack.start_app()]
+        stack.app.says("ready")
+        ready = time.monotonic()
+        answers = waiting()
+        assert time.monotonic() - ready < RETURN
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b"hello")] * 5
+
+
+@LOSS_IS_NOTICED_LATE
+def test_a_download_breaks_off_when_the_application_is_killed(start: Start) -> None:
+    stack = start()
+    connection = stack.connect(timeout=LOSS)
+    connection.request("GET", "/forever", headers={"Host": "shop.example"})
+    response = connection.getresponse()
+    try:
+        assert response.read(11) == b"still here\n"
+        stack.app.kill()
+        stack.apps = []
+        # unbuffered and without a length nginx itself cannot tell a cut from an end; what counts is that it ends
+        response.read()
+    except (http.client.IncompleteRead, ConnectionError):
+        pass
+    finally:
+        response.close()
+        connection.close()
+
+
+def test_killed_under_load(start: Start) -> None:
+    """Only the requests inside are lost; all others are answered, with the right body."""
+    stack = start()
+    stop = []
+
+    def load(worker: int) -> list[tuple[int, bool]]:
+        outcomes = []
+        while not stop:
+            name = f"{worker}.{len(outcomes)}"
+            try:
+                answer = stack.ask(f"/big?size=20000&seed={name}")
+            except (http.client.IncompleteRead, ConnectionError):
+                outcomes.append((502, False))  # it was inside, and its head had gone already
+                continue
+            outcomes.append((answer.status, digest([answer.body]) == digest(content(20_000, name))))
+        return outcomes
+
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(load, worker) for worker in range(8)]
+        try:
+            for _ in range(3):
+                time.sleep(0.7)
+                stack.app.kill()
+                stack.apps = [stack.start_app()]
+                stack.app.says("is up")
+                time.sleep(0.3)
+        finally:
+            stop.append(True)
+        outcomes = [outcome for future in futures for outcome in future.result(60)]
+    good = [outcome for outcome in outcomes if outcome == (200, True)]
+    lost = [outcome for outcome in outcomes if outcome[0] == 502]
+    assert len(good) + len(lost) == len(outcomes)
+    assert len(lost) <= 3 * 8, "no more than were inside at the time"
+    assert len(good) > 100
+
+
+def test_no_application(start: Start) -> None:
+    """503 for those that waited in vain; 502 at once when none has been there for long."""
+    stack = start(web={"queue_timeout": 1.5})
+    assert stack.app.stop() == 0
+    stack.apps = []
+    answer = stack.ask("/hello")
+    assert answer.status == 503
+    assert answer.headers["Retry-After"] == "1"
+    time.sleep(0.5)
+    began = time.monotonic()
+    assert stack.ask("/hello").status == 502
+    assert time.monotonic() - began < 1.4
+    assert "no application can be reached" in (stack.folder / "nginx-error.log").read_text()
+
+
+def test_an_application_that_takes_too_long(start: Start) -> None:
+    stack = start(web={"request_timeout": 1})
+    with in_background(lambda: stack.ask("/sleep?seconds=4")) as late:
+        stack.saw("sleep begun")
+        assert stack.ask("/hello").status == 200
+        assert late()[0].status == 504
+    # a slow answer that keeps coming is not late
+    assert stack.ask("/drip?digits=20").body == b"01234567890123456789"
+
+
+def test_the_client_goes(start: Start) -> None:
+    """The application is told: the iterable of its answer is closed."""
+    stack = start()
+    with socket.create_connection(("127.0.0.1", stack.port), 10) as client:
+        client.sendall(b"GET /forever HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+        received = b""
+        while b"still here" not in received:
+            received += client.recv(4096)
+        assert stack.seen("forever closed") == 0
+    stack.saw("forever closed")
+
+
+def test_the_client_goes_in_the_middle_of_an_upload(start: Start) -> None:
+    """The application's read does not end as if that were all."""
+    stack = start()
+    with socket.create_connection(("127.0.0.1", stack.port), 10) as client:
+        client.sendall(
+            b"POST /upload HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 500000\r\n\r\n" + bytes(200_000)
+        )
+        stack.saw("upload begun")
+        assert stack.seen("upload over") == 0
+    stack.saw("upload over")
+    assert stack.seen("upload complete") == 0
+
+
+def test_many_clients_go_and_nothing_is_left(start: Start) -> None:
+    stack = start(app={"threads": 4})
+    clients = []
+    for _ in range(40):
+        client = socket.create_connection(("127.0.0.1", stack.port), 10)
+        client.sendall(b"GET /cheap?size=10485760 HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+        assert client.recv(100)
+        clients.append(client)
+    for client in clients:
+        client.close()
+    assert stack.ask("/hello").body == b"hello"
+
+
+def processes(stack: Stack) -> set[bytes]:
+    """Which processes answer."""
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: stack.ask("/process"), range(60)))
+    assert {answer.status for answer in answers} == {200}
+    return {answer.body for answer in answers}
+
+
+def test_several_applications_share_the_load(start: Start) -> None:
+    stack = start(endpoints=3)
+    wait_until(lambda: len(processes(stack)) == 3, "all three answer")
+    assert stack.apps.pop(0).stop() == 0
+    assert len(processes(stack)) == 2
+    stack.apps.append(stack.start_app(0))
+    stack.apps[-1].says("is up")
+    wait_until(lambda: len(processes(stack)) == 3, "all three answer again")
+
+
+@LOSS_IS_NOTICED_LATE
+def test_one_of_several_applications_is_killed(start: Start) -> None:
+    stack = start(endpoints=2)
+    wait_until(lambda: len(processes(stack)) == 2, "both answer")
+    stack.apps.pop(0).kill()
+    wait_until(lambda: "is down" in stack.web.text, "the loss is noticed", LOSS)
+    assert len(processes(stack)) == 1
+
+
+@pytest.mark.parametrize("side", ["app", "web"])
+def test_sigterm_lets_requests_end(start: Start, side: str) -> None:
+    stack = start()
+    with in_background(lambda: stack.ask("/sleep?seconds=1"), lambda: stack.ask("/drip?digits=12")) as answers:
+        stack.saw("sleep begun")
+        stack.saw("drip begun")
+        program = stack.app if side == "app" else stack.web
+        began = time.monotonic()
+        assert program.stop() == 0, program.text
+        assert time.monotonic() - began < 4, "it ends when its requests have ended"
+        assert [(answer.status, answer.body) for answer in answers()] == [(200, b"awake"), (200, b"012345678901")]
+    if side == "web":
+        assert stack.ask("/hello").status == 502, "nginx finds nobody"
+        stack.start_web()
+        wait_until(lambda: stack.ask("/hello").status == 200, "nginx finds the new one")
+
+
+def test_a_restart_of_the_application_loses_nothing(start: Start) -> None:
+    """SIGTERM, then a new one, under load: every request is answered."""
+    stack = start()
+    stop = []
+
+    def load() -> list[int]:
+        statuses = []
+        while not stop:
+            statuses.append(stack.ask("/big?size=5000").status)
+        return statuses
+
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(load) for _ in range(6)]
+        try:
+            for _ in range(2):
+                time.sleep(0.5)
+                assert stack.app.stop() == 0
+                stack.apps = [stack.start_app()]
+                stack.app.says("is up")
+                time.sleep(0.3)
+        finally:
+            stop.append(True)
+        statuses = [status for future in futures for status in future.result(60)]
+    assert set(statuses) == {200}
+
+
+def test_grace_has_an_end(start: Start) -> None:
+    stack = start(app={"grace": 0.5})
+    with in_background(lambda: stack.ask("/sleep?seconds=20")) as lost:
+        stack.saw("sleep begun")
+        began = time.monotonic()
+        assert stack.app.stop() == 0
+        assert time.monotonic() - began < 5
+        assert lost()[0].status == 502
+    stack.apps = []
+
+
+def test_a_web_side_that_was_killed_leaves_a_socket_that_does_not_matter(start: Start) -> None:
+    stack = start(app={"grace": 0.5})
+    stack.web.kill()
+    assert (stack.folder / "web.sock").exists()
+    stack.start_web()
+    wait_until(lambda: stack.ask("/hello").status == 200, "the new web side answers")
