@@ -2,13 +2,14 @@
 
 Plugins hand items over on any thread; the loop picks them up, many to a wake-up, and gives each to an association. An
 item of a plain channel is the association's from then on. One of an acknowledged channel stays in the channel's spool
-until the peer has said that it took it over; if the association is lost before, it is sent again on another: at least
-once, numbered, so that the receiver can tell a repetition.
+from the call that sends it until the peer has said that it took it over; if the association is lost before, it is sent
+again on another: at least once, numbered, so that the receiver can tell a repetition.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ class Delivery:
         self._waiting: dict[str, deque[tuple[bytes, int]]] = {}
         self._waiting_bytes: dict[str, int] = {}
         self._queue: deque[tuple[str, bytes, Target, int]] = deque()
+        self._filled: dict[str, None] = {}
+        """Acknowledged channels with items that were not there before."""
+        self._losing = threading.Lock()
         self._wake_loop = wake_loop
         self._awake = False
         self._closed = False
@@ -86,7 +90,14 @@ class Delivery:
         """Queue an item for the loop to pick up. PluginError for a channel that was not declared."""
         if channel not in self._channels:
             raise PluginError(f"channel {channel!r} was not declared for sending on this side")
-        self._queue.append((channel, item, target, urgency))
+        spool = self._spools.get(channel)
+        if spool is None:
+            self._queue.append((channel, item, target, urgency))
+        elif spool.add(item):  # here and now: from when this returns, the item survives what becomes of the process
+            self._filled[channel] = None
+        else:
+            self._lose(channel)
+            return
         if not self._awake and not self._closed:
             self._awake = True
             self._wake_loop(self.send_queued)
@@ -132,6 +143,12 @@ class Delivery:
             link = self._send(channel, item, target, urgency)
             if link is not None:
                 touched.add(link.driver)
+        while self._filled:
+            name, _ = self._filled.popitem()
+            link = self._taker(name)
+            if link is not None:
+                self._fill(name, link)
+                touched.add(link.driver)
         for driver in touched:
             driver.wake()
 
@@ -168,12 +185,7 @@ class Delivery:
             return link
         if link not in self.links or not link.connection.takes(name):
             link = self._taker(name)
-        if channel.acknowledged:
-            if not self._spools[name].add(item):
-                self._lose(name)
-            elif link is not None:
-                self._fill(name, link)
-        elif link is None:
+        if link is None:
             self._wait(channel, item, urgency)
         else:
             link.connection.send_feedback(name, item, None, urgency)
@@ -202,4 +214,5 @@ class Delivery:
         self._waiting_bytes[channel.name] = size
 
     def _lose(self, name: str) -> None:
-        self.lost[name] = self.lost.get(name, 0) + 1
+        with self._losing:
+            self.lost[name] = self.lost.get(name, 0) + 1

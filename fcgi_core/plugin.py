@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -185,6 +186,8 @@ class FeedEntry:
     """Identity of the request, '' if there is none."""
     fields: Mapping[str, str] | None = None
     """Structured data, flat."""
+    host: str = ""
+    """HOSTNAME: the machine that it was written on."""
 
 
 class Host(Protocol):
@@ -249,9 +252,17 @@ class Half:
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         """The other half sent this. `request` is None at association scope, and for one long over."""
 
-    def commit(self) -> None:
-        """Take over for good what `feedback` brought on acknowledged channels: when this returns, it is acknowledged, and
-        the other side forgets it. If it raises, it is not."""
+    def commit(self) -> Future[None] | None:
+        """Take over for good what `feedback` brought until now on acknowledged channels; called at most every 50 ms.
+
+        None: that is done, and it is acknowledged: the other side forgets it. If it takes longer, as on a disk, return
+        a future instead of waiting, and set its result, on any thread, when it is done; there may be several at once.
+        If this raises, or the future has an exception, nothing is acknowledged now.
+        """
+        return None
+
+    def reopen(self) -> None:
+        """SIGUSR1: open anew the files that are written to; something has moved them away."""
 
     def configure(self, options: Any, server_name: str | None = None) -> None:
         """The options changed while running, for one virtual host if named; they are checked already. Called too, right

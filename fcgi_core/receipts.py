@@ -1,10 +1,20 @@
-"""What arrived on acknowledged channels: repetitions are told from what is new, and what is to be acknowledged is kept."""
+"""What arrived on acknowledged channels: repetitions are told from what is new, what was taken over is acknowledged."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Generic, Literal, TypeVar
 
-__all__ = ["Receipts"]
+from .delivery import Link
+from .driver import Loop
+
+__all__ = ["Acknowledger", "Receipts"]
+
+ACKNOWLEDGE_AFTER = 0.05
+"""Seconds that items of acknowledged channels are collected before they are taken over for good, together."""
 
 REMEMBERED_SENDERS = 1024
 """Sending processes whose numbers are remembered; those that have been silent for longest are forgotten first."""
@@ -52,3 +62,65 @@ class Receipts:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(key)
         return seen.add(number)
+
+
+Owner = TypeVar("Owner")
+
+
+class Acknowledger(Generic[Owner]):
+    """Collects what came on acknowledged channels, has its owner take it over, and then tells the sender.
+
+    `commit(owner)` is the plugin's hook: None, or a future that is done when the owner has taken over what came before
+    the call; False if the hook failed.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        wake_loop: Callable[[Callable[[], None]], object],
+        commit: Callable[[Owner], Future[None] | Literal[False] | None],
+    ) -> None:
+        self._loop = loop
+        self._wake_loop = wake_loop
+        self._commit = commit
+        self._receipts = Receipts()
+        self._pending: dict[tuple[str, Link], tuple[Owner, int]] = {}
+        """By channel and association: the number of the last item that nobody was asked to take over yet."""
+
+    def received(self, owner: Owner, channel: str, link: Link, number: int) -> bool:
+        """Count an item; False if it had come before."""
+        if not self._pending:
+            self._loop.call_at(self._loop.time() + ACKNOWLEDGE_AFTER, self._ask)
+        self._pending[channel, link] = (owner, number)
+        return self._receipts.is_new(link.info.peer_instance, channel, number)
+
+    def forget(self, link: Link) -> None:
+        """The association is gone."""
+        self._pending = {key: value for key, value in self._pending.items() if key[1] is not link}
+
+    def _ask(self) -> None:
+        pending, self._pending = self._pending, {}
+        by_owner: dict[Owner, list[tuple[str, Link, int]]] = {}
+        for (channel, link), (owner, number) in pending.items():
+            by_owner.setdefault(owner, []).append((channel, link, number))
+        for owner, items in by_owner.items():
+            done = self._commit(owner)
+            if done is None:
+                _tell(items)
+            elif done is not False:
+                done.add_done_callback(partial(self._committed, items))
+
+    def _committed(self, items: list[tuple[str, Link, int]], done: Future[None]) -> None:
+        """On any thread."""
+        if done.exception() is not None:
+            return
+        try:
+            self._wake_loop(partial(_tell, items))
+        except RuntimeError:
+            pass  # the loop is closed: it will come again, to another process
+
+
+def _tell(items: list[tuple[str, Link, int]]) -> None:
+    for channel, link, number in items:
+        link.connection.acknowledge(channel, number)  # nothing happens if the association is gone
+        link.driver.wake()

@@ -56,6 +56,8 @@ class Running:
     stop: Callable[[], Awaitable[None]]
     reload: Callable[[], None] | None = None
     """What SIGHUP does."""
+    reopen: Callable[[], None] | None = None
+    """What SIGUSR1 does."""
 
 
 async def _start_web(config: Config, web: WebConfig) -> Running:
@@ -78,13 +80,15 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
         ),
     )
     await service.start()
-    return Running(lambda: service.stop(web.grace), lambda: _adopt(config, service.supervisor))
+    return Running(
+        lambda: service.stop(web.grace), lambda: _adopt(config, service.supervisor), service.supervisor.reopen
+    )
 
 
 async def _start_workers(app: AppConfig, count: int) -> Running:
     workers = Workers(count, worker_command(), app.grace)
     await workers.start()
-    return Running(workers.stop, workers.reload)
+    return Running(workers.stop, workers.reload, workers.reopen)
 
 
 async def _start_app(config: Config, app: AppConfig) -> Running:
@@ -109,7 +113,9 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
     if app.max_requests is not None or app.max_memory is not None:
         _watch_limits(service, app)
     tell_ready()
-    return Running(lambda: service.stop(app.grace), lambda: _adopt(config, service.supervisor))
+    return Running(
+        lambda: service.stop(app.grace), lambda: _adopt(config, service.supervisor), service.supervisor.reopen
+    )
 
 
 def _adopt(config: Config, supervisor: Supervisor) -> None:
@@ -174,6 +180,8 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     running = await start()
     if running.reload is not None:
         loop.add_signal_handler(signal.SIGHUP, running.reload)
+    if running.reopen is not None:
+        loop.add_signal_handler(signal.SIGUSR1, running.reopen)
     # what is there now stays; requests free what they held without help, so the collector need not come often
     gc.collect()
     gc.freeze()

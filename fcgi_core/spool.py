@@ -1,14 +1,15 @@
-"""Items that are kept until somebody has taken them over, in memory and, if wished, in a file that survives the process.
+"""Items that are kept until somebody has taken them over, in memory and, if wished, in a file that outlives a process.
 
 The file is a log: records of items and of acknowledgements, each with a checksum, so that one that a kill cut in the
-middle is seen and left out. It is emptied whenever nothing is left to keep. It is not synced to the disk after each item:
-it survives the end of the process, not that of the machine.
+middle is seen and left out. It is emptied whenever nothing is left to keep. It is not synced to the disk after each
+item: it survives the end of the process, not that of the machine.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
 from collections import deque
 from collections.abc import Hashable
@@ -26,7 +27,10 @@ ITEM_OVERHEAD = 64
 
 
 class Spool:
-    """A numbered queue. Numbers rise by one, from 1, or from what an earlier process left."""
+    """A numbered queue. Numbers rise by one, from 1, or from what an earlier process left.
+
+    `add` may be called on any thread, the rest on one.
+    """
 
     def __init__(self, bound: int, path: Path | None = None) -> None:
         """Keep up to `bound` bytes; what a file at `path` holds from before is kept first. OSError if that cannot be
@@ -38,6 +42,7 @@ class Spool:
         """By receiver: numbers in the order in which they were sent to it."""
         self._size = 0
         self._next = 1
+        self._lock = threading.Lock()
         self._path = path
         self._file_size = 0
         self._file: int | None = None
@@ -50,15 +55,16 @@ class Spool:
     def add(self, item: bytes) -> bool:
         """Keep an item; False if there is no room."""
         cost = len(item) + ITEM_OVERHEAD
-        if self._size + cost > self.bound:
-            return False
-        number = self._next
-        self._next += 1
-        self._items[number] = item
-        self._unsent.append(number)
-        self._size += cost
-        if self._file is not None:
-            self._write(_record(number, item))
+        with self._lock:
+            if self._size + cost > self.bound:
+                return False
+            number = self._next
+            self._next += 1
+            self._items[number] = item
+            self._size += cost
+            if self._file is not None:
+                self._write(_record(number, item))
+            self._unsent.append(number)
         return True
 
     def next(self) -> tuple[int, bytes] | None:
@@ -78,30 +84,32 @@ class Spool:
         sent = self._sent.get(receiver)
         if sent is None or number not in sent:
             return
-        for taken in tuple(sent) if number != next(iter(sent)) else (number,):
-            del sent[taken]
-            self._size -= len(self._items.pop(taken)) + ITEM_OVERHEAD
-            if self._file is not None:
-                self._write(_record(taken, None))
-            if taken == number:
-                break
-        if self._file is not None and self._file_size > COMPACT * max(self._size, 65536):
-            self._rewrite()
+        with self._lock:
+            for taken in tuple(sent) if number != next(iter(sent)) else (number,):
+                del sent[taken]
+                self._size -= len(self._items.pop(taken)) + ITEM_OVERHEAD
+                if self._file is not None:
+                    self._write(_record(taken, None))
+                if taken == number:
+                    break
+            if self._file is not None and self._file_size > COMPACT * max(self._size, 65536):
+                self._rewrite()
 
     def forget(self, receiver: Hashable) -> int:
         """`receiver` is gone: what it had not acknowledged is to be sent again, first. How many items that are."""
         sent = self._sent.pop(receiver, None)
         if not sent:
             return 0
-        count = len(sent)
-        self._unsent = deque(sorted({*sent, *self._unsent}))
-        return count
+        with self._lock:
+            self._unsent = deque(sorted({*sent, *self._unsent}))
+        return len(sent)
 
     def close(self) -> None:
         """Close the file; it is removed if nothing is left in it."""
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
+            with self._lock:
+                os.close(self._file)
+                self._file = None
             if not self._items and self._path is not None:
                 self._path.unlink(missing_ok=True)
 

@@ -30,7 +30,7 @@ from .plugin import (
     TransportFigures,
     WebHalf,
 )
-from .receipts import Receipts
+from .receipts import Acknowledger
 from .traffic import Traffic
 
 __all__ = ["Supervisor"]
@@ -39,13 +39,11 @@ FAILURES_ALLOWED = 10
 """Failed hooks in a row after which a plugin is set aside."""
 SET_ASIDE_FOR = 60.0
 """Seconds that it is set aside; then it gets another chance."""
-ACKNOWLEDGE_AFTER = 0.05
-"""Seconds that items of acknowledged channels are collected before they are taken over for good, together."""
 TICK = 1.0
 """Seconds between ticks."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
     """One running half and how it fares."""
 
@@ -115,9 +113,9 @@ class Supervisor:
         self._loop = loop
         self._wake_loop = wake_loop
         self._log = logging.getLogger("fcgi_sctp.plugins")
-        self._receipts = Receipts()
-        self._to_acknowledge: dict[tuple[str, Link], int] = {}
-        """By channel and association: the number of the last item that is not acknowledged yet."""
+        self._acknowledger: Acknowledger[_Entry] = Acknowledger(
+            loop, wake_loop, lambda entry: self._call(entry, entry.half.commit, failed=False)
+        )
         self._by_channel: dict[str, tuple[_Entry, Channel]] = {}
         self._entries: list[_Entry] = []
         enabled = list(enabled)
@@ -169,7 +167,7 @@ class Supervisor:
     def association_down(self, link: Link, reason: str) -> None:
         if link in self.links:
             self.delivery.remove(link)
-            self._to_acknowledge = {key: number for key, number in self._to_acknowledge.items() if key[1] is not link}
+            self._acknowledger.forget(link)
             self._ledger.close(link.connection)
             for entry in self._entries:
                 self._call(entry, entry.half.association_down, link.info, reason)
@@ -208,24 +206,14 @@ class Supervisor:
         entry, declared = known
         if declared.acknowledged:
             number, item = int.from_bytes(item[:8], "big"), item[8:]
-            if not self._to_acknowledge:
-                self._loop.call_at(self._loop.time() + ACKNOWLEDGE_AFTER, self._acknowledge)
-            self._to_acknowledge[channel, link] = number
-            if not item or not self._receipts.is_new(link.info.peer_instance, channel, number):
+            if not self._acknowledger.received(entry, channel, link, number) or not item:
                 return  # it came before, by an association that was lost before we could say so
         self._call(entry, entry.half.feedback, channel, item, request, link.info)
 
-    def _acknowledge(self) -> None:
-        """Have taken over for good what came, and say so."""
-        pending, self._to_acknowledge = self._to_acknowledge, {}
-        good: dict[str, bool] = {}
-        for (channel, link), number in pending.items():
-            entry = self._by_channel[channel][0]
-            if entry.name not in good:
-                good[entry.name] = self._call(entry, entry.half.commit, failed=False) is not False
-            if good[entry.name]:
-                link.connection.acknowledge(channel, number)
-                link.driver.wake()
+    def reopen(self) -> None:
+        """SIGUSR1: whoever writes files has to open them anew."""
+        for entry in self._entries:
+            self._call(entry, entry.half.reopen)
 
     def close(self) -> None:
         """Call each half's `close`, and send what it still had to say; nothing is called after it."""

@@ -1,7 +1,7 @@
 """Worker processes: an application on several processors, each worker with an endpoint and associations of its own.
 
-The parent runs no application. It starts each worker as a program of its own (a fresh interpreter: what SCTP and threads
-hold does not survive a fork), restarts the ones that end, with a growing pause if they end at once, and on SIGHUP
+The parent runs no application. It starts each worker as a program of its own (a fresh interpreter: what SCTP and
+threads hold does not survive a fork), restarts the ones that end, with a growing pause if they end at once, and on SIGHUP
 replaces them one after the other: a worker is told to stop, sends DRAIN, ends what it has, and its successor takes its
 place before the next one's turn comes. The web side sends to the others meanwhile, or lets requests wait.
 
@@ -66,6 +66,11 @@ class Workers:
         """Replace all workers, one after the other. A second call while it goes on does nothing."""
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
+
+    def reopen(self) -> None:
+        """Hand SIGUSR1 on to all workers."""
+        for slot in self._slots:
+            slot.send(signal.SIGUSR1)
 
     async def _reload(self) -> None:
         log.info("replacing %d workers", len(self._slots))
@@ -133,6 +138,11 @@ class _Slot:
                 self._replaced.set()
 
     _replacing = False
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the worker, if there is one now."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
 
     async def replace(self) -> None:
         """End the worker gracefully and wait until its successor listens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any, Literal
 
 import pytest
@@ -241,3 +242,37 @@ def test_what_is_wrong_with_plugins_is_told_all_at_once() -> None:
         "missing: no such",
     ):
         assert part in told
+
+
+def test_what_takes_long_is_acknowledged_when_it_is_done() -> None:
+    supervisor, half, loop = start()
+    futures: list[Future[None]] = []
+
+    def commit() -> Future[None]:
+        futures.append(Future())
+        return futures[-1]
+
+    half.commit = commit  # type: ignore[method-assign, assignment]
+    pair, link = linked(supervisor)
+    supervisor.feedback("example.sure", (1).to_bytes(8, "big") + b"one", None, link)
+    loop.pass_time(1)
+    supervisor.feedback("example.sure", (2).to_bytes(8, "big") + b"two", None, link)
+    loop.pass_time(1)
+
+    def acknowledged() -> list[int]:
+        pair.run()
+        return [event.number for event in pair.app_events if type(event).__name__ == "ItemsAcknowledged"]  # type: ignore[attr-defined]
+
+    assert acknowledged() == []
+    futures[0].set_result(None)
+    assert acknowledged() == [1]
+    futures[1].set_exception(OSError("disk full"))
+    assert acknowledged() == [1]
+
+
+def test_files_are_opened_anew() -> None:
+    supervisor, half, _ = start()
+    calls: list[str] = []
+    half.reopen = lambda: calls.append("reopen")  # type: ignore[method-assign]
+    supervisor.reopen()
+    assert calls == ["reopen"]
