@@ -74,7 +74,7 @@ class Call:
     """A request that the web side made, and what came of it."""
 
     def __init__(self, web: Web, params: dict[str, str], body: bytes | None, role: Role, hold: bool) -> None:
-        self.out = b""
+        self._out = bytearray()
         self.err = b""
         self.end: RequestEnded | RequestFailed | None = None
         self.hold = hold
@@ -104,7 +104,7 @@ class Call:
     def happened(self, event: Event) -> None:
         match event:
             case OutputReceived():
-                self.out += event.data
+                self._out += event.data
                 if not self.hold:
                     self._web.connection.consumed(self.request, len(event.data))
                     self._web.driver.wake()
@@ -120,6 +120,11 @@ class Call:
             await self._over.wait()
         assert isinstance(self.end, RequestEnded), self.end
         return self.answer
+
+    @property
+    def out(self) -> bytes:
+        """STDOUT up to now."""
+        return bytes(self._out)
 
     @property
     def answer(self) -> tuple[str, bytes]:

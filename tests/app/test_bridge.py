@@ -1,0 +1,524 @@
+"""The bridge, in front of a FastCGI server that does what each test tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcgi_core.app import bridge as bridge_module
+from fcgi_core.app import fastcgi_pool as pool_module
+from fcgi_core.app.bridge import FastcgiBridge
+from fcgi_core.app.fastcgi_pool import parse_address
+from fcgi_core.records import HEADER, ProtocolStatus, RecordType, Role, end_request, record
+from tests.app.fastcgi_server import Served, fastcgi_server
+from tests.app.harness import serving, settle, until
+
+BODY = bytes(range(256)) * 400
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def wrapper(**named: Any) -> None:
+        asyncio.run(test(**named))  # type: ignore[arg-type]
+
+    return wrapper
+
+
+def bridge(path: Path, **named: Any) -> FastcgiBridge:
+    return FastcgiBridge(f"unix:{path}", **named)
+
+
+async def answering(connection: Served) -> None:
+    """A server that does everything right: it tells what it got."""
+    while await connection.request_comes():
+        connection.answer(b"%b %d" % (connection.params["REQUEST_METHOD"].encode(), len(connection.stdin)))
+        if not connection.keep:
+            break
+
+
+# ---- what goes well
+
+
+@run
+async def test_requests_go_one_after_the_other_on_one_connection(path: Path) -> None:
+    async with fastcgi_server(path, answering) as connections, serving(bridge(path)) as web:
+        assert await web.get("/x?y=1") == ("Content-Type: text/plain", b"GET 0")
+        assert connections[0].params["REQUEST_URI"] == "/x?y=1"
+        assert (await web.post("/", BODY))[1] == b"POST 102400"
+        assert connections[0].stdin == BODY
+        assert len(connections) == 1
+
+
+@run
+async def test_a_connection_for_each_request(path: Path) -> None:
+    async with fastcgi_server(path, answering) as connections, serving(bridge(path, keep_connections=False)) as web:
+        for _ in range(3):
+            await web.get()
+        assert [one.keep for one in connections] == [False] * 3
+
+
+@run
+async def test_the_application_status_and_statuses_of_the_protocol(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            connection.write(end_request(1, 7, int(connection.params["QUERY_STRING"])))
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        for status in (ProtocolStatus.REQUEST_COMPLETE, ProtocolStatus.OVERLOADED, ProtocolStatus.UNKNOWN_ROLE):
+            call = web.call(QUERY_STRING=str(int(status)))
+            await call.over()
+            assert call.status is status
+        for unknown in (int(ProtocolStatus.INCOMPLETE), 77):
+            call = web.call(QUERY_STRING=str(unknown))
+            await call.over()
+            assert call.status is ProtocolStatus.INCOMPLETE
+
+
+@run
+async def test_params_beyond_64_kib(path: Path) -> None:
+    async with fastcgi_server(path, answering) as connections, serving(bridge(path)) as web:
+        assert (await web.get(HTTP_COOKIE="c" * 200_000))[1] == b"GET 0"
+        assert connections[0].params["HTTP_COOKIE"] == "c" * 200_000
+
+
+@run
+async def test_roles_and_a_filters_data(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        while await connection.params_come():
+            if connection.role == Role.AUTHORIZER:
+                connection.answer(b"allowed")
+                continue
+            connection.stdin = await connection.stream_comes()
+            connection.data = await connection.stream_comes(RecordType.DATA)
+            connection.answer(connection.stdin + b"|" + connection.data)
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path)) as web:
+        assert (await web.call(role=Role.AUTHORIZER).over())[1] == b"allowed"
+        call = web.call(body=None, role=Role.FILTER)
+        call.send(b"form", last=True)
+        call.send(b"x" * 500_000, is_data=True, last=True)
+        assert (await call.over())[1] == b"form|" + b"x" * 500_000
+        assert len(connections) == 1
+
+
+@run
+async def test_records_of_all_shapes(path: Path) -> None:
+    def padded(kind: int, content: bytes, padding: int) -> bytes:
+        return HEADER.pack(1, kind, 1, len(content), padding, 0) + content + b"\xff" * padding
+
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        connection.write(padded(RecordType.STDOUT, b"A: b\r\n\r\n", 255))
+        for padding in range(256):
+            connection.write(padded(RecordType.STDOUT, bytes((padding,)), padding))
+        connection.write(record(RecordType.STDOUT, 9, b"another's"), record(77, 1, b"?"))
+        connection.write(record(RecordType.GET_VALUES_RESULT, 0), record(RecordType.STDERR, 1))
+        connection.output(b"z" * 65535)
+        await connection.drained()
+        connection.write(padded(RecordType.STDOUT, b"", 8), padded(RecordType.END_REQUEST, bytes(8), 255))
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        assert await web.get() == ("A: b", bytes(range(256)) + b"z" * 65535)
+
+
+@run
+async def test_stderr_goes_to_the_plugins_or_on(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            connection.write(record(RecordType.STDERR, 1, b"PHP Notice: "), record(RecordType.STDERR, 1, b"no\n"))
+            connection.answer()
+
+    async with fastcgi_server(path, serve), serving(running := bridge(path)) as web:
+        call = web.call()
+        await call.over()
+        await until(lambda: call.err == b"PHP Notice: no\n", "STDERR comes")
+        taken: list[bytes] = []
+        running.service.supervisor.stderr = lambda exchange, data: not taken.append(data)  # type: ignore[method-assign]
+        call = web.call()
+        await call.over()
+        await settle()
+        assert call.err == b""
+        assert taken == [b"PHP Notice: ", b"no\n"]
+
+
+# ---- how much, how many
+
+
+@run
+async def test_no_more_connections_than_children(path: Path) -> None:
+    at_once = most = 0
+
+    async def serve(connection: Served) -> None:
+        nonlocal at_once, most
+        while await connection.request_comes():
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0.001)
+            at_once -= 1
+            connection.answer()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=3)) as web:
+        answers = await asyncio.gather(*(web.get() for _ in range(50)))
+        assert {body for _, body in answers} == {b"hello"}
+        assert most == len(connections) == 3
+
+
+@run
+async def test_a_queue_has_an_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "MAX_QUEUED", 2)
+    go_on = asyncio.Event()
+
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            await go_on.wait()
+            connection.answer()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=1)) as web:
+        first = web.call()
+        await until(lambda: connections, "the first has its connection")
+        second, third, fourth = web.call(), web.call(), web.call()
+        await fourth.over()
+        assert fourth.status is ProtocolStatus.OVERLOADED
+        go_on.set()
+        for call in (first, second, third):
+            assert (await call.over())[1] == b"hello"
+
+
+@run
+async def test_an_answer_that_nobody_reads_stays_with_the_server(path: Path) -> None:
+    sent = 0
+
+    async def serve(connection: Served) -> None:
+        nonlocal sent
+        assert await connection.request_comes()
+        for _ in range(100):
+            connection.output(b"x" * 100_000)
+            sent += 100_000
+            await connection.drained()
+        connection.write(end_request(1))
+        await connection.drained()
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call(hold=True)
+        await until(lambda: len(call.out) > 200_000, "the window fills")
+        await settle(200)
+        assert sent < 2_000_000
+        call.release()
+        await call.over()
+        assert len(call.out) == 10_000_000
+
+
+@run
+async def test_a_body_that_the_server_does_not_read_stays_with_the_client(path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def serve(connection: Served) -> None:
+        assert await connection.params_come()
+        await go_on.wait()
+        connection.answer(str(len(await connection.stream_comes())).encode())
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call(body=None)
+        call.send(b"x" * 5_000_000, last=True)
+        await settle(200)
+        assert call.request.send_window.sent < 2_000_000
+        go_on.set()
+        assert (await call.over())[1] == b"5000000"
+
+
+@run
+async def test_an_answer_before_the_body_was_read(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        assert await connection.params_come()
+        connection.answer(b"too large")
+        await connection.closed()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path)) as web:
+        for _ in range(2):
+            call = web.call(body=None)
+            call.send(b"x" * 5_000_000)
+            assert (await call.over())[1] == b"too large"
+        assert len(connections) == 2  # the rest of the body is not for the next request
+
+
+# ---- servers that close connections
+
+
+@run
+async def test_a_server_that_closes_after_each_answer_though_it_was_to_stay(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        connection.answer()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=2)) as web:
+        for _ in range(20):
+            assert (await web.post("/", b"x"))[1] == b"hello"
+        answers = await asyncio.gather(*(web.post("/", b"x") for _ in range(20)))
+        assert {body for _, body in answers} == {b"hello"}
+        assert len(connections) == 40
+
+
+@run
+async def test_a_kept_connection_that_breaks_before_the_answer(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            if connection.params["QUERY_STRING"] == "break" and connection.number == 0:
+                return
+            connection.answer()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path)) as web:
+        await web.get()
+        assert (await web.get("/?break"))[1] == b"hello"
+        assert len(connections) == 2
+
+
+@run
+async def test_what_may_not_be_made_twice_is_not(path: Path) -> None:
+    made: list[str] = []
+
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            made.append(connection.params["REQUEST_METHOD"])
+            if len(made) == 2:
+                return
+            connection.answer()
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        await web.get()
+        call = web.call({"REQUEST_METHOD": "POST"}, b"buy")
+        await call.over()
+        assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
+        assert made == ["GET", "POST"]
+
+
+@run
+async def test_a_new_connection_that_breaks_is_an_error(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path)) as web:
+        call = web.call()
+        await call.over()
+        assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
+        assert len(connections) == 1
+
+
+@run
+async def test_a_server_that_dies_in_its_answer(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        connection.output(b"Content-Type: text/plain\r\n\r\nhalf")
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call()
+        assert (await call.over())[1] == b"half"
+        assert call.status is ProtocolStatus.INCOMPLETE
+
+
+@run
+async def test_a_server_that_sends_no_end_request(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        connection.output(b"Content-Type: text/plain\r\n\r\nwhole")
+        connection.write(record(RecordType.STDOUT, 1))
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call()
+        assert (await call.over())[1] == b"whole"
+        assert call.status is ProtocolStatus.REQUEST_COMPLETE
+
+
+@run
+async def test_a_server_that_speaks_something_else(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(connection: Served) -> None:
+        connection.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await connection.closed()
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call()
+        await call.over()
+        assert call.status is ProtocolStatus.INCOMPLETE
+    assert "seems to speak HTTP" in caplog.text
+
+
+@run
+async def test_what_nobody_asked_for_ends_the_connection(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        connection.answer()
+        await connection.drained()
+        await asyncio.sleep(0.01)
+        connection.answer(b"not asked for")
+        await connection.closed()
+
+    async with fastcgi_server(path, serve) as connections, serving(running := bridge(path)) as web:
+        await web.get()
+        await until(lambda: running.pool.open == 0, "the connection is closed")
+        assert (await web.get())[1] == b"hello"
+        assert len(connections) == 2
+
+
+@run
+async def test_an_idle_connection_is_given_up_after_a_while(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "KEEP_IDLE", 0.02)
+    async with fastcgi_server(path, answering), serving(running := bridge(path)) as web:
+        await web.get()
+        assert running.pool.idle == 1
+        await until(lambda: running.pool.open == 0, "the connection is closed")
+        assert (await web.get())[1] == b"GET 0"
+
+
+# ---- servers that are away, and silent ones
+
+
+@run
+async def test_a_server_that_is_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "PATIENCE", 0.1)
+    async with serving(bridge(path)) as web:
+        calls = [web.call() for _ in range(10)]
+        for call in calls:
+            await call.over()
+            assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
+        late = web.call()  # known to be away: told at once
+        await late.over()
+        async with fastcgi_server(path, answering):
+            assert (await web.get())[1] == b"GET 0"
+
+
+@run
+async def test_a_server_that_is_started_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(bridge(path)) as web:
+        call = web.call()
+        await until(lambda: "cannot be reached" in caplog.text, "the first attempt fails")
+        async with fastcgi_server(path, answering):
+            assert (await call.over())[1] == b"GET 0"
+
+
+@run
+async def test_a_full_backlog_is_waited_for(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.setblocking(False)
+        listening.bind(str(path))
+        listening.listen(0)
+        async with serving(bridge(path, keep_connections=False)) as web:
+            calls = [web.call() for _ in range(4)]  # one or two fit the backlog, and then connect says EAGAIN
+            await settle(200)
+            assert all(call.end is None for call in calls)
+            loop = asyncio.get_running_loop()
+            for number in range(4):
+                accepted, _ = await loop.sock_accept(listening)
+                served = Served(*await asyncio.open_unix_connection(sock=accepted), number)
+                assert await served.request_comes()
+                served.answer()
+                served.writer.close()
+                await served.writer.wait_closed()
+            for call in calls:
+                assert (await call.over())[1] == b"hello"
+
+
+@run
+async def test_a_silent_server_is_a_504_or_a_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "SWEEP", 0.01)
+
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        if connection.params["QUERY_STRING"] == "half":
+            connection.output(b"Content-Type: text/plain\r\n\r\nhalf")
+        await connection.closed()
+
+    async with fastcgi_server(path, serve), serving(bridge(path, connections=2, timeout=0.1)) as web:
+        silent, half, waiting = web.call(), web.call(QUERY_STRING="half"), web.call()
+        head, body = await silent.over()
+        assert head.startswith("Status: 504 Gateway Timeout\r\n")
+        assert body == b"504 Gateway Timeout\n"
+        assert (await half.over())[1] == b"half"
+        assert half.status is ProtocolStatus.INCOMPLETE
+        await waiting.over()
+
+
+@run
+async def test_a_slow_client_is_not_the_servers_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "SWEEP", 0.01)
+
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            connection.answer(b"x" * 2_000_000)
+            await connection.drained()
+
+    async with fastcgi_server(path, serve), serving(bridge(path, timeout=0.05)) as web:
+        upload, download = web.call(body=None), web.call(hold=True)
+        upload.send(b"begun")
+        await asyncio.sleep(0.2)
+        assert upload.end is download.end is None
+        upload.send(b"done", last=True)
+        download.release()
+        for call in (upload, download):
+            assert len((await call.over())[1]) == 2_000_000
+
+
+# ---- clients that go away
+
+
+@run
+async def test_the_client_goes_away(path: Path) -> None:
+    closed: list[int] = []
+
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        connection.output(b"Content-Type: text/plain\r\n\r\n")
+        await connection.closed()
+        closed.append(connection.number)
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=1)) as web:
+        first = web.call()
+        await until(lambda: first.out, "the answer begins")
+        waiting, third = web.call(), web.call()
+        waiting.abort()
+        first.abort()
+        await until(lambda: closed == [0], "the server sees it")
+        await until(lambda: third.out, "the next one has its turn")
+        assert len(connections) == 2
+        third.abort()
+        await until(lambda: not web.connection.requests, "all requests end")
+
+
+@run
+async def test_requests_that_still_run_at_the_end_are_given_up(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        await connection.closed()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=1), grace=0) as web:
+        web.call(), web.call()
+        await until(lambda: connections, "the first has its connection")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("unix:/run/x.sock", "/run/x.sock"),
+        ("127.0.0.1:9000", ("127.0.0.1", 9000)),
+        ("[::1]:9000", ("::1", 9000)),
+        ("php.example:9000", ("php.example", 9000)),
+        (":9000", ("127.0.0.1", 9000)),
+    ],
+)
+def test_addresses(text: str, address: Any) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "unix:", "/run/x.sock", "host", "host:", "host:0", "host:65536", "host:x"])
+def test_wrong_addresses(text: str) -> None:
+    with pytest.raises(ValueError, match="write unix:/PATH"):
+        parse_address(text)
