@@ -7,6 +7,7 @@ FcgiSctpError
  +-- RequestRefused             no request can be begun now (limit reached, peer drains, not open)
  +-- ConfigError                the configuration is wrong; lists everything that is, at once
  +-- PluginError                a plugin cannot be used; says which and why
+ +-- WorkerError                a worker process ended before it was ready
 
 `fcgi_core.sctp.carrier.CarrierError` is the carriers' own: they stand alone.
 """
@@ -21,6 +22,7 @@ __all__ = [
     "RequestRefused",
     "ConfigError",
     "PluginError",
+    "WorkerError",
     "foreign_protocol_hint",
 ]
 
@@ -80,6 +82,10 @@ class ConfigError(FcgiSctpError):
 
 class PluginError(FcgiSctpError):
     """A plugin cannot be loaded, or broke its contract."""
+
+
+class WorkerError(FcgiSctpError):
+    """A worker process ended before it was ready; it has said why itself."""
 
 
 # First bytes that show a peer speaking something else, and what it speaks.

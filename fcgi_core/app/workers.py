@@ -18,6 +18,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from ..errors import WorkerError
+
 __all__ = ["READY_VARIABLE", "WORKER_VARIABLE", "Workers", "tell_ready", "worker_command"]
 
 log = logging.getLogger("fcgi_sctp.app")
@@ -54,11 +56,11 @@ class Workers:
         self._reloading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start all, and wait until they listen. RuntimeError if one ends before it does."""
+        """Start all, and wait until they listen. WorkerError if one ends before it does."""
         results = await asyncio.gather(*(slot.start() for slot in self._slots))
         if not all(results):
             await self.stop()
-            raise RuntimeError("a worker ended before it was ready; its own message is above")
+            raise WorkerError("a worker ended before it was ready; its own message is above")
         for slot in self._slots:
             slot.keep()
 

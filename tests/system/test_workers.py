@@ -1,0 +1,111 @@
+"""Workers: several processes of one application, found by the web side, replaced and restarted without a lost request."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.system.stack import Program, Stack, wait_until
+
+
+def process_ids(app: Program) -> list[int]:
+    """The workers' process ids, in the order in which they became ready."""
+    return [int(number) for number in re.findall(r"worker \d+ is ready, process (\d+)", app.text)]
+
+
+class Load:
+    """Small GETs from several threads until told to stop; what came of them."""
+
+    def __init__(self, stack: Stack, threads: int = 8) -> None:
+        self.seen: Counter[int] = Counter()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(stack,)) for _ in range(threads)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, stack: Stack) -> None:
+        while not self._stop.is_set():
+            self.seen[stack.ask("/hello").status] += 1
+
+
+@pytest.fixture
+def two(start: Callable[..., Stack]) -> Stack:
+    stack = start(application="applications:plain", app={"workers": 2})
+    stack.web.says("has a worker at")
+    wait_until(lambda: stack.web.text.count("is up") >= 2, "the web side has an association with each worker")
+    return stack
+
+
+def test_a_reload_replaces_every_worker_and_loses_no_request(two: Stack) -> None:
+    before = process_ids(two.app)
+    assert len(before) == 2
+    with Load(two) as load:
+        wait_until(lambda: load.seen[200] > 50, "requests are answered")
+        two.app.send(signal.SIGHUP)
+        two.app.says("all workers are replaced")
+        answered = load.seen[200]
+        wait_until(lambda: load.seen[200] > answered + 50, "requests are answered after it")
+    assert set(load.seen) == {200}
+    after = process_ids(two.app)[2:]
+    assert len(after) == 2
+    assert not set(before) & set(after)
+
+
+def test_a_killed_worker_is_started_again_and_the_other_serves_on(two: Stack) -> None:
+    with Load(two) as load:
+        wait_until(lambda: load.seen[200] > 50, "requests are answered")
+        os.kill(process_ids(two.app)[0], signal.SIGKILL)
+        two.app.says("ended with status -9")
+        wait_until(lambda: len(process_ids(two.app)) == 3, "it is started again")
+        answered = load.seen[200]
+        wait_until(lambda: load.seen[200] > answered + 50, "requests are answered after it")
+    # GET may be made twice, so those that were inside it went to the other
+    assert set(load.seen) == {200}
+
+
+def test_a_worker_is_replaced_after_so_many_requests(start: Callable[..., Stack]) -> None:
+    stack = start(application="applications:plain", app={"workers": 1, "max_requests": 100})
+    with Load(stack, threads=4) as load:
+        wait_until(lambda: len(process_ids(stack.app)) >= 2, "it is replaced")
+        answered = load.seen[200]
+        wait_until(lambda: load.seen[200] > answered + 20, "requests are answered after it")
+    assert set(load.seen) == {200}
+    assert "requests and is replaced" in stack.app.text
+
+
+def test_a_worker_is_replaced_when_it_has_grown(start: Callable[..., Stack]) -> None:
+    stack = start(application="applications:plain", app={"workers": 1, "max_memory": "2M"})
+    wait_until(lambda: len(process_ids(stack.app)) >= 2, "it is replaced")
+    assert "has grown to" in stack.app.text
+    assert stack.ask("/hello").status == 200
+
+
+def test_a_worker_that_cannot_start_ends_the_program_with_its_own_message(start: Callable[..., Stack]) -> None:
+    stack = start(application="applications:plain")
+    path = stack.write("broken", {"app": {"application": "nothing:here", "listen": "127.0.0.1:1", "workers": 2}})
+    broken = stack.run("broken", *_command(), "app", "--config", path)
+    assert broken.wait() != 0
+    assert "no module 'nothing'" in broken.text
+    assert "Traceback" not in broken.text
+
+
+def _command() -> list[str]:
+    from tests.system.stack import COMMAND
+
+    assert Path(COMMAND).exists()
+    return [COMMAND]
