@@ -51,6 +51,10 @@ class Exchange:
         raise NotImplementedError
 
     @property
+    def server_name(self) -> str:
+        return self.params.get("SERVER_NAME", "")
+
+    @property
     def plugin_data(self) -> dict[str, Any]:
         if self._plugin_data is None:
             self._plugin_data = {}

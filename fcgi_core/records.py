@@ -29,6 +29,7 @@ __all__ = [
     "Role",
     "begin_request",
     "decode_pairs",
+    "find_value",
     "encode_pairs",
     "end_request",
     "header",
@@ -192,6 +193,21 @@ def decode_pairs(data: bytes) -> dict[str, str]:
     if position != end:
         raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
     return pairs
+
+
+def find_value(data: bytes, name: bytes) -> str | None:
+    """The value of one of the name-value pairs of `data`, without a look at the others; None: ask `decode_pairs`.
+
+    For a name that the sender always gives: it stands in `data` once, so that no value can pose as the pair.
+    """
+    position = data.find(name)
+    if position < 2 or data.rfind(name) != position or data[position - 2] != len(name):
+        return None
+    start = position + len(name)
+    length = data[position - 1]
+    if length >= 128 or start + length > len(data):
+        return None
+    return data[start : start + length].decode("latin-1")
 
 
 class RecordReader:

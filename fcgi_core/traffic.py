@@ -151,14 +151,14 @@ class Traffic:
 
     def begin(self, request: RequestInfo) -> None:
         """A request has come; saying so again changes nothing."""
-        raw = request.params.get("SERVER_NAME", "")
+        raw = request.server_name
         self._running[request] = self._by_raw_name.get(raw) or self._find(raw)
 
     def end(self, request: RequestInfo, outcome: Outcome) -> None:
         """A request is over; one that was not begun is counted too."""
         found = self._running.pop(request, None)
         if found is None:
-            raw = request.params.get("SERVER_NAME", "")
+            raw = request.server_name
             found = self._by_raw_name.get(raw) or self._find(raw)
         found[1].add(outcome)
 

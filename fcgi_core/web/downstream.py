@@ -29,6 +29,7 @@ from ..records import (
     decode_pairs,
     encode_pairs,
     end_request,
+    find_value,
     record,
     stream_records,
 )
@@ -123,6 +124,11 @@ class WebExchange(Exchange):
             except ValueError:
                 self._params = {}  # the application refuses the request; they are not read here until somebody asks
         return self._params
+
+    @property
+    def server_name(self) -> str:
+        found = find_value(self.raw_params, b"SERVER_NAME") if self._params is None else None
+        return self.params.get("SERVER_NAME", "") if found is None else found
 
     def _made_identity(self) -> str:
         if not hasattr(self, "request"):

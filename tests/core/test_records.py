@@ -20,6 +20,7 @@ from fcgi_core.records import (
     decode_pairs,
     encode_pairs,
     end_request,
+    find_value,
     header,
     record,
     stream_records,
@@ -165,3 +166,27 @@ def test_another_protocol_is_told_by_its_first_byte(first: bytes, hint: str | No
 def test_a_wrong_version_after_a_good_record() -> None:
     with pytest.raises(RemoteProtocolError):
         RecordReader().feed(record(RecordType.STDIN, 1) + b"\x00" * 8)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "value"),
+    [
+        ({"A": "1", "SERVER_NAME": "shop.example", "B": "2"}, "shop.example"),
+        ({"SERVER_NAME": ""}, ""),
+        ({"A": "1"}, None),
+        ({}, None),
+        ({"SERVER_NAME": "x" * 128}, None),
+        ({"HTTP_X_SERVER_NAME": "forged"}, None),
+        ({"HTTP_X": "\x0b\x06SERVER_NAMEforged", "SERVER_NAME": "shop.example"}, None),
+        ({"HTTP_X": "SERVER_NAME"}, None),
+        ({"HTTP_X": "\x0b\x7fSERVER_NAMEshort"}, None),
+    ],
+)
+def test_find_value(pairs: dict[str, str], value: str | None) -> None:
+    assert find_value(encode_pairs(pairs), b"SERVER_NAME") == value
+
+
+@given(st.dictionaries(st.text(st.characters(max_codepoint=255)), st.text(st.characters(max_codepoint=255))), st.text())
+def test_find_value_agrees_with_decode_pairs(pairs: dict[str, str], name: str) -> None:
+    pairs["SERVER_NAME"] = name.encode("utf-8", "replace").decode("latin-1")
+    assert find_value(encode_pairs(pairs), b"SERVER_NAME") in (pairs["SERVER_NAME"], None)

@@ -18,8 +18,8 @@ class Request:
     plugin_data: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def params(self) -> dict[str, str]:
-        return {} if self.name is None else {"SERVER_NAME": self.name}
+    def server_name(self) -> str:
+        return self.name or ""
 
 
 def outcome(status: int = 200, **named: Any) -> Outcome:
