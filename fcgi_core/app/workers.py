@@ -104,6 +104,7 @@ class _Slot:
         """Start the worker and wait until it listens; False if it ended instead."""
         reader, writer = os.pipe()
         environment = os.environ | {WORKER_VARIABLE: str(self._number), READY_VARIABLE: str(writer)}
+        environment.pop("NOTIFY_SOCKET", None)  # the service manager listens to the parent alone
         self._started = asyncio.get_running_loop().time()
         try:
             self._process = await asyncio.create_subprocess_exec(
