@@ -207,6 +207,8 @@ def find_value(data: bytes, name: bytes) -> str | None:
     length = data[position - 1]
     if length >= 128 or start + length > len(data):
         return None
+    if position >= 5 and data[position - 5] == len(name) and data[position - 4] >= 128:
+        return None  # the two bytes looked at may be the end of a long value's length of four
     return data[start : start + length].decode("latin-1")
 
 

@@ -190,3 +190,9 @@ def test_find_value(pairs: dict[str, str], value: str | None) -> None:
 def test_find_value_agrees_with_decode_pairs(pairs: dict[str, str], name: str) -> None:
     pairs["SERVER_NAME"] = name.encode("utf-8", "replace").decode("latin-1")
     assert find_value(encode_pairs(pairs), b"SERVER_NAME") in (pairs["SERVER_NAME"], None)
+
+
+@pytest.mark.parametrize("length", [127, 128, 0x0B05, 0x0B7F, 0x0C00])
+def test_find_value_is_not_taken_in_by_a_long_length(length: int) -> None:
+    pairs = encode_pairs({"A": "b", "SERVER_NAME": "v" * length})
+    assert find_value(pairs, b"SERVER_NAME") == ("v" * length if length < 128 else None)
