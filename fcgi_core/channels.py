@@ -67,8 +67,8 @@ class Channel:
     """Bytes that may wait on one association (request scope: for one request); beyond it the least urgent go."""
 
     acknowledged: bool = False
-    """At least once: items are kept, within `queue_bytes`, until the other side has taken them over, and sent again after
-    a lost association. Of association scope and ordered alone."""
+    """At least once: items are kept, within `queue_bytes`, until the other side has taken them over, and sent again
+    after a lost association. Of association scope and ordered alone."""
     spool: str | None = None
     """Directory for a file that keeps the items of an acknowledged channel when the process is killed."""
 

@@ -107,8 +107,9 @@ class Feedback:
         return self._peer_channels.index(channel) if channel in self._peer_channels else None
 
     def receive(self, stream: int, kind: int, key: tuple[int, int], content: bytes) -> tuple[str, bytes] | None:
-        """Take a FEEDBACK or FEEDBACK_MORE record; the channel and the item that it completes, if one and if it is taken
-        here. KeyError for a channel that SETTINGS did not name; RemoteProtocolError if it is beyond a bound."""
+        """Take a FEEDBACK or FEEDBACK_MORE record; the channel and the item that it completes, if one and if it is
+        taken here. KeyError for a channel that SETTINGS did not name; RemoteProtocolError if it is beyond a bound.
+        """
         more = kind >= RecordType.FEEDBACK_MORE
         number = kind - (RecordType.FEEDBACK_MORE if more else RecordType.FEEDBACK)
         if number >= len(self._peer_channels):

@@ -7,7 +7,8 @@ server (the *output*) it is STDOUT, closed by an empty record or simply by END_R
 before, between and after, and ends nothing; END_REQUEST never waits for it.
 
 Both tables are written once and used by both sides: the receiver asks whether a record may come, the sender moves along
-the same arrows. A record that a table does not have is the peer's mistake and ends that request alone. The states are text because the hash of text is quick, and these tables are asked for every record.
+the same arrows. A record that a table does not have is the peer's mistake and ends that request alone. The states are
+text because the hash of text is quick, and these tables are asked for every record.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ class WebConnection(Connection):
     def _forget(self) -> None:
         """Forget the ended requests that are too many or too old."""
         recent = self._recent
-        while recent:
+        while True:  # what has just ended stays
             oldest = next(iter(recent.values()))
             if len(recent) <= REMEMBERED and self._now - oldest.ended_at <= REMEMBER_FOR:
                 self._forget_at = oldest.ended_at + REMEMBER_FOR + 0.001
