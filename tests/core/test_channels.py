@@ -26,6 +26,10 @@ def test_a_channel_describes_itself_for_settings() -> None:
         ({"name": "a" * 64}, "channel name"),
         ({"name": "a", "priority": Priority.CONTROL}, "URGENT is the highest"),
         ({"name": "a", "lifetime": 0.0}, "more than 0 s"),
+        ({"name": "a", "acknowledged": True, "scope": Scope.REQUEST}, "an acknowledged channel is"),
+        ({"name": "a", "acknowledged": True, "ordered": False}, "an acknowledged channel is"),
+        ({"name": "a", "acknowledged": True, "lifetime": 1.0}, "an acknowledged channel is"),
+        ({"name": "a", "spool": "/tmp"}, "only an acknowledged channel"),
         ({"name": "a", "queue_bytes": 1023}, "1024 at least"),
     ],
 )

@@ -21,6 +21,7 @@ from fcgi_core.events import (
     Event,
     FeedbackReceived,
     InputReceived,
+    ItemsAcknowledged,
     OutputReceived,
     PeerDraining,
     PeerError,
@@ -263,6 +264,22 @@ def test_what_came_before_a_bad_message_still_counts(lone: Connection) -> None:
 
 
 # ---- the other control records
+
+
+def test_acknowledgements_name_the_channel_as_its_sender_numbered_it() -> None:
+    pair = Pair(channels=CHANNELS)
+    pair.web.acknowledge("web.loose", 1 << 60)
+    pair.web.acknowledge("web.association", 3)
+    pair.web.acknowledge("application.loose", 3)  # its own: nobody sends it on this channel
+    pair.web.acknowledge("nobody", 3)
+    pair.run()
+    assert pair.take_app() == [ItemsAcknowledged("web.loose", 1 << 60), ItemsAcknowledged("web.association", 3)]
+
+
+def test_an_acknowledgement_of_a_channel_that_is_not_there(lone: Connection) -> None:
+    events = lone.receive([control(RecordType.ACK, bytes([3]) + bytes(15))], 0.0)
+    assert "ACK of channel 3" in str(one(events, RecordRefused).error)
+    assert "ACK of 15 bytes" in str(failure(lone, control(RecordType.ACK, bytes(15))))
 
 
 def test_config_and_its_answer() -> None:
