@@ -1,0 +1,1 @@
+"""The choices of docs/streams.md, measured: ``script/bench``."""

@@ -1,0 +1,135 @@
+"""The loads: what the web side asks for in each scenario, and what is made of the raw figures of both sides."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import Any
+
+from .measurement import Cell, quantiles
+from .web import Web
+
+__all__ = ["LOADS", "summary"]
+
+STRAGGLERS = 8.0
+"""Seconds that alerts may still come after the last was sent; later ones count as lost."""
+
+
+async def alerts_beside_bulk(web: Web) -> None:
+    """Answers without end, and alerts on the same requests, or beside them."""
+    cell = web.cell
+    beside = cell.alternative.alerts == "channel"
+    for number in range(cell.requests):
+        driver = web.drivers[number % cell.alternative.connections]
+        web.begin(driver, "bulk", SIZE=0, **({"ALERTS": "channel"} if beside else {}))
+    if not beside:
+        web.alert_request()
+    await _until_alerts_are_over(web)
+
+
+async def _until_alerts_are_over(web: Web) -> None:
+    cell = web.cell
+    last = int((cell.warm_up + cell.seconds) / cell.interval) - 1
+    await asyncio.sleep(cell.warm_up + cell.seconds)
+    end = time.monotonic() + (0.5 if cell.alternative.alerts == "udp" else STRAGGLERS)
+    while time.monotonic() < end and len(web.arrived) < last:
+        await asyncio.sleep(0.1)
+
+
+async def requests_beside_requests(web: Web) -> None:
+    """Rounds of parallel requests, a third of them long; the next round when all have come."""
+    cell = web.cell
+    end = time.monotonic() + cell.seconds
+    while time.monotonic() < end:
+        kinds = ["long"] * cell.load["long"] + ["short"] * cell.load["short"]
+        web.random.shuffle(kinds)
+        for number, kind in enumerate(kinds):
+            web.begin(web.drivers[number % cell.alternative.connections], kind, SIZE=cell.load[f"{kind}_bytes"])
+        await web.idle.wait()
+
+
+async def one_slow_reader(web: Web) -> None:
+    """One reader that takes little beside many that take all, again and again."""
+    cell = web.cell
+    slow = web.begin(web.drivers[0], "slow", SIZE=0)
+    assert slow is not None
+    slow.slow = True
+    web.take_slowly(cell.load["slow_rate"])
+    end = time.monotonic() + cell.seconds
+    while time.monotonic() < end:
+        for _ in range(cell.load["fast"]):
+            web.begin(web.drivers[0], "fast", SIZE=cell.load["fast_bytes"])
+        while web.open > 1 and time.monotonic() < end + STRAGGLERS:
+            await asyncio.sleep(0.02)
+
+
+async def flood(web: Web) -> None:
+    """Many more requests than can be served, and alerts that tell of it."""
+    cell = web.cell
+    web.alert_request()
+    loop = asyncio.get_running_loop()
+    begin, number = loop.time(), 0
+    refused = 0
+    pool = web.drivers[: cell.alternative.connections]
+    body = bytes(cell.load["body"])
+    while loop.time() - begin < cell.warm_up + cell.seconds:
+        due = begin + number / cell.load["rate"]
+        if due > loop.time():
+            await asyncio.sleep(due - loop.time())
+        driver = pool[number % len(pool)]
+        number += 1
+        if cell.alternative.connections > 1 and driver.connection.requests and driver is not pool[0]:
+            refused += 1  # a connection that carries one request at a time, and is busy
+        elif web.begin(driver, "flood", body, SIZE=cell.load["bytes"], SERVICE=cell.load["service"]) is None:
+            refused += 1
+    web.refused = refused  # type: ignore[attr-defined]
+    await asyncio.sleep(0.5)
+
+
+LOADS = {
+    "alerts": alerts_beside_bulk,
+    "queues": alerts_beside_bulk,
+    "requests": requests_beside_requests,
+    "slow-reader": one_slow_reader,
+    "flood": flood,
+}
+
+
+def summary(cell: Cell, application: dict[str, Any], web: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are kept, from what both sides saw."""
+    kept: dict[str, Any] = {
+        "late": application["late"],
+        "memory": {"application": application["memory"], "web": web["memory"], "unread": web["held"]},
+        "cpu": {"application": application["cpu"], "web": web["cpu"]},
+        "down": web["down"],
+    }
+    sent = application["sent"]
+    if sent:
+        first = sent[0] + cell.warm_up
+        delays = [web["arrived"].get(number, math.inf) - at for number, at in enumerate(sent) if at >= first]
+        came = [delay for delay in delays if delay < math.inf]
+        kept["alerts"] = {
+            "sent": len(delays),
+            "lost": len(delays) - len(came),
+            "within_100_ms": sum(delay <= 0.1 for delay in came) / max(1, len(delays)),
+            **quantiles(came),
+        }
+        end = first + cell.seconds
+        kept["goodput"] = sum(size for at, size in web["bytes"] if first <= at <= end) / cell.seconds
+    else:
+        times = [at for at, _ in web["bytes"]]
+        kept["goodput"] = sum(size for _, size in web["bytes"]) / max(0.001, times[-1] - times[0]) if times else 0
+    if application["queued"]:
+        kept["queued"] = sorted(application["queued"])[len(application["queued"]) // 2]
+        kept["cwnd"] = sorted(application["cwnd"])[len(application["cwnd"]) // 2]
+    for kind in sorted({request[0] for request in web["requests"]}):
+        mine = [request for request in web["requests"] if request[0] == kind]
+        ended = [request for request in mine if request[3]]
+        kept[kind] = {
+            "asked": len(mine),
+            "ended": len(ended),
+            "first_byte": quantiles([first - began for _, began, first, _, _ in mine if first]),
+            "whole": quantiles([end - began for _, began, _, end, _ in ended]),
+        }
+    return kept

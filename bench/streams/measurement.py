@@ -1,0 +1,67 @@
+"""One measurement: an alternative on a route, with some load; as it is asked for, and as it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .alternatives import Alternative
+from .network import Route
+
+__all__ = ["Cell", "describe", "quantiles"]
+
+
+@dataclass
+class Cell:
+    """What is to be measured. Times are seconds."""
+
+    scenario: str
+    alternative: Alternative
+    route: Route = field(default_factory=Route)
+    run: int = 0
+    lane: int = 0
+    seconds: float = 10.0
+    warm_up: float = 3.0
+    interval: float = 0.010
+    """Between two alerts."""
+    requests: int = 8
+    window: int = 262144
+    max_requests: int = 1000
+    load: dict[str, Any] = field(default_factory=dict)
+    """More of the scenario's own."""
+    seed: int = 1
+
+    @property
+    def limit(self) -> float:
+        """When a measurement that does not end is given up."""
+        return self.warm_up + self.seconds + 25
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """The cell as JSON has it."""
+    alternative = asdict(cell.alternative)
+    alternative["plan"] = cell.alternative.plan.value
+    alternative["scheduler"] = cell.alternative.scheduler.value
+    return {
+        "scenario": cell.scenario,
+        "alternative": alternative,
+        "route": asdict(cell.route),
+        "run": cell.run,
+        "seconds": cell.seconds,
+        "seed": cell.seed,
+        "load": cell.load,
+    }
+
+
+def quantiles(values: list[float]) -> dict[str, Any]:
+    """The median, p90, p99 and the largest, and `curve`: the 0th to the 100th percentile."""
+    ordered = sorted(values)
+    if not ordered:
+        return {}
+    last = len(ordered) - 1
+
+    def at(share: float) -> float:
+        return round(ordered[min(last, int(share * len(ordered)))], 5)
+
+    named = {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": round(ordered[-1], 5)}
+    return {**named, "curve": [at(number / 100) for number in range(101)]}
