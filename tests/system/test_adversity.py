@@ -1,0 +1,156 @@
+"""What must not break the road: stopped processes, no file descriptors, a web side that is killed. Each ends as stated."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.system.stack import Stack, free_address, wait_until
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def statuses(stack: Stack, paths: list[str]) -> Counter[int]:
+    """All at once; what each was answered."""
+    seen: Counter[int] = Counter()
+
+    def ask(path: str) -> None:
+        seen[stack.ask(path).status] += 1
+
+    threads = [threading.Thread(target=ask, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen
+
+
+def test_a_stopped_application_costs_its_requests_alone_and_goes_on_when_it_is_continued(
+    start: Callable[..., Stack],
+) -> None:
+    """Stated: what it had taken is answered 504 after request_timeout; what comes after it goes on is served."""
+    stack = start(application="applications:plain", web={"request_timeout": 2})
+    os.kill(stack.app.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert statuses(stack, ["/hello"] * 5) == {504: 5}
+        assert time.monotonic() - began < 15
+    finally:
+        os.kill(stack.app.pid, signal.SIGCONT)
+    wait_until(lambda: stack.ask("/hello").status == 200, "it serves again")
+    assert statuses(stack, ["/hello"] * 20) == {200: 20}
+
+
+def test_a_stopped_web_side_goes_on_when_it_is_continued(start: Callable[..., Stack]) -> None:
+    """Stated: nginx waits for it; nothing is lost."""
+    stack = start(application="applications:plain")
+    os.kill(stack.web.pid, signal.SIGSTOP)
+    done: Counter[int] = Counter()
+    waiting = threading.Thread(target=lambda: done.update(statuses(stack, ["/hello"] * 10)))
+    waiting.start()
+    # nginx has taken the requests when it has connections to the socket whose owner is stopped
+    wait_until(lambda: stack.nginx.running and waiting.is_alive(), "requests wait")
+    os.kill(stack.web.pid, signal.SIGCONT)
+    waiting.join()
+    assert done == {200: 10}
+
+
+def test_one_stopped_application_of_two_does_not_stop_the_other(start: Callable[..., Stack]) -> None:
+    """Stated: those that the stopped one had get 504; after three of them it is avoided."""
+    stack = start(application="applications:plain", endpoints=2, web={"request_timeout": 2})
+    os.kill(stack.apps[0].pid, signal.SIGSTOP)
+    try:
+        first = statuses(stack, ["/hello"] * 20)
+        assert set(first) <= {200, 504}
+        assert first[200] >= 8
+        assert "avoided" in stack.web.text
+        assert statuses(stack, ["/hello"] * 20) == {200: 20}
+    finally:
+        os.kill(stack.apps[0].pid, signal.SIGCONT)
+
+
+def test_no_file_descriptors(start: Callable[..., Stack]) -> None:
+    """Stated: connections beyond the limit wait or fail; those that are served are served, and it recovers by itself."""
+    stack = start(application="applications:plain")
+    assert stack.ask("/hello").status == 200
+    limit = open_files(stack.web.pid) + 10
+    resource.prlimit(stack.web.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    path = stack.listen.removeprefix("unix:")
+    hogs = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+    try:
+        for hog in hogs:
+            hog.connect(path)
+        wait_until(lambda: open_files(stack.web.pid) >= limit - 1, "the limit is reached")
+        assert stack.web.running
+    finally:
+        for hog in hogs:
+            hog.close()
+    wait_until(lambda: open_files(stack.web.pid) < limit - 5, "the descriptors are free again")
+    assert statuses(stack, ["/hello"] * 5) == {200: 5}
+
+
+def test_a_killed_web_side_leaves_nothing_in_the_application(start: Callable[..., Stack]) -> None:
+    """Stated: nginx answers 502; the application gives up what it worked on for it and serves the next web side."""
+    stack = start(application="applications:plain")
+    answered: list[int] = []
+    under_way = threading.Thread(target=lambda: answered.append(stack.ask("/forever").status))
+    under_way.start()
+    stack.app.says("")  # it runs
+    wait_until(lambda: stack.ask("/hello").status == 200, "requests are served beside it")
+    os.kill(stack.web.pid, signal.SIGKILL)
+    stack.web.wait()
+    under_way.join()
+    stack.start_web()
+    stack.saw("forever closed")
+    assert statuses(stack, ["/hello"] * 10) == {200: 10}
+
+
+def test_connect_and_close_costs_nothing(start: Callable[..., Stack]) -> None:
+    """Stated: a client that connects and closes, again and again, leaves no descriptor and no work behind."""
+    stack = start(application="applications:plain")
+    assert stack.ask("/hello").status == 200
+    path = stack.listen.removeprefix("unix:")
+    before = open_files(stack.web.pid)
+    for _ in range(500):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(path)
+    wait_until(lambda: open_files(stack.web.pid) <= before, "all are closed")
+
+    def spent() -> int:
+        fields = Path(f"/proc/{stack.web.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    ticks = spent()
+    wait_until(lambda: stack.ask("/sleep?seconds=1").status == 200, "a second passes")
+    assert spent() - ticks < 50, "it spins"
+
+
+def test_another_protocol_on_the_web_servers_socket(start: Callable[..., Stack]) -> None:
+    """Stated: the connection is closed, the log says what the peer seems to speak, the others go on."""
+    stack = start(application="applications:plain")
+    with socket.socket(socket.AF_UNIX) as browser:
+        browser.connect(stack.listen.removeprefix("unix:"))
+        browser.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert browser.recv(100) == b""
+    stack.web.says("seems to speak HTTP")
+    assert stack.ask("/hello").status == 200
+
+
+def test_strangers_packets_on_the_sctp_port(start: Callable[..., Stack]) -> None:
+    """Stated: bytes that are no SCTP reach nobody."""
+    stack = start(application="applications:plain")
+    udp_port = int(stack.addresses[0].rpartition("/")[2])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for size in range(0, 1400, 7):
+            stranger.sendto(os.urandom(size), ("127.0.0.1", udp_port))
+    assert statuses(stack, ["/hello"] * 20) == {200: 20}
+    assert free_address()
