@@ -34,6 +34,8 @@ from .streams import Plan
 __all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config"]
 
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
+ADMIN_DIRECTORY = "/run/fcgi-sctp"
+AUTO = "auto"
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -109,6 +111,11 @@ class WebConfig(_Model):
     """Unix socket of the live feed; null for none."""
     feed_group: str | None = None
     """Group that may read the live feed."""
+    admin: str | None = AUTO
+    """Unix socket for `fcgi-sctp status`, `top` and the like; auto: /run/fcgi-sctp/web.sock, if it can be made; null
+    for none."""
+    admin_group: str | None = None
+    """Group that may use the admin socket."""
     socket_mode: str = Field("0666", pattern=r"^0?[0-7]{3}$")
     """Permissions of unix:/PATH in `listen`, octal, in quotes."""
     request_timeout: Seconds = Field(60, gt=0)
@@ -169,6 +176,11 @@ class AppConfig(_Model):
     """Requests that a WSGI application works on at once; those that wait for slow clients do not count."""
     script_name: str = Field("", pattern=r"^(/.*[^/])?$")
     """Where the application is mounted, if the web server does not split the path: /shop."""
+    admin: str | None = AUTO
+    """Unix socket for `fcgi-sctp status`, `top` and the like; auto: /run/fcgi-sctp/app.sock, if it can be made; null
+    for none. Workers add their number: app.0.sock."""
+    admin_group: str | None = None
+    """Group that may use the admin socket."""
     path: str | None = None
     """Directory put before Python's own search path; the working directory if not given."""
     grace: Seconds = Field(10, ge=0)
@@ -298,6 +310,10 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> Config:
     return config
 
 
+_SHORT_FOR = {"sctp": "carrier", "fastcgi": "address"}
+"""Sections for which a text may stand, and what it says."""
+
+
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in over.items():
@@ -305,6 +321,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, dict):
             inner = merged.get(name)
+            if isinstance(inner, str) and name in _SHORT_FOR:
+                inner = {_SHORT_FOR[name]: inner}
             merged[name] = _merge(inner if isinstance(inner, dict) else {}, value)
         else:
             merged[name] = value

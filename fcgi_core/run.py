@@ -63,6 +63,12 @@ class Running:
 async def _start_web(config: Config, web: WebConfig) -> Running:
     carrier = open_carrier(config.sctp.carrier, config.sctp.carrier_options())
     feed = Feed(web.feed, group=web.feed_group) if web.feed is not None else None
+    feed_is_wanted = "feed" in web.model_fields_set
+    if feed is not None and not feed_is_wanted:
+        try:
+            os.makedirs(os.path.dirname(feed.path), exist_ok=True)
+        except OSError:
+            pass  # only root may, below /run; the service goes on without
     service = WebService(
         carrier,
         web.listen,
@@ -76,6 +82,7 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
             queue_timeout=web.queue_timeout,
             queue_length=web.queue_length,
             slow_start=web.slow_start,
+            needs_feed=feed_is_wanted,
             socket_mode=int(web.socket_mode, 8),
         ),
     )

@@ -66,6 +66,8 @@ class WebOptions:
     """How long an application that returned takes to get its whole share."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
+    needs_feed: bool = True
+    """Whether it is an error that the live feed cannot be offered."""
 
 
 class WebService:
@@ -104,6 +106,7 @@ class WebService:
         ]
         self.max_requests = self._settings.max_requests * len(self.upstreams)
         self._connections: set[DownstreamConnection] = set()
+        self.requests_ended = 0
         self._active: set[WebExchange] = set()
         self._queue: deque[tuple[float, WebExchange]] = deque()
         self._servers: list[asyncio.Server] = []
@@ -113,14 +116,28 @@ class WebService:
         self._idle: asyncio.Event | None = None
 
     async def start(self) -> None:
-        """Start to connect, then to listen. ListenError, OSError of the feed's socket."""
+        """Start to connect, then to listen. ListenError."""
         if self._feed is not None:
-            await self._feed.start()
+            try:
+                await self._feed.start()
+            except (OSError, LookupError) as error:
+                why = f"cannot offer the live feed at {self._feed.path}: {getattr(error, 'strerror', None) or error}"
+                if self.options.needs_feed:
+                    raise ListenError(why) from error
+                log.warning("%s; going on without", why)
+                self._feed = None
         for upstream in self.upstreams:
             upstream.start()
-        for where in self._listen:
-            self._servers.append(await self._open(where))
-            log.info("listening for the web server at %s", where)
+        try:
+            for where in self._listen:
+                self._servers.append(await self._open(where))
+                log.info("listening for the web server at %s", where)
+        except ListenError:
+            for unix in self._unix_sockets:
+                unix.close()
+            if self._feed is not None:
+                self._feed.close()
+            raise
         self._sweep()
 
     async def stop(self, grace: float = 10.0) -> None:
@@ -173,6 +190,16 @@ class WebService:
         answers = await asyncio.gather(*(upstream.change(changes) for upstream in upstreams))
         results |= {str(upstream.address): answer for upstream, answer in zip(upstreams, answers, strict=True)}
         return results
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that applications work on."""
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an application."""
+        return len(self._queue)
 
     # ---- Dispatcher, for the downstream connections
 
@@ -240,6 +267,7 @@ class WebService:
 
     def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
         self._active.discard(exchange)
+        self.requests_ended += 1
         if self.supervisor.follows_requests:
             self.supervisor.request_end(exchange, exchange.outcome(aborted=aborted, error=error))
         if self._queue:
@@ -310,6 +338,7 @@ class WebService:
     def _refuse(self, exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
         log.error("answered %d: %s", status.value, why)
         exchange.fail(status, why, retry_after)
+        self.requests_ended += 1
         if self.supervisor.follows_requests:
             self.supervisor.request_end(exchange, exchange.outcome(error=why))
 
