@@ -159,7 +159,8 @@ class Stack:
     """nginx, the web side, and applications. A context manager: after it nothing runs and nothing is left.
 
     `application` names a callable of applications.py (or of any module); `web` and `app` go over the sections of the
-    YAML file. When all is ended in order each program must have returned 0, and nothing must have been thrown.
+    YAML file; `sctp` is its section. When all is ended in order each program must have returned 0, and nothing must
+    have been thrown.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class Stack:
         web: dict[str, Any] | None = None,
         app: dict[str, Any] | None = None,
         plugins: dict[str, Any] | None = None,
+        sctp: dict[str, Any] | None = None,
         tcp: bool = False,
         throws: bool = False,
     ) -> None:
@@ -191,7 +193,11 @@ class Stack:
             "grace": 5,
             **(web or {}),
         }
-        self._common: dict[str, Any] = {"sctp": CARRIER, "plugins": plugins or {}, "log_level": "debug"}
+        self._common: dict[str, Any] = {
+            "sctp": sctp or CARRIER,
+            "plugins": plugins or {},
+            "log_level": "debug",
+        }
         self.web: Program
         self.nginx: Program
         self.apps: list[Program] = []

@@ -1,0 +1,182 @@
+"""The command itself: its words, its sentences, its exit statuses. What the sides do is for tests/system."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fcgi_cli.main import main
+
+from fcgi_core import __version__, run
+from fcgi_core.config import Config
+from fcgi_core.errors import FcgiSctpError
+
+GOOD = """\
+web: {listen: unix:/run/web.sock, connect: 192.0.2.1:9000}
+app: {application: shop:app, listen: 0.0.0.0:9000}
+plugins: {syslog: {scope: association}}
+"""
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Config]]:
+    """The sides that would have been started, with their configurations."""
+    calls: list[tuple[str, Config]] = []
+    monkeypatch.setattr(run, "run_web", lambda config, *rest: calls.append(("web", config)))
+    monkeypatch.setattr(run, "run_app", lambda config, *rest: calls.append(("app", config)))
+    return calls
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return str(path)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"fcgi-sctp {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["web"], ["app"], ["logs"], ["check"]])
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: fcgi-sctp")
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["web", "--fly"], ["app", "a:b", "--threads", "many"]])
+def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code
+    assert "usage: fcgi-sctp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["web"],
+        ["web", "--listen", "unix:/a"],
+        ["web", "--connect", "a:1"],
+        ["app"],
+        ["app", "shop:app"],
+        ["app", "--listen", "a:1"],
+        ["check"],
+    ],
+)
+def test_too_few_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == os.EX_USAGE
+    assert f"fcgi-sctp: {words[0]} needs " in capsys.readouterr().err
+
+
+def test_web_from_flags_alone(started: list[tuple[str, Config]]) -> None:
+    words = ["web", "--listen", "unix:/a", "--listen", "127.0.0.1:9001", "--connect", "a:1", "--connect", "b:2"]
+    words += ["--feed", "/tmp/feed", "--sctp", "userspace", "--plan", "single", "--name", "edge", "--plugin", "syslog"]
+    assert main([*words, "--log-level", "debug"]) == 0
+    ((side, config),) = started
+    assert side == "web"
+    assert config.web is not None
+    assert config.web.listen == ["unix:/a", "127.0.0.1:9001"]
+    assert [one.address for one in config.web.connect] == ["a:1", "b:2"]
+    assert (config.web.feed, config.web.name) == ("/tmp/feed", "edge")
+    assert (config.sctp.carrier, config.sctp.plan.value) == ("userspace", "single")
+    assert config.plugins == {"syslog": {}}
+    assert config.log_level == "debug"
+
+
+def test_app_from_flags_alone(started: list[tuple[str, Config]]) -> None:
+    assert main(["app", "shop:app", "--listen", "127.0.0.1:9000/9900", "--threads", "4"]) == 0
+    ((side, config),) = started
+    assert side == "app"
+    assert config.app is not None
+    assert (config.app.application, config.app.listen, config.app.threads) == ("shop:app", ["127.0.0.1:9000/9900"], 4)
+
+
+@pytest.mark.parametrize("side", ["web", "app"])
+def test_from_a_file(started: list[tuple[str, Config]], good: str, side: str) -> None:
+    assert main([side, "--config", good]) == 0
+    assert started[0][0] == side
+    assert started[0][1].plugins == {"syslog": {"scope": "association"}}
+
+
+def test_flags_go_over_the_file(started: list[tuple[str, Config]], good: str) -> None:
+    assert main(["app", "blog:app", "-c", good, "--threads", "2"]) == 0
+    config = started[0][1]
+    assert config.app is not None
+    assert (config.app.application, config.app.threads, config.app.listen) == ("blog:app", 2, ["0.0.0.0:9000"])
+
+
+def test_a_wrong_configuration(capsys: pytest.CaptureFixture[str], started: list[Any]) -> None:
+    assert main(["web", "--listen", "/run/x.sock", "--connect", "nowhere"]) == os.EX_CONFIG
+    error = capsys.readouterr().err
+    assert "flags: web.listen" in error
+    assert "flags: web.connect" in error
+    assert not started
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), FcgiSctpError("no luck")])
+def test_what_cannot_be_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], good: str, error: Exception
+) -> None:
+    def fail(config: Config, *rest: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "run_web", fail)
+    assert main(["web", "-c", good]) == os.EX_UNAVAILABLE
+    assert capsys.readouterr().err == f"fcgi-sctp: {error}\n"
+
+
+def test_check_of_a_good_file(capsys: pytest.CaptureFixture[str], good: str) -> None:
+    assert main(["check", good]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{good}: good")
+    assert "web, app" in out
+    assert "syslog" in out
+
+
+def test_check_of_a_bad_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("web: {listen: 'unix:/a', connect: nowhere, grace: long}\nplugins: {syslog: {scope: world}}\n")
+    assert main(["check", str(path)]) == os.EX_CONFIG
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    for line, start, value, right in zip(
+        lines,
+        ("web.connect.0", "web.grace", "plugins.syslog.scope"),
+        ("'nowhere'", "'long'", "'world'"),
+        ("HOST:PORT", "number", "association"),
+        strict=True,
+    ):
+        assert line.startswith(f"fcgi-sctp: {path}: {start}"), line
+        assert value in line
+        assert right in line
+
+
+def test_check_of_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["check", f"{tmp_path}/nothing.yaml"]) == os.EX_CONFIG
+    assert f"{tmp_path}/nothing.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"web", "app", "sctp", "plugins"} <= set(schema["properties"])
+
+
+def test_the_installed_command() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("fcgi-sctp"), "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"fcgi-sctp {__version__}\n"

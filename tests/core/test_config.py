@@ -1,0 +1,207 @@
+"""The configuration: what is taken; each problem names the file, the path in it, the value, and what is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from fcgi_core.config import Config, Seconds, Size, load_config
+from fcgi_core.errors import ConfigError
+from fcgi_core.streams import Plan
+
+WEB = {"listen": "unix:/run/web.sock", "connect": "192.0.2.1:9000"}
+APP = {"application": "shop:app", "listen": "0.0.0.0:9000"}
+
+
+def load(tmp_path: Path, configuration: Any, **overrides: Any) -> Config:
+    path = tmp_path / "fcgi.yaml"
+    path.write_text(configuration if isinstance(configuration, str) else yaml.safe_dump(configuration))
+    return load_config(str(path), overrides)
+
+
+def problems(tmp_path: Path, configuration: Any, **overrides: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, configuration, **overrides)
+    found = caught.value.problems
+    path = str(tmp_path / "fcgi.yaml")
+    assert all(problem.startswith(f"{path}: ") for problem in found), found
+    return [problem.removeprefix(f"{path}: ") for problem in found]
+
+
+def test_little_is_enough(tmp_path: Path) -> None:
+    config = load(tmp_path, {"web": WEB, "app": APP})
+    assert config.web is not None
+    assert config.app is not None
+    assert config.web.listen == ["unix:/run/web.sock"]
+    assert [one.address for one in config.web.connect] == ["192.0.2.1:9000"]
+    assert config.app.listen == ["0.0.0.0:9000"]
+    assert config.sctp.carrier == "auto"
+    assert config.sctp.plan is Plan.PER_CHANNEL
+    assert config.plugins == {}
+    assert config.log_level == "info"
+
+
+def test_an_empty_file_is_a_configuration(tmp_path: Path) -> None:
+    assert load(tmp_path, "").web is None
+
+
+def test_lists_of_addresses(tmp_path: Path) -> None:
+    web = {"listen": ["unix:/a", "127.0.0.1:9001"], "connect": ["192.0.2.1,192.0.2.2:9000/9900", "[2001:db8::1]:9000"]}
+    config = load(tmp_path, {"web": web})
+    assert config.web is not None
+    assert config.web.listen == web["listen"]
+    assert [one.address for one in config.web.connect] == web["connect"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("64K", 65536), ("1 MiB", 1 << 20), ("2m", 2 << 20), ("1gb", 1 << 30), ("512", 512), (7, 7)]
+)
+def test_sizes(text: object, size: int) -> None:
+    assert TypeAdapter(Size).validate_python(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("1.5 m", 90), ("2h", 7200), (3, 3), (0.25, 0.25)]
+)
+def test_times(text: object, seconds: float) -> None:
+    assert TypeAdapter(Seconds).validate_python(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "K", "10 parsecs", "-3s", "1.5.2s", "ten", None])
+def test_what_is_no_time(text: object) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Seconds).validate_python(text)
+
+
+def test_the_short_forms(tmp_path: Path) -> None:
+    config = load(tmp_path, {"sctp": "userspace", "plugins": {"syslog": None}})
+    assert config.sctp.carrier == "userspace"
+    assert config.plugins == {"syslog": {}}
+    assert [plugin.plugin.name for plugin in config.load_plugins()] == ["syslog"]
+
+
+def test_flags_go_over_the_file(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        {"web": WEB, "sctp": {"window": "64K"}, "plugins": {"syslog": {"scope": "association"}}},
+        web={"listen": ["127.0.0.1:9001"], "connect": None},
+        sctp={"carrier": "userspace"},
+        plugins={"syslog": {}},
+        log_level=None,
+    )
+    assert config.web is not None
+    assert config.web.listen == ["127.0.0.1:9001"]
+    assert [one.address for one in config.web.connect] == ["192.0.2.1:9000"]
+    assert (config.sctp.carrier, config.sctp.window) == ("userspace", 65536)
+    assert config.plugins == {"syslog": {"scope": "association"}}, "--plugin syslog does not undo its options"
+
+
+def test_flags_go_over_a_short_form(tmp_path: Path) -> None:
+    config = load(tmp_path, {"sctp": "kernel"}, sctp={"plan": "single"})
+    assert config.sctp.carrier == "kernel"
+    assert config.sctp.plan is Plan.SINGLE
+    app = {"fastcgi": "unix:/run/php.sock", "listen": "0.0.0.0:9000"}
+    config = load(tmp_path, {"app": app}, app={"fastcgi": {"address": None, "connections": 7}})
+    assert config.app is not None
+    assert config.app.fastcgi is not None
+    assert (config.app.fastcgi.address, config.app.fastcgi.connections) == ("unix:/run/php.sock", 7)
+
+
+def test_flags_alone() -> None:
+    config = load_config(None, {"app": APP, "sctp": None})
+    assert config.app is not None
+    assert config.app.application == "shop:app"
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"app": {**APP, "threads": 0}})
+    assert caught.value.problems[0].startswith("flags: app.threads: is 0; ")
+
+
+@pytest.mark.parametrize(
+    ("configuration", "fragments"),
+    [
+        ({"web": {"connect": "a:1"}}, ["web.listen", "missing"]),
+        ({"web": {**WEB, "listen": "/run/web.sock"}}, ["web.listen", "'/run/web.sock'", "unix:/PATH"]),
+        ({"web": {**WEB, "listen": "unix:"}}, ["web.listen", "'unix:'", "unix:/PATH"]),
+        ({"web": {**WEB, "listen": []}}, ["web.listen", "[]", "at least 1"]),
+        ({"web": {**WEB, "connect": "nowhere"}}, ["web.connect.0", "'nowhere'", "HOST:PORT"]),
+        ({"web": {**WEB, "connect": ["a:1", "b:99999"]}}, ["web.connect.1", "'b:99999'", "1 to 65535"]),
+        ({"web": {**WEB, "request_timeout": "soon"}}, ["web.request_timeout", "'soon'", "number"]),
+        ({"web": {**WEB, "request_timeout": 0}}, ["web.request_timeout", "0", "greater than 0"]),
+        ({"web": {**WEB, "socket_mode": "rw"}}, ["web.socket_mode", "'rw'"]),
+        ({"web": {**WEB, "lisen": 1}}, ["web.lisen", "no such name", "listen", "connect", "request_timeout"]),
+        ({"web": 5}, ["web", "5"]),
+        ({"app": {**APP, "application": "shop"}}, ["app.application", "'shop'"]),
+        ({"app": {**APP, "threads": "many"}}, ["app.threads", "'many'", "integer"]),
+        ({"app": {**APP, "threads": 0}}, ["app.threads", "0", "greater than or equal to 1"]),
+        ({"app": {**APP, "script_name": "shop/"}}, ["app.script_name", "'shop/'"]),
+        ({"sctp": "tcp"}, ["sctp.carrier", "'tcp'", "auto", "kernel", "userspace"]),
+        ({"sctp": {"plan": "best"}}, ["sctp.plan", "'best'", "per-channel", "single"]),
+        ({"sctp": {"window": 1}}, ["sctp.window", "1", "4096"]),
+        ({"webb": WEB}, ["webb", "no such name", "web", "app", "sctp", "plugins"]),
+        ({"log_level": "loud"}, ["log_level", "'loud'", "debug"]),
+        ({"plugins": {"sislog": {}}}, ["plugins.sislog", "no such plugin", "syslog"]),
+        ({"plugins": {"syslog": {"scope": "world"}}}, ["plugins.syslog.scope", "'world'", "request", "association"]),
+        ({"plugins": {"syslog": {"scop": "request"}}}, ["plugins.syslog.scop", "scope"]),
+        ({"plugins": ["syslog"]}, ["plugins", "['syslog']"]),
+    ],
+)
+def test_each_problem_says_where_what_and_what_is_right(
+    tmp_path: Path, configuration: Any, fragments: list[str]
+) -> None:
+    (problem,) = problems(tmp_path, configuration)
+    assert problem.startswith(fragments[0]), problem
+    assert all(fragment in problem for fragment in fragments), problem
+
+
+def test_all_problems_are_told(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        {"web": {"listen": "x"}, "app": {**APP, "threads": -1}, "plugins": {"sislog": {}, "syslog": {"severity": "?"}}},
+    )
+    starts = ("web.listen", "web.connect", "app.threads", "plugins.sislog", "plugins.syslog.severity")
+    assert all(any(problem.startswith(start) for problem in found) for start in starts), found
+    assert len(found) == len(starts)
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("web: [", "is not YAML"),
+        ("- web\n- app\n", "list"),
+        ("just words", "str"),
+    ],
+)
+def test_what_is_no_configuration_at_all(tmp_path: Path, text: str, fragment: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert fragment in problem
+
+
+def test_the_line_of_broken_yaml(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "web:\n  listen: 'unix:/a\n")
+    assert "line 2" in problem or "line 3" in problem
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path / "nothing.yaml"), {})
+    assert caught.value.problems == [f"{tmp_path}/nothing.yaml: cannot be read: No such file or directory"]
+    (tmp_path / "latin.yaml").write_bytes(b"log_level: \xe4")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path / "latin.yaml"), {})
+    assert "is not UTF-8 text" in caught.value.problems[0]
+
+
+def test_every_name_is_described() -> None:
+    """The JSON Schema is the reference: nothing in it goes without saying."""
+    definitions = Config.model_json_schema()["$defs"]
+    nameless = [
+        f"{model}.{name}"
+        for model, definition in definitions.items()
+        for name, field in definition.get("properties", {}).items()
+        if "description" not in field
+    ]
+    assert nameless == []
