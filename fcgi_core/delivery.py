@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -40,6 +41,8 @@ class Link:
 
     driver: Driver[Any]
     info: AssociationInfo
+    since: float = field(default_factory=time.monotonic)
+    """When it came up."""
 
     @property
     def connection(self) -> Connection:

@@ -12,15 +12,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from .admin import AdminServer, Commands, open_admin, open_admin_if_possible
 from .app.making import load_application, make_application
 from .app.service import AppService
 from .app.workers import WORKER_VARIABLE, Workers, tell_ready, worker_command
-from .config import AppConfig, Config, WebConfig
+from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
+from .status import app_commands, web_commands
 from .supervisor import Supervisor
 from .systemd import notify
 from .web.feed import Feed
@@ -87,8 +89,11 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
         ),
     )
     await service.start()
+    admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
     return Running(
-        lambda: service.stop(web.grace), lambda: _adopt(config, service.supervisor), service.supervisor.reopen
+        lambda: _stop(admin, service.stop(web.grace)),
+        lambda: _adopt(config, service.supervisor),
+        service.supervisor.reopen,
     )
 
 
@@ -119,10 +124,32 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:
         _watch_limits(service, app)
+    admin = await _open_admin(app.admin, "app", app.admin_group, app_commands(service), number)
     tell_ready()
     return Running(
-        lambda: service.stop(app.grace), lambda: _adopt(config, service.supervisor), service.supervisor.reopen
+        lambda: _stop(admin, service.stop(app.grace)),
+        lambda: _adopt(config, service.supervisor),
+        service.supervisor.reopen,
     )
+
+
+async def _open_admin(
+    wanted: str | None, side: str, group: str | None, commands: Commands, worker: str | None = None
+) -> AdminServer | None:
+    if wanted is None:
+        return None
+    path = f"{ADMIN_DIRECTORY}/{side}.sock" if wanted == AUTO else wanted
+    if worker is not None:
+        path = f"{path.removesuffix('.sock')}.{worker}.sock"
+    if wanted == AUTO:
+        return await open_admin_if_possible(path, commands, group)
+    return await open_admin(path, commands, group)
+
+
+async def _stop(admin: AdminServer | None, stopping: Awaitable[None]) -> None:
+    await stopping
+    if admin is not None:
+        admin.close()
 
 
 def _adopt(config: Config, supervisor: Supervisor) -> None:

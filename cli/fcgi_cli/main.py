@@ -62,6 +62,7 @@ def _service_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", choices=("single", "per-type", "per-request", "per-channel"), help="stream plan")
     parser.add_argument("--plugin", action="append", metavar="NAME", help="enable a plugin with its defaults")
     parser.add_argument("--name", help="what this process is called in the other side's log")
+    parser.add_argument("--admin", metavar="PATH", help="unix socket for fcgi-sctp status, top, plugins")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
 
 
@@ -81,7 +82,13 @@ def _web(args: argparse.Namespace) -> int:
         overrides = _service_overrides(args)
         if args.config is None and not (args.listen and args.connect):
             _usage("web needs --config FILE, or --listen and --connect")
-        overrides["web"] = {"listen": args.listen, "connect": args.connect, "feed": args.feed, "name": args.name}
+        overrides["web"] = {
+            "listen": args.listen,
+            "connect": args.connect,
+            "feed": args.feed,
+            "admin": args.admin,
+            "name": args.name,
+        }
         config = load_config(args.config, overrides)
         run_web(config)
 
@@ -104,6 +111,7 @@ def _app(args: argparse.Namespace) -> int:
             "listen": args.listen,
             "threads": args.threads,
             "workers": args.workers,
+            "admin": args.admin,
             "name": args.name,
         }
         config = load_config(args.config, overrides)

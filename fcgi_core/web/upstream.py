@@ -94,6 +94,8 @@ class Upstream:
         self.origin = origin
         """The configured upstream whose application told of this one; None if this is configured itself."""
         self.weight = weight
+        self.requests = 0
+        """Requests that were sent on to it."""
         self.health = Health(slow_start)
         self.link: Link | None = None
         """The association, while requests may be sent on it."""
@@ -204,6 +206,7 @@ class Upstream:
         request = self._connection.begin_request(
             exchange.raw_params, role=exchange.role, flags=exchange.flags & KEEP_CONN, body=body
         )
+        self.requests += 1
         request.context = exchange
         exchange.link = link
         exchange.request = request

@@ -241,6 +241,8 @@ def test_new_options(run: Any, host: Any) -> None:
         assert 'fcgi_web_requests_total{server_name="other",status="2xx"} 1.0' in await page(half)
         with pytest.raises(ValueError, match=r"metrics\.listen"):
             half.configure(MetricsOptions())
+        with pytest.raises(ValueError, match="all hosts"):
+            half.configure(MetricsOptions(listen=None), "shop.example")
 
     run(check)
 

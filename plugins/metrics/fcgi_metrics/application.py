@@ -44,6 +44,8 @@ class MetricsApplication(ApplicationHalf):
         self._registry_failing = False
 
     def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
+        if server_name is not None:
+            raise ValueError("the options of metrics are for all hosts together")
         self._options = options
         self._due = 0.0
 

@@ -75,6 +75,8 @@ class MetricsWeb(WebHalf):
     # ---- hooks
 
     def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
+        if server_name is not None:
+            raise ValueError("the options of metrics are for all hosts together")
         for name in ("listen", "statsd", "statsd_prefix", "statsd_tags"):
             if getattr(options, name) != getattr(self._options, name):
                 raise ValueError(f"metrics.{name} stays as it is until the next start")
