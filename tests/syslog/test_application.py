@@ -76,7 +76,13 @@ def test_a_line_goes_with_its_request(make: Make, host: Any, make_request: Any) 
     assert message.procid
     assert message.time is not None
     assert message.data == {
-        "fcgi@32473": {"server_name": "shop.example", "request": "req-1", "method": "GET", "uri": "/café"},
+        "fcgi@32473": {
+            "server_name": "shop.example",
+            "request": "req-1",
+            "method": "GET",
+            "uri": "/café",
+            "application": "demo",
+        },
         "fields@32473": {"user": 'a"b'},
     }
 

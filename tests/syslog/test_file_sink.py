@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from fcgi_syslog import file_sink
-from fcgi_syslog.file_sink import FileSink, file_name, format_line
+from fcgi_syslog.file_sink import FileSink, file_name
+from fcgi_syslog.formats import format_line
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -29,6 +29,19 @@ def test_association_scope() -> None:
     ]
 
 
+def test_acknowledged_channels() -> None:
+    channels = SyslogPlugin().channels(SyslogPlugin.Options(delivery="acknowledged", spool="/s", spool_bytes=1 << 20))
+    assert [(one.name, one.scope, one.acknowledged, one.spool) for one in channels] == [
+        ("syslog", Scope.ASSOCIATION, True, "/s"),
+        ("syslog.urgent", Scope.ASSOCIATION, True, "/s"),
+    ]
+
+
+def test_the_usual_journal() -> None:
+    (output,) = SyslogPlugin.Options.model_validate({"outputs": [{"journal": True}]}).outputs
+    assert (output.kind, output.journal) == ("journal", "/run/systemd/journal/socket")
+
+
 def test_severities_have_many_names() -> None:
     options = SyslogPlugin.Options.model_validate({"severity": "Error", "outputs": [{"socket": "/x", "severity": 4}]})
     assert options.severity == "err"
@@ -37,7 +50,8 @@ def test_severities_have_many_names() -> None:
 
 def test_every_option_is_described() -> None:
     schema = SyslogPlugin.Options.model_json_schema()
-    for properties in (schema["properties"], schema["$defs"]["Output"]["properties"]):
+    models = [schema["$defs"][name]["properties"] for name in ("Output", "Pattern", "Redaction")]
+    for properties in (schema["properties"], *models):
         assert all(option.get("description") for option in properties.values())
 
 
@@ -49,8 +63,18 @@ def test_every_option_is_described() -> None:
         ({"scope": "world"}, "'request' or 'association'"),
         ({"capture": ["prints"]}, "'logging', 'warnings'"),
         ({"max_message": 10}, "greater than or equal to 480"),
-        ({"outputs": [{}]}, "one of `file` and `socket`"),
-        ({"outputs": [{"file": "/a", "socket": "/b"}]}, "one of `file` and `socket`"),
+        ({"outputs": [{}]}, "one of file, json, socket"),
+        ({"outputs": [{"file": "/a", "socket": "/b"}]}, "one of file, json, socket"),
+        ({"outputs": [{"udp": "h:99999"}]}, "HOST:PORT"),
+        ({"outputs": [{"tcp": "h:x"}]}, "invalid literal"),
+        ({"outputs": [{"tcp": "h", "ca": "/ca.pem"}]}, "are for tls"),
+        ({"outputs": [{"tls": "h", "key": "/key.pem"}]}, "needs its certificate"),
+        ({"outputs": [{"json": "/a/{x}"}]}, "{server_name} is all"),
+        ({"redact": [{"match": "("}]}, "not a regular expression"),
+        ({"redact": [{"match": "a", "replace": "\\1"}]}, "invalid group"),
+        ({"patterns": [{"match": "x", "severity": "loud"}]}, "'notice'"),
+        ({"spool": "/var/spool/x"}, "for delivery: acknowledged"),
+        ({"listen": "log"}, "an absolute path"),
         ({"outputs": [{"file": "a.log"}]}, "an absolute path"),
         ({"outputs": [{"file": "/{host}.log"}]}, "{server_name} is all"),
         ({"output": []}, "Extra inputs"),

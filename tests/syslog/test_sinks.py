@@ -24,7 +24,7 @@ class Recorder(Sink):
         self.failure: Exception | None = None
         self.attempted = threading.Event()
         self.released = 0
-        self.written: list[str] = []
+        self.texts: list[str] = []
         self.pending: list[FeedEntry] = []
 
     def deliver(self, entries: list[FeedEntry]) -> None:
@@ -35,7 +35,7 @@ class Recorder(Sink):
             if not isinstance(self.failure, OSError):
                 self.pending.clear()
             raise self.failure
-        self.written += [entry.message for entry in self.pending]
+        self.texts += [entry.message for entry in self.pending]
         self.pending.clear()
 
     def left(self) -> int:
@@ -58,7 +58,7 @@ def test_what_is_written_arrives_in_order() -> None:
     sink.write(entry("last"))
     sink.close()
     sink.write(entry("too late"))
-    assert sink.written == [*map(str, range(100)), "last"]
+    assert sink.texts == [*map(str, range(100)), "last"]
     assert sink.released == 2
     assert sink.drain()
 
@@ -86,7 +86,7 @@ def test_a_failure_is_told_once_and_waited_out(
     sink.failure = None
     assert sink.drain()
     sink.close()
-    assert sink.written == ["one", "two"]
+    assert sink.texts == ["one", "two"]
     assert [record.getMessage() for record in caplog.records] == [
         "recorder cannot be written: [Errno 28] No space left on device; lines wait and it is tried again",
         "recorder is written again",
@@ -104,7 +104,7 @@ def test_the_queue_is_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
     assert sink.lost == 1
     sink.gate.set()
     sink.close()
-    assert [text[0] for text in sink.written] == ["x", "y"]
+    assert [text[0] for text in sink.texts] == ["x", "y"]
     assert [record.getMessage() for record in caplog.records] == ["recorder: 1 lines found its queue full and are lost"]
 
 
@@ -138,6 +138,6 @@ def test_a_bug_costs_its_lines_only(caplog: pytest.LogCaptureFixture) -> None:
     sink.failure = None
     sink.write(entry("two"))
     sink.close()
-    assert sink.written == ["two"]
+    assert sink.texts == ["two"]
     assert sink.lost >= 1
     assert caplog.records[0].getMessage() == "recorder: 1 lines could not be written and are lost"

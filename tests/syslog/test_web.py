@@ -56,6 +56,7 @@ def test_a_line_of_a_request(make: Make, host: Any, make_request: Any, associati
             kind="cart",
             request="req-1",
             fields={"uri": "/a", "remote": "192.0.2.1"},
+            host="h",
         )
     ]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fcgi_core.plugin import RequestInfo
 
 from .message import ENTERPRISE
 
-__all__ = ["FIELDS_ELEMENT", "LONGEST_VALUE", "REQUEST_ELEMENT", "details", "server_name"]
+__all__ = ["FIELDS_ELEMENT", "LONGEST_VALUE", "OF_PROCESS", "REQUEST_ELEMENT", "details", "server_name"]
 
 REQUEST_ELEMENT = f"fcgi@{ENTERPRISE}"
 """The SD-ELEMENT about the request."""
@@ -14,7 +16,14 @@ FIELDS_ELEMENT = f"fields@{ENTERPRISE}"
 """The SD-ELEMENT with what the application added to a line (`extra` of Python's logging)."""
 LONGEST_VALUE = 1024
 """Characters of one value; a URI can have 8 KiB."""
-_PARAMS = {"method": "REQUEST_METHOD", "uri": "REQUEST_URI", "remote": "REMOTE_ADDR"}
+_PARAMS = {
+    "method": "REQUEST_METHOD",
+    "uri": "REQUEST_URI",
+    "script": "SCRIPT_NAME",
+    "remote": "REMOTE_ADDR",
+}
+OF_PROCESS = ("application", "worker")
+"""What the application's process says of itself, in the same element."""
 
 
 def server_name(request: RequestInfo) -> str:
@@ -22,9 +31,12 @@ def server_name(request: RequestInfo) -> str:
     return _text(request, "SERVER_NAME")
 
 
-def details(request: RequestInfo) -> dict[str, str]:
-    """Method, URI and remote address, as far as they are there."""
-    return {name: value for name, param in _PARAMS.items() if (value := _text(request, param))}
+def details(request: RequestInfo, redact: Callable[[str], str]) -> dict[str, str]:
+    """Method, URI, script and remote address, as far as they are there; secrets in the URI made unreadable."""
+    about = {name: value for name, param in _PARAMS.items() if (value := _text(request, param))}
+    if "uri" in about:
+        about["uri"] = redact(about["uri"])
+    return about
 
 
 def _text(request: RequestInfo, param: str) -> str:

@@ -8,10 +8,12 @@ import threading
 import time
 
 from fcgi_core.plugin import ApplicationHalf, ApplicationHost, Outcome, RequestInfo, current_request
-from fcgi_core.text import severity_number
+from fcgi_core.text import SEVERITIES
 
-from .about import REQUEST_ELEMENT, details, server_name
-from .capture import Capture
+from .about import FIELDS_ELEMENT, REQUEST_ELEMENT, details, server_name
+from .capture import NO_FIELDS, Capture
+from .hold import Held, HeldLine
+from .local_socket import LocalLine, LocalSocket
 from .message import (
     APP_NAME_LENGTH,
     FACILITIES,
@@ -22,14 +24,20 @@ from .message import (
     format_data,
     format_time,
 )
-from .plugin import SyslogOptions
+from .options import SyslogOptions
 from .reassembly import Reassembler
-from .severity import CRIT, guess
+from .rules import Rules, RulesByHost
+from .severity import CRIT, WARNING
+from .storm import StormControl
 
 __all__ = ["SyslogApplication"]
 
 _KEY = "syslog"
 """In `RequestInfo.plugin_data`."""
+_WORKER = "FCGI_SCTP_WORKER"
+"""In the environment of a worker: its number."""
+_FIXED = ("scope", "delivery", "spool", "spool_bytes", "listen")
+"""Options that a running half cannot change."""
 
 
 class _Source:
@@ -38,17 +46,19 @@ class _Source:
     The request holds it, so it does not hold the request: both go as soon as nobody needs them.
     """
 
-    __slots__ = ("data", "prefix", "quiet", "stderr")
+    __slots__ = ("data", "held", "prefix", "quiet", "server_name", "stderr")
 
-    def __init__(self, request: RequestInfo | None, limit: int) -> None:
-        self.data = ""
-        self.prefix = ""
+    def __init__(self, request: RequestInfo | None, limit: int, rules: RulesByHost, process: dict[str, str]) -> None:
+        self.server_name = ""
+        about = process
         if request is not None:
-            name = server_name(request)
-            about = {"server_name": name, "request": request.identity, **details(request)}
-            self.data = format_data(REQUEST_ELEMENT, about)
-            self.prefix = f"{name}: " if name else ""
+            self.server_name = server_name(request)
+            redact = rules[self.server_name].redact
+            about = {"server_name": self.server_name, "request": request.identity, **details(request, redact), **about}
+        self.data = format_data(REQUEST_ELEMENT, about) if about else ""
+        self.prefix = f"{self.server_name}: " if self.server_name else ""
         self.stderr = Reassembler(limit)
+        self.held: Held | None = None
         self.quiet = False
 
 
@@ -63,38 +73,56 @@ class SyslogApplication(ApplicationHalf):
         self._reported = 0
         self._hostname = clean_name(socket.gethostname(), HOSTNAME_LENGTH)
         self._process_id = clean_name(str(os.getpid()), PROCID_LENGTH)
-        self._scope = options.scope
-        self._process = _Source(None, options.max_message)
+        self._fixed = {name: getattr(options, name) for name in _FIXED}
+        self._by_request = options.by_request
+        self._about = {"application": host.name} if host.name else {}
+        if worker := os.environ.get(_WORKER):
+            self._about["worker"] = worker
+        self._rules = RulesByHost(options)
+        self._storms = StormControl()
+        self._process = _Source(None, options.max_message, self._rules, self._about)
         self._holding: dict[_Source, RequestInfo | None] = {}  # STDERR that waits for its next line
         self._capture = Capture(self._take, host.log.name, self._failed)
         self._apply(options)
+        self._listener: LocalSocket | None = None
+        if options.listen is not None and (worker or "0") == "0":  # one socket, however many workers
+            self._listener = LocalSocket(options.listen, self._take_local)
 
     def configure(self, options: SyslogOptions, server_name: str | None = None) -> None:
-        """The new options; ValueError if the scope is another: it takes other channels."""
-        if options.scope != self._scope:
-            raise ValueError(f"syslog.scope is {self._scope} until the next start")
-        self._apply(options)
+        """The new options; ValueError for what takes a restart, or is not for one host alone."""
+        if server_name is None:
+            for name, value in self._fixed.items():
+                if getattr(options, name) != value:
+                    raise ValueError(f"syslog.{name} is {value} until the next start")
+        self._rules.change(options, server_name)
+        if server_name is None:
+            self._apply(options)
+        else:
+            self._capture.install(self._options.capture, self._rules.lowest)
 
     def _apply(self, options: SyslogOptions) -> None:
         self._options = options
-        self._threshold = severity_number(options.severity)
         self._limit = options.max_message
-        facility = FACILITIES.index(options.facility)
-        self._priorities = [f"<{facility * 8 + severity}>1 " for severity in range(8)]
+        self._facility = FACILITIES.index(options.facility)
         app_name = clean_name(options.app_name or self._host.name, APP_NAME_LENGTH)
+        self._priorities = [f"<{self._facility * 8 + severity}>1 " for severity in range(8)]
         self._names = f" {self._hostname} {app_name} {self._process_id} "
-        self._severity_of_stderr = severity_number(options.stderr_severity)
         self._take_stderr = "stderr" in options.capture
         self._keep_stderr = options.stderr == "take"
-        self._capture.install(options.capture, self._threshold)
+        self._capture.install(options.capture, self._rules.lowest)
 
     def request_begin(self, request: RequestInfo) -> None:
         self._capture.stay()
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         source = request.plugin_data.get(_KEY)
-        if source is not None:
-            self._flush(source, request)
+        if source is None:
+            return
+        self._flush(source, request)
+        if source.held is not None:
+            lines = source.held.take()
+            if outcome.status >= 500 or outcome.error:
+                self._raise(source, request, lines)
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         if not self._take_stderr:
@@ -116,16 +144,20 @@ class SyslogApplication(ApplicationHalf):
                 source.quiet = True
         for source, request in over:
             self._flush(source, request)
+        self._tell_suppressed()
         failures = self._failures
         if failures != self._reported:
             self._host.log.error("%d lines could not be sent (%d since the start)", failures - self._reported, failures)
             self._reported = failures
 
     def close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
         self._capture.uninstall()
         self._capture.close()
         for source, request in list(self._holding.items()):
             self._flush(source, request)
+        self._tell_suppressed()
 
     def _source(self, request: RequestInfo | None) -> _Source:
         if request is None:
@@ -133,7 +165,7 @@ class SyslogApplication(ApplicationHalf):
         source = request.plugin_data.get(_KEY)
         if source is None:
             # two threads may come here at once for a request: both get the first one's
-            source = request.plugin_data.setdefault(_KEY, _Source(request, self._limit))
+            source = request.plugin_data.setdefault(_KEY, _Source(request, self._limit, self._rules, self._about))
         assert isinstance(source, _Source)
         return source
 
@@ -145,16 +177,29 @@ class SyslogApplication(ApplicationHalf):
 
     def _send_stderr(self, source: _Source, request: RequestInfo | None, events: list[str]) -> None:
         for event in events:
-            severity, text = guess(event)
-            if severity is None:
-                severity = self._severity_of_stderr
-            self._send(source, request, severity, "stderr", text, time.time(), "")
+            severity, text = self._rules[source.server_name].of_stderr(event)
+            self._line(source, request, severity, "stderr", text, time.time(), NO_FIELDS)
 
-    def _take(self, severity: int, msgid: str, text: str, when: float | None = None, data: str = "") -> None:
+    def _take(
+        self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
+    ) -> None:
         request = current_request()
-        self._send(self._source(request), request, severity, msgid, text, time.time() if when is None else when, data)
+        source = self._source(request)
+        self._line(source, request, severity, msgid, text, time.time() if when is None else when, fields)
 
-    def _send(
+    def _take_local(self, line: LocalLine, pid: int, uid: int) -> None:
+        """A line of another program, on the input's thread."""
+        rules = self._rules[""]
+        now = time.time()
+        if line.severity > rules.threshold or not self._allows(rules, self._process, line.severity, now):
+            return
+        beginning = (
+            f"<{line.facility * 8 + line.severity}>1 {format_time(now)} {self._hostname}"
+            f" {clean_name(line.tag, APP_NAME_LENGTH)} {pid} local"
+        )
+        self._send(self._process, None, line.severity, beginning, rules, line.text, {"uid": str(uid)})
+
+    def _line(
         self,
         source: _Source,
         request: RequestInfo | None,
@@ -162,21 +207,56 @@ class SyslogApplication(ApplicationHalf):
         msgid: str,
         text: str,
         when: float,
-        data: str,
+        fields: dict[str, str],
     ) -> None:
-        if severity > self._threshold or getattr(self._sending, "now", False):
+        """Send a line, unless it is not severe enough or one too many."""
+        if getattr(self._sending, "now", False):
             return  # what sending a line makes others say is not sent: it would never end
+        rules = self._rules[source.server_name]
+        if severity > rules.threshold:
+            if rules.hold and request is not None:
+                if source.held is None:
+                    source.held = Held()
+                source.held.add(HeldLine(severity, msgid, text, when, fields))
+            return
+        if rules.rate and not self._allows(rules, source, severity, when):
+            return
+        beginning = f"{self._priorities[severity]}{format_time(when)}{self._names}{msgid}"
+        self._send(source, request, severity, beginning, rules, text, fields)
+
+    def _allows(self, rules: Rules, source: _Source, severity: int, now: float) -> bool:
+        return (
+            not rules.rate or severity <= CRIT or self._storms.allows(source.server_name, rules.rate, rules.burst, now)
+        )
+
+    def _send(
+        self,
+        source: _Source,
+        request: RequestInfo | None,
+        severity: int,
+        beginning: str,
+        rules: Rules,
+        text: str,
+        fields: dict[str, str],
+    ) -> None:
+        """Make the item and hand it over. `beginning`: all of it up to MSGID."""
+        if rules.redacts:
+            text = rules.redact(text)
         if len(text) * 4 > self._limit:
             text = clip(text, self._limit)
-        if self._scope == "association":
+        if self._by_request:
+            channel = "syslog" if request is not None else "syslog.process"
+        else:
             text = source.prefix + text
             channel = "syslog"
-        else:
-            channel = "syslog" if request is not None else "syslog.process"
         if severity <= CRIT:
             channel += ".urgent"
-        header = f"{self._priorities[severity]}{format_time(when)}{self._names}{msgid}"
-        line = f"{header} {source.data + data or '-'} {text}"
+        data = source.data
+        if fields:
+            if rules.redacts:
+                fields = {name: rules.redact(value) for name, value in fields.items()}
+            data += format_data(FIELDS_ELEMENT, fields)
+        line = f"{beginning} {data or '-'} {text}"
         self._sending.now = True
         try:
             self._host.send(channel, line.encode("utf-8", "backslashreplace"), request=request, urgency=severity)
@@ -184,6 +264,25 @@ class SyslogApplication(ApplicationHalf):
             self._failed()
         finally:
             self._sending.now = False
+
+    def _raise(self, source: _Source, request: RequestInfo, lines: list[HeldLine]) -> None:
+        """Send what was held as if it were severe enough; the field `severity` says what it was."""
+        assert source.held is not None
+        severity = self._rules[source.server_name].threshold
+        if lines and source.held.forgotten:
+            told = f"{source.held.forgotten} earlier lines of this request were not held"
+            self._line(source, request, severity, "held", told, lines[0].time, NO_FIELDS)
+        for line in lines:
+            fields = {**line.fields, "severity": SEVERITIES[line.severity]}
+            self._line(source, request, severity, line.msgid, line.text, line.time, fields)
+
+    def _tell_suppressed(self) -> None:
+        for name, count in self._storms.take_suppressed():
+            about = {"server_name": name, **self._about} if name else self._about
+            beginning = f"{self._priorities[WARNING]}{format_time(time.time())}{self._names}suppressed"
+            source = _Source(None, self._limit, self._rules, about)
+            source.prefix = f"{name}: " if name else ""
+            self._send(source, None, WARNING, beginning, self._rules[name], f"{count} messages suppressed", NO_FIELDS)
 
     def _failed(self) -> None:
         self._failures += 1  # reported by `tick`

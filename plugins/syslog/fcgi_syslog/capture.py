@@ -11,16 +11,17 @@ from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Protocol
 
-from .about import FIELDS_ELEMENT, LONGEST_VALUE
-from .message import MSGID_LENGTH, clean_name, format_data
+from .about import LONGEST_VALUE
+from .message import MSGID_LENGTH, clean_name
 from .severity import CRIT, ERR, of_level
 
-__all__ = ["APPLICATION_LOGGER", "Capture", "Take"]
+__all__ = ["APPLICATION_LOGGER", "NO_FIELDS", "Capture", "Take"]
 
 APPLICATION_LOGGER = "fcgi_sctp.application"
 """Where the application server logs what escapes from the application: the one of our own loggers that is taken."""
 _OWN_LOGGER = "fcgi_sctp"
 _MOST_FIELDS = 32
+NO_FIELDS: dict[str, str] = {}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _STANDARD_COUNT = len(vars(logging.makeLogRecord({})))
 _LEVEL_OF_SEVERITY = (1000, 1000, 50, 40, 30, 25, 20, 0)
@@ -30,9 +31,11 @@ _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tup
 
 
 class Take(Protocol):
-    """Takes a line: its severity, MSGID, text, when it was written, and SD-ELEMENTs of its own."""
+    """Takes a line: its severity, MSGID, text, when it was written, and what `extra` added."""
 
-    def __call__(self, severity: int, msgid: str, text: str, when: float | None = None, data: str = "") -> None: ...
+    def __call__(
+        self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = ...
+    ) -> None: ...
 
 
 class Capture(logging.Handler):
@@ -127,7 +130,7 @@ class Capture(logging.Handler):
                 msgid,
                 _text(record),
                 record.created,
-                _extra(fields) if len(fields) != _STANDARD_COUNT else "",
+                _extra(fields) if len(fields) != _STANDARD_COUNT else NO_FIELDS,
             )
         except Exception:
             self._failed()
@@ -178,7 +181,7 @@ def _text(record: logging.LogRecord) -> str:
     return text[:-1] if text.endswith("\n") else text
 
 
-def _extra(fields: Mapping[str, object]) -> str:
-    """The SD-ELEMENT of what `extra` added to a record; '' if nothing did."""
+def _extra(fields: Mapping[str, object]) -> dict[str, str]:
+    """What `extra` added to a record."""
     names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
-    return format_data(FIELDS_ELEMENT, {name: str(fields[name])[:LONGEST_VALUE] for name in names}) if names else ""
+    return {name: str(fields[name])[:LONGEST_VALUE] for name in names}

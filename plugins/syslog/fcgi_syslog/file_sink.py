@@ -3,7 +3,7 @@
     2026-07-01T12:00:00.123456Z err shop.example shop[71] [6f1d0c…] no such item: 17
 
 Time in UTC, severity, SERVER_NAME, application and process, request, text; ``-`` for what is not there. An event is one
-line, whatever it holds: see `fcgi_core.text.escape`.
+line, whatever it holds. Or a JSON object: see `formats`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from fcgi_core.plugin import FeedEntry
-from fcgi_core.text import SEVERITIES, escape, escape_word
 
-from .message import format_time
+from .formats import format_line
 from .sinks import Sink
 
-__all__ = ["FileSink", "file_name", "format_line"]
+__all__ = ["FileSink", "file_name"]
 
 FILE_MODE = 0o640
 DIRECTORY_MODE = 0o750
@@ -30,15 +30,6 @@ MAX_NAMES = 1000
 OTHERS = "_others"
 """The name of the file for all further ones."""
 _UNSAFE = re.compile(r"[^a-z0-9._-]|^\.")
-
-
-def format_line(entry: FeedEntry) -> str:
-    """The line of an entry, newline included."""
-    process = f"[{escape(entry.process)}]" if entry.process else ""
-    return (
-        f"{format_time(entry.time)} {SEVERITIES[entry.severity]} {escape_word(entry.server_name)}"
-        f" {escape_word(entry.application)}{process} [{escape_word(entry.request)}] {escape(entry.message)}\n"
-    )
 
 
 @lru_cache(maxsize=1024)
@@ -74,10 +65,17 @@ class _File:
 
 
 class FileSink(Sink):
-    """`path` is absolute; ``{server_name}`` in it stands for the virtual host."""
+    """`path` is absolute; ``{server_name}`` in it stands for the virtual host. `to_text` makes the line of an entry."""
 
-    def __init__(self, path: str, log: logging.Logger, threshold: int = 7) -> None:
+    def __init__(
+        self,
+        path: str,
+        log: logging.Logger,
+        threshold: int = 7,
+        to_text: Callable[[FeedEntry], str] = format_line,
+    ) -> None:
         super().__init__(path, log, threshold)
+        self._to_text = to_text
         self._template = path
         self._names: set[str] = set()
         self._files: dict[str, _File] = {}  # the one that was written longest ago first
@@ -86,7 +84,7 @@ class FileSink(Sink):
     def deliver(self, entries: list[FeedEntry]) -> None:
         lines: dict[str, list[str]] = {}
         for entry in entries:
-            lines.setdefault(self._path(entry.server_name), []).append(format_line(entry))
+            lines.setdefault(self._path(entry.server_name), []).append(self._to_text(entry))
         for path, texts in lines.items():
             file = self._open(path)
             file.pending += "".join(texts).encode()

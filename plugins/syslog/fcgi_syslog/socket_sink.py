@@ -60,6 +60,9 @@ class SocketSink(Sink):
     def left(self) -> int:
         return sum(len(entry.message) for entry in self._pending)
 
+    def lines_left(self) -> int:
+        return len(self._pending)
+
     def release(self) -> None:
         if self._socket is not None:
             self._socket.close()

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from concurrent.futures import Future
+from types import MappingProxyType
 
 from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome, RequestInfo, WebHalf, WebHost
-from fcgi_core.text import severity_number
 
-from .about import FIELDS_ELEMENT, REQUEST_ELEMENT, details, server_name
-from .file_sink import FileSink
+from .about import FIELDS_ELEMENT, OF_PROCESS, REQUEST_ELEMENT, details, server_name
 from .message import FACILITIES, Data, read
-from .plugin import Output, SyslogOptions
+from .options import Output, SyslogOptions
+from .outputs import make_sink
 from .reassembly import Reassembler
-from .severity import guess
+from .rules import RulesByHost
+from .severity import CRIT, WARNING
 from .sinks import Sink
-from .socket_sink import SocketSink
+from .storm import StormControl
 
 __all__ = ["SyslogWeb"]
 
 _KEY = "syslog"
 """In `RequestInfo.plugin_data`."""
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class _Source:
@@ -30,13 +33,25 @@ class _Source:
     The request holds it, so it does not hold the request: both go as soon as nobody needs them.
     """
 
-    __slots__ = ("details", "quiet", "server_name", "stderr")
+    __slots__ = ("_data", "_fields", "details", "quiet", "server_name", "stderr")
 
-    def __init__(self, request: RequestInfo, limit: int) -> None:
+    def __init__(self, request: RequestInfo, limit: int, rules: RulesByHost) -> None:
         self.server_name = server_name(request)
-        self.details = details(request)
+        self.details = details(request, rules[self.server_name].redact)
         self.stderr = Reassembler(limit)
         self.quiet = False
+        self._data: Data | None = None
+        self._fields: dict[str, str] = self.details
+
+    def fields(self, data: Data) -> dict[str, str]:
+        """Its structured data: what the application added, and over it what this side knows."""
+        if data is not self._data:  # most lines of a request have the same
+            claims = _flat(data, REQUEST_ELEMENT)
+            of_process = data.get(REQUEST_ELEMENT, _NOTHING)
+            claims |= {name: of_process[name] for name in OF_PROCESS if name in of_process}
+            self._fields = claims | self.details
+            self._data = data
+        return self._fields
 
 
 class SyslogWeb(WebHalf):
@@ -46,7 +61,9 @@ class SyslogWeb(WebHalf):
         self._host = host
         self._options = options
         self._facility = FACILITIES.index(options.facility)
-        self._severity_of_stderr = severity_number(options.stderr_severity)
+        self._acknowledged = options.delivery == "acknowledged"
+        self._rules = RulesByHost(options)
+        self._storms = StormControl()
         self._holding: dict[_Source, RequestInfo] = {}  # STDERR that waits for its next line
         self.malformed = 0
         """Items that were no RFC 5424 messages."""
@@ -60,59 +77,72 @@ class SyslogWeb(WebHalf):
         return self._sinks
 
     def reopen(self) -> None:
-        """Open all files anew: something has moved them away."""
         for sink in self._sinks:
             sink.reopen()
 
     def configure(self, options: SyslogOptions, server_name: str | None = None) -> None:
         """The new options; outputs that stay the same keep what waits in them."""
-        if options.scope != self._options.scope:
-            raise ValueError(f"syslog.scope is {self._options.scope} until the next start")
+        if server_name is not None:
+            self._rules.change(options, server_name)
+            return
+        for name in ("scope", "delivery"):
+            if getattr(options, name) != getattr(self._options, name):
+                raise ValueError(f"syslog.{name} is {getattr(self._options, name)} until the next start")
         kept = dict(zip((output.model_dump_json() for output in self._options.outputs), self._sinks, strict=True))
+        fresh = [output for output in options.outputs if output.model_dump_json() not in kept]
+        made = {output.model_dump_json(): self._sink(output) for output in fresh}  # all, or none is taken over
         self._sinks = [
-            (kept.pop(key) if (key := output.model_dump_json()) in kept else self._sink(output))
-            for output in options.outputs
+            made[key] if (key := output.model_dump_json()) in made else kept.pop(key) for output in options.outputs
         ]
         for sink in kept.values():
             sink.close()
         self._options = options
         self._facility = FACILITIES.index(options.facility)
-        self._severity_of_stderr = severity_number(options.stderr_severity)
+        self._rules.change(options, None)
+
+    def commit(self) -> Future[None] | None:
+        """Taken over is what every required output has written for good."""
+        behind = [(sink, sink.accepted) for sink in self._sinks if sink.required and sink.written < sink.accepted]
+        return _all_written(behind) if behind else None
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         message, problem = read(item)
-        fields: Mapping[str, str] | None
+        fields: Mapping[str, str]
         text = message.text
         if request is not None:
             source = self._source(request)
             name, identity = source.server_name, request.identity
-            fields = source.details
-            if len(message.data) > 1 or REQUEST_ELEMENT not in message.data:
-                fields = {**_flat(message.data), **fields}
+            fields = source.fields(message.data)
+        elif self._of_process(channel):
+            # nobody but the application can say whose line it is
+            about = message.data.get(REQUEST_ELEMENT, _NOTHING)
+            name, identity = about.get("server_name", ""), about.get("request", "")
+            fields = _of_claims(message.data)
+            if name:
+                text = text.removeprefix(f"{name}: ")
         else:
-            fields = _flat(message.data)
+            # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
             name = identity = ""
-            if self._of_process(channel):
-                # nobody but the application can say whose line it is
-                name, identity = fields.pop("server_name", ""), fields.pop("request", "")
-                text = text.removeprefix(f"{name}: ") if name else text
-        entry = FeedEntry(
-            time.time() if message.time is None else message.time,
-            message.severity,
-            text,
-            name,
-            message.app_name or association.peer_name,
-            message.facility,
-            message.procid,
-            message.msgid,
-            identity,
-            fields or None,
-        )
+            fields = _flat(message.data)
         if problem:
             self.malformed += 1
             self._last_malformed = f"{association.peer}: {problem}"
-            entry = replace(entry, fields={**(fields or {}), "malformed": problem})
-        self._publish(entry)
+            fields = {**fields, "malformed": problem}
+        self._publish(
+            FeedEntry(
+                time.time() if message.time is None else message.time,
+                message.severity,
+                text,
+                name,
+                message.app_name or association.peer_name,
+                message.facility,
+                message.procid,
+                message.msgid,
+                identity,
+                fields or None,
+                message.hostname,
+            )
+        )
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         source = request.plugin_data.get(_KEY)
@@ -136,6 +166,7 @@ class SyslogWeb(WebHalf):
             source.quiet = True
         for source, request in over:
             self._flush(source, request)
+        self._tell_suppressed()
         if self.malformed != self._reported:
             self._host.log.warning(
                 "%d items were no RFC 5424 messages, the last from %s",
@@ -147,22 +178,20 @@ class SyslogWeb(WebHalf):
     def close(self) -> None:
         for source, request in list(self._holding.items()):
             self._flush(source, request)
+        self._tell_suppressed()
         for sink in self._sinks:
             sink.close()
 
     def _sink(self, output: Output) -> Sink:
-        threshold = severity_number(output.severity)
-        if output.file is not None:
-            return FileSink(output.file, self._host.log, threshold)
-        return SocketSink(output.socket or "/dev/log", self._host.log, threshold)
+        return make_sink(output, self._host.log, acknowledged=self._acknowledged)
 
     def _of_process(self, channel: str) -> bool:
-        return self._options.scope == "association" or channel.startswith("syslog.process")
+        return not self._options.by_request or channel.startswith("syslog.process")
 
     def _source(self, request: RequestInfo) -> _Source:
         source = request.plugin_data.get(_KEY)
         if source is None:
-            source = request.plugin_data[_KEY] = _Source(request, self._options.max_message)
+            source = request.plugin_data[_KEY] = _Source(request, self._options.max_message, self._rules)
         assert isinstance(source, _Source)
         return source
 
@@ -171,13 +200,18 @@ class SyslogWeb(WebHalf):
         self._publish_stderr(source, request, source.stderr.flush())
 
     def _publish_stderr(self, source: _Source, request: RequestInfo, events: list[str]) -> None:
+        rules = self._rules[source.server_name]
         for event in events:
-            severity, text = guess(event)
+            severity, text = rules.of_stderr(event)
+            now = time.time()
+            limited = rules.rate and severity > CRIT
+            if limited and not self._storms.allows(source.server_name, rules.rate, rules.burst, now):
+                continue
             self._publish(
                 FeedEntry(
-                    time.time(),
-                    self._severity_of_stderr if severity is None else severity,
-                    text,
+                    now,
+                    severity,
+                    rules.redact(text),
                     source.server_name,
                     self._options.app_name,
                     self._facility,
@@ -188,6 +222,12 @@ class SyslogWeb(WebHalf):
                 )
             )
 
+    def _tell_suppressed(self) -> None:
+        for name, count in self._storms.take_suppressed():
+            text = f"{count} messages suppressed"
+            app_name = self._options.app_name
+            self._publish(FeedEntry(time.time(), WARNING, text, name, app_name, self._facility, "", "suppressed"))
+
     def _publish(self, entry: FeedEntry) -> None:
         self._host.publish(entry)
         for sink in self._sinks:
@@ -195,11 +235,49 @@ class SyslogWeb(WebHalf):
                 sink.write(entry)
 
 
-def _flat(data: Data) -> dict[str, str]:
-    """Structured data as one mapping; the elements of others keep their names before a dot."""
+def _flat(data: Data, but: str = "") -> dict[str, str]:
+    """Structured data as one mapping, without the element `but`; others' elements keep their names before a dot."""
     fields: dict[str, str] = {}
     for element, parameters in data.items():
-        prefix = "" if element in (REQUEST_ELEMENT, FIELDS_ELEMENT) else f"{element}."
-        for key, value in parameters.items():
-            fields.setdefault(prefix + key, value)
+        if element != but:
+            prefix = "" if element in (REQUEST_ELEMENT, FIELDS_ELEMENT) else f"{element}."
+            for key, value in parameters.items():
+                fields.setdefault(prefix + key, value)
     return fields
+
+
+_claims: tuple[Data, dict[str, str]] = ({}, {})
+
+
+def _of_claims(data: Data) -> dict[str, str]:
+    """`_flat` without server_name and request, which have places of their own in an entry. Data that is the same object
+    as the last time gives the same object."""
+    global _claims
+    known, fields = _claims
+    if known is not data:
+        fields = _flat(data)
+        about = data.get(REQUEST_ELEMENT, _NOTHING)
+        for name in ("server_name", "request"):
+            if name in about:
+                del fields[name]
+        _claims = data, fields
+    return fields
+
+
+def _all_written(behind: list[tuple[Sink, int]]) -> Future[None]:
+    """A future that is done when each sink has written so many lines."""
+    future: Future[None] = Future()
+    lock = threading.Lock()
+    left = len(behind)
+
+    def one_written() -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            over = left == 0
+        if over:
+            future.set_result(None)
+
+    for sink, number in behind:
+        sink.when_written(number, one_written)
+    return future

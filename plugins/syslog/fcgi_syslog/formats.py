@@ -1,0 +1,73 @@
+"""A line of the feed as other programs want it: a line of a file, a JSON object, an RFC 5424 message.
+
+Whatever a line says, it stays one line: see `fcgi_core.text.escape`. JSON is ASCII, with everything else escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fcgi_core.plugin import FeedEntry
+from fcgi_core.text import SEVERITIES, escape, escape_word
+
+from .about import FIELDS_ELEMENT, REQUEST_ELEMENT
+from .message import (
+    APP_NAME_LENGTH,
+    HOSTNAME_LENGTH,
+    MSGID_LENGTH,
+    PROCID_LENGTH,
+    clean_name,
+    clip,
+    format_data,
+    format_time,
+)
+
+__all__ = ["format_json", "format_line", "format_message"]
+
+_OF_REQUEST = ("method", "uri", "script", "remote", "worker", "application")
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def format_line(entry: FeedEntry) -> str:
+    """The line of a file, newline included."""
+    process = f"[{escape(entry.process)}]" if entry.process else ""
+    return (
+        f"{format_time(entry.time)} {SEVERITIES[entry.severity]} {escape_word(entry.server_name)}"
+        f" {escape_word(entry.application)}{process} [{escape_word(entry.request)}] {escape(entry.message)}\n"
+    )
+
+
+def format_json(entry: FeedEntry) -> str:
+    """A JSON object in a line, newline included; what is empty is left out."""
+    line: dict[str, Any] = {
+        "time": format_time(entry.time),
+        "severity": SEVERITIES[entry.severity],
+        "facility": entry.facility,
+    }
+    for name in ("host", "server_name", "application", "process", "kind", "request"):
+        value = getattr(entry, name)
+        if value:
+            line[name] = value
+    line["message"] = entry.message
+    if entry.fields:
+        line["fields"] = dict(entry.fields)
+    return _to_json(line) + "\n"
+
+
+def format_message(entry: FeedEntry, limit: int) -> bytes:
+    """An RFC 5424 message whose text has at most `limit` bytes, or is marked as cut."""
+    data = ""
+    about = {"server_name": entry.server_name, "request": entry.request} if entry.server_name or entry.request else {}
+    own: dict[str, str] = {}
+    for name, value in (entry.fields or {}).items():
+        (about if name in _OF_REQUEST else own)[name] = value
+    if about:
+        data = format_data(REQUEST_ELEMENT, {name: escape(value) for name, value in about.items() if value})
+    if own:
+        data += format_data(FIELDS_ELEMENT, {name: escape(value) for name, value in own.items()})
+    return (
+        f"<{entry.facility * 8 + entry.severity}>1 {format_time(entry.time)} {clean_name(entry.host, HOSTNAME_LENGTH)}"
+        f" {clean_name(entry.application, APP_NAME_LENGTH)} {clean_name(entry.process, PROCID_LENGTH)}"
+        f" {clean_name(entry.kind, MSGID_LENGTH)} {data or '-'} {clip(escape(entry.message), limit)}"
+    ).encode()

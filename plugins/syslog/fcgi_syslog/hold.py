@@ -1,0 +1,53 @@
+"""Lines of a request that are held back until it is known how the request ends."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import NamedTuple
+
+__all__ = ["Held", "HeldLine"]
+
+HELD_LINES = 500
+HELD_BYTES = 256 << 10
+"""Of one request, text alone; the latest are kept."""
+
+
+class HeldLine(NamedTuple):
+    severity: int
+    msgid: str
+    text: str
+    time: float
+    fields: dict[str, str]
+
+
+class Held:
+    """The latest lines, within the bounds. Any thread."""
+
+    __slots__ = ("_lines", "_lock", "_over", "_size", "forgotten")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lines: deque[HeldLine] = deque()
+        self._size = 0
+        self._over = False
+        self.forgotten = 0
+        """Lines that there was no room for."""
+
+    def add(self, line: HeldLine) -> None:
+        """Keep a line; nothing is kept after `take`."""
+        with self._lock:
+            if self._over:
+                return
+            self._lines.append(line)
+            self._size += len(line.text)
+            while len(self._lines) > HELD_LINES or self._size > HELD_BYTES:
+                self._size -= len(self._lines.popleft().text)
+                self.forgotten += 1
+
+    def take(self) -> list[HeldLine]:
+        """What was held; the request is over."""
+        with self._lock:
+            self._over = True
+            lines, self._lines = list(self._lines), deque()
+            return lines

@@ -1,0 +1,113 @@
+"""Lines to systemd's journal, in its own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): fields, each by name.
+
+A field whose value holds a newline carries its length, so no value can pretend to be another field. What is too long
+for a datagram goes into a sealed file in memory, whose descriptor is sent.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import logging
+import os
+import re
+import socket
+import struct
+from collections import deque
+
+from fcgi_core.plugin import FeedEntry
+from fcgi_core.text import escape
+
+from .sinks import RETRY_AFTER, Sink
+
+__all__ = ["JournalSink", "format_fields"]
+
+_LENGTH = struct.Struct("<Q")
+_NOT_FIELD = re.compile(r"[^A-Z0-9_]")
+PREFIX = "FCGI_"
+"""Of our own fields' names; the journal's trusted ones begin with an underscore."""
+LONGEST_NAME = 64
+
+
+def format_fields(entry: FeedEntry) -> bytes:
+    """The datagram of an entry. Its text keeps its newlines, and has no other control character."""
+    fields = {
+        "MESSAGE": "\n".join(escape(line) for line in entry.message.split("\n")),
+        "PRIORITY": str(entry.severity),
+        "SYSLOG_FACILITY": str(entry.facility),
+        "SYSLOG_IDENTIFIER": escape(entry.application),
+        "SYSLOG_PID": escape(entry.process),
+        "SYSLOG_TIMESTAMP": f"{entry.time:.6f}",
+        f"{PREFIX}SERVER_NAME": escape(entry.server_name),
+        f"{PREFIX}REQUEST": escape(entry.request),
+        f"{PREFIX}KIND": escape(entry.kind),
+        f"{PREFIX}HOST": escape(entry.host),
+    }
+    for name, value in (entry.fields or {}).items():
+        fields.setdefault(PREFIX + _NOT_FIELD.sub("_", name.upper())[: LONGEST_NAME - len(PREFIX)], escape(value))
+    parts: list[bytes] = []
+    for name, value in fields.items():
+        data = value.encode()
+        if not data:
+            continue
+        if b"\n" in data:
+            parts += (name.encode(), b"\n", _LENGTH.pack(len(data)), data, b"\n")
+        else:
+            parts += (name.encode(), b"=", data, b"\n")
+    return b"".join(parts)
+
+
+class JournalSink(Sink):
+    """`path`: the journal's socket."""
+
+    def __init__(self, path: str, log: logging.Logger, threshold: int = 7) -> None:
+        super().__init__(f"journal {path}", log, threshold)
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._pending: deque[FeedEntry] = deque()
+
+    def deliver(self, entries: list[FeedEntry]) -> None:
+        self._pending.extend(entries)
+        while self._pending:
+            data = format_fields(self._pending[0])
+            try:
+                self._send(self._socket or self._open(), data)
+            except TimeoutError:
+                raise  # it is there, but does not read
+            except OSError:
+                self.release()
+                raise
+            self._pending.popleft()
+
+    def left(self) -> int:
+        return sum(len(entry.message) for entry in self._pending)
+
+    def lines_left(self) -> int:
+        return len(self._pending)
+
+    def release(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _open(self) -> socket.socket:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.settimeout(RETRY_AFTER)
+        self._socket.connect(self._path)
+        return self._socket
+
+    def _send(self, used: socket.socket, data: bytes) -> None:
+        try:
+            used.send(data)
+        except OSError as error:
+            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                raise
+            descriptor = os.memfd_create("syslog", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+                fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+                rights = array.array("i", [descriptor])
+                used.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])

@@ -1,0 +1,121 @@
+"""A socket as /dev/log is, for programs on the application's machine that call syslog(3) or logger(1).
+
+Who sends is told by the kernel (SO_PASSCRED): the process and user id of a line cannot be forged. A program that sends
+faster than lines are taken waits, as it does at /dev/log.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+__all__ = ["LocalLine", "LocalSocket", "read_datagram"]
+
+LONGEST = 1 << 20
+"""Bytes of a datagram; what is longer is cut by the kernel."""
+RECEIVE_BUFFER = 4 << 20
+_DEFAULT_PRIORITY = 13
+"""user.notice (RFC 3164 section 4.3.3)."""
+_PRIORITY = re.compile(r"<(\d{1,3})>")
+_TIME = re.compile(
+    r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) "
+)
+_TAG = re.compile(r"([^\s:\[\]]{1,48})(?:\[(\d{1,20})\])?: ?")
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid"""
+
+
+class LocalLine(NamedTuple):
+    severity: int
+    facility: int
+    tag: str
+    """What the program calls itself; '' if it does not."""
+    text: str
+
+
+def read_datagram(data: bytes) -> LocalLine:
+    """The line in a datagram, whatever is in it: ``<PRI>TIME TAG[PID]: TEXT``, each part but the text may be missing.
+
+    Facility `kern` is the kernel's own; what claims it becomes `user`, as in rsyslog and the journal.
+    """
+    text = data.rstrip(b"\0\n").decode("utf-8", "backslashreplace")
+    number = _DEFAULT_PRIORITY
+    if (priority := _PRIORITY.match(text)) and int(priority[1]) < 192:
+        number = int(priority[1])
+        text = text[priority.end() :]
+    if when := _TIME.match(text):
+        text = text[when.end() :]
+    tag = ""
+    if found := _TAG.match(text):
+        tag = found[1]
+        text = text[found.end() :]
+    return LocalLine(number & 7, number >> 3 or 1, tag, text)
+
+
+class LocalSocket:
+    """Listens at `path`; OSError if that cannot be. `take(line, pid, uid)` is called on a thread of its own."""
+
+    def __init__(self, path: str, take: Callable[[LocalLine, int, int], None]) -> None:
+        self.path = path
+        self._take = take
+        self._socket = _bind(path)
+        self._thread = threading.Thread(target=self._run, name="syslog input", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take what has been sent already, and remove the socket."""
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass
+        try:
+            self._socket.shutdown(socket.SHUT_RD)  # what is queued can still be received
+        except OSError:
+            pass
+        self._thread.join(1.0)
+        self._socket.close()
+
+    def _run(self) -> None:
+        space = socket.CMSG_SPACE(_CREDENTIALS.size)
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(LONGEST, space)
+            except OSError:
+                return
+            if not data:
+                return
+            pid = uid = 0
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                    pid, uid, _ = _CREDENTIALS.unpack_from(content)
+            self._take(read_datagram(data), pid, uid)
+
+
+def _bind(path: str) -> socket.socket:
+    """A socket at `path`; one that a process left that was killed is replaced."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        try:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+                    probe.connect(path)
+                raise OSError(errno.EADDRINUSE, "another process listens here", path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        bound.bind(path)
+        os.chmod(path, 0o666)  # as /dev/log: everybody may log
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, error.strerror, path) from None
+    return bound

@@ -1,0 +1,76 @@
+"""What holds for the lines of one virtual host: the options that it can have of its own, made ready for use."""
+
+from __future__ import annotations
+
+import re
+
+from fcgi_core.text import severity_number
+
+from .options import SECRETS, SyslogOptions
+from .severity import guess
+
+__all__ = ["Rules", "RulesByHost"]
+
+
+class Rules:
+    """Frozen once made; read on any thread."""
+
+    __slots__ = ("_patterns", "_redactions", "_stderr_severity", "burst", "hold", "rate", "redacts", "threshold")
+
+    def __init__(self, options: SyslogOptions) -> None:
+        self.threshold = severity_number(options.severity)
+        self.hold = options.hold
+        self.rate = options.rate
+        self.burst = options.burst
+        self._stderr_severity = severity_number(options.stderr_severity)
+        self._patterns = [(re.compile(one.match), severity_number(one.severity)) for one in options.patterns]
+        self._redactions = [
+            (re.compile(one.match), one.replace, "=" if one.match == SECRETS.match else "") for one in options.redact
+        ]
+        self.redacts = bool(self._redactions)
+
+    def redact(self, text: str) -> str:
+        """`text` without what is not to be read."""
+        for expression, replacement, needed in self._redactions:
+            if needed in text:  # far quicker than any expression, and most lines have no such thing
+                text = expression.sub(replacement, text)
+        return text
+
+    def of_stderr(self, text: str) -> tuple[int, str]:
+        """The severity of an event on STDERR, and its text without a leading ``<N>``."""
+        severity, text = guess(text)
+        for expression, given in self._patterns:
+            if expression.search(text):
+                return given, text
+        return self._stderr_severity if severity is None else severity, text
+
+
+class RulesByHost:
+    """The rules of every virtual host."""
+
+    __slots__ = ("_base", "_hosts", "_options")
+
+    def __init__(self, options: SyslogOptions) -> None:
+        self._options = options
+        self._base = Rules(options)
+        self._hosts: dict[str, Rules] = {}
+
+    def change(self, options: SyslogOptions, server_name: str | None) -> None:
+        """The options of one host, or of all that have none of their own. ValueError names what a host cannot have."""
+        if server_name is None:
+            self._options = options
+            self._base = Rules(options)
+            return
+        common = self._options.for_all_hosts()
+        wrong = [name for name, value in options.for_all_hosts().items() if value != common[name]]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: the same for all virtual hosts")
+        self._hosts[server_name] = Rules(options)
+
+    def __getitem__(self, server_name: str) -> Rules:
+        return self._hosts.get(server_name, self._base) if self._hosts else self._base
+
+    @property
+    def lowest(self) -> int:
+        """The least severe that any host may want to see."""
+        return max(7 if rules.hold else rules.threshold for rules in (self._base, *self._hosts.values()))
