@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import sctp as pysctp
 
 from fcgi_core.sctp import kernel_socket as linux
-from fcgi_core.sctp.carrier import Address, AssociationHandler, AssociationStatistics, Message, Scheduler
+from fcgi_core.sctp.carrier import URGENT_ROOM, Address, AssociationHandler, AssociationStatistics, Message, Scheduler
 from fcgi_core.sctp.kernel_socket import AssociationChange
 
 if TYPE_CHECKING:
@@ -305,21 +305,37 @@ class KernelAssociation:
         if not self._ending:
             self._handler.writable()
 
-    def room(self) -> int:
+    def room(self, urgent: bool = False) -> int:
         sock = self._sock
-        if sock is None or not self._up or self._ending or self._waiting:
+        if sock is None or not self._up or self._ending or (self._waiting and not urgent):
             return 0
+        if urgent:
+            return max(0, int((2 * self._urgent_buffer() - linux.queued_cost(sock)) / self._cost()))
         free = 2 * self._buffer - linux.queued_cost(sock)
         if free < self._buffer >> 3:
             self._wait()
             return 0
         return max(1, int(free / self._cost()))
 
-    def send(self, messages: Sequence[Message]) -> int:
+    def _urgent_buffer(self) -> int:
+        """The socket's buffer while what is urgent is sent: beyond all that bulk may fill, even when that waits."""
+        return int(min(max(self._queue * self._cost() / 2, self._buffer) + URGENT_ROOM / 2, self._send_limit))
+
+    def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
         sock = self._sock
-        taken = 0
-        if sock is None or not self._up or self._ending or self._waiting:
+        if sock is None or not self._up or self._ending or (self._waiting and not urgent):
             return 0
+        if not urgent:
+            return self._send_all(sock, messages)
+        linux.set_buffer(sock, socket.SO_SNDBUF, self._urgent_buffer())
+        try:
+            return self._send_all(sock, messages)
+        finally:
+            if self._sock is not None:
+                linux.set_buffer(sock, socket.SO_SNDBUF, self._buffer)
+
+    def _send_all(self, sock: socket.socket, messages: Sequence[Message]) -> int:
+        taken = 0
         for message in messages:
             try:
                 self._send(sock, message)
