@@ -23,6 +23,10 @@ PARTIAL_MESSAGE = 4 << 20
 """Largest message taken, bytes: FastCGI's are below 64 KiB, so more is a mistake or an attack."""
 PARTIAL_TOTAL = 16 << 20
 """Bound on all messages of an association that have arrived in part, bytes."""
+WATCH_INTERVAL = 0.4
+"""Seconds between looks whether somebody still has the peer's UDP port: an empty datagram each."""
+WATCH_REFUSALS = 2
+"""Looks in a row that must be refused before the peer is taken for gone."""
 REASON = 400
 """Bytes of an abort's reason that go to the peer; more would not fit one packet with safety."""
 
@@ -107,13 +111,34 @@ class UserspaceAssociation:
             self._release()
 
     def look_for_refusal(self) -> None:
+        """While connecting: one refusal is enough."""
+        if self._refused():
+            self._end(f"{self._peer} refused the association: nothing listens on that UDP port.")
+
+    def _refused(self) -> bool:
         if self._probe is not None:
             try:
                 self._probe.recv(1)
             except ConnectionRefusedError:
-                self._end(f"{self._peer} refused the association: nothing listens on that UDP port.")
+                return True
             except OSError:
-                pass
+                pass  # nothing has come
+        return False
+
+    def _watch(self, refusals: int = 0) -> None:
+        """While up: ask the peer's host now and then whether somebody still has the UDP port. A process that was killed
+        says nothing, and SCTP's own retransmissions take many seconds to tell. Twice in a row, so that one forged ICMP
+        message ends nothing."""
+        refusals = refusals + 1 if self._refused() else 0
+        if refusals >= WATCH_REFUSALS:
+            self._end(f"{self._peer} is gone: nothing listens on that UDP port any more.")
+            return
+        try:
+            if self._probe is not None:
+                self._probe.send(b"")
+        except OSError:
+            pass  # a refusal may be reported here too; the next look counts it, or heartbeats tell in time
+        self._deadline = self._stack.loop.call_later(WATCH_INTERVAL, self._watch, refusals)
 
     def _give_up(self, timeout: float) -> None:
         self._end(f"{self._peer} did not answer within {timeout:g} s.")
@@ -123,6 +148,9 @@ class UserspaceAssociation:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _stop_watching(self) -> None:
+        self._connecting_is_over()
         if self._probe is not None:
             self._probe.close()
             self._probe = None
@@ -261,6 +289,8 @@ class UserspaceAssociation:
         if kind == _UP:
             self._connecting_is_over()
             self._up = True
+            if self._probe is not None:
+                self._watch()
             self._interleaving = bool(key)
             self._streams = (outgoing, incoming)
             handler.association_up(self)
@@ -340,7 +370,7 @@ class UserspaceAssociation:
                 self._handler.association_down(reason)
 
     def _release(self) -> None:
-        self._connecting_is_over()
+        self._stop_watching()
         handle, self._handle = self._handle, -1
         self._stack.waiting.discard(self)
         del self._stack.associations[handle]
