@@ -28,7 +28,7 @@ __all__ = ["AdminServer", "Commands", "open_admin", "open_admin_if_possible"]
 log = logging.getLogger("fcgi_sctp.admin")
 
 Commands = Mapping[str, Callable[[Mapping[str, Any]], Any]]
-"""By what is asked: takes the whole question, gives the answer or an awaitable of it. A ValueError is told to the asker."""
+"""By what is asked: takes the whole question, gives the answer or an awaitable of it. ValueErrors are told."""
 MAX_CLIENTS = 16
 """At once; more are turned away."""
 MAX_LINE = 64 * 1024

@@ -13,7 +13,7 @@ from .channels import Channel
 from .errors import ConfigError, PluginError
 from .plugin import API_VERSION, Plugin
 
-__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "load_plugins"]
+__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "installed_plugins", "load_plugins"]
 
 ENTRY_POINT_GROUP = "fcgi_sctp.plugins"
 
@@ -49,6 +49,17 @@ class EnabledPlugin:
         """What a virtual host's options differ in, as written."""
         host = self.hosts.get(server_name)
         return {} if host is None else host.model_dump(exclude_unset=True)
+
+
+def installed_plugins() -> dict[str, Plugin | PluginError]:
+    """All plugins that entry points name, in the order of their names; for one that is not fit to run, why."""
+    found: dict[str, Plugin | PluginError] = {}
+    for name in sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP)):
+        try:
+            found[name] = _verify(name, _find_entry_point(name))
+        except PluginError as error:
+            found[name] = error
+    return found
 
 
 def load_plugins(

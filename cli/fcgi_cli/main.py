@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import logs
+    from . import logs, plugins, status, top
 
     parser = argparse.ArgumentParser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.")
     parser.add_argument("--version", action="version", version=f"fcgi-sctp {__version__}")
@@ -48,6 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     logs_parser = commands.add_parser("logs", help="follow the live feed of a running web side")
     logs.add_arguments(logs_parser)
     logs_parser.set_defaults(run=logs.run)
+
+    for module, name, text in (
+        (status, "status", "what the processes do now, and the streams of each association"),
+        (top, "top", "requests, hosts, associations and plugins, live"),
+        (plugins, "plugins", "the plugins installed, their options, and how they fare"),
+    ):
+        module_parser = commands.add_parser(name, help=text)
+        module.add_arguments(module_parser)
+        module_parser.set_defaults(run=module.run)
 
     check = commands.add_parser("check", help="check a configuration file")
     check.add_argument("config", nargs="?", metavar="CONFIG")

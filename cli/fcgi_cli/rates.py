@@ -1,0 +1,115 @@
+"""From two answers of a process, some time apart, to what happens a second in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["Row", "quantile", "view"]
+
+Row = dict[str, Any]
+
+
+def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """What `top` shows of one process. Without a `before`, or if it was another process, rates are None."""
+    same = before is not None and before["pid"] == now["pid"] and before["uptime"] < now["uptime"]
+    elapsed = now["uptime"] - before["uptime"] if before is not None and same else 0.0
+    old = before if before is not None and same else {}
+
+    def rate(later: float, earlier: float) -> float | None:
+        return max(0.0, later - earlier) / elapsed if elapsed else None
+
+    hosts_before = {one["server_name"]: one for one in old.get("hosts", ())}
+    upstreams_before = {one["address"]: one for one in old.get("upstreams", ())}
+    channels_before = {one["name"]: one for plugin in old.get("plugins", ()) for one in plugin["channels"]}
+    requests, requests_before = now["requests"], old.get("requests", {})
+    return {
+        "side": now["side"],
+        "name": now["name"],
+        "pid": now["pid"],
+        "uptime": now["uptime"],
+        "in_flight": requests["in_flight"],
+        "waiting": requests["waiting"],
+        "requests_per_second": rate(requests["ended"], requests_before.get("ended", 0)),
+        "hosts": [_host(one, hosts_before.get(one["server_name"]), now["bounds"], rate) for one in now["hosts"]],
+        "upstreams": [
+            {
+                "address": one["address"],
+                "up": one["up"],
+                "in_flight": one["in_flight"],
+                "requests_per_second": rate(one["requests"], upstreams_before.get(one["address"], one)["requests"]),
+            }
+            for one in now.get("upstreams", ())
+        ],
+        "associations": [
+            {
+                "identity": one["identity"],
+                "peer": one["peer"],
+                "peer_name": one["peer_name"],
+                "requests": one["requests"],
+                "streams": one["streams"],
+                "streams_leased": one["streams_leased"],
+                "shortages": sum(one["shortages"].values()),
+                "round_trip": one["sctp"]["round_trip"],
+                "retransmissions": one["sctp"]["retransmissions"],
+                "waiting": one["content_waiting"] + one["feedback_waiting"],
+                "queued": one["sctp"]["queued"],
+            }
+            for one in now["associations"]
+        ],
+        "plugins": [
+            {
+                "plugin": plugin["name"],
+                "state": plugin["state"],
+                "errors": plugin["errors"],
+                "channel": one["name"],
+                "streams": one["streams"],
+                "dropped": one["dropped"],
+                "sent_per_second": rate(one["sent"], channels_before.get(one["name"], one)["sent"]),
+                "received_per_second": rate(one["received"], channels_before.get(one["name"], one)["received"]),
+            }
+            for plugin in now["plugins"]
+            for one in plugin["channels"]
+        ],
+    }
+
+
+def _host(now: Row, before: Row | None, bounds: Sequence[float], rate: Any) -> Row:
+    old = before or {
+        "requests": 0,
+        "bytes_out": 0,
+        "statuses": {},
+        "failed": 0,
+        "seconds": {"counts": [0] * len(now["seconds"]["counts"]), "total": 0.0},
+    }
+    counts = [
+        later - earlier for later, earlier in zip(now["seconds"]["counts"], old["seconds"]["counts"], strict=True)
+    ]
+    return {
+        "server_name": now["server_name"],
+        "in_flight": now["in_flight"],
+        "requests": now["requests"],
+        "requests_per_second": rate(now["requests"], old["requests"]),
+        "bytes_per_second": rate(now["bytes_out"], old["bytes_out"]),
+        "server_errors_per_second": rate(now["statuses"].get("5xx", 0), old["statuses"].get("5xx", 0)),
+        "median": quantile(0.5, counts, bounds),
+        "p95": quantile(0.95, counts, bounds),
+        "p99": quantile(0.99, counts, bounds),
+    }
+
+
+def quantile(which: float, counts: Iterable[int], bounds: Sequence[float]) -> float | None:
+    """A quantile of what was counted by bucket, as Prometheus' histogram_quantile has it; None if that is nothing."""
+    found = list(counts)
+    rank = which * sum(found)
+    if rank <= 0:
+        return None
+    below = 0
+    for index, count in enumerate(found):
+        if count and below + count >= rank:
+            if index == len(bounds):
+                return bounds[-1]
+            low = bounds[index - 1] if index else 0.0
+            return low + (bounds[index] - low) * (rank - below) / count
+        below += count
+    return None

@@ -1,0 +1,200 @@
+"""``fcgi-sctp status``: what the processes do now, and the streams of each association as a picture.
+
+Exit status: 0; 69 (EX_UNAVAILABLE) if none of the processes asked has answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from fcgi_core.text import escape
+
+from .admin import AdminClient, add_admin_argument, ask_all, sockets
+from .units import amount, duration, seconds, size
+
+__all__ = ["add_arguments", "picture", "render", "run"]
+
+EX_UNAVAILABLE = 69
+ROW = 64
+"""Streams in a row of the picture."""
+MOST_USES = 24
+"""Streams told one by one without --all."""
+LETTERS = "abdefghijklmnopqrtuvwxyz"
+"""For channels, in the order in which they appear; c is content, s is STDERR."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "What the processes do now: requests, applications, associations and their streams, plugins."
+    add_admin_argument(parser)
+    parser.add_argument("-a", "--all", action="store_true", help="tell every stream and host, however many there are")
+    parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty")
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = sockets(args.admin)
+    if not paths:
+        print(
+            "fcgi-sctp status: no process with an admin socket runs here, or none that you may ask; --admin names one",
+            file=sys.stderr,
+        )
+        return EX_UNAVAILABLE
+    answers, errors = ask_all([AdminClient(path) for path in paths], "status")
+    for error in errors:
+        print(f"fcgi-sctp status: {escape(error)}", file=sys.stderr)
+    if args.output == "json":
+        print(json.dumps(answers, indent=2))
+    else:
+        print("\n\n".join("\n".join(render(answer, everything=args.all)) for answer in answers))
+    return 0 if answers else EX_UNAVAILABLE
+
+
+def render(status: dict[str, Any], *, everything: bool = False) -> Iterator[str]:
+    """The lines that tell the answer of one process."""
+    side = {"web": "web side", "app": "application"}.get(status["side"], status["side"])
+    yield (
+        f"{escape(side)} {escape(status['name'])}, fcgi-sctp {escape(status['version'])}, "
+        f"process {status['pid']}, up {duration(status['uptime'])}"
+    )
+    requests = status["requests"]
+    yield f"  {requests['in_flight']} requests in flight, {requests['waiting']} waiting, {requests['ended']} ended"
+    if status.get("listen"):
+        yield f"  listens at {', '.join(map(escape, status['listen']))}"
+    if status.get("upstreams"):
+        yield "  applications"
+        yield from _table(
+            [
+                (
+                    escape(one["address"]),
+                    "up" if one["up"] else "DOWN",
+                    f"{one['in_flight']} in flight",
+                    f"{one['requests']} sent",
+                    f"weight {one['weight']:g}",
+                    escape(one["last_error"]),
+                )
+                for one in status["upstreams"]
+            ]
+        )
+    if status["hosts"]:
+        yield "  virtual hosts, since somebody first asked"
+        hosts = status["hosts"] if everything else status["hosts"][:10]
+        yield from _table([_host(one) for one in hosts])
+        left_out = len(status["hosts"]) - len(hosts) + status["hosts_left_out"]
+        if left_out:
+            yield f"    and {left_out} more"
+    for association in status["associations"]:
+        yield from _association(association, everything)
+    if status["associations_left_out"]:
+        yield f"  and {status['associations_left_out']} more associations"
+    if status["plugins"]:
+        yield "  plugins"
+        yield from _table([row for plugin in status["plugins"] for row in plugin_rows(plugin)])
+
+
+def _host(host: dict[str, Any]) -> tuple[str, ...]:
+    statuses = "  ".join(f"{name} {count}" for name, count in host["statuses"].items() if count)
+    return (
+        escape(host["server_name"]),
+        f"{host['requests']} requests",
+        f"{host['in_flight']} in flight",
+        f"{size(host['bytes_out'])} sent",
+        statuses,
+    )
+
+
+def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for a plugin, and one for each of its channels."""
+    yield f"{escape(plugin['name'])} {escape(plugin['version'])}", plugin["state"], f"{plugin['errors']} errors"
+    for channel in plugin["channels"]:
+        yield (
+            f"  {escape(channel['name'])}",
+            f"{channel['scope']}, {channel['priority']}",
+            f"{channel['streams']} streams",
+            f"sent {amount(channel['sent'])}",
+            f"received {amount(channel['received'])}",
+            f"dropped {amount(channel['dropped'])}",
+        )
+
+
+def _association(one: dict[str, Any], everything: bool) -> Iterator[str]:
+    sctp = one["sctp"]
+    name = f" {escape(one['peer_name'])}" if one["peer_name"] else ""
+    yield f"  association {one['identity']} with{name} at {escape(one['peer'])}, up {duration(one['age'])}" + (
+        ", draining" if one["draining"] else ""
+    )
+    facts = [f"round trip {seconds(sctp['round_trip'])}"]
+    for label, value, show in (
+        ("congestion window", sctp["congestion_window"], size),
+        ("retransmissions", sctp["retransmissions"], amount),
+        ("unacknowledged chunks", sctp["unacknowledged"], amount),
+    ):
+        if value is not None:
+            facts.append(f"{label} {show(value)}")
+    yield f"    {', '.join(facts)}"
+    if any(state != "active" for _, state in sctp["paths"]):
+        yield "    paths: " + ", ".join(f"{escape(address)} {escape(state)}" for address, state in sctp["paths"])
+    yield (
+        f"    waiting: content {size(one['content_waiting'])}, feedback {size(one['feedback_waiting'])}, "
+        f"in SCTP {size(sctp['queued'])}"
+    )
+    short = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in one["shortages"].items() if count)
+    yield f"    {one['streams']} streams, {one['streams_leased']} leased, plan {escape(one['plan'])}" + (
+        f"; too few: {short}" if short else ""
+    )
+    if "map" in one:
+        yield from (f"    {line}" for line in picture(one["streams"], one["map"]))
+        yield from _uses(one["map"], everything)
+
+
+def picture(streams: int, uses: list[dict[str, Any]]) -> Iterator[str]:
+    """The streams of an association, a character each, and what the characters mean. Free rows are left out."""
+    letters: dict[str, str] = {"content": "c", "stderr": "s", "draining": "~", "late feedback": "l"}
+    cells = {0: "-", 1: "!"}
+    legend = {"!": "control", "-": "security"}
+    for use in uses:
+        what = use["uses"]
+        if len(what) > 1:
+            cells[use["stream"]] = str(len(what)) if len(what) < 10 else "+"
+            continue
+        name = what[0]["what"]
+        letter = letters.get(name)
+        if letter is None:
+            free = [one for one in LETTERS if one not in letters.values()]
+            letter = letters[name] = free[0] if free else "?"
+        cells[use["stream"]] = letter
+        legend[letter] = escape(name)
+    last = max(cells)
+    for start in range(0, min(streams, last + 1), ROW):
+        row = [cells.get(stream, ".") for stream in range(start, min(start + ROW, streams))]
+        if any(cell != "." for cell in row):
+            yield f"{start:>5} {''.join(row)}"
+    if last // ROW * ROW + ROW < streams:
+        yield f"{last // ROW * ROW + ROW:>5} to {streams - 1} are free"
+    yield "      " + ", ".join(f"{letter} {name}" for letter, name in legend.items()) + ", . free, 2 to + shared"
+
+
+def _uses(uses: list[dict[str, Any]], everything: bool) -> Iterator[str]:
+    rows = []
+    for use in uses:
+        for one in use["uses"]:
+            about = [escape(one[key]) for key in ("server_name", "request") if one.get(key)]
+            rows.append((str(use["stream"]), escape(one["what"]), *about))
+    shown = rows if everything else rows[:MOST_USES]
+    yield from _table(shown, indent=6)
+    if len(rows) > len(shown):
+        yield f"      and {len(rows) - len(shown)} more; --all tells them"
+
+
+def _table(rows: list[tuple[str, ...]], indent: int = 4) -> Iterator[str]:
+    """Columns as wide as their longest cell."""
+    widths: list[int] = []
+    for row in rows:
+        widths += [0] * (len(row) - len(widths))
+        for column, cell in enumerate(row):
+            widths[column] = max(widths[column], len(cell))
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        yield (" " * indent + "  ".join(cells)).rstrip()

@@ -1,0 +1,212 @@
+"""``fcgi-sctp top``: requests, virtual hosts, associations and plugins as they change; Ctrl-C ends it.
+
+Exit status: 0; 69 (EX_UNAVAILABLE) if no process answers; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from fcgi_core.text import escape
+
+from .admin import AdminClient, add_admin_argument, ask_all, sockets
+from .rates import view
+from .units import amount, duration, seconds, size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["add_arguments", "render", "run"]
+
+EX_UNAVAILABLE = 69
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Requests, virtual hosts, associations and plugins, live."
+    add_admin_argument(parser)
+    parser.add_argument(
+        "-d", "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between two looks (1)"
+    )
+    parser.add_argument("--once", action="store_true", help="look twice, tell what happened meanwhile, and end")
+    parser.add_argument("--count", type=int, metavar="N", help="end after so many")
+    parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty", help="json: a line each time")
+
+
+def run(args: argparse.Namespace) -> int:
+    clients = [AdminClient(path) for path in sockets(args.admin)]
+    if not clients:
+        print(
+            "fcgi-sctp top: no process with an admin socket runs here, or none that you may ask; --admin names one",
+            file=sys.stderr,
+        )
+        return EX_UNAVAILABLE
+    try:
+        return _watch(args, clients)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        for client in clients:
+            client.close()
+
+
+def _watch(args: argparse.Namespace, clients: list[AdminClient]) -> int:
+    left = 1 if args.once else args.count
+    answers, errors = ask_all(clients, "status", streams=False)
+    if not answers:
+        for error in errors:
+            print(f"fcgi-sctp top: {escape(error)}", file=sys.stderr)
+        return EX_UNAVAILABLE
+    live = None
+    if args.output == "pretty" and not args.once and sys.stdout.isatty():
+        from rich.console import Console  # takes longer to load than all else
+        from rich.live import Live
+
+        live = Live(console=Console(highlight=False), screen=True, auto_refresh=False)
+        live.start()
+    try:
+        while left is None or left > 0:
+            before = {(one["side"], one["pid"]): one for one in answers}
+            time.sleep(args.interval)
+            answers, errors = ask_all(clients, "status", streams=False)
+            views = [view(before.get((one["side"], one["pid"])), one) for one in answers]
+            if live is not None:
+                live.update(render(views, errors), refresh=True)
+            else:
+                _print(args, views, errors)
+            left = None if left is None else left - 1
+    finally:
+        if live is not None:
+            live.stop()
+    return 0 if answers else EX_UNAVAILABLE
+
+
+def _print(args: argparse.Namespace, views: list[dict[str, Any]], errors: list[str]) -> None:
+    for error in errors:
+        print(f"fcgi-sctp top: {escape(error)}", file=sys.stderr)
+    if args.output == "json":
+        print(json.dumps({"time": time.time(), "processes": views}), flush=True)
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(render(views, ()))
+
+
+def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
+    """Everything as tables. Remote text is escaped and never markup."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+
+    def table(title: str, columns: str, rows: list[tuple[str, ...]], bad: tuple[int, ...] = ()) -> None:
+        if not rows:
+            return
+        made = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for number, column in enumerate(columns.split("|")):
+            made.add_column(Text(column, "dim"), justify="left" if number == 0 else "right", no_wrap=True)
+        for row in rows:
+            cells = [
+                Text(cell, "red" if number in bad and cell not in ("0", "-", "") else "")
+                for number, cell in enumerate(row)
+            ]
+            made.add_row(*cells)
+        parts.append(made)
+
+    for one in views:
+        head = f"{one['side']} {escape(one['name'])}  process {one['pid']}  up {duration(one['uptime'])}  "
+        head += (
+            f"{_rate(one['requests_per_second'])} requests/s  {one['in_flight']} in flight  {one['waiting']} waiting"
+        )
+        parts.append(Text(head, "reverse"))
+        hosts = sorted(one["hosts"], key=lambda host: -(host["requests_per_second"] or 0))
+        table(
+            "virtual hosts",
+            "|requests/s|5xx/s|in flight|median|95 %|99 %|bytes/s",
+            [
+                (
+                    escape(host["server_name"]),
+                    _rate(host["requests_per_second"]),
+                    _rate(host["server_errors_per_second"]),
+                    str(host["in_flight"]),
+                    seconds(host["median"]),
+                    seconds(host["p95"]),
+                    seconds(host["p99"]),
+                    "-" if host["bytes_per_second"] is None else size(host["bytes_per_second"]),
+                )
+                for host in hosts[:20]
+            ],
+            bad=(2,),
+        )
+        table(
+            "applications",
+            "|state|requests/s|in flight",
+            [
+                (
+                    escape(upstream["address"]),
+                    "up" if upstream["up"] else "DOWN",
+                    _rate(upstream["requests_per_second"]),
+                    str(upstream["in_flight"]),
+                )
+                for upstream in one["upstreams"]
+            ],
+        )
+        table(
+            "associations",
+            "|peer|round trip|sent again|streams leased|too few|requests|waiting|in SCTP",
+            [
+                (
+                    f"{row['identity']} {escape(row['peer_name'])}",
+                    escape(row["peer"]),
+                    seconds(row["round_trip"]),
+                    "-" if row["retransmissions"] is None else amount(row["retransmissions"]),
+                    f"{row['streams_leased']} of {row['streams']}",
+                    amount(row["shortages"]),
+                    str(row["requests"]),
+                    size(row["waiting"]),
+                    size(row["queued"]),
+                )
+                for row in one["associations"]
+            ],
+            bad=(5,),
+        )
+        table(
+            "plugins",
+            "|state|errors|channel|streams|sent/s|received/s|dropped",
+            [
+                (
+                    escape(row["plugin"]),
+                    row["state"],
+                    str(row["errors"]),
+                    escape(row["channel"]),
+                    str(row["streams"]),
+                    _rate(row["sent_per_second"]),
+                    _rate(row["received_per_second"]),
+                    amount(row["dropped"]),
+                )
+                for row in one["plugins"]
+            ],
+            bad=(2, 7),
+        )
+    parts += [Text(escape(error), "bold red") for error in errors]
+    return Group(*parts)
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else amount(round(value, 1))
+
+
+def _interval(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.05 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: seconds from 0.05 to 3600 were expected")
+    return value
