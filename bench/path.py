@@ -49,10 +49,10 @@ class Side:
         self.other: Side
         self.waiting: list[Message] = []
 
-    def room(self) -> int:
+    def room(self, urgent: bool = False) -> int:
         return 1 << 20
 
-    def send(self, messages: Sequence[Message]) -> int:
+    def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
         if not self.other.waiting:
             self.loop.call_soon(self.other.deliver)
         self.other.waiting.extend(messages)

@@ -144,9 +144,16 @@ class Connection:
         events, self._events = self._events, []
         return events
 
-    def take(self, room: int) -> list[Message]:
-        """Messages to hand to the carrier, the most urgent first, about `room` bytes; empty if nothing waits."""
-        return self._outbox.take(room, self._max_message)
+    def take(self, room: int, urgent: bool = False) -> list[Message]:
+        """Messages to hand to the carrier, the most urgent first, about `room` bytes; empty if nothing waits.
+
+        `urgent`: only control messages, credit and urgent feedback.
+        """
+        return self._outbox.take(room, self._max_message, Priority.URGENT if urgent else Priority.BACKGROUND)
+
+    def urgent_waiting(self) -> bool:
+        """Whether take() has something urgent to give."""
+        return self._outbox.waiting(Priority.URGENT)
 
     def waiting(self) -> bool:
         """Whether take() has something to give."""

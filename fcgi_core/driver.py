@@ -111,19 +111,27 @@ class Driver(Generic[C]):
             self.association.abort(reason)
 
     def flush(self) -> None:
-        """Hand over what there is room for."""
-        association, connection = self.association, self.connection
+        """Hand over what there is room for, and of what is urgent a little more."""
+        association = self.association
         if association is None:
             return
+        if self._hand_over(association):
+            if self._ending:
+                self._ending = False
+                association.shutdown()
+        elif self.connection.urgent_waiting():
+            # it need not wait until a congestion window's worth of bulk is acknowledged: SCTP sends it next
+            self._hand_over(association, urgent=True)
+
+    def _hand_over(self, association: Association, *, urgent: bool = False) -> bool:
+        """Whether nothing is left that could be handed over."""
+        connection = self.connection
         pool = connection.pool
-        while (room := association.room()) > 0:
+        while (room := association.room(urgent)) > 0:
             # what an earlier take() gave and the carrier had no room for goes first
-            batch = list(self._unsent) if self._unsent else connection.take(room)
+            batch = list(self._unsent) if self._unsent else connection.take(room, urgent)
             if not batch:
-                if self._ending:
-                    self._ending = False
-                    association.shutdown()
-                return
+                return True
             if pool.priorities:
                 for stream, priority in pool.priorities:
                     association.set_priority(stream, priority)
@@ -132,10 +140,11 @@ class Driver(Generic[C]):
                 wanted, pool.wanted = pool.wanted, 0
                 if not association.add_streams(wanted):
                     pool.grow(association.outgoing_streams)
-            taken = association.send(batch)
+            taken = association.send(batch, urgent)
             self._unsent = deque(batch[taken:])
             if taken < len(batch):
-                return
+                break
+        return False
 
     def _flush_later(self) -> None:
         self._flushing = False

@@ -147,9 +147,9 @@ class Outbox:
             lane.queued = True
             self._classes[lane.priority][1].append(lane)
 
-    def waiting(self) -> bool:
-        """Whether anything stands here; of what was cleared meanwhile, take() then gives nothing."""
-        classes = self._classes if self.open else self._classes[: Priority.CONTROL + 1]
+    def waiting(self, least: int = Priority.BACKGROUND) -> bool:
+        """Whether anything of priority `least` or better stands here; of what was cleared, take() gives nothing."""
+        classes = self._classes[: least + 1] if self.open else self._classes[: Priority.CONTROL + 1]
         return any(messages or new or old for messages, new, old in classes)
 
     def waiting_bytes(self) -> int:
@@ -160,13 +160,14 @@ class Outbox:
             size += sum(len(encoded) for lanes in (new, old) for lane in lanes for encoded in lane.queue)
         return size
 
-    def take(self, room: int, limit: int) -> list[Message]:
+    def take(self, room: int, limit: int, least: int = Priority.BACKGROUND) -> list[Message]:
         """Messages to send now, the most urgent first: until `room` bytes are reached, `limit` bytes each at most.
 
+        Only those of priority `least` or better.
         The last message may go beyond `room`, so any room above 0 makes progress.
         """
         taken: list[Message] = []
-        for messages, new, old in self._classes if self.open else self._classes[: Priority.CONTROL + 1]:
+        for messages, new, old in self._classes[: least + 1] if self.open else self._classes[: Priority.CONTROL + 1]:
             while room > 0 and messages:
                 message = messages.popleft()
                 room -= len(message.data)

@@ -28,6 +28,7 @@ def use_queue(carrier: str, rule: str) -> None:
 
 
 def _userspace(rule: str) -> None:
+    from fcgi_core.sctp.carrier import URGENT_ROOM
     from fcgi_core.sctp.userspace_association import UserspaceAssociation
 
     def room_now(self) -> tuple[int, int]:
@@ -35,13 +36,13 @@ def _userspace(rule: str) -> None:
         wanted = target(rule, known.congestion_window or 0, self._carrier.options.send_buffer)
         return wanted - known.queued, max(1, wanted // 8)
 
-    def room(self) -> int:
+    def room(self, urgent: bool = False) -> int:
         if self._handle < 0 or not self._up or self._closing:
             return 0
         self._room, useful = room_now(self)
         if self._room < useful:
             self._stack.waiting.add(self)
-        return max(self._room, 0)
+        return max(self._room + URGENT_ROOM if urgent else self._room, 0)
 
     def look_for_room(self) -> None:
         if self._handle < 0 or not self._up or self._closing or self._handler is None:

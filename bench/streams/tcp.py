@@ -72,10 +72,10 @@ class TcpAssociation(asyncio.Protocol):
         if self.handler is not None:
             self.handler.writable()
 
-    def room(self) -> int:
+    def room(self, urgent: bool = False) -> int:
         return 0 if self._paused or self._transport is None else CHUNK
 
-    def send(self, messages: Sequence[Message]) -> int:
+    def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
         if self._transport is None:
             return 0
         parts: list[bytes] = []

@@ -33,10 +33,15 @@ __all__ = [
     "Message",
     "Scheduler",
     "DEFAULT_UDP_PORT",
+    "URGENT_ROOM",
 ]
 
 DEFAULT_UDP_PORT = 9899
 """UDP port of SCTP packets encapsulated in UDP ("sctp-tunneling", RFC 6951 section 5.1, IANA)."""
+
+
+URGENT_ROOM = 64 << 10
+"""Bytes of urgent messages, with what they cost beside their payload, that SCTP takes beyond what it holds of bulk."""
 
 
 class CarrierError(Exception):
@@ -191,10 +196,14 @@ class Association(Protocol):
     @property
     def incoming_streams(self) -> int: ...
 
-    def room(self) -> int:
-        """Payload bytes that :meth:`send` would take now, 0 if none."""
+    def room(self, urgent: bool = False) -> int:
+        """Payload bytes that :meth:`send` would take now, 0 if none; for urgent messages about URGENT_ROOM more.
 
-    def send(self, messages: Sequence[Message]) -> int:
+        What is urgent should not wait until SCTP has sent a good part of what it holds, which is when there is room
+        again: its streams have a priority, so it overtakes that.
+        """
+
+    def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
         """Take messages from the front of `messages`; return how many were taken, 0 to all.
 
         Those not taken remain the caller's; `writable` will be called. A message that can never be sent (empty,

@@ -24,6 +24,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from .carrier import (
+    URGENT_ROOM,
     Address,
     Association,
     AssociationHandler,
@@ -143,20 +144,23 @@ class MemoryAssociation:
 
     # -- sending
 
-    def room(self) -> int:
+    def room(self, urgent: bool = False) -> int:
         if not self.up or self._closing or self.down:
             return 0
+        if urgent:
+            return max(0, self.network.window + URGENT_ROOM - self._queued)
         room = max(0, self.network.window - self._queued)
         self._waiting = self._waiting or room < self.network.window // 4
         return room
 
-    def send(self, messages: Sequence[Message]) -> int:
+    def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
         taken = 0
+        window = self.network.window + (URGENT_ROOM if urgent else 0)
         for message in messages:
             largest = self.carrier.options.send_buffer
             if not 0 < len(message.data) <= largest:
                 raise ValueError(f"a message has 1 to {largest} bytes, this one {len(message.data)}")
-            if not self.up or self._closing or self.down or self._queued >= self.network.window:
+            if not self.up or self._closing or self.down or self._queued >= window:
                 self._waiting = True
                 break
             if not 0 <= message.stream < self._outgoing:

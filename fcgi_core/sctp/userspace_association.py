@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from struct import iter_unpack
 from typing import TYPE_CHECKING
 
-from .carrier import AssociationHandler, AssociationStatistics, Message
+from .carrier import URGENT_ROOM, AssociationHandler, AssociationStatistics, Message
 from .userspace_stack import ARENA, RECORDS, Endpoint, ffi, lib
 
 if TYPE_CHECKING:
@@ -157,17 +157,17 @@ class UserspaceAssociation:
 
     # -- sending
 
-    def room(self) -> int:
+    def room(self, urgent: bool = False) -> int:
         if self._handle < 0 or not self._up or self._closing:
             return 0
         if self._room is None:
-            self._room = lib.carrier_room(self._handle, self._useful)
+            self._room = lib.carrier_room(self._handle, URGENT_ROOM, self._useful)
         if self._room < self._useful[0]:
             self._stack.waiting.add(self)
-        return max(self._room, 0)
+        return max(self._room + URGENT_ROOM if urgent else self._room, 0)
 
-    def send(self, messages: Sequence[Message]) -> int:
-        room = self.room()
+    def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
+        room = self.room(urgent)
         streams = self._streams[0]
         largest = self._carrier.options.send_buffer
         heads = array("I")
@@ -192,7 +192,10 @@ class UserspaceAssociation:
         )
         if taken < 0:  # going down; association_down follows
             taken = 0
-        self._room = room if taken == len(payloads) else 0
+        if taken < len(payloads):
+            self._room = -URGENT_ROOM  # the library is full, until a packet or a tick
+        else:
+            self._room = room - URGENT_ROOM if urgent else room
         if taken < len(messages):
             self._stack.waiting.add(self)
         self._stack.soon()
@@ -202,7 +205,7 @@ class UserspaceAssociation:
         """Tell the handler if there is room worth telling."""
         if self._handle < 0 or not self._up or self._closing or self._handler is None:
             return
-        self._room = lib.carrier_room(self._handle, self._useful)
+        self._room = lib.carrier_room(self._handle, URGENT_ROOM, self._useful)
         if self._room >= self._useful[0]:
             self._stack.waiting.discard(self)
             with self._stack.guarded(self):

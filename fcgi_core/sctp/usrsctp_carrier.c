@@ -1168,23 +1168,24 @@ static bool status_of(struct association *association, struct sctp_status *statu
 /*
  * How many bytes to hand over now. The library's queue is kept at twice the congestion window: one window in flight
  * and one to send from while acknowledgements come; more would only stand before what is more urgent. `useful` is the
- * room worth a call: less, and the caller had better wait for more.
+ * room worth a call: less, and the caller had better wait for more. The answer is negative, down to -beyond, when more
+ * is queued than should be.
  */
-int carrier_room(int handle, uint32_t *useful) {
+int carrier_room(int handle, uint32_t beyond, uint32_t *useful) {
     struct association *association = association_of(handle);
     struct sctp_status status;
     *useful = 1;
     if (!association || !status_of(association, &status) || status.sstat_state != SCTP_ESTABLISHED)
-        return 0;
+        return -(int)beyond;
     uint64_t target = 2 * (uint64_t)status.sstat_primary.spinfo_cwnd;
     if (target < QUEUE_FLOOR)
         target = QUEUE_FLOOR;
     if (target > association->send_buffer)
         target = association->send_buffer;
     *useful = (uint32_t)target / 4;
-    double queued = queued_bytes(association, (uint32_t)target);
+    double queued = queued_bytes(association, (uint32_t)target + beyond);
     queued *= 1 + MESSAGE_OVERHEAD / association->mean_length;
-    return queued >= (double)target ? 0 : (int)((double)target - queued);
+    return queued >= (double)target + beyond ? -(int)beyond : (int)((double)target - queued);
 }
 
 static void set_nodelay(struct association *association, bool nodelay) {

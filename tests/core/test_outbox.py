@@ -75,6 +75,18 @@ def test_the_lower_priority_number_goes_first(outbox: Outbox) -> None:
     assert streams(outbox.take(ROOM, 100)) == [1, 11, 2, 12, 13, 14]
 
 
+def test_only_what_is_urgent(outbox: Outbox) -> None:
+    outbox.add(Lane(12, CONTENT), b"x")
+    assert outbox.waiting()
+    assert not outbox.waiting(Priority.URGENT)
+    outbox.add(Lane(11, Priority.URGENT), b"x")
+    outbox.post(CONTROL, Message(1, b"control"))
+    assert outbox.waiting(Priority.URGENT)
+    assert streams(outbox.take(ROOM, 100, Priority.URGENT)) == [1, 11]
+    assert not outbox.waiting(Priority.URGENT)
+    assert streams(outbox.take(ROOM, 100)) == [12]
+
+
 def test_room_is_what_is_taken_and_the_last_message_may_pass_it(outbox: Outbox) -> None:
     lane = Lane(2, CONTENT)
     for _ in range(5):

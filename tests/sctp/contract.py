@@ -253,6 +253,24 @@ class CarrierContract:
 
         self.run(body)
 
+    def test_what_is_urgent_is_taken_when_there_is_no_room_for_more(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await lab.pair()
+            bulk = [Message(1, bytes(16384))] * 1000
+            sent = near.up.send(bulk)
+            assert sent < len(bulk)
+            assert near.up.send(bulk[:1]) == 0
+            assert near.up.room() == 0
+            urgent = 0
+            while near.up.room(urgent=True) > 0 and urgent < 10_000:
+                urgent += near.up.send([Message(2, bytes(100))], urgent=True)
+            assert 10 < urgent < 2000, "a little, and not without bound"
+            await far.until(lambda: far.received == sent + urgent)
+            assert sum(message.stream == 2 for message in far.messages) == urgent
+            await near.until(lambda: near.up.room() > 0)
+
+        self.run(body)
+
     def test_many_small_messages_at_once(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
