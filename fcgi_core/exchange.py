@@ -74,12 +74,16 @@ class Exchange:
     def _made_identity(self) -> str:
         raise NotImplementedError
 
+    def _now(self) -> float:
+        """The clock that `began` was read from."""
+        return time.monotonic()
+
     def outcome(self, *, aborted: bool = False, error: str = "") -> Outcome:
         """How it ended, now."""
         first, started = self.first_byte, self.started
         return Outcome(
             status=self.status,
-            duration=time.monotonic() - self.began,
+            duration=self._now() - self.began,
             first_byte=None if first is None else first - self.began,
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,

@@ -17,7 +17,7 @@ import yaml
 from .channels import Channel, Direction
 from .delivery import Delivery, Link
 from .discovery import EnabledPlugin
-from .driver import Driver, Loop
+from .driver import Driver, Handle, Loop
 from .errors import ConfigError, PluginError
 from .figures import ChannelLedger, association_figures, streams_of
 from .plugin import (
@@ -118,6 +118,7 @@ class Supervisor:
         )
         self._by_channel: dict[str, tuple[_Entry, Channel]] = {}
         self._entries: list[_Entry] = []
+        self._tick_handle: Handle | None = None
         enabled = list(enabled)
         sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery(
@@ -145,7 +146,13 @@ class Supervisor:
         self._request_end = self._having("request_end", kind)
         self._stderr = self._having("stderr", kind)
         self._tick = self._having("tick", kind)
-        self._tick_handle = loop.call_at(loop.time() + TICK, self._on_tick) if self._tick else None
+        if self._tick:
+            self._tick_handle = loop.call_at(loop.time() + TICK, self._on_tick)
+
+    @property
+    def halves(self) -> list[Half]:
+        """The running halves, in the order of the configuration."""
+        return [entry.half for entry in self._entries]
 
     @property
     def links(self) -> list[Link]:
@@ -215,10 +222,15 @@ class Supervisor:
         for entry in self._entries:
             self._call(entry, entry.half.reopen)
 
+    def stop_ticks(self) -> None:
+        """Call no more ticks."""
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+            self._tick_handle = None
+
     def close(self) -> None:
         """Call each half's `close`, and send what it still had to say; nothing is called after it."""
-        if getattr(self, "_tick_handle", None) is not None:
-            self._tick_handle.cancel()  # type: ignore[union-attr]
+        self.stop_ticks()
         for entry in self._entries:
             self._call(entry, entry.half.close)
         self.delivery.close()
@@ -270,8 +282,8 @@ class Supervisor:
             try:
                 if fresh.raw != entry.enabled.raw:
                     entry.half.configure(fresh.options)
-                for server_name, options in fresh.hosts.items():
-                    entry.half.configure(options, server_name)
+                for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # those that have none any more, too
+                    entry.half.configure(fresh.hosts.get(server_name, fresh.options), server_name)
             except Exception as error:
                 problems.append(f"plugins.{entry.name}: {error}")
                 continue
@@ -290,8 +302,11 @@ class Supervisor:
             options = entry.enabled.changed(changes, server_name)
             if server_name is None and tuple(entry.enabled.plugin.channels(options)) != entry.enabled.channels:
                 raise ConfigError([f"plugins.{name}: this would change its channels, which takes a restart"])
+            hosts = entry.enabled.hosts_with(changes) if server_name is None else {}
             try:
                 entry.half.configure(options, server_name)
+                for name_of_host, its_options in hosts.items():
+                    entry.half.configure(its_options, name_of_host)
             except Exception as error:
                 raise ConfigError([f"plugins.{name}: {error}"]) from error
             entry.enabled = entry.enabled.with_options(options, changes, server_name)

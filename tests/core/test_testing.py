@@ -1,0 +1,145 @@
+"""The test kit itself, on the plugins that ship and on plugins that break the contract."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from fcgi_core.errors import PluginError
+from fcgi_core.plugin import (
+    ApplicationHalf,
+    AssociationInfo,
+    Channel,
+    FeedEntry,
+    Host,
+    Outcome,
+    Plugin,
+    RequestInfo,
+    Scope,
+    WebHalf,
+    WebHost,
+    current_request,
+)
+from fcgi_core.testing import PluginHarness, check_contract
+
+
+class Told(ApplicationHalf):
+    def __init__(self, host: Host, options: Any) -> None:
+        self.host = host
+        self.over = options.over
+
+    def configure(self, options: Any, server_name: str | None = None) -> None:
+        self.over = options.over
+
+    def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        if outcome.duration > self.over:
+            self.host.send("slow", f"{request.params['SERVER_NAME']} {outcome.duration:.1f}".encode(), request=request)
+
+
+class Shown(WebHalf):
+    def __init__(self, host: WebHost) -> None:
+        self.host = host
+
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
+        self.host.publish(FeedEntry(0.0, 4, item.decode(), request=request.identity if request else ""))
+
+
+class Slow(Plugin):
+    name = "slow"
+
+    class Options(Plugin.Options):
+        over: float = 0.5
+
+    def channels(self, options: Any) -> list[Channel]:
+        return [Channel("slow", Scope.REQUEST)]
+
+    def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+        return Told(host, options)
+
+    def web_half(self, host: WebHost, options: Any) -> WebHalf:
+        return Shown(host)
+
+
+def test_what_the_application_half_says_reaches_the_web_half_with_its_request() -> None:
+    with PluginHarness(Slow(), {"over": 1.0}) as harness:
+        quick, slow = harness.begin({"SERVER_NAME": "quick.example"}), harness.begin({"SERVER_NAME": "slow.example"})
+        harness.end(quick)
+        harness.run(2.0)
+        harness.end(slow)
+        harness.run(1.0)
+        (entry,) = harness.published
+        assert entry.message.startswith("slow.example 2.")
+        assert entry.request == slow.identity
+        assert harness.figures("slow") == {"sent": 1, "received": 1, "dropped": 0}
+        assert isinstance(harness.application_half, Told)
+
+
+def test_options_change_while_running() -> None:
+    with PluginHarness(Slow()) as harness:
+        assert harness.change({"slow.over": "0.01"}) == {}
+        assert "number" in harness.change({"slow.over": "fast"})["slow.over"]
+        harness.end(harness.begin())
+        harness.run(1.0)
+        assert len(harness.published) == 1
+
+
+def test_the_contract_of_a_good_plugin() -> None:
+    check_contract(Slow(), {"over": 0.1})
+
+
+def test_the_plugins_that_ship_keep_the_contract() -> None:
+    from fcgi_syslog import plugin
+
+    check_contract(plugin())
+    check_contract(plugin(), {"scope": "association"})
+
+
+def test_a_plugin_that_raises_breaks_it() -> None:
+    class Raises(Slow):
+        def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+            class Half(ApplicationHalf):
+                def request_begin(self, request: RequestInfo) -> None:
+                    raise RuntimeError("no")
+
+            return Half()
+
+    with pytest.raises(AssertionError, match="a hook raised"):
+        check_contract(Raises())
+
+
+def test_lines_are_bound_to_the_request_that_the_application_works_for() -> None:
+    with PluginHarness(Slow()) as harness:
+        request = harness.begin()
+        with harness.bound(request):
+            assert current_request() is request
+        assert current_request() is None
+
+
+def test_stderr_that_nobody_takes_travels_and_a_missing_half_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    class Web(Slow):
+        heard: list[bytes] = []  # noqa: RUF012  one plugin, one test
+
+        def application_half(self, host: Host, options: Any) -> None:  # type: ignore[override]
+            return None
+
+        def web_half(self, host: WebHost, options: Any) -> WebHalf:
+            heard = self.heard
+
+            class Half(WebHalf):
+                def stderr(self, request: RequestInfo, data: bytes) -> None:
+                    heard.append(data)
+
+            return Half()
+
+    plugin = Web()
+    with caplog.at_level(logging.ERROR), PluginHarness(plugin) as harness:
+        request = harness.begin()
+        assert harness.stderr(request, b"oh\n") is False
+        harness.run(1.0)
+        harness.end(request)
+        with pytest.raises(PluginError, match="no ApplicationHalf"):
+            _ = harness.application_half
+    assert plugin.heard == [b"oh\n"]
+    assert not caplog.records
