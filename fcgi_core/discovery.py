@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -29,10 +29,12 @@ class EnabledPlugin:
     """The options as they were written, `hosts` taken out."""
     hosts: Mapping[str, Any]
     """By SERVER_NAME: the checked options of that virtual host."""
+    raw_hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By SERVER_NAME: what that virtual host has of its own, as it was written."""
 
     def changed(self, changes: Mapping[str, Any], server_name: str | None = None) -> Any:
         """The options with `changes` made, checked; for one virtual host if named. ConfigError tells what is wrong."""
-        base = self.raw if server_name is None else {**self.raw, **self.raw_host(server_name)}
+        base = self.raw if server_name is None else {**self.raw, **self.raw_hosts.get(server_name, {})}
         problems: list[str] = []
         options = _options(self.plugin, {**base, **changes}, ("plugins", self.plugin.name), problems)
         if problems:
@@ -42,13 +44,18 @@ class EnabledPlugin:
     def with_options(self, options: Any, changes: Mapping[str, Any], server_name: str | None) -> EnabledPlugin:
         """This plugin after a change that was checked and taken."""
         if server_name is None:
-            return replace(self, options=options, raw={**self.raw, **changes})
-        return replace(self, hosts={**self.hosts, server_name: options})
+            return replace(self, options=options, raw={**self.raw, **changes}, hosts=self.hosts_with(changes))
+        own = {**self.raw_hosts.get(server_name, {}), **changes}
+        return replace(self, hosts={**self.hosts, server_name: options}, raw_hosts={**self.raw_hosts, server_name: own})
 
-    def raw_host(self, server_name: str) -> Mapping[str, Any]:
-        """What a virtual host's options differ in, as written."""
-        host = self.hosts.get(server_name)
-        return {} if host is None else host.model_dump(exclude_unset=True)
+    def hosts_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of each virtual host when those of the plugin have changed; ConfigError if they do not fit."""
+        problems: list[str] = []
+        where = ("plugins", self.plugin.name, "hosts")
+        hosts = _hosts(self.plugin, {**self.raw, **changes}, self.raw_hosts, where, problems)
+        if problems:
+            raise ConfigError(problems)
+        return hosts
 
 
 def installed_plugins() -> dict[str, Plugin | PluginError]:
@@ -98,7 +105,8 @@ def load_plugins(
             if channel.name in owners:
                 problems.append(f"plugins.{name}: channel {channel.name!r} is declared twice")
             owners[channel.name] = name
-        loaded.append(EnabledPlugin(plugin, options, channels, raw, hosts))
+        own = raw_options.get("hosts") if hosts else None
+        loaded.append(EnabledPlugin(plugin, options, channels, raw, hosts, dict(own or {})))
     if problems:
         raise ConfigError(problems)
     return loaded

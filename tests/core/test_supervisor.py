@@ -276,3 +276,24 @@ def test_files_are_opened_anew() -> None:
     half.reopen = lambda: calls.append("reopen")  # type: ignore[method-assign]
     supervisor.reopen()
     assert calls == ["reopen"]
+
+
+def test_what_a_host_has_of_its_own_stays_when_the_rest_changes() -> None:
+    supervisor, half, _ = start({"hosts": {"a.test": {"level": "high"}, "b.test": {"wide": False}}})
+    assert supervisor.change({"example.level": "high", "example.wide@a.test": "false"}) == {
+        "example.level": "",
+        "example.wide@a.test": "",
+    }
+    assert {name: options.level for name, options in half.options.items()} == {
+        None: "high",
+        "a.test": "high",
+        "b.test": "high",
+    }
+    assert supervisor.change({"example.level": "low"}) == {"example.level": ""}
+    assert {name: options.level for name, options in half.options.items()} == {
+        None: "low",
+        "a.test": "high",
+        "b.test": "low",
+    }
+    assert supervisor.adopt(load_plugins({"example": {}}, lambda name: Example())) == []
+    assert half.options["a.test"].level == "low", "it has none of its own any more"

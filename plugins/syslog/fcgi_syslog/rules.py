@@ -65,7 +65,10 @@ class RulesByHost:
         wrong = [name for name, value in options.for_all_hosts().items() if value != common[name]]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: the same for all virtual hosts")
-        self._hosts[server_name] = Rules(options)
+        if options == self._options:
+            self._hosts.pop(server_name, None)
+        else:
+            self._hosts[server_name] = Rules(options)
 
     def __getitem__(self, server_name: str) -> Rules:
         return self._hosts.get(server_name, self._base) if self._hosts else self._base

@@ -1,0 +1,108 @@
+"""The syslog plugin on the whole road: nothing is lost when either side is killed, files move, options change."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.system.stack import Stack, wait_until
+
+Start = Callable[..., Stack]
+PATIENT = 40.0
+"""Seconds; userspace SCTP takes 15 s to learn that a killed peer on this machine is gone."""
+NEAR = 4000
+"""Lines; one that comes twice was written so shortly before a kill that its acknowledgement was under way."""
+
+
+def lines_in(out: Path) -> Counter[str]:
+    """How often each numbered line stands in the file."""
+    text = out.read_text() if out.exists() else ""
+    return Counter(re.findall(r"line (\w+\.\d+);\n", text))
+
+
+def test_nothing_is_lost_when_either_side_is_killed(start: Start, tmp_path: Path) -> None:
+    out, note = tmp_path / "out.log", tmp_path / "noted"
+    outputs = [{"file": str(out)}]
+    stack = start(
+        "numbering:application",
+        plugins={"syslog": {"delivery": "acknowledged", "spool": f"{tmp_path}/spool", "outputs": outputs}},
+    )
+
+    def noted() -> list[str]:
+        return note.read_text().splitlines() if note.exists() else []
+
+    def arrived(more: int) -> None:
+        goal = len(lines_in(out)) + more
+        wait_until(lambda: len(lines_in(out)) >= goal, f"{more} more lines arrive", PATIENT)
+
+    kills: list[int] = []
+    assert stack.ask(f"/go?name=a&note={note}").status == 200
+    arrived(1000)
+    stack.app.kill()
+    kills.append(len(noted()))
+    stack.apps = [stack.start_app()]
+    stack.app.says("is up")
+    wait_until(lambda: stack.ask(f"/go?name=b&note={note}").status == 200, "the new application runs")
+    arrived(1000)
+    stack.web.kill()
+    kills.append(len(noted()))
+    stack.start_web()
+    arrived(1000)
+    wait_until(lambda: stack.ask("/stop").status == 200, "the new web side serves")
+    wait_until(lambda: set(noted()) <= set(lines_in(out)), "every line arrives", PATIENT)
+    order = {line: index for index, line in enumerate(noted())}
+    repeated = [line for line, count in lines_in(out).items() if count > 1]
+    unexpected = [line for line in repeated if not any(at - NEAR < order.get(line, at) <= at + NEAR for at in kills)]
+    assert unexpected == [], (kills, len(order), len(repeated))
+    assert max(lines_in(out).values()) <= 3
+
+
+def test_hosts_held_lines_local_socket_and_files_that_move(start: Start, tmp_path: Path) -> None:
+    local = tmp_path / "log"
+    options = {
+        "listen": str(local),
+        "hosts": {"blog.example": {"severity": "debug"}, "shop.example": {"hold": True}},
+        "outputs": [{"file": f"{tmp_path}/{{server_name}}.log"}, {"json": f"{tmp_path}/all.json"}],
+    }
+    stack = start("numbering:application", plugins={"syslog": options})
+    for host in ("blog.example", "shop.example"):
+        stack.ask(f"/log?level=10&text=quiet-{host}", host=host)
+    stack.ask("/log?level=10&text=why&status=503%20Oops&token=abc")
+    (quiet,) = stack.lines_with("quiet")
+    assert (quiet["server_name"], quiet["severity"]) == ("blog.example", 7)
+    (why,) = stack.lines_with("why")
+    assert (why["severity"], why["fields"]["severity"]) == (6, "debug")
+    assert why["fields"]["uri"].endswith("&token=***")
+    assert why["fields"]["application"] == "numbering:application"
+
+    subprocess.run(["logger", "-u", str(local), "-p", "local0.err", "-t", "backup", "no space left"], check=True)
+    (backup,) = stack.lines_with("no space left")
+    assert (backup["application"], backup["facility"], backup["severity"]) == ("backup", 16, 3)
+    assert backup["fields"]["uid"] == str(os.getuid())
+
+    log = tmp_path / "shop.example.log"
+    wait_until(lambda: log.exists() and "why" in log.read_text(), "the file is written")
+    log.rename(tmp_path / "moved.log")
+    stack.web.send(signal.SIGUSR1)
+    stack.app.send(signal.SIGUSR1)
+    wait_until(lambda: stack.ask("/log?text=after") and log.exists() and "after" in log.read_text(), "it is made anew")
+    assert "after" not in (tmp_path / "moved.log").read_text().splitlines()[0]
+    assert [json.loads(line) for line in (tmp_path / "all.json").read_text().splitlines()]
+
+    # options change while running
+    options["hosts"] = {"shop.example": {"severity": "debug", "redact": [{"match": "card [0-9]+"}]}}
+    stack.write("app0", {"app": {**stack._application, "listen": stack.addresses[0]}, **stack._common})
+    stack.app.send(signal.SIGHUP)
+    stack.app.says("configuration taken over")
+    stack.ask("/log?level=10&text=card%204711%20declined")
+    assert stack.lines_with("declined")[0]["message"] == "*** declined"
+    stack.ask("/log?level=10&text=unheard", host="blog.example")
+    stack.ask("/log?text=heard", host="blog.example")
+    stack.lines_with("heard")
+    assert [line["message"] for line in stack.lines() if "heard" in line["message"]] == ["heard"]
