@@ -153,10 +153,11 @@ def _running(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _running_lines(running: list[dict[str, Any]], name: str | None) -> Iterator[str]:
     for process in running:
-        yield f"running in {process['side']} {escape(process['name'])}, process {process['pid']}"
+        yield escape(f"running in {process['side']} {process['name']}, process {process['pid']}")
         rows = [row for one in process["plugins"] if name in (None, one["name"]) for row in plugin_rows(one)]
         widths = [max((len(row[column]) for row in rows if column < len(row)), default=0) for column in range(6)]
         for row in rows:
-            yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))).rstrip()
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+            yield escape("  " + "  ".join(cells)).rstrip()
         if not rows:
             yield "  none" if name is None else "  it is not enabled there"

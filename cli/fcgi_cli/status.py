@@ -23,8 +23,8 @@ ROW = 64
 """Streams in a row of the picture."""
 MOST_USES = 24
 """Streams told one by one without --all."""
-LETTERS = "abdefghijklmnopqrtuvwxyz"
-"""For channels, in the order in which they appear; c is content, s is STDERR."""
+LETTERS = "abdefghijkmnopqrtuvwxyz"
+"""For channels, in the order in which they appear; c is content, s STDERR, l late feedback."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,27 +53,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 def render(status: dict[str, Any], *, everything: bool = False) -> Iterator[str]:
-    """The lines that tell the answer of one process."""
+    """The lines that tell the answer of one process, remote text made harmless."""
+    yield from map(escape, _lines(status, everything))
+
+
+def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
     side = {"web": "web side", "app": "application"}.get(status["side"], status["side"])
     yield (
-        f"{escape(side)} {escape(status['name'])}, fcgi-sctp {escape(status['version'])}, "
+        f"{side} {status['name']}, fcgi-sctp {status['version']}, "
         f"process {status['pid']}, up {duration(status['uptime'])}"
     )
     requests = status["requests"]
     yield f"  {requests['in_flight']} requests in flight, {requests['waiting']} waiting, {requests['ended']} ended"
     if status.get("listen"):
-        yield f"  listens at {', '.join(map(escape, status['listen']))}"
+        yield f"  listens at {', '.join(status['listen'])}"
     if status.get("upstreams"):
         yield "  applications"
         yield from _table(
             [
                 (
-                    escape(one["address"]),
+                    one["address"],
                     "up" if one["up"] else "DOWN",
                     f"{one['in_flight']} in flight",
                     f"{one['requests']} sent",
                     f"weight {one['weight']:g}",
-                    escape(one["last_error"]),
+                    one["last_error"],
                 )
                 for one in status["upstreams"]
             ]
@@ -97,7 +101,7 @@ def render(status: dict[str, Any], *, everything: bool = False) -> Iterator[str]
 def _host(host: dict[str, Any]) -> tuple[str, ...]:
     statuses = "  ".join(f"{name} {count}" for name, count in host["statuses"].items() if count)
     return (
-        escape(host["server_name"]),
+        host["server_name"],
         f"{host['requests']} requests",
         f"{host['in_flight']} in flight",
         f"{size(host['bytes_out'])} sent",
@@ -107,10 +111,10 @@ def _host(host: dict[str, Any]) -> tuple[str, ...]:
 
 def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """A row for a plugin, and one for each of its channels."""
-    yield f"{escape(plugin['name'])} {escape(plugin['version'])}", plugin["state"], f"{plugin['errors']} errors"
+    yield f"{plugin['name']} {plugin['version']}", plugin["state"], f"{plugin['errors']} errors"
     for channel in plugin["channels"]:
         yield (
-            f"  {escape(channel['name'])}",
+            f"  {channel['name']}",
             f"{channel['scope']}, {channel['priority']}",
             f"{channel['streams']} streams",
             f"sent {amount(channel['sent'])}",
@@ -121,8 +125,8 @@ def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _association(one: dict[str, Any], everything: bool) -> Iterator[str]:
     sctp = one["sctp"]
-    name = f" {escape(one['peer_name'])}" if one["peer_name"] else ""
-    yield f"  association {one['identity']} with{name} at {escape(one['peer'])}, up {duration(one['age'])}" + (
+    name = f" {one['peer_name']}" if one["peer_name"] else ""
+    yield f"  association {one['identity']} with{name} at {one['peer']}, up {duration(one['age'])}" + (
         ", draining" if one["draining"] else ""
     )
     facts = [f"round trip {seconds(sctp['round_trip'])}"]
@@ -135,13 +139,13 @@ def _association(one: dict[str, Any], everything: bool) -> Iterator[str]:
             facts.append(f"{label} {show(value)}")
     yield f"    {', '.join(facts)}"
     if any(state != "active" for _, state in sctp["paths"]):
-        yield "    paths: " + ", ".join(f"{escape(address)} {escape(state)}" for address, state in sctp["paths"])
+        yield "    paths: " + ", ".join(f"{address} {state}" for address, state in sctp["paths"])
     yield (
         f"    waiting: content {size(one['content_waiting'])}, feedback {size(one['feedback_waiting'])}, "
         f"in SCTP {size(sctp['queued'])}"
     )
     short = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in one["shortages"].items() if count)
-    yield f"    {one['streams']} streams, {one['streams_leased']} leased, plan {escape(one['plan'])}" + (
+    yield f"    {one['streams']} streams, {one['streams_leased']} leased, plan {one['plan']}" + (
         f"; too few: {short}" if short else ""
     )
     if "map" in one:
@@ -165,7 +169,7 @@ def picture(streams: int, uses: list[dict[str, Any]]) -> Iterator[str]:
             free = [one for one in LETTERS if one not in letters.values()]
             letter = letters[name] = free[0] if free else "?"
         cells[use["stream"]] = letter
-        legend[letter] = escape(name)
+        legend[letter] = name
     last = max(cells)
     for start in range(0, min(streams, last + 1), ROW):
         row = [cells.get(stream, ".") for stream in range(start, min(start + ROW, streams))]
@@ -180,8 +184,8 @@ def _uses(uses: list[dict[str, Any]], everything: bool) -> Iterator[str]:
     rows = []
     for use in uses:
         for one in use["uses"]:
-            about = [escape(one[key]) for key in ("server_name", "request") if one.get(key)]
-            rows.append((str(use["stream"]), escape(one["what"]), *about))
+            about = [one[key] for key in ("server_name", "request") if one.get(key)]
+            rows.append((str(use["stream"]), one["what"], *about))
     shown = rows if everything else rows[:MOST_USES]
     yield from _table(shown, indent=6)
     if len(rows) > len(shown):

@@ -121,14 +121,13 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
 
     for one in views:
         head = f"{one['side']} {escape(one['name'])}  process {one['pid']}  up {duration(one['uptime'])}  "
-        head += (
-            f"{_rate(one['requests_per_second'])} requests/s  {one['in_flight']} in flight  {one['waiting']} waiting"
-        )
-        parts.append(Text(head, "reverse"))
+        head += f"{_rate(one['requests_per_second'])} requests/s  {one['in_flight']} in flight"
+        head += f"  {one['waiting']} waiting" if one["waiting"] else ""
+        parts.append(Text(head, "reverse", no_wrap=True))
         hosts = sorted(one["hosts"], key=lambda host: -(host["requests_per_second"] or 0))
         table(
             "virtual hosts",
-            "|requests/s|5xx/s|in flight|median|95 %|99 %|bytes/s",
+            "|req/s|5xx/s|in flight|median|95 %|99 %|bytes/s",
             [
                 (
                     escape(host["server_name"]),
@@ -159,18 +158,17 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
         )
         table(
             "associations",
-            "|peer|round trip|sent again|streams leased|too few|requests|waiting|in SCTP",
+            "|peer|rtt|resent|streams|short|requests|waiting",
             [
                 (
                     f"{row['identity']} {escape(row['peer_name'])}",
                     escape(row["peer"]),
                     seconds(row["round_trip"]),
                     "-" if row["retransmissions"] is None else amount(row["retransmissions"]),
-                    f"{row['streams_leased']} of {row['streams']}",
+                    f"{row['streams_leased']}/{row['streams']}",
                     amount(row["shortages"]),
                     str(row["requests"]),
-                    size(row["waiting"]),
-                    size(row["queued"]),
+                    size(row["waiting"] + row["queued"]),
                 )
                 for row in one["associations"]
             ],

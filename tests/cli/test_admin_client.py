@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fcgi_cli import admin
+from fcgi_cli.admin import AdminClient, AdminError, ask_all, sockets
+
+Answer = Callable[[bytes], bytes]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[Answer], str]]:
+    """Starts something at a path that answers each line as it is told; b'' closes the connection."""
+    stopping: list[tuple[socket.socket, threading.Thread]] = []
+
+    def start(answer: Answer) -> str:
+        path = str(tmp_path / f"{len(stopping)}.sock")
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(path)
+        listening.listen()
+
+        def run() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection, connection.makefile("rb") as lines:
+                    for line in lines:
+                        answered = answer(line)
+                        if not answered:
+                            break
+                        connection.sendall(answered)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        stopping.append((listening, thread))
+        return path
+
+    yield start
+    for listening, thread in stopping:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join(10)
+
+
+def good(line: bytes) -> bytes:
+    return json.dumps({"ok": True, "answer": json.loads(line)}).encode() + b"\n"
+
+
+def test_ask(serve: Callable[[Answer], str]) -> None:
+    client = AdminClient(serve(good))
+    assert client.ask("status", streams=False) == {"ask": "status", "streams": False}
+    assert client.ask("plugins", x="y" * 3_000_000)["ask"] == "plugins"
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b'{"ok": false, "error": "no such thing"}\n', "no such thing"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "no admin socket of fcgi-sctp"),
+        (b"[]\n", "no admin socket of fcgi-sctp"),
+        (b"", "it closed the connection"),
+    ],
+)
+def test_other_answers(serve: Callable[[Answer], str], answer: bytes, error: str) -> None:
+    client = AdminClient(serve(lambda line: answer))
+    with pytest.raises(AdminError, match=error):
+        client.ask("status")
+    client.close()
+
+
+def test_it_connects_anew(serve: Callable[[Answer], str]) -> None:
+    answers = iter([b"", b'{"ok": true, "answer": 1}\n'])
+    client = AdminClient(serve(lambda line: next(answers)))
+    with pytest.raises(AdminError):
+        client.ask("status")
+    assert client.ask("status") == 1
+    client.close()
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(AdminError, match="No such file"):
+        AdminClient(str(tmp_path / "none.sock")).ask("status")
+
+
+def test_one_that_hangs(serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "PATIENCE", 0.01)
+    go = threading.Event()
+
+    def hang(line: bytes) -> bytes:
+        assert go.wait(10)
+        return b""
+
+    with pytest.raises(AdminError, match="timed out"):
+        AdminClient(serve(hang)).ask("status")
+    go.set()
+
+
+def test_an_endless_answer(serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "MAX_ANSWER", 1000)
+    client = AdminClient(serve(lambda line: b"x" * 2000))
+    with pytest.raises(AdminError, match="no admin socket"):
+        client.ask("status")
+
+
+def test_ask_all(serve: Callable[[Answer], str], tmp_path: Path) -> None:
+    clients = [AdminClient(serve(good)), AdminClient(str(tmp_path / "none.sock")), AdminClient(serve(good))]
+    answers, errors = ask_all(clients, "status")
+    assert len(answers) == 2
+    assert len(errors) == 1
+    for client in clients:
+        client.close()
+
+
+def test_which_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "DIRECTORY", str(tmp_path))
+    monkeypatch.delenv("FCGI_SCTP_ADMIN", raising=False)
+    for name in ("web.sock", "app.0.sock", "feed.sock", "other.txt"):
+        (tmp_path / name).touch()
+    found: list[Any] = sockets(None)
+    assert found == [f"{tmp_path}/app.0.sock", f"{tmp_path}/web.sock"]
+    monkeypatch.setenv("FCGI_SCTP_ADMIN", "/a:/b")
+    assert sockets(None) == ["/a", "/b"]
+    assert sockets(["/c"]) == ["/c"]
