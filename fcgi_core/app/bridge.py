@@ -6,7 +6,8 @@ the web side allows. What goes wrong:
 * The server cannot be reached for a while: 502. More wait than the pool holds: OVERLOADED, so that the web side may
   give the request to another application.
 * A connection that had been kept breaks before anything was answered, for servers close those when they please: once
-  more, on a new connection, if the server cannot have begun it, or if it may be made twice.
+  more, on a new connection, if the server cannot have begun it, or if it may be made twice. What may not gets a
+  connection of which that is not to be expected.
 * The connection breaks before the answer has begun: 502. In the middle: INCOMPLETE, so that the client sees the cut.
 * Nothing is heard of the server for `timeout` seconds: 504, or the same cut.
 * The client goes away: the connection is closed, which is how FastCGI servers stop (php-fpm at its next output).
@@ -115,6 +116,10 @@ class BridgedRequest:
 
     # ---- Waiter, for the pool
 
+    @property
+    def repeatable(self) -> bool:
+        return not self._again and self._exchange.params.get("REQUEST_METHOD", "") in REPEATABLE
+
     def connected(self, connection: FastcgiConnection) -> None:
         exchange = self._exchange
         self._connection = connection
@@ -209,9 +214,7 @@ class BridgedRequest:
         """A kept connection may have been closed before the request came to it; only a broken pipe proves that."""
         if self._again or connection.requests < 2 or self._kept_input is None:
             return False
-        if isinstance(error, BrokenPipeError):
-            return True
-        return self._exchange.params.get("REQUEST_METHOD", "") in REPEATABLE
+        return isinstance(error, BrokenPipeError) or self.repeatable
 
     # ---- the end
 

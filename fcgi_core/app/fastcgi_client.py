@@ -7,6 +7,8 @@ What servers get wrong, or take otherwise than the specification (section number
   not wait for the answer any more closes the connection, which every server understands.
 * php-fpm does not skip the padding of an empty record: none of ours is padded.
 * php-fpm and php-cgi answer GET_VALUES and close: nobody asks for values.
+* uwsgi reads CONTENT_LENGTH bytes of input, answers and closes, though the record that ends the input is still to come:
+  sending that fails when the answer stands in the socket already, and is read all the same.
 * Some servers close the connection after STDOUT and send no END_REQUEST: an answer whose STDOUT was closed is whole.
 * Servers close connections that they had promised to keep: php-fpm after so many requests, others after some idle time.
 """
@@ -14,6 +16,7 @@ What servers get wrong, or take otherwise than the specification (section number
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import struct
 from typing import Protocol, cast
@@ -68,13 +71,15 @@ class FastcgiConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._output_closed = False
         self._inputs_open = 0
+        self._fd = -1
         self._poll = select.poll()
 
     # ---- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._fd = transport.get_extra_info("socket").fileno()
+        self._poll.register(self._fd, select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -111,6 +116,8 @@ class FastcgiConnection(asyncio.Protocol):
         return False  # close; connection_lost follows
 
     def connection_lost(self, error: Exception | None) -> None:
+        if error is not None and self.request is not None and not self.closed:
+            self._read_rest()
         self.closed = True
         request, self.request = self.request, None
         if request is not None:
@@ -119,6 +126,15 @@ class FastcgiConnection(asyncio.Protocol):
             else:
                 request.lost(error)
         self.gone()
+
+    def _read_rest(self) -> None:
+        """What came before writing failed. The loop gives it up, but it may be the whole answer of a server that did
+        not wait for the end of the input; the socket is still open here."""
+        try:
+            while rest := os.read(self._fd, 65536):
+                self.data_received(rest)
+        except OSError:
+            pass  # that was all
 
     def pause_writing(self) -> None:
         self.paused = True

@@ -29,12 +29,20 @@ PATIENCE = 2.0
 FIRST_RETRY = 0.05
 """Seconds after the first failed attempt until the next; doubled with each, up to LAST_RETRY."""
 LAST_RETRY = 0.5
+SETTLED = 0.1
+"""Seconds after an answer in which servers that do not keep the connection any more will have closed it. uwsgi never
+keeps one, php-fpm's children end after pm.max_requests: the request that goes out just then is lost, and nobody can
+tell whether it was begun. So one that cannot be repeated gets a connection that has settled, or a new one."""
 KEEP_IDLE = 10.0
 """Seconds that a connection is kept without a request, at least; its child serves nobody else in that time."""
 
 
 class Waiter(Protocol):
     """Who wants a connection."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it can use another connection if this one turns out to be closed."""
 
     def connected(self, connection: FastcgiConnection) -> None:
         """Here it is; give it back with `release`."""
@@ -145,7 +153,15 @@ class FastcgiPool:
 
     def _serve(self) -> None:
         while self.queue and self._idle:
-            _, connection = self._idle.pop()
+            last = -1
+            if not self.queue[0].repeatable:
+                last = 0
+                if self._idle[0][0] > self._loop.time() - SETTLED:
+                    if self.open < self.limit:
+                        break  # a new one
+                    self._close_idle(1)  # to make place for a new one
+                    return  # until it is gone
+            _, connection = self._idle.pop(last)
             if connection.is_stale():
                 connection.close()
             else:

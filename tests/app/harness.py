@@ -174,7 +174,8 @@ class Web:
 
     async def get(self, path: str = "/", **more: str) -> tuple[str, bytes]:
         uri, _, query = path.partition("?")
-        return await self.call(REQUEST_URI=path, SCRIPT_NAME=uri, QUERY_STRING=query, **more).over()
+        about = {"REQUEST_URI": path, "SCRIPT_NAME": uri, "QUERY_STRING": query}
+        return await self.call({**about, **more}).over()
 
     async def post(self, path: str, body: bytes, **more: str) -> tuple[str, bytes]:
         about = {"REQUEST_METHOD": "POST", "REQUEST_URI": path, "SCRIPT_NAME": path, "CONTENT_LENGTH": str(len(body))}

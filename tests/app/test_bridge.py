@@ -51,13 +51,28 @@ async def answering(connection: Served) -> None:
 
 
 @run
-async def test_requests_go_one_after_the_other_on_one_connection(path: Path) -> None:
+async def test_requests_go_one_after_the_other_on_one_connection(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "SETTLED", 0.0)
     async with fastcgi_server(path, answering) as connections, serving(bridge(path)) as web:
         assert await web.get("/x?y=1") == ("Content-Type: text/plain", b"GET 0")
         assert connections[0].params["REQUEST_URI"] == "/x?y=1"
         assert (await web.post("/", BODY))[1] == b"POST 102400"
         assert connections[0].stdin == BODY
         assert len(connections) == 1
+
+
+@run
+async def test_what_cannot_be_repeated_goes_on_a_settled_or_new_connection(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "SETTLED", 60.0)
+    async with fastcgi_server(path, answering) as connections, serving(bridge(path, connections=2)) as web:
+        for _ in range(4):
+            assert (await web.post("/", b"x"))[1] == b"POST 1"
+        assert len(connections) == 4
+        monkeypatch.setattr(pool_module, "SETTLED", 0.0)
+        assert (await web.post("/", b"x"))[1] == b"POST 1"
+        assert len(connections) == 4
 
 
 @run
@@ -284,7 +299,7 @@ async def test_a_kept_connection_that_breaks_before_the_answer(path: Path) -> No
 
 
 @run
-async def test_what_may_not_be_made_twice_is_not(path: Path) -> None:
+async def test_what_may_not_be_made_twice_is_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
     async def serve(connection: Served) -> None:
@@ -294,6 +309,7 @@ async def test_what_may_not_be_made_twice_is_not(path: Path) -> None:
                 return
             connection.answer()
 
+    monkeypatch.setattr(pool_module, "SETTLED", 0.0)
     async with fastcgi_server(path, serve), serving(bridge(path)) as web:
         await web.get()
         call = web.call({"REQUEST_METHOD": "POST"}, b"buy")
