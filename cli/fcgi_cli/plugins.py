@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     showing = commands.add_parser("show", help="what a plugin does, and its options")
     showing.add_argument("name", metavar="NAME")
     showing.set_defaults(show=_show)
+    new = commands.add_parser("new", help="write a plugin's folder, which installs, tests and runs at once")
+    new.add_argument("name", metavar="NAME")
+    new.add_argument("--in", dest="where", default=".", metavar="DIRECTORY", help="where to write it (here)")
+    new.set_defaults(show=_new)
     for one in (listing, showing):
         add_admin_argument(one)
         one.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty")
@@ -60,6 +64,25 @@ def _list(args: argparse.Namespace) -> int:
         print(f"  {escape(title)}  {escape(one.get('about') or 'CANNOT BE LOADED: ' + one.get('error', ''))}")
     for line in _running_lines(running, None):
         print(line)
+    return 0
+
+
+def _new(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .plugin_template import write_plugin
+
+    try:
+        files = write_plugin(args.name, Path(args.where))
+    except FileExistsError as error:
+        print(f"fcgi-sctp plugins: {error.filename} is there already", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"fcgi-sctp plugins: {error}", file=sys.stderr)
+        return 1
+    for path in files:
+        print(path)
+    print(f"next: pip install -e {Path(args.where) / args.name}; then `plugins: {{{args.name}: {{}}}}` on both sides")
     return 0
 
 
