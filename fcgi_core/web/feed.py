@@ -97,6 +97,7 @@ class Feed:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: asyncio.AbstractServer | None = None
         self._socket: UnixSocket | None = None
+        self._closed = False
 
     async def start(self) -> None:
         """Listen. OSError if the path cannot be used: EADDRINUSE if another process listens on it, EEXIST if it is
@@ -127,6 +128,7 @@ class Feed:
 
     def close(self) -> None:
         """Stop listening and remove the socket; listeners get what the socket's buffer takes."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -154,8 +156,8 @@ class Feed:
         return _to_json({**about, "first": self.first, "next": self.next}).encode() + b"\n"
 
     def admit(self, listener: _Listener) -> bool:
-        """False if there are too many already."""
-        if len(self._listeners) >= MAX_LISTENERS:
+        """False if there are too many already, or it has ended."""
+        if self._closed or len(self._listeners) >= MAX_LISTENERS:
             return False
         self._listeners.add(listener)
         return True

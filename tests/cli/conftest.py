@@ -42,7 +42,8 @@ class RunningFeed:
         async def stop() -> None:
             if self._feed is not None:
                 self._feed.close()
-            await asyncio.sleep(0)  # the transports end on the loop
+            for _ in range(5):  # the transports end on the loop, one turn after the other
+                await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop).result(10)
         self._feed = None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import time
 import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from fcgi_cli.logs_format import CONTINUED, Clock, format_json, format_pretty, format_raw
-from fcgi_cli.logs_source import Line, Lost, Note
-from fcgi_cli.logs_terminal import TerminalOutput
+from fcgi_cli.logs.events import Line, Lost, Note, Skipped
+from fcgi_cli.logs.fold import fold
+from fcgi_cli.logs.formats import CONTINUED, Clock, format_json, format_pretty, format_raw
+from fcgi_cli.logs.painter import Painter, colour_system
+from fcgi_cli.logs.template import template
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.color import ColorSystem
 
 ANY_TEXT = st.text(st.characters())
 LINES = st.builds(
@@ -99,46 +102,29 @@ def test_plain_text_is_harmless(line: Line) -> None:
     assert json.loads(format_json(line))["message"] == json.loads(json.dumps(line.message))  # joins surrogates
 
 
-@given(LINES)
-def test_the_terminal_gets_no_sequence_but_ours(line: Line) -> None:
-    out = io.StringIO()
-    _terminal(out).write([line, Lost(3)])
-    text = SEQUENCE.sub("", out.getvalue())
+@given(LINES, st.booleans(), st.sampled_from([0, 20, 50, 70, 100]))
+def test_the_terminal_gets_no_sequence_but_ours(line: Line, folded: bool, width: int) -> None:
+    painter = painted(folded=folded, width=width)
+    text = SEQUENCE.sub("", painter.paint([line, Lost(3)]))
     assert not harmful(text)
     first, *more = text.split("\n")
-    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} [a-z]+ ", first)
+    assert re.match(r"\d\d:\d\d:\d\d(\.\d{3})? [a-z]+ ", first)
     assert more[-2:] == ["-- 3 lines lost", ""]
     assert all(text.startswith(CONTINUED) for text in more[:-2])
+    assert len(more) == 2 or not folded
 
 
-def _terminal(out: io.StringIO, highlight: str | None = None) -> TerminalOutput:
-    class Terminal(io.TextIOBase):
-        encoding = "utf-8"
-
-        def isatty(self) -> bool:
-            return True
-
-        def write(self, text: str) -> int:
-            return out.write(text)
-
-    return TerminalOutput(
-        Terminal(),  # type: ignore[arg-type]  # all of a TextIO that is used
-        Clock(utc=True, dated=False),
-        re.compile(highlight) if highlight else None,
-    )
+def painted(*highlights: str, colours: ColorSystem | None = ColorSystem.STANDARD, **options: Any) -> Painter:
+    return Painter(Clock(utc=True, dated=False), colours, [re.compile(one) for one in highlights], **options)
 
 
-def test_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    out = io.StringIO()
-    terminal = _terminal(out, "item")
+def test_colours() -> None:
+    painter = painted("item", r"\[red\]")
     names = ["a.example", "b.example", "much-longer.shop.example", "a.example", "x" * 40]
-    terminal.write(
+    lines = painter.paint(
         Line(number, 0.0, severity, "no item [red]x[/red]", name, "app", request="0123456789")
         for number, (severity, name) in enumerate(zip((3, 4, 6, 0, 7), names, strict=True))
-    )
-    lines = out.getvalue().splitlines()
+    ).splitlines()
     plain = [SEQUENCE.sub("", text) for text in lines]
     assert plain[0] == "00:00:00.000 err     a.example app  01234567 no item [red]x[/red]"
     # columns grow, and stay
@@ -147,13 +133,78 @@ def test_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     host = re.compile(r"(\x1b\[[0-9;]*m) a\.example")
     assert host.findall(lines[0]) == host.findall(lines[3]) != []
     assert "\x1b[31merr" in lines[0]
-    assert "\x1b[7mitem" in lines[0]
+    assert "\x1b[7mitem\x1b[0m" in lines[0]
+    assert "\x1b[30;43m[red]" in lines[0]
+    assert not SEQUENCE.search(painted("item", colours=None).paint([LINE]))
+
+
+def test_what_colours_a_terminal_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for term, truecolor, no_color, found in (
+        ("xterm-256color", "", "", ColorSystem.EIGHT_BIT),
+        ("xterm-256color", "truecolor", "", ColorSystem.TRUECOLOR),
+        ("linux", "", "", ColorSystem.STANDARD),
+        ("xterm-256color", "truecolor", "1", None),
+        ("dumb", "truecolor", "", None),
+    ):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setenv("COLORTERM", truecolor)
+        monkeypatch.setenv("NO_COLOR", no_color)
+        assert colour_system() is found
+
+
+def test_several_sources_are_named() -> None:
+    painter = painted(colours=None)
+    text = painter.paint([Line(1, 0.0, 6, "x", source="paris"), Line(1, 0.0, 6, "y", source="rome")])
+    assert [line.split()[0] for line in text.splitlines()] == ["paris", "rome"]
+    assert len({line.index("00:00") for line in text.splitlines()}) == 1
 
 
 def test_long_messages_are_cut_on_a_screen() -> None:
-    out = io.StringIO()
-    _terminal(out).write([Line(1, 0.0, 6, "x" * 20_000), Line(2, 0.0, 6, "y\n" * 1000)])
-    assert "… 20000 characters in all" in out.getvalue()
-    assert "… 2000 characters in all" in out.getvalue()
-    assert out.getvalue().count("x") < 10_000
-    assert out.getvalue().count("y") < 300
+    text = painted().paint([Line(1, 0.0, 6, "x" * 20_000), Line(2, 0.0, 6, "y\n" * 1000)])
+    assert "… 20000 characters in all" in text
+    assert "… 2000 characters in all" in text
+    assert text.count("x") < 10_000
+    assert text.count("y") < 300
+
+
+@pytest.mark.parametrize(
+    ("lines", "folded"),
+    [
+        (["one"], "one"),
+        (["one", "two"], "one ⋯ 1 more line"),
+        (["no answer", "Traceback (most recent call last):", "  File", "E: x"], "no answer ⋯ 3 more lines: E: x"),
+        (["Traceback (most recent call last):", "  File", "E: x", ""], "E: x ⋯ 3 more lines"),
+        (["Traceback (most recent call last):", "  File"], "Traceback (most recent call last): ⋯ 1 more line"),
+    ],
+)
+def test_folding(lines: list[str], folded: str) -> None:
+    assert fold(lines) == [folded]
+
+
+def test_a_gap_is_told() -> None:
+    assert format_pretty(Skipped(1234), Clock()) == "-- 1,234 lines not drawn: they come faster than anybody reads\n"
+    assert format_json(Skipped(3)) == ""
+    assert not harmful(format_pretty(Note("\x1b[2J"), Clock()))
+
+
+def test_templates() -> None:
+    clock = Clock(utc=True)
+    form = template(r"{time}\t{level:<8}{host:>14.4} {app} {fields.uri} {fields.none} {n} {{}} {message}", clock)
+    assert form(LINE) == "2023-11-14T22:13:20.123Z\terr               shop cart / - 7 {} no\\n\\titem\n"
+    for text, complaint in (
+        ("{nothing}", "'nothing' is no name; names are time"),
+        ("{message!r}", "only a width"),
+        ("{message:99999}", "only a width"),
+        ("{message.__class__}", "is no name"),
+        ("{message", "expected '}'"),
+    ):
+        with pytest.raises(ValueError, match="is no template") as caught:
+            template(text, clock)
+        assert complaint in str(caught.value)
+
+
+@given(LINES)
+def test_templates_are_harmless(line: Line) -> None:
+    text = template("{message} {host} {fields.x} {request}", Clock())(line)
+    assert not harmful(text)
+    assert text.count("\n") == 1

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_cli.logs_source import Event, FeedError, FeedSource, Line, Lost, Note, OutputClosed
+from fcgi_cli.logs import feed as feed_module
+from fcgi_cli.logs.events import Event, Line, Lost, Note, OutputClosed, SourceError
+from fcgi_cli.logs.feed import FeedSource
+from fcgi_cli.logs.pump import Pump
+
+from fcgi_core.plugin import FeedEntry
 
 
 def line(number: int, **more: Any) -> dict[str, Any]:
     return {"n": number, "time": 1.5, "severity": 4, "message": f"m{number}", **more}
 
 
+def batches(source: FeedSource, **options: Any) -> Iterator[list[Event]]:
+    pump = Pump([source], **options)
+    try:
+        pump.start()
+        while not (pump.ended or pump.timed_out):
+            yield pump.wait()
+    finally:
+        pump.close()
+
+
 def read(path: Path, **options: Any) -> list[Event]:
-    options = {"tail": 10, "follow": False, **options}
-    source = FeedSource(str(path / "feed.sock"), sleep=lambda seconds: None, **options)
-    return list(itertools.chain(*source.batches()))
+    return list(
+        itertools.chain(*batches(FeedSource(str(path / "feed.sock"), **{"tail": 10, "follow": False, **options})))
+    )
 
 
 def numbers(events: list[Event]) -> list[int | str]:
@@ -69,21 +85,27 @@ def test_values_out_of_range(script: Callable[..., Any], tmp_path: Path) -> None
     assert second == Line(2, 0.0, 7, "m2")
 
 
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "RETRY_FIRST", 0.001)
+
+
+@pytest.mark.usefixtures("hurried")
 def test_it_resumes_where_it_was(script: Callable[..., Any], tmp_path: Path) -> None:
     served = script(
         ({"first": 1, "next": 5}, [line(number) for number in range(3, 7)]),
         (b"", []),
         (b"nonsense\n", []),
         ({"first": 1, "next": 9}, [line(7), line(8)]),
-        ({"instance": "two", "first": 2, "next": 4}, [line(2), line(3)]),
+        ({"instance": "two", "first": 2, "next": 4}, [{"lost": 1, "next": 2}, line(2), line(3)]),
     )
-    source = FeedSource(str(tmp_path / "feed.sock"), tail=2, sleep=lambda seconds: None)
+    source = FeedSource(str(tmp_path / "feed.sock"), tail=2)
     events: list[Event] = []
-    for batch in source.batches():
+    for batch in batches(source):
         events += batch
-        if any(isinstance(event, Line) and event.number == 3 and len(events) > 8 for event in batch):
+        if len(events) >= 14:
             break
-    assert numbers(events) == [3, 4, 5, 6, "Note", "Note", 7, 8, "Note", "Note", "Note", 2, 3]
+    assert numbers(events) == [3, 4, 5, 6, "Note", "Note", 7, 8, "Note", "Note", "Note", "Lost", 2, 3]
     assert [event.text for event in events if isinstance(event, Note)] == [
         "the web side has closed the feed; waiting for it",
         "connected again",
@@ -91,37 +113,60 @@ def test_it_resumes_where_it_was(script: Callable[..., Any], tmp_path: Path) -> 
         "the web side has been started anew",
         "connected again",
     ]
-    assert served.wishes == [{"since": 3}, {"since": 7}, {"since": 2}]
+    assert served.wishes == [{"since": 3}, {"since": 7}, {"since": 1}]
 
 
 def test_it_waits_longer_and_longer(script: Callable[..., Any], tmp_path: Path) -> None:
     script(({}, []))
-    waited: list[float] = []
-
-    class Enough(Exception):
-        pass
-
-    def sleep(seconds: float) -> None:
-        os.path.exists(tmp_path / "feed.sock") and os.unlink(tmp_path / "feed.sock")
-        waited.append(seconds)
-        if len(waited) == 7:
-            raise Enough
-
-    with pytest.raises(Enough):
-        list(FeedSource(str(tmp_path / "feed.sock"), tail=1, sleep=sleep).batches())
+    now = 1000.0
+    source = FeedSource(str(tmp_path / "feed.sock"), tail=1, clock=lambda: now)
+    source.start()
+    while not source.waiting:
+        source.read()
+    os.unlink(tmp_path / "feed.sock")
+    waited = []
+    for _ in range(7):
+        waited.append(round(source.due - now, 3))
+        now = source.due
+        assert source.read() == []
+        assert source.fileno() is None
     assert waited == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
 
 
-def test_the_deadline(feed: Any, tmp_path: Path) -> None:
-    source = FeedSource(feed.path, tail=1, deadline=time.monotonic() + 0.01)
-    assert list(itertools.chain(*source.batches())) == []
-    assert source.timed_out
-    source = FeedSource(feed.path, tail=1, deadline=time.monotonic() + 0.05, sleep=lambda seconds: None)
-    batches = source.batches()
-    assert next(batches) == []
+def test_a_feed_that_says_nothing(tmp_path: Path) -> None:
+    now = 1000.0
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "feed.sock"))
+        silent.listen()
+        source = FeedSource(str(tmp_path / "feed.sock"), tail=1, clock=lambda: now)
+        source.start()
+        assert source.read() == []
+        now = source.due
+        with pytest.raises(SourceError, match="does not answer"):
+            source.read()
+        source.close()
+
+
+def test_the_past(feed: Any) -> None:
+    feed.publish(*(FeedEntry(1.5, 6, f"m{number}") for number in range(1, 6)))
+    for tail, past in ((2, [4, 5]), (0, []), (99, [1, 2, 3, 4, 5]), (None, [1, 2, 3, 4, 5])):
+        source = FeedSource(feed.path, tail=tail)
+        pump = Pump([source])
+        pump.start()
+        events: list[Event] = []
+        while pump.past:
+            events += pump.wait()
+        assert numbers(events) == past
+        pump.close()
+
+
+def test_the_deadline(feed: Any) -> None:
+    began = time.monotonic()
+    assert list(itertools.chain(*batches(FeedSource(feed.path, tail=1), deadline=began + 0.01))) == []
+    reading = batches(FeedSource(feed.path, tail=1), deadline=time.monotonic() + 0.3)
+    assert next(reading) == []
     feed.stop()
-    assert list(itertools.chain(*batches)) == [Note("the web side has closed the feed; waiting for it")]
-    assert source.timed_out
+    assert list(itertools.chain(*reading)) == [Note("the web side has closed the feed; waiting for it")]
 
 
 def test_an_output_that_nobody_reads(feed: Any) -> None:
@@ -129,7 +174,7 @@ def test_an_output_that_nobody_reads(feed: Any) -> None:
     os.close(reading)
     try:
         with pytest.raises(OutputClosed):
-            list(FeedSource(feed.path, tail=1, output=writing).batches())
+            list(batches(FeedSource(feed.path, tail=1), output=writing))
     finally:
         os.close(writing)
 
@@ -149,23 +194,29 @@ def test_an_output_that_nobody_reads(feed: Any) -> None:
 )
 def test_what_is_no_feed(script: Callable[..., Any], tmp_path: Path, greeting: bytes, complaint: str) -> None:
     script((greeting, []))
-    with pytest.raises(FeedError, match=complaint):
+    with pytest.raises(SourceError, match=complaint):
         read(tmp_path)
 
 
 def test_no_feed_at_all(tmp_path: Path) -> None:
-    with pytest.raises(FeedError, match="is `fcgi-sctp web` running"):
+    with pytest.raises(SourceError, match="is `fcgi-sctp web` running"):
         read(tmp_path)
     (tmp_path / "feed.sock").write_text("")
-    with pytest.raises(FeedError, match="nobody listens on it"):
+    with pytest.raises(SourceError, match="nobody listens on it"):
         read(tmp_path)
 
 
 def test_a_line_without_end(script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fcgi_cli import logs_source
-
-    monkeypatch.setattr(logs_source, "LONGEST_LINE", 1000)
-    monkeypatch.setattr(logs_source, "RECEIVE", 600)
+    monkeypatch.setattr(feed_module, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(feed_module, "RECEIVE", 600)
     script(({}, [b"x" * 5000]))
-    with pytest.raises(FeedError, match="a line of more than 1000 bytes"):
+    with pytest.raises(SourceError, match="a line of more than 1000 bytes"):
         read(tmp_path)
+
+
+def test_ten_mebibytes_in_a_line(script: Callable[..., Any], tmp_path: Path) -> None:
+    script(({"next": 3}, [line(1, message="x" * (10 << 20)), line(2)]))
+    first, second = read(tmp_path)
+    assert isinstance(first, Line)
+    assert len(first.message) == 10 << 20
+    assert numbers([second]) == [2]

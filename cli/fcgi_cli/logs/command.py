@@ -1,8 +1,4 @@
-"""``fcgi-sctp logs``: follow the live feed of a running web side.
-
-Exit status: 0; 1 if ``--count`` was not reached before ``--timeout`` or the end; 69 (EX_UNAVAILABLE of sysexits.h) if
-there is no feed to read; 130 after Ctrl-C, as a shell has it.
-"""
+"""``fcgi-sctp logs``, run: sources opened, and what comes written, plain here, on a terminal by `live`."""
 
 from __future__ import annotations
 
@@ -11,160 +7,212 @@ import io
 import math
 import os
 import re
+import stat
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from fcgi_core.text import SEVERITIES, severity_number
+from .events import Event, Line, Note, OutputClosed, SourceError
+from .feed import FeedSource
+from .filter import Filter, Wanted
+from .formats import Clock, about, format_json, format_pretty, format_raw
+from .goal import Goal
+from .options import DEFAULT_FEED, DEFAULT_TAIL, FEED_VARIABLE
+from .pump import Pump
+from .source import Source
 
-from .logs_filter import Filter
-from .logs_format import Clock, about, format_json, format_pretty, format_raw
-from .logs_source import Event, FeedError, FeedSource, Line, Note, OutputClosed
+__all__ = ["run"]
 
-__all__ = ["add_arguments", "run"]
-
-DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
-FEED_VARIABLE = "FCGI_SCTP_FEED"
-DEFAULT_TAIL = 10
-"""Lines of the past, as tail(1) and journalctl(1) show."""
-EX_UNAVAILABLE = 69
 INTERRUPTED = 130
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``fcgi-sctp logs``."""
-    parser.description = "Follow what the applications say, as it comes."
-    parser.add_argument(
-        "--feed",
-        metavar="PATH",
-        default=None,
-        help=f"the feed's unix socket (${FEED_VARIABLE}, else {DEFAULT_FEED})",
-    )
-    parser.add_argument(
-        "-n", "--tail", type=_count, default=DEFAULT_TAIL, metavar="N", help="lines of the past to begin with (10)"
-    )
-    parser.add_argument("--no-follow", action="store_true", help="end after the lines of the past")
-    parser.add_argument("--count", type=_count, metavar="N", help="end after N lines shown")
-    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end after so long")
-    which = parser.add_argument_group("which lines (each kind of condition must hold; one of several of a kind)")
-    which.add_argument(
-        "-l", "--level", type=_level, default=7, metavar="LEVEL", help=f"this or worse: {', '.join(SEVERITIES)}"
-    )
-    which.add_argument(
-        "-s", "--server-name", action="append", default=[], metavar="NAME", help="virtual host; * and ? match any"
-    )
-    which.add_argument("--app", action="append", default=[], metavar="NAME", help="application; * and ? match any")
-    which.add_argument(
-        "-r",
-        "--request",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="all that one request said; a beginning will do",
-    )
-    which.add_argument(
-        "-e", "--grep", action="append", default=[], type=_pattern, metavar="REGEX", help="the text has this"
-    )
-    which.add_argument("-i", "--ignore-case", action="store_true", help="--grep takes any case")
-    which.add_argument("-v", "--invert-match", action="store_true", help="the text has not what --grep says")
-    how = parser.add_argument_group("how they are shown")
-    how.add_argument(
-        "-o", "--output", choices=("pretty", "raw", "json"), default="pretty", help="columns, text alone, or JSON lines"
-    )
-    how.add_argument("--utc", action="store_true", help="times in UTC, not local")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it; the exit status."""
-    wanted = Filter(
-        level=args.level,
-        server_names=args.server_name,
-        applications=args.app,
-        requests=args.request,
-        patterns=args.grep,
-        ignore_case=args.ignore_case,
-        invert=args.invert_match,
-    )
-    deadline = math.inf if args.timeout is None else time.monotonic() + args.timeout
-    source = FeedSource(
-        args.feed or os.environ.get(FEED_VARIABLE) or DEFAULT_FEED,
-        tail=args.tail,
-        follow=not args.no_follow,
-        deadline=deadline,
-        output=_pipe(sys.stdout),
-    )
     try:
-        shown = _show(source, wanted, _writer(args, wanted), args.count)
-        sys.stdout.flush()
-    except FeedError as error:
+        wanted = _wanted(args)
+        plain = _plain_form(args, Clock(utc=args.utc))
+    except ValueError as error:
         print(f"fcgi-sctp logs: {error}", file=sys.stderr)
-        return EX_UNAVAILABLE
+        return os.EX_USAGE
+    follow = not args.no_follow and wanted.until > args.started
+    tail = DEFAULT_TAIL if args.tail is None and args.since is None else args.tail
+    goal = Goal(args.count, args.until_match)
+    lines_wanted = Filter(wanted)
+    try:
+        sources = _sources(args, follow, tail if wanted.everything else None)
+        deadline = math.inf if args.timeout is None else time.monotonic() + args.timeout
+        if follow and wanted.until < math.inf:
+            deadline = min(deadline, time.monotonic() + wanted.until - time.time())
+        if follow and _is_terminal(args):
+            from .live import Live  # what only a terminal needs is loaded for a terminal only
+
+            return Live(args, sources, lines_wanted, goal, tail, deadline).run()
+        pump = Pump(sources, deadline=deadline, output=_descriptor(sys.stdout))
+        try:
+            pump.start()
+            _write_all(past_then_present(pump, lines_wanted, tail), lines_wanted, goal, _writer(args, plain))
+            sys.stdout.flush()
+        finally:
+            pump.close()
+    except SourceError as error:
+        print(f"fcgi-sctp logs: {error}", file=sys.stderr)
+        return os.EX_UNAVAILABLE
     except (BrokenPipeError, OutputClosed):
         _abandon_output()
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 1 if args.count is not None and shown < args.count else 0
+    return goal.status
 
 
-def _show(source: FeedSource, wanted: Filter, write: Callable[[list[Event]], None], most: int | None) -> int:
-    """Write the lines wanted, up to `most`; how many there were."""
-    shown = 0
-    for batch in source.batches():
+def past_then_present(pump: Pump, wanted: Filter, tail: int | None) -> Iterator[list[Event]]:
+    """All that comes until the end; of the past, the latest `tail` lines that are wanted (None: all)."""
+    if tail is not None:
+        latest: deque[Event] = deque(maxlen=tail)
+        while pump.past and not pump.timed_out:
+            latest.extend(event for event in pump.wait() if not isinstance(event, Line) or wanted.takes(event))
+        yield list(latest)
+    while not (pump.ended or pump.timed_out):
+        yield pump.wait()
+
+
+def _write_all(
+    batches: Iterable[list[Event]], wanted: Filter, goal: Goal, write: Callable[[list[Event]], None]
+) -> None:
+    """Write the lines wanted until the goal is reached."""
+    for batch in batches:
         events: list[Event] = []
         for event in batch:
-            if isinstance(event, Line):
-                if not wanted.takes(event):
-                    continue
-                shown += 1
+            if isinstance(event, Line) and not wanted.takes(event):
+                continue
             events.append(event)
-            if shown == most:
+            if isinstance(event, Line) and goal.reached_with(event):
                 break
         if events:
             write(events)
-        if shown == most:
-            break
-    return shown
+        if goal.reached:
+            return
 
 
-def _writer(args: argparse.Namespace, wanted: Filter) -> Callable[[list[Event]], None]:
-    out = sys.stdout
-    if args.output == "pretty" and _in_colour(out):
-        from .logs_terminal import TerminalOutput  # rich takes longer to load than all else
+def _wanted(args: argparse.Namespace) -> Wanted:
+    from .moments import moment
 
-        clock = Clock(utc=args.utc, dated=False)
-        return TerminalOutput(out, clock, None if wanted.inverted else wanted.pattern).write
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="backslashreplace")  # a locale that cannot write a character must not end us
-    clock = Clock(utc=args.utc)
+    return Wanted(
+        level=args.level,
+        server_names=tuple(args.server_name),
+        applications=tuple(args.app),
+        requests=tuple(args.request),
+        patterns=tuple(args.grep),
+        ignore_case=args.ignore_case,
+        invert=args.invert_match,
+        where=tuple(args.where),
+        since=-math.inf if args.since is None else moment(args.since, args.started, utc=args.utc),
+        until=math.inf if args.until is None else moment(args.until, args.started, utc=args.utc),
+    )
+
+
+def _sources(args: argparse.Namespace, follow: bool, tail: int | None) -> list[Source]:
+    """What to read; each has a name if there are several, or if it was given one."""
+    words = [*args.feed, *args.source] or [os.environ.get(FEED_VARIABLE) or DEFAULT_FEED]
+    one_tail = tail if len(words) == 1 else None  # the latest of all together are found when all are read
+    sources: list[Source] = []
+    for word in words:
+        name, path = _named(word)
+        if not name and len(words) > 1:
+            name = os.path.basename(path).removesuffix(".sock") or path
+        if word not in args.feed and _is_file(path):
+            from .files import FileSource
+
+            sources.append(FileSource(path, tail=one_tail, follow=follow, name=name))
+        elif word not in args.feed and (path == "-" or _is_pipe(path)):
+            from .files import PipeSource
+
+            sources.append(PipeSource(path, name=name))
+        else:
+            sources.append(FeedSource(path, tail=one_tail, follow=follow, name=name))
+    return sources
+
+
+def _named(word: str) -> tuple[str, str]:
+    match = re.fullmatch(r"([\w.-]+)=(.+)", word)
+    return (match[1], match[2]) if match and not os.path.exists(word) else ("", word)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return path.endswith((".log", ".json", ".jsonl", ".gz"))
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _plain_form(args: argparse.Namespace, clock: Clock) -> Callable[[Event], str]:
+    """How an event is written where there is no terminal; ValueError for a template that is none."""
+    if args.template is not None:
+        from .template import template
+
+        form = template(args.template, clock)
+        return lambda event: form(event) if isinstance(event, Line) else ""
     formats: dict[str, Callable[[Event], str]] = {
-        "pretty": lambda event: format_pretty(event, clock),
+        "pretty": lambda event: format_pretty(event, clock, folded=args.fold),
         "raw": format_raw,
         "json": format_json,
     }
-    return lambda events: _write_plain(events, out, formats[args.output])
+    return formats[args.output]
 
 
-def _write_plain(events: Iterable[Event], out: TextIO, form: Callable[[Event], str]) -> None:
+def _writer(args: argparse.Namespace, plain: Callable[[Event], str]) -> Callable[[list[Event]], None]:
+    out = sys.stdout
+    if args.output == "pretty" and args.template is None and in_colour(out):
+        from .painter import Painter
+
+        painter = Painter.of(args)
+        return lambda events: _write(out, painter.paint(events))
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="backslashreplace")  # a locale that cannot write a character must not end us
+    return lambda events: _write_plain(events, out, plain, args)
+
+
+def _write_plain(events: Iterable[Event], out: TextIO, form: Callable[[Event], str], args: argparse.Namespace) -> None:
     """Whole lines, at once: what reads the pipe gets each as soon as it is there. What is about the feed itself, and
     no part of it, goes to standard error."""
     lines = []
+    text_alone = args.output == "raw" or args.template is not None
     for event in events:
-        if isinstance(event, Note) or (form is format_raw and not isinstance(event, Line)):
+        if isinstance(event, Note) or (text_alone and not isinstance(event, Line)):
             print(f"fcgi-sctp logs: {about(event)}", file=sys.stderr)
         else:
             lines.append(form(event))
-    out.write("".join(lines))
+    _write(out, "".join(lines))
+
+
+def _write(out: TextIO, text: str) -> None:
+    out.write(text)
     out.flush()
 
 
-def _in_colour(out: TextIO) -> bool:
+def in_colour(out: TextIO) -> bool:
     """https://no-color.org: a terminal, and nobody said no."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _pipe(out: TextIO) -> int | None:
+def _is_terminal(args: argparse.Namespace) -> bool:
+    """Whether there is a terminal that a status line can be drawn on."""
+    if args.no_status or args.output != "pretty" or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    return sys.stdout.isatty()
+
+
+def _descriptor(out: TextIO) -> int | None:
     """The descriptor to watch for a reader that goes away; None if `out` is no file of the system's."""
     try:
         return out.fileno()
@@ -174,39 +222,8 @@ def _pipe(out: TextIO) -> int | None:
 
 def _abandon_output() -> None:
     """Python flushes standard output at its end, and would complain about the pipe once more."""
-    descriptor = _pipe(sys.stdout)
+    descriptor = _descriptor(sys.stdout)
     if descriptor is not None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return seconds
-
-
-def _level(text: str) -> int:
-    try:
-        return severity_number(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
-    return text

@@ -1,50 +1,69 @@
-"""Which lines of the feed are shown."""
+"""Which lines are shown."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import translate
 
-from .logs_source import Line
+from .events import Line
+from .where import Comparison
 
-__all__ = ["Filter"]
+__all__ = ["Filter", "Wanted"]
 
 
-class Filter:
-    """Takes a line that each kind of condition given takes; of several of a kind, one is enough.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Conditions. Each kind that is given must hold; of several of a kind one is enough, but all of `where` must hold.
 
     Server names and applications are patterns as a shell has them (``*.example``), in any case; a request is named by
     the beginning of its identity.
     """
 
-    def __init__(
-        self,
-        *,
-        level: int = 7,
-        server_names: Iterable[str] = (),
-        applications: Iterable[str] = (),
-        requests: Iterable[str] = (),
-        patterns: Iterable[str] = (),
-        ignore_case: bool = False,
-        invert: bool = False,
-    ) -> None:
-        self._level = level
-        self._server_name = _any_of(server_names)
-        self._application = _any_of(applications)
-        self._requests = tuple(requests)
-        joined = "|".join(f"(?:{pattern})" for pattern in patterns)
-        self.pattern = re.compile(joined, re.IGNORECASE if ignore_case else 0) if joined else None
-        """What a message has to have, or if `inverted` must not have."""
-        self.inverted = invert
+    level: int = 7
+    server_names: tuple[str, ...] = ()
+    applications: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    ignore_case: bool = False
+    invert: bool = False
+    where: tuple[Comparison, ...] = ()
+    since: float = -math.inf
+    until: float = math.inf
+
+    @property
+    def everything(self) -> bool:
+        """Nothing is left out."""
+        return self == Wanted(invert=self.invert, ignore_case=self.ignore_case)
+
+
+class Filter:
+    """Takes the lines that are wanted."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self._level = wanted.level
+        self._server_name = _any_of(wanted.server_names)
+        self._application = _any_of(wanted.applications)
+        joined = "|".join(f"(?:{pattern})" for pattern in wanted.patterns)
+        self.pattern = re.compile(joined, re.IGNORECASE if wanted.ignore_case else 0) if joined else None
+        """What a message has to have, or if `wanted.invert` must not have."""
+        self._everything = wanted.everything
 
     def takes(self, line: Line) -> bool:
+        if self._everything:
+            return True
+        wanted = self.wanted
         return (
             line.severity <= self._level
+            and wanted.since <= line.time <= wanted.until
             and (self._server_name is None or self._server_name.match(line.server_name) is not None)
             and (self._application is None or self._application.match(line.application) is not None)
-            and (not self._requests or line.request.startswith(self._requests))
-            and (self.pattern is None or (self.pattern.search(line.message) is None) is self.inverted)
+            and (not wanted.requests or line.request.startswith(wanted.requests))
+            and (self.pattern is None or (self.pattern.search(line.message) is None) is wanted.invert)
+            and all(comparison.holds(line) for comparison in wanted.where)
         )
 
 

@@ -7,7 +7,8 @@ import time
 
 from fcgi_core.text import SEVERITIES, escape, escape_word
 
-from .logs_source import Event, Line, Lost, Note
+from .events import Event, Line, Lost, Note, Skipped
+from .fold import fold
 
 __all__ = ["CONTINUED", "Clock", "about", "message_lines", "format_json", "format_pretty", "format_raw"]
 
@@ -44,15 +45,17 @@ def message_lines(message: str) -> list[str]:
     return [escape(line.expandtabs()) for line in message.split("\n")]
 
 
-def format_pretty(event: Event, clock: Clock) -> str:
+def format_pretty(event: Event, clock: Clock, *, folded: bool = False) -> str:
     """Time, severity, host, application, request, text; further lines of the text stand indented below."""
     if not isinstance(event, Line):
         return f"-- {about(event)}\n"
     process = f"[{escape_word(event.process)}]" if event.process else ""
     request = f" [{escape_word(event.request)}]" if event.request else ""
-    text = f"\n{CONTINUED}".join(message_lines(event.message))
+    lines = message_lines(event.message)
+    text = f"\n{CONTINUED}".join(fold(lines) if folded else lines)
+    source = f"{escape_word(event.source)} " if event.source else ""
     return (
-        f"{clock.text(event.time)} {SEVERITIES[event.severity]:7} {escape_word(event.server_name)}"
+        f"{source}{clock.text(event.time)} {SEVERITIES[event.severity]:7} {escape_word(event.server_name)}"
         f" {escape_word(event.application)}{process}{request} {text}\n"
     )
 
@@ -64,7 +67,7 @@ def format_raw(event: Event) -> str:
 
 def format_json(event: Event) -> str:
     """A JSON object a line, with the names that the feed has; {"lost": COUNT} where lines are missing."""
-    if isinstance(event, Note):
+    if isinstance(event, Note | Skipped):
         return ""
     if isinstance(event, Lost):
         return json.dumps({"lost": event.count}) + "\n"
@@ -80,7 +83,9 @@ def format_json(event: Event) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f") + "\n"  # ASCII; DEL is the one control that JSON leaves
 
 
-def about(event: Lost | Note) -> str:
+def about(event: Lost | Skipped | Note) -> str:
     if isinstance(event, Note):
-        return event.text
+        return escape(event.text)
+    if isinstance(event, Skipped):
+        return f"{event.count:,} lines not drawn: they come faster than anybody reads"
     return f"{event.count} line{'s' if event.count != 1 else ''} lost"

@@ -1,0 +1,58 @@
+"""What comes out of sources: lines, and what there is to tell about lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Event", "Line", "Lost", "Note", "OutputClosed", "Skipped", "SourceError"]
+
+
+class SourceError(Exception):
+    """A feed or a file cannot be read; a sentence for the user."""
+
+
+class OutputClosed(Exception):
+    """Whoever reads what we write has gone."""
+
+
+@dataclass(slots=True)
+class Line:
+    """A line of the feed: text as it came, not yet escaped."""
+
+    number: int
+    time: float
+    severity: int
+    message: str
+    server_name: str = ""
+    application: str = ""
+    process: str = ""
+    kind: str = ""
+    request: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    facility: int = 1
+    source: str = ""
+    """Which feed or file it came from; '' if there is but one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """So many lines are missing here: the feed no longer had them when we were there to read."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """So many lines came here and were not drawn: nobody could have read them."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something about the feed itself."""
+
+    text: str
+
+
+Event = Line | Lost | Skipped | Note

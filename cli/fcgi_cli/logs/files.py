@@ -1,0 +1,198 @@
+"""Files that the syslog plugin wrote, read and followed over rotation; pipes, with what another viewer says in JSON."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import time
+from collections.abc import Callable
+from typing import IO, cast
+
+from .events import Event, Line, Note, SourceError
+from .parse import from_file
+from .source import LONGEST_LINE, RECEIVE, Source
+
+__all__ = ["FileSource", "PipeSource"]
+
+LOOK_AGAIN = 0.1
+"""Seconds between looks at a file that is followed."""
+
+
+class _Lines(Source):
+    """Bytes into events."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.name = name
+        self._path = path
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._time = 0.0
+
+    def _events(self, data: bytes) -> list[Event]:
+        if b"\n" not in data:
+            self._pieces.append(data)
+            self._size += len(data)
+            if self._size > LONGEST_LINE:  # such a line is shown in parts: a file can hold anything
+                return self._flush()
+            return []
+        *lines, rest = b"".join((*self._pieces, data)).split(b"\n")
+        self._pieces, self._size = [rest], len(rest)
+        return [self._event(raw) for raw in lines]
+
+    def _event(self, raw: bytes) -> Event:
+        event = from_file(raw, self._time)
+        if isinstance(event, Line):
+            self._time = event.time
+            event.source = event.source or self.name
+        return event
+
+    def _flush(self) -> list[Event]:
+        """A last line without a newline."""
+        raw = b"".join(self._pieces)
+        self._pieces, self._size = [], 0
+        return [self._event(raw)] if raw else []
+
+
+class FileSource(_Lines):
+    """The latest `tail` lines of the file at `path` (None: all), then, if `follow`, what is appended, also to a new
+    file of that name. A name that ends in ``.gz`` is a compressed file, read once."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        tail: int | None,
+        follow: bool = True,
+        name: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(path, name)
+        self._tail = tail
+        self._compressed = path.endswith(".gz")
+        self._follow = follow and not self._compressed
+        self._clock = clock
+        self._file: IO[bytes] | None = None
+
+    def start(self) -> None:
+        try:
+            if self._compressed:
+                import gzip
+
+                self._file = cast(IO[bytes], gzip.open(self._path))  # noqa: SIM115  # closed by `close`
+            else:
+                self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115  # closed by `close`
+                self._time = os.fstat(self._file.fileno()).st_mtime
+                if self._tail is not None:
+                    self._file.seek(_tail_offset(self._file, self._tail))
+        except OSError as error:
+            raise SourceError(f"{self._path}: {error.strerror or error}") from None
+        self.due = 0.0
+
+    def read(self) -> list[Event]:
+        assert self._file is not None
+        try:
+            data = self._file.read(RECEIVE)
+        except (OSError, EOFError) as error:
+            raise SourceError(f"{self._path}: {error}") from None
+        if data:
+            return self._events(data)
+        self.past = False
+        if not self._follow:
+            self.ended = True
+            self.due = math.inf
+            return self._flush()
+        self.due = self._clock() + LOOK_AGAIN
+        return self._rotated()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _rotated(self) -> list[Event]:
+        """Go on with the file that has the name now."""
+        assert self._file is not None
+        ours = os.fstat(self._file.fileno())
+        try:
+            named = os.stat(self._path)
+        except OSError:
+            self.waiting = True
+            return []
+        self.waiting = False
+        if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
+            if named.st_size < self._file.tell():
+                self._file.seek(0)
+                self.due = 0.0
+                return [*self._flush(), Note(f"{self._path} was cut; it is read from its beginning")]
+            return []
+        try:
+            new = open(self._path, "rb", buffering=0)  # noqa: SIM115  # closed by `close`
+        except OSError:
+            return []  # once more at the next look
+        events = [*self._events(self._file.read(-1) or b""), *self._flush()]  # what came since the last look
+        self._file.close()
+        self._file = new
+        self.due = 0.0
+        return events
+
+
+class PipeSource(_Lines):
+    """What a pipe brings: standard input as ``-``, or what a shell's ``<(…)`` names. Nothing of it is past."""
+
+    past = False
+
+    def __init__(self, path: str, *, name: str = "") -> None:
+        super().__init__(path, name)
+        self._descriptor: int | None = None
+
+    def start(self) -> None:
+        try:
+            self._descriptor = os.dup(0) if self._path == "-" else os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(f"{self._path}: {error.strerror}") from None
+        self._time = time.time()
+
+    def fileno(self) -> int | None:
+        return self._descriptor
+
+    def read(self) -> list[Event]:
+        assert self._descriptor is not None
+        try:
+            data = os.read(self._descriptor, RECEIVE)
+        except OSError as error:
+            raise SourceError(f"{self._path}: {error.strerror}") from None
+        if data:
+            return self._events(data)
+        self.ended = True
+        self.close()
+        return self._flush()
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _tail_offset(file: IO[bytes], lines: int) -> int:
+    """Where the latest `lines` lines begin."""
+    position = file.seek(0, os.SEEK_END)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return position
+    wanted = lines + 1  # the newline before the first of them
+    end = position
+    while position > 0:
+        begin = max(0, position - RECEIVE)
+        file.seek(begin)
+        block = file.read(position - begin)
+        if position == end and block and not block.endswith(b"\n"):
+            wanted -= 1  # a last line without a newline
+        count = block.count(b"\n")
+        if count >= wanted:
+            at = len(block)
+            for _ in range(wanted):
+                at = block.rfind(b"\n", 0, at)
+            return begin + at + 1
+        wanted -= count
+        position = begin
+    return 0

@@ -1,0 +1,33 @@
+"""What a script waits for: so many lines, or a line that matches."""
+
+from __future__ import annotations
+
+import re
+
+from .events import Line
+
+__all__ = ["Goal"]
+
+
+class Goal:
+    """Reached with the line number `count`, or with one that has `pattern`; never if neither is given."""
+
+    def __init__(self, count: int | None, pattern: str | None) -> None:
+        self._left = count
+        self._pattern = re.compile(pattern) if pattern is not None else None
+        self.reached = count == 0
+
+    def reached_with(self, line: Line) -> bool:
+        """Count a line that is shown; whether it is the last."""
+        if self._left is not None:
+            self._left -= 1
+            self.reached = self.reached or self._left <= 0
+        if self._pattern is not None and self._pattern.search(line.message):
+            self.reached = True
+        return self.reached
+
+    @property
+    def status(self) -> int:
+        """0 if all that was asked for came, 1 if not."""
+        asked = self._left is not None or self._pattern is not None
+        return int(asked and not self.reached)

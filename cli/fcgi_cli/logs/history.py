@@ -1,0 +1,39 @@
+"""The latest lines, whatever was drawn of them: what a search looks through."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from .events import Line
+
+__all__ = ["History"]
+
+MOST_LINES = 10_000
+MOST_CHARACTERS = 16 << 20
+_LINE_OVERHEAD = 100
+
+
+class History:
+    def __init__(self, most_lines: int = MOST_LINES, most_characters: int = MOST_CHARACTERS) -> None:
+        self._lines: deque[Line] = deque()
+        self._most_lines = most_lines
+        self._most_characters = most_characters
+        self._characters = 0
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, line: Line) -> None:
+        self._lines.append(line)
+        self._characters += len(line.message) + _LINE_OVERHEAD
+        while self._characters > self._most_characters or len(self._lines) > self._most_lines:
+            self._characters -= len(self._lines.popleft().message) + _LINE_OVERHEAD
+
+    def matching(self, takes: Callable[[Line], bool], most: int) -> tuple[list[Line], int]:
+        """The latest `most` lines that are taken, in their order, and how many are in all."""
+        found = [line for line in self._lines if takes(line)]
+        return (found[-most:] if most else []), len(found)
+
+    def latest(self, takes: Callable[[Line], bool]) -> Line | None:
+        return next((line for line in reversed(self._lines) if takes(line)), None)

@@ -1,0 +1,89 @@
+"""One line of JSON, or of a file that the syslog plugin wrote, taken apart."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from fcgi_core.text import SEVERITIES, severity_number
+
+from .events import Line, Lost
+
+__all__ = ["from_file", "from_json", "line_of"]
+
+_FILE_LINE = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)) (?P<severity>[a-z]+) (?P<server_name>\S+)"
+    r" (?P<application>\S+?)(?:\[(?P<process>[^\]]*)\])? \[(?P<request>\S+)\] (?P<message>.*)"
+)
+_TRACE = re.compile(r"\\n\s+(?:File \"|at |#\d)|Traceback \(most recent call last\):\\n")
+"""What shows that a backslash and an n in a file's line were a line's end, and no path."""
+_LATEST = 1e11
+"""Seconds since the epoch beyond which a time is none; false for NaN too."""
+
+
+def from_json(raw: bytes) -> Line | Lost | None:
+    """A line of the feed or of ``-o json``; None if it is none that this version knows."""
+    try:
+        value = json.loads(raw.decode(errors="replace"))
+        if "lost" in value:
+            return Lost(int(value["lost"]))
+        return line_of(value)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def line_of(value: Mapping[str, Any]) -> Line:
+    """The line that an object describes; ValueError, KeyError, TypeError if it describes none."""
+    moment, severity = value["time"], value["severity"]
+    seconds = datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else float(moment)
+    if isinstance(severity, str):
+        severity = severity_number(severity)
+    fields = value.get("fields")
+    return Line(
+        int(value.get("n", 0)),
+        seconds if -_LATEST < seconds < _LATEST else 0.0,
+        min(7, max(0, int(severity))),
+        str(value["message"]),
+        str(value.get("server_name") or ""),
+        str(value.get("application") or ""),
+        str(value.get("process") or ""),
+        str(value.get("kind") or ""),
+        str(value.get("request") or ""),
+        {str(name): str(text) for name, text in fields.items()} if fields else {},
+        int(value.get("facility", 1)),
+        str(value.get("source") or ""),
+    )
+
+
+def from_file(raw: bytes, before: float) -> Line | Lost:
+    """A line of a file: JSON, the syslog plugin's, or any text at all, which happened when the line `before` it did."""
+    if raw.startswith(b"{") and (event := from_json(raw)) is not None:
+        return event
+    text = raw.decode(errors="backslashreplace").rstrip("\r")
+    match = _FILE_LINE.fullmatch(text)
+    if match is None or match["severity"] not in SEVERITIES:
+        return Line(0, before, 6, text)
+    try:
+        moment = datetime.fromisoformat(match["time"]).timestamp()
+    except ValueError:
+        return Line(0, before, 6, text)
+    message = match["message"]
+    if "\\n" in message and _TRACE.search(message):
+        message = message.replace("\\n", "\n").replace("\\t", "\t")
+    return Line(
+        0,
+        moment,
+        SEVERITIES.index(match["severity"]),
+        message,
+        _word(match["server_name"]),
+        _word(match["application"]),
+        match["process"] or "",
+        request=_word(match["request"]),
+    )
+
+
+def _word(text: str) -> str:
+    return "" if text == "-" else text.replace("\\x20", " ")

@@ -1,0 +1,55 @@
+"""A question in the line below, answered with a few keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+__all__ = ["Prompt"]
+
+
+class Prompt:
+    """`answered` gets the text at Enter, and says what is wrong with it, or ''. Tab goes through `choices`."""
+
+    def __init__(self, question: str, answered: Callable[[str], str], choices: Sequence[str] = ()) -> None:
+        self._question = question
+        self._answered = answered
+        self._choices = choices
+        self._chosen = -1
+        self._typed = ""
+        self._text = ""
+        self._problem = ""
+
+    def key(self, key: str) -> bool:
+        """Take a key; False when the question is answered, or given up."""
+        if key == "esc":
+            return False
+        if key == "\n":
+            self._problem = self._answered(self._text)
+            return bool(self._problem)
+        self._problem = ""
+        if key in ("\x7f", "\b"):
+            if not self._text:
+                return False  # as less(1) does
+            self._text = self._text[:-1]
+        elif key == "\x15":  # Ctrl-U
+            self._text = ""
+        elif key == "\t":
+            self._complete()
+            return True
+        elif key.isprintable():
+            self._text += key
+        self._typed, self._chosen = self._text, -1
+        return True
+
+    def _complete(self) -> None:
+        fitting = [choice for choice in self._choices if choice.startswith(self._typed)]
+        if fitting:
+            self._chosen = (self._chosen + 1) % len(fitting)
+            self._text = fitting[self._chosen]
+
+    def show(self, width: int) -> tuple[str, str]:
+        """What stands before the cursor, and after it, in `width` cells; of a long text its end."""
+        after = f"  ({self._problem})" if self._problem else ""
+        room = max(0, width - len(self._question) - 3)
+        text = self._text if len(self._text) <= room else "…" + self._text[len(self._text) - room + 1 :]
+        return f"{self._question} {text}", after

@@ -1,0 +1,99 @@
+"""One loop that waits for all sources, for the terminal's keys, for a reader that goes away and for the time's end."""
+
+from __future__ import annotations
+
+import math
+import select
+import time
+from collections.abc import Sequence
+
+from .events import Event, OutputClosed
+from .merge import Merge
+from .source import Source
+
+__all__ = ["Pump"]
+
+
+class Pump:
+    """Events of all `sources`, merged. `deadline` is a time of `time.monotonic` after which it ends, `output` a
+    descriptor whose reader may go away."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        deadline: float = math.inf,
+        output: int | None = None,
+    ) -> None:
+        self.sources = sources
+        self._deadline = deadline
+        self._output = output
+        self.watched: Sequence[int] = ()
+        """Descriptors that end a wait when they can be read."""
+        self._merge = Merge(sources) if len(sources) > 1 else None
+
+    @property
+    def past(self) -> bool:
+        """Some of what was there when we came is still to be read."""
+        return any(source.past and not source.ended for source in self.sources)
+
+    @property
+    def timed_out(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    @property
+    def ended(self) -> bool:
+        """There is no more to come."""
+        return all(source.ended for source in self.sources) and not (self._merge and self._merge.waiting)
+
+    def start(self) -> None:
+        """SourceError if one cannot be read."""
+        for source in self.sources:
+            source.start()
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.close()
+
+    def wait(self, longest: float = math.inf, *, reading: bool = True) -> list[Event]:
+        """Wait at most `longest` seconds until something comes; what came. OutputClosed, SourceError.
+
+        With `reading` false nothing is read: what comes waits where it is.
+        """
+        sources = [
+            one for one in self.sources if reading and not one.ended and (self._merge is None or self._merge.wants(one))
+        ]
+        poll = select.poll()
+        by_descriptor = {}
+        until = min(self._deadline, time.monotonic() + longest)
+        for source in sources:
+            until = min(until, source.due)
+            if (descriptor := source.fileno()) is not None:
+                by_descriptor[descriptor] = source
+                poll.register(descriptor, select.POLLIN)
+        if self._merge is not None and self._merge.due is not None:
+            until = min(until, self._merge.due)
+        if self._output is not None and self._output not in self.watched:
+            poll.register(self._output, 0)  # errors only: a pipe that nobody reads any more
+        for descriptor in self.watched:
+            poll.register(descriptor, select.POLLIN)
+        if not reading or sources or not self.ended:
+            left = until - time.monotonic()
+            ready = poll.poll(None if math.isinf(left) else max(0.0, math.ceil(left * 1000)))
+        else:
+            ready = []
+        if any(one == self._output and events & (select.POLLERR | select.POLLHUP) for one, events in ready):
+            raise OutputClosed
+        now = time.monotonic()
+        readable = {id(by_descriptor[one]) for one, _ in ready if one in by_descriptor}
+        events: list[Event] = []
+        for source in sources:
+            if id(source) in readable or source.due <= now:
+                read = source.read()
+                if self._merge is None:
+                    events += read
+                else:
+                    self._merge.add(source, read)
+        if self._merge is not None:
+            events = self._merge.take(all_of_it=all(source.ended for source in self.sources))
+        return events
