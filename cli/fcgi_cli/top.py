@@ -120,7 +120,7 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
         parts.append(made)
 
     for one in views:
-        head = f"{one['side']} {escape(one['name'])}  process {one['pid']}  up {duration(one['uptime'])}  "
+        head = f"{escape(one['side'])} {escape(one['name'])}  process {one['pid']}  up {duration(one['uptime'])}  "
         head += f"{_rate(one['requests_per_second'])} requests/s  {one['in_flight']} in flight"
         head += f"  {one['waiting']} waiting" if one["waiting"] else ""
         parts.append(Text(head, "reverse", no_wrap=True))
@@ -180,7 +180,7 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
             [
                 (
                     escape(row["plugin"]),
-                    row["state"],
+                    escape(row["state"]),
                     str(row["errors"]),
                     escape(row["channel"]),
                     str(row["streams"]),
