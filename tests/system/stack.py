@@ -190,6 +190,7 @@ class Stack:
             "listen": self.listen,
             "connect": self.addresses,
             "feed": str(self.feed),
+            "admin": f"{self.folder}/web.admin",
             "grace": 5,
             **(web or {}),
         }
@@ -240,7 +241,11 @@ class Stack:
 
     def start_app(self, number: int = 0) -> Program:
         """An application at the address of that number; it does not wait until it is ready."""
-        section = {**self._application, "listen": self.addresses[number]}
+        section = {
+            "admin": f"{self.folder}/app{number}.admin",
+            **self._application,
+            "listen": self.addresses[number],
+        }
         return self.run("app", COMMAND, "app", "--config", self.write(f"app{number}", {"app": section, **self._common}))
 
     def start_web(self) -> None:
