@@ -6,10 +6,8 @@ Exit status: 0; 1 if there is no such plugin, or it cannot be loaded.
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import sys
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,6 +94,8 @@ def _show(args: argparse.Namespace) -> int:
         why = f"no such plugin is installed; installed are: {known}" if plugin is None else str(plugin)
         print(f"fcgi-sctp plugins: {escape(args.name)}: {escape(why)}", file=sys.stderr)
         return 1
+    import textwrap  # imported here, for the command `logs` starts quickly and has no need of it
+
     options = list(_options(plugin))
     channels = [
         {"name": one.name, "scope": one.scope.value, "priority": one.priority.name.lower(), "lifetime": one.lifetime}
@@ -123,6 +123,8 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _about(plugin: Any) -> str:
+    import inspect
+
     return " ".join((inspect.getdoc(type(plugin)) or "").split())
 
 

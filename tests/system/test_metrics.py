@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -81,6 +82,22 @@ def test_the_last_figures_of_a_process_stay_for_a_while(start: Callable[..., Sta
     shows(port, 'fcgi_metrics_worker_up{worker="shop"}', 1)
     assert stack.ask("/").status == 200
     shows(port, 'orders_total{kind="gift \\"wrapped\\"",worker="shop"}', 1)
+
+
+def test_workers_need_no_shared_directory(start: Callable[..., Stack], port: int) -> None:
+    metrics = {"listen": f"127.0.0.1:{port}", "interval": 1}
+    stack = start("metered:application", app={"name": "shop", "workers": 2}, plugins={"metrics": metrics})
+    for worker in ("shop#0", "shop#1"):
+        shows(port, f'fcgi_metrics_worker_up{{worker="{worker}"}}', 1)
+    with ThreadPoolExecutor(8) as pool:
+        assert {answer.status for answer in pool.map(lambda _: stack.ask("/"), range(100))} == {200}
+
+    def orders() -> list[float]:
+        lines = [line for line in page(port).split("\n") if line.startswith("orders_total{")]
+        return [float(line.rpartition(" ")[2]) for line in lines]
+
+    wait_until(lambda: sum(orders()) == 100, "both workers have told all")
+    assert len(orders()) == 2
 
 
 def test_a_request_that_no_application_takes_is_counted(start: Callable[..., Stack], port: int) -> None:
