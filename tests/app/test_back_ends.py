@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,20 +241,17 @@ def application(environ, start_response):
 
 def test_uwsgi(tmp_path: Path) -> None:
     async def test() -> None:
-        async with serving(FastcgiBridge(f"unix:{socket}", connections=2)) as web:
+        async with serving(FastcgiBridge(f"unix:{socket}", connections=1)) as web:
             for _ in range(20):
                 head, body = await web.post("/basket", b"x" * 100_000, PATH_INFO="/basket", SCRIPT_NAME="")
-                assert head.startswith("Status: 201 Created\r\n"), (
-                    head,
-                    body,
-                    (tmp_path / "server.log").read_text()[-1500:],
-                )
+                assert head.startswith("Status: 201 Created\r\n")
                 assert body == b"/basket 100000"
             answers = await asyncio.gather(*(web.get(PATH_INFO="/x", SCRIPT_NAME="") for _ in range(50)))
             assert {body for _, body in answers} == {b"/x 0"}
 
     socket = tmp_path / "s"
     (tmp_path / "app.py").write_text(UWSGI)
-    command = [program("uwsgi"), "--plugin", "python3", "--fastcgi-socket", str(socket), "--master"]
-    with running([*command, "--die-on-term", "--processes", "2", "--wsgi-file", "app.py"], tmp_path, socket):
+    command = [program("uwsgi"), "--plugin", "python3", "--fastcgi-socket", str(socket), "--wsgi-file", "app.py"]
+    # SIGKILL, for it does not always end at a SIGTERM
+    with running(command, tmp_path, socket, stop=signal.SIGKILL):
         asyncio.run(test())
