@@ -29,3 +29,13 @@ def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
     unit.write_text(text)
     done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["access", "maintenance"])
+def test_plugins_pass_their_own_tests(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = EXAMPLES / "plugins" / name
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", str(folder)]
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    done = subprocess.run([*command, str(folder / "tests")], cwd=folder, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout

@@ -1,0 +1,76 @@
+"""A JSON access log with what the web server does not know: the times on the way, and which application answered.
+
+A plugin of one half: nothing travels, so it has no channels and needs no counterpart in the application.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, TextIO
+
+from fcgi_core.plugin import Outcome, Plugin, RequestInfo, WebHalf, WebHost
+
+__all__ = ["AccessPlugin", "plugin"]
+
+
+class AccessPlugin(Plugin):
+    """A JSON access log with what the web server does not know."""
+
+    name = "access"
+    version = "0.1"
+
+    class Options(Plugin.Options):
+        file: str = "/var/log/fcgi-sctp/access.json"
+        """The log: a JSON object a line."""
+        slower_than: float = 0.0
+        """Seconds: only requests that took at least as long are written."""
+
+    def web_half(self, host: WebHost, options: Any) -> WebHalf:
+        return AccessLog(options)
+
+
+class AccessLog(WebHalf):
+    def __init__(self, options: Any) -> None:
+        self.options = options
+        self.file: TextIO = open(options.file, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+
+    def configure(self, options: Any, server_name: str | None = None) -> None:
+        if options.file != self.options.file:
+            raise ValueError("access.file takes a restart")
+        self.options = options
+
+    def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        if outcome.duration < self.options.slower_than:
+            return
+        params = request.params
+        line = {
+            "time": round(time.time(), 3),
+            "request": request.identity,
+            "server_name": params.get("SERVER_NAME", ""),
+            "method": params.get("REQUEST_METHOD", ""),
+            "uri": params.get("REQUEST_URI", ""),
+            "remote": params.get("REMOTE_ADDR", ""),
+            "status": outcome.status,
+            "bytes_in": outcome.bytes_in,
+            "bytes_out": outcome.bytes_out,
+            "seconds": round(outcome.duration, 6),
+            "first_byte": None if outcome.first_byte is None else round(outcome.first_byte, 6),
+            "aborted": outcome.aborted,
+            "error": outcome.error,
+        }
+        # json escapes what could begin a new line or a terminal's escape sequence
+        self.file.write(json.dumps(line) + "\n")
+
+    def tick(self) -> None:
+        self.file.flush()
+
+    def reopen(self) -> None:
+        self.file.close()
+        self.file = open(self.options.file, "a", encoding="utf-8")  # noqa: SIM115
+
+    def close(self) -> None:
+        self.file.close()
+
+
+plugin = AccessPlugin
