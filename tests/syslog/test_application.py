@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import logging
 import logging.config
+import os
+import socket
 import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -341,3 +344,123 @@ def test_many_threads(make: Make, host: Any, make_request: Any) -> None:
         f"t{index} {number}" for index in range(4) for number in range(200) for _ in "12"
     )
     assert all(sent.request is request for sent in host.sent)
+
+
+def ask(request: Any, *levels: int, text: str = "text") -> None:
+    with bound_to_request(request):
+        for level in levels:
+            logging.getLogger("shop").log(level, "%s %d", text, level)
+
+
+@pytest.fixture
+def shop_logger() -> Iterator[None]:
+    logger = logging.getLogger("shop")
+    logger.setLevel(logging.DEBUG)
+    yield
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("shop_logger")
+def test_a_host_has_a_threshold_of_its_own(make: Make, host: Any, make_request: Any) -> None:
+    half = make()
+    half.configure(SyslogPlugin.Options(severity="debug"), "shop.example")
+    half.configure(SyslogPlugin.Options(severity="err"), "blog.example")
+    ask(make_request(), logging.DEBUG)
+    ask(make_request(params={"SERVER_NAME": "blog.example"}), logging.WARNING, logging.ERROR)
+    ask(None, logging.DEBUG, logging.INFO)
+    assert texts(host) == ["text 10", "text 40", "text 20"]
+    with pytest.raises(ValueError, match="app_name: the same for all"):
+        half.configure(SyslogPlugin.Options(app_name="x"), "shop.example")
+    with pytest.raises(ValueError, match="delivery is plain"):
+        half.configure(SyslogPlugin.Options(delivery="acknowledged"))
+
+
+@pytest.mark.usefixtures("shop_logger")
+def test_held_lines_are_raised_when_the_response_is_an_error(make: Make, host: Any, make_request: Any) -> None:
+    half = make(severity="warning", hold=True, redact=[{"match": "secret"}])
+    good, bad, silent = make_request("good"), make_request("bad"), make_request("silent")
+    for request in (good, bad):
+        ask(request, logging.DEBUG, logging.ERROR, text="secret")
+    ask(None, logging.DEBUG)
+    half.stderr(bad, b"<7>on stderr\n")
+    assert texts(host) == ["*** 40", "*** 40"]
+    host.sent.clear()
+    half.request_end(good, OVER)
+    half.request_end(silent, OVER)
+    assert host.sent == []
+    half.request_end(bad, Outcome(status=500, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0))
+    ask(bad, logging.DEBUG)
+    assert [(one.text, one.severity, one.data["fields@32473"]["severity"]) for one in messages(host)] == [
+        ("*** 10", 4, "debug"),
+        ("on stderr", 4, "debug"),
+    ]
+    assert {sent.request for sent in host.sent} == {bad}
+
+
+@pytest.mark.usefixtures("shop_logger")
+def test_what_could_not_be_held_is_told(
+    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcgi_syslog.hold.HELD_LINES", 1)
+    half = make(hold=True)
+    request = make_request()
+    ask(request, 10, 11, 12)
+    half.request_end(request, Outcome(status=0, duration=1, first_byte=None, bytes_in=0, bytes_out=0, error="x"))
+    assert texts(host) == ["2 earlier lines of this request were not held", "text 12"]
+
+
+def test_a_storm_is_cut_and_told(make: Make, host: Any, make_request: Any) -> None:
+    half = make(rate=1, burst=2, scope="association")
+    ask(make_request(), *[logging.ERROR] * 10, logging.CRITICAL)
+    ask(None, logging.ERROR)
+    half.tick()
+    half.tick()
+    *lines, told = messages(host)
+    assert [line.text for line in lines] == [
+        "shop.example: text 40",
+        "shop.example: text 40",
+        "shop.example: text 50",
+        "text 40",
+    ]
+    assert (told.text, told.severity) == ("shop.example: 8 messages suppressed", 4)
+    assert told.data["fcgi@32473"]["server_name"] == "shop.example"
+
+
+def test_secrets_do_not_leave(make: Make, host: Any, make_request: Any) -> None:
+    make(redact=[{"match": "hunter2"}])
+    request = make_request(params={"SERVER_NAME": "s", "REQUEST_URI": "/?p=hunter2"})
+    with bound_to_request(request):
+        logging.error("password hunter2", extra={"given": "hunter2"})
+    assert b"hunter2" not in host.sent[0].item
+    assert host.sent[0].item.count(b"***") == 3
+
+
+def test_acknowledged_lines_travel_with_the_association(make: Make, host: Any, make_request: Any) -> None:
+    make(delivery="acknowledged")
+    ask(make_request(), logging.ERROR, logging.CRITICAL)
+    assert [(sent.channel, parse(sent.item).text) for sent in host.sent] == [
+        ("syslog", "shop.example: text 40"),
+        ("syslog.urgent", "shop.example: text 50"),
+    ]
+
+
+def test_other_programs(make: Make, host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived = threading.Event()
+    host.on_send = arrived.set
+    monkeypatch.setenv("FCGI_SCTP_WORKER", "0")
+    half = make(listen=str(tmp_path / "log"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(str(tmp_path / "log"))
+        sender.send(b"<15>Nov 22 22:00:00 cron: not this")
+        sender.send(b"<9>Nov 22 22:00:00 cron[1]: no\nspace")
+        assert arrived.wait(10)
+    half.close()
+    monkeypatch.setenv("FCGI_SCTP_WORKER", "1")
+    make(listen=str(tmp_path / "log"))
+    assert not (tmp_path / "log").exists()
+    (sent,) = host.sent
+    message = parse(sent.item)
+    assert (sent.channel, message.severity, message.facility) == ("syslog.process.urgent", 1, 1)
+    assert (message.text, message.app_name, message.msgid) == ("no\nspace", "cron", "local")
+    assert message.procid == str(os.getpid())
+    assert message.data["fields@32473"] == {"uid": str(os.getuid())}

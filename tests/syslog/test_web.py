@@ -174,3 +174,76 @@ def test_outputs(make: Make, make_request: Any, association: AssociationInfo, tm
 def test_a_half_without_outputs_of_a_kind(make: Make, tmp_path: Path) -> None:
     half = make(outputs=[{"socket": str(tmp_path / "log")}])
     assert half.sinks[0].name == str(tmp_path / "log")
+
+
+def test_nothing_that_an_application_adds_is_taken_for_more(
+    make: Make, host: Any, make_request: Any, association: AssociationInfo
+) -> None:
+    extra = {"server_name": "bank.example", "request": "other"}
+    about = {"server_name": "evil", "application": "shop", "worker": "3"}
+    half = make()
+    half.feedback("syslog.process", Message("x", data={"fields@32473": extra}).encode(), None, association)
+    half.feedback(
+        "syslog", Message("y", data={"fcgi@32473": about, "fields@32473": extra}).encode(), make_request(), association
+    )
+    process, bound = host.published
+    assert (process.server_name, process.request) == ("", "")
+    assert (bound.server_name, bound.request) == ("shop.example", "req-1")
+    assert bound.fields == {**extra, "application": "shop", "worker": "3"}
+
+
+def test_rules_of_stderr(make: Make, host: Any, make_request: Any) -> None:
+    half = make(rate=1, burst=1, patterns=[{"match": "boom", "severity": "crit"}])
+    half.configure(SyslogPlugin.Options(stderr_severity="debug"), "quiet.example")
+    half.stderr(make_request(), b"boom\nboom\nGET /?token=x\nmore\nmore\n")
+    half.stderr(make_request(params={"SERVER_NAME": "quiet.example"}), b"text\n")
+    half.tick()
+    assert [(entry.severity, entry.message) for entry in host.published] == [
+        (2, "boom"),
+        (2, "boom"),
+        (5, "GET /?token=***"),
+        (7, "text"),
+        (4, "2 messages suppressed"),
+    ]
+    assert host.published[-1].server_name == "shop.example"
+
+
+def test_taken_over_is_what_is_written(
+    make: Make, make_request: Any, association: AssociationInfo, tmp_path: Path
+) -> None:
+    gate, optional = tmp_path / "gate", tmp_path / "file"
+    gate.symlink_to(tmp_path / "missing" / "log")  # cannot be opened
+    optional.write_text("a file, and no folder")
+    outputs = [
+        {"file": str(tmp_path / "good.log")},
+        {"file": str(gate)},
+        {"file": str(optional / "log"), "required": False},
+    ]
+    half = make(delivery="acknowledged", outputs=outputs)
+    assert half.commit() is None, "nothing has come"
+    half.feedback("syslog", message("one"), None, association)
+    first = half.commit()
+    assert first is not None
+    assert half.sinks[0].drain()
+    assert not half.sinks[1].drain(0.05)
+    assert not first.done()
+    half.feedback("syslog", message("two"), None, association)
+    second = half.commit()
+    assert second is not None
+    gate.unlink()
+    half.reopen()
+    assert first.result(10) is None
+    assert second.result(10) is None
+    assert gate.read_text().count("\n") == 2
+    assert half.commit() is None
+    assert half.sinks[2].written == 0
+
+
+def test_outputs_that_cannot_be_made_change_nothing(make: Make, tmp_path: Path) -> None:
+    half = make(outputs=[{"file": str(tmp_path / "log")}])
+    kept = half.sinks
+    with pytest.raises(OSError, match="No such file"):
+        half.configure(
+            SyslogPlugin.Options.model_validate({"outputs": [{"tls": "localhost", "ca": str(tmp_path / "ca.pem")}]})
+        )
+    assert half.sinks == kept

@@ -27,6 +27,7 @@ class UdpSink(Sink):
         super().__init__(f"udp {host}:{port}", log, threshold)
         self._address = (host, port)
         self._socket: socket.socket | None = None
+        self._turn = 0
         self._pending: deque[FeedEntry] = deque()
 
     def deliver(self, entries: list[FeedEntry]) -> None:
@@ -36,6 +37,7 @@ class UdpSink(Sink):
             try:
                 used.send(format_message(self._pending[0], LONGEST_TEXT))
             except OSError:
+                self._turn += 1
                 self.release()
                 raise
             self._pending.popleft()
@@ -52,7 +54,9 @@ class UdpSink(Sink):
             self._socket = None
 
     def _open(self) -> socket.socket:
-        family, kind, protocol, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)[0]
+        found = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)
+        # a name may have several addresses, of which nobody listens at some: take turns
+        family, kind, protocol, _, address = found[self._turn % len(found)]
         self._socket = socket.socket(family, kind, protocol)
         self._socket.settimeout(RETRY_AFTER)
         self._socket.connect(address)
