@@ -16,11 +16,9 @@ from tests.system.stack import Stack, in_background, wait_until
 Start = Callable[..., Stack]
 RETURN = 3.0
 """Seconds within which a returned application must be found. A second is the aim; this is for slow machines."""
+KILLS = 2
 LOSS = 5.0
 """Seconds within which the death of a process on this machine must be noticed."""
-LOSS_IS_NOTICED_LATE = pytest.mark.xfail(
-    reason="userspace SCTP: nobody says that a killed process is gone; retransmissions take 15 s to tell"
-)
 
 
 def test_the_application_is_killed_and_comes_back(start: Start) -> None:
@@ -38,7 +36,9 @@ def test_the_application_is_killed_and_comes_back(start: Start) -> None:
         assert lost()[0].status == 502
 
 
-@LOSS_IS_NOTICED_LATE
+@pytest.mark.xfail(
+    reason="what is sent in the second until the loss of the only application is noticed gets 502, even a GET"
+)
 def test_requests_wait_while_a_killed_application_is_away(start: Start) -> None:
     stack = start()
     stack.ask("/hello")
@@ -62,7 +62,6 @@ def test_requests_wait_while_the_application_is_away(start: Start) -> None:
     assert [(answer.status, answer.body) for answer in answers] == [(200, b"hello")] * 5
 
 
-@LOSS_IS_NOTICED_LATE
 def test_a_download_breaks_off_when_the_application_is_killed(start: Start) -> None:
     stack = start()
     connection = stack.connect(timeout=LOSS)
@@ -101,7 +100,7 @@ def test_killed_under_load(start: Start) -> None:
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(load, worker) for worker in range(8)]
         try:
-            for _ in range(3):
+            for _ in range(KILLS):
                 time.sleep(0.7)
                 stack.app.kill()
                 stack.apps = [stack.start_app()]
@@ -113,7 +112,7 @@ def test_killed_under_load(start: Start) -> None:
     good = [outcome for outcome in outcomes if outcome == (200, True)]
     lost = [outcome for outcome in outcomes if outcome[0] == 502]
     assert len(good) + len(lost) == len(outcomes)
-    assert len(lost) <= 3 * 8, "no more than were inside at the time"
+    assert len(lost) <= KILLS * 8, "no more than were inside at the time"
     assert len(good) > 100
 
 
@@ -198,7 +197,6 @@ def test_several_applications_share_the_load(start: Start) -> None:
     wait_until(lambda: len(processes(stack)) == 3, "all three answer again")
 
 
-@LOSS_IS_NOTICED_LATE
 def test_one_of_several_applications_is_killed(start: Start) -> None:
     stack = start(endpoints=2)
     wait_until(lambda: len(processes(stack)) == 2, "both answer")
