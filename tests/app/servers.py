@@ -32,6 +32,7 @@ catch_workers_output = yes
 php_admin_value[output_buffering] = 0
 php_admin_value[post_max_size] = 64M
 php_admin_flag[log_errors] = on
+{lines}
 """
 
 
@@ -71,8 +72,8 @@ def running(command: Sequence[str], folder: Path, socket: Path, stop: int = sign
 
 
 @contextmanager
-def php_fpm(folder: Path, *, children: int = 2, max_requests: int = 0) -> Iterator[Path]:
-    """php-fpm with a configuration of its own; its socket."""
+def php_fpm(folder: Path, *, children: int = 2, max_requests: int = 0, lines: str = "") -> Iterator[Path]:
+    """php-fpm with a configuration of its own, and more `lines` for its pool; its socket."""
     import pwd
 
     socket = folder / "php.sock"
@@ -82,6 +83,7 @@ def php_fpm(folder: Path, *, children: int = 2, max_requests: int = 0) -> Iterat
         socket=socket,
         children=children,
         max_requests=max_requests,
+        lines=lines,
     )
     (folder / "php-fpm.conf").write_text(text)
     command = [program("php-fpm8.2"), "--nodaemonize", "--fpm-config", str(folder / "php-fpm.conf")]

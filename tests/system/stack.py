@@ -58,6 +58,7 @@ http {{
     fastcgi_max_temp_file_size 0;
     fastcgi_read_timeout 60s;
     add_header X-Request-Id $request_id always;
+    {lines}
     server {{
         listen 127.0.0.1:{port} default_server backlog=1024 sndbuf=64k;
         server_name shop.example;
@@ -174,6 +175,7 @@ class Stack:
         sctp: dict[str, Any] | None = None,
         tcp: bool = False,
         throws: bool = False,
+        nginx: str = "",
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: a socket's path has 107 bytes
         self.folder.chmod(0o711)  # nginx's worker is another user if we are root
@@ -183,6 +185,8 @@ class Stack:
         self.feed = self.folder / "feed.sock"
         self.throws = throws
         """The application is expected to throw."""
+        self._nginx_lines = nginx
+        """More lines for nginx's http block."""
         self.programs: list[Program] = []
         self._serial = 0
         self._application = {"application": application, "path": str(HERE), "grace": 5, **(app or {})}
@@ -254,7 +258,11 @@ class Stack:
 
     def start_nginx(self) -> None:
         text = NGINX.format(
-            user="user www-data;" if os.geteuid() == 0 else "", folder=self.folder, address=self.listen, port=self.port
+            user="user www-data;" if os.geteuid() == 0 else "",
+            folder=self.folder,
+            address=self.listen,
+            port=self.port,
+            lines=self._nginx_lines,
         )
         (self.folder / "nginx.conf").write_text(text)
         errors = str(self.folder / "nginx-error.log")

@@ -1,0 +1,113 @@
+"""The whole road to PHP: nginx, the web side, SCTP, the bridge, php-fpm; and DokuWiki, as Debian packages it, on it."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.app.servers import php_fpm
+from tests.system.stack import Stack
+
+WIKI = Path("/usr/share/dokuwiki")
+PREPEND = "<?php define('DOKU_CONF', '{folder}/conf/');"
+LOCAL = "<?php $conf['savedir'] = '{folder}/data'; $conf['useacl'] = 0; $conf['title'] = 'Behind SCTP';"
+PARTS = ["pages", "attic", "media", "media_attic", "media_meta", "meta", "cache", "index", "locks", "log", "tmp"]
+
+PAGES = {
+    "pid": "<?php echo getmypid();",
+    "half": "<?php echo str_repeat('x', 1000); flush(); posix_kill(getmypid(), 9);",
+    "dies": "<?php posix_kill(getmypid(), 9);",
+    "noisy": "<?php for ($i = 0; $i < 10; $i++) error_log(str_repeat('e', 1000)); echo 'said';",
+}
+
+
+def scripts_in(folder: Path | str) -> str:
+    return f"fastcgi_param SCRIPT_FILENAME {folder}$fastcgi_script_name;"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("php")
+    for name, text in PAGES.items():
+        (made / f"{name}.php").write_text(text)
+    return made
+
+
+@pytest.fixture
+def php(folder: Path, start: Callable[..., Stack]) -> Iterator[Stack]:
+    with php_fpm(folder, children=2) as socket:
+        bridge = {"address": f"unix:{socket}", "connections": 2}
+        yield start(app={"application": None, "fastcgi": bridge}, nginx=scripts_in(folder))
+
+
+def test_a_child_that_dies_is_a_502_or_a_cut(php: Stack) -> None:
+    assert php.ask("/dies.php", "POST", b"").status == 502
+    with pytest.raises(http.client.IncompleteRead):
+        php.ask("/half.php")
+    assert php.ask("/pid.php").body.isdigit()
+
+
+def test_errors_before_the_headers_are_no_502(php: Stack) -> None:
+    """Ten lines of 1,000 bytes: nginx alone, with fastcgi_pass to php-fpm, answers 502.
+
+    Whether nginx logs them as well depends on what comes first, for the end of an answer never waits for STDERR.
+    """
+    for _ in range(10):
+        answer = php.ask("/noisy.php")
+        assert (answer.status, answer.body) == (200, b"said")
+
+
+def test_a_php_that_is_away_is_a_502_and_one_that_returns_is_used(
+    folder: Path, tmp_path: Path, start: Callable[..., Stack]
+) -> None:
+    bridge = f"unix:{tmp_path}/php.sock"
+    stack = start(app={"application": None, "fastcgi": bridge}, nginx=scripts_in(folder))
+    assert stack.ask("/pid.php").status == 502
+    with php_fpm(tmp_path):
+        assert stack.ask("/pid.php").body.isdigit()
+        stack.app.send(signal.SIGTERM)
+        assert stack.app.wait() == 0
+
+
+@pytest.mark.skipif(not WIKI.exists(), reason="dokuwiki is not installed (script/setup test)")
+def test_dokuwiki(tmp_path: Path, start: Callable[..., Stack]) -> None:
+    """A page is read, edited and read again."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/local.php").write_text(LOCAL.format(folder=tmp_path))
+    (tmp_path / "prepend.php").write_text(PREPEND.format(folder=tmp_path))
+    for part in PARTS:
+        (tmp_path / "data" / part).mkdir(parents=True)
+    lines = (
+        f"php_admin_value[auto_prepend_file] = {tmp_path}/prepend.php\n"
+        f"php_admin_value[session.save_path] = {tmp_path}\n"
+    )
+    with php_fpm(tmp_path, children=2, lines=lines) as socket:
+        bridge = {"address": f"unix:{socket}", "connections": 2}
+        stack = start(app={"application": None, "fastcgi": bridge}, nginx=scripts_in(WIKI))
+        front = stack.ask("/doku.php")
+        assert front.status == 200
+        assert b"Behind SCTP" in front.body
+        style = stack.ask("/lib/exe/css.php?t=dokuwiki")
+        assert style.headers["Content-Type"].startswith("text/css")
+        assert len(style.body) > 20_000
+        assert b"jquery" in stack.ask("/lib/exe/jquery.php").body.lower()
+        form = stack.ask("/doku.php?id=harbour&do=edit")
+        cookies = "; ".join(one.split(";")[0] for one in form.headers.get_all("Set-Cookie") or ())
+        fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form.body.decode()))
+        text = "====== Harbour ======\n" + "Ships come and go. " * 5000
+        saved = stack.ask(
+            "/doku.php?id=harbour",
+            "POST",
+            urlencode({**fields, "wikitext": text, "summary": "a test", "do[save]": "Save"}),
+            {"Content-Type": "application/x-www-form-urlencoded", "Cookie": cookies},
+        )
+        assert saved.status in (302, 303), saved.body
+        page = stack.ask("/doku.php?id=harbour")
+        assert page.body.count(b"Ships come and go.") == 5000
+        assert (tmp_path / "data/pages/harbour.txt").read_text().startswith("====== Harbour")
