@@ -6,6 +6,7 @@ counted by reason. All of this runs on one thread that is not the event loop's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from fcgi_core.traffic import OTHER, clean_host
 
+from .encoding import encode
 from .families import APPLICATION, FAMILIES, RESERVED
 from .samples import PROCESS, Buckets, Labels, Sample, Value, add_values
 from .snapshot import Meta, parse
@@ -69,10 +71,10 @@ class Exposition:
 
     def page(self, own: Iterable[Sample], snapshots: Sequence[Snapshot], accept: str) -> tuple[bytes, str]:
         """The page for a client that accepts `accept`, and its content type."""
-        samples = self.samples(own, snapshots)
-        collector = _Collected(self._metrics(samples, snapshots))
-        encode, content_type = choose_encoder(accept)
-        return encode(collector), content_type
+        encode_metrics, content_type = choose_encoder(accept)
+        samples = encode(self.samples(own, snapshots), openmetrics="openmetrics" in content_type)
+        # the applications' come last, and after them OpenMetrics' end
+        return samples + encode_metrics(_Collected(self._metrics(snapshots))), content_type
 
     # ---- the plugin's own families
 
@@ -114,21 +116,9 @@ class Exposition:
 
     # ---- pages
 
-    def _metrics(self, samples: Iterable[Sample], snapshots: Sequence[Snapshot]) -> list[Metric]:
+    def _metrics(self, snapshots: Sequence[Snapshot]) -> list[Metric]:
+        """The applications' own metrics, each application's with the others'."""
         metrics: dict[str, Metric] = {}
-        for scope, name, labels, value in samples:
-            family = FAMILIES[name]
-            metric = metrics.get(name)
-            if metric is None:
-                metric = metrics[name] = Metric(name.removesuffix("_total"), family.help, family.kind)
-            named = dict(labels) if scope == PROCESS else {"server_name": scope, **dict(labels)}
-            if isinstance(value, Buckets):
-                for bound, count in value.counts:
-                    metric.add_sample(f"{name}_bucket", {**named, "le": bound}, count)
-                metric.add_sample(f"{name}_count", named, value.counts[-1][1])
-                metric.add_sample(f"{name}_sum", named, value.total)
-            else:
-                metric.add_sample(name, named, value)
         self.omitted = {}
         claimed: dict[str, str] = {}
         for snapshot in snapshots:
@@ -147,10 +137,9 @@ class Exposition:
             self.omitted["conflict"] = self.omitted.get("conflict", 0) + len(metric.samples)
             return
         claimed.update(dict.fromkeys(names, meaning))
-        key = f"{RESERVED}~{name}"  # after the plugin's own, and never one of them
-        known = metrics.get(key)
+        known = metrics.get(name)
         if known is None:
-            known = metrics[key] = Metric(name, metric.documentation, metric.type)
+            known = metrics[name] = Metric(name, metric.documentation, metric.type)
         known.samples.extend(metric.samples)
 
 
@@ -177,6 +166,7 @@ class _Parser:
 
     def result(self) -> _Parsed:
         for part in self._snapshot.parts:
+            time.sleep(0)  # the event loop goes first, see `encoding`
             for line in parse(part):
                 if line is None:
                     self._omit("malformed")

@@ -18,12 +18,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 from .samples import Buckets, Labels, Sample
 
-__all__ = ["MAX_PARTS", "PART_BYTES", "Header", "Meta", "parse", "read_header", "split", "write_meta", "write_sample"]
+__all__ = [
+    "MAX_PARTS",
+    "PART_BYTES",
+    "Header",
+    "Meta",
+    "escape",
+    "parse",
+    "read_header",
+    "split",
+    "write_meta",
+    "write_sample",
+]
 
 PART_BYTES = 8000
 """Bytes of a part: it fits one record, so that SCTP may give it up when its lifetime is over."""
@@ -56,7 +68,8 @@ class Meta(NamedTuple):
     text: str
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """A label's value as it stands between quotes."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
@@ -69,7 +82,7 @@ def write_sample(sample: Sample) -> str:
     scope, name, labels, value = sample
     series = name
     if labels:
-        series += "{" + ",".join(f'{key}="{_escape(text[:MAX_VALUE])}"' for key, text in labels) + "}"
+        series += "{" + ",".join(f'{key}="{escape(text[:MAX_VALUE])}"' for key, text in labels) + "}"
     if isinstance(value, Buckets):
         return f"{scope} {series} {','.join(f'{bound}={count}' for bound, count in value.counts)},sum={value.total:.6f}"
     return f"{scope} {series} {value!r}"
@@ -77,7 +90,7 @@ def write_sample(sample: Sample) -> str:
 
 def write_meta(what: str, name: str, text: str) -> str:
     """The line that tells the type or the help text of a metric."""
-    return f"* # {what} {name} {_escape(text[:MAX_VALUE])}"
+    return f"* # {what} {name} {escape(text[:MAX_VALUE])}"
 
 
 def split(number: int, now: float, lines: Iterable[str]) -> list[bytes]:
@@ -148,18 +161,28 @@ def _buckets(text: str) -> Buckets | None:
     if name != "sum" or not _NUMBER.fullmatch(number):
         return None
     counts = []
+    last = 0
     for pair in pairs:
         match = _BUCKET.fullmatch(pair)
         if match is None:
             return None
-        counts.append((match[1], int(match[2])))
-    bounds = [bound for bound, _ in counts]
-    if not bounds or bounds[-1] != "+Inf" or len(bounds) > 64:
+        count = int(match[2])
+        if count < last:
+            return None
+        last = count
+        counts.append((match[1], count))
+    if not _are_bounds(tuple([bound for bound, _ in counts])):
         return None
+    return Buckets(tuple(counts), float(number))
+
+
+@lru_cache(64)
+def _are_bounds(bounds: tuple[str, ...]) -> bool:
+    """Whether they rise to +Inf."""
+    if not bounds or bounds[-1] != "+Inf" or len(bounds) > 64:
+        return False
     try:
         values = [float(bound) for bound in bounds]
     except ValueError:
-        return None
-    rising = all(low < high for low, high in pairwise(values))
-    cumulative = all(low <= high for (_, low), (_, high) in pairwise(counts))
-    return Buckets(tuple(counts), float(number)) if rising and cumulative else None
+        return False
+    return all(low < high for low, high in pairwise(values))
