@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,13 @@ def web_commands(service: WebService) -> Commands:
         ]
         return told
 
-    return {"status": status, "plugins": lambda question: service.supervisor.statistics()}
+    def change(question: Mapping[str, Any]) -> Awaitable[dict[str, dict[str, str]]]:
+        changes = question.get("changes")
+        if not isinstance(changes, dict) or not all(isinstance(value, str) for value in changes.values()):
+            raise ValueError("changes: an object of names PLUGIN.OPTION[@SERVER_NAME] with values as text was expected")
+        return service.change(changes)
+
+    return {"status": status, "plugins": lambda question: service.supervisor.statistics(), "change": change}
 
 
 def app_commands(service: AppService) -> Commands:

@@ -9,21 +9,33 @@ from typing import Any
 
 from fcgi_core import __version__
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
+
+EXIT_STATUSES = """
+Exit status, of all commands (those of sysexits.h):
+    0  done
+    1  what was asked for did not come, or was refused
+   64  wrong words
+   69  what is needed is not there: no SCTP, no feed, no process that answers
+   78  wrong configuration
+  130  Ctrl-C
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is sysexits': 64 wrong words, 78 wrong configuration, 69 unavailable."""
-    parser = _parser()
+    parser = make_parser()
     args = parser.parse_args(arguments)
     status: int = args.run(args)
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    from . import logs, plugins, status, top
+def make_parser() -> argparse.ArgumentParser:
+    """All words of the command."""
+    from . import change, completion, doctor, logs, plugins, status, top, version, webserver
+    from .parser import Parser
 
-    parser = argparse.ArgumentParser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.")
+    parser = Parser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.", epilog=EXIT_STATUSES)
     parser.add_argument("--version", action="version", version=f"fcgi-sctp {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -53,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         (status, "status", "what the processes do now, and the streams of each association"),
         (top, "top", "requests, hosts, associations and plugins, live"),
         (plugins, "plugins", "the plugins installed, their options, and how they fare"),
+        (change, "set", "change options of plugins while they run"),
+        (doctor, "doctor", "what SCTP this machine has, and what would give what it lacks"),
+        (webserver, "nginx-config", "what to write into nginx's configuration, or another web server's"),
+        (completion, "completion", "a script that completes these words in a shell"),
+        (version, "version", "this program and what it stands on"),
     ):
         module_parser = commands.add_parser(name, help=text)
         module.add_arguments(module_parser)

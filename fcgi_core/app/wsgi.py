@@ -387,6 +387,7 @@ def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
             environ["SCRIPT_NAME"] = ""
             environ["PATH_INFO"] = path
     # PEP 3333 wants these; a FastCGI client need not send them
+    environ.setdefault("SCRIPT_NAME", "")  # HAProxy sends no empty one
     environ.setdefault("REQUEST_METHOD", "GET")
     environ.setdefault("SERVER_NAME", "localhost")
     environ.setdefault("SERVER_PORT", "80")

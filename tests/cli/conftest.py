@@ -42,7 +42,7 @@ class RunningFeed:
         async def stop() -> None:
             if self._feed is not None:
                 self._feed.close()
-            for _ in range(5):  # the transports end on the loop, one turn after the other
+            for _ in range(20):  # the transports end on the loop, one turn after the other
                 await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop).result(10)

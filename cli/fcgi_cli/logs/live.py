@@ -101,6 +101,8 @@ class Live:
         self._screen = Screen(sys.stdout.fileno())
         self._controls = Controls(self._view)
         self._suspend = False
+        self._pressed = False
+        """A key has been, and what it did is not drawn yet."""
 
     def run(self) -> int:
         """The exit status."""
@@ -144,7 +146,7 @@ class Live:
             pump.watched = [wake] if keyboard.descriptor is None else [wake, keyboard.descriptor]
             busy = len(view.backlog) > 0 and not view.backlog.paused
             crowded = (pump.past and busy) or view.backlog.full  # what waits there is not lost
-            left = drawn + (FRAME if busy else IDLE_FRAME) - time.monotonic()
+            left = drawn + (FRAME if busy or self._pressed else IDLE_FRAME) - time.monotonic()
             events = pump.wait(max(0.0, left), reading=not crowded)
             self._take(events, pump)
             self._keys(keyboard, wake)
@@ -156,6 +158,7 @@ class Live:
             if time.monotonic() - drawn >= FRAME or view.ended:
                 self._draw(pump)
                 drawn = time.monotonic()
+                self._pressed = False
 
     def _keys(self, keyboard: Keyboard, wake: int) -> None:
         try:
@@ -172,6 +175,7 @@ class Live:
                 if not key:
                     raise OutputClosed  # the terminal has gone
                 self._controls.key(key)
+                self._pressed = True
 
     def _take(self, events: Sequence[Event], pump: Pump) -> None:
         view, tally = self._view, self._tally

@@ -1,0 +1,75 @@
+"""``fcgi-sctp set``: options of plugins, changed while the program runs, on the web side and in all applications.
+
+What is set holds until the processes end or their file is read again (SIGHUP).
+
+Exit status: 0; 1 if anybody refuses a change; 69 (EX_UNAVAILABLE) if no web side has answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from typing import Any
+
+from fcgi_core.text import escape
+
+from .admin import AdminClient, add_admin_argument, ask_all, sockets
+
+__all__ = ["add_arguments", "run"]
+
+EX_UNAVAILABLE = 69
+_FORM = re.compile(r"([\w-]+\.[\w.-]+(?:@[^=]+)?)=(.*)", re.DOTALL)
+EPILOG = """
+  fcgi-sctp set syslog.severity=debug                 for all
+  fcgi-sctp set syslog.severity@shop.example=debug    for one virtual host
+
+It holds until the processes end, or read their file again (SIGHUP).
+Exit status: 0; 1 if anybody refuses; 64 for wrong words; 69 if no web side answers.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Change options of plugins while they run, here and in all applications."
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "changes", nargs="+", type=_change, metavar="PLUGIN.OPTION[@HOST]=VALUE", help="the value is YAML"
+    )
+    add_admin_argument(parser)
+    parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty")
+
+
+def run(args: argparse.Namespace) -> int:
+    paths = sockets(args.admin)
+    answers, errors = ask_all([AdminClient(path) for path in paths], "change", changes=dict(args.changes))
+    # applications are asked by their web sides, not here
+    errors = [error for error in errors if "nobody here answers 'change'" not in error]
+    for error in errors:
+        print(f"fcgi-sctp set: {escape(error)}", file=sys.stderr)
+    if not answers:
+        if not errors:
+            print("fcgi-sctp set: no web side with an admin socket answers; --admin names one", file=sys.stderr)
+        return EX_UNAVAILABLE
+    if args.output == "json":
+        print(json.dumps(answers, indent=2))
+    refused = sum([_tell(answer, quiet=args.output == "json") for answer in answers])
+    return int(refused > 0)
+
+
+def _tell(answer: dict[str, Any], *, quiet: bool) -> int:
+    """Tell what a web side and its applications say; how many changes were refused."""
+    refused = 0
+    for who, results in answer.items():
+        for name, why in results.items():
+            refused += bool(why)
+            if not quiet:
+                print(escape(f"{who}: {name}: {'refused: ' + why if why else 'taken'}"))
+    return refused
+
+
+def _change(text: str) -> tuple[str, str]:
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no change: PLUGIN.OPTION=VALUE, or PLUGIN.OPTION@HOST=VALUE")
+    return match[1], match[2]

@@ -1,0 +1,46 @@
+"""One style of help and of errors for all commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+__all__ = ["Parser"]
+
+
+class Help(argparse.HelpFormatter):
+    """Help as wide as is good to read; what stands below the options keeps its lines."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=min(100, _columns()))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return "".join(indent + line for line in text.strip().splitlines(keepends=True))
+        return super()._fill_text(text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence after the usage, and ends with 64, EX_USAGE of sysexits.h."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        options.setdefault("formatter_class", Help)
+        super().__init__(*args, **options)  # type: ignore[arg-type]  # as ArgumentParser takes them
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}; {self.prog} --help tells more", file=sys.stderr)
+        raise SystemExit(os.EX_USAGE)
+
+
+def _columns() -> int:
+    try:
+        return max(40, int(os.environ.get("COLUMNS", "")) - 2)
+    except ValueError:
+        pass
+    try:
+        return max(40, os.get_terminal_size(1).columns - 2)
+    except (OSError, ValueError, AttributeError):
+        return 100

@@ -1,0 +1,206 @@
+"""The small commands: doctor, version, set, completion, nginx-config; help, errors and exit statuses of all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fcgi_cli import change
+from fcgi_cli.admin import AdminError
+from fcgi_cli.main import main, make_parser
+from fcgi_cli.webserver import SERVERS, snippet
+
+from fcgi_core.sctp import probe
+from fcgi_core.sctp.carrier import CarrierError
+from fcgi_core.sctp.probe import Finding, State
+
+FINDINGS = [
+    Finding("kernel SCTP", State.MISSING, "not in this kernel", "the carrier `kernel`", "modprobe sctp"),
+    Finding("net.sctp.x", State.OPTIONAL, "0", "speed", "sysctl -w net.sctp.x=1"),
+    Finding("userspace SCTP", State.GOOD, "works \x1b[2J"),
+]
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(probe, "probe", lambda: FINDINGS)
+    monkeypatch.setattr(probe, "choose", lambda preference: "userspace")
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    lines = [line.strip() for line in out.splitlines()]
+    assert "$ modprobe sctp" in lines
+    assert "$ sysctl -w net.sctp.x=1" in lines
+    assert "works \\x1b[2J" in out
+    assert "sctp: auto takes the carrier `userspace` here." in lines
+    assert main(["doctor", "-o", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["carrier"] == "userspace"
+    assert [one["state"] for one in told["findings"]] == ["missing", "optional", "good"]
+
+
+def test_doctor_without_any_sctp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def choose(preference: str) -> str:
+        raise CarrierError("no SCTP: nothing")
+
+    monkeypatch.setattr(probe, "choose", choose)
+    assert main(["doctor"]) == os.EX_UNAVAILABLE
+    assert "no SCTP: nothing" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out.startswith("fcgi-sctp ")
+    assert main(["version", "-o", "json"]) == 0
+    assert {"fcgi-sctp", "Python", "pysctp", "userspace SCTP"} <= set(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "nginx-config" in script
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", tmp_path / "script"], check=True, timeout=30)
+
+
+class Admin:
+    """Answers of admin sockets, by path."""
+
+    answers: dict[str, Any]
+    asked: list[Any]
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def ask(self, what: str, **question: Any) -> Any:
+        self.asked.append((self.path, what, question))
+        answer = self.answers[self.path]
+        if isinstance(answer, str):
+            raise AdminError(f"{self.path}: {answer}")
+        return answer
+
+
+@pytest.fixture
+def admin(monkeypatch: pytest.MonkeyPatch) -> type[Admin]:
+    Admin.answers, Admin.asked = {}, []
+    monkeypatch.setattr(change, "AdminClient", Admin)
+    monkeypatch.setattr(change, "sockets", lambda given: list(Admin.answers))
+    return Admin
+
+
+def test_set(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
+    admin.answers = {
+        "/web.sock": {"web": {"syslog.severity": ""}, "192.0.2.1:9000": {"syslog.severity": ""}},
+        "/app.sock": "nobody here answers 'change'; ask one of: plugins, status",
+    }
+    assert main(["set", "syslog.severity=debug", "syslog.severity@shop.example=a=b"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "web: syslog.severity: taken\n192.0.2.1:9000: syslog.severity: taken\n"
+    assert captured.err == ""
+    changes = {"syslog.severity": "debug", "syslog.severity@shop.example": "a=b"}
+    assert admin.asked[0] == ("/web.sock", "change", {"changes": changes})
+
+
+def test_set_refused(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
+    admin.answers = {"/web.sock": {"web": {"a.b": "no \x1b such"}}}
+    assert main(["set", "a.b=1"]) == 1
+    assert capsys.readouterr().out == "web: a.b: refused: no \\x1b such\n"
+    assert main(["set", "a.b=1", "-o", "json"]) == 1
+    assert json.loads(capsys.readouterr().out) == [{"web": {"a.b": "no \x1b such"}}]
+
+
+@pytest.mark.parametrize("answers", [{}, {"/app.sock": "nobody here answers 'change'"}, {"/web.sock": "no such file"}])
+def test_set_without_anybody(admin: type[Admin], capsys: pytest.CaptureFixture[str], answers: dict[str, str]) -> None:
+    admin.answers = answers
+    assert main(["set", "a.b=1"]) == os.EX_UNAVAILABLE
+    assert capsys.readouterr().err.startswith("fcgi-sctp set: ")
+
+
+# ---- nginx-config
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("listen", ["unix:/run/fcgi-sctp/web.sock", "127.0.0.1:9001", "[::1]:9001"])
+def test_snippets_are_what_the_servers_take(server: str, listen: str, tmp_path: Path) -> None:
+    program = shutil.which({"apache": "apache2"}.get(server, server), path=f"{os.environ['PATH']}:/usr/sbin")
+    text = snippet(server, listen, "shop.example").replace(":80", ":19080")
+    if program is None:
+        pytest.skip(f"{server} is not installed")
+    file = tmp_path / "server.conf"
+    if server == "nginx":
+        shutil.copy("/etc/nginx/fastcgi_params", tmp_path)
+        text = f"pid {tmp_path}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{text}}}\n"
+        text = text.replace("listen 80;", "listen 127.0.0.1:19080;")
+        command = [program, "-t", "-e", "stderr", "-c", str(file)]
+    elif server == "apache":
+        modules = Path("/usr/lib/apache2/modules")
+        names = ("mpm_event", "proxy", "proxy_fcgi", "unique_id", "authz_core")
+        load = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in names]
+        text = "\n".join([f"ServerRoot {tmp_path}", "ServerName x", "ErrorLog error.log", *load, text])
+        command = [program, "-t", "-f", str(file)]
+    elif server == "lighttpd":
+        text = f'server.port = 19080\nserver.document-root = "{tmp_path}"\n{text}'
+        command = [program, "-tt", "-f", str(file)]
+    else:
+        text = f"defaults\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n{text}"
+        command = [program, "-c", "-f", str(file)]
+    file.write_text(text)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower(), done.stderr
+
+
+def test_the_address_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "fcgi-sctp.yaml"
+    file.write_text("web: {listen: unix:/srv/web.sock, connect: 192.0.2.1:9000}\n")
+    assert main(["nginx-config", "--config", str(file), "--server-name", "blog.example"]) == 0
+    out = capsys.readouterr().out
+    assert "server unix:/srv/web.sock;" in out
+    assert "server_name blog.example;" in out
+    file.write_text("app: {application: 'a:b', listen: 192.0.2.1:9000}\n")
+    assert main(["nginx-config", "--config", str(file)]) == os.EX_CONFIG
+    file.write_text("web: 7\n")
+    assert main(["nginx-config", "--config", str(file)]) == os.EX_CONFIG
+
+
+@pytest.mark.parametrize(
+    "words", [["--listen", "unix:/a b"], ["--listen", "unix:a"], ["--listen", "9000"], ["--server-name", "a;b"]]
+)
+def test_no_address(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nginx-config", *words]) == os.EX_USAGE
+    assert capsys.readouterr().err.startswith("fcgi-sctp nginx-config: ")
+
+
+# ---- one style
+
+
+def all_commands() -> list[str]:
+    (action,) = (one for one in make_parser()._actions if hasattr(one, "_name_parser_map"))
+    return list(action._name_parser_map)
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_help_and_errors_have_one_style(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: fcgi-sctp {command}")
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--no-such-option", "x"])
+    assert ended.value.code == os.EX_USAGE
+    assert "fcgi-sctp" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs/man/fcgi-sctp.1"
+    text = page.read_text()
+    for command in all_commands():
+        assert f"fcgi\\-sctp {command}".replace("-", "\\-").replace("\\\\", "\\") in text, "docs/make-man makes it anew"
+    if shutil.which("groff"):
+        done = subprocess.run(["groff", "-man", "-ww", "-z", page], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
