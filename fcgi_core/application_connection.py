@@ -139,7 +139,7 @@ class ApplicationConnection(Connection):
     def _answer_at_once(self, request_id: int, generation: int, status: ProtocolStatus) -> None:
         self._remember((request_id, generation))
         message = end_request(request_id, 0, status, generation)
-        self._outbox.post(Priority.CONTENT, Message(FIRST_STREAM, message, PPID))
+        self._answer_control(Priority.CONTENT, Message(FIRST_STREAM, message, PPID))
 
     def _request_for(self, stream: int, kind: int, key: tuple[int, int]) -> Request | None:
         request = self.requests.get(key)

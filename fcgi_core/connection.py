@@ -62,6 +62,8 @@ SETTINGS_TIMEOUT = 10.0
 MAX_EARLY = 4 << 20
 """Bytes of messages kept that overtook the peer's SETTINGS: another stream's data may arrive while those are sent
 again after a loss, as much as SCTP's own receive buffer would hold in front of a gap (`CarrierOptions`)."""
+MAX_ANSWERS = 10_000
+"""Answers to unknown records and refused requests that wait to be sent; 20 bytes each."""
 EARLY_OVERHEAD = 128
 """Bytes that keeping a message costs beside its data."""
 
@@ -358,7 +360,8 @@ class Connection:
         self._events.append(RecordRefused(error))
         if kind != RecordType.UNKNOWN_TYPE:
             # FastCGI section 4.2; it harms nobody, so the association lives
-            self._post_control(RecordType.UNKNOWN_TYPE, bytes((kind, 0, 0, 0, 0, 0, 0, 0)))
+            unknown = record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0)))
+            self._answer_control(Priority.CONTROL, Message(CONTROL_STREAM, unknown, PPID))
 
     def _request_error(self, what: str, stream: int, kind: int, key: tuple[int, int]) -> None:
         """The peer broke the protocol in one request: end that one."""
@@ -461,6 +464,12 @@ class Connection:
         if item is not None:
             request = self._find(request_id, generation) if request_id else None
             self._events.append(FeedbackReceived(item[0], request, item[1]))
+
+    def _answer_control(self, priority: int, message: Message) -> None:
+        """Answer what the peer did wrong; one that floods and does not read the answers is given up."""
+        if self._outbox.posted(priority) >= MAX_ANSWERS:
+            raise RemoteProtocolError(f"{MAX_ANSWERS} answers wait, and more of what they answer comes")
+        self._outbox.post(priority, message)
 
     # ---- sending
 

@@ -1,7 +1,7 @@
 """Where applications are: host names looked up, and the addresses of the workers of one application.
 
-Worker k of an application listens on the configured port + k and UDP port + k. Each tells in its SETTINGS of all, so that
-the web side is configured with one address and finds the others.
+Worker k of an application listens on the configured port + k and UDP port + k. Each tells in its SETTINGS of all, so
+that the web side is configured with one address and finds the others.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def advertisement(address: Address, count: int) -> dict[str, str]:
 
 
 def advertised(address: Address, others: dict[str, str]) -> list[Address]:
-    """The workers' addresses that a peer at `address` told of in the pairs `others`; what cannot be read is left out."""
+    """The workers' addresses that a peer at `address` told of in `others`; what cannot be read is left out."""
     found = []
     for text in others.get(WORKERS_SETTING, "").split(",")[:MAX_WORKERS]:
         ports = [int(one) for one in text.split("/") if one.isascii() and one.isdigit() and len(one) < 6]

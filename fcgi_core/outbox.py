@@ -134,6 +134,10 @@ class Outbox:
         """A message that stands for itself: control, credit."""
         self._classes[priority][0].append(message)
 
+    def posted(self, priority: int) -> int:
+        """Messages of `post` that wait."""
+        return len(self._classes[priority][0])
+
     def add(self, lane: Lane, record: bytes) -> None:
         """Queue a whole record."""
         lane.queue.append(record)

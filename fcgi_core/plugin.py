@@ -254,7 +254,8 @@ class Half:
         before `request_begin`."""
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
-        """The other half sent this. `request` is None at association scope, and for one long over."""
+        """The other half sent this. `request` is None at association scope, for one long over, and toward the application
+        for an item that overtook its request, being on another stream."""
 
     def commit(self) -> Future[None] | None:
         """Take over for good what `feedback` brought until now on acknowledged channels; called at most every 50 ms.

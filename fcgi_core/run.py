@@ -195,7 +195,7 @@ def _settings(config: Config, name: str, others: dict[str, str] | None = None) -
         max_requests=sctp.max_requests,
         window=sctp.window,
         max_message=sctp.max_message,
-        name=name,
+        name=name.encode("ascii", "replace").decode(),  # it travels as latin-1 and is shown in logs
         others=others or {},
     )
 

@@ -3,10 +3,17 @@ from __future__ import annotations
 import pytest
 
 from fcgi_core import application_connection
-from fcgi_core.application_connection import MAX_PARAMS, MAX_STDERR_WAITING, REMEMBERED, ApplicationConnection
+from fcgi_core.application_connection import (
+    MAX_PARAMS,
+    MAX_STDERR_WAITING,
+    REMEMBERED,
+    ApplicationConnection,
+)
 from fcgi_core.channels import Channel, Direction, Scope
 from fcgi_core.errors import LocalProtocolError
 from fcgi_core.events import (
+    ConnectionFailed,
+    Event,
     InputClosed,
     InputReceived,
     RecordRefused,
@@ -387,3 +394,16 @@ def test_stderr_that_nobody_takes_is_bounded_and_counted(app: ApplicationConnect
     app.send_stderr(request, b"x")
     assert request.stderr is not None
     assert not request.stderr.waiting()
+
+
+def test_a_peer_that_floods_and_does_not_read_is_given_up() -> None:
+    pair = Pair(app=Settings(max_requests=1))
+    pair.web.begin_request(PARAMS, body=b"")
+    pair.run()
+    events: list[Event] = []
+    for number in range(2, 20_000):
+        events += pair.app.receive([begin(number)], 0.0)
+        if pair.app.failed:
+            break
+    assert of(events, ConnectionFailed)
+    assert number < 11_000
