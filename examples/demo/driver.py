@@ -162,7 +162,8 @@ def follow(demo: Demo) -> bool:
     print("\n  What httpbin logs comes back over SCTP. Ctrl-C ends the demo.\n")
     for program in demo.programs:
         print(program.log.read_text(), end="", flush=True)
-    viewer = subprocess.Popen((COMMAND, "logs", "--feed", demo.feed), stdin=subprocess.DEVNULL, start_new_session=True)
+    # unlike the other programs it shares the terminal, for its keys: it gets Ctrl-C too
+    viewer = subprocess.Popen((COMMAND, "logs", "--feed", demo.feed))
     stop = threading.Event()
     counts: Counter[bool] = Counter()
 
@@ -181,18 +182,30 @@ def follow(demo: Demo) -> bool:
         while viewer.poll() is None:
             demo.check()
             time.sleep(0.2)
-        raise DemoError(f"the viewer ended by itself with status {viewer.returncode}")
+        if viewer.returncode not in (0, 130):
+            raise DemoError(f"the viewer ended by itself with status {viewer.returncode}")
     except KeyboardInterrupt:
+        pass
+    finally:
         _ignore_signals()
         print("\n  Ending, with the requests under way.", flush=True)
-    finally:
         stop.set()
         for worker in workers:
             worker.join()
-        viewer.terminate()
-        viewer.wait()
+        _end_viewer(viewer)
     print(f"  {counts[True]} answers were right, {counts[False]} wrong.")
     return not counts[False]
+
+
+def _end_viewer(viewer: subprocess.Popen[bytes]) -> None:
+    """It sets the terminal back when it is interrupted, and has heard a Ctrl-C at the terminal itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        try:
+            viewer.wait(1)
+            return
+        except subprocess.TimeoutExpired:
+            viewer.send_signal(number)
+    viewer.wait()
 
 
 # ---- one round
