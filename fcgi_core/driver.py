@@ -6,7 +6,6 @@ It moves messages both ways and nothing else; what events mean is for whoever ma
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,12 +14,14 @@ from .errors import RemoteProtocolError
 from .events import ConnectionFailed, Event
 from .sctp.carrier import Association, Message
 
-__all__ = ["Driver", "Loop"]
+__all__ = ["Driver", "Handle", "Loop"]
 
 C = TypeVar("C", bound=Connection)
 
 
 class Handle(Protocol):
+    """A call that is to come."""
+
     def cancel(self) -> None: ...
 
 
@@ -53,7 +54,8 @@ class Driver(Generic[C]):
         self._loop = loop
         self._on_events = on_events
         self._on_down = on_down
-        self._unsent: deque[Message] = deque()
+        self._unsent: list[Message] = []
+        self._unsent_urgent: list[Message] = []
         self._flushing = False
         self._ending = False
         self._timer: Handle | None = None
@@ -115,21 +117,22 @@ class Driver(Generic[C]):
         association = self.association
         if association is None:
             return
-        if self._hand_over(association):
-            if self._ending:
-                self._ending = False
-                association.shutdown()
-        elif self.connection.urgent_waiting():
-            # it need not wait until a congestion window's worth of bulk is acknowledged: SCTP sends it next
-            self._hand_over(association, urgent=True)
+        # What is urgent need not wait until a good part of a window of bulk is acknowledged: SCTP sends it next. It
+        # goes by itself, so that bulk which the carrier did not take after all never stands before it.
+        if (self._unsent_urgent or self.connection.urgent_waiting()) and not self._hand_over(association, True):
+            return
+        if self._hand_over(association, False) and self._ending:
+            self._ending = False
+            association.shutdown()
 
-    def _hand_over(self, association: Association, *, urgent: bool = False) -> bool:
+    def _hand_over(self, association: Association, urgent: bool) -> bool:
         """Whether nothing is left that could be handed over."""
+        unsent = self._unsent_urgent if urgent else self._unsent
         connection = self.connection
         pool = connection.pool
         while (room := association.room(urgent)) > 0:
             # what an earlier take() gave and the carrier had no room for goes first
-            batch = list(self._unsent) if self._unsent else connection.take(room, urgent)
+            batch = list(unsent) if unsent else connection.take(room, urgent)
             if not batch:
                 return True
             if pool.priorities:
@@ -141,7 +144,8 @@ class Driver(Generic[C]):
                 if not association.add_streams(wanted):
                     pool.grow(association.outgoing_streams)
             taken = association.send(batch, urgent)
-            self._unsent = deque(batch[taken:])
+            unsent.clear()
+            unsent.extend(batch[taken:])
             if taken < len(batch):
                 break
         return False

@@ -14,6 +14,8 @@ __all__ = ["LOADS", "summary"]
 
 STRAGGLERS = 8.0
 """Seconds that alerts may still come after the last was sent; later ones count as lost."""
+QUIET = 1.5
+"""Seconds without an alert, after which no more are waited for."""
 
 
 async def alerts_beside_bulk(web: Web) -> None:
@@ -30,11 +32,12 @@ async def alerts_beside_bulk(web: Web) -> None:
 
 async def _until_alerts_are_over(web: Web) -> None:
     cell = web.cell
-    last = int((cell.warm_up + cell.seconds) / cell.interval) - 1
     await asyncio.sleep(cell.warm_up + cell.seconds)
-    end = time.monotonic() + (0.5 if cell.alternative.alerts == "udp" else STRAGGLERS)
-    while time.monotonic() < end and len(web.arrived) < last:
-        await asyncio.sleep(0.1)
+    end = time.monotonic() + STRAGGLERS
+    came = -1
+    while time.monotonic() < end and came < len(web.arrived):
+        came = len(web.arrived)
+        await asyncio.sleep(QUIET)
 
 
 async def requests_beside_requests(web: Web) -> None:

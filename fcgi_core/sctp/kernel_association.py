@@ -1,9 +1,10 @@
 """One association of the kernel carrier: a non-blocking socket of its own, read in batches, sent on as SCTP can send.
 
-**Short queue in the kernel.** The socket's send buffer *is* the limit: it follows the path, at twice the congestion
-window and at least 64 KiB, and never beyond `send_buffer`. The kernel then says by itself, through EPOLLOUT, when there
-is room again. While waiting for that, the buffer is set a quarter lower, so that one acknowledged packet does not wake
-us for one message. The buffer counts the kernel's memory, not payload; the ratio follows the sizes of the messages sent
+**Short queue in the kernel.** The socket's send buffer *is* the limit: it follows the path, at one and a half of the
+congestion window and at least 16 KiB beyond it, and never beyond `send_buffer`. The kernel then says by itself,
+through EPOLLOUT, when there is room again. What is urgent does not wait for that: the buffer is raised while it is
+sent. While waiting, the buffer is set a quarter lower, so that one acknowledged packet does not wake us for one
+message. The buffer counts the kernel's memory, not payload; the ratio follows the sizes of the messages sent
 (`_cost`). room() costs one getsockopt(SO_MEMINFO); each time a queue was full costs five more calls.
 """
 
@@ -38,8 +39,8 @@ BATCH_BYTES = 1 << 20
 """Bounds of one wake-up: other file descriptors get their turn (asyncio reads 256 KiB of a TCP stream)."""
 MAX_PARTIAL = 4 << 20
 """Bytes of unfinished messages of one association; 256 times the protocol's largest message."""
-MIN_QUEUE = 64 << 10
-"""Payload the kernel may always hold: enough for 500 Mbit/s at a round trip of 1 ms."""
+QUEUE_AHEAD = 16 << 10
+"""Payload the kernel may hold beyond the congestion window at least: a message of the protocol's default size."""
 MESSAGE_COST = 1024
 """Bytes the kernel charges for a message of one byte (measured: 1,024 on Linux 6.1 for x86-64)."""
 
@@ -84,7 +85,7 @@ class KernelAssociation:
         self._partial_bytes = 0
         self._send_limit = send_limit
         self._average = 1024.0  # payload bytes of a message, lately
-        self._queue = MIN_QUEUE  # payload bytes that the kernel may hold
+        self._queue = 2 * QUEUE_AHEAD  # payload bytes that the kernel may hold
         self._buffer = 0  # what SO_SNDBUF was set to
         self._waiting = False
         self._ending = False
@@ -282,7 +283,8 @@ class KernelAssociation:
     def _follow_path(self) -> None:
         sock = self._sock
         if sock is not None:
-            self._queue = max(MIN_QUEUE, 2 * linux.status(sock).congestion_window)
+            window = linux.status(sock).congestion_window
+            self._queue = window + max(QUEUE_AHEAD, window // 2)
             self._set_buffer(self._queue)
 
     def _wait(self) -> None:
@@ -325,11 +327,12 @@ class KernelAssociation:
         sock = self._sock
         if sock is None or not self._up or self._ending or (self._waiting and not urgent):
             return 0
-        if not urgent:
-            return self._send_all(sock, messages)
+        taken = 0 if self._waiting else self._send_all(sock, messages)
+        if not urgent or not self._waiting or taken == len(messages):
+            return taken
         linux.set_buffer(sock, socket.SO_SNDBUF, self._urgent_buffer())
         try:
-            return self._send_all(sock, messages)
+            return taken + self._send_all(sock, messages[taken:])
         finally:
             if self._sock is not None:
                 linux.set_buffer(sock, socket.SO_SNDBUF, self._buffer)

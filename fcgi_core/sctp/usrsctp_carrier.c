@@ -58,7 +58,7 @@ enum {
     CHUNK_HEADER = 4,
     PEER_GRACE_MS = 2000,       /* a peer without an association keeps its slot at least so long: a slow handshake */
     ELAPSED_MAX_MS = 200,       /* of one tick: a process that was stopped must read its sockets before it times out */
-    QUEUE_FLOOR = 64 * 1024,    /* what an association may have queued at least, see carrier_room() */
+    QUEUE_AHEAD = 16 * 1024,    /* what an association may have queued beyond its window at least, see carrier_room() */
     MESSAGE_OVERHEAD = 128,     /* what a queued message costs beside its payload, roughly */
     ARENA_RESERVE = 4096,       /* kept free for a notification */
     SACK_DELAY_MS = 20,
@@ -1166,10 +1166,11 @@ static bool status_of(struct association *association, struct sctp_status *statu
 }
 
 /*
- * How many bytes to hand over now. The library's queue is kept at twice the congestion window: one window in flight
- * and one to send from while acknowledgements come; more would only stand before what is more urgent. `useful` is the
- * room worth a call: less, and the caller had better wait for more. The answer is negative, down to -beyond, when more
- * is queued than should be.
+ * How many bytes to hand over now. The library's queue is kept at one and a half of the congestion window: one in
+ * flight, and half of one, 16 KiB at least, to send from while acknowledgements come. More only stands before what is
+ * more urgent: the library gives each stream that has something queued its turn before it looks for a higher priority
+ * (docs/streams.md has what other lengths do). `useful` is the room worth a call: less, and the caller had better wait
+ * for more. The answer is negative, down to -beyond, when more is queued than should be.
  */
 int carrier_room(int handle, uint32_t beyond, uint32_t *useful) {
     struct association *association = association_of(handle);
@@ -1177,9 +1178,8 @@ int carrier_room(int handle, uint32_t beyond, uint32_t *useful) {
     *useful = 1;
     if (!association || !status_of(association, &status) || status.sstat_state != SCTP_ESTABLISHED)
         return -(int)beyond;
-    uint64_t target = 2 * (uint64_t)status.sstat_primary.spinfo_cwnd;
-    if (target < QUEUE_FLOOR)
-        target = QUEUE_FLOOR;
+    uint64_t window = status.sstat_primary.spinfo_cwnd;
+    uint64_t target = window + (window / 2 > QUEUE_AHEAD ? window / 2 : QUEUE_AHEAD);
     if (target > association->send_buffer)
         target = association->send_buffer;
     *useful = (uint32_t)target / 4;

@@ -340,10 +340,10 @@ class CarrierContract:
     def test_shutdown_delivers_what_was_sent(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
-            sent = near.up.send([Message(1, bytes(1000)) for _ in range(30)])
+            sent = near.up.send([Message(1, bytes(500)) for _ in range(20)])
             near.up.shutdown()
             assert await far.end() == ""
-            assert far.received == sent == 30
+            assert far.received == sent == 20
             assert await near.end() == ""
 
         self.run(body)

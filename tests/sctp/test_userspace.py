@@ -143,7 +143,7 @@ class TestUserspace:
             near.up.set_priority(1, 0)
             near.up.set_priority(2, 9)
             near.up.send([Message(2, bytes(64_000))])
-            near.up.send([Message(1, b"urgent")])
+            near.up.send([Message(1, b"urgent")], urgent=True)
             await far.until(lambda: far.received == 2)
             assert [message.stream for message in far.messages] == [1, 2]
 
