@@ -1,7 +1,8 @@
 """FastCGI toward the web server: a server for nginx and its like, on unix sockets and TCP.
 
-A connection may carry one request after the other (KEEP_CONN) or many at once (HAProxy's multiplexer). Nothing here knows
-of SCTP: a `Dispatcher` takes each request when its PARAMS are whole, and answers through the methods of `WebExchange`.
+A connection may carry one request after the other (KEEP_CONN) or many at once (HAProxy's multiplexer). Nothing here
+knows of SCTP: a `Dispatcher` takes each request when its PARAMS are whole, and answers through the methods of
+`WebExchange`.
 
 What web servers need, learned by trying them: STDERR before the response's head fills nginx's header buffer and ends in a
 502, so it is held until the head has gone; records are sent unpadded, 8 KiB at most; and a response that breaks off after
@@ -45,6 +46,9 @@ MAX_HELD_STDERR = 32 * 1024
 """Bytes of STDERR held until the response's head has gone; nginx logs 2 KiB of it. The plugins have it all."""
 HIGH_WATER = 64 * 1024
 """Bytes in the socket's write buffer beyond which a response is not read on; asyncio's own default."""
+NO_RECORD = bytes(8)
+"""Sent where a response breaks off: no record, for its version is 0. Closing alone does not do: nginx takes the end of
+an unbuffered response without a length for its proper end, however it comes."""
 
 
 class Dispatcher(Protocol):
@@ -53,7 +57,8 @@ class Dispatcher(Protocol):
     max_requests: int
 
     def dispatch(self, exchange: WebExchange) -> None:
-        """PARAMS are whole; `exchange.body` holds STDIN as far as it came, `exchange.input_closed` tells if that is all."""
+        """PARAMS are whole; `exchange.body` holds STDIN as far as it came, `exchange.input_closed` tells if that is
+        all."""
 
     def more_input(self, exchange: WebExchange) -> None:
         """`exchange.body` or `exchange.input_closed` changed after dispatch."""
@@ -294,8 +299,9 @@ class DownstreamConnection(asyncio.Protocol):
 
     def break_off(self, exchange: WebExchange) -> None:
         """Close the connection, so that the response is seen to be cut."""
+        self._out.append(NO_RECORD)
         self._flush()
-        self._transport.abort()
+        self._transport.close()
 
     def stop_reading(self) -> None:
         """The window of a request's body is full: let the socket fill up. A connection's requests stop together."""

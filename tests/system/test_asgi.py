@@ -48,10 +48,8 @@ def test_the_application_stops_when_the_client_has_gone(stack: Stack) -> None:
 
 
 def test_an_answer_that_breaks_off_is_seen_to(stack: Stack) -> None:
-    try:
-        assert stack.ask("/half").status == 502
-    except http.client.IncompleteRead:
-        pass  # the first half was on its way already
+    with pytest.raises(http.client.HTTPException):  # IncompleteRead, or RemoteDisconnected if nginx still had it all
+        stack.ask("/half")
     assert stack.ask("/hello").status == 200
 
 
