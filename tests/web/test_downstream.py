@@ -1,0 +1,492 @@
+"""FastCGI toward web servers: every shape of request that they may send, and what they must not be sent. No sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcgi_core.records import (
+    HEADER,
+    KEEP_CONN,
+    MAX_PARAMS,
+    ProtocolStatus,
+    Record,
+    RecordReader,
+    RecordType,
+    Role,
+    begin_request,
+    decode_pairs,
+    encode_pairs,
+    record,
+    stream_records,
+)
+from fcgi_core.web import downstream as module
+from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection, WebExchange
+
+PARAMS = {"REQUEST_METHOD": "GET", "SERVER_NAME": "shop.example"}
+
+
+class Wire(asyncio.Transport):
+    """The transport: it keeps what is written, and blocks when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("192.0.2.1", 4711)})
+        self.written = b""
+        self.closing = ""
+        self.reading = True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def write(self, data: Any) -> None:
+        assert not self.closing
+        self.written += data
+
+    def close(self) -> None:
+        self.closing = self.closing or "closed"
+
+    def abort(self) -> None:
+        self.closing = self.closing or "aborted"
+
+    def is_closing(self) -> bool:
+        return bool(self.closing)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Dispatcher:
+    """Takes requests and notes what happens to them."""
+
+    max_requests = 1000
+
+    def __init__(self) -> None:
+        self.begun: list[WebExchange] = []
+        self.gone: list[WebExchange] = []
+        self.passed_on = 0
+
+    def dispatch(self, exchange: WebExchange) -> None:
+        self.begun.append(exchange)
+
+    def more_input(self, exchange: WebExchange) -> None: ...
+
+    def client_gone(self, exchange: WebExchange) -> None:
+        self.gone.append(exchange)
+
+    def refused(self, exchange: WebExchange, error: str) -> None: ...
+
+    def consumed(self, exchange: WebExchange, count: int) -> None:
+        self.passed_on += count
+
+    def input_of(self, exchange: WebExchange, kind: RecordType = RecordType.STDIN) -> bytes:
+        return b"".join(content for one, content in exchange.body if one == kind)
+
+
+class Client:
+    """A web server's connection."""
+
+    def __init__(self) -> None:
+        self.dispatcher = Dispatcher()
+        self.connections: set[DownstreamConnection] = set()
+        self.connection = DownstreamConnection(self.dispatcher, self.connections)
+        self.wire = Wire()
+        self.connection.connection_made(self.wire)
+
+    def send(self, *records: bytes) -> None:
+        self.connection.data_received(b"".join(records))
+
+    async def answered(self) -> list[Record]:
+        """The records that came since the last call."""
+        await asyncio.sleep(0)
+        written, self.wire.written = self.wire.written, b""
+        reader = RecordReader()
+        records = reader.feed(written)
+        assert not reader.inside_record
+        return records
+
+    def request(self, request_id: int = 1, body: bytes = b"", **named: Any) -> WebExchange:
+        self.send(request(request_id, body, **named))
+        return self.dispatcher.begun[-1]
+
+
+def request(
+    request_id: int = 1,
+    body: bytes = b"",
+    *,
+    role: int = Role.RESPONDER,
+    flags: int = KEEP_CONN,
+    params: dict[str, str] | None = None,
+    size: int = 8184,
+) -> bytes:
+    return b"".join(
+        [
+            begin_request(request_id, role, flags),
+            *stream_records(RecordType.PARAMS, request_id, encode_pairs(params or PARAMS), size=size),
+            record(RecordType.PARAMS, request_id),
+            *stream_records(RecordType.STDIN, request_id, body, size=size),
+            record(RecordType.STDIN, request_id),
+        ]
+    )
+
+
+def padded(kind: int, request_id: int, content: bytes, padding: int) -> bytes:
+    return HEADER.pack(1, kind, request_id, len(content), padding, 0xAA) + content + b"\xff" * padding
+
+
+def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def wrapper(*args: Any, **named: Any) -> None:
+        asyncio.run(test(*args, **named))  # type: ignore[arg-type]
+
+    return wrapper
+
+
+# ---- requests of all shapes
+
+
+@run
+async def test_a_request_and_its_answer() -> None:
+    client = Client()
+    exchange = client.request(7, b"body")
+    assert exchange.params == PARAMS
+    assert (client.dispatcher.input_of(exchange), exchange.input_closed) == (b"body", True)
+    exchange.send_output(b"Status: 201 Created\r\n\r\nmade")
+    exchange.end(3)
+    assert await client.answered() == [
+        Record(RecordType.STDOUT, 7, b"Status: 201 Created\r\n\r\nmade"),
+        Record(RecordType.STDOUT, 7, b""),
+        Record(RecordType.END_REQUEST, 7, b"\0\0\0\3\0\0\0\0"),
+    ]
+    assert exchange.status == 201
+    assert not client.wire.closing
+
+
+@given(st.lists(st.integers(1, 400)), st.data())
+def test_any_cut_of_the_bytes_is_the_same_request(cuts: list[int], data: st.DataObject) -> None:
+    paddings = data.draw(st.lists(st.integers(0, 255), min_size=6, max_size=6))
+    encoded = encode_pairs({**PARAMS, "HTTP_COOKIE": "c" * 300})
+    body = bytes(range(256))
+    records = [
+        (RecordType.BEGIN_REQUEST, bytes((0, 1, 1, 0, 0, 0, 0, 0))),
+        (RecordType.PARAMS, encoded[:100]),
+        (RecordType.PARAMS, encoded[100:]),
+        (RecordType.PARAMS, b""),
+        (RecordType.STDIN, body),
+        (RecordType.STDIN, b""),
+    ]
+    stream = b"".join(padded(kind, 5, content, size) for (kind, content), size in zip(records, paddings, strict=True))
+
+    async def test() -> None:
+        client = Client()
+        position = 0
+        for cut in [*cuts, len(stream)]:
+            client.send(stream[position : position + cut])
+            position += cut
+        (exchange,) = client.dispatcher.begun
+        assert exchange.params["HTTP_COOKIE"] == "c" * 300
+        assert (client.dispatcher.input_of(exchange), exchange.input_closed) == (body, True)
+
+    asyncio.run(test())
+
+
+@run
+async def test_params_over_64_kib_in_many_records() -> None:
+    client = Client()
+    params = {**PARAMS, **{f"HTTP_X_{number}": str(number) * 40_000 for number in range(5)}}
+    for size in (65535, 8, 1000):
+        exchange = client.request(params=params, size=size)
+        assert exchange.params == params
+        exchange.end()
+
+
+@run
+async def test_params_without_end_are_431() -> None:
+    client = Client()
+    piece = record(RecordType.PARAMS, 1, b"x" * 65535)
+    client.send(begin_request(1, Role.RESPONDER, KEEP_CONN), piece * (MAX_PARAMS // 65535 + 2))
+    answer = await client.answered()
+    assert b"Status: 431 " in b"".join(content for kind, _, content in answer if kind == RecordType.STDOUT)
+    client.send(piece * 100)  # what follows is ignored, and kept nowhere
+    assert client.request().params == PARAMS
+
+
+@run
+async def test_records_of_65535_bytes() -> None:
+    client = Client()
+    body = bytes(range(255)) * 1028  # 4 records of the largest size
+    assert client.dispatcher.input_of(client.request(body=body, size=65535)) == body
+
+
+@run
+async def test_roles() -> None:
+    client = Client()
+    client.send(request(1, role=Role.AUTHORIZER))
+    client.send(request(2, b"form", role=Role.FILTER))
+    client.send(*stream_records(RecordType.DATA, 2, b"data"), record(RecordType.DATA, 2))
+    authorizer, a_filter = client.dispatcher.begun
+    assert (authorizer.role, authorizer.input_closed) == (Role.AUTHORIZER, True)
+    assert (a_filter.role, a_filter.input_closed) == (Role.FILTER, True)
+    assert client.dispatcher.input_of(a_filter) == b"form"
+    assert client.dispatcher.input_of(a_filter, RecordType.DATA) == b"data"
+    client.send(request(3, role=4))
+    (end,) = await client.answered()
+    assert (end.type, end.content[4]) == (RecordType.END_REQUEST, ProtocolStatus.UNKNOWN_ROLE)
+
+
+@run
+async def test_many_requests_at_once_are_kept_apart() -> None:
+    client = Client()
+    for request_id in range(1, 101):
+        client.send(request(request_id, str(request_id).encode() * 100))
+    for exchange in reversed(client.dispatcher.begun):
+        exchange.send_output(client.dispatcher.input_of(exchange))
+        exchange.end()
+    output: dict[int, bytes] = {}
+    for kind, request_id, content in await client.answered():
+        if kind == RecordType.STDOUT:
+            output[request_id] = output.get(request_id, b"") + content
+    assert output == {request_id: str(request_id).encode() * 100 for request_id in range(1, 101)}
+
+
+@run
+async def test_more_requests_than_a_connection_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REQUESTS_PER_CONNECTION", 2)
+    client = Client()
+    client.send(request(1), request(2), request(3))
+    (end,) = await client.answered()
+    assert (end.request_id, end.content[4]) == (3, ProtocolStatus.OVERLOADED)
+
+
+# ---- management, and what is unknown
+
+
+@run
+async def test_get_values() -> None:
+    client = Client()
+    asked = {"FCGI_MAX_CONNS": "", "FCGI_MAX_REQS": "", "FCGI_MPXS_CONNS": "", "FCGI_SOMETHING": ""}
+    client.send(record(RecordType.GET_VALUES, 0, encode_pairs(asked)))
+    (answer,) = await client.answered()
+    assert (answer.type, answer.request_id) == (RecordType.GET_VALUES_RESULT, 0)
+    assert decode_pairs(answer.content) == {
+        "FCGI_MAX_CONNS": "1000",
+        "FCGI_MAX_REQS": "1000",
+        "FCGI_MPXS_CONNS": "1",
+    }
+    assert client.request().params == PARAMS  # the connection goes on
+
+
+@run
+async def test_unknown_types_are_answered_and_harm_nothing() -> None:
+    client = Client()
+    client.send(record(77, 0, b"what"))
+    (answer,) = await client.answered()
+    assert answer == Record(RecordType.UNKNOWN_TYPE, 0, bytes((77, 0, 0, 0, 0, 0, 0, 0)))
+    client.send(begin_request(1, Role.RESPONDER, KEEP_CONN), record(99, 1, b"what"), request(2))
+    assert [one.type for one in await client.answered()] == [RecordType.UNKNOWN_TYPE]
+    assert client.dispatcher.begun[0].id == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"\x02\x01\x00\x01\x00\x08\x00\x00",
+        request(1)[:16] + begin_request(1, 1, 0),
+        record(RecordType.BEGIN_REQUEST, 1, b"short"),
+        begin_request(1, 1, 0) + record(RecordType.STDIN, 1, b"before PARAMS"),
+        request(1) + record(RecordType.STDIN, 1, b"after its end"),
+        record(RecordType.GET_VALUES, 0, b"\x80"),
+    ],
+)
+@run
+async def test_broken_protocol_ends_the_connection(wrong: bytes) -> None:
+    client = Client()
+    client.send(wrong)
+    assert client.wire.closing == "aborted"
+
+
+@run
+async def test_records_for_no_request_are_ignored() -> None:
+    client = Client()
+    client.send(record(RecordType.STDIN, 9, b"late"), record(RecordType.ABORT_REQUEST, 9), request(1))
+    assert client.dispatcher.begun[0].id == 1
+    assert await client.answered() == []
+
+
+# ---- keeping, aborting, closing
+
+
+@run
+async def test_the_connection_stays_only_if_that_was_asked_for() -> None:
+    client = Client()
+    for _ in range(3):
+        client.request().end()
+        await client.answered()
+        assert not client.wire.closing
+    client.request(flags=0).end()
+    assert [one.type for one in await client.answered()] == [RecordType.END_REQUEST]
+    assert client.wire.closing == "closed"
+
+
+@run
+async def test_abort_request_is_answered_and_the_id_is_free_again() -> None:
+    client = Client()
+    exchange = client.request(1)
+    exchange.send_output(b"begun")
+    client.send(record(RecordType.ABORT_REQUEST, 1))
+    assert client.dispatcher.gone == [exchange]
+    exchange.send_output(b"too late")
+    exchange.end()
+    assert [one.type for one in await client.answered()] == [RecordType.STDOUT, RecordType.END_REQUEST]
+    assert client.request(1) is not exchange
+
+
+@run
+async def test_the_application_hears_of_a_client_that_left() -> None:
+    client = Client()
+    first, second = client.request(1), client.request(2)
+    first.end()
+    client.connection.connection_lost(None)
+    assert client.dispatcher.gone == [second]
+    assert not client.connections
+    second.send_output(b"too late")
+    second.fail(HTTPStatus.BAD_GATEWAY, "too late")
+
+
+@run
+async def test_connect_and_close_is_nothing() -> None:
+    for sent in (b"", b"\x01", begin_request(1, 1, 1), request()[:-1]):
+        client = Client()
+        client.send(sent)
+        client.connection.connection_lost(None)
+        await asyncio.sleep(0)
+        assert not client.connections
+
+
+@run
+async def test_a_connection_that_is_to_end_lets_requests_end() -> None:
+    client = Client()
+    exchange = client.request(1)
+    client.connection.stop()
+    client.send(begin_request(2, Role.RESPONDER, KEEP_CONN))
+    (refused,) = await client.answered()
+    assert (refused.request_id, refused.content[4]) == (2, ProtocolStatus.OVERLOADED)
+    assert not client.wire.closing
+    exchange.end()
+    await client.answered()
+    assert client.wire.closing == "closed"
+
+
+# ---- what web servers must not be sent
+
+
+@run
+async def test_output_is_cut_into_records_that_every_web_server_takes() -> None:
+    """HAProxy stalls for good on padded records of 65,535 bytes; nothing is padded, nothing is longer than 8 KiB."""
+    client = Client()
+    exchange = client.request()
+    exchange.send_output(b"x" * 65535)
+    exchange.send_stderr(b"y" * 65535)
+    exchange.end()
+    await asyncio.sleep(0)
+    position = 0
+    while position < len(client.wire.written):
+        _, _, _, length, padding, reserved = HEADER.unpack_from(client.wire.written, position)
+        assert (padding, reserved) == (0, 0)
+        assert length <= 8192 - 8
+        position += 8 + length
+
+
+@run
+async def test_stderr_waits_for_the_head() -> None:
+    """nginx answers 502 when ten lines of 1,000 bytes come before the headers."""
+    client = Client()
+    exchange = client.request()
+    for _ in range(10):
+        exchange.send_stderr(b"e" * 999 + b"\n")
+    assert await client.answered() == []
+    exchange.send_output(b"Content-Type: text/plain\r\n\r\n")
+    exchange.send_stderr(b"late\n")
+    exchange.end()
+    answer = await client.answered()
+    kinds = [kind for kind, _, _ in answer]
+    assert kinds[0] == RecordType.STDOUT
+    assert kinds.count(RecordType.STDERR) == 11
+    assert kinds[-1] == RecordType.END_REQUEST
+
+
+@run
+async def test_stderr_without_an_answer_is_bounded() -> None:
+    client = Client()
+    exchange = client.request()
+    for _ in range(1000):
+        exchange.send_stderr(b"e" * 1000)
+    exchange.end()
+    answer = await client.answered()
+    told = sum(len(content) for kind, _, content in answer if kind == RecordType.STDERR)
+    assert 16_000 <= told <= module.MAX_HELD_STDERR
+    assert answer[-1].type == RecordType.END_REQUEST
+
+
+@run
+async def test_failures_before_and_in_the_answer() -> None:
+    client = Client()
+    exchange = client.request()
+    exchange.send_stderr(b"e" * 10_000)
+    exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "nobody is there", retry_after=3)
+    answer = await client.answered()
+    page = b"".join(content for kind, _, content in answer if kind == RecordType.STDOUT)
+    assert page.startswith(b"Status: 503 Service Unavailable\r\n")
+    assert b"Retry-After: 3\r\n" in page
+    assert answer[-1].type == RecordType.END_REQUEST
+    assert not client.wire.closing
+    exchange = client.request()
+    exchange.send_output(b"Content-Type: text/plain\r\n\r\nhalf")
+    exchange.fail(HTTPStatus.BAD_GATEWAY, "it died")
+    # END_REQUEST would make it look whole, and so would an end of the connection to an nginx that does not buffer
+    assert client.wire.written.endswith(b"half" + NO_RECORD)
+    assert client.wire.closing == "closed"
+
+
+@run
+async def test_a_reader_that_stopped_is_not_sent_more() -> None:
+    """The window toward the application is opened by what the web server took, and by nothing else."""
+    client = Client()
+    exchange = client.request()
+    exchange.send_output(b"x" * 1000)
+    assert client.dispatcher.passed_on == 1000
+    client.connection.pause_writing()
+    exchange.send_output(b"x" * 2000)
+    exchange.send_output(b"x" * 3000)
+    assert client.dispatcher.passed_on == 1000
+    client.connection.resume_writing()
+    assert client.dispatcher.passed_on == 6000
+
+
+@run
+async def test_a_body_is_not_read_on_while_the_application_does_not() -> None:
+    client = Client()
+    client.connection.stop_reading()
+    client.connection.stop_reading()
+    assert not client.wire.reading
+    client.connection.read_on()
+    assert client.wire.reading
+
+
+@run
+async def test_ten_thousand_idle_connections_cost_little() -> None:
+    tracemalloc.start()
+    clients = [Client() for _ in range(10_000)]
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size / len(clients) < 8192, "bytes for each, the transport and the dispatcher of this test included"
