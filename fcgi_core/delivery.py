@@ -27,6 +27,16 @@ from .spool import Spool
 
 __all__ = ["Delivery", "Link", "RoutedRequest"]
 
+TURN = 500
+"""Items that are picked up before other work of the loop has its turn, and what they go to is sent (some 2 ms)."""
+MANY = 4 * TURN
+"""Items in the queue from which on a thread that adds one lets the loop go first: a thread that does nothing else would
+keep the interpreter to itself, and the queue would grow."""
+LET_GO_FIRST = 0.001
+"""Seconds that it waits then, once."""
+MOST = 100_000
+"""Items in the queue; no more are taken."""
+
 
 class RoutedRequest(RequestInfo, Protocol):
     """What the services' own request objects have beside what plugins see: where their feedback goes."""
@@ -83,6 +93,9 @@ class Delivery:
         self._filled: dict[str, None] = {}
         """Acknowledged channels with items that were not there before."""
         self._losing = threading.Lock()
+        self._loop_thread = threading.get_ident()
+        self._takers: dict[str, Link] = {}
+        """By channel of association scope: the association that gets its items. Emptied when associations change."""
         self._wake_loop = wake_loop
         self._awake = False
         self._closed = False
@@ -95,6 +108,9 @@ class Delivery:
             raise PluginError(f"channel {channel!r} was not declared for sending on this side")
         spool = self._spools.get(channel)
         if spool is None:
+            if len(self._queue) >= MOST:
+                self._lose(channel)
+                return
             self._queue.append((channel, item, target, urgency))
         elif spool.add(item):  # here and now: from when this returns, the item survives what becomes of the process
             self._filled[channel] = None
@@ -104,12 +120,15 @@ class Delivery:
         if not self._awake and not self._closed:
             self._awake = True
             self._wake_loop(self.send_queued)
+        if len(self._queue) > MANY and threading.get_ident() != self._loop_thread:
+            time.sleep(LET_GO_FIRST)
 
     # ---- the loop's thread
 
     def add(self, link: Link) -> None:
         """An association is up: what waited goes to it."""
         self.links.append(link)
+        self._takers.clear()
         for name in self._channels:
             if link.connection.takes(name):
                 self._waiting_bytes.pop(name, None)
@@ -122,6 +141,7 @@ class Delivery:
     def remove(self, link: Link) -> None:
         """It is gone: what it had not acknowledged goes to another."""
         self.links.remove(link)
+        self._takers.clear()
         for name, spool in self._spools.items():
             if spool.forget(link):
                 other = self._taker(name)
@@ -137,15 +157,23 @@ class Delivery:
             self._fill(channel, link)
 
     def send_queued(self) -> None:
-        """Pick up what is queued."""
-        self._awake = False
+        """Pick up what is queued, and come again if it is much."""
         queue = self._queue
         touched: set[Driver[Any]] = set()
-        while queue:
+        self._awake = False
+        takers = self._takers
+        for _ in range(min(len(queue), TURN)):
             channel, item, target, urgency = queue.popleft()
-            link = self._send(channel, item, target, urgency)
+            link = takers.get(channel) if target is None else None
+            if link is not None:
+                link.connection.send_feedback(channel, item, None, urgency)
+            else:
+                link = self._send(channel, item, target, urgency)
             if link is not None:
                 touched.add(link.driver)
+        if queue and not self._awake and not self._closed:
+            self._awake = True
+            self._wake_loop(self.send_queued)
         while self._filled:
             name, _ = self._filled.popitem()
             link = self._taker(name)
@@ -157,8 +185,9 @@ class Delivery:
 
     def close(self) -> None:
         """Send what is queued; nothing is taken after it."""
-        self.send_queued()
         self._closed = True
+        while self._queue or self._filled:
+            self.send_queued()
         for spool in self._spools.values():
             spool.close()
 
@@ -192,6 +221,8 @@ class Delivery:
             self._wait(channel, item, urgency)
         else:
             link.connection.send_feedback(name, item, None, urgency)
+            if target is None:
+                self._takers[name] = link
         return link
 
     def _taker(self, name: str) -> Link | None:

@@ -79,13 +79,17 @@ class Feedback:
         def dropped(urgency: int, length: int) -> None:
             self.drop(channel.name, urgency)
 
+        kind = RecordType.FEEDBACK + number
+
         def encode(item: bytes) -> list[bytes]:
             figures.sent += 1
             figures.sent_bytes += len(item)
+            if len(item) <= size:
+                return [record(kind, request_id, item, generation)]
             parts = [item[start : start + size] for start in range(0, len(item), size)]
             last = parts.pop()
             encoded = [record(RecordType.FEEDBACK_MORE + number, request_id, part, generation) for part in parts]
-            encoded.append(record(RecordType.FEEDBACK + number, request_id, last, generation))
+            encoded.append(record(kind, request_id, last, generation))
             return encoded
 
         lane = self.lanes(request)[number] = FeedbackLane(

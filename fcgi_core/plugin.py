@@ -195,7 +195,8 @@ class FeedEntry:
 
 
 class Host(Protocol):
-    """What a half can do. Every call may come from any thread and returns at once."""
+    """What a half can do. Every call may come from any thread and returns at once; but while thousands of items wait
+    for the loop, `send` lets it go first, for a millisecond, on any thread but the loop's."""
 
     log: logging.Logger
     """For messages to the operator of this process."""
@@ -254,8 +255,8 @@ class Half:
         before `request_begin`."""
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
-        """The other half sent this. `request` is None at association scope, for one long over, and toward the application
-        for an item that overtook its request, being on another stream."""
+        """The other half sent this. `request` is None at association scope, for one long over, and toward the
+        application for an item that overtook its request, being on another stream."""
 
     def commit(self) -> Future[None] | None:
         """Take over for good what `feedback` brought until now on acknowledged channels; called at most every 50 ms.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -117,3 +118,40 @@ def test_a_full_spool_refuses_and_counts() -> None:
         sender.queue("p.sure", bytes(100), None, 6)
     assert 0 < sender.spooled("p.sure") < 30
     assert sender.spooled("p.sure") + sender.lost["p.sure"] == 100
+
+
+def test_much_is_picked_up_in_turns_and_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcgi_core.delivery.TURN", 3)
+    monkeypatch.setattr("fcgi_core.delivery.MOST", 8)
+    turns: list[Callable[[], None]] = []
+    sender = Delivery(CHANNELS, turns.append)
+    pair, link = linked()
+    sender.add(link)
+    for number in range(10):
+        sender.queue("p", b"%d" % number, None, 6)
+    assert len(turns) == 1
+    assert sender.lost == {"p": 2}
+    taken = []
+    while turns:
+        turns.pop(0)()
+        pair.run()
+        taken.append(len(items(pair.web_events, "p")))
+    assert taken == [3, 6, 8]
+    sender.queue("p", b"last", None, 6)
+    sender.close()
+    pair.run()
+    assert items(pair.web_events, "p")[-1] == b"last"
+
+
+def test_a_thread_that_floods_lets_the_loop_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("fcgi_core.delivery.MANY", 2)
+    monkeypatch.setattr("fcgi_core.delivery.time.sleep", waited.append)
+    sender = Delivery(CHANNELS, lambda call: None)
+    for _ in range(4):
+        sender.queue("p", b"x", None, 6)
+    assert waited == [], "the loop's own thread never waits"
+    thread = threading.Thread(target=sender.queue, args=("p", b"x", None, 6))
+    thread.start()
+    thread.join()
+    assert waited == [0.001]

@@ -19,10 +19,10 @@ from .options import Output, SyslogOptions
 
 __all__ = ["Output", "SyslogOptions", "SyslogPlugin", "plugin"]
 
-ASSOCIATION_QUEUE = 8 << 20
-"""Bytes that may wait on one association: some 80 ms of 100,000 lines a second, 1 KiB each."""
+ASSOCIATION_QUEUE = 32 << 20
+"""Bytes that may wait on one association: a second of 100,000 lines, 300 bytes each with all that is about them."""
 REQUEST_QUEUE = 1 << 20
-URGENT_SPOOL = 1 << 20
+URGENT_QUEUE = 2 << 20
 """Bytes; urgent lines are few, and what the others fill does not take their room."""
 
 
@@ -42,7 +42,7 @@ class SyslogPlugin(Plugin):
                 Channel(
                     "syslog.urgent",
                     priority=Priority.URGENT,
-                    queue_bytes=URGENT_SPOOL,
+                    queue_bytes=URGENT_QUEUE,
                     acknowledged=True,
                     spool=options.spool,
                 ),
@@ -50,15 +50,13 @@ class SyslogPlugin(Plugin):
         if options.scope == "association":
             return [
                 Channel("syslog", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE),
-                Channel("syslog.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=ASSOCIATION_QUEUE),
+                Channel("syslog.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=URGENT_QUEUE),
             ]
         return [
             Channel("syslog", Scope.REQUEST, queue_bytes=REQUEST_QUEUE),
             Channel("syslog.urgent", Scope.REQUEST, priority=Priority.URGENT, queue_bytes=REQUEST_QUEUE),
             Channel("syslog.process", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE),
-            Channel(
-                "syslog.process.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=ASSOCIATION_QUEUE
-            ),
+            Channel("syslog.process.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=URGENT_QUEUE),
         ]
 
     def application_half(self, host: ApplicationHost, options: SyslogOptions) -> ApplicationHalf:
