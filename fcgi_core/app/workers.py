@@ -1,9 +1,9 @@
 """Worker processes: an application on several processors, each worker with an endpoint and associations of its own.
 
 The parent runs no application. It starts each worker as a program of its own (a fresh interpreter: what SCTP and
-threads hold does not survive a fork), restarts the ones that end, with a growing pause if they end at once, and on SIGHUP
-replaces them one after the other: a worker is told to stop, sends DRAIN, ends what it has, and its successor takes its
-place before the next one's turn comes. The web side sends to the others meanwhile, or lets requests wait.
+threads hold does not survive a fork), restarts the ones that end, with a growing pause if they end at once, and on
+SIGHUP replaces them one after the other: a worker is told to stop, sends DRAIN, ends what it has, and its successor
+takes its place before the next one's turn comes. The web side sends to the others meanwhile, or lets requests wait.
 
 Worker k listens on the configured port + k (and the UDP port + k); all of them tell the web side of all in SETTINGS, so
 that the web side is configured with one address.

@@ -374,8 +374,9 @@ _CONSTANT_ENVIRON: dict[str, Any] = {
 def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
     """A WSGI environ from CGI variables.
 
-    Web servers differ in what they pass: nginx's own fastcgi_params put the whole path into SCRIPT_NAME and no PATH_INFO.
-    Where PATH_INFO is missing or empty the path is split here, at `script_name`, where the application is mounted.
+    Web servers differ in what they pass: nginx's own fastcgi_params put the whole path into SCRIPT_NAME and no
+    PATH_INFO. Where PATH_INFO is missing or empty the path is split here, at `script_name`, where the application is
+    mounted.
     """
     environ: dict[str, Any] = dict(params)
     if not environ.get("PATH_INFO"):

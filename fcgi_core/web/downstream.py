@@ -4,9 +4,9 @@ A connection may carry one request after the other (KEEP_CONN) or many at once (
 knows of SCTP: a `Dispatcher` takes each request when its PARAMS are whole, and answers through the methods of
 `WebExchange`.
 
-What web servers need, learned by trying them: STDERR before the response's head fills nginx's header buffer and ends in a
-502, so it is held until the head has gone; records are sent unpadded, 8 KiB at most; and a response that breaks off after
-it began can only be told by closing the connection, for END_REQUEST would make it look whole.
+What web servers need, learned by trying them: STDERR before the response's head fills nginx's header buffer and ends in
+a 502, so it is held until the head has gone; records are sent unpadded, 8 KiB at most; and a response that breaks off
+after it began can only be told by closing the connection, for END_REQUEST would make it look whole.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ class WebService:
             self._feed.close()
 
     async def change(self, changes: dict[str, str]) -> dict[str, dict[str, str]]:
-        """Change options of plugins here and in all applications; for each of them, by name '' or the reason why not."""
+        """Change options of plugins here and in all applications; for each of them, by name '' or the reason why
+        not."""
         results = {"web": self.supervisor.change(changes)}
         upstreams = tuple(self.upstreams)
         answers = await asyncio.gather(*(upstream.change(changes) for upstream in upstreams))

@@ -1,4 +1,5 @@
-"""What must not break the road: stopped processes, no file descriptors, a web side that is killed. Each ends as stated."""
+"""What must not break the road: stopped processes, no file descriptors, a web side that is killed. Each ends as
+stated."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def test_one_stopped_application_of_two_does_not_stop_the_other(start: Callable[
 
 
 def test_no_file_descriptors(start: Callable[..., Stack]) -> None:
-    """Stated: connections beyond the limit wait or fail; those that are served are served, and it recovers by itself."""
+    """Stated: connections beyond the limit wait or fail; those that are served are served, and it recovers by
+    itself."""
     stack = start(application="applications:plain")
     assert stack.ask("/hello").status == 200
     limit = open_files(stack.web.pid) + 10

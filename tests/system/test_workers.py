@@ -1,4 +1,5 @@
-"""Workers: several processes of one application, found by the web side, replaced and restarted without a lost request."""
+"""Workers: several processes of one application, found by the web side, replaced and restarted without a lost
+request."""
 
 from __future__ import annotations
 
