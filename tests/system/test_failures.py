@@ -37,7 +37,7 @@ def test_the_application_is_killed_and_comes_back(start: Start) -> None:
 
 
 def test_requests_wait_while_a_killed_application_is_away(start: Start) -> None:
-    """What is sent before the loss is noticed counts as inside and gets 502; what comes after it waits and is served."""
+    """What is sent before the loss is noticed counts as inside, gets 502; what comes later waits and is served."""
     stack = start()
     stack.ask("/hello")
     stack.app.kill()
