@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from .discovery import EnabledPlugin, load_plugins
 from .errors import ConfigError
 from .flow import DEFAULT_WINDOW
 from .sctp.carrier import Address, CarrierOptions, Scheduler
+from .sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
 from .settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
 from .streams import Plan
 
@@ -36,6 +38,8 @@ __all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config"]
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 ADMIN_DIRECTORY = "/run/fcgi-sctp"
 AUTO = "auto"
+CARRIER = CarrierOptions()
+"""Defaults."""
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -68,6 +72,11 @@ def _web_listen(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    ip_network(value, strict=False)
+    return value
+
+
 def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -75,6 +84,7 @@ def _one_or_more(value: object) -> object:
 Size = Annotated[int, BeforeValidator(_size)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 SctpAddress = Annotated[str, AfterValidator(_address)]
+Network = Annotated[str, AfterValidator(_network)]
 SctpAddresses = Annotated[list[SctpAddress], BeforeValidator(_one_or_more)]
 WebAddresses = Annotated[list[Annotated[str, AfterValidator(_web_listen)]], BeforeValidator(_one_or_more)]
 
@@ -216,8 +226,22 @@ class SctpConfig(_Model):
     """I-DATA (RFC 8260)."""
     mtu: int = Field(1400, ge=576, le=65535)
     """Path MTU for the userspace carrier, bytes."""
-    heartbeat: Seconds = Field(5, gt=0)
-    """Between heartbeats on an idle path."""
+    dead_after: Seconds = Field(10, ge=DEAD_AFTER_MIN, le=DEAD_AFTER_MAX)
+    """A peer that has been silent for about so long, though asked again and again, is given up."""
+    connect_timeout: Seconds = Field(5, gt=0, le=3600)
+    """How long an association may take to come up before the next attempt."""
+    send_buffer: Size = Field(CARRIER.send_buffer, ge=1 << 16, le=1 << 29)
+    """What SCTP may hold of what is not yet acknowledged, bytes; the queues before it are not in it."""
+    receive_buffer: Size = Field(CARRIER.receive_buffer, ge=1 << 16, le=1 << 29)
+    """What SCTP may hold of what came, bytes; for a fast and long path more than it takes in a round trip."""
+    allowed_peers: Annotated[list[Network], BeforeValidator(_one_or_more)] = []
+    """Networks (192.0.2.0/24) from which the application side takes associations, one or a list; empty: all."""
+    udp_encapsulation: bool = False
+    """Carrier kernel, the side that connects: SCTP in UDP (RFC 6951), to reach a peer with the carrier userspace or to
+    cross a NAT. The side that listens needs net.sctp.udp_port and not this."""
+    udp_segmentation: bool = True
+    """Carrier userspace: several packets in one system call. Off where the peer is a kernel on the same host or in its
+    containers: Linux 6.1 crashes of it."""
     max_message: Size = Field(DEFAULT_MAX_MESSAGE, ge=1024, le=1 << 20)
     """Largest message, bytes."""
     window: Size = Field(DEFAULT_WINDOW, ge=4096)
@@ -231,7 +255,14 @@ class SctpConfig(_Model):
             scheduler=self.scheduler,
             interleaving=self.interleaving,
             mtu=self.mtu,
-            heartbeat_interval=self.heartbeat,
+            connect_timeout=self.connect_timeout,
+            send_buffer=self.send_buffer,
+            receive_buffer=self.receive_buffer,
+            allowed_peers=tuple(self.allowed_peers),
+            udp_encapsulation=self.udp_encapsulation,
+            udp_segmentation=self.udp_segmentation,
+            rto_min=RTO_MIN,
+            **silence(self.dead_after)._asdict(),
         )
 
 

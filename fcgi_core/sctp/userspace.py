@@ -208,7 +208,10 @@ def _library_options(options: CarrierOptions) -> Any:
             "receive_buffer": options.receive_buffer,
             "heartbeat_ms": round(options.heartbeat_interval * 1000),
             "path_retransmissions": options.path_max_retransmissions,
-            "association_retransmissions": options.association_max_retransmissions,
+            # there is one path, and without it nothing (RFC 9260 section 8.2)
+            "association_retransmissions": min(
+                options.association_max_retransmissions, options.path_max_retransmissions
+            ),
             "rto_initial_ms": round(min(max(options.rto_initial, options.rto_min), options.rto_max) * 1000),
             "rto_min_ms": round(options.rto_min * 1000),
             "rto_max_ms": round(options.rto_max * 1000),

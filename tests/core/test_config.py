@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from fcgi_core.config import Config, Seconds, Size, load_config
+from fcgi_core.config import Config, SctpConfig, Seconds, Size, load_config
 from fcgi_core.errors import ConfigError
+from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
+from fcgi_core.sctp.silence import silence
 from fcgi_core.streams import Plan
 
 WEB = {"listen": "unix:/run/web.sock", "connect": "192.0.2.1:9000"}
@@ -84,6 +87,36 @@ def test_the_short_forms(tmp_path: Path) -> None:
     assert [plugin.plugin.name for plugin in config.load_plugins()] == ["syslog"]
 
 
+def test_every_sctp_setting_reaches_the_carrier() -> None:
+    config = SctpConfig.model_validate(
+        {
+            "streams": 7,
+            "scheduler": "round-robin",
+            "interleaving": False,
+            "mtu": 1280,
+            "dead_after": "20s",
+            "connect_timeout": "500ms",
+            "send_buffer": "2M",
+            "receive_buffer": "3M",
+            "allowed_peers": "10.0.0.0/8",
+            "udp_encapsulation": True,
+            "udp_segmentation": False,
+        }
+    )
+    options = config.carrier_options()
+    assert (options.outgoing_streams, options.scheduler) == (7, Scheduler.ROUND_ROBIN)
+    assert (options.interleaving, options.mtu, options.connect_timeout) == (False, 1280, 0.5)
+    assert (options.send_buffer, options.receive_buffer) == (2 << 20, 3 << 20)
+    assert options.allowed_peers == ("10.0.0.0/8",)
+    assert (options.udp_encapsulation, options.udp_segmentation) == (True, False)
+    for name, value in silence(20)._asdict().items():
+        assert getattr(options, name) == value
+
+
+def test_carrier_defaults_are_the_carriers_own_but_for_silence() -> None:
+    assert SctpConfig().carrier_options() == replace(CarrierOptions(), **silence(10)._asdict())
+
+
 def test_flags_go_over_the_file(tmp_path: Path) -> None:
     config = load(
         tmp_path,
@@ -141,6 +174,9 @@ def test_flags_alone() -> None:
         ({"sctp": "tcp"}, ["sctp.carrier", "'tcp'", "auto", "kernel", "userspace"]),
         ({"sctp": {"plan": "best"}}, ["sctp.plan", "'best'", "per-channel", "single"]),
         ({"sctp": {"window": 1}}, ["sctp.window", "1", "4096"]),
+        ({"sctp": {"dead_after": "1s"}}, ["sctp.dead_after", "1.0", "greater than or equal to 2"]),
+        ({"sctp": {"dead_after": 600}}, ["sctp.dead_after", "600", "less than or equal to 300"]),
+        ({"sctp": {"allowed_peers": "10.0.0"}}, ["sctp.allowed_peers.0", "'10.0.0'", "IPv4 or IPv6 network"]),
         ({"webb": WEB}, ["webb", "no such name", "web", "app", "sctp", "plugins"]),
         ({"log_level": "loud"}, ["log_level", "'loud'", "debug"]),
         ({"plugins": {"sislog": {}}}, ["plugins.sislog", "no such plugin", "syslog"]),
