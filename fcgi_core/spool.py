@@ -85,13 +85,16 @@ class Spool:
         if sent is None or number not in sent:
             return
         with self._lock:
-            for taken in tuple(sent) if number != next(iter(sent)) else (number,):
-                del sent[taken]
-                self._size -= len(self._items.pop(taken)) + ITEM_OVERHEAD
-                if self._file is not None:
-                    self._write(_record(taken, None))
-                if taken == number:
+            taken: list[int] = []
+            for one in sent:
+                taken.append(one)
+                if one == number:
                     break
+            for one in taken:
+                del sent[one]
+                self._size -= len(self._items.pop(one)) + ITEM_OVERHEAD
+            if self._file is not None:
+                self._write(b"".join(_record(one, None) for one in taken))
             if self._file is not None and self._file_size > COMPACT * max(self._size, 65536):
                 self._rewrite()
 
