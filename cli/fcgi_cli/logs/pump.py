@@ -31,6 +31,7 @@ class Pump:
         self.watched: Sequence[int] = ()
         """Descriptors that end a wait when they can be read."""
         self._merge = Merge(sources) if len(sources) > 1 else None
+        self._past_held = True
 
     @property
     def past(self) -> bool:
@@ -95,5 +96,8 @@ class Pump:
                 else:
                     self._merge.add(source, read)
         if self._merge is not None:
-            events = self._merge.take(all_of_it=all(source.ended for source in self.sources))
+            whole = all(source.ended for source in self.sources)
+            if self._past_held and not self.past:  # all of the past is here
+                self._past_held, whole = False, True
+            events = self._merge.take(all_of_it=whole)
         return events

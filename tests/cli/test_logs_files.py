@@ -1,0 +1,368 @@
+"""Files, pipes and several sources at once; times as people write them; what waits to be drawn."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fcgi_cli.logs import spool as spool_module
+from fcgi_cli.logs.backlog import MOST_WAITING, SAMPLE, Backlog
+from fcgi_cli.logs.events import Event, Line, Lost, Note, Skipped, SourceError
+from fcgi_cli.logs.files import FileSource, PipeSource
+from fcgi_cli.logs.history import History
+from fcgi_cli.logs.merge import WINDOW, Merge
+from fcgi_cli.logs.moments import moment
+from fcgi_cli.logs.prompt import Prompt
+from fcgi_cli.logs.pump import Pump
+from fcgi_cli.logs.source import Source
+from fcgi_cli.logs.spool import Spool
+from fcgi_cli.logs.status import short
+from fcgi_cli.main import main
+from fcgi_syslog.formats import format_json, format_line
+
+from fcgi_core.plugin import FeedEntry
+from tests.cli.terminal import PATIENCE
+
+TRACE = 'no answer\nTraceback (most recent call last):\n  File "a.py", line 1\nValueError: x'
+
+
+def entry(number: int, message: str = "", **more: Any) -> FeedEntry:
+    return FeedEntry(
+        1_700_000_000.0 + number, 4, message or f"m{number}", "shop.example", "cart", 1, "7", request="r1", **more
+    )
+
+
+def lines(source: Source) -> list[str]:
+    """All that comes until the source has ended."""
+    pump = Pump([source])
+    pump.start()
+    events: list[Event] = []
+    while not pump.ended:
+        events += pump.wait()
+    pump.close()
+    return [event.message if isinstance(event, Line) else type(event).__name__ for event in events]
+
+
+@pytest.mark.parametrize("form", [format_line, format_json])
+def test_both_forms_of_the_syslog_plugin(tmp_path: Path, form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.log"
+    path.write_text(form(entry(0)) + form(entry(1, TRACE)), encoding="utf-8")
+    assert main(["logs", "--no-follow", "-o", "json", str(path)]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["time"], first["severity"], first["message"]) == (1_700_000_000.0, 4, "m0")
+    assert (first["server_name"], first["application"], first["process"], first["request"]) == (
+        *("shop.example", "cart", "7", "r1"),
+    )
+    assert second["message"] == TRACE
+
+
+def test_any_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"plain \x1b[2J \xff\xfe\n{broken\n2023-99-99T00:00:00Z err a b [c] d\nC:\\new\r\nlast")
+    assert main(["logs", "--no-follow", "-o", "raw", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "plain \\x1b[2J \\xff\\xfe",
+        "{broken",
+        "2023-99-99T00:00:00Z err a b [c] d",
+        "C:\\new",
+        "last",
+    ]
+
+
+def test_the_end_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fcgi_cli.logs import files
+
+    monkeypatch.setattr(files, "RECEIVE", 16)
+    path = tmp_path / "a.log"
+    path.write_text("".join(f"line {number}\n" for number in range(100)))
+    for tail in (0, 1, 7, 100, 200):
+        expected = [f"line {number}" for number in range(max(0, 100 - tail), 100)]
+        assert lines(FileSource(str(path), tail=tail, follow=False)) == expected
+    path.write_text("a\nb\nc")
+    assert lines(FileSource(str(path), tail=2, follow=False)) == ["b", "c"]
+
+
+def test_a_compressed_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.log.1.gz"
+    path.write_bytes(gzip.compress(b"one\ntwo\n"))
+    assert lines(FileSource(str(path), tail=None)) == ["one", "two"]
+    path.write_bytes(b"none")
+    with pytest.raises(SourceError):
+        lines(FileSource(str(path), tail=None))
+
+
+def test_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("one\n")
+    now = 1000.0
+    source = FileSource(str(path), tail=None, clock=lambda: now)
+    source.start()
+    seen: list[Event] = []
+
+    def look() -> list[str]:
+        seen.clear()
+        for _ in range(4):
+            seen.extend(source.read())
+        return [event.message if isinstance(event, Line) else "note" for event in seen]
+
+    assert look() == ["one"]
+    with path.open("a") as file:
+        file.write("two\nthr")
+    assert look() == ["two"]
+    os.rename(path, tmp_path / "a.log.1")
+    with (tmp_path / "a.log.1").open("a") as file:
+        file.write("ee\n")
+    assert look() == ["three"]
+    assert source.waiting
+    path.write_text("four\n")
+    assert look() == ["four"]
+    assert not source.waiting
+    path.write_text("5\n")
+    assert look() == ["note", "5"]
+    source.close()
+
+
+def test_a_line_of_ten_mebibytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"x" * (10 << 20) + b"\nafter\n")
+    assert main(["logs", "--no-follow", "-o", "raw", str(path)]) == 0
+    assert list(map(len, capsys.readouterr().out.splitlines())) == [10 << 20, 5]
+
+
+def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", str(tmp_path / "none.log")]) == os.EX_UNAVAILABLE
+    assert "none.log: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_pipe() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, format_json(entry(1)).encode() + b'{"lost": 3}\nrest')
+    os.close(writing)
+    assert lines(PipeSource(f"/dev/fd/{reading}")) == ["m1", "Lost", "rest"]
+    os.close(reading)
+
+
+def test_viewers_into_viewers(feed: Any) -> None:
+    feed.publish(entry(1), entry(2, "two\nlines"))
+    logs = [sys.executable, "-m", "fcgi_cli", "logs"]
+    first = subprocess.Popen([*logs, "--feed", feed.path, "--no-follow", "-o", "json"], stdout=subprocess.PIPE)
+    second = subprocess.run([*logs, "paris=-", "-o", "json"], stdin=first.stdout, capture_output=True, check=True)
+    assert first.stdout is not None
+    first.stdout.close()
+    first.wait(PATIENCE)
+    told = [json.loads(line) for line in second.stdout.splitlines()]
+    assert [(one["message"], one["source"]) for one in told] == [("m1", "paris"), ("two\nlines", "paris")]
+
+
+def test_several_are_merged_by_time(feed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    feed.publish(*map(entry, (1, 4, 7)))
+    for name, numbers in (("a", (2, 5, 8)), ("b", (3, 6, 9))):
+        (tmp_path / f"{name}.log").write_text("".join(format_line(entry(number)) for number in numbers))
+    words = ["--feed", feed.path, str(tmp_path / "a.log"), f"rome={tmp_path}/b.log", "--no-follow"]
+    assert main(["logs", *words, "--template", "{source} {message}"]) == 0
+    assert capsys.readouterr().out.split() == [
+        *("feed", "m1", "a.log", "m2", "rome", "m3", "feed", "m4", "a.log", "m5"),
+        *("rome", "m6", "feed", "m7", "a.log", "m8", "rome", "m9"),
+    ]
+    assert main(["logs", *words, "-n", "2", "--template", "{message}"]) == 0
+    assert capsys.readouterr().out.split() == ["m8", "m9"]
+    assert main(["logs", *words, "--since", "@1700000006", "--until", "@1700000008", "-o", "raw"]) == 0
+    assert capsys.readouterr().out.split() == ["m6", "m7", "m8"]
+
+
+def test_lines_of_the_present_wait_for_earlier_ones() -> None:
+    now = 0.0
+    one, two = Source(), Source()
+    one.past = two.past = False
+    merge = Merge([one, two], clock=lambda: now)
+    merge.add(one, [Line(1, 5.0, 6, "later"), Lost(2)])
+    now = WINDOW / 2
+    merge.add(two, [Line(1, 4.0, 6, "earlier")])
+    assert merge.take() == []
+    assert merge.due == WINDOW
+    now = WINDOW
+    assert [type(event).__name__ for event in merge.take()] == ["Line", "Line", "Lost"]
+    assert merge.due is None
+
+
+def test_the_last_matching_lines(feed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    feed.publish(*(entry(number) for number in range(100)))
+    assert main(["logs", "--feed", feed.path, "--no-follow", "-e", "[05]$", "-n", "3", "-o", "raw"]) == 0
+    assert capsys.readouterr().out.split() == ["m85", "m90", "m95"]
+
+
+def test_wrong_times_and_templates(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "--since", "soon"]) == os.EX_USAGE
+    assert "'soon' is no time: 10m (ago), 12:30" in capsys.readouterr().err
+    assert main(["logs", "--template", "{x}"]) == os.EX_USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10m", "2026-07-01T11:50:00"),
+        ("1h30m", "2026-07-01T10:30:00"),
+        ("2d ago", "2026-06-29T12:00:00"),
+        ("now", "2026-07-01T12:00:00"),
+        ("today", "2026-07-01T00:00:00"),
+        ("Yesterday", "2026-06-30T00:00:00"),
+        ("08:15", "2026-07-01T08:15:00"),
+        ("2026-01-02", "2026-01-02T00:00:00"),
+        ("2026-01-02 03:04:05", "2026-01-02T03:04:05"),
+        ("2026-01-02T03:04:05+01:00", "2026-01-02T02:04:05"),
+        ("@0", "1970-01-01T00:00:00"),
+    ],
+)
+def test_moments(text: str, expected: str) -> None:
+    now = datetime.fromisoformat("2026-07-01T12:00:00+00:00").timestamp()
+    assert moment(text, now, utc=True) == datetime.fromisoformat(expected + "+00:00").timestamp()
+
+
+# ---- what waits
+
+
+def texts(events: list[Event]) -> list[str]:
+    return [event.message for event in events if isinstance(event, Line)]
+
+
+def many(count: int, begin: int = 0) -> Iterator[Line]:
+    return (Line(number, 0.0, 6, str(number)) for number in range(begin, begin + count))
+
+
+def test_a_spool_keeps_order_in_memory_and_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "CHUNK", 10)
+    spool = Spool()
+    taken: list[Event] = []
+    for begin in range(0, 200, 25):
+        for line in many(25, begin):
+            spool.add(line)
+        taken += spool.take(7)
+    assert len(spool) == 200 - len(taken)
+    taken += spool.take(1000)
+    assert texts(taken) == [str(number) for number in range(200)]
+    assert not spool
+    assert spool.take(1) == []
+    assert not spool.full
+    spool.close()
+
+
+def test_what_came_in_a_pause_is_drawn_whole() -> None:
+    backlog = Backlog()
+    for line in many(10):
+        backlog.add(line)
+    backlog.pause()
+    for line in many(3 * MOST_WAITING, 10):
+        backlog.add(line)
+    assert backlog.take(whole=False) == []
+    backlog.resume()
+    drawn: list[Event] = []
+    while len(backlog):
+        drawn += backlog.take(whole=False)
+    assert texts(drawn) == [str(number) for number in range(3 * MOST_WAITING + 10)]
+    backlog.close()
+
+
+def test_a_flood_is_thinned_to_the_worst() -> None:
+    backlog = Backlog()
+    for line in many(MOST_WAITING + 100):
+        if line.number == 17:
+            line.severity = 2
+        backlog.add(line)
+    backlog.add(Lost(5))
+    backlog.add(Note("said"))
+    events = backlog.take(whole=False)
+    assert events[:2] == [Skipped(MOST_WAITING + 100 - SAMPLE), Lost(5)]
+    assert texts(events)[0] == "17"
+    assert len(texts(events)) == SAMPLE
+    assert events[-1] == Note("said")
+    assert backlog.skipped == MOST_WAITING + 100 - SAMPLE
+
+
+def test_history_is_bounded() -> None:
+    history = History(most_lines=5, most_characters=1000)
+    for line in many(10):
+        history.add(line)
+    assert len(history) == 5
+    found, count = history.matching(lambda line: line.number % 2 == 1, 1)
+    assert (texts(list(found)), count) == (["9"], 3)
+    history.add(Line(10, 0.0, 6, "x" * 2000))
+    assert len(history) == 0
+    assert history.latest(lambda line: True) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (9999, "9999"), (12_345, "12.3k"), (999_999, "1000k"), (1.5e6, "1.5M"), (2e9, "2G")]
+)
+def test_short_counts(count: float, text: str) -> None:
+    assert short(count) == text
+
+
+def test_a_prompt() -> None:
+    answers: list[str] = []
+    prompt = Prompt("host:", lambda text: answers.append(text) or "", ["blog", "book", "shop"])  # type: ignore[func-returns-value]
+    for key in ("b", "\t", "\t", "\t", "\x7f"):
+        assert prompt.key(key)
+    assert prompt.show(40) == ("host: blo", "")
+    assert prompt.show(8)[0] == "host: …"
+    assert not prompt.key("\n")
+    assert answers == ["blo"]
+    assert not prompt.key("esc")
+    assert prompt.key("\x15")
+    assert not prompt.key("\x7f")
+
+
+# ---- another terminal
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+def test_in_tmux(feed: Any, tmp_path: Path) -> None:
+    """A real terminal, which wraps lines anew when it is resized, with a shell that stops and resumes its jobs."""
+    feed.publish(*(entry(number, f"line {number}.") for number in range(50)))
+
+    def tmux(*words: str) -> str:
+        command = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+
+    def until(text: str, *, gone: str = "\0") -> str:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            screen = tmux("capture-pane", "-p", "-S", "-1000")
+            if text in screen and gone not in screen:
+                return screen
+            assert time.monotonic() < deadline, screen
+
+    tmux("new-session", "-d", "-x", "100", "-y", "20", "exec env PS1='$ ' bash --norc --noprofile -i")
+    try:
+        logs = f"{sys.executable} -m fcgi_cli logs --feed {feed.path} -n 50"
+        tmux("send-keys", logs, "Enter")
+        until("line 49.")
+        screen = until("50 warning")
+        assert [line.split()[-1] for line in screen.splitlines() if "line " in line] == [f"{n}." for n in range(50)]
+        for columns in ("40", "90", "30", "100"):
+            tmux("resize-window", "-x", columns, "-y", "20")
+            feed.publish(entry(0, f"at {columns}"))
+            screen = until(f"at {columns}")
+        screen = until("? help")
+        assert screen.count("live │") == 1  # no remains of narrower ones
+        tmux("send-keys", "C-z")
+        until("Stopped", gone="? help")
+        feed.publish(entry(0, "meanwhile"))
+        tmux("send-keys", "fg", "Enter")
+        until("meanwhile")
+        until("? help")
+        tmux("send-keys", "q")
+        until("meanwhile", gone="? help")
+        tmux("send-keys", "echo status $?", "Enter")
+        until("status 0")
+    finally:
+        tmux("kill-server")
