@@ -129,6 +129,7 @@ class WsgiRequest:
         "_body",
         "_given",
         "_head",
+        "_head_only",
         "_head_sent",
         "_headers",
         "_status",
@@ -157,6 +158,8 @@ class WsgiRequest:
         self._wait = Wait(owner.pool)
         self._head: bytes | None = None
         self._head_sent = False
+        self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
+        """The body is left out: it is for the web server to do (RFC 3875 section 4.3.3), but HAProxy answers 502."""
         exchange.on_abort = self._abort
         exchange.on_writable = self.taken_up
         self._body: Body | None = None
@@ -248,6 +251,8 @@ class WsgiRequest:
             self._wait.until(lambda: self.aborted or self._given - self._taken <= WRITE_AHEAD)
             if self.aborted:
                 raise ClientGone
+        if self._head_only:
+            data = b""
         if not self._head_sent:
             data = self._take_head() + data
         if data:
@@ -268,8 +273,9 @@ class WsgiRequest:
             # the whole response is known: head, body and end go in one piece, with its length (PEP 3333,
             # "Handling the Content-Length Header")
             data = result[0]
-            bodiless = self._status[:3] in ("204", "304") or self._status[:1] == "1"
-            return self._take_head(None if bodiless else len(data)) + data
+            bodiless = self._status[:3] in ("204", "304") or self._status[:1] == "1" or (self._head_only and not data)
+            head = self._take_head(None if bodiless else len(data))
+            return head if self._head_only else head + data
         for data in result:
             if data:
                 self.write(data)
