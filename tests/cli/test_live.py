@@ -59,6 +59,15 @@ def test_the_terminal_is_left_as_it_was(feed: Any) -> None:
         assert terminal.end() == 128 + signal.SIGTERM
 
 
+def test_the_terminal_is_closed(feed: Any) -> None:
+    with viewer(feed) as terminal:
+        terminal.status_shows("live")
+        pid = terminal.process.pid
+        terminal.process.close(force=False)  # SIGHUP, as when a window is closed
+        assert not terminal.process.isalive()
+        assert not Path(f"/proc/{pid}/exe").exists()
+
+
 def test_a_pause_counts_and_loses_nothing(feed: Any) -> None:
     with viewer(feed) as terminal:
         terminal.status_shows("live")
@@ -98,7 +107,7 @@ def test_search(feed: Any) -> None:
         terminal.press("/(\n")
         terminal.status_shows("missing ), unterminated")
         terminal.press("\x15item 2[67]\n")
-        terminal.shows("2 of the latest 30 lines have 'item 2[67]':")
+        terminal.shows("2 of the latest 30 lines have /item 2[67]/:")
         terminal.status_shows("/item 2[67]/")
         assert [line for line in terminal.lines if "item 26" in line][1:]
         feed.publish(entry("another ITEM 26"))

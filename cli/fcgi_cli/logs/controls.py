@@ -95,7 +95,7 @@ class Controls:
         except re.error as error:
             return str(error)
         view.painter.highlights = [*self._begun_highlights, pattern]
-        self._show_found(lambda line: pattern.search(line.message) is not None, f"have {escape(text)!r}")
+        self._show_found(lambda line: pattern.search(line.message) is not None, f"have /{escape(text)}/")
         return ""
 
     def _ask_host(self) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from .events import OutputClosed
+
 __all__ = ["Screen"]
 
 ERASE = "\r\x1b[J"
@@ -36,7 +38,10 @@ class Screen:
 
     def close(self) -> None:
         """As it was before: no line below, and a cursor."""
-        self._write(ERASE + SHOW_CURSOR)
+        try:
+            self._write(ERASE + SHOW_CURSOR)
+        except OutputClosed:
+            pass  # there is nothing left to put back
 
     def draw(self, lines: str, below: str) -> None:
         """`lines` end with a newline each; `below` is no wider than the terminal."""
@@ -50,5 +55,8 @@ class Screen:
 
     def _write(self, text: str) -> None:
         data = memoryview(text.encode(errors="backslashreplace"))
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise OutputClosed from error  # EIO: the terminal has been closed
