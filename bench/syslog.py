@@ -284,8 +284,8 @@ def long_lines() -> dict[str, int]:
     """Characters that are left of one of `LONG_LINE`: in nginx's error log, and in our feed."""
     left = {}
     for name, plugins in (("nginx error log", {}), ("ours", {"syslog": {}})):
-        with Stack("applications:plain", plugins=plugins) as stack:
-            stack.ask("/errors?text=" + "x" * (LONG_LINE // 4) * 4, headers={})
+        with Stack("syslog_load:application", plugins=plugins, app={"path": str(ROOT / "bench")}) as stack:
+            stack.ask(f"/?{LONG_LINE}")
             if plugins:
                 text = max((line["message"] for line in stack.lines_with("xxx")), key=len)
             else:

@@ -22,8 +22,13 @@ BATCH = 0.005
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [b"ok"]
+    """Writes as long a line on STDERR as the query string asks for."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("X-Accel-Buffering", "no")])
+    yield b"before"
+    if environ["QUERY_STRING"]:
+        environ["wsgi.errors"].write("x" * int(environ["QUERY_STRING"]) + "\n")
+        time.sleep(0.5)
+    yield b"after"
 
 
 def line_of(number: int, length: int) -> str:
