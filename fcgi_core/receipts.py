@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,30 +19,42 @@ ACKNOWLEDGE_AFTER = 0.05
 
 REMEMBERED_SENDERS = 1024
 """Sending processes whose numbers are remembered; those that have been silent for longest are forgotten first."""
-REMEMBERED_NUMBERS = 100_000
-"""Numbers above the first gap that are remembered for one sender and channel. A gap stays open while an item is on its
-way by another association."""
+REMEMBERED_RANGES = 1000
+"""Ranges of numbers that are remembered for one sender and channel; beyond it the lowest is forgotten, and what comes
+again of it is passed on again. There is a gap while an item is on its way by another association."""
 
 
 class _Seen:
-    """Numbers that have been seen: all up to `floor`, and some above."""
+    """Numbers that have been seen, as ranges. Nothing is taken for seen that was not: after a restart of this side what
+    comes first need not be what was sent first, for that may come again later, by another association."""
 
-    __slots__ = ("above", "floor")
+    __slots__ = ("_firsts", "_lasts")
 
-    def __init__(self, floor: int) -> None:
-        self.floor = floor
-        self.above: set[int] = set()
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
 
     def add(self, number: int) -> bool:
-        if number <= self.floor or number in self.above:
+        firsts, lasts = self._firsts, self._lasts
+        if lasts and lasts[-1] == number - 1:
+            lasts[-1] = number
+            return True
+        at = bisect_right(firsts, number)
+        if at and number <= lasts[at - 1]:
             return False
-        self.above.add(number)
-        while self.floor + 1 in self.above:
-            self.floor += 1
-            self.above.discard(self.floor)
-        if len(self.above) > REMEMBERED_NUMBERS:
-            self.floor = min(self.above)
-            self.above.discard(self.floor)
+        follows = at > 0 and lasts[at - 1] == number - 1
+        precedes = at < len(firsts) and firsts[at] == number + 1
+        if follows:
+            lasts[at - 1] = lasts.pop(at) if precedes else number
+            if precedes:
+                del firsts[at]
+        elif precedes:
+            firsts[at] = number
+        else:
+            firsts.insert(at, number)
+            lasts.insert(at, number)
+            if len(firsts) > REMEMBERED_RANGES:
+                del firsts[0], lasts[0]
         return True
 
 
@@ -56,8 +69,7 @@ class Receipts:
         key = (sender, channel)
         seen = self._seen.get(key)
         if seen is None:
-            # a sender's numbers begin where an earlier process of its spool left off
-            seen = self._seen[key] = _Seen(number - 1)
+            seen = self._seen[key] = _Seen()
             if len(self._seen) > REMEMBERED_SENDERS:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(key)
