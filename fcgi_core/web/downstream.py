@@ -46,6 +46,8 @@ MAX_HELD_STDERR = 32 * 1024
 """Bytes of STDERR held until the response's head has gone; nginx logs 2 KiB of it. The plugins have it all."""
 HIGH_WATER = 64 * 1024
 """Bytes in the socket's write buffer beyond which a response is not read on; asyncio's own default."""
+MAX_ANSWERS = 10_000
+"""Answers to management records and refused requests that wait in the socket's write buffer; 16 bytes each and more."""
 NO_RECORD = bytes(8)
 """Sent where a response breaks off: no record, for its version is 0. Closing alone does not do: nginx takes the end of
 an unbuffered response without a length for its proper end, however it comes."""
@@ -235,6 +237,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._close_after = False
         self._stopping = False
         self._reading_paused = False
+        self._answers = 0
 
     # ---- asyncio
 
@@ -276,6 +279,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.paused = False
+        self._answers = 0
         for exchange in tuple(self._exchanges.values()):
             exchange.drained()
 
@@ -349,7 +353,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._exchanges.pop(request_id)
             if exchange.dispatched:
                 self.dispatcher.client_gone(exchange)
-            self.write(end_request(request_id))
+            self._answer(end_request(request_id))
             return
         if kind == RecordType.PARAMS and exchange.input is Input.PARAMS:
             self._params(exchange, content, ready)
@@ -362,7 +366,7 @@ class DownstreamConnection(asyncio.Protocol):
                     record_type=kind,
                     request_key=(request_id, 0),
                 )
-            self.write(record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0))))
+            self._answer(record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0))))
             return
         exchange.input = following
         exchange.body.append((kind, content))
@@ -393,19 +397,27 @@ class DownstreamConnection(asyncio.Protocol):
             )
         role, flags = content[0] << 8 | content[1], content[2]
         if role not in AFTER_PARAMS:
-            self.write(end_request(request_id, 0, ProtocolStatus.UNKNOWN_ROLE))
+            self._answer(end_request(request_id, 0, ProtocolStatus.UNKNOWN_ROLE))
         elif len(self._exchanges) >= MAX_REQUESTS_PER_CONNECTION or self._stopping:
-            self.write(end_request(request_id, 0, ProtocolStatus.OVERLOADED))
+            self._answer(end_request(request_id, 0, ProtocolStatus.OVERLOADED))
         else:
             self._exchanges[request_id] = WebExchange(self, request_id, Role(role), flags)
             return
         if not flags & KEEP_CONN:
             self._close_after = True
 
+    def _answer(self, encoded: bytes) -> None:
+        """Answer what needs no application; a client that floods and does not read the answers is given up."""
+        if self.paused:
+            self._answers += 1
+            if self._answers > MAX_ANSWERS:
+                raise RemoteProtocolError(f"{MAX_ANSWERS} answers wait, and more of what they answer comes")
+        self.write(encoded)
+
     def _management(self, kind: int, content: bytes) -> None:
         """Records with request id 0 (section 4)."""
         if kind != RecordType.GET_VALUES:
-            self.write(record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0))))
+            self._answer(record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0))))
             return
         try:
             asked = decode_pairs(content)
@@ -414,7 +426,7 @@ class DownstreamConnection(asyncio.Protocol):
         most = str(self.dispatcher.max_requests)
         values = {"FCGI_MAX_CONNS": most, "FCGI_MAX_REQS": most, "FCGI_MPXS_CONNS": "1"}
         answer = encode_pairs({name: value for name, value in values.items() if name in asked})
-        self.write(record(RecordType.GET_VALUES_RESULT, 0, answer))
+        self._answer(record(RecordType.GET_VALUES_RESULT, 0, answer))
 
     def _peer(self) -> str:
         name = self._transport.get_extra_info("peername")

@@ -490,3 +490,22 @@ async def test_ten_thousand_idle_connections_cost_little() -> None:
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size / len(clients) < 8192, "bytes for each, the transport and the dispatcher of this test included"
+
+
+@pytest.mark.parametrize(
+    "asked", [record(RecordType.GET_VALUES, 0), record(200, 0), begin_request(9, 9, KEEP_CONN)], ids=lambda one: one[1]
+)
+@run
+async def test_a_client_that_floods_and_reads_no_answers_is_given_up(asked: bytes) -> None:
+    client = Client()
+    client.send(asked * module.MAX_ANSWERS * 2)  # it is being read: this is no flood
+    await asyncio.sleep(0)
+    client.connection.pause_writing()
+    client.send(asked * module.MAX_ANSWERS)
+    assert not client.wire.closing
+    client.connection.resume_writing()
+    client.connection.pause_writing()
+    client.send(asked * module.MAX_ANSWERS)
+    assert not client.wire.closing
+    client.send(asked)
+    assert client.wire.closing == "aborted"
