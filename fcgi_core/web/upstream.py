@@ -244,12 +244,13 @@ class Upstream:
     # ---- events
 
     def _on_events(self, events: Sequence[Event]) -> None:
+        ended: list[RequestEnded] = []
         for event in events:
             if isinstance(event, OutputReceived):
                 exchange: WebExchange = event.request.context
                 exchange.send_output(event.data)
             elif isinstance(event, RequestEnded):
-                self._ended(event)
+                ended.append(event)
             elif isinstance(event, Writable):
                 exchange = event.request.context
                 if exchange.input is not Input.COMPLETE:
@@ -268,6 +269,9 @@ class Upstream:
                 exchange.send_stderr(event.data)
             else:
                 self._on_rare_event(event)
+        # an end waits for nothing that is still to come, but STDERR that came with it on another stream is told first
+        for one in ended:
+            self._ended(one)
 
     def _ended(self, event: RequestEnded) -> None:
         exchange: WebExchange = event.request.context
