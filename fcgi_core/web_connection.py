@@ -26,6 +26,8 @@ __all__ = ["WebConnection"]
 
 REMEMBERED = 4096
 """Ended requests whose late STDERR and feedback still find them, at most. With PARAMS of 1 KiB that is 4 MiB."""
+REMEMBERED_BYTES = 8 << 20
+"""And PARAMS of theirs: those of one request may have 1 MiB, and it is the client who decides."""
 REMEMBER_FOR = 30.0
 """Seconds that they are remembered: SCTP gives up on a peer, and with it on what is late, in about that time."""
 _END = struct.Struct(">IB")
@@ -40,6 +42,7 @@ class WebConnection(Connection):
         super().__init__(*args, **named)
         self._serial = 0
         self._recent: OrderedDict[tuple[int, int], Request] = OrderedDict()
+        self._recent_bytes = 0
         self._forget_at = 0.0
         """When the oldest of them is too old."""
         self._handlers |= {
@@ -208,7 +211,8 @@ class WebConnection(Connection):
         request.ended_at = self._now
         recent = self._recent
         recent[request.key] = request
-        if len(recent) > REMEMBERED or self._now >= self._forget_at:
+        self._recent_bytes += len(request.raw_params)
+        if len(recent) > REMEMBERED or self._recent_bytes > REMEMBERED_BYTES or self._now >= self._forget_at:
             self._forget()
         self._close_lanes(request)
         self._answer_drain()
@@ -218,10 +222,12 @@ class WebConnection(Connection):
         recent = self._recent
         while True:  # what has just ended stays
             oldest = next(iter(recent.values()))
-            if len(recent) <= REMEMBERED and self._now - oldest.ended_at <= REMEMBER_FOR:
+            few = len(recent) <= REMEMBERED and (self._recent_bytes <= REMEMBERED_BYTES or len(recent) == 1)
+            if few and self._now - oldest.ended_at <= REMEMBER_FOR:
                 self._forget_at = oldest.ended_at + REMEMBER_FOR + 0.001
                 return
             recent.popitem(last=False)
+            self._recent_bytes -= len(oldest.raw_params)
             oldest.context = None  # the user's object holds the request: without a circle both are free at once
 
     def _on_drain(self, content: bytes) -> None:

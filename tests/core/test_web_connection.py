@@ -369,4 +369,20 @@ def test_ended_requests_are_remembered_up_to_a_bound(web: WebConnection, monkeyp
         web.begin_request(PARAMS, body=b"")
         web.receive([ended(number)], 1.0)
     assert list(web._recent) == [(3, 0), (4, 0), (5, 0)]
+
+
+def test_large_params_of_ended_requests_are_not_remembered_beyond_a_bound(
+    web: WebConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_connection, "REMEMBERED_BYTES", 2 * len(PARAMS))
+    for number in range(1, 4):
+        web.begin_request(PARAMS, body=b"")
+        web.receive([ended(number)], 1.0)
+    assert list(web._recent) == [(2, 0), (3, 0)]
+    web.begin_request(PARAMS * 5, body=b"")
+    web.receive([ended(4)], 1.0)
+    assert list(web._recent) == [(4, 0)]  # what has just ended stays
+    web.begin_request(PARAMS, body=b"")
+    web.receive([ended(5)], 1.0)
+    assert list(web._recent) == [(5, 0)]
     assert feedback(web, 2, 1.0) == FeedbackReceived("log", None, b"item")
