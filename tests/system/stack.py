@@ -24,7 +24,9 @@ import yaml
 HERE = Path(__file__).resolve().parent
 COMMAND = str(Path(sys.executable).with_name("fcgi-sctp"))
 CARRIER = os.environ.get("FCGI_SCTP_TEST_CARRIER", "auto")
-PATIENCE = 15.0
+SLOWNESS = float(os.environ.get("FCGI_SCTP_TEST_SLOWNESS", "1"))
+"""How much slower than others this machine is."""
+PATIENCE = 15.0 * SLOWNESS
 """Seconds that anything may take which should take a moment: for slow machines, not a promise."""
 
 NGINX = """\

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.system.applications import content, digest
-from tests.system.stack import Stack, in_background, wait_until
+from tests.system.stack import SLOWNESS, Stack, in_background, wait_until
 
 Start = Callable[..., Stack]
-RETURN = 3.0
+RETURN = 3.0 * SLOWNESS
 """Seconds within which a returned application must be found. A second is the aim; this is for slow machines."""
 KILLS = 2
-LOSS = 5.0
+LOSS = 5.0 * SLOWNESS
 """Seconds within which the death of a process on this machine must be noticed."""
 
 
