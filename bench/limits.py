@@ -28,7 +28,7 @@ WINDOW = Settings().window
 IDLE = 10_000
 LARGE = 100 * MIB
 HEADER = 1_000_000
-SLOW = 12
+SLOW = 24
 
 
 class Row(NamedTuple):
@@ -151,7 +151,7 @@ def share(stack: Stack, seconds: float = 4.0) -> float:
 
 
 def slow_bodies(stack: Stack) -> Row:
-    """Fewer of them than the application has threads: each holds one while it reads."""
+    """More of them than the application has threads (16)."""
     clients: list[socket.socket] = []
     idle = share(stack)
     ended = threading.Event()
