@@ -165,7 +165,7 @@ def test_an_alert_overtakes_what_the_kernel_has_not_sent(interleaving: bool) -> 
         assert near.up.statistics().interleaving is interleaving
         near.up.set_priority(1, 100)
         near.up.set_priority(2, 1)
-        bulk = fill(near, Message(1, bytes(8192)))
+        bulk = fill(near, Message(1, bytes(3000)))
         assert bulk >= 3
         assert near.up.send([Message(2, b"alert")]) == 1
         await far.until(lambda: far.received == bulk + 1)
