@@ -112,7 +112,7 @@ def run(scenario: str, full: bool, lanes: int, guest: bool) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="only this one; may be repeated")
-    parser.add_argument("--full", action="store_true", help="more runs, longer, more losses: about an hour and a half")
+    parser.add_argument("--full", action="store_true", help="more runs, longer, more losses, all of kernel SCTP: hours")
     parser.add_argument("--lanes", type=int, default=4, help="measurements at once on this machine")
     parser.add_argument("--no-guest", action="store_true", help="leave out kernel SCTP")
     parser.add_argument("--draw", action="store_true", help="only draw again what was measured")

@@ -71,11 +71,13 @@ DATAGRAMS = replace(EACH, name="tcp, a connection each, syslog on UDP", alerts="
 
 ALERTS = [SHARED, LOWAT, BBR, EACH, DATAGRAMS, *_sctp("userspace"), *_sctp("kernel")]
 
-QUEUES = [
+_RULES = [
     replace(BEST[carrier], name=f"{carrier}, {queue}", queue=queue)
     for carrier in ("userspace", "kernel")
     for queue in ("buffer", "2 cwnd, 64 KiB", "2 cwnd", "1.5 cwnd", "cwnd + 16 KiB", "cwnd + 4 KiB", "cwnd")
 ]
+
+QUEUES = [*BEST.values(), *_RULES]
 
 REQUESTS = [
     SHARED,

@@ -92,7 +92,7 @@ class EmulatedLane:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.spaces = (f"app{number}", f"web{number}")
+        self.spaces = (f"bench-{os.getpid()}-app{number}", f"bench-{os.getpid()}-web{number}")
         self.child = 0
         self.tuns: list[int] = []
         for space, near, far in zip(self.spaces, (8, 7), (7, 8), strict=True):

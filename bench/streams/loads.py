@@ -55,7 +55,7 @@ async def requests_beside_requests(web: Web) -> None:
 async def one_slow_reader(web: Web) -> None:
     """One reader that takes little beside many that take all, again and again."""
     cell = web.cell
-    slow = web.begin(web.drivers[0], "slow", SIZE=0)
+    slow = web.begin(web.drivers[0], "slow", SIZE=cell.load["slow_bytes"])
     assert slow is not None
     slow.slow = True
     web.take_slowly(cell.load["slow_rate"])

@@ -93,6 +93,7 @@ class NetemLane:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.spaces = (f"app{number}", f"web{number}")
         router = f"router{number}"
         run("ip", "netns", "add", router)
         for end, net in (("app", 8), ("web", 7)):

@@ -64,6 +64,7 @@ _ALERTS = [
     ("lost", "alerts/lost", 1),
     ("sent", "alerts/sent", 1),
     ("kB/s", "goodput", 1e-3),
+    ("sent late p99 ms", "late", 1e3),
 ]
 COLUMNS = {
     "alerts": _ALERTS,
