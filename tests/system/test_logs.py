@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.system.stack import COMMAND, Stack, wait_until
+from tests.system.stack import COMMAND, SLOWNESS, Stack, wait_until
 
 
 @pytest.fixture(scope="module", params=["request", "association"])
@@ -95,11 +95,11 @@ def test_a_line_may_be_long_and_hold_anything(stack: Stack) -> None:
 def test_the_viewer_in_a_pipe(stack: Stack) -> None:
     """It follows; what came from afar is harmless, and its further lines are seen to be such."""
     with subprocess.Popen(
-        [COMMAND, "logs", "--feed", stack.feed, "--tail", "0", "--count", "2", "--timeout", "15"],
+        [COMMAND, "logs", "--feed", stack.feed, "--tail", "0", "--count", "2", "--timeout", f"{15 * SLOWNESS:g}"],
         stdout=subprocess.PIPE,
         text=True,
     ) as viewer:
-        time.sleep(1)
+        time.sleep(SLOWNESS)
         stack.ask(f"/log?level=40&text={quote('piped one' + chr(27) + '[2J' + chr(10) + 'forged')}")
         stack.ask("/log?level=30&text=piped+two", host="blog.example")
         assert viewer.stdout is not None
