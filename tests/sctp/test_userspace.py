@@ -149,6 +149,16 @@ class TestUserspace:
 
         self.whole(body)
 
+    def test_urgent_messages_are_bounded_too(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, _ = await self.meet(lab)
+            near.up.send([Message(1, bytes(16384))] * 100)
+            urgent = near.up.send([Message(2, bytes(100))] * 10_000, urgent=True)
+            assert 10 < urgent < 1000
+            assert near.up.room(urgent=True) == 0
+
+        self.whole(body)
+
     @pytest.mark.parametrize("scheduler", list(Scheduler))
     def test_every_scheduler_delivers(self, scheduler: Scheduler) -> None:
         async def body(lab: Lab) -> None:
