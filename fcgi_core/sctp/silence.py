@@ -37,7 +37,8 @@ def silence(dead_after: float) -> Silence:
     returns and several losses in a row mean nothing; a third of that between heartbeats keeps idle and busy near each
     other; and n is that with which *idle* is nearest to `dead_after`. Each r(k) of the heartbeat timer has a jitter of
     a half, which in the sum remains as a tenth or two. With the default, 10 s, busy ends after 5.8 s on a fast path and
-    after 10 s on a slow one. A round trip must stay below `rto_max`, or what is on its way counts as lost.
+    after 10 s on a slow one; Linux sends heartbeats while it is busy too and counts both, which may end it after a
+    third of the time. A round trip must stay below `rto_max`, or what is on its way counts as lost.
     """
     rto_max = min(dead_after / 7, RTO_MAX)
     heartbeat = rto_max / 3
