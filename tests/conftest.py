@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -11,3 +12,7 @@ settings.register_profile(
     "ci", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# A shell that starts a job in the background makes it ignore SIGINT, and what it starts inherits that: Ctrl-C in the
+# terminals that tests open would do nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
