@@ -87,6 +87,7 @@ class KernelAssociation:
         self._average = 1024.0  # payload bytes of a message, lately
         self._queue = 2 * QUEUE_AHEAD  # payload bytes that the kernel may hold
         self._buffer = 0  # what SO_SNDBUF was set to
+        self._full = 0  # what it would have to be for all that was queued when we began to wait
         self._waiting = False
         self._ending = False
         carrier.associations.add(self)
@@ -291,6 +292,7 @@ class KernelAssociation:
         sock = self._sock
         if sock is not None and not self._waiting:
             self._waiting = True
+            self._full = max(self._buffer, linux.queued_cost(sock) // 2)
             self._set_buffer(self._queue * 0.75)
             self._loop.add_writer(sock.fileno(), self._writable)
 
@@ -311,8 +313,10 @@ class KernelAssociation:
         sock = self._sock
         if sock is None or not self._up or self._ending or (self._waiting and not urgent):
             return 0
-        if urgent:
+        if self._waiting:
             return max(0, int((2 * self._urgent_buffer() - linux.queued_cost(sock)) / self._cost()))
+        if urgent:
+            return URGENT_ROOM
         free = 2 * self._buffer - linux.queued_cost(sock)
         if free < self._buffer >> 3:
             self._wait()
@@ -320,8 +324,8 @@ class KernelAssociation:
         return max(1, int(free / self._cost()))
 
     def _urgent_buffer(self) -> int:
-        """The socket's buffer while what is urgent is sent: beyond all that bulk may fill, even when that waits."""
-        return int(min(max(self._queue * self._cost() / 2, self._buffer) + URGENT_ROOM / 2, self._send_limit))
+        """The socket's buffer while what is urgent is sent: beyond what bulk had filled when it had to wait."""
+        return min(self._full + URGENT_ROOM // 2, self._send_limit)
 
     def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
         sock = self._sock
