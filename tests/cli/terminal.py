@@ -37,6 +37,11 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # close() itself waits but a moment for a killed child, which a busy machine may not keep to
+        deadline = time.monotonic() + PATIENCE
+        while self.process.isalive() and time.monotonic() < deadline:
+            self.process.kill(signal.SIGKILL)
+            time.sleep(0.01)
         self.process.close(force=True)
 
     def press(self, keys: str) -> None:
