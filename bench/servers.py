@@ -97,7 +97,7 @@ SERVERS: tuple[Server, ...] = (
     ),
     Server(
         "fcgi-sctp-asgi",
-        ours("bench.apps:asgi", "--asgi"),
+        ours("bench.apps:asgi", "--interface", "asgi"),
         "two processes, defaults; as above with the ASGI application",
         application="ASGI",
     ),
