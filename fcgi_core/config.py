@@ -227,7 +227,7 @@ class SctpConfig(_Model):
     mtu: int = Field(1400, ge=576, le=65535)
     """Path MTU for the userspace carrier, bytes."""
     dead_after: Seconds = Field(10, ge=DEAD_AFTER_MIN, le=DEAD_AFTER_MAX)
-    """A peer that has been silent for about so long, though asked again and again, is given up."""
+    """A peer that has been silent for so long, though asked again and again, is given up; at most a quarter later."""
     connect_timeout: Seconds = Field(5, gt=0, le=3600)
     """How long an association may take to come up before the next attempt."""
     send_buffer: Size = Field(CARRIER.send_buffer, ge=1 << 16, le=1 << 29)

@@ -135,10 +135,12 @@ class CarrierOptions:
     receive_buffer: int = 4 << 20
     mtu: int = 1400
     """Path MTU of the userspace carrier, UDP header included; the kernel discovers its own."""
-    heartbeat_interval: float = 5.0
-    """RFC 9260 section 8.3; with `path_max_retransmissions` it decides when a silent peer is noticed."""
+    dead_after: float = 10.0
+    """A peer from which no packet has come for so long is given up; at most a quarter later. See `silence`."""
+    heartbeat_interval: float = 1.0
+    """RFC 9260 section 8.3."""
     path_max_retransmissions: int = 4
-    association_max_retransmissions: int = 8
+    """Kernel carrier: time-outs after which a path of several is left for another."""
     rto_initial: float = 0.5
     rto_min: float = 0.1
     """RFC 9260 says 1 s; loss inside a data centre should not cost that."""

@@ -24,6 +24,7 @@ import sctp as pysctp
 from fcgi_core.sctp import kernel_socket as linux
 from fcgi_core.sctp.carrier import URGENT_ROOM, Address, AssociationHandler, AssociationStatistics, Message, Scheduler
 from fcgi_core.sctp.kernel_socket import AssociationChange
+from fcgi_core.sctp.silence import Watch
 
 if TYPE_CHECKING:
     from fcgi_core.sctp.kernel import KernelCarrier
@@ -81,6 +82,7 @@ class KernelAssociation:
         self._sock: socket.socket | None = sock
         self._up = False
         self._timer: asyncio.TimerHandle | None = None
+        self._silence: Watch | None = None
         self._partial: dict[tuple[int, bool], bytearray] = {}
         self._partial_bytes = 0
         self._send_limit = send_limit
@@ -149,15 +151,25 @@ class KernelAssociation:
         sock = self._sock
         assert sock is not None
         try:
-            linux.apply_association_retransmissions(sock, self._options)
             self._refresh_streams()
             self._follow_path()
         except OSError as error:
             self._end(f"the association with {self.peer} ended while it began: {error.strerror}")
             return
         self._up = True
+        self._silence = Watch(self._loop, self._options.dead_after, self._packets_received, self._silent)
         self._loop.add_reader(sock.fileno(), self._readable)
         handler.association_up(self)
+
+    def _packets_received(self) -> int | None:
+        try:
+            return None if self._sock is None else linux.assoc_statistics(self._sock)[1]
+        except OSError:
+            return None  # it is gone, which its notification will tell
+
+    def _silent(self) -> None:
+        self._abort("silence")
+        self._end(f"{self.peer} does not answer any more: not a packet in {self._options.dead_after:g} s")
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
@@ -434,6 +446,8 @@ class KernelAssociation:
         self._partial.clear()
         if self._timer is not None:
             self._timer.cancel()
+        if self._silence is not None:
+            self._silence.stop()
         self._loop.remove_reader(sock.fileno())
         self._loop.remove_writer(sock.fileno())
         sock.close()

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import sctp as pysctp
 
 from fcgi_core.sctp.carrier import Address, CarrierError, CarrierOptions, Scheduler
+from fcgi_core.sctp.silence import ENDLESS
 
 __all__ = [
     "ABORT",
@@ -40,7 +41,6 @@ __all__ = [
     "UNORDERED",
     "abort_text",
     "add_outgoing_streams",
-    "apply_association_retransmissions",
     "assoc_statistics",
     "interleaving",
     "open_socket",
@@ -208,7 +208,7 @@ def _prepare(sock: socket.socket, address: Address, options: CarrierOptions, lis
     sock.setsockopt(SOL_SCTP, NO_DELAY, 1)
     rto = (milliseconds(options.rto_initial), milliseconds(options.rto_max), milliseconds(options.rto_min))
     sock.setsockopt(SOL_SCTP, RTO_INFO, struct.pack("=i3I", 0, *rto))
-    sock.setsockopt(SOL_SCTP, ASSOC_INFO, struct.pack("=i2H3I", 0, options.association_max_retransmissions, 0, 0, 0, 0))
+    sock.setsockopt(SOL_SCTP, ASSOC_INFO, struct.pack("=i2H3I", 0, ENDLESS, 0, 0, 0, 0))
     heartbeat_enable = 0x1
     sock.setsockopt(
         SOL_SCTP,
@@ -255,17 +255,6 @@ def _prepare(sock: socket.socket, address: Address, options: CarrierOptions, lis
             struct.pack("@i4x128s", 0, b"") + struct.pack(">H6x", address.udp_port),
         )
     return send_buffer
-
-
-def apply_association_retransmissions(sock: socket.socket, options: CarrierOptions) -> None:
-    """Bound the association's retransmissions by those of its paths together, as RFC 9260 section 8.2 advises.
-
-    Otherwise a peer with one address, all of whose paths have failed, would be waited for until the association's own
-    count is through: `path_max_retransmissions` would not decide when a silent peer is noticed.
-    """
-    peers = struct.unpack("=i2H3I", sock.getsockopt(SOL_SCTP, ASSOC_INFO, 20))[2]
-    most = min(options.association_max_retransmissions, max(1, peers) * options.path_max_retransmissions)
-    _optional(sock, ASSOC_INFO, struct.pack("=i2H3I", 0, most, 0, 0, 0, 0))
 
 
 def status(sock: socket.socket) -> Status:

@@ -26,6 +26,7 @@ from .carrier import (
     Listener,
     Scheduler,
 )
+from .silence import ENDLESS
 from .userspace_association import UserspaceAssociation
 from .userspace_stack import Endpoint, Stack, ffi, lib, network_bytes
 
@@ -185,8 +186,7 @@ def _library_options(options: CarrierOptions) -> Any:
         ("rto_min", 0.01, options.rto_max),
         ("rto_max", 0.01, 3600),
         ("heartbeat_interval", 0.05, 3600),
-        ("path_max_retransmissions", 1, 255),
-        ("association_max_retransmissions", 1, 255),
+        ("dead_after", 0.1, 3600),
         ("max_associations", 1, 60000),
         ("connect_timeout", 0.01, 3600),
     ):
@@ -207,11 +207,7 @@ def _library_options(options: CarrierOptions) -> Any:
             "send_buffer": options.send_buffer,
             "receive_buffer": options.receive_buffer,
             "heartbeat_ms": round(options.heartbeat_interval * 1000),
-            "path_retransmissions": options.path_max_retransmissions,
-            # there is one path, and without it nothing (RFC 9260 section 8.2)
-            "association_retransmissions": min(
-                options.association_max_retransmissions, options.path_max_retransmissions
-            ),
+            "retransmissions": ENDLESS,
             "rto_initial_ms": round(min(max(options.rto_initial, options.rto_min), options.rto_max) * 1000),
             "rto_min_ms": round(options.rto_min * 1000),
             "rto_max_ms": round(options.rto_max * 1000),

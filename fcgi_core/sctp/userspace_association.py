@@ -10,6 +10,7 @@ from struct import iter_unpack
 from typing import TYPE_CHECKING
 
 from .carrier import URGENT_ROOM, AssociationHandler, AssociationStatistics, Message
+from .silence import Watch
 from .userspace_stack import ARENA, RECORDS, Endpoint, ffi, lib
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class UserspaceAssociation:
         self._partial_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._probe: socket.socket | None = None
+        self._silence: Watch | None = None
         self._useful = ffi.new("uint32_t *")
         endpoint.users += 1
         self._stack.associations[handle] = self
@@ -140,6 +142,13 @@ class UserspaceAssociation:
             pass  # a refusal may be reported here too; the next look counts it, or heartbeats tell in time
         self._deadline = self._stack.loop.call_later(WATCH_INTERVAL, self._watch, refusals)
 
+    def _packets_received(self) -> int | None:
+        return self.statistics().packets_received
+
+    def _silent(self) -> None:
+        lib.carrier_abort(self._handle, b"silence", 7)
+        self._end(f"{self._peer} does not answer any more: not a packet in {self._carrier.options.dead_after:g} s.")
+
     def _give_up(self, timeout: float) -> None:
         self._end(f"{self._peer} did not answer within {timeout:g} s.")
 
@@ -151,6 +160,8 @@ class UserspaceAssociation:
 
     def _stop_watching(self) -> None:
         self._connecting_is_over()
+        if self._silence is not None:
+            self._silence.stop()
         if self._probe is not None:
             self._probe.close()
             self._probe = None
@@ -294,6 +305,9 @@ class UserspaceAssociation:
             self._up = True
             if self._probe is not None:
                 self._watch()
+            self._silence = Watch(
+                self._stack.loop, self._carrier.options.dead_after, self._packets_received, self._silent
+            )
             self._interleaving = bool(key)
             self._streams = (outgoing, incoming)
             handler.association_up(self)

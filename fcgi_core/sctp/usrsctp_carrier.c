@@ -831,10 +831,10 @@ static int apply_options(struct socket *socket, const struct carrier_options *op
         .sinit_max_init_timeo = (uint16_t)(options->rto_max_ms < 65535 ? options->rto_max_ms : 65535)};
     struct sctp_rtoinfo rto = {.srto_initial = options->rto_initial_ms, .srto_min = options->rto_min_ms,
                                .srto_max = options->rto_max_ms};
-    struct sctp_assocparams params = {.sasoc_asocmaxrxt = (uint16_t)options->association_retransmissions};
+    struct sctp_assocparams params = {.sasoc_asocmaxrxt = (uint16_t)options->retransmissions};
     struct sctp_paddrparams path = {
         .spp_address.ss_family = AF_CONN, .spp_hbinterval = options->heartbeat_ms, .spp_pathmtu = options->packet,
-        .spp_flags = SPP_HB_ENABLE | SPP_PMTUD_DISABLE, .spp_pathmaxrxt = (uint16_t)options->path_retransmissions};
+        .spp_flags = SPP_HB_ENABLE | SPP_PMTUD_DISABLE, .spp_pathmaxrxt = (uint16_t)options->retransmissions};
     struct sctp_assoc_value scheduler = {SCTP_FUTURE_ASSOC, options->scheduler};
     struct sctp_assoc_value interleaving = {SCTP_FUTURE_ASSOC, options->interleaving};
     struct sctp_assoc_value reset = {SCTP_FUTURE_ASSOC, SCTP_ENABLE_CHANGE_ASSOC_REQ};

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from fcgi_core.sctp.carrier import (
     Message,
     Scheduler,
 )
+from fcgi_core.sctp.silence import silence
 from fcgi_core.sctp.userspace import UserspaceCarrier
 from fcgi_core.sctp.userspace_stack import Stack
-from tests.sctp.contract import CarrierContract, Lab, Recorder
+from tests.sctp.contract import PATIENCE, CarrierContract, Lab, Recorder
 
 pytest.importorskip("fcgi_core.sctp._usrsctp", reason="python setup.py build_ext --inplace")
 from fcgi_core.sctp._usrsctp import ffi, lib
@@ -274,7 +276,7 @@ class TestUserspace:
         async def body(lab: Lab) -> None:
             loop = asyncio.get_running_loop()
             chosen = random.Random(5)
-            options: dict[str, Any] = {"connect_timeout": 1.0, "association_max_retransmissions": 2, "rto_max": 0.2}
+            options: dict[str, Any] = {"connect_timeout": 1.0, "dead_after": 1.0, "rto_max": 0.2}
             listener = lab.carrier("app", **options).listen(ANYWHERE, lambda peer: Recorder(echo=True))
             relay = Relay(("127.0.0.1", listener.address.udp_port), chosen, damage=0.05)
             transport, _ = await loop.create_datagram_endpoint(lambda: relay, local_addr=("127.0.0.1", 0))
@@ -528,18 +530,11 @@ class TestUserspace:
         async def body(lab: Lab) -> None:
             with application() as (process, port):
                 near = Recorder()
-                lab.carrier(
-                    "web",
-                    heartbeat_interval=0.1,
-                    rto_initial=0.1,
-                    rto_min=0.05,
-                    rto_max=0.2,
-                    association_max_retransmissions=2,
-                    path_max_retransmissions=2,
-                ).connect(Address(("127.0.0.1",), 9000, port), near)
+                # noticed by its port, long before anything would be by silence
+                lab.carrier("web", dead_after=300).connect(Address(("127.0.0.1",), 9000, port), near)
                 await near.until(lambda: near.association is not None)
                 process.kill()
-                assert "does not answer any more" in await near.end()
+                assert "nothing listens on that UDP port any more" in await near.end()
 
         self.contract.run(body)
 
@@ -565,11 +560,38 @@ class TestUserspace:
                 await near.until(lambda: near.association is not None)
                 process.send_signal(signal.SIGSTOP)
                 near.send([Message(number % 10, bytes(1000)) for number in range(100)])
-                await asyncio.sleep(0.3)
+                await timed_out(near, 2)
                 process.send_signal(signal.SIGCONT)
                 await near.until(lambda: near.received == 100)
 
         self.contract.run(body)
+
+    @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+    def test_a_peer_that_is_stopped_for_good(self, busy: bool) -> None:
+        """Given up after `dead_after`, not before, whether there is something to send or not."""
+
+        async def body(lab: Lab) -> None:
+            with application() as (process, port):
+                near = Recorder()
+                lab.carrier("web", **silence(2)._asdict()).connect(Address(("127.0.0.1",), 9000, port), near)
+                await near.until(lambda: near.association is not None)
+                process.send_signal(signal.SIGSTOP)
+                stopped = time.monotonic()
+                if busy:
+                    near.send([Message(number % 10, bytes(1000)) for number in range(100)])
+                assert await near.end() == f"127.0.0.1:{port} does not answer any more: not a packet in 2 s."
+                assert time.monotonic() - stopped >= 1.9  # its last packet may have come a moment before
+
+        self.contract.run(body)
+
+
+async def timed_out(near: Recorder, times: int) -> None:
+    """Wait until the retransmission timer has ended `times` times: each doubles it."""
+    first = near.up.statistics().retransmission_timeout
+    assert first
+    async with asyncio.timeout(PATIENCE):
+        while (near.up.statistics().retransmission_timeout or 0) < first * 2**times:
+            await asyncio.sleep(0.01)
 
 
 class Relay(asyncio.DatagramProtocol):
@@ -628,6 +650,7 @@ import asyncio, sys
 sys.path.insert(0, {root!r})
 from tests.sctp.contract import Recorder
 from fcgi_core.sctp.carrier import Address, CarrierOptions
+from fcgi_core.sctp.silence import silence
 from fcgi_core.sctp.userspace import UserspaceCarrier
 
 async def main():
