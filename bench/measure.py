@@ -243,10 +243,13 @@ def take_turn(server: Server, case: Case, seconds: int, connections: int, *, fre
             "python": str(PYTHON),
             "bin": str(PYTHON.parent),
             "root": str(ROOT),
+            "folder": str(folder),
             "socket": str(folder / "server.sock"),
             "port": str(free_port()),
             "udp": str(free_port(SOCK_DGRAM)),
         }
+        for file, text in server.files:
+            (folder / file).write_text(text.format_map(fields))
         programs = []
         for program in server.programs:
             try:
@@ -260,7 +263,7 @@ def take_turn(server: Server, case: Case, seconds: int, connections: int, *, fre
                 raise TurnFailed(f"cannot start {program.command[0]}: {error.strerror}") from error
             programs.append(running.enter_context(started))
         # nginx stops first, so that a thread that waits on a kept connection sees its end
-        web = running.enter_context(nginx.start(server, server.address.format_map(fields), port, folder))
+        web = running.enter_context(nginx.start(server, fields, port, folder))
         wait_until_ready(port, [*programs, web])
         check_answer(port, case)
         turn = load(port, case, seconds, connections, folder, [*programs, web])

@@ -11,7 +11,7 @@ from bench.install import which
 from bench.processes import Running
 from bench.servers import Server
 
-KEPT_CONNECTIONS = 256
+KEPT_CONNECTIONS = 1024
 """Idle connections that nginx may keep to a server: more than --connections, so that none is closed early."""
 
 CONFIGURATION = """\
@@ -73,7 +73,8 @@ FASTCGI = """\
             fastcgi_param REMOTE_PORT $remote_port;
             fastcgi_param SERVER_ADDR $server_addr;
             fastcgi_param SERVER_PORT $server_port;
-            fastcgi_param SERVER_NAME $server_name;"""
+            fastcgi_param SERVER_NAME $server_name;
+            {script}"""
 
 HTTP = """\
             proxy_pass http://peer;
@@ -87,32 +88,33 @@ HTTP = """\
             proxy_read_timeout 20s;"""
 
 
-def configuration(server: Server, address: str, port: int, folder: Path) -> str:
-    """nginx.conf for one server under test, whose socket is ``address``."""
+def configuration(server: Server, fields: dict[str, str], port: int, folder: Path) -> str:
+    """nginx.conf for one server under test; ``fields`` are what its templates are filled with."""
     keepalive = f"keepalive {KEPT_CONNECTIONS}; keepalive_requests 1000000000;" if server.keepalive else ""
     passing = HTTP
     if server.protocol == "fastcgi":
-        passing = FASTCGI.format(keep_conn="fastcgi_keep_conn on;" if server.keepalive else "")
+        script = f"fastcgi_param SCRIPT_FILENAME {server.script.format_map(fields)};" if server.script else ""
+        passing = FASTCGI.format(keep_conn="fastcgi_keep_conn on;" if server.keepalive else "", script=script)
     user = ""
     if os.geteuid() == 0:  # the worker would become "nobody", who may not open the servers' sockets
         user = f"user {pwd.getpwuid(0).pw_name} {grp.getgrgid(0).gr_name};"
     return CONFIGURATION.format(
         user=user,
         folder=folder,
-        address=address,
+        address=server.address.format_map(fields),
         upstream_keepalive=keepalive,
         port=port,
         passing=passing,
     )
 
 
-def start(server: Server, address: str, port: int, folder: Path) -> Running:
+def start(server: Server, fields: dict[str, str], port: int, folder: Path) -> Running:
     """Starts nginx; its complaints about the server under test go to ``nginx-error.log`` in the folder."""
     program = which("nginx")
     if program is None:
         raise FileNotFoundError("nginx is not installed")
     path = folder / "nginx.conf"
-    path.write_text(configuration(server, address, port, folder))
+    path.write_text(configuration(server, fields, port, folder))
     errors = folder / "nginx-error.log"
     return Running("nginx", (program, "-e", str(errors), "-c", str(path)), folder / "nginx.log")
 

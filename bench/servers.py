@@ -12,8 +12,8 @@ these are started with ``one_core`` (what ``taskset -c N`` or systemd's CPUAffin
 are. ``--free-cores`` measures them as most people run them.
 
 Commands are templates. The fields are ``{python}`` (of ``bench/.venv``), ``{bin}`` (its scripts), ``{root}``
-(the checkout), ``{socket}`` (a unix socket in the run's temporary folder), ``{port}`` (a free TCP port, or our
-SCTP port) and ``{udp}`` (a free UDP port).
+(the checkout), ``{folder}`` (the turn's temporary one), ``{socket}`` (a unix socket in it), ``{port}`` (a free TCP
+port, or our SCTP port) and ``{udp}`` (a free UDP port).
 
 To add a server: one more entry in :data:`SERVERS`.
 """
@@ -25,6 +25,8 @@ from typing import Literal
 
 UNIX = "unix:{socket}"
 TCP = "127.0.0.1:{port}"
+OURS = "{root}/.venv/bin/fcgi-sctp"
+PEER = "127.0.0.1:{port}/{udp}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Server:
     """In the order of starting; they are stopped in the opposite order."""
     setup: str
     """How it is run and why, in a sentence for the reader of the results."""
-    application: Literal["WSGI", "ASGI"] = "WSGI"
+    application: Literal["WSGI", "ASGI", "PHP"] = "WSGI"
     protocol: Literal["fastcgi", "http"] = "fastcgi"
     address: str = UNIX
     """Where nginx passes requests to."""
@@ -57,6 +59,10 @@ class Server:
     """Distributions in ``bench/.venv`` that it needs."""
     debian: tuple[str, ...] = ()
     """Debian packages that it needs."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Files in the turn's folder that it needs: name and text, a template as the commands are."""
+    script: str = ""
+    """SCRIPT_FILENAME, for servers that run scripts; a template too."""
     by_default: bool = True
     """Measured when ``--servers`` names none."""
 
@@ -81,11 +87,39 @@ def uwsgi(address: str) -> tuple[Program, ...]:
 
 def ours(application: str, *options: str) -> tuple[Program, ...]:
     """Our two programs: ``app`` beside the application, ``web`` beside nginx, SCTP in UDP between them."""
-    command = "{root}/.venv/bin/fcgi-sctp"
-    peer = "127.0.0.1:{port}/{udp}"
     return (
-        Program("app", (command, "app", application, *options, "--listen", peer)),
-        Program("web", (command, "web", "--listen", "unix:{socket}", "--connect", peer)),
+        Program("app", (OURS, "app", application, *options, "--listen", PEER)),
+        Program("web", (OURS, "web", "--listen", "unix:{socket}", "--connect", PEER)),
+    )
+
+
+PHP_FPM = """\
+[global]
+error_log = {folder}/php-fpm.errors
+[bench]
+user = root
+group = root
+listen = {folder}/php.sock
+pm = static
+pm.max_children = 2
+"""
+PHP = Program(
+    "php-fpm", ("php-fpm8.2", "--nodaemonize", "--allow-to-run-as-root", "--fpm-config", "{folder}/php-fpm.conf")
+)
+
+
+def php(*programs: Program, name: str, setup: str, address: str = UNIX, keepalive: bool = True) -> Server:
+    """php-fpm by some road."""
+    return Server(
+        name,
+        (PHP, *programs),
+        setup,
+        application="PHP",
+        address=address,
+        keepalive=keepalive,
+        debian=("php8.2-fpm",),
+        files=(("php-fpm.conf", PHP_FPM),),
+        script="{root}/bench/apps.php",
     )
 
 
@@ -187,5 +221,22 @@ SERVERS: tuple[Server, ...] = (
         application="ASGI",
         protocol="http",
         pypi=("uvicorn", "uvloop", "httptools"),
+    ),
+    php(
+        name="php-fpm",
+        setup="two children; it serves a connection at a time in each, so nginx keeps none",
+        address="unix:{folder}/php.sock",
+        keepalive=False,
+    ),
+    php(
+        *(
+            Program(
+                "app",
+                (OURS, "app", "--fastcgi", "unix:{folder}/php.sock", "--fastcgi-connections", "2", "--listen", PEER),
+            ),
+            Program("web", (OURS, "web", "--listen", "unix:{socket}", "--connect", PEER)),
+        ),
+        name="fcgi-sctp-php",
+        setup="the same php-fpm behind our bridge, which keeps two connections to it",
     ),
 )

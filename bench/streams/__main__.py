@@ -98,7 +98,7 @@ def run(scenario: str, full: bool, lanes: int, guest: bool) -> None:
     there = [cell for cell in cells if cell.alternative.carrier == "kernel"]
     if there and guest:
         routes = {(cell.route, cell.run): cell for cell in there}
-        there += [replace(cell, alternative=alternatives.REFERENCE) for cell in routes.values()]
+        there += [replace(cell, alternative=alternatives.REFERENCES[scenario][0]) for cell in routes.values()]
         kept += measure_in_guest(there, 1)
     date = time.strftime("%Y-%m-%d")
     result = {"scenario": scenario, "date": date, "full": full, "machine": machine(), "cells": kept}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fcgi_core.sctp.carrier import Scheduler
 from fcgi_core.streams import Plan
 
-__all__ = ["ALERTS", "Alternative", "BEST", "FLOOD", "QUEUES", "REFERENCE", "REQUESTS", "SLOW_READER"]
+__all__ = ["ALERTS", "Alternative", "BEST", "FLOOD", "QUEUES", "REFERENCES", "REQUESTS", "SLOW_READER"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Alternative:
 
     name: str
     carrier: str
-    """``userspace``, ``kernel`` (SCTP) or ``tcp``."""
+    """``userspace``, ``kernel`` (SCTP) or ``tcp``: this project's core on it. ``http/1.1``, ``http/2``: HAProxy and
+    hypercorn, see http.py."""
     plan: Plan = Plan.PER_CHANNEL
     scheduler: Scheduler = Scheduler.PRIORITY
     interleaving: bool = True
@@ -31,6 +32,8 @@ class Alternative:
     """TCP's congestion control."""
     queue: str = ""
     """How much SCTP may hold, see queues.py; '': what the carrier does by itself."""
+    leasing: str = ""
+    """Which released stream is leased again, see leasing.py; '': the one released longest ago."""
 
 
 def _sctp(carrier: str) -> list[Alternative]:
@@ -85,11 +88,20 @@ REQUESTS = [
     replace(EACH, name="tcp, 6 connections", connections=6),
     replace(EACH, name="tcp, 30 connections", connections=30),
     *(replace(BEST[carrier], name=f"{carrier} {plan.value}", plan=plan) for carrier in BEST for plan in Plan),
+    *(replace(BEST[carrier], name=f"{carrier} per-channel, last released first", leasing="last") for carrier in BEST),
+    replace(SHARED, name="http/2 to the back end, one connection", carrier="http/2"),
+    replace(SHARED, name="http/1.1 to the back end, 30 connections", carrier="http/1.1", connections=30),
 ]
 
 SLOW_READER = [SHARED, *BEST.values()]
 
-REFERENCE = LOWAT
+REFERENCES = {
+    "alerts": [LOWAT],
+    "queues": [],
+    "requests": [LOWAT, replace(EACH, name="tcp, 30 connections", connections=30)],
+    "slow-reader": [SHARED],
+    "flood": [LOWAT],
+}
 """Measured in the guest as well, to hold its figures beside those from here."""
 
 FLOOD = [

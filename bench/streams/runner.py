@@ -23,6 +23,7 @@ import fcgi_core.sctp.userspace  # noqa: F401  imported here, before the forks
 
 from .application import serve
 from .children import settle
+from .http import ask_over_http, serve_http
 from .loads import LOADS, summary
 from .measurement import Cell, describe
 from .network import NetemLane, enter
@@ -30,6 +31,7 @@ from .web import ask
 
 __all__ = ["DISTURBED", "measure"]
 
+HTTP = ("http/1.1", "http/2")
 DISTURBED = 0.020
 """Seconds by which the 99th of 100 alerts was sent late: beyond it the machine had something else to do."""
 
@@ -56,8 +58,8 @@ def _fork(work: Callable[[int], None]) -> tuple[int, int]:
 def _application(cell: Cell, space: str) -> Callable[[int], None]:
     def work(writing: int) -> None:
         enter(space)
-        result = asyncio.run(serve(cell, lambda: os.write(writing, b"r")))
-        _write(writing, result)
+        serving = serve_http if cell.alternative.carrier in HTTP else serve
+        _write(writing, asyncio.run(serving(cell, lambda: os.write(writing, b"r"))))
 
     return work
 
@@ -65,7 +67,10 @@ def _application(cell: Cell, space: str) -> Callable[[int], None]:
 def _web(cell: Cell, space: str) -> Callable[[int], None]:
     def work(writing: int) -> None:
         enter(space)
-        _write(writing, asyncio.run(ask(cell, LOADS[cell.scenario])))
+        if cell.alternative.carrier in HTTP:
+            _write(writing, asyncio.run(ask_over_http(cell, random.Random(cell.seed * 1000 + cell.run))))
+        else:
+            _write(writing, asyncio.run(ask(cell, LOADS[cell.scenario])))
 
     return work
 
