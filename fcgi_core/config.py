@@ -108,6 +108,37 @@ def _back_ends(value: object) -> object:
     return [{"address": one} if isinstance(one, str) else one for one in several]
 
 
+class HealthConfig(_Model):
+    """A request of the web side's own to each application, now and then. Its answer is good if it is whole in time and
+    its status below 500."""
+
+    uri: str = Field(pattern=r"^/[!-~]*$")
+    """What is asked for, with GET: /healthz. It should answer quickly, and be honest."""
+    server_name: str = Field("localhost", min_length=1)
+    """The virtual host that is asked."""
+    interval: Seconds = Field(5, ge=0.1)
+    """From one request to the next."""
+    timeout: Seconds = Field(2, gt=0)
+    """How long the answer may take."""
+    rise: int = Field(2, ge=1, le=100)
+    """Good answers in a row that bring an application back into the balance."""
+    fall: int = Field(3, ge=1, le=100)
+    """Bad ones in a row after which it gets no requests."""
+    params: dict[str, str] = {}
+    """More CGI variables, or others: SCRIPT_FILENAME for php-fpm."""
+
+    @model_validator(mode="after")
+    def _one_at_a_time(self) -> HealthConfig:
+        if self.timeout > self.interval:
+            raise ValueError("timeout must not be longer than interval")
+        return self
+
+
+def _health_short(value: object) -> object:
+    """`health: /healthz` is short for `health: {uri: /healthz}`."""
+    return {"uri": value} if isinstance(value, str) else value
+
+
 class WebConfig(_Model):
     """The side beside the web server."""
 
@@ -117,6 +148,9 @@ class WebConfig(_Model):
     """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
     slow_start: Seconds = Field(10, ge=0)
     """How long an application that returned takes to get its whole share."""
+    health: Annotated[HealthConfig | None, BeforeValidator(_health_short)] = None
+    """A URI that each application is asked for every few seconds: one that does not answer gets no requests. Null: its
+    association and its requests alone tell how it fares."""
     feed: str | None = DEFAULT_FEED
     """Unix socket of the live feed; null for none."""
     feed_group: str | None = None

@@ -26,6 +26,7 @@ from .status import app_commands, web_commands
 from .supervisor import Supervisor
 from .systemd import notify
 from .web.feed import Feed
+from .web.probe import ProbeOptions
 from .web.service import BackEndOptions, WebOptions, WebService
 
 __all__ = ["load_application", "run_app", "run_web"]
@@ -84,6 +85,7 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
             queue_timeout=web.queue_timeout,
             queue_length=web.queue_length,
             slow_start=web.slow_start,
+            probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
             socket_mode=int(web.socket_mode, 8),
         ),

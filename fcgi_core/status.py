@@ -45,12 +45,13 @@ def web_commands(service: WebService) -> Commands:
             {
                 "address": str(one.address),
                 "up": one.link is not None,
+                "state": one.state,
                 "association": one.link.info.identity if one.link is not None else None,
                 "weight": one.weight,
                 "in_flight": one.outstanding,
                 "capacity": one.capacity,
                 "requests": one.requests,
-                "last_error": one.last_error if one.link is None else "",
+                "last_error": "" if one.state == "up" else one.last_error,
             }
             for one in service.upstreams
         ]

@@ -35,7 +35,7 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
         "upstreams": [
             {
                 "address": one["address"],
-                "up": one["up"],
+                "state": one["state"],
                 "in_flight": one["in_flight"],
                 "requests_per_second": rate(one["requests"], upstreams_before.get(one["address"], one)["requests"]),
             }

@@ -23,6 +23,8 @@ ROW = 64
 """Streams in a row of the picture."""
 MOST_USES = 24
 """Streams told one by one without --all."""
+STATES = {"up": "up", "out": "OUT", "down": "DOWN"}
+"""Of applications; one that is out is connected, and its probes say that it answers nothing."""
 LETTERS = "abdefghijkmnopqrtuvwxyz"
 """For channels, in the order in which they appear; c is content, s STDERR, l late feedback."""
 
@@ -73,7 +75,7 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
             [
                 (
                     one["address"],
-                    "up" if one["up"] else "DOWN",
+                    STATES.get(one["state"], "?"),
                     f"{one['in_flight']} in flight",
                     f"{one['requests']} sent",
                     f"weight {one['weight']:g}",

@@ -15,6 +15,7 @@ from fcgi_core.text import escape
 
 from .admin import AdminClient, add_admin_argument, ask_all, sockets
 from .rates import view
+from .status import STATES
 from .units import amount, duration, seconds, size
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
             [
                 (
                     escape(upstream["address"]),
-                    "up" if upstream["up"] else "DOWN",
+                    STATES.get(upstream["state"], "?"),
                     _rate(upstream["requests_per_second"]),
                     str(upstream["in_flight"]),
                 )

@@ -1,7 +1,8 @@
 """Which of several applications gets a request: the one with the fewest under way for its weight.
 
 A back end that has just come up again gets its share little by little (slow start), so that a cold cache does not meet
-the whole load; one that failed several times in a row is avoided for a while as long as there is another.
+the whole load; one that failed several times in a row is avoided for a while as long as there is another; one that
+probes have found to be ill gets nothing.
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ LEAST_SHARE = 0.1
 
 @dataclass(slots=True)
 class Health:
-    """How a back end fares, as its requests tell."""
+    """How a back end fares, as its requests and probes tell."""
 
     slow_start: float = 10.0
     """Seconds until a back end that came up has its whole weight."""
     up_since: float | None = None
     failures: int = 0
     avoid_until: float = 0.0
+    out: bool = False
+    """Probes say that it answers nothing: it takes no requests."""
 
     def came_up(self, now: float, *, first: bool) -> None:
-        """It can be reached again; the first time there is nothing to be careful about."""
+        """It answers again; the first time there is nothing to be careful about."""
         self.up_since = None if first else now
         self.failures = 0
         self.avoid_until = 0.0
+        self.out = False
 
     def succeeded(self) -> None:
         self.failures = 0

@@ -24,6 +24,7 @@ from ..web_connection import WebConnection
 from .balance import choose
 from .downstream import DownstreamConnection, WebExchange
 from .feed import Feed
+from .probe import ProbeOptions
 from .upstream import Upstream
 
 __all__ = ["ListenError", "WebOptions", "WebService"]
@@ -64,6 +65,8 @@ class WebOptions:
     """Requests that wait at most; the next is answered 503 at once."""
     slow_start: float = 10.0
     """How long an application that returned takes to get its whole share."""
+    probes: ProbeOptions | None = None
+    """What each application is asked now and then to see whether it answers."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
     needs_feed: bool = True
@@ -101,7 +104,15 @@ class WebService:
             publish=self._publish,
         )
         self.upstreams = [
-            Upstream(one.address, carrier, self, self._loop, weight=one.weight, slow_start=self.options.slow_start)
+            Upstream(
+                one.address,
+                carrier,
+                self,
+                self._loop,
+                weight=one.weight,
+                slow_start=self.options.slow_start,
+                probes=self.options.probes,
+            )
             for one in connect
         ]
         self.max_requests = self._settings.max_requests * len(self.upstreams)
@@ -258,6 +269,7 @@ class WebService:
             self._loop,
             weight=origin.weight,
             slow_start=self.options.slow_start,
+            probes=self.options.probes,
             origin=origin,
         )
         self.upstreams.append(worker)
@@ -318,7 +330,8 @@ class WebService:
                 exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
             )
         elif all(
-            upstream.link is None and now - upstream.last_up > self.options.queue_timeout for upstream in self.upstreams
+            upstream.state != "up" and now - upstream.last_up > self.options.queue_timeout
+            for upstream in self.upstreams
         ):
             # nobody has been there for as long as a request would wait
             reasons = "; ".join(f"{upstream.address}: {upstream.last_error}" for upstream in self.upstreams)

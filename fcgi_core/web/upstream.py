@@ -36,6 +36,7 @@ from ..supervisor import Supervisor
 from ..web_connection import WebConnection
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .downstream import WebExchange
+from .probe import Probe, ProbeOptions, Prober
 
 __all__ = ["Owner", "Upstream"]
 
@@ -46,6 +47,9 @@ FIRST_RETRY = 0.05
 LAST_RETRY = 0.4
 """Seconds between attempts at most: an application that returns is found within half a second, and a packet or two a
 second is no burden."""
+
+GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
+"""Answers that count as failures: a bridge gives them when it is its FastCGI server that failed."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
@@ -69,7 +73,8 @@ class Owner(Protocol):
         """The exchange is over."""
 
     def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
-        """Nobody knows how far `failed` came with it: give it to another application if that can do no harm."""
+        """Nobody knows how far `failed` came with it: give it to another application if that can do no harm, and
+        nothing of an answer has gone on."""
 
     def requeue(self, exchange: WebExchange) -> None:
         """Nothing of the exchange has reached an application: let another take it."""
@@ -87,6 +92,7 @@ class Upstream:
         *,
         weight: float = 1.0,
         slow_start: float = 10.0,
+        probes: ProbeOptions | None = None,
         origin: Upstream | None = None,
     ) -> None:
         self.address = address
@@ -117,6 +123,7 @@ class Upstream:
         self._lookup: asyncio.Task[None] | None = None
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
+        self._prober = None if probes is None else Prober(probes, self, loop)
 
     def start(self) -> None:
         """Begin to keep an association up."""
@@ -149,6 +156,8 @@ class Upstream:
     def stop(self, on_stopped: Callable[[], None]) -> None:
         """End the association gracefully; `on_stopped` is called when it is gone."""
         self._stopping = True
+        if self._prober is not None:
+            self._prober.stop()
         if self._retry_handle is not None:
             self._retry_handle.cancel()
             self._retry_handle = None
@@ -167,7 +176,12 @@ class Upstream:
     @property
     def capacity(self) -> int:
         """Requests that it would take now."""
-        return 0 if self.link is None else self._connection.capacity
+        return 0 if self.link is None or self.health.out else self._connection.capacity
+
+    @property
+    def state(self) -> str:
+        """``up``, ``out`` (of the balance, by its probes) or ``down``."""
+        return "down" if self.link is None else "out" if self.health.out else "up"
 
     @property
     def outstanding(self) -> int:
@@ -199,8 +213,8 @@ class Upstream:
     def begin(self, exchange: WebExchange) -> None:
         """Send the request on; RequestRefused if it does not take one now."""
         link = self.link
-        if link is None:
-            raise RequestRefused(f"no association with {self.address}")
+        if link is None or self.health.out:
+            raise RequestRefused(f"{self.address} is {self.state}")
         whole = exchange.input_closed and all(kind == RecordType.STDIN for kind, _ in exchange.body)
         body = b"".join(content for _, content in exchange.body) if whole else None
         request = self._connection.begin_request(
@@ -241,6 +255,35 @@ class Upstream:
             self._connection.consumed(exchange.request, count)
             self.driver.wake()
 
+    # ---- probes
+
+    def send_probe(self, probe: Probe) -> None:
+        link = self.link
+        assert link is not None
+        probe.request = request = self._connection.begin_request(probe.raw_params, body=b"")
+        probe.link = link
+        request.context = probe
+        self.driver.wake()
+
+    def abort_probe(self, probe: Probe) -> None:
+        self._connection.abort(probe.request)
+        self.driver.wake()
+
+    def is_answered(self, probe: Probe) -> bool:
+        return probe.request.key not in self._connection.requests
+
+    def probes_say(self, good: bool, why: str) -> None:
+        now = self._loop.time()
+        if good:
+            log.info("application %s answers its probes again and is back in the balance", self.address)
+            self.health.came_up(now, first=False)
+            self._owner.upstream_ready()
+        else:
+            log.warning("application %s is out of the balance, by its probes: %s", self.address, why)
+            self.health.out = True
+            self.last_up = now
+            self.last_error = f"probes: {why}"
+
     # ---- events
 
     def _on_events(self, events: Sequence[Event]) -> None:
@@ -274,7 +317,10 @@ class Upstream:
             self._ended(one)
 
     def _ended(self, event: RequestEnded) -> None:
-        exchange: WebExchange = event.request.context
+        exchange: WebExchange | Probe = event.request.context
+        if isinstance(exchange, Probe):
+            exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
+            return
         if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
             # the application had not begun it
             if exchange.can_be_sent_again:
@@ -284,14 +330,23 @@ class Upstream:
                 self._owner.finished(exchange, error="overloaded")
             return
         if event.status is ProtocolStatus.INCOMPLETE:
-            exchange.fail(HTTPStatus.BAD_GATEWAY, "the application's answer broke off")
-            self._owner.finished(exchange, error="the answer broke off")
+            self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
             return
         if exchange.first_byte is None and not exchange.bytes_out:
             log.warning("application %s ended request %s without an answer", self.address, exchange.identity)
-        self.health.succeeded()
+        if exchange.status in GATEWAY_FAILURES:
+            self.failed()
+        else:
+            self.health.succeeded()
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
+
+    def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
+        """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
+        self.failed()
+        if not self._owner.try_another(exchange, self):
+            exchange.fail(HTTPStatus.BAD_GATEWAY, why)
+            self._owner.finished(exchange, error=error)
 
     def failed(self) -> None:
         """A request failed by the application's fault, not the association's."""
@@ -306,10 +361,11 @@ class Upstream:
                 self._ready(event)
             case RequestFailed():
                 log.error("application %s: %s", self.address, event.error)
-                exchange: WebExchange = event.request.context
-                self.failed()
-                exchange.fail(HTTPStatus.BAD_GATEWAY, "the application's answer breaks the protocol")
-                self._owner.finished(exchange, error=str(event.error))
+                exchange: WebExchange | Probe = event.request.context
+                if isinstance(exchange, Probe):
+                    exchange.end(str(event.error))
+                else:
+                    self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
             case PeerDraining():
                 log.info("application %s takes no new requests", self.address)
             case ConfigAnswered():
@@ -333,12 +389,16 @@ class Upstream:
         name = event.settings.name or event.settings.instance
         log.info("association %d with application %s at %s is up", self._number, name, self.address)
         self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address))
+        if self._prober is not None:
+            self._prober.start()
         self._owner.workers_told(self, advertised(self.address, event.settings.others))
         self._owner.upstream_ready()
 
     def _on_down(self, reason: str) -> None:
         link, self.link = self.link, None
         self._driver = None
+        if self._prober is not None:
+            self._prober.stop()
         if link is not None:
             self.last_up = self._loop.time()
             if not self._stopping:

@@ -18,7 +18,7 @@ def answer(uptime: float, ended: int, host: dict[str, Any], sent: int = 0) -> di
         "bounds": BOUNDS,
         "requests": {"in_flight": 1, "waiting": 0, "ended": ended},
         "hosts": [host],
-        "upstreams": [{"address": "a:1", "up": True, "in_flight": 1, "requests": ended}],
+        "upstreams": [{"address": "a:1", "state": "up", "in_flight": 1, "requests": ended}],
         "associations": [
             {
                 "identity": 1,

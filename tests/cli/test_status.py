@@ -64,8 +64,9 @@ STATUS: dict[str, Any] = {
     "uptime": 3725.0,
     "requests": {"in_flight": 2, "waiting": 1, "ended": 99},
     "upstreams": [
-        {"address": "a:1", "up": True, "in_flight": 2, "requests": 5, "weight": 1.0, "last_error": ""},
-        {"address": "b:1", "up": False, "in_flight": 0, "requests": 0, "weight": 2.5, "last_error": "refused"},
+        {"address": "a:1", "state": "up", "in_flight": 2, "requests": 5, "weight": 1.0, "last_error": ""},
+        {"address": "b:1", "state": "down", "in_flight": 0, "requests": 0, "weight": 2.5, "last_error": "refused"},
+        {"address": "c:1", "state": "out", "in_flight": 4, "requests": 9, "weight": 1.0, "last_error": "probes: late"},
     ],
     "hosts": [HOST],
     "hosts_left_out": 0,
@@ -84,6 +85,7 @@ web side host1, fcgi-sctp 0.1.0, process 7, up 1 h 2 min
   applications
     a:1  up    2 in flight  5 sent  weight 1
     b:1  DOWN  0 in flight  0 sent  weight 2.5  refused
+    c:1  OUT   4 in flight  9 sent  weight 1    probes: late
   virtual hosts, since somebody first asked
     shop.example  17 requests  2 in flight  4.9 KiB sent  2xx 16  5xx 1
   association 1 with shop at 127.0.0.1:9000, up 1 min 1 s

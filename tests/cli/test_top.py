@@ -46,7 +46,7 @@ def status(ended: int = 0, name: str = "shop.example") -> dict[str, Any]:
             }
         ],
         "hosts_left_out": 0,
-        "upstreams": [{"address": "127.0.0.1:9000", "up": False, "in_flight": 3, "requests": ended}],
+        "upstreams": [{"address": "127.0.0.1:9000", "state": "down", "in_flight": 3, "requests": ended}],
         "associations": [
             {
                 "identity": 1,

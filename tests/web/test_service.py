@@ -1,0 +1,282 @@
+"""Which application gets a request, and what happens when one fails. On the memory carrier, without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from fcgi_core.app.service import AppExchange, AppService
+from fcgi_core.records import (
+    KEEP_CONN,
+    Record,
+    RecordReader,
+    RecordType,
+    Role,
+    begin_request,
+    encode_pairs,
+    record,
+    stream_records,
+)
+from fcgi_core.sctp.carrier import Address
+from fcgi_core.web.balance import MAX_FAILURES
+from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
+from fcgi_core.web.probe import ProbeOptions
+from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
+from tests.app.harness import LiveNetwork, until
+from tests.web.test_downstream import Wire
+
+Behaviour = Callable[[AppExchange], None]
+PROBE = "/healthz"
+
+
+def answer(text: bytes) -> Behaviour:
+    def give(exchange: AppExchange) -> None:
+        exchange.send(b"Content-Type: text/plain\r\n\r\n" + text)
+        exchange.end()
+
+    return give
+
+
+def break_off(exchange: AppExchange) -> None:
+    """With nothing sent."""
+    exchange.fail("on purpose")
+
+
+def break_off_late(exchange: AppExchange) -> None:
+    exchange.send(b"Content-Type: text/plain\r\n\r\nhalf")
+    exchange.fail("on purpose")
+
+
+def gateway_timeout(exchange: AppExchange) -> None:
+    exchange.send(b"Status: 504 Gateway Timeout\r\n\r\n")
+    exchange.end()
+
+
+def break_the_protocol(exchange: AppExchange) -> None:
+    """A record that only a web side sends."""
+    request = exchange.request
+    exchange.connection._outbox.add(request.lane, record(RecordType.STDIN, request.id, b"x", request.generation))
+    exchange.link.driver.wake()
+    exchange.on_abort = exchange.end
+
+
+def hang(exchange: AppExchange) -> None:
+    exchange.on_abort = exchange.end
+
+
+class Application:
+    """Does with each request what it is told; probes are apart."""
+
+    def __init__(self, does: Behaviour) -> None:
+        self.does = does
+        self.on_probe: Behaviour = answer(b"well")
+        self.requests = 0
+        self.probes = 0
+
+    async def start(self, service: AppService) -> None:
+        pass
+
+    def request(self, exchange: AppExchange) -> None:
+        if exchange.params.get("REQUEST_URI") == PROBE:
+            self.probes += 1
+            self.on_probe(exchange)
+        else:
+            self.requests += 1
+            self.does(exchange)
+
+    async def stop(self) -> None:
+        pass
+
+
+class Bench:
+    """A web side and its applications."""
+
+    def __init__(self, service: WebService, applications: list[Application]) -> None:
+        self.service = service
+        self.applications = applications
+
+    def states(self) -> list[str]:
+        return [one.state for one in self.service.upstreams]
+
+    def begin(self, method: str = "GET", body: bytes = b"") -> Wire:
+        """A web server's request, on a connection of its own."""
+        wire = Wire()
+        connection = DownstreamConnection(self.service, self.service._connections)
+        connection.connection_made(wire)
+        params = {"REQUEST_METHOD": method, "REQUEST_URI": "/", "SERVER_NAME": "shop.example"}
+        sent = begin_request(1, Role.RESPONDER, KEEP_CONN)
+        sent += b"".join(stream_records(RecordType.PARAMS, 1, encode_pairs(params)))
+        sent += record(RecordType.PARAMS, 1)
+        if body:
+            sent += record(RecordType.STDIN, 1, body)
+        connection.data_received(sent + record(RecordType.STDIN, 1))
+        return wire
+
+    async def ask(self, method: str = "GET", body: bytes = b"") -> bytes:
+        """STDOUT of the answer."""
+        wire = self.begin(method, body)
+        await until(lambda: is_over(wire), "the answer")
+        return stdout(wire)
+
+
+def records(wire: Wire) -> list[Record]:
+    return RecordReader().feed(wire.written.removesuffix(NO_RECORD) if wire.closing else wire.written)
+
+
+def is_over(wire: Wire) -> bool:
+    return bool(wire.closing) or RecordType.END_REQUEST in [kind for kind, _, _ in records(wire)]
+
+
+def stdout(wire: Wire) -> bytes:
+    return b"".join(content for kind, _, content in records(wire) if kind == RecordType.STDOUT)
+
+
+@asynccontextmanager
+async def running(*does: Behaviour, **options: Any) -> AsyncIterator[Bench]:
+    network = LiveNetwork()
+    addresses = [Address((f"10.0.0.{number}",), 9000) for number in range(1, len(does) + 1)]
+    applications = [Application(one) for one in does]
+    services = []
+    for address, application in zip(addresses, applications, strict=True):
+        services.append(AppService(application, network.carrier(), [address]))
+        await services[-1].start()
+    web = WebService(
+        network.carrier(), [], [BackEndOptions(one) for one in addresses], options=WebOptions(slow_start=0, **options)
+    )
+    await web.start()
+    bench = Bench(web, applications)
+    await until(lambda: bench.states() == ["up"] * len(does), "all are up")
+    try:
+        yield bench
+    finally:
+        await web.stop(0)
+        for service in services:
+            await service.stop(0)
+
+
+def run(body: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(body())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fails", [break_off, break_the_protocol])
+def test_an_answer_that_breaks_off_before_it_began_is_asked_for_elsewhere(fails: Behaviour) -> None:
+    async def body() -> None:
+        async with running(fails, answer(b"the other")) as bench:
+            for _ in range(MAX_FAILURES):
+                assert (await bench.ask()).endswith(b"the other")
+            bad, _ = bench.service.upstreams
+            assert bad.health.avoid_until > 0, "each counted against it"
+            assert bench.applications[0].requests == MAX_FAILURES
+            assert (await bench.ask()).endswith(b"the other")
+            assert bench.applications[0].requests == MAX_FAILURES, "it is avoided now"
+
+    run(body)
+
+
+def test_what_may_not_be_made_twice_is_not() -> None:
+    async def body() -> None:
+        async with running(break_off, answer(b"the other")) as bench:
+            assert b"502 Bad Gateway" in await bench.ask("POST", b"order")
+            assert [one.requests for one in bench.applications] == [1, 0]
+
+    run(body)
+
+
+def test_an_answer_that_broke_off_later_is_cut() -> None:
+    async def body() -> None:
+        async with running(break_off_late, answer(b"the other")) as bench:
+            wire = bench.begin()
+            await until(lambda: wire.closing, "the connection is closed")
+            assert stdout(wire).endswith(b"half")
+            assert bench.applications[1].requests == 0
+            assert bench.service.upstreams[0].health.failures == 1
+
+    run(body)
+
+
+def test_twice_is_enough() -> None:
+    async def body() -> None:
+        async with running(break_off, break_off, break_off) as bench:
+            assert b"502 Bad Gateway" in await bench.ask()
+            assert sum(one.requests for one in bench.applications) == 2
+
+    run(body)
+
+
+def test_gateway_errors_count_and_are_passed_on() -> None:
+    """A bridge whose FastCGI server hangs answers 504; it may have begun the request, so nobody else is asked."""
+
+    async def body() -> None:
+        async with running(gateway_timeout, answer(b"the other")) as bench:
+            for _ in range(MAX_FAILURES):
+                assert (await bench.ask()).startswith(b"Status: 504")
+            assert (await bench.ask()).endswith(b"the other")
+
+    run(body)
+
+
+PROBES = ProbeOptions(PROBE, interval=0.02, timeout=0.02, rise=2, fall=2)
+
+
+def test_an_application_that_hangs_gets_nothing_until_it_answers_again() -> None:
+    async def body() -> None:
+        async with running(hang, answer(b"the other"), probes=PROBES) as bench:
+            sick = bench.applications[0]
+            sick.on_probe = hang
+            await until(lambda: bench.states() == ["out", "up"], "probes find out")
+            for _ in range(10):
+                assert (await bench.ask()).endswith(b"the other")
+            assert sick.requests == 0
+            assert bench.service.upstreams[0].capacity == 0
+            assert bench.service.upstreams[0].last_error.startswith("probes: no answer within")
+            sick.on_probe, sick.does = answer(b"well"), answer(b"back")
+            await until(lambda: bench.states() == ["up", "up"], "probes find that, too")
+            assert {(await bench.ask())[-4:] for _ in range(4)} == {b"back"}, "the first of equals"
+
+    run(body)
+
+
+def test_the_only_application_hangs() -> None:
+    """Requests wait for it to come back; those that come when it has been away for long are answered at once."""
+
+    async def body() -> None:
+        async with running(answer(b"alone"), probes=PROBES, queue_timeout=0.5) as bench:
+            (application,) = bench.applications
+            application.on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "probes find out")
+            waiting = bench.begin()
+            assert bench.service.waiting == 1
+            application.on_probe = answer(b"well")
+            await until(lambda: is_over(waiting), "it is answered")
+            assert stdout(waiting).endswith(b"alone")
+            application.on_probe = gateway_timeout
+            await until(lambda: bench.states() == ["out"], "probes find out again")
+            bench.service.upstreams[0].last_up -= 1
+            assert b"502 Bad Gateway" in await bench.ask()
+            assert bench.service.upstreams[0].last_error == "probes: status 504"
+
+    run(body)
+
+
+def test_probes_are_no_requests_of_the_service() -> None:
+    async def body() -> None:
+        async with running(answer(b"x"), probes=PROBES) as bench:
+            await until(lambda: bench.applications[0].probes >= 5, "some probes")
+            assert bench.service.requests_ended == 0
+            assert bench.service.in_flight == 0
+            assert bench.service.upstreams[0].requests == 0
+
+    run(body)
+
+
+def test_a_probe_whose_answer_breaks_the_protocol() -> None:
+    async def body() -> None:
+        async with running(answer(b"x"), probes=PROBES) as bench:
+            bench.applications[0].on_probe = break_the_protocol
+            await until(lambda: bench.states() == ["out"], "it counts")
+
+    run(body)
