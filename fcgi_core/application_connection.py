@@ -68,8 +68,8 @@ class ApplicationConnection(Connection):
     def _make_stderr_lane(self, request: Request) -> FeedbackLane:
         request_id, generation = request.key
 
-        def dropped(urgency: int, size: int) -> None:
-            self.stderr_dropped += size
+        def dropped(urgency: int, part: bytes) -> None:
+            self.stderr_dropped += len(part)
 
         def encode(part: bytes) -> list[bytes]:
             return [record(RecordType.STDERR, request_id, part, generation)]

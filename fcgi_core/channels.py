@@ -71,6 +71,8 @@ class Channel:
     after a lost association. Of association scope and ordered alone."""
     spool: str | None = None
     """Directory for a file that keeps the items of an acknowledged channel when the process is killed."""
+    counted: bool = False
+    """Each item begins with four bytes, big-endian: how many events it holds. Figures then count events, not items."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -89,6 +91,10 @@ class Channel:
             raise PluginError(f"channel {self.name}: only an acknowledged channel has a spool")
         if self.queue_bytes < 1024:
             raise PluginError(f"channel {self.name}: a queue of {self.queue_bytes} bytes holds nothing; 1024 at least")
+
+    def events(self, item: bytes, start: int = 0) -> int:
+        """What an item counts for; it begins at `start`."""
+        return int.from_bytes(item[start : start + 4], "big") if self.counted else 1
 
     def describe(self) -> str:
         """The value of FCGI_SCTP_CHANNEL_n: ``name;scope;priority``, for the peer and for captures."""
@@ -109,12 +115,12 @@ class FeedbackQueue:
     """Items that wait for the wire, in order, within a bound; when full, the least urgent is dropped first.
 
     `urgency` is a small number, lower is more urgent (a syslog severity serves as it is). What is dropped is reported
-    to `on_drop` as (urgency, bytes): the loss is counted where the channel's other figures are.
+    to `on_drop` as (urgency, item): the loss is counted where the channel's other figures are.
     """
 
     __slots__ = ("_budget", "_by_urgency", "_bytes", "_items", "_on_drop", "bound", "size")
 
-    def __init__(self, bound: int, on_drop: Callable[[int, int], None], budget: Budget | None = None) -> None:
+    def __init__(self, bound: int, on_drop: Callable[[int, bytes], None], budget: Budget | None = None) -> None:
         self._budget = budget or Budget(bound)
         self.bound = bound
         self.size = 0
@@ -135,7 +141,7 @@ class FeedbackQueue:
             excess = max(self.size + length - self.bound, budget.used + length - budget.limit)
             if excess > sum(held for level, held in self._bytes.items() if level > urgency):
                 # no number of the less urgent would make room: they are not dropped for nothing
-                self._on_drop(urgency, length)
+                self._on_drop(urgency, item)
                 return False
             while excess > 0:
                 excess -= self._drop_one()
@@ -174,10 +180,11 @@ class FeedbackQueue:
         if worst is None:
             return 0
         cell = self._by_urgency[worst].popleft()
-        length = len(cell[0])
-        cell[0] = b""
+        item: bytes
+        item, cell[0] = cell[0], b""
+        length = len(item)
         self._account(worst, length)
-        self._on_drop(worst, length)
+        self._on_drop(worst, item)
         return length
 
     def _account(self, urgency: int, length: int) -> None:

@@ -211,7 +211,7 @@ class Connection:
         too_large = len(item) > (MAX_ITEM if declared.ordered else self._content_size)
         useless = self.failed or self.pool.outgoing <= FIRST_STREAM  # not opened: there is no stream yet
         if not item or too_large or useless or not self.takes(channel):
-            feedback.drop(channel, urgency)
+            feedback.drop(channel, urgency, item)
             return False
         lane = feedback.lanes(request).get(number)
         if lane is None:

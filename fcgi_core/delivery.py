@@ -25,7 +25,7 @@ from .plugin import AssociationInfo, RequestInfo
 from .request import Request
 from .spool import Spool
 
-__all__ = ["Delivery", "Link", "RoutedRequest"]
+__all__ = ["Delivery", "Gathering", "Link", "Make", "RoutedRequest"]
 
 TURN = 500
 """Items that are picked up before other work of the loop has its turn, and what they go to is sent (some 2 ms)."""
@@ -34,6 +34,10 @@ MANY = 4 * TURN
 keep the interpreter to itself, and the queue would grow."""
 LET_GO_FIRST = 0.001
 """Seconds that it waits then, once."""
+GATHER_AFTER = 0.005
+"""Seconds after one gathering until the next: what comes meanwhile goes together. After a pause the first goes at once."""
+CROWDED = 0.25
+"""Part of a channel's room from which on it is crowded: something may have to be dropped soon."""
 MOST = 100_000
 """Items in the queue; no more are taken."""
 
@@ -61,6 +65,25 @@ class Link:
 
 
 Target = RequestInfo | Link | None
+Make = Callable[[bool], Iterable[tuple[bytes, int]]]
+"""Gives items with their urgency; called with whether the channel is crowded."""
+
+
+class Gathering:
+    """For a plugin that keeps events of its own and makes items of many at once, when the loop asks for them."""
+
+    def __init__(self, channel: Channel, make: Make, delivery: Delivery) -> None:
+        self.channel = channel
+        self.make = make
+        self._delivery = delivery
+
+    def ready(self) -> None:
+        """There is something again: `make` is called soon, on the loop's thread. Any thread."""
+        self._delivery.gather_soon()
+
+    def lose(self, count: int) -> None:
+        """Count events that there was no room for. Any thread."""
+        self._delivery.lose(self.channel.name, count)
 
 
 def _spool_path(channel: Channel) -> Path | None:
@@ -74,13 +97,18 @@ def _spool_path(channel: Channel) -> Path | None:
 class Delivery:
     """The sending half of all channels of one process."""
 
-    def __init__(self, channels: Iterable[Channel], wake_loop: Callable[[Callable[[], None]], object]) -> None:
-        """`channels` are those that this side sends on; `wake_loop` is asyncio's call_soon_threadsafe. OSError if the
-        spool of one cannot be opened."""
+    def __init__(
+        self,
+        channels: Iterable[Channel],
+        wake_loop: Callable[[Callable[[], None]], object],
+        call_later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        """`channels` are those that this side sends on; `wake_loop` is asyncio's call_soon_threadsafe, `call_later` its
+        call_later. OSError if the spool of one cannot be opened."""
         self.links: list[Link] = []
         """Associations, the oldest first."""
         self.lost: dict[str, int] = {}
-        """Items by channel that found no association and no room to wait."""
+        """Events by channel that found no association and no room to wait."""
         self._channels = {channel.name: channel for channel in channels}
         self._spools = {
             name: Spool(channel.queue_bytes, _spool_path(channel))
@@ -92,11 +120,15 @@ class Delivery:
         self._queue: deque[tuple[str, bytes, Target, int]] = deque()
         self._filled: dict[str, None] = {}
         """Acknowledged channels with items that were not there before."""
+        self._gatherings: list[Gathering] = []
+        self._gathering = False
+        """Whether a gathering is to come."""
         self._losing = threading.Lock()
         self._loop_thread = threading.get_ident()
         self._takers: dict[str, Link] = {}
         """By channel of association scope: the association that gets its items. Emptied when associations change."""
         self._wake_loop = wake_loop
+        self._call_later = call_later
         self._awake = False
         self._closed = False
 
@@ -109,13 +141,13 @@ class Delivery:
         spool = self._spools.get(channel)
         if spool is None:
             if len(self._queue) >= MOST:
-                self._lose(channel)
+                self._lose(channel, item)
                 return
             self._queue.append((channel, item, target, urgency))
         elif spool.add(item):  # here and now: from when this returns, the item survives what becomes of the process
             self._filled[channel] = None
         else:
-            self._lose(channel)
+            self._lose(channel, item)
             return
         if not self._awake and not self._closed:
             self._awake = True
@@ -123,7 +155,58 @@ class Delivery:
         if len(self._queue) > MANY and threading.get_ident() != self._loop_thread:
             time.sleep(LET_GO_FIRST)
 
+    def gather(self, channel: str, make: Make) -> Gathering:
+        """See `Host.gather`. PluginError for a channel that was not declared, or of request scope."""
+        declared = self._channels.get(channel)
+        if declared is None or declared.scope is Scope.REQUEST:
+            raise PluginError(f"channel {channel!r} was not declared for sending on this side at association scope")
+        gathering = Gathering(declared, make, self)
+        self._gatherings.append(gathering)
+        return gathering
+
+    def gather_soon(self) -> None:
+        """Somebody has something to be gathered."""
+        if not self._gathering and not self._closed:
+            self._gathering = True
+            self._wake_loop(self._gather)
+
+    def lose(self, name: str, count: int) -> None:
+        """Count events that are lost."""
+        with self._losing:
+            self.lost[name] = self.lost.get(name, 0) + count
+
     # ---- the loop's thread
+
+    def _gather(self) -> None:
+        # from now on whoever adds something calls again; what is there already is seen here
+        self._gathering = False
+        touched: set[Driver[Any]] = set()
+        found = False
+        for gathering in self._gatherings:
+            channel = gathering.channel
+            link = self._taker(channel.name)
+            spool = self._spools.get(channel.name)
+            for item, urgency in gathering.make(self._crowded(channel, link)):
+                found = True
+                if spool is None:
+                    self._send(channel.name, item, None, urgency)
+                elif not spool.add(item):
+                    self._lose(channel.name, item)
+            if link is not None and found:
+                if spool is not None:
+                    self._fill(channel.name, link)
+                touched.add(link.driver)
+        for driver in touched:
+            driver.wake()
+        if found and not self._gathering and not self._closed:
+            self._gathering = True
+            self._call_later(GATHER_AFTER, self._gather)
+
+    def _crowded(self, channel: Channel, link: Link | None) -> bool:
+        spool = self._spools.get(channel.name)
+        if spool is not None:
+            return spool.size > CROWDED * spool.bound
+        return link is not None and link.connection.feedback.filled(channel.name) > CROWDED
 
     def add(self, link: Link) -> None:
         """An association is up: what waited goes to it."""
@@ -186,6 +269,7 @@ class Delivery:
     def close(self) -> None:
         """Send what is queued; nothing is taken after it."""
         self._closed = True
+        self._gather()
         while self._queue or self._filled:
             self.send_queued()
         for spool in self._spools.values():
@@ -211,7 +295,7 @@ class Delivery:
                 request = getattr(routed, "request", None)
         if channel.scope is Scope.REQUEST:
             if request is None or link not in self.links:
-                self._lose(name)
+                self._lose(name, item)
                 return None
             link.connection.send_feedback(name, item, request, urgency)
             return link
@@ -243,10 +327,10 @@ class Delivery:
         waiting.append((item, urgency))
         size = self._waiting_bytes.get(channel.name, 0) + len(item)
         while size > channel.queue_bytes:
-            size -= len(waiting.popleft()[0])
-            self._lose(channel.name)
+            oldest, _ = waiting.popleft()
+            size -= len(oldest)
+            self._lose(channel.name, oldest)
         self._waiting_bytes[channel.name] = size
 
-    def _lose(self, name: str) -> None:
-        with self._losing:
-            self.lost[name] = self.lost.get(name, 0) + 1
+    def _lose(self, name: str, item: bytes) -> None:
+        self.lose(name, self._channels[name].events(item))

@@ -22,7 +22,7 @@ MAX_UNFINISHED_ITEMS = 256
 
 
 class ChannelFigures:
-    """What one channel carried on one association."""
+    """What one channel carried on one association: events, which are items unless the channel is counted."""
 
     __slots__ = ("dropped", "received", "received_bytes", "sent", "sent_bytes")
 
@@ -32,7 +32,7 @@ class ChannelFigures:
         self.received = 0
         self.received_bytes = 0
         self.dropped: dict[int, int] = {}
-        """urgency -> items"""
+        """By urgency."""
 
 
 class Feedback:
@@ -46,6 +46,7 @@ class Feedback:
         self.accepts = tuple(channel.name for channel in incoming)
         self.figures = {channel.name: ChannelFigures() for channel in (*outgoing, *incoming)}
         self.budget = Budget(MAX_FEEDBACK_WAITING)
+        self._declared = {channel.name: channel for channel in (*outgoing, *incoming)}
         self._numbers = {channel.name: number for number, channel in enumerate(outgoing)}
         self._peer_channels: list[str | None] = []
         self._parts: dict[tuple[int, int, int, int], bytearray] = {}
@@ -61,10 +62,20 @@ class Feedback:
             raise LocalProtocolError(f"channel {channel}: its scope is {scope.value}, the call was for the other")
         return number
 
-    def drop(self, channel: str, urgency: int) -> None:
+    def drop(self, channel: str, urgency: int, item: bytes) -> None:
         """Count an item that is not sent."""
         dropped = self.figures[channel].dropped
-        dropped[urgency] = dropped.get(urgency, 0) + 1
+        dropped[urgency] = dropped.get(urgency, 0) + self._events(self._declared[channel], item)
+
+    def filled(self, channel: str) -> float:
+        """How full the queue of a channel of association scope is, 0 to 1."""
+        lane = self._association_lanes.get(self._numbers[channel])
+        return 0.0 if lane is None else lane.items.size / lane.items.bound
+
+    @staticmethod
+    def _events(channel: Channel, item: bytes) -> int:
+        """What an item counts for as it travels: that of an acknowledged channel has its number first."""
+        return channel.events(item, 8 if channel.acknowledged else 0) if channel.counted else 1
 
     def lanes(self, request: Request | None) -> dict[int, FeedbackLane]:
         """The lanes of a request, or those of association scope, by channel number."""
@@ -76,13 +87,13 @@ class Feedback:
         figures = self.figures[channel.name]
         request_id, generation = (0, 0) if request is None else request.key
 
-        def dropped(urgency: int, length: int) -> None:
-            self.drop(channel.name, urgency)
+        def dropped(urgency: int, item: bytes) -> None:
+            self.drop(channel.name, urgency, item)
 
         kind = RecordType.FEEDBACK + number
 
         def encode(item: bytes) -> list[bytes]:
-            figures.sent += 1
+            figures.sent += self._events(channel, item)
             figures.sent_bytes += len(item)
             if len(item) <= size:
                 return [record(kind, request_id, item, generation)]
@@ -127,7 +138,7 @@ class Feedback:
                 return None
             content = whole
         figures = self.figures[channel]
-        figures.received += 1
+        figures.received += self._events(self._declared[channel], content)
         figures.received_bytes += len(content)
         return channel, content
 

@@ -22,7 +22,7 @@ treat it as remote text all the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -47,6 +47,7 @@ __all__ = [
     "ChannelTotals",
     "Direction",
     "FeedEntry",
+    "Gathering",
     "Half",
     "Host",
     "Outcome",
@@ -196,6 +197,16 @@ class FeedEntry(NamedTuple):
     """HOSTNAME: the machine that it was written on."""
 
 
+class Gathering(Protocol):
+    """Events that a half keeps for the loop to fetch, many at a time: what `Host.gather` gives. Any thread."""
+
+    def ready(self) -> None:
+        """There is something, and was nothing before: `make` will be called soon."""
+
+    def lose(self, count: int) -> None:
+        """Count events as dropped that the half had no room for."""
+
+
 class Host(Protocol):
     """What a half can do. Every call may come from any thread and returns at once; but while thousands of items wait
     for the loop, `send` lets it go first, for a millisecond, on any thread but the loop's."""
@@ -212,6 +223,14 @@ class Host(Protocol):
         On a channel of request scope `request` says whose stream. On one of association scope the item goes to one
         association: that of `request` if given, else the oldest that takes the channel; if there is none yet it waits,
         within the channel's bound.
+        """
+
+    def gather(self, channel: str, make: Callable[[bool], Iterable[tuple[bytes, int]]]) -> Gathering:
+        """For a half that has thousands of events a second, and makes items of many: `make(crowded)` gives the items,
+        with the urgency of each. It is called on the loop's thread, soon after `ready`, once in 5 ms at most.
+
+        `crowded`: the channel's queue is so full that something may have to be dropped; items of one urgency each are
+        dropped more wisely then. On a channel of association scope; declare it `counted`, so that figures are right.
         """
 
     def broadcast(self, channel: str, item: bytes) -> None:
@@ -237,6 +256,9 @@ class WebHost(Host, Protocol):
 
     def publish(self, entry: FeedEntry) -> None:
         """Add a line to the live feed."""
+
+    def publish_all(self, entries: Iterable[FeedEntry]) -> None:
+        """Add lines to the live feed; where there is none, `entries` is not even looked at."""
 
 
 class Half:

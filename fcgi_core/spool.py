@@ -40,7 +40,8 @@ class Spool:
         self._unsent: deque[int] = deque()
         self._sent: dict[Hashable, dict[int, None]] = {}
         """By receiver: numbers in the order in which they were sent to it."""
-        self._size = 0
+        self.size = 0
+        """Bytes kept, with what counts for each item."""
         self._next = 1
         self._lock = threading.Lock()
         self._path = path
@@ -56,12 +57,12 @@ class Spool:
         """Keep an item; False if there is no room."""
         cost = len(item) + ITEM_OVERHEAD
         with self._lock:
-            if self._size + cost > self.bound:
+            if self.size + cost > self.bound:
                 return False
             number = self._next
             self._next += 1
             self._items[number] = item
-            self._size += cost
+            self.size += cost
             if self._file is not None:
                 self._write(_record(number, item))
             self._unsent.append(number)
@@ -92,10 +93,10 @@ class Spool:
                     break
             for one in taken:
                 del sent[one]
-                self._size -= len(self._items.pop(one)) + ITEM_OVERHEAD
+                self.size -= len(self._items.pop(one)) + ITEM_OVERHEAD
             if self._file is not None:
                 self._write(b"".join(_record(one, None) for one in taken))
-            if self._file is not None and self._file_size > COMPACT * max(self._size, 65536):
+            if self._file is not None and self._file_size > COMPACT * max(self.size, 65536):
                 self._rewrite()
 
     def forget(self, receiver: Hashable) -> int:
@@ -124,10 +125,10 @@ class Spool:
             for number, item in _read(path.read_bytes()):
                 if item is None:
                     gone = self._items.pop(number, None)
-                    self._size -= 0 if gone is None else len(gone) + ITEM_OVERHEAD
+                    self.size -= 0 if gone is None else len(gone) + ITEM_OVERHEAD
                 else:
                     self._items[number] = item
-                    self._size += len(item) + ITEM_OVERHEAD
+                    self.size += len(item) + ITEM_OVERHEAD
                 self._next = max(self._next, number + 1)
             self._unsent.extend(self._items)
         self._rewrite()

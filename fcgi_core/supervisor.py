@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from .channels import Channel, Direction
-from .delivery import Delivery, Link
+from .delivery import Delivery, Gathering, Link, Make
 from .discovery import EnabledPlugin
 from .driver import Driver, Handle, Loop
 from .errors import ConfigError, PluginError
@@ -77,6 +77,9 @@ class _HalfHost:
             if link.connection.takes(channel):
                 self._supervisor.delivery.queue(channel, item, link, 6)
 
+    def gather(self, channel: str, make: Make) -> Gathering:
+        return self._supervisor.delivery.gather(channel, make)
+
     def associations(self) -> Sequence[AssociationInfo]:
         return tuple(link.info for link in self._supervisor.links)
 
@@ -87,7 +90,10 @@ class _HalfHost:
         return self._supervisor.follow_traffic()
 
     def publish(self, entry: FeedEntry) -> None:
-        self._supervisor.publish(entry)
+        self._supervisor.publish_all((entry,))
+
+    def publish_all(self, entries: Iterable[FeedEntry]) -> None:
+        self._supervisor.publish_all(entries)
 
 
 class Supervisor:
@@ -101,11 +107,11 @@ class Supervisor:
         *,
         web: bool,
         process_name: str = "",
-        publish: Callable[[FeedEntry], None] = lambda entry: None,
+        publish_all: Callable[[Iterable[FeedEntry]], None] = lambda entries: None,
     ) -> None:
         """`wake_loop` is asyncio's call_soon_threadsafe. PluginError if a half cannot be made."""
         self.process_name = process_name
-        self.publish = publish
+        self.publish_all = publish_all
         self.channels: list[Channel] = []
         self.traffic: Traffic | None = None
         """Figures by virtual host, once somebody wants them."""
@@ -122,7 +128,9 @@ class Supervisor:
         enabled = list(enabled)
         sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery(
-            (channel for one in enabled for channel in one.channels if channel.direction is sends), wake_loop
+            (channel for one in enabled for channel in one.channels if channel.direction is sends),
+            wake_loop,
+            lambda delay, call: loop.call_at(loop.time() + delay, call),
         )
         for one in enabled:
             host = _HalfHost(self, one.plugin.name)

@@ -274,7 +274,7 @@ class PluginHarness:
             self._loop.call_soon,
             web=web,
             process_name="web side" if web else "application",
-            publish=self.published.append,
+            publish_all=self.published.extend,
         )
 
     def _driver(self, *, web: bool) -> Driver[Any]:

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import NamedTuple
@@ -101,7 +101,7 @@ class WebService:
             self._loop.call_soon_threadsafe,
             web=True,
             process_name=self._settings.name,
-            publish=self._publish,
+            publish_all=self._publish_all,
         )
         self.upstreams = [
             Upstream(
@@ -381,9 +381,10 @@ class WebService:
             upstream.abort(exchange)
             self.finished(exchange, error="timed out")
 
-    def _publish(self, entry: FeedEntry) -> None:
+    def _publish_all(self, entries: Iterable[FeedEntry]) -> None:
         if self._feed is not None:
-            self._feed.publish(entry)
+            for entry in entries:
+                self._feed.publish(entry)
 
     # ---- listening
 

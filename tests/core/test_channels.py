@@ -49,7 +49,7 @@ class Queue(FeedbackQueue):
 
     def __init__(self, bound: int, budget: Budget | None = None) -> None:
         self.dropped: list[tuple[int, int]] = []
-        super().__init__(bound, lambda urgency, size: self.dropped.append((urgency, size)), budget)
+        super().__init__(bound, lambda urgency, item: self.dropped.append((urgency, len(item))), budget)
 
 
 def test_items_come_out_in_order_whatever_their_urgency() -> None:

@@ -41,7 +41,7 @@ def delivery() -> Delivery:
     def at_once(call: Callable[[], None]) -> None:
         call()
 
-    return Delivery(CHANNELS, at_once)
+    return Delivery(CHANNELS, at_once, lambda delay, call: None)
 
 
 def items(events: list[Event], channel: str) -> list[bytes]:
@@ -124,7 +124,7 @@ def test_much_is_picked_up_in_turns_and_the_queue_is_bounded(monkeypatch: pytest
     monkeypatch.setattr("fcgi_core.delivery.TURN", 3)
     monkeypatch.setattr("fcgi_core.delivery.MOST", 8)
     turns: list[Callable[[], None]] = []
-    sender = Delivery(CHANNELS, turns.append)
+    sender = Delivery(CHANNELS, turns.append, lambda delay, call: None)
     pair, link = linked()
     sender.add(link)
     for number in range(10):
@@ -147,7 +147,7 @@ def test_a_thread_that_floods_lets_the_loop_go_first(monkeypatch: pytest.MonkeyP
     waited: list[float] = []
     monkeypatch.setattr("fcgi_core.delivery.MANY", 2)
     monkeypatch.setattr("fcgi_core.delivery.time.sleep", waited.append)
-    sender = Delivery(CHANNELS, lambda call: None)
+    sender = Delivery(CHANNELS, lambda call: None, lambda delay, call: None)
     for _ in range(4):
         sender.queue("p", b"x", None, 6)
     assert waited == [], "the loop's own thread never waits"
