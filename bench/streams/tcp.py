@@ -115,6 +115,8 @@ class TcpCarrier:
     def _socket(self) -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # asyncio does this only for sockets that it makes; without it an alert may wait a round trip for an ACK
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._notsent:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, self._notsent)
         if self._congestion:
