@@ -15,6 +15,7 @@ from fcgi_core.errors import ConfigError
 from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import silence
 from fcgi_core.streams import Plan
+from fcgi_core.web.probe import ProbeOptions
 
 WEB = {"listen": "unix:/run/web.sock", "connect": "192.0.2.1:9000"}
 APP = {"application": "shop:app", "listen": "0.0.0.0:9000"}
@@ -144,6 +145,19 @@ def test_flags_go_over_a_short_form(tmp_path: Path) -> None:
     assert (config.app.fastcgi.address, config.app.fastcgi.connections) == ("unix:/run/php.sock", 7)
 
 
+def test_health(tmp_path: Path) -> None:
+    config = load(tmp_path, {"web": {**WEB, "health": "/healthz"}})
+    assert config.web is not None
+    health = config.web.health
+    assert health is not None
+    assert ProbeOptions(**health.model_dump()) == ProbeOptions("/healthz"), "the defaults stand in one place"
+    config = load(tmp_path, {"web": {**WEB, "health": {"uri": "/x?y", "interval": "500ms", "timeout": "500ms"}}})
+    assert config.web is not None
+    assert config.web.health is not None
+    assert (config.web.health.interval, config.web.health.timeout) == (0.5, 0.5)
+    assert load(tmp_path, {"web": WEB}).web == load(tmp_path, {"web": {**WEB, "health": None}}).web
+
+
 def test_flags_alone() -> None:
     config = load_config(None, {"app": APP, "sctp": None})
     assert config.app is not None
@@ -165,6 +179,8 @@ def test_flags_alone() -> None:
         ({"web": {**WEB, "request_timeout": "soon"}}, ["web.request_timeout", "'soon'", "number"]),
         ({"web": {**WEB, "request_timeout": 0}}, ["web.request_timeout", "0", "greater than 0"]),
         ({"web": {**WEB, "socket_mode": "rw"}}, ["web.socket_mode", "'rw'"]),
+        ({"web": {**WEB, "health": "healthz"}}, ["web.health.uri", "'healthz'"]),
+        ({"web": {**WEB, "health": {"uri": "/", "timeout": 9}}}, ["web.health", "timeout must not be longer"]),
         ({"web": {**WEB, "lisen": 1}}, ["web.lisen", "no such name", "listen", "connect", "request_timeout"]),
         ({"web": 5}, ["web", "5"]),
         ({"app": {**APP, "application": "shop"}}, ["app.application", "'shop'"]),

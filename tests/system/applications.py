@@ -42,6 +42,7 @@ def digest(pieces: Iterable[bytes]) -> str:
 def plain(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """The application itself."""
     query = dict(parse_qsl(environ["QUERY_STRING"]))
+    seen[environ["SERVER_NAME"]] += 1
     page = PAGES.get(environ["PATH_INFO"])
     if page is None:
         start_response("404 Not Found", [TEXT])
@@ -189,6 +190,14 @@ def sleep(environ: Environ, start_response: StartResponse, query: dict[str, str]
     return [b"awake"]
 
 
+def hold(environ: Environ, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    """Does not answer as long as a file is there."""
+    while os.path.exists(query["while"]):
+        time.sleep(0.02)
+    start_response("200 OK", [TEXT])
+    return [b"let go"]
+
+
 def drip(environ: Environ, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     """A response that takes its time: a digit each tenth of a second."""
     start_response("200 OK", [TEXT, UNBUFFERED])
@@ -237,6 +246,7 @@ PAGES = {
     "/exc-info-late": exc_info_late,
     "/errors": errors,
     "/sleep": sleep,
+    "/hold": hold,
     "/drip": drip,
     "/log": tell_log,
     "/crash": crash,
