@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from .delivery import Link
 from .plugin import Outcome
 from .request import Request
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "error_page", "status_of"]
 
 
 class Exchange:
@@ -91,6 +92,18 @@ class Exchange:
             error=error,
             queued=None if started is None else started - self.began,
         )
+
+
+def error_page(status: HTTPStatus, method: str, retry_after: int | None = None) -> bytes:
+    """A CGI response (RFC 3875 section 6) of our own, for when the application has none. On HEAD it has no body: to
+    leave that out is for the web server to do, section 4.3.3, but HAProxy answers 502."""
+    text = f"{status.value} {status.phrase}\n"
+    retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+    head = (
+        f"Status: {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(text)}\r\n{retry}\r\n"
+    )
+    return (head if method == "HEAD" else head + text).encode()
 
 
 def status_of(head: bytes) -> int:

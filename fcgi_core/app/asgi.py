@@ -16,9 +16,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FcgiSctpError
+from ..exchange import error_page
 from ..plugin import bound_to_request
 from .asgi_scope import ASGI_VERSIONS, make_scope
-from .wsgi import INTERNAL_ERROR
 
 if TYPE_CHECKING:
     from .service import AppExchange, AppService
@@ -176,7 +176,8 @@ class AsgiRequest:
             elif self._head == b"":
                 exchange.fail(error)
             else:
-                exchange.send(INTERNAL_ERROR)
+                method = exchange.params.get("REQUEST_METHOD", "")
+                exchange.send(error_page(HTTPStatus.INTERNAL_SERVER_ERROR, method))
                 exchange.end(error=error)
         self._changed()
 

@@ -20,6 +20,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from ..exchange import error_page
 from ..records import ProtocolStatus, RecordType, Role
 from .fastcgi_client import FastcgiConnection
 from .fastcgi_pool import FastcgiPool
@@ -236,7 +237,7 @@ class BridgedRequest:
         log.warning("%s %s: %s", exchange.params.get("REQUEST_METHOD", ""), exchange.params.get("REQUEST_URI", ""), why)
         self._drop()
         if exchange.bytes_out == 0 and status is not HTTPStatus.BAD_GATEWAY:
-            exchange.send(_page(status))
+            exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))
             exchange.end(error=why)
         else:
             exchange.fail(why)  # with nothing sent the web side makes a 502 of it, or asks another application
@@ -256,9 +257,3 @@ class BridgedRequest:
         if connection is not None:
             connection.read_on()
             self._owner.pool.release(connection)
-
-
-def _page(status: HTTPStatus) -> bytes:
-    text = f"{status.value} {status.phrase}"
-    head = f"Status: {text}\r\nContent-Type: text/plain\r\nContent-Length: {len(text) + 1}\r\n\r\n"
-    return f"{head}{text}\n".encode()

@@ -14,8 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from ..exchange import error_page
 from ..plugin import bound_to_request
 from .threads import ThreadPool
 
@@ -217,7 +219,7 @@ class WsgiRequest:
                 )
                 error = f"uncaught {type(exception).__name__}"
                 if not self._head_sent:
-                    last = INTERNAL_ERROR
+                    last = error_page(HTTPStatus.INTERNAL_SERVER_ERROR, exchange.params.get("REQUEST_METHOD", ""))
                     self.complete = True
         owner.hand_over(self, last, True, error)
 
@@ -284,12 +286,6 @@ class WsgiRequest:
 
 class ClientGone(Exception):
     """Nobody waits for the answer: ends the application's work from inside write() or the reading of its body."""
-
-
-INTERNAL_ERROR = (
-    b"Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\nContent-Length: 26\r\n\r\n"
-    b"500 Internal Server Error\n"
-)
 
 
 class Body(io.RawIOBase):

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import Protocol, cast
 
 from ..errors import RemoteProtocolError
-from ..exchange import Exchange, status_of
+from ..exchange import Exchange, error_page, status_of
 from ..records import (
     KEEP_CONN,
     MAX_PARAMS,
@@ -201,16 +201,11 @@ class WebExchange(Exchange):
             self.over = True
             self.downstream.break_off(self)
             return
-        retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
-        text = f"{status.value} {status.phrase}\n"
-        page = (
-            f"Status: {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            f"Content-Length: {len(text)}\r\n{retry}\r\n{text}"
-        )
+        page = error_page(status, self.params.get("REQUEST_METHOD", ""), retry_after)
         self.status = status.value
         self._held_stderr = None
         self.downstream.write(record(RecordType.STDERR, self.id, f"fcgi-sctp: {why}".encode("utf-8", "replace")[:1024]))
-        self.downstream.write(record(RecordType.STDOUT, self.id, page.encode()))
+        self.downstream.write(record(RecordType.STDOUT, self.id, page))
         self.bytes_out = len(page)
         self.end()
 
