@@ -135,7 +135,7 @@ async def web(kind: str, count: int, udp_port: int, pipe: Pipe) -> dict[str, Any
         return float((after["memory"] - before["memory"]) / count)
 
     begin = time.perf_counter()
-    at_first = look()
+    at_first, kernel = look(), slab()
     for number in range(count):
         connection = WebConnection(Settings(), channels=[ALERT])
         carrier.connect(address, side.driver(connection))
@@ -145,6 +145,7 @@ async def web(kind: str, count: int, udp_port: int, pipe: Pipe) -> dict[str, Any
     result: dict[str, Any] = {"set_up": time.perf_counter() - begin}
     await asyncio.sleep(0.5)
 
+    result["kernel_bytes"] = (slab() - kernel) / count
     idle = look()
     await asyncio.sleep(REST)
     rested = look()
@@ -187,6 +188,12 @@ async def web(kind: str, count: int, udp_port: int, pipe: Pipe) -> dict[str, Any
     await asyncio.sleep(0.3)
     carrier.close()
     return result
+
+
+def slab() -> int:
+    """Bytes of the machine's kernel in its own caches: sockets and what SCTP and TCP know of each peer among them."""
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Slab:"))
+    return int(line.split()[1]) * 1024
 
 
 def _applications(kind: str, pipe: Pipe) -> None:

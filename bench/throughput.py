@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ def measure(
     options: argparse.Namespace,
     turns: dict[Key, list[Turn]],
     failures: dict[Key, list[str]],
+    before: Callable[[], None] = lambda: None,
 ) -> None:
     """Takes all the turns, and puts each in ``turns`` or its reason in ``failures`` as soon as it is over."""
     for number in range(1, options.rounds + 1):
@@ -90,6 +91,7 @@ def measure(
             for server in servers:
                 key = (case_name, server.name)
                 label = f"round {number}/{options.rounds} {case_name:9} {server.name:21}"
+                before()
                 try:
                     turn = take_turn(
                         server,
@@ -107,14 +109,13 @@ def measure(
                 say(f"{label} {turn.requests_per_second:9,.0f}/s {cost:9,.1f} us CPU")
 
 
-def main(command_line: Sequence[str] | None = None) -> int:
-    """Runs the benchmark, prints the table, writes the JSON file; returns the exit code."""
-    options = arguments(command_line)
+def collect(options: argparse.Namespace, before: Callable[[], None] = lambda: None) -> dict[str, Any] | None:
+    """Measures, prints the table, and returns all that was measured; None if nothing can be."""
     chosen = [s for s in SERVERS if (s.name in options.servers if options.servers else s.by_default)]
     debian = install_debian([*TOOLS, *(package for server in chosen for package in server.debian)])
     if lacking := [tool for tool in TOOLS if tool not in debian]:
         say(f"cannot measure without {' and '.join(lacking)}")
-        return 1
+        return None
     pypi = install_pypi(name for server in chosen for name in server.pypi)
     missing = {server.name: reason for server in chosen if (reason := unavailable(server, debian, pypi))}
     runnable = [server for server in chosen if server.name not in missing]
@@ -126,7 +127,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     interrupted = False
     try:
         with interruptible():
-            measure(runnable, options, turns, failures)
+            measure(runnable, options, turns, failures, before)
     except KeyboardInterrupt:
         interrupted = True
 
@@ -137,24 +138,38 @@ def main(command_line: Sequence[str] | None = None) -> int:
             found = report.summary(turns.get((case, name), []), failures.get((case, name), []))
             results.setdefault(case, {})[name] = found
     settings = {name: getattr(options, name) for name in ("seconds", "rounds", "connections", "cases", "free_cores")}
-    print(report.heading(facts, settings) + report.table(results, missing), end="")
+    return {
+        "date": started,
+        "finished": report.now(),
+        "interrupted": interrupted,
+        "settings": settings,
+        "machine": facts,
+        "application_alone_us": {case: report.application_alone(CASES[case]) for case in options.cases},
+        "servers": {server.name: report.described(server) for server in chosen},
+        "not_run": missing,
+        "results": results,
+        "rounds": {f"{case}/{name}": [turn.as_json() for turn in done] for (case, name), done in turns.items()},
+    }
+
+
+def text(everything: dict[str, Any]) -> str:
+    """The heading and the table."""
+    heading = report.heading(everything["machine"], everything["settings"])
+    return heading + report.table(everything["results"], everything["not_run"])
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Runs the benchmark, prints the table, writes the JSON file; returns the exit code."""
+    options = arguments(command_line)
+    everything = collect(options)
+    if everything is None:
+        return 1
+    print(text(everything), end="")
     if options.json is not None:
-        everything = {
-            "date": started,
-            "finished": report.now(),
-            "interrupted": interrupted,
-            "settings": settings,
-            "machine": facts,
-            "application_alone_us": {case: report.application_alone(CASES[case]) for case in options.cases},
-            "servers": {server.name: report.described(server) for server in chosen},
-            "not_run": missing,
-            "results": results,
-            "rounds": {f"{case}/{name}": [turn.as_json() for turn in done] for (case, name), done in turns.items()},
-        }
         options.json.write_text(json.dumps(everything, indent=1) + "\n")
-    if interrupted:
+    if everything["interrupted"]:
         return 130
-    return 0 if turns else 1
+    return 0 if everything["rounds"] else 1
 
 
 if __name__ == "__main__":

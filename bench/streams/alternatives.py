@@ -34,6 +34,12 @@ class Alternative:
     """How much SCTP may hold, see queues.py; '': what the carrier does by itself."""
     leasing: str = ""
     """Which released stream is leased again, see leasing.py; '': the one released longest ago."""
+    guest: bool = False
+    """TCP in the lab guest, beside kernel SCTP, which is always there."""
+
+    @property
+    def in_guest(self) -> bool:
+        return self.guest or self.carrier == "kernel"
 
 
 def _sctp(carrier: str) -> list[Alternative]:

@@ -107,22 +107,34 @@ def batch(cells: list[Cell], lanes: list[Any]) -> list[dict[str, Any]]:
     return kept
 
 
-def measure(cells: list[Cell], lanes: list[Any], say: Callable[[str], None], tries: int = 3) -> list[dict[str, Any]]:
-    """Measure all, in an order by their seed; those that the machine disturbed again, `tries` times at most in all."""
+def measure(
+    cells: list[Cell],
+    lanes: list[Any],
+    say: Callable[[str], None],
+    before: Callable[[], None] = lambda: None,
+    tries: int = 3,
+) -> list[dict[str, Any]]:
+    """Measure all, in an order by their seed; those that the machine disturbed again, `tries` times at most in all.
+
+    `before` is called before each batch.
+    """
     waiting = list(cells)
     random.Random(cells[0].seed).shuffle(waiting)
     kept: list[dict[str, Any]] = []
+    done = 0
     while waiting and tries:
         tries -= 1
         again: list[Cell] = []
         for start in range(0, len(waiting), len(lanes)):
             some = waiting[start : start + len(lanes)]
+            before()
             for cell in batch(some, lanes):
                 if tries and cell["result"]["late"] > DISTURBED:
                     again += [one for one in some if describe(one) == {name: cell[name] for name in describe(one)}]
                 else:
                     kept.append(cell)
-            say(f"{len(kept)} of {len(cells)} measured")
+            done += len(some)
+            say(f"{done} measured, {len(kept)} of {len(cells)} kept")
         waiting = again
     return kept
 
@@ -133,7 +145,7 @@ def main() -> None:
     cells: list[Cell] = pickle.loads(asked.read_bytes())
     subprocess.run(("modprobe", "-a", "tcp_bbr"), check=False)
     lanes = [NetemLane(number) for number in range(min(count, len(cells)))]
-    kept = measure(cells, lanes, lambda text: print(text, flush=True), tries=1)
+    kept = measure(cells, lanes, lambda text: print(text, flush=True), tries=2)
     asked.with_suffix(".json").write_text(json.dumps({"kernel": platform.release(), "cells": kept}))
 
 

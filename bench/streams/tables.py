@@ -15,7 +15,7 @@ def grouped(result: dict[str, Any]) -> dict[Group, list[dict[str, Any]]]:
     found: dict[Group, list[dict[str, Any]]] = {}
     for cell in result["cells"]:
         name = cell["alternative"]["name"]
-        if "guest" in cell and cell["alternative"]["carrier"] == "tcp":
+        if cell["alternative"].get("guest"):
             name = f"(guest) {name}"
         if cell["load"].get("window"):
             name = f"{name}, {cell['load']['window']}"
@@ -25,20 +25,21 @@ def grouped(result: dict[str, Any]) -> dict[Group, list[dict[str, Any]]]:
 
 def table(result: dict[str, Any]) -> str:
     machine = result["machine"]
+    guests = sorted({cell["guest"] for cell in result["cells"] if "guest" in cell})
     lines = [
-        (
-            f"{result['scenario']}, {result['date']}: {machine['processor']}, {machine['cores']} cores, kernel "
-            f"{machine['kernel']}, Python {machine['python']}, libusrsctp {machine['libusrsctp']}"
-        ),
+        f"{result['scenario']}, {result['date']}, commit {machine['commit'][:12]}: {machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['kernel']}, Python {machine['python']}, "
+        f"libusrsctp {machine['debian'].get('libusrsctp2', 'unknown')}" + "".join(f", guest {name}" for name in guests),
+        "medians of the runs; p99 with the least and the greatest run",
         "",
     ]
     groups = grouped(result)
     columns = COLUMNS[result["scenario"]]
     width = max((len(name) for _, name in groups), default=0)
-    lines.append(f"{'loss':>5} {'':<{width}} " + " ".join(f"{head:>{len(head) + 2}}" for head, _, _ in columns))
+    lines.append(f"{'loss':>5} {'':<{width}} runs " + " ".join(f"{head:>{len(head) + 2}}" for head, _, _ in columns))
     for (loss, name), runs in groups.items():
         cells = [f"{_middle(runs, path, scale):>{len(head) + 2}}" for head, path, scale in columns]
-        lines.append(f"{loss:>4g}% {name:<{width}} " + " ".join(cells))
+        lines.append(f"{loss:>4g}% {name:<{width}} {len(runs):>4} " + " ".join(cells))
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -53,7 +54,7 @@ def _middle(runs: list[dict[str, Any]], path: str, scale: float) -> str:
     if not values:
         return "-"
     text = f"{median(values):.0f}"
-    return f"{text} [{min(values):.0f}-{max(values):.0f}]" if len(values) > 2 and path.endswith("p99") else text
+    return f"{text} [{min(values):.0f}-{max(values):.0f}]" if len(values) > 1 and path.endswith("p99") else text
 
 
 _ALERTS = [

@@ -12,14 +12,14 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from .tables import grouped
+from bench.streams.tables import grouped
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 plt.rcParams.update({"svg.hashsalt": "fcgi-sctp", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
 
 
 def _load(scenario: str) -> dict[str, Any] | None:
-    file = DOCS / "measurements" / f"streams-{scenario}.json"
+    file = DOCS / "measurements" / f"{scenario}.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
@@ -78,6 +78,52 @@ def bars(result: dict[str, Any], name: str, title: str, measures: list[tuple[str
     _save(figure, name)
 
 
+def throughput(result: dict[str, Any]) -> None:
+    """Requests a second and the servers' CPU for one, a panel for each case; a line from the least to the greatest."""
+    cases = list(result["results"])
+    figure, panels = plt.subplots(2, len(cases), figsize=(3.0 * len(cases), 6.4), sharey=True, squeeze=False)
+    names = list(dict.fromkeys(name for found in result["results"].values() for name in found))
+    for column, case in enumerate(cases):
+        for row, (measure, label) in enumerate(
+            (("requests_per_second", "requests/s"), ("server_cpu_us_per_request", "CPU, µs a request"))
+        ):
+            panel = panels[row][column]
+            for place, name in enumerate(names):
+                found = result["results"][case].get(name, {}).get(measure)
+                if found:
+                    color = "C1" if name.startswith("fcgi-sctp") else "C0"
+                    around = [[found["median"] - found["min"]], [found["max"] - found["median"]]]
+                    panel.barh(place, found["median"], color=color, xerr=around, error_kw={"lw": 0.8})
+            panel.set_xlabel(label)
+            panel.set_yticks(range(len(names)), names)
+        panels[0][column].set_title(case, fontsize=9)
+    panels[0][0].invert_yaxis()
+    figure.tight_layout()
+    _save(figure, "throughput")
+
+
+def growing(
+    rows: list[dict[str, Any]], name: str, across: str, by: str, title: str, measures: list[tuple[str, str, float]]
+) -> None:
+    """A line for each kind, a panel for each measure, both axes logarithmic; medians of the runs."""
+    figure, panels = plt.subplots(1, len(measures), figsize=(3.2 * len(measures), 3.2))
+    for panel, (path, label, scale) in zip(panels, measures, strict=True):
+        for number, kind in enumerate(dict.fromkeys(row[by] for row in rows)):
+            mine = [row for row in rows if row[by] == kind]
+            places = sorted({row[across] for row in mine})
+            values = [_value([row for row in mine if row[across] == place], path) * scale for place in places]
+            drawn = [(place, value) for place, value in zip(places, values, strict=True) if value > 0]
+            panel.plot(*zip(*drawn, strict=True), marker="o", ms=3, label=kind, color=f"C{number}") if drawn else None
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xlabel(across)
+        panel.set_title(label, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=3)
+    _save(figure, name)
+
+
 def _value(runs: list[dict[str, Any]], path: str) -> float:
     values = []
     for run in runs:
@@ -90,7 +136,7 @@ def _value(runs: list[dict[str, Any]], path: str) -> float:
 
 
 def main() -> None:
-    if result := _load("alerts"):
+    if result := _load("streams-alerts"):
         curves(
             result,
             "streams-alerts",
@@ -118,14 +164,14 @@ def main() -> None:
                 f"{carrier} per-channel round-robin, no I-DATA, long SCTP queue",
             ]
             curves(result, f"streams-schedulers-{carrier}", names, f"SCTP schedulers, {carrier} carrier")
-    if result := _load("queues"):
+    if result := _load("streams-queues"):
         bars(
             result,
             "streams-queues",
             "How much SCTP may hold",
             [("alerts/p50", "alert p50, ms", 1e3), ("alerts/p99", "alert p99, ms", 1e3), ("goodput", "kB/s", 1e-3)],
         )
-    if result := _load("requests"):
+    if result := _load("streams-requests"):
         bars(
             result,
             "streams-requests",
@@ -137,7 +183,7 @@ def main() -> None:
                 ("long/whole/p99", "long: whole p99, ms", 1e3),
             ],
         )
-    if result := _load("slow-reader"):
+    if result := _load("streams-slow-reader"):
         bars(
             result,
             "streams-slow-reader",
@@ -148,7 +194,7 @@ def main() -> None:
                 ("memory/unread", "held for the slow one, KiB", 1 / 1024),
             ],
         )
-    if result := _load("flood"):
+    if result := _load("streams-flood"):
         bars(
             result,
             "streams-flood",
@@ -158,6 +204,37 @@ def main() -> None:
                 ("alerts/p99", "alert p99, ms", 1e3),
                 ("goodput", "content, kB/s", 1e-3),
                 ("memory/application", "application's memory, KiB", 1 / 1024),
+            ],
+        )
+    if result := _load("throughput"):
+        throughput(result)
+    if result := _load("concurrency"):
+        growing(
+            result["rows"],
+            "concurrency",
+            "connections",
+            "server",
+            "Hello world, as connections grow",
+            [
+                ("requests_per_second/median", "requests/s", 1),
+                ("p99_us/median", "p99, ms", 1e-3),
+                ("server_cpu_us_per_request/median", "CPU, µs a request", 1),
+                ("server_rss_bytes", "resident memory, MiB", 2**-20),
+            ],
+        )
+    if result := _load("associations"):
+        rows = [{**row, "kind": row["kind"] + (" (guest)" if row.get("guest") else "")} for row in result["rows"]]
+        growing(
+            rows,
+            "associations",
+            "count",
+            "kind",
+            "As associations of one process grow",
+            [
+                ("idle_bytes/web", "web: KiB each, at rest", 1 / 1024),
+                ("busy_bytes/web", "web: KiB each, 8 requests open", 1 / 1024),
+                ("idle_processor/web", "web at rest, % of a core", 100),
+                ("request/p99", "a request's p99, ms", 1e3),
             ],
         )
 
