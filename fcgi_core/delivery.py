@@ -21,11 +21,11 @@ from .channels import Channel, Scope
 from .connection import Connection
 from .driver import Driver
 from .errors import PluginError
-from .plugin import AssociationInfo, RequestInfo
+from .plugin import AssociationInfo, Make, RequestInfo
 from .request import Request
 from .spool import Spool
 
-__all__ = ["Delivery", "Gathering", "Link", "Make", "RoutedRequest"]
+__all__ = ["Delivery", "Gathering", "Link", "RoutedRequest"]
 
 TURN = 500
 """Items that are picked up before other work of the loop has its turn, and what they go to is sent (some 2 ms)."""
@@ -35,7 +35,7 @@ keep the interpreter to itself, and the queue would grow."""
 LET_GO_FIRST = 0.001
 """Seconds that it waits then, once."""
 GATHER_AFTER = 0.005
-"""Seconds after one gathering until the next: what comes meanwhile goes together. After a pause the first goes at once."""
+"""Seconds after one gathering until the next: what comes meanwhile goes together. What comes first goes at once."""
 CROWDED = 0.25
 """Part of a channel's room from which on it is crowded: something may have to be dropped soon."""
 MOST = 100_000
@@ -65,12 +65,10 @@ class Link:
 
 
 Target = RequestInfo | Link | None
-Make = Callable[[bool], Iterable[tuple[bytes, int]]]
-"""Gives items with their urgency; called with whether the channel is crowded."""
 
 
 class Gathering:
-    """For a plugin that keeps events of its own and makes items of many at once, when the loop asks for them."""
+    """Implements `fcgi_core.plugin.Gathering`."""
 
     def __init__(self, channel: Channel, make: Make, delivery: Delivery) -> None:
         self.channel = channel
@@ -178,29 +176,35 @@ class Delivery:
     # ---- the loop's thread
 
     def _gather(self) -> None:
+        if self._fetch() and not self._gathering and not self._closed:
+            self._gathering = True
+            self._call_later(GATHER_AFTER, self._gather)
+
+    def _fetch(self) -> bool:
+        """Send what is there to be gathered; whether there was something."""
         # from now on whoever adds something calls again; what is there already is seen here
         self._gathering = False
         touched: set[Driver[Any]] = set()
         found = False
         for gathering in self._gatherings:
             channel = gathering.channel
-            link = self._taker(channel.name)
+            taker = self._taker(channel.name)
             spool = self._spools.get(channel.name)
-            for item, urgency in gathering.make(self._crowded(channel, link)):
+            for item, urgency, association in gathering.make(self._crowded(channel, taker)):
                 found = True
                 if spool is None:
-                    self._send(channel.name, item, None, urgency)
+                    target = next((link for link in self.links if link.info is association), None)
+                    link = self._send(channel.name, item, target, urgency)
+                    if link is not None:
+                        touched.add(link.driver)
                 elif not spool.add(item):
                     self._lose(channel.name, item)
-            if link is not None and found:
-                if spool is not None:
-                    self._fill(channel.name, link)
-                touched.add(link.driver)
+            if spool is not None and taker is not None:
+                self._fill(channel.name, taker)
+                touched.add(taker.driver)
         for driver in touched:
             driver.wake()
-        if found and not self._gathering and not self._closed:
-            self._gathering = True
-            self._call_later(GATHER_AFTER, self._gather)
+        return found
 
     def _crowded(self, channel: Channel, link: Link | None) -> bool:
         spool = self._spools.get(channel.name)
@@ -269,7 +273,8 @@ class Delivery:
     def close(self) -> None:
         """Send what is queued; nothing is taken after it."""
         self._closed = True
-        self._gather()
+        while self._fetch():
+            pass
         while self._queue or self._filled:
             self.send_queued()
         for spool in self._spools.values():

@@ -197,6 +197,10 @@ class FeedEntry(NamedTuple):
     """HOSTNAME: the machine that it was written on."""
 
 
+Make = Callable[[bool], Iterable[tuple[bytes, int, AssociationInfo | None]]]
+"""See `Host.gather`."""
+
+
 class Gathering(Protocol):
     """Events that a half keeps for the loop to fetch, many at a time: what `Host.gather` gives. Any thread."""
 
@@ -225,9 +229,10 @@ class Host(Protocol):
         within the channel's bound.
         """
 
-    def gather(self, channel: str, make: Callable[[bool], Iterable[tuple[bytes, int]]]) -> Gathering:
+    def gather(self, channel: str, make: Make) -> Gathering:
         """For a half that has thousands of events a second, and makes items of many: `make(crowded)` gives the items,
-        with the urgency of each. It is called on the loop's thread, soon after `ready`, once in 5 ms at most.
+        with the urgency of each, and the association that it is for or None. It is called on the loop's thread, soon
+        after `ready`, once in 5 ms at most.
 
         `crowded`: the channel's queue is so full that something may have to be dropped; items of one urgency each are
         dropped more wisely then. On a channel of association scope; declare it `counted`, so that figures are right.
@@ -238,6 +243,9 @@ class Host(Protocol):
 
     def associations(self) -> Sequence[AssociationInfo]:
         """The associations that are up now."""
+
+    def association_of(self, request: RequestInfo) -> AssociationInfo | None:
+        """The association that carries a request; None if there is none yet."""
 
     def transport(self) -> TransportFigures:
         """How the associations and channels fare. Unlike the other calls, for the loop's thread alone: from a hook."""

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from .channels import Channel, Direction
-from .delivery import Delivery, Gathering, Link, Make
+from .delivery import Delivery, Gathering, Link
 from .discovery import EnabledPlugin
 from .driver import Driver, Handle, Loop
 from .errors import ConfigError, PluginError
@@ -25,6 +25,7 @@ from .plugin import (
     AssociationInfo,
     FeedEntry,
     Half,
+    Make,
     Outcome,
     RequestInfo,
     TransportFigures,
@@ -82,6 +83,10 @@ class _HalfHost:
 
     def associations(self) -> Sequence[AssociationInfo]:
         return tuple(link.info for link in self._supervisor.links)
+
+    def association_of(self, request: RequestInfo) -> AssociationInfo | None:
+        link: Link | None = getattr(request, "link", None)
+        return None if link is None else link.info
 
     def transport(self) -> TransportFigures:
         return self._supervisor.transport()

@@ -155,3 +155,93 @@ def test_a_thread_that_floods_lets_the_loop_go_first(monkeypatch: pytest.MonkeyP
     thread.start()
     thread.join()
     assert waited == [0.001]
+
+
+def counted(*, acknowledged: bool = False) -> Channel:
+    return Channel("p", queue_bytes=2048, counted=True, acknowledged=acknowledged)
+
+
+def of_events(count: int, size: int = 0) -> bytes:
+    return count.to_bytes(4, "big") + bytes(size)
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_what_is_gathered_goes_together_and_its_events_are_counted(acknowledged: bool) -> None:
+    channel = counted(acknowledged=acknowledged)
+    calls: list[Callable[[], None]] = []
+    later: list[Callable[[], None]] = []
+    sender = Delivery([channel], calls.append, lambda delay, call: later.append(call))
+    pair = Pair(channels=[channel])
+    link = Link(StubDriver(pair.app), AssociationInfo(1, "peer", "", "instance"))
+    made: list[bytes] = []
+
+    def make(crowded: bool) -> list[tuple[bytes, int, AssociationInfo | None]]:
+        assert not crowded
+        items, made[:] = list(made), []
+        return [(item, 6, link.info) for item in items]
+
+    gathering = sender.gather("p", make)
+    sender.add(link)
+    made += [of_events(3), of_events(4)]
+    gathering.ready()
+    gathering.ready()
+    assert len(calls) == 1
+    calls.pop()()
+    pair.run()
+    start = 8 if acknowledged else 0
+    assert [item[start:] for item in items(pair.web_events, "p")] == [of_events(3), of_events(4)]
+    assert link.connection.feedback.figures["p"].sent == 7
+    assert pair.web.feedback.figures["p"].received == 7
+
+    made.append(of_events(5))
+    gathering.ready()
+    assert not calls, "it comes with the next round"
+    later.pop()()
+    assert link.connection.feedback.figures["p"].sent == 7 or acknowledged
+    pair.run()
+    assert pair.web.feedback.figures["p"].received == 12
+    later.pop()()
+    assert not later, "nothing was there: the next one is fetched at once"
+    made.append(of_events(6))
+    gathering.ready()
+    assert len(calls) == 1
+    sender.close()
+    pair.run()
+    assert pair.web.feedback.figures["p"].received == 18
+    gathering.ready()
+    assert len(calls) == 1, "nothing is fetched after the end"
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_a_crowded_channel_is_told_and_lost_events_are_counted(acknowledged: bool) -> None:
+    channel = counted(acknowledged=acknowledged)
+    later: list[Callable[[], None]] = []
+    sender = Delivery([channel], later.append, lambda delay, call: later.append(call))
+    pair = Pair(channels=[channel])
+    link = Link(StubDriver(pair.app), AssociationInfo(1, "peer", "", "instance"))
+    sender.add(link)
+    said: list[bool] = []
+
+    def make(crowded: bool) -> list[tuple[bytes, int, AssociationInfo | None]]:
+        said.append(crowded)
+        return [(of_events(10, 300), 6, None)]
+
+    gathering = sender.gather("p", make)
+    gathering.ready()
+    for _ in range(10):
+        later.pop()()
+    assert said[0] is False
+    assert said[-1] is True
+    dropped = sum(link.connection.feedback.figures["p"].dropped.values()) + sender.lost.get("p", 0)
+    pair.run()
+    assert pair.web.feedback.figures["p"].received + dropped == 100
+    assert dropped > 0
+    gathering.lose(2)
+    assert sender.lost["p"] >= 2
+
+
+def test_only_channels_of_association_scope_are_gathered() -> None:
+    sender = delivery()
+    for name in ("p.request", "unknown"):
+        with pytest.raises(PluginError, match="was not declared for sending on this side at association scope"):
+            sender.gather(name, lambda crowded: [])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from fcgi_core.plugin import AssociationInfo, FeedEntry, RequestInfo
+from fcgi_core.plugin import AssociationInfo, FeedEntry, Make, RequestInfo
 
 
 @dataclass(eq=False)
@@ -25,6 +25,31 @@ class Sent:
     item: bytes
     request: RequestInfo | None
     urgency: int
+    association: AssociationInfo | None = None
+
+
+@dataclass
+class FakeGathering:
+    """Fetches what is ready at once, unless told to wait."""
+
+    host: FakeHost
+    channel: str
+    make: Make
+    waits: bool = False
+    crowded: bool = False
+    lost: int = 0
+
+    def ready(self) -> None:
+        if not self.waits:
+            self.fetch()
+
+    def fetch(self) -> None:
+        for item, urgency, association in self.make(self.crowded):
+            self.host.send(self.channel, item, urgency=urgency)
+            self.host.sent[-1].association = association
+
+    def lose(self, count: int) -> None:
+        self.lost += count
 
 
 class FakeHost:
@@ -35,20 +60,31 @@ class FakeHost:
         self.name = "demo"
         self.sent: list[Sent] = []
         self.published: list[FeedEntry] = []
+        self.by_request: dict[RequestInfo, AssociationInfo] = {}
         self.on_send: Callable[[], None] = lambda: None
 
     def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
         self.sent.append(Sent(channel, item, request, urgency))
         self.on_send()
 
+    def gather(self, channel: str, make: Make) -> FakeGathering:
+        self.gathering = FakeGathering(self, channel, make)
+        return self.gathering
+
     def broadcast(self, channel: str, item: bytes) -> None:
         raise AssertionError("not used")
 
     def associations(self) -> Sequence[AssociationInfo]:
-        return ()
+        return tuple(self.by_request.values())
+
+    def association_of(self, request: RequestInfo) -> AssociationInfo | None:
+        return self.by_request.get(request)
 
     def publish(self, entry: FeedEntry) -> None:
         self.published.append(entry)
+
+    def publish_all(self, entries: Iterable[FeedEntry]) -> None:
+        self.published.extend(entries)
 
 
 @pytest.fixture

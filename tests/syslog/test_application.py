@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_syslog import SyslogPlugin
+from fcgi_syslog import SyslogPlugin, application
 from fcgi_syslog.application import SyslogApplication
-from fcgi_syslog.message import Message, parse
+from fcgi_syslog.message import Message
 
-from fcgi_core.plugin import Outcome, bound_to_request
+from fcgi_core.plugin import AssociationInfo, Outcome, bound_to_request
+from tests.syslog.items import messages_in
 
 OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
 Make = Callable[..., SyslogApplication]
@@ -56,7 +57,7 @@ def bare_root() -> Iterator[logging.Logger]:
 
 
 def messages(host: Any) -> list[Message]:
-    return [parse(sent.item) for sent in host.sent]
+    return [message for sent in host.sent for message in messages_in(sent.item)]
 
 
 def texts(host: Any) -> list[str]:
@@ -72,7 +73,7 @@ def test_a_line_goes_with_its_request(make: Make, host: Any, make_request: Any) 
         logging.getLogger("shop.cart").warning("no item %d", 17, extra={"user": 'a"b'})
     (sent,) = host.sent
     assert (sent.channel, sent.request, sent.urgency) == ("syslog", request, 4)
-    message = parse(sent.item)
+    message = messages_in(sent.item)[0]
     assert (message.text, message.severity, message.facility) == ("no item 17", 4, 19)
     assert (message.app_name, message.msgid) == ("shop", "shop.cart")
     assert message.hostname
@@ -109,11 +110,13 @@ def test_channels(make: Make, host: Any, make_request: Any, scope: str, bound: b
     with bound_to_request(request):
         logging.log(level, "text")
     (sent,) = host.sent
-    assert (sent.channel, sent.request) == (channel, request)
+    assert sent.channel == channel
+    # what is fetched goes to the request's association, but not with the request
+    assert sent.request is (None if scope == "association" and channel == "syslog" else request)
     assert channel in {
         declared.name for declared in SyslogPlugin().channels(SyslogPlugin.Options.model_validate({"scope": scope}))
     }
-    assert parse(sent.item).text == ("shop.example: text" if scope == "association" and bound else "text")
+    assert messages_in(sent.item)[0].text == ("shop.example: text" if scope == "association" and bound else "text")
     half.close()
 
 
@@ -281,13 +284,15 @@ def test_stderr(make: Make, host: Any, make_request: Any) -> None:
     assert half.stderr(request, b"PHP Warning:  x\npart") is True
     assert half.stderr(request, b"ial\n<7>quiet\n<2>loud\n") is True
     assert half.stderr(None, b"process\n") is True
-    assert [(sent.channel, parse(sent.item).severity, parse(sent.item).text) for sent in host.sent] == [
+    assert [
+        (sent.channel, messages_in(sent.item)[0].severity, messages_in(sent.item)[0].text) for sent in host.sent
+    ] == [
         ("syslog", 4, "PHP Warning:  x"),
         ("syslog", 5, "partial"),
         ("syslog.urgent", 2, "loud"),
         ("syslog.process", 5, "process"),
     ]
-    assert {parse(sent.item).msgid for sent in host.sent} == {"stderr"}
+    assert {messages_in(sent.item)[0].msgid for sent in host.sent} == {"stderr"}
 
 
 def test_what_is_held_comes_at_the_end_of_the_request(make: Make, host: Any, make_request: Any) -> None:
@@ -438,7 +443,7 @@ def test_secrets_do_not_leave(make: Make, host: Any, make_request: Any) -> None:
 def test_acknowledged_lines_travel_with_the_association(make: Make, host: Any, make_request: Any) -> None:
     make(delivery="acknowledged")
     ask(make_request(), logging.ERROR, logging.CRITICAL)
-    assert [(sent.channel, parse(sent.item).text) for sent in host.sent] == [
+    assert [(sent.channel, messages_in(sent.item)[0].text) for sent in host.sent] == [
         ("syslog", "shop.example: text 40"),
         ("syslog.urgent", "shop.example: text 50"),
     ]
@@ -459,8 +464,71 @@ def test_other_programs(make: Make, host: Any, tmp_path: Path, monkeypatch: pyte
     make(listen=str(tmp_path / "log"))
     assert not (tmp_path / "log").exists()
     (sent,) = host.sent
-    message = parse(sent.item)
+    message = messages_in(sent.item)[0]
     assert (sent.channel, message.severity, message.facility) == ("syslog.process.urgent", 1, 1)
     assert (message.text, message.app_name, message.msgid) == ("no\nspace", "cron", "local")
     assert message.procid == str(os.getpid())
     assert message.data["fields@32473"] == {"uid": str(os.getuid())}
+
+
+def test_lines_wait_for_the_loop_and_go_together(make: Make, host: Any) -> None:
+    make(scope="association")
+    host.gathering.waits = True
+    for number in range(1000):
+        logging.error("line %d %s", number, "x" * 200)
+    assert host.sent == []
+    host.gathering.fetch()
+    assert 5 < len(host.sent) < 20
+    assert texts(host) == [f"line {number} {'x' * 200}" for number in range(1000)]
+    host.gathering.fetch()
+    assert len(texts(host)) == 1000
+
+
+def test_a_crowded_channel_gets_items_of_one_severity(make: Make, host: Any) -> None:
+    make(scope="association")
+    host.gathering.waits = True
+    for number in range(100):
+        logging.log(logging.ERROR if number % 2 else logging.WARNING, "%d", number)
+    host.gathering.crowded = True
+    host.gathering.fetch()
+    assert [(sent.urgency, {message.severity for message in messages_in(sent.item)}) for sent in host.sent] == [
+        (3, {3}),
+        (4, {4}),
+    ]
+    host.gathering.crowded = False
+    logging.warning("least")
+    logging.error("most")
+    host.gathering.fetch()
+    assert host.sent[2].urgency == 3
+    assert texts(host)[100:] == ["least", "most"]
+
+
+def test_each_web_server_gets_the_lines_of_its_requests(make: Make, host: Any, make_request: Any) -> None:
+    make(scope="association")
+    host.gathering.waits = True
+    requests = [make_request(identity=f"r{number}") for number in range(2)]
+    host.by_request = {request: AssociationInfo(number, "peer", "", "") for number, request in enumerate(requests)}
+    for _ in range(2):
+        for request in requests:
+            with bound_to_request(request):
+                logging.error("text")
+    host.gathering.fetch()
+    assert [(sent.association.identity, len(messages_in(sent.item))) for sent in host.sent] == [(0, 2), (1, 2)]
+
+
+def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "KEPT_LINES", 10)
+    monkeypatch.setattr(application, "KEPT_CHARACTERS", 5000)
+    monkeypatch.setattr(application, "MANY", 5)
+    make(scope="association")
+    host.gathering.waits = True
+    for _ in range(20):
+        logging.error("text")
+    assert host.gathering.lost == 10
+    host.gathering.fetch()
+    assert len(texts(host)) == 10
+    for _ in range(4):
+        logging.error("x" * 2000)
+    assert host.gathering.lost == 12
+    host.gathering.fetch()
+    assert len(texts(host)) == 12

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome
+from tests.syslog.items import batch_of
 
 OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
 Make = Callable[..., SyslogWeb]
@@ -70,7 +71,7 @@ def test_what_the_application_added(make: Make, host: Any, make_request: Any, as
 
 def test_a_line_of_the_process(make: Make, host: Any, association: AssociationInfo) -> None:
     half = make()
-    half.feedback("syslog.process", message(), None, association)
+    half.feedback("syslog.process", batch_of(message()), None, association)
     half.feedback("syslog", message(server_name="late.example"), None, association)
     process, late = host.published
     assert (process.server_name, process.request, process.fields) == ("", "", None)
@@ -80,7 +81,7 @@ def test_a_line_of_the_process(make: Make, host: Any, association: AssociationIn
 
 def test_association_scope(make: Make, host: Any, association: AssociationInfo) -> None:
     half = make(scope="association")
-    half.feedback("syslog", message("shop.example: text", server_name="shop.example", request="r"), None, association)
+    half.feedback("syslog", batch_of(message("text", server_name="shop.example", request="r")), None, association)
     (entry,) = host.published
     assert (entry.server_name, entry.request, entry.message) == ("shop.example", "r", "text")
 
@@ -182,7 +183,7 @@ def test_nothing_that_an_application_adds_is_taken_for_more(
     extra = {"server_name": "bank.example", "request": "other"}
     about = {"server_name": "evil", "application": "shop", "worker": "3"}
     half = make()
-    half.feedback("syslog.process", Message("x", data={"fields@32473": extra}).encode(), None, association)
+    half.feedback("syslog.process", batch_of(Message("x", data={"fields@32473": extra}).encode()), None, association)
     half.feedback(
         "syslog", Message("y", data={"fcgi@32473": about, "fields@32473": extra}).encode(), make_request(), association
     )

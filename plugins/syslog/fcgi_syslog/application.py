@@ -6,10 +6,22 @@ import os
 import socket
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from operator import itemgetter
 
-from fcgi_core.plugin import ApplicationHalf, ApplicationHost, Outcome, RequestInfo, current_request
+from fcgi_core.plugin import (
+    ApplicationHalf,
+    ApplicationHost,
+    AssociationInfo,
+    Gathering,
+    Outcome,
+    RequestInfo,
+    current_request,
+)
 from fcgi_core.text import SEVERITIES
 
+from . import batch
 from .about import FIELDS_ELEMENT, REQUEST_ELEMENT, details, server_name
 from .capture import NO_FIELDS, Capture
 from .hold import Held, HeldLine
@@ -38,6 +50,19 @@ _WORKER = "FCGI_SCTP_WORKER"
 """In the environment of a worker: its number."""
 _FIXED = ("scope", "delivery", "spool", "spool_bytes", "listen")
 """Options that a running half cannot change."""
+KEPT_LINES = 100_000
+"""Lines that wait for the loop to fetch them; no more are taken."""
+KEPT_CHARACTERS = 32 << 20
+"""The same, of text."""
+TURN = 4000
+"""Lines made into items before other work of the loop has its turn (some 3 ms)."""
+MANY = 2000
+"""Lines waiting from which on a thread that adds one lets the loop go first: one that does nothing else would keep the
+interpreter to itself."""
+LET_GO_FIRST = 0.001
+"""Seconds that it waits then, once."""
+_SEVERITY: Callable[[batch.Plain], int] = itemgetter(0)
+_TARGET: Callable[[batch.Plain], AssociationInfo | None] = itemgetter(4)
 
 
 class _Source:
@@ -46,9 +71,16 @@ class _Source:
     The request holds it, so it does not hold the request: both go as soon as nobody needs them.
     """
 
-    __slots__ = ("data", "held", "prefix", "quiet", "server_name", "stderr")
+    __slots__ = ("data", "heads", "held", "prefix", "quiet", "server_name", "stderr", "target")
 
-    def __init__(self, request: RequestInfo | None, limit: int, rules: RulesByHost, process: dict[str, str]) -> None:
+    def __init__(
+        self,
+        request: RequestInfo | None,
+        limit: int,
+        rules: RulesByHost,
+        process: dict[str, str],
+        target: AssociationInfo | None = None,
+    ) -> None:
         self.server_name = ""
         about = process
         if request is not None:
@@ -57,6 +89,9 @@ class _Source:
             about = {"server_name": self.server_name, "request": request.identity, **details(request, redact), **about}
         self.data = format_data(REQUEST_ELEMENT, about) if about else ""
         self.prefix = f"{self.server_name}: " if self.server_name else ""
+        self.heads: dict[tuple[int, str], str] = {}
+        """By severity and MSGID: what its lines begin with, without a time."""
+        self.target = target
         self.stderr = Reassembler(limit)
         self.held: Held | None = None
         self.quiet = False
@@ -80,6 +115,14 @@ class SyslogApplication(ApplicationHalf):
             self._about["worker"] = worker
         self._rules = RulesByHost(options)
         self._storms = StormControl()
+        self._loop_thread = threading.get_ident()
+        self._batched = "syslog.process" if self._by_request else "syslog"
+        self._lines: deque[batch.Plain] = deque()
+        self._fetching = False
+        self._characters = 0
+        """Of the lines' texts, about: threads may count at once, and it begins anew when none waits."""
+        # what is to be in a file when the call that logged it returns cannot wait for others
+        self._gathering = None if options.spool else host.gather(self._batched, self._make)
         self._process = _Source(None, options.max_message, self._rules, self._about)
         self._holding: dict[_Source, RequestInfo | None] = {}  # STDERR that waits for its next line
         self._capture = Capture(self._take, host.log.name, self._failed)
@@ -107,6 +150,7 @@ class SyslogApplication(ApplicationHalf):
         app_name = clean_name(options.app_name or self._host.name, APP_NAME_LENGTH)
         self._priorities = [f"<{self._facility * 8 + severity}>1 " for severity in range(8)]
         self._names = f" {self._hostname} {app_name} {self._process_id} "
+        self._process.heads.clear()
         self._take_stderr = "stderr" in options.capture
         self._keep_stderr = options.stderr == "take"
         self._capture.install(options.capture, self._rules.lowest)
@@ -165,7 +209,10 @@ class SyslogApplication(ApplicationHalf):
         source = request.plugin_data.get(_KEY)
         if source is None:
             # two threads may come here at once for a request: both get the first one's
-            source = request.plugin_data.setdefault(_KEY, _Source(request, self._limit, self._rules, self._about))
+            source = request.plugin_data.setdefault(
+                _KEY,
+                _Source(request, self._limit, self._rules, self._about, self._host.association_of(request)),
+            )
         assert isinstance(source, _Source)
         return source
 
@@ -193,11 +240,11 @@ class SyslogApplication(ApplicationHalf):
         now = time.time()
         if line.severity > rules.threshold or not self._allows(rules, self._process, line.severity, now):
             return
-        beginning = (
-            f"<{line.facility * 8 + line.severity}>1 {format_time(now)} {self._hostname}"
-            f" {clean_name(line.tag, APP_NAME_LENGTH)} {pid} local"
+        head = (
+            f"<{line.facility * 8 + line.severity}>1 - {self._hostname} {clean_name(line.tag, APP_NAME_LENGTH)} {pid}"
+            f" local {self._process.data}{format_data(FIELDS_ELEMENT, {'uid': str(uid)})} "
         )
-        self._send(self._process, None, line.severity, beginning, rules, line.text, {"uid": str(uid)})
+        self._send(self._process, None, line.severity, head, now, rules.redact(line.text))
 
     def _line(
         self,
@@ -210,8 +257,6 @@ class SyslogApplication(ApplicationHalf):
         fields: dict[str, str],
     ) -> None:
         """Send a line, unless it is not severe enough or one too many."""
-        if getattr(self._sending, "now", False):
-            return  # what sending a line makes others say is not sent: it would never end
         rules = self._rules[source.server_name]
         if severity > rules.threshold:
             if rules.hold and request is not None:
@@ -221,8 +266,26 @@ class SyslogApplication(ApplicationHalf):
             return
         if rules.rate and not self._allows(rules, source, severity, when):
             return
-        beginning = f"{self._priorities[severity]}{format_time(when)}{self._names}{msgid}"
-        self._send(source, request, severity, beginning, rules, text, fields)
+        if fields:
+            if rules.redacts:
+                fields = {name: rules.redact(value) for name, value in fields.items()}
+            head = self._begin(source, severity, msgid, source.data + format_data(FIELDS_ELEMENT, fields))
+        else:
+            head = source.heads.get((severity, msgid)) or self._head(source, severity, msgid)
+        if rules.redacts:
+            text = rules.redact(text)
+        self._send(source, request, severity, head, when, text)
+
+    def _begin(self, source: _Source, severity: int, msgid: str, data: str) -> str:
+        """A message of RFC 5424 up to its text, without a time. Where all lines share a channel the text begins with
+        the virtual host's name."""
+        prefix = "" if self._by_request else source.prefix
+        return f"{self._priorities[severity]}-{self._names}{msgid} {data or '-'} {prefix}"
+
+    def _head(self, source: _Source, severity: int, msgid: str) -> str:
+        """The one of all lines that add nothing."""
+        head = source.heads[severity, msgid] = self._begin(source, severity, msgid, source.data)
+        return head
 
     def _allows(self, rules: Rules, source: _Source, severity: int, now: float) -> bool:
         return (
@@ -234,36 +297,73 @@ class SyslogApplication(ApplicationHalf):
         source: _Source,
         request: RequestInfo | None,
         severity: int,
-        beginning: str,
-        rules: Rules,
+        head: str,
+        when: float,
         text: str,
-        fields: dict[str, str],
     ) -> None:
-        """Make the item and hand it over. `beginning`: all of it up to MSGID."""
-        if rules.redacts:
-            text = rules.redact(text)
+        """Hand a line over, alone or for the loop to fetch with others."""
         if len(text) * 4 > self._limit:
             text = clip(text, self._limit)
-        if self._by_request:
-            channel = "syslog" if request is not None else "syslog.process"
+        if severity > CRIT and (request is None or not self._by_request):
+            if self._gathering is not None:
+                self._keep(self._gathering, (severity, head, when, text, source.target))
+                return
+            channel, item = self._batched, batch.encode([(severity, head, when, text, source.target)])
         else:
-            text = source.prefix + text
-            channel = "syslog"
-        if severity <= CRIT:
-            channel += ".urgent"
-        data = source.data
-        if fields:
-            if rules.redacts:
-                fields = {name: rules.redact(value) for name, value in fields.items()}
-            data += format_data(FIELDS_ELEMENT, fields)
-        line = f"{beginning} {data or '-'} {text}"
+            channel = "syslog.process" if self._by_request and request is None else "syslog"
+            if severity <= CRIT:
+                channel += ".urgent"
+            priority, _, rest = head.partition(" - ")
+            item = f"{priority} {format_time(when)} {rest}{text}".encode("utf-8", "backslashreplace")
+        if getattr(self._sending, "now", False):
+            return  # what sending a line makes others say is not sent: it would never end
         self._sending.now = True
         try:
-            self._host.send(channel, line.encode("utf-8", "backslashreplace"), request=request, urgency=severity)
+            self._host.send(channel, item, request=request, urgency=severity)
         except Exception:
             self._failed()
         finally:
             self._sending.now = False
+
+    def _keep(self, gathering: Gathering, line: batch.Plain) -> None:
+        """Keep a line until the loop fetches it. Any thread."""
+        if self._fetching and threading.get_ident() == self._loop_thread:
+            return  # what sending a line makes others say is not sent: it would never end
+        lines = self._lines
+        lines.append(line)
+        self._characters += len(line[3])
+        count = len(lines)
+        if count == 1:
+            gathering.ready()
+        elif count > MANY or self._characters > KEPT_CHARACTERS:
+            if count > KEPT_LINES or self._characters > KEPT_CHARACTERS:
+                try:
+                    lines.pop()
+                except IndexError:
+                    return  # they have just been fetched
+                gathering.lose(1)
+            if threading.get_ident() != self._loop_thread:
+                time.sleep(LET_GO_FIRST)
+
+    def _make(self, crowded: bool) -> Iterator[tuple[bytes, int, AssociationInfo | None]]:
+        """Items of what was kept; on the loop's thread."""
+        lines = self._lines
+        taken = [lines.popleft() for _ in range(min(TURN, len(lines)))]
+        if not lines:
+            self._characters = 0
+        groups = [taken] if taken else []
+        if len(self._host.associations()) > 1:
+            groups = _apart(groups, _TARGET)
+        if crowded:
+            # something may have to be dropped: an item of one severity each, so that it is what is least severe
+            groups = sorted(_apart(groups, _SEVERITY), key=lambda group: group[0][0])
+        self._fetching = True
+        try:
+            for group in groups:
+                for part in batch.split(group):
+                    yield batch.encode(part), min(map(_SEVERITY, part)), part[0][4]
+        finally:
+            self._fetching = False
 
     def _raise(self, source: _Source, request: RequestInfo, lines: list[HeldLine]) -> None:
         """Send what was held as if it were severe enough; the field `severity` says what it was."""
@@ -279,10 +379,21 @@ class SyslogApplication(ApplicationHalf):
     def _tell_suppressed(self) -> None:
         for name, count in self._storms.take_suppressed():
             about = {"server_name": name, **self._about} if name else self._about
-            beginning = f"{self._priorities[WARNING]}{format_time(time.time())}{self._names}suppressed"
             source = _Source(None, self._limit, self._rules, about)
             source.prefix = f"{name}: " if name else ""
-            self._send(source, None, WARNING, beginning, self._rules[name], f"{count} messages suppressed", NO_FIELDS)
+            head = self._head(source, WARNING, "suppressed")
+            self._send(source, None, WARNING, head, time.time(), f"{count} messages suppressed")
 
     def _failed(self) -> None:
         self._failures += 1  # reported by `tick`
+
+
+def _apart(groups: Sequence[list[batch.Plain]], key: Callable[[batch.Plain], Hashable]) -> list[list[batch.Plain]]:
+    """Each group taken apart by a key of its lines, whose order stays."""
+    apart: list[list[batch.Plain]] = []
+    for group in groups:
+        by_key: dict[Hashable, list[batch.Plain]] = {}
+        for line in group:
+            by_key.setdefault(key(line), []).append(line)
+        apart.extend(by_key.values())
+    return apart

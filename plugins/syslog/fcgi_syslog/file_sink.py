@@ -16,8 +16,9 @@ from functools import lru_cache
 
 from fcgi_core.plugin import FeedEntry
 
-from .formats import format_line
-from .sinks import Sink
+from .formats import format_line, format_lines
+from .lines import Lines
+from .sinks import Part, Sink
 
 __all__ = ["FileSink", "file_name"]
 
@@ -65,7 +66,8 @@ class _File:
 
 
 class FileSink(Sink):
-    """`path` is absolute; ``{server_name}`` in it stands for the virtual host. `to_text` makes the line of an entry."""
+    """`path` is absolute; ``{server_name}`` in it stands for the virtual host. `to_text` makes the line of an entry,
+    `to_texts` those of many."""
 
     def __init__(
         self,
@@ -73,18 +75,30 @@ class FileSink(Sink):
         log: logging.Logger,
         threshold: int = 7,
         to_text: Callable[[FeedEntry], str] = format_line,
+        to_texts: Callable[[Lines], list[str]] = format_lines,
     ) -> None:
         super().__init__(path, log, threshold)
         self._to_text = to_text
+        self._to_texts = to_texts
+        self._by_host = "{server_name}" in path
         self._template = path
         self._names: set[str] = set()
         self._files: dict[str, _File] = {}  # the one that was written longest ago first
         self._pending: dict[str, _File] = {}
 
     def deliver(self, entries: list[FeedEntry]) -> None:
+        self.deliver_parts([*entries])
+
+    def deliver_parts(self, parts: list[Part]) -> None:
         lines: dict[str, list[str]] = {}
-        for entry in entries:
-            lines.setdefault(self._path(entry.server_name), []).append(self._to_text(entry))
+        for part in parts:
+            if not isinstance(part, Lines):
+                lines.setdefault(self._path(part.server_name), []).append(self._to_text(part))
+            elif self._by_host:
+                for name, of_host in part.by_host().items():
+                    lines.setdefault(self._path(name), []).extend(self._to_texts(of_host))
+            else:
+                lines.setdefault(self._template, []).extend(self._to_texts(part))
         for path, texts in lines.items():
             file = self._open(path)
             file.pending += "".join(texts).encode()
@@ -110,7 +124,7 @@ class FileSink(Sink):
         self._files = dict(self._pending)
 
     def _path(self, server_name: str) -> str:
-        if "{server_name}" not in self._template:
+        if not self._by_host:
             return self._template
         name = file_name(server_name)
         if name not in self._names:

@@ -12,6 +12,7 @@ from fcgi_core.plugin import FeedEntry
 from fcgi_core.text import SEVERITIES, escape, escape_word
 
 from .about import FIELDS_ELEMENT, REQUEST_ELEMENT
+from .lines import Lines
 from .message import (
     APP_NAME_LENGTH,
     HOSTNAME_LENGTH,
@@ -23,18 +24,40 @@ from .message import (
     format_time,
 )
 
-__all__ = ["format_json", "format_line", "format_message"]
+__all__ = ["format_json", "format_line", "format_lines", "format_message", "format_messages"]
 
 _OF_REQUEST = ("method", "uri", "script", "remote", "worker", "application")
+_MICRO = 1_000_000
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def format_line(entry: FeedEntry) -> str:
     """The line of a file, newline included."""
+    return f"{format_time(entry.time)}{_mark(entry)}{escape(entry.message)}\n"
+
+
+def format_lines(lines: Lines) -> list[str]:
+    """The lines of a file, newlines included."""
+    for head in lines.heads:
+        if not head.mark:
+            head.mark = _mark(head.entry(0, ""))
+    marks = [head.mark for head in lines.heads]
+    texts = lines.texts if lines.clean else [escape(text) for text in lines.texts]
+    columns = zip(lines.times, lines.numbers, texts, strict=True)
+    second = min(lines.times) // _MICRO
+    if max(lines.times) // _MICRO != second:
+        return [f"{format_time(time / _MICRO)}{marks[number]}{text}\n" for time, number, text in columns]
+    beginning = format_time(second)[: -len("000000Z")]
+    start = second * _MICRO
+    return [f"{beginning}{time - start:06d}Z{marks[number]}{text}\n" for time, number, text in columns]
+
+
+def _mark(entry: FeedEntry) -> str:
+    """What stands between time and text."""
     process = f"[{escape(entry.process)}]" if entry.process else ""
     return (
-        f"{format_time(entry.time)} {SEVERITIES[entry.severity]} {escape_word(entry.server_name)}"
-        f" {escape_word(entry.application)}{process} [{escape_word(entry.request)}] {escape(entry.message)}\n"
+        f" {SEVERITIES[entry.severity]} {escape_word(entry.server_name)}"
+        f" {escape_word(entry.application)}{process} [{escape_word(entry.request)}] "
     )
 
 
@@ -57,6 +80,29 @@ def format_json(entry: FeedEntry) -> str:
 
 def format_message(entry: FeedEntry, limit: int) -> bytes:
     """An RFC 5424 message whose text has at most `limit` bytes, or is marked as cut."""
+    before, after = _around_time(entry)
+    return f"{before}{format_time(entry.time)}{after}{clip(escape(entry.message), limit)}".encode()
+
+
+def format_messages(lines: Lines, limit: int) -> list[bytes]:
+    """The same for many."""
+    around: list[tuple[str, str]] = []
+    for head in lines.heads:
+        if head.message is None:
+            head.message = _around_time(head.entry(0, ""))
+        around.append(head.message)
+    texts = lines.texts if lines.clean else [escape(text) for text in lines.texts]
+    messages = []
+    for time, number, text in zip(lines.times, lines.numbers, texts, strict=True):
+        before, after = around[number]
+        if len(text) * 4 > limit:
+            text = clip(text, limit)
+        messages.append(f"{before}{format_time(time / _MICRO)}{after}{text}".encode())
+    return messages
+
+
+def _around_time(entry: FeedEntry) -> tuple[str, str]:
+    """What stands before and after the time of an RFC 5424 message."""
     data = ""
     about = {"server_name": entry.server_name, "request": entry.request} if entry.server_name or entry.request else {}
     own: dict[str, str] = {}
@@ -67,7 +113,9 @@ def format_message(entry: FeedEntry, limit: int) -> bytes:
     if own:
         data += format_data(FIELDS_ELEMENT, {name: escape(value) for name, value in own.items()})
     return (
-        f"<{entry.facility * 8 + entry.severity}>1 {format_time(entry.time)} {clean_name(entry.host, HOSTNAME_LENGTH)}"
-        f" {clean_name(entry.application, APP_NAME_LENGTH)} {clean_name(entry.process, PROCID_LENGTH)}"
-        f" {clean_name(entry.kind, MSGID_LENGTH)} {data or '-'} {clip(escape(entry.message), limit)}"
-    ).encode()
+        f"<{entry.facility * 8 + entry.severity}>1 ",
+        (
+            f" {clean_name(entry.host, HOSTNAME_LENGTH)} {clean_name(entry.application, APP_NAME_LENGTH)}"
+            f" {clean_name(entry.process, PROCID_LENGTH)} {clean_name(entry.kind, MSGID_LENGTH)} {data or '-'} "
+        ),
+    )

@@ -27,6 +27,7 @@ __all__ = [
     "format_data",
     "format_time",
     "parse",
+    "parse_text",
     "read",
 ]
 
@@ -155,7 +156,7 @@ def parse(item: bytes) -> Message:
         text = item.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
-    return _parse(text)
+    return parse_text(text)
 
 
 def read(item: bytes) -> tuple[Message, str]:
@@ -170,7 +171,7 @@ def read(item: bytes) -> tuple[Message, str]:
         problem = f"byte {error.start} is not UTF-8"
         text = item.decode("utf-8", "backslashreplace")
     try:
-        return _parse(text), problem
+        return parse_text(text), problem
     except ValueError as error:
         problem = str(error)
     priority = _PRIORITY.match(text)
@@ -182,7 +183,8 @@ def read(item: bytes) -> tuple[Message, str]:
     return Message(text, number & 7, number >> 3), problem
 
 
-def _parse(text: str) -> Message:
+def parse_text(text: str) -> Message:
+    """The message. ValueError says what is wrong with it."""
     fields = text.split(" ", 6)
     beginning = _BEGINNINGS.get(fields[0])
     if beginning is None or len(fields) < 7:

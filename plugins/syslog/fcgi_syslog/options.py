@@ -105,6 +105,22 @@ SECRETS = Redaction(
 """Parameters of a query string that are no business of who reads the log."""
 
 
+def may_have_secrets(text: str) -> bool:
+    """False if SECRETS matches nothing in the text; many times quicker than the expression."""
+    lower = text.lower()
+    # one by one and not any(…), which takes longer than all of them
+    return (
+        not lower.isascii()  # re.IGNORECASE has more ways to write an s
+        or "pass" in lower
+        or "key=" in lower
+        or "token" in lower
+        or "secret" in lower
+        or "pwd" in lower
+        or "sig=" in lower
+        or "signature" in lower
+    )
+
+
 class Output(_Model):
     """Where the web side writes lines to, beside the live feed: one of the first seven."""
 

@@ -38,7 +38,9 @@ class SyslogPlugin(Plugin):
     def channels(self, options: SyslogOptions) -> Sequence[Channel]:
         if options.delivery == "acknowledged":
             return [
-                Channel("syslog", queue_bytes=options.spool_bytes, acknowledged=True, spool=options.spool),
+                Channel(
+                    "syslog", queue_bytes=options.spool_bytes, acknowledged=True, spool=options.spool, counted=True
+                ),
                 Channel(
                     "syslog.urgent",
                     priority=Priority.URGENT,
@@ -49,13 +51,13 @@ class SyslogPlugin(Plugin):
             ]
         if options.scope == "association":
             return [
-                Channel("syslog", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE),
+                Channel("syslog", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE, counted=True),
                 Channel("syslog.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=URGENT_QUEUE),
             ]
         return [
             Channel("syslog", Scope.REQUEST, queue_bytes=REQUEST_QUEUE),
             Channel("syslog.urgent", Scope.REQUEST, priority=Priority.URGENT, queue_bytes=REQUEST_QUEUE),
-            Channel("syslog.process", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE),
+            Channel("syslog.process", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE, counted=True),
             Channel("syslog.process.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=URGENT_QUEUE),
         ]
 

@@ -6,7 +6,7 @@ import re
 
 from fcgi_core.text import severity_number
 
-from .options import SECRETS, SyslogOptions
+from .options import SECRETS, SyslogOptions, may_have_secrets
 from .severity import guess
 
 __all__ = ["Rules", "RulesByHost"]
@@ -24,15 +24,14 @@ class Rules:
         self.burst = options.burst
         self._stderr_severity = severity_number(options.stderr_severity)
         self._patterns = [(re.compile(one.match), severity_number(one.severity)) for one in options.patterns]
-        self._redactions = [
-            (re.compile(one.match), one.replace, "=" if one.match == SECRETS.match else "") for one in options.redact
-        ]
+        self._redactions = [(re.compile(one.match), one.replace, one.match == SECRETS.match) for one in options.redact]
         self.redacts = bool(self._redactions)
 
     def redact(self, text: str) -> str:
         """`text` without what is not to be read."""
-        for expression, replacement, needed in self._redactions:
-            if needed in text:  # far quicker than any expression, and most lines have no such thing
+        for expression, replacement, secrets in self._redactions:
+            # a look for what must be there is far quicker than any expression, and most lines have no such thing
+            if not secrets or ("=" in text and may_have_secrets(text)):
                 text = expression.sub(replacement, text)
         return text
 

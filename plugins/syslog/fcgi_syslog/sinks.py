@@ -14,7 +14,11 @@ from collections.abc import Callable
 
 from fcgi_core.plugin import FeedEntry
 
-__all__ = ["QUEUE_BYTES", "Sink"]
+from .lines import Lines
+
+__all__ = ["QUEUE_BYTES", "Part", "Sink"]
+
+Part = FeedEntry | Lines
 
 QUEUE_BYTES = 16 << 20
 """Bytes of text that may wait for one sink."""
@@ -47,9 +51,10 @@ class Sink(ABC):
         self.closing = False
         self._log = log
         self._changed = threading.Condition()
-        self._queue: list[FeedEntry] = []
+        self._queue: list[Part] = []
         self._queued = 0
         self._unwritten = 0
+        self._waiting_lines = 0
         self._taken = 0
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         self._reopen = False
@@ -61,16 +66,23 @@ class Sink(ABC):
 
     def write(self, entry: FeedEntry) -> None:
         """Take a line; returns at once and never raises. Nothing is taken after `close`."""
-        size = len(entry.message) + _ENTRY_OVERHEAD
+        self._take(entry, 1, len(entry.message) + _ENTRY_OVERHEAD)
+
+    def write_all(self, lines: Lines) -> None:
+        """The same for many; they are taken together or not at all."""
+        self._take(lines, len(lines), lines.size + len(lines) * _ENTRY_OVERHEAD)
+
+    def _take(self, part: Part, count: int, size: int) -> None:
         with self._changed:
             if self.closing:
                 return
             if self._queued + self._unwritten + size > self.bound:
-                self.lost += 1
+                self.lost += count
                 return
-            self._queue.append(entry)
+            self._queue.append(part)
             self._queued += size
-            self.accepted += 1
+            self.accepted += count
+            self._waiting_lines += count
             if self._thread is None:
                 # a daemon: a disk that hangs for good must not keep the process from ending
                 self._thread = threading.Thread(target=self._run, name=f"syslog {self.name}", daemon=True)
@@ -115,6 +127,16 @@ class Sink(ABC):
         OSError if it cannot be written now: what is left is kept for the next call, which may bring no entries.
         """
 
+    def deliver_parts(self, parts: list[Part]) -> None:
+        """The same, for a sink that writes many lines faster together; else each is made an entry."""
+        entries: list[FeedEntry] = []
+        for part in parts:
+            if isinstance(part, Lines):
+                entries.extend(part.entries())
+            else:
+                entries.append(part)
+        self.deliver(entries)
+
     @abstractmethod
     def left(self) -> int:
         """The bytes that the last `deliver` left, unwritten or not known to have arrived."""
@@ -143,15 +165,16 @@ class Sink(ABC):
                         lambda: self._queue or self.closing or self._reopen, LOOK_AFTER if self._unwritten else None
                     )
                 self._busy = True
-                entries, self._queue = self._queue, []
+                parts, self._queue = self._queue, []
                 self._unwritten += self._queued
-                self._taken += len(entries)
+                count, self._waiting_lines = self._waiting_lines, 0
+                self._taken += count
                 self._queued = 0
                 reopen, self._reopen = self._reopen, False
                 closing = self.closing
             if reopen:
                 self.release()
-            self._attempt(entries)
+            self._attempt(parts, count)
         self.release()
         with self._changed:
             self._busy = False
@@ -159,9 +182,9 @@ class Sink(ABC):
         if self._unwritten:
             self._log.error("%s: %d bytes of lines could not be written and are lost", self.name, self._unwritten)
 
-    def _attempt(self, entries: list[FeedEntry]) -> None:
+    def _attempt(self, parts: list[Part], count: int) -> None:
         try:
-            self.deliver(entries)
+            self.deliver_parts(parts)
         except OSError as error:
             if not self._failing:
                 self._failing = True
@@ -170,8 +193,8 @@ class Sink(ABC):
             else:
                 self._pause = min(self._pause * 2, RETRY_MOST)
         except Exception:  # a bug: the thread goes on with other lines
-            self.lost += len(entries)
-            self._log.exception("%s: %d lines could not be written and are lost", self.name, len(entries))
+            self.lost += count
+            self._log.exception("%s: %d lines could not be written and are lost", self.name, count)
         else:
             if self._failing:
                 self._failing = False

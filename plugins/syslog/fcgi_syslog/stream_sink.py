@@ -21,8 +21,9 @@ from collections.abc import Callable
 
 from fcgi_core.plugin import FeedEntry
 
-from .formats import format_message
-from .sinks import CLOSE_WITHIN, Sink
+from .formats import format_message, format_messages
+from .lines import Lines
+from .sinks import CLOSE_WITHIN, Part, Sink
 
 __all__ = ["StreamSink", "tls_context"]
 
@@ -90,7 +91,10 @@ class StreamSink(Sink):
         """Bytes of the first unsent batch that were sent."""
 
     def deliver(self, entries: list[FeedEntry]) -> None:
-        self._add(entries)
+        self.deliver_parts([*entries])
+
+    def deliver_parts(self, parts: list[Part]) -> None:
+        self._add(parts)
         if not (self._unsent or self._unsure):
             return
         try:
@@ -115,18 +119,22 @@ class StreamSink(Sink):
     def release(self) -> None:
         self._disconnect(reset=False)
 
-    def _add(self, entries: list[FeedEntry]) -> None:
-        parts: list[bytes] = []
+    def _add(self, parts: list[Part]) -> None:
+        framed: list[bytes] = []
         size = 0
-        for entry in entries:
-            message = format_message(entry, self._longest_text)
-            parts.append(b"%d %b" % (len(message), message))
-            size += len(message)
-            if size > BATCH_BYTES:
-                self._unsent.append(_Batch(b"".join(parts), len(parts)))
-                parts, size = [], 0
-        if parts:
-            self._unsent.append(_Batch(b"".join(parts), len(parts)))
+        for part in parts:
+            if isinstance(part, Lines):
+                messages = format_messages(part, self._longest_text)
+            else:
+                messages = [format_message(part, self._longest_text)]
+            for message in messages:
+                framed.append(b"%d %b" % (len(message), message))
+                size += len(message)
+                if size > BATCH_BYTES:
+                    self._unsent.append(_Batch(b"".join(framed), len(framed)))
+                    framed, size = [], 0
+        if framed:
+            self._unsent.append(_Batch(b"".join(framed), len(framed)))
 
     def _connect(self) -> socket.socket:
         plain = socket.create_connection(self._address, CONNECT_WITHIN)

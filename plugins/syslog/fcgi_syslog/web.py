@@ -10,8 +10,10 @@ from types import MappingProxyType
 
 from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome, RequestInfo, WebHalf, WebHost
 
+from . import batch
 from .about import FIELDS_ELEMENT, OF_PROCESS, REQUEST_ELEMENT, details, server_name
-from .message import FACILITIES, Data, read
+from .lines import Head, Lines
+from .message import FACILITIES, Data, parse_text, read
 from .options import Output, SyslogOptions
 from .outputs import make_sink
 from .reassembly import Reassembler
@@ -25,6 +27,10 @@ __all__ = ["SyslogWeb"]
 _KEY = "syslog"
 """In `RequestInfo.plugin_data`."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+KNOWN_HEADS = 1024
+"""Beginnings of lines that are kept taken apart: one for each logger and severity, and for each request."""
+KNOWN_HEAD_LENGTH = 2048
+"""Characters of the longest that is kept."""
 
 
 class _Source:
@@ -64,6 +70,8 @@ class SyslogWeb(WebHalf):
         self._acknowledged = options.delivery == "acknowledged"
         self._rules = RulesByHost(options)
         self._storms = StormControl()
+        self._batched = "syslog.process" if options.by_request else "syslog"
+        self._heads: dict[tuple[str, str], Head] = {}
         self._holding: dict[_Source, RequestInfo] = {}  # STDERR that waits for its next line
         self.malformed = 0
         """Items that were no RFC 5424 messages."""
@@ -106,7 +114,15 @@ class SyslogWeb(WebHalf):
         return _all_written(behind) if behind else None
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
-        message, problem = read(item)
+        problem = ""
+        if channel == self._batched:
+            try:
+                self._publish_all(self._lines(item, association))
+                return
+            except ValueError as error:
+                problem = str(error)
+        message, other_problem = read(item)
+        problem = problem or other_problem
         fields: Mapping[str, str]
         text = message.text
         if request is not None:
@@ -114,10 +130,7 @@ class SyslogWeb(WebHalf):
             name, identity = source.server_name, request.identity
             fields = source.fields(message.data)
         elif self._of_process(channel):
-            # nobody but the application can say whose line it is
-            about = message.data.get(REQUEST_ELEMENT, _NOTHING)
-            name, identity = about.get("server_name", ""), about.get("request", "")
-            fields = _of_claims(message.data)
+            name, identity, fields = _of_claims(message.data)
             if name:
                 text = text.removeprefix(f"{name}: ")
         else:
@@ -143,6 +156,36 @@ class SyslogWeb(WebHalf):
                 message.hostname,
             )
         )
+
+    def _lines(self, item: bytes, association: AssociationInfo) -> Lines:
+        """The lines of a batch. ValueError says what is wrong with it."""
+        texts, times, numbers, lines, clean = batch.decode(item)
+        peer_name = association.peer_name
+        known = self._heads
+        heads = [known.get((text, peer_name)) or self._head(text, peer_name) for text in texts]
+        return Lines(heads, times, numbers, lines, clean)
+
+    def _head(self, text: str, peer_name: str) -> Head:
+        message = parse_text(text)
+        name, identity, fields = _of_claims(message.data)
+        if message.time is not None or message.text not in ("", f"{name}: ") or not text.endswith(" "):
+            raise ValueError("a head of a batch has a time, or a text of its own")
+        head = Head(
+            message.severity,
+            name,
+            message.app_name or peer_name,
+            message.facility,
+            message.procid,
+            message.msgid,
+            identity,
+            fields or None,
+            message.hostname,
+        )
+        if len(text) <= KNOWN_HEAD_LENGTH:
+            if len(self._heads) >= KNOWN_HEADS:
+                self._heads.clear()
+            self._heads[text, peer_name] = head
+        return head
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         source = request.plugin_data.get(_KEY)
@@ -234,6 +277,13 @@ class SyslogWeb(WebHalf):
             if entry.severity <= sink.threshold:
                 sink.write(entry)
 
+    def _publish_all(self, lines: Lines) -> None:
+        self._host.publish_all(lines.entries())
+        for sink in self._sinks:
+            wanted = lines.down_to(sink.threshold)
+            if wanted is not None:
+                sink.write_all(wanted)
+
 
 def _flat(data: Data, but: str = "") -> dict[str, str]:
     """Structured data as one mapping, without the element `but`; others' elements keep their names before a dot."""
@@ -246,22 +296,14 @@ def _flat(data: Data, but: str = "") -> dict[str, str]:
     return fields
 
 
-_claims: tuple[Data, dict[str, str]] = ({}, {})
-
-
-def _of_claims(data: Data) -> dict[str, str]:
-    """`_flat` without server_name and request, which have places of their own in an entry. Data that is the same object
-    as the last time gives the same object."""
-    global _claims
-    known, fields = _claims
-    if known is not data:
-        fields = _flat(data)
-        about = data.get(REQUEST_ELEMENT, _NOTHING)
-        for name in ("server_name", "request"):
-            if name in about:
-                del fields[name]
-        _claims = data, fields
-    return fields
+def _of_claims(data: Data) -> tuple[str, str, dict[str, str]]:
+    """Virtual host, request and other fields, where nobody but the application can say whose line it is."""
+    fields = _flat(data)
+    about = data.get(REQUEST_ELEMENT, _NOTHING)
+    for name in ("server_name", "request"):
+        if name in about:
+            del fields[name]
+    return about.get("server_name", ""), about.get("request", ""), fields
 
 
 def _all_written(behind: list[tuple[Sink, int]]) -> Future[None]:

@@ -1,0 +1,137 @@
+"""Many lines in one item: what the association's channels carry.
+
+Most lines of a process begin alike, so what they begin with is there once: the *head* is an RFC 5424 message without a
+time that ends where a line's own text begins (`<14>1 - host shop 71 cart [fcgi@32473 server_name="a.test"] a.test: `).
+Numbers are big-endian:
+
+    4 bytes         n, the number of lines; the channel's figures count by it
+    2 bytes         m, the number of heads
+    n * 8 bytes     when each line was written: microseconds since the epoch
+    n * 4 bytes     the length of each line's text, bytes
+    n * 2 bytes     the number of its head, from 0
+    m * 4 bytes     the length of each head, bytes
+                    the heads, then the texts, UTF-8, with nothing between them
+
+Lengths and not separators: a text may hold anything and is never taken for another line. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple
+
+from fcgi_core.plugin import AssociationInfo
+
+Plain = tuple[int, str, float, str, AssociationInfo | None]
+"""A `Line`."""
+
+__all__ = ["BATCH_SIZE", "Batch", "Line", "Plain", "decode", "encode", "split"]
+
+BATCH_SIZE = 32 << 10
+"""Characters of one batch, heads counted with each line, unless a single line has more. It travels as three messages or
+so; what costs per batch is then a hundredth of what costs per line."""
+LATEST = 253402300800 * 1_000_000
+"""Microseconds from the epoch to the end of the year 9999, the last that RFC 3339 can name."""
+MOST_HEADS = 65535
+_COUNTS = struct.Struct(">IH")
+
+
+class Line(NamedTuple):
+    """A line on its way. Written as a plain tuple, which is made in a fifth of the time."""
+
+    severity: int
+    head: str
+    time: float
+    text: str
+    target: AssociationInfo | None
+    """The association of its request: the web server that has the request gets the line."""
+
+
+class Batch(NamedTuple):
+    """Lines by column: as many times, texts and numbers of heads."""
+
+    heads: list[str]
+    times: tuple[int, ...]
+    """Microseconds since the epoch."""
+    numbers: tuple[int, ...]
+    texts: list[str]
+    clean: bool
+    """All texts are printable ASCII. False says nothing."""
+
+
+def split(lines: Sequence[Plain]) -> Iterable[Sequence[Plain]]:
+    """Lines in portions that make a batch each."""
+    size = 0
+    start = 0
+    for position, line in enumerate(lines):
+        more = len(line[1]) + len(line[3])
+        size += more
+        if size > BATCH_SIZE and position > start:
+            yield lines[start:position]
+            start, size = position, more
+    if start < len(lines):
+        yield lines[start:] if start else lines
+
+
+def encode(lines: Sequence[Plain]) -> bytes:
+    """The item of some lines (see `Line`), MOST_HEADS at most; struct.error beyond."""
+    _, heads, times, texts, _ = zip(*lines, strict=True)
+    numbers: dict[str, int] = {}
+    of_lines = [numbers.setdefault(head, len(numbers)) for head in heads]
+    joined = "".join(texts)
+    text = joined.encode("utf-8", "backslashreplace")
+    lengths: Iterable[int] = map(len, texts)
+    if not joined.isascii():
+        lengths = (len(one.encode("utf-8", "backslashreplace")) for one in texts)
+    encoded = [head.encode("utf-8", "backslashreplace") for head in numbers]
+    count = len(lines)
+    micros = [int(when * 1_000_000 + 0.5) for when in times]
+    columns = struct.pack(
+        f">IH{count}Q{count}I{count}H{len(encoded)}I",
+        count,
+        len(encoded),
+        *micros,
+        *lengths,
+        *of_lines,
+        *map(len, encoded),
+    )
+    return b"".join((columns, *encoded, text))
+
+
+_PRINTABLE = bytes(byte if 32 <= byte < 127 else 0 for byte in range(256))
+
+
+def decode(item: bytes) -> Batch:
+    """The lines of an item. ValueError says what is wrong with it."""
+    if len(item) < _COUNTS.size:
+        raise ValueError("it is too short for a batch")
+    count, heads = _COUNTS.unpack_from(item)
+    end = _COUNTS.size + count * 14 + heads * 4
+    if not count or end > len(item):
+        raise ValueError(f"a batch of {count} lines and {heads} heads in {len(item)} bytes")
+    columns = struct.unpack_from(f">{count}Q{count}I{count}H{heads}I", item, _COUNTS.size)
+    times = columns[:count]
+    lengths = columns[count : 2 * count]
+    numbers = columns[2 * count : 3 * count]
+    head_lengths = columns[3 * count :]
+    texts_at = end + sum(head_lengths)
+    if texts_at + sum(lengths) != len(item):
+        raise ValueError("the lengths in a batch do not add up to it")
+    if max(numbers) >= heads:
+        raise ValueError("a line of a batch has a head that is not there")
+    if max(times) >= LATEST:
+        raise ValueError("a line of a batch is later than the year 9999")
+    data = item[texts_at:]
+    try:
+        if data.isascii():
+            text = data.decode("ascii")
+            texts = [text[start:stop] for start, stop in pairwise(chain((0,), accumulate(lengths)))]
+        else:
+            texts = [data[start:stop].decode() for start, stop in pairwise(chain((0,), accumulate(lengths)))]
+        names = [item[start:stop].decode() for start, stop in pairwise(accumulate(head_lengths, initial=end))]
+    except UnicodeDecodeError:
+        raise ValueError("a batch is not UTF-8") from None
+    # bytes.translate gives back the same object if it changes nothing, and takes a third of str.isprintable's time
+    return Batch(names, times, numbers, texts, data.translate(_PRINTABLE) is data)
