@@ -33,8 +33,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def _starter() -> Iterator[Callable[..., Stack]]:
     with ExitStack() as stack:
 
-        def start(*args: Any, **named: Any) -> Stack:
-            started = Stack(*args, **named)
+        def start(*args: Any, kind: type[Stack] = Stack, **named: Any) -> Stack:
+            started = kind(*args, **named)
             _running.append(started)
             stack.callback(_running.remove, started)
             return stack.enter_context(started)
