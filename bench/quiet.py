@@ -33,6 +33,8 @@ class Turns:
     def give(self) -> None:
         """Let it go."""
         if self._held is not None:
+            # said aloud: processes that were forked meanwhile have the file open as well, and would keep the lock
+            fcntl.flock(self._held, fcntl.LOCK_UN)
             self._held.close()
             self._held = None
             time.sleep(0.5)  # who waits for it gets it
