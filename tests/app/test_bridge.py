@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from fcgi_core.app import bridge as bridge_module
 from fcgi_core.app import fastcgi_pool as pool_module
-from fcgi_core.app.bridge import FastcgiBridge
+from fcgi_core.app.bridge import BridgedRequest, FastcgiBridge
 from fcgi_core.app.fastcgi_pool import parse_address
 from fcgi_core.records import HEADER, ProtocolStatus, RecordType, Role, end_request, record
 from tests.app.fastcgi_server import Served, fastcgi_server
@@ -466,6 +467,14 @@ async def test_a_silent_server_is_a_504_or_a_cut(path: Path, monkeypatch: pytest
 @run
 async def test_a_slow_client_is_not_the_servers_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge_module, "SWEEP", 0.01)
+    too_long: Counter[object] = Counter()
+    timed_out = BridgedRequest.timed_out
+
+    def counted(request: BridgedRequest) -> None:
+        too_long[request] += 1
+        timed_out(request)
+
+    monkeypatch.setattr(BridgedRequest, "timed_out", counted)
 
     async def serve(connection: Served) -> None:
         while await connection.request_comes():
@@ -475,7 +484,7 @@ async def test_a_slow_client_is_not_the_servers_fault(path: Path, monkeypatch: p
     async with fastcgi_server(path, serve), serving(bridge(path, timeout=0.05)) as web:
         upload, download = web.call(body=None), web.call(hold=True)
         upload.send(b"begun")
-        await asyncio.sleep(0.2)
+        await until(lambda: len(too_long) == 2 and min(too_long.values()) >= 2, "both are late, twice")
         assert upload.end is download.end is None
         upload.send(b"done", last=True)
         download.release()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import random
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -15,7 +13,7 @@ from typing import Any
 
 from tests.lab.namespaces import APP, inside
 from tests.system.applications import content, digest
-from tests.system.stack import COMMAND, PATIENCE, Program, Stack, wait_until
+from tests.system.stack import Program, Stack, wait_until
 
 SCALE = float(os.environ.get("FCGI_SCTP_LAB_SCALE", "1"))
 """How much of their requests the tests make; for slow machines."""
@@ -63,14 +61,7 @@ class LabStack(Stack):
 
     def associations(self, side: str = "web") -> list[dict[str, Any]]:
         """What `fcgi-sctp status` tells of them; sides are ``web`` and ``app0``."""
-        done = subprocess.run(
-            [COMMAND, "status", "-o", "json", "--admin", f"{self.folder}/{side}.admin"],
-            capture_output=True,
-            check=True,
-            timeout=2 * PATIENCE,
-        )
-        (told,) = json.loads(done.stdout)
-        return list(told["associations"])
+        return list(self.status(side)["associations"])
 
 
 class Load:

@@ -336,7 +336,18 @@ class Stack:
         """Wait until the application has noted `what` so often."""
         wait_until(lambda: self.seen(what) >= count, f"the application notes {what!r}")
 
-    # ---- the feed
+    # ---- what the programs tell
+
+    def status(self, side: str = "web") -> dict[str, Any]:
+        """What `fcgi-sctp status` tells; sides are ``web`` and ``app0``, ``app1``, …"""
+        done = subprocess.run(
+            [COMMAND, "status", "-o", "json", "--admin", f"{self.folder}/{side}.admin"],
+            capture_output=True,
+            check=True,
+            timeout=2 * PATIENCE,
+        )
+        (told,) = json.loads(done.stdout)
+        return dict(told)
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines of the live feed up to now, by `fcgi-sctp logs`."""

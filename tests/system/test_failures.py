@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -27,7 +30,7 @@ def test_the_application_is_killed_and_comes_back(start: Start) -> None:
     with in_background(lambda: stack.ask("/sleep?seconds=30")) as lost:
         stack.saw("sleep begun")
         stack.app.kill()
-        time.sleep(0.5)
+        stack.web.says("is down")
         stack.apps = [stack.start_app()]
         stack.app.says("ready")
         ready = time.monotonic()
@@ -51,7 +54,7 @@ def test_requests_wait_while_the_application_is_away(start: Start) -> None:
     stack = start()
     assert stack.app.stop() == 0
     with in_background(*[lambda: stack.ask("/hello")] * 5) as waiting:
-        time.sleep(0.5)
+        wait_until(lambda: stack.status()["requests"]["waiting"] == 5, "all wait")
         stack.apps = [stack.start_app()]
         stack.app.says("ready")
         ready = time.monotonic()
@@ -78,35 +81,53 @@ def test_a_download_breaks_off_when_the_application_is_killed(start: Start) -> N
         connection.close()
 
 
+@contextmanager
+def under_load(work: Callable[[str], None], threads: int) -> Iterator[None]:
+    """Run `work` with ever new names on so many threads; at the end all that was begun has ended."""
+    ends = threading.Event()
+
+    def loop(worker: int) -> None:
+        for number in itertools.count():
+            if ends.is_set():
+                return
+            work(f"{worker}.{number}")
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(loop, worker) for worker in range(threads)]
+        try:
+            yield
+        finally:
+            ends.set()
+        for future in futures:
+            future.result(60)
+
+
+def more(done: Sequence[object], count: int) -> None:
+    """Wait until so many more are done."""
+    wanted = len(done) + count
+    wait_until(lambda: len(done) >= wanted, f"{count} more requests are answered")
+
+
 def test_killed_under_load(start: Start) -> None:
     """Only the requests inside are lost; all others are answered, with the right body."""
     stack = start()
-    stop = []
+    outcomes: list[tuple[int, bool]] = []
 
-    def load(worker: int) -> list[tuple[int, bool]]:
-        outcomes = []
-        while not stop:
-            name = f"{worker}.{len(outcomes)}"
-            try:
-                answer = stack.ask(f"/big?size=20000&seed={name}")
-            except (http.client.IncompleteRead, ConnectionError):
-                outcomes.append((502, False))  # it was inside, and its head had gone already
-                continue
-            outcomes.append((answer.status, digest([answer.body]) == digest(content(20_000, name))))
-        return outcomes
-
-    with ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(load, worker) for worker in range(8)]
+    def load(name: str) -> None:
         try:
-            for _ in range(KILLS):
-                time.sleep(0.7)
-                stack.app.kill()
-                stack.apps = [stack.start_app()]
-                stack.app.says("is up")
-                time.sleep(0.3)
-        finally:
-            stop.append(True)
-        outcomes = [outcome for future in futures for outcome in future.result(60)]
+            answer = stack.ask(f"/big?size=20000&seed={name}")
+        except (http.client.IncompleteRead, ConnectionError):
+            outcomes.append((502, False))  # it was inside, and its head had gone already
+        else:
+            outcomes.append((answer.status, digest([answer.body]) == digest(content(20_000, name))))
+
+    with under_load(load, 8):
+        for _ in range(KILLS):
+            more(outcomes, 100)
+            stack.app.kill()
+            stack.apps = [stack.start_app()]
+            stack.app.says("is up")
+            more(outcomes, 50)
     good = [outcome for outcome in outcomes if outcome == (200, True)]
     lost = [outcome for outcome in outcomes if outcome[0] == 502]
     assert len(good) + len(lost) == len(outcomes)
@@ -122,7 +143,7 @@ def test_no_application(start: Start) -> None:
     answer = stack.ask("/hello")
     assert answer.status == 503
     assert answer.headers["Retry-After"] == "1"
-    time.sleep(0.5)
+    wait_until(lambda: stack.ask("/hello").status == 502, "it has been away for longer than a request would wait")
     began = time.monotonic()
     assert stack.ask("/hello").status == 502
     assert time.monotonic() - began < 1.4
@@ -223,26 +244,14 @@ def test_sigterm_lets_requests_end(start: Start, side: str) -> None:
 def test_a_restart_of_the_application_loses_nothing(start: Start) -> None:
     """SIGTERM, then a new one, under load: every request is answered."""
     stack = start()
-    stop = []
-
-    def load() -> list[int]:
-        statuses = []
-        while not stop:
-            statuses.append(stack.ask("/big?size=5000").status)
-        return statuses
-
-    with ThreadPoolExecutor(6) as pool:
-        futures = [pool.submit(load) for _ in range(6)]
-        try:
-            for _ in range(2):
-                time.sleep(0.5)
-                assert stack.app.stop() == 0
-                stack.apps = [stack.start_app()]
-                stack.app.says("is up")
-                time.sleep(0.3)
-        finally:
-            stop.append(True)
-        statuses = [status for future in futures for status in future.result(60)]
+    statuses: list[int] = []
+    with under_load(lambda name: statuses.append(stack.ask("/big?size=5000").status), 6):
+        for _ in range(2):
+            more(statuses, 100)
+            assert stack.app.stop() == 0
+            stack.apps = [stack.start_app()]
+            stack.app.says("is up")
+            more(statuses, 50)
     assert set(statuses) == {200}
 
 

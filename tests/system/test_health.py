@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.app.servers import php_fpm
-from tests.system.stack import COMMAND, PATIENCE, Stack, in_background, wait_until
+from tests.system.stack import Stack, in_background, wait_until
 
 QUICK = {"interval": 0.3, "timeout": 0.3, "fall": 2}
 
 
 def states(stack: Stack) -> list[str]:
     """Of the applications, as `fcgi-sctp status` has them."""
-    return [one["state"] for one in upstreams(stack)]
-
-
-def upstreams(stack: Stack) -> list[dict[str, str]]:
-    done = subprocess.run(
-        [COMMAND, "status", "-o", "json", "--admin", f"{stack.folder}/web.admin"],
-        capture_output=True,
-        check=True,
-        timeout=PATIENCE,
-    )
-    return list(json.loads(done.stdout)[0]["upstreams"])
+    return [one["state"] for one in stack.status()["upstreams"]]
 
 
 def test_one_of_two_applications_hangs(start: Callable[..., Stack], tmp_path: Path) -> None:
@@ -39,7 +27,7 @@ def test_one_of_two_applications_hangs(start: Callable[..., Stack], tmp_path: Pa
     wait_until(lambda: states(stack) == ["up", "up"], "both are well")
     with in_background(lambda: stack.ask(f"/hold?while={latch}")) as held:
         wait_until(lambda: sorted(states(stack)) == ["out", "up"], "the one that hangs is out")
-        sick = next(one for one in upstreams(stack) if one["state"] == "out")
+        sick = next(one for one in stack.status()["upstreams"] if one["state"] == "out")
         assert sick["last_error"] == "probes: no answer within 0.3 s"
         stack.web.says(f"application {sick['address']} is out of the balance, by its probes: no answer within 0.3 s")
         answers = [stack.ask("/process") for _ in range(30)]
