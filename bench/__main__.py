@@ -38,7 +38,7 @@ def machine() -> dict[str, Any]:
 def streams(scenario: str) -> Callable[[argparse.Namespace, Turns], tuple[dict[str, Any], str]]:
     def run(options: argparse.Namespace, turns: Turns) -> tuple[dict[str, Any], str]:
         facts, started = machine(), report.now()
-        cells = measure_scenario(scenario, options.full, options.lanes, not options.no_guest, turns)
+        cells = measure_scenario(scenario, options.full, options.runs, options.lanes, not options.no_guest, turns)
         settings = {"full": options.full, "lanes": options.lanes}
         result = {"scenario": scenario, "date": started, "settings": settings, "machine": facts, "cells": cells}
         return result, table(result)
@@ -47,7 +47,8 @@ def streams(scenario: str) -> Callable[[argparse.Namespace, Turns], tuple[dict[s
 
 
 def measure_throughput(options: argparse.Namespace, turns: Turns) -> tuple[dict[str, Any], str]:
-    words = ["--seconds", "5", "--rounds", "5"] if options.full else ["--seconds", "1", "--rounds", "3"]
+    seconds, rounds = (5, 5) if options.full else (1, options.runs or 3)
+    words = ["--seconds", str(seconds), "--rounds", str(rounds)]
     result = throughput.collect(throughput.arguments(words), turns.take)
     if result is None:
         raise SystemExit(1)
@@ -59,7 +60,7 @@ def measure_throughput(options: argparse.Namespace, turns: Turns) -> tuple[dict[
 def measure_concurrency(options: argparse.Namespace, turns: Turns) -> tuple[dict[str, Any], str]:
     facts, started = machine(), report.now()
     servers = [server for server in SERVERS if server.name in concurrency.SERVERS]
-    settings = {"rounds": 5 if options.full else 2, "seconds": 5 if options.full else 1}
+    settings = {"rounds": 5 if options.full else options.runs or 2, "seconds": 5 if options.full else 1}
     rows = concurrency.measure(servers, settings["rounds"], settings["seconds"], turns.take)
     result = {"date": started, "settings": settings, "machine": facts, "rows": rows}
     return result, document.text("concurrency", result)
@@ -67,7 +68,7 @@ def measure_concurrency(options: argparse.Namespace, turns: Turns) -> tuple[dict
 
 def measure_associations(options: argparse.Namespace, turns: Turns) -> tuple[dict[str, Any], str]:
     facts, started = machine(), report.now()
-    rounds = 5 if options.full else 2
+    rounds = 5 if options.full else options.runs or 2
     rows = []
     for _ in range(rounds):
         for count in associations.COUNTS:
@@ -110,6 +111,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
     parser.add_argument("--part", choices=list(PARTS), action="append", help="only this one; may be repeated")
     parser.add_argument("--full", action="store_true", help="more runs, longer, more losses, all of kernel SCTP: hours")
+    parser.add_argument("--runs", type=int, default=0, help="of each, in the place of 2 or 3; the guest has one")
     parser.add_argument("--lanes", type=int, default=6, help="paths at once on this machine")
     parser.add_argument("--no-guest", action="store_true", help="leave out kernel SCTP")
     parser.add_argument("--draw", action="store_true", help="only pictures and tables, of what was measured")

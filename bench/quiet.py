@@ -9,7 +9,7 @@ from typing import TextIO
 
 __all__ = ["Turns"]
 
-LONGEST = 90.0
+LONGEST = 100.0
 """Seconds after which it is somebody else's turn, if somebody waits."""
 
 

@@ -63,9 +63,11 @@ def measure_in_guest(cells: list[Cell], count: int = GUEST_LANES) -> list[dict[s
         return [{**cell, "guest": found["kernel"]} for cell in found["cells"]]
 
 
-def measure_scenario(scenario: str, full: bool, lanes: int, guest: bool, turns: Turns) -> list[dict[str, Any]]:
+def measure_scenario(
+    scenario: str, full: bool, runs: int, lanes: int, guest: bool, turns: Turns
+) -> list[dict[str, Any]]:
     """All cells of the scenario. In each place in an order of their own, shuffled by the seed: runs alternate."""
-    cells = SCENARIOS[scenario](full)
+    cells = SCENARIOS[scenario](full, runs)
     kept = measure_here([cell for cell in cells if not cell.alternative.in_guest], lanes, turns)
     there = [cell for cell in cells if cell.alternative.in_guest] if guest else []
     random.Random(1).shuffle(there)

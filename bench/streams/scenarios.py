@@ -17,39 +17,39 @@ GUEST_LOSSES = (0.0, 2.0)
 """What the guest measures of the losses, unless there is time for all: it is slow."""
 
 
-def _alerts(full: bool) -> list[Cell]:
+def _alerts(full: bool, runs: int) -> list[Cell]:
     """Delay of an alert beside bulk: 8 answers without end, 100 bytes every 10 ms."""
-    return _each("alerts", known.ALERTS, full, runs=3, losses=(0.0, 1.0, 2.0, 5.0))
+    return _each("alerts", known.ALERTS, full, runs or 3, losses=(0.0, 1.0, 2.0, 5.0))
 
 
-def _queues(full: bool) -> list[Cell]:
+def _queues(full: bool, runs: int) -> list[Cell]:
     """The same, by how much SCTP may hold."""
-    return _each("queues", known.QUEUES, full, losses=(0.0, 1.0, 2.0))
+    return _each("queues", known.QUEUES, full, runs or 2, losses=(0.0, 1.0, 2.0))
 
 
-def _requests(full: bool) -> list[Cell]:
+def _requests(full: bool, runs: int) -> list[Cell]:
     """30 requests at once, 20 of 10 KiB and 10 of 100 KiB."""
     load = {"short": 20, "long": 10, "short_bytes": 10 << 10, "long_bytes": 100 << 10}
     losses = (0.0, 1.0, 2.0, 5.0) if full else (0.0, 2.0)
-    return _each("requests", known.REQUESTS, full, losses=losses, seconds=8.0, load=load)
+    return _each("requests", known.REQUESTS, full, runs or 2, losses=losses, seconds=8.0, load=load)
 
 
-def _slow_reader(full: bool) -> list[Cell]:
+def _slow_reader(full: bool, runs: int) -> list[Cell]:
     """29 answers of 32 KiB again and again beside one of 4 MiB whose reader takes 20 kB/s; with windows or without."""
     load = {"slow_rate": 20_000, "slow_bytes": 4 << 20, "fast": 29, "fast_bytes": 32 << 10}
     cells = []
     for name, window in (("credit", 262144), ("no credit", 1 << 40)):
-        for cell in _each("slow-reader", known.SLOW_READER, full, losses=(0.0,), seconds=10.0, load=load):
+        for cell in _each("slow-reader", known.SLOW_READER, full, runs or 2, losses=(0.0,), seconds=10.0, load=load):
             cell.window = window
             cell.load = {**load, "window": name}
             cells.append(cell)
     return cells
 
 
-def _flood(full: bool) -> list[Cell]:
+def _flood(full: bool, runs: int) -> list[Cell]:
     """500 requests a second with 500 bytes each, of which 50 can be served, with 4 KiB each."""
     load = {"rate": 500, "service": 20, "bytes": 4096, "body": 500}
-    cells = _each("flood", known.FLOOD, full, losses=(0.0, 2.0), seconds=8.0, load=load)
+    cells = _each("flood", known.FLOOD, full, runs or 2, losses=(0.0, 2.0), seconds=8.0, load=load)
     for cell in cells:
         cell.max_requests = 100
     return cells
@@ -59,9 +59,9 @@ def _each(
     scenario: str,
     alternatives: list[Alternative],
     full: bool,
+    runs: int,
     *,
     losses: tuple[float, ...],
-    runs: int = 2,
     seconds: float = 5.0,
     load: dict[str, Any] | None = None,
 ) -> list[Cell]:
@@ -87,7 +87,7 @@ def _each(
     return found
 
 
-SCENARIOS: dict[str, Callable[[bool], list[Cell]]] = {
+SCENARIOS: dict[str, Callable[[bool, int], list[Cell]]] = {
     "alerts": _alerts,
     "queues": _queues,
     "requests": _requests,
