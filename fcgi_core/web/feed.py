@@ -21,6 +21,7 @@ import asyncio
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from ..unix_socket import UnixSocket
@@ -108,19 +109,33 @@ class Feed:
 
     def publish(self, entry: FeedEntry) -> None:
         """Add an entry; the oldest go when the ring is full."""
-        number = self.next
-        slot = number % self._capacity
-        if number - self.first == self._capacity:
-            self._forget()
-        size = len(entry.message) + _ENTRY_OVERHEAD
-        if entry.fields:
-            size += sum(map(len, entry.fields.values()))
-        self._ring[slot] = entry
-        self._sizes[slot] = size
-        self._bytes += size
-        self.next = number + 1
-        while self._bytes > self._keep_bytes and self.first < number:
-            self._forget()
+        self.publish_all((entry,))
+
+    def publish_all(self, entries: Iterable[FeedEntry]) -> None:
+        """Add entries; the oldest go when the ring is full."""
+        ring, sizes, capacity = self._ring, self._sizes, self._capacity
+        number, held = self.next, self._bytes
+        counted: object = None
+        size_of_fields = 0
+        for entry in entries:
+            if entry.fields is not counted:  # the lines of a request share theirs
+                counted = entry.fields
+                size_of_fields = sum(map(len, entry.fields.values())) if entry.fields else 0
+            if number - self.first == capacity:
+                held -= sizes[self.first % capacity]
+                self.first += 1
+            slot = number % capacity
+            size = len(entry.message) + size_of_fields + _ENTRY_OVERHEAD
+            ring[slot] = entry
+            sizes[slot] = size
+            held += size
+            number += 1
+            while held > self._keep_bytes and self.first < number - 1:
+                slot = self.first % capacity
+                ring[slot] = None
+                held -= sizes[slot]
+                self.first += 1
+        self.next, self._bytes = number, held
         if self._idle and self._loop is not None:
             for listener in self._idle:
                 self._loop.call_soon(listener.pump)
@@ -178,12 +193,6 @@ class Feed:
     def call_soon(self, listener: _Listener) -> None:
         assert self._loop is not None
         self._loop.call_soon(listener.pump)
-
-    def _forget(self) -> None:
-        slot = self.first % self._capacity
-        self._ring[slot] = None
-        self._bytes -= self._sizes[slot]
-        self.first += 1
 
 
 class _Listener(asyncio.Protocol):

@@ -383,8 +383,7 @@ class WebService:
 
     def _publish_all(self, entries: Iterable[FeedEntry]) -> None:
         if self._feed is not None:
-            for entry in entries:
-                self._feed.publish(entry)
+            self._feed.publish_all(entries)
 
     # ---- listening
 

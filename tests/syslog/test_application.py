@@ -518,7 +518,7 @@ def test_each_web_server_gets_the_lines_of_its_requests(make: Make, host: Any, m
 
 def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(application, "KEPT_LINES", 10)
-    monkeypatch.setattr(application, "KEPT_CHARACTERS", 5000)
+    monkeypatch.setattr(application, "KEPT_LONG", 5000)
     monkeypatch.setattr(application, "MANY", 5)
     make(scope="association")
     host.gathering.waits = True

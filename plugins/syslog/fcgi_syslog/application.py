@@ -50,10 +50,12 @@ _WORKER = "FCGI_SCTP_WORKER"
 """In the environment of a worker: its number."""
 _FIXED = ("scope", "delivery", "spool", "spool_bytes", "listen")
 """Options that a running half cannot change."""
-KEPT_LINES = 100_000
+KEPT_LINES = 30_000
 """Lines that wait for the loop to fetch them; no more are taken."""
-KEPT_CHARACTERS = 32 << 20
-"""The same, of text."""
+LONG = 1024
+"""Characters from which on a line is looked at more closely: all shorter ones together have 30 MiB at most."""
+KEPT_LONG = 32 << 20
+"""Characters of the longer ones together."""
 TURN = 4000
 """Lines made into items before other work of the loop has its turn (some 3 ms)."""
 MANY = 2000
@@ -119,8 +121,8 @@ class SyslogApplication(ApplicationHalf):
         self._batched = "syslog.process" if self._by_request else "syslog"
         self._lines: deque[batch.Plain] = deque()
         self._fetching = False
-        self._characters = 0
-        """Of the lines' texts, about: threads may count at once, and it begins anew when none waits."""
+        self._long = 0
+        """Characters of long lines that wait, about: threads may count at once, and it begins anew when none waits."""
         # what is to be in a file when the call that logged it returns cannot wait for others
         self._gathering = None if options.spool else host.gather(self._batched, self._make)
         self._process = _Source(None, options.max_message, self._rules, self._about)
@@ -146,6 +148,7 @@ class SyslogApplication(ApplicationHalf):
     def _apply(self, options: SyslogOptions) -> None:
         self._options = options
         self._limit = options.max_message
+        self._short = min(LONG, self._limit // 4)  # UTF-8 has 4 bytes at most
         self._facility = FACILITIES.index(options.facility)
         app_name = clean_name(options.app_name or self._host.name, APP_NAME_LENGTH)
         self._priorities = [f"<{self._facility * 8 + severity}>1 " for severity in range(8)]
@@ -231,7 +234,7 @@ class SyslogApplication(ApplicationHalf):
         self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
     ) -> None:
         request = current_request()
-        source = self._source(request)
+        source = self._process if request is None else self._source(request)
         self._line(source, request, severity, msgid, text, time.time() if when is None else when, fields)
 
     def _take_local(self, line: LocalLine, pid: int, uid: int) -> None:
@@ -244,7 +247,8 @@ class SyslogApplication(ApplicationHalf):
             f"<{line.facility * 8 + line.severity}>1 - {self._hostname} {clean_name(line.tag, APP_NAME_LENGTH)} {pid}"
             f" local {self._process.data}{format_data(FIELDS_ELEMENT, {'uid': str(uid)})} "
         )
-        self._send(self._process, None, line.severity, head, now, rules.redact(line.text))
+        text = rules.redact(line.text)
+        self._hand_over(self._process, None, line.severity, head, now, clip(text, self._limit))
 
     def _line(
         self,
@@ -257,7 +261,7 @@ class SyslogApplication(ApplicationHalf):
         fields: dict[str, str],
     ) -> None:
         """Send a line, unless it is not severe enough or one too many."""
-        rules = self._rules[source.server_name]
+        rules = self._rules.base if self._rules.same else self._rules[source.server_name]
         if severity > rules.threshold:
             if rules.hold and request is not None:
                 if source.held is None:
@@ -272,9 +276,11 @@ class SyslogApplication(ApplicationHalf):
             head = self._begin(source, severity, msgid, source.data + format_data(FIELDS_ELEMENT, fields))
         else:
             head = source.heads.get((severity, msgid)) or self._head(source, severity, msgid)
-        if rules.redacts:
+        if rules.redacts and ("=" in text or not rules.only_secrets):
             text = rules.redact(text)
-        self._send(source, request, severity, head, when, text)
+        if len(text) > self._short:
+            text = clip(text, self._limit)
+        self._hand_over(source, request, severity, head, when, text)
 
     def _begin(self, source: _Source, severity: int, msgid: str, data: str) -> str:
         """A message of RFC 5424 up to its text, without a time. Where all lines share a channel the text begins with
@@ -292,7 +298,7 @@ class SyslogApplication(ApplicationHalf):
             not rules.rate or severity <= CRIT or self._storms.allows(source.server_name, rules.rate, rules.burst, now)
         )
 
-    def _send(
+    def _hand_over(
         self,
         source: _Source,
         request: RequestInfo | None,
@@ -301,13 +307,39 @@ class SyslogApplication(ApplicationHalf):
         when: float,
         text: str,
     ) -> None:
-        """Hand a line over, alone or for the loop to fetch with others."""
-        if len(text) * 4 > self._limit:
-            text = clip(text, self._limit)
+        """Keep a line until the loop fetches it with others; what is urgent, or is its request's, goes by itself."""
+        gathering = self._gathering
+        if gathering is None or severity <= CRIT or (request is not None and self._by_request):
+            self._send(source, request, severity, head, when, text)
+            return
+        if self._fetching and threading.get_ident() == self._loop_thread:
+            return  # what sending a line makes others say is not sent: it would never end
+        lines = self._lines
+        lines.append((severity, head, when, text, source.target))
+        if len(text) > LONG:
+            self._long += len(text)
+        count = len(lines)
+        if count == 1:
+            gathering.ready()
+        elif count > MANY or self._long > KEPT_LONG:
+            self._slow_down(gathering, count)
+
+    def _slow_down(self, gathering: Gathering, count: int) -> None:
+        """Many lines wait: let the loop fetch them, and forget the latest if they are too many."""
+        if count > KEPT_LINES or self._long > KEPT_LONG:
+            try:
+                self._lines.pop()
+            except IndexError:
+                return  # they have just been fetched
+            gathering.lose(1)
+        if threading.get_ident() != self._loop_thread:
+            time.sleep(LET_GO_FIRST)
+
+    def _send(
+        self, source: _Source, request: RequestInfo | None, severity: int, head: str, when: float, text: str
+    ) -> None:
+        """Send a line by itself."""
         if severity > CRIT and (request is None or not self._by_request):
-            if self._gathering is not None:
-                self._keep(self._gathering, (severity, head, when, text, source.target))
-                return
             channel, item = self._batched, batch.encode([(severity, head, when, text, source.target)])
         else:
             channel = "syslog.process" if self._by_request and request is None else "syslog"
@@ -325,32 +357,12 @@ class SyslogApplication(ApplicationHalf):
         finally:
             self._sending.now = False
 
-    def _keep(self, gathering: Gathering, line: batch.Plain) -> None:
-        """Keep a line until the loop fetches it. Any thread."""
-        if self._fetching and threading.get_ident() == self._loop_thread:
-            return  # what sending a line makes others say is not sent: it would never end
-        lines = self._lines
-        lines.append(line)
-        self._characters += len(line[3])
-        count = len(lines)
-        if count == 1:
-            gathering.ready()
-        elif count > MANY or self._characters > KEPT_CHARACTERS:
-            if count > KEPT_LINES or self._characters > KEPT_CHARACTERS:
-                try:
-                    lines.pop()
-                except IndexError:
-                    return  # they have just been fetched
-                gathering.lose(1)
-            if threading.get_ident() != self._loop_thread:
-                time.sleep(LET_GO_FIRST)
-
     def _make(self, crowded: bool) -> Iterator[tuple[bytes, int, AssociationInfo | None]]:
         """Items of what was kept; on the loop's thread."""
         lines = self._lines
         taken = [lines.popleft() for _ in range(min(TURN, len(lines)))]
         if not lines:
-            self._characters = 0
+            self._long = 0
         groups = [taken] if taken else []
         if len(self._host.associations()) > 1:
             groups = _apart(groups, _TARGET)
@@ -382,7 +394,7 @@ class SyslogApplication(ApplicationHalf):
             source = _Source(None, self._limit, self._rules, about)
             source.prefix = f"{name}: " if name else ""
             head = self._head(source, WARNING, "suppressed")
-            self._send(source, None, WARNING, head, time.time(), f"{count} messages suppressed")
+            self._hand_over(source, None, WARNING, head, time.time(), f"{count} messages suppressed")
 
     def _failed(self) -> None:
         self._failures += 1  # reported by `tick`

@@ -15,7 +15,17 @@ __all__ = ["Rules", "RulesByHost"]
 class Rules:
     """Frozen once made; read on any thread."""
 
-    __slots__ = ("_patterns", "_redactions", "_stderr_severity", "burst", "hold", "rate", "redacts", "threshold")
+    __slots__ = (
+        "_patterns",
+        "_redactions",
+        "_stderr_severity",
+        "burst",
+        "hold",
+        "only_secrets",
+        "rate",
+        "redacts",
+        "threshold",
+    )
 
     def __init__(self, options: SyslogOptions) -> None:
         self.threshold = severity_number(options.severity)
@@ -26,6 +36,8 @@ class Rules:
         self._patterns = [(re.compile(one.match), severity_number(one.severity)) for one in options.patterns]
         self._redactions = [(re.compile(one.match), one.replace, one.match == SECRETS.match) for one in options.redact]
         self.redacts = bool(self._redactions)
+        self.only_secrets = all(secrets for _, _, secrets in self._redactions)
+        """Nothing is redacted in a text without ``=``."""
 
     def redact(self, text: str) -> str:
         """`text` without what is not to be read."""
@@ -47,18 +59,21 @@ class Rules:
 class RulesByHost:
     """The rules of every virtual host."""
 
-    __slots__ = ("_base", "_hosts", "_options")
+    __slots__ = ("_hosts", "_options", "base", "same")
 
     def __init__(self, options: SyslogOptions) -> None:
         self._options = options
-        self._base = Rules(options)
+        self.base = Rules(options)
+        """Those of every host that has none of its own."""
+        self.same = True
+        """No host has."""
         self._hosts: dict[str, Rules] = {}
 
     def change(self, options: SyslogOptions, server_name: str | None) -> None:
         """The options of one host, or of all that have none of their own. ValueError names what a host cannot have."""
         if server_name is None:
             self._options = options
-            self._base = Rules(options)
+            self.base = Rules(options)
             return
         common = self._options.for_all_hosts()
         wrong = [name for name, value in options.for_all_hosts().items() if value != common[name]]
@@ -68,11 +83,12 @@ class RulesByHost:
             self._hosts.pop(server_name, None)
         else:
             self._hosts[server_name] = Rules(options)
+        self.same = not self._hosts
 
     def __getitem__(self, server_name: str) -> Rules:
-        return self._hosts.get(server_name, self._base) if self._hosts else self._base
+        return self._hosts.get(server_name, self.base)
 
     @property
     def lowest(self) -> int:
         """The least severe that any host may want to see."""
-        return max(7 if rules.hold else rules.threshold for rules in (self._base, *self._hosts.values()))
+        return max(7 if rules.hold else rules.threshold for rules in (self.base, *self._hosts.values()))
