@@ -112,3 +112,17 @@ def test_nothing_is_lost(pieces: list[bytes]) -> None:
         return "".join(text.split())
 
     assert letters("".join(events)) == letters(b"".join(pieces).decode("utf-8", "backslashreplace"))
+
+
+def test_messages_that_php_fpm_joined_are_told_apart() -> None:
+    one = Reassembler(1000)
+    assert one.feed(b"PHP message: a; PHP message: PHP Warning:  b; PHP message: c\n") == [
+        "PHP message: a",
+        "PHP message: PHP Warning:  b",
+        "PHP message: c",
+    ]
+    assert one.feed(b"PHP message: PHP Fatal error:  x\nStack trace:\n#0 {main}\n  thrown; PHP message: y\n") == [
+        "PHP message: PHP Fatal error:  x\nStack trace:\n#0 {main}\n  thrown",
+        "PHP message: y",
+    ]
+    assert one.feed(b"said: a; PHP message: b\n") == ["said: a; PHP message: b"]

@@ -2,8 +2,9 @@
 
 STDERR comes in pieces that heed no line: a FastCGI record ends anywhere, `traceback.print_exc` writes line by line.
 What belongs together: a Python traceback with the exceptions it names as its cause, a PHP error with its stack trace,
-any line followed by indented ones. No I/O, no clock: who holds a `Reassembler` calls `flush` when the source has been
-quiet for a while, or is over.
+any line followed by indented ones. What does not: php-fpm joins all that a request logs to one line, of which each part
+has a severity of its own (`PHP message: one; PHP message: PHP Warning:  two`). No I/O, no clock: who holds a
+`Reassembler` calls `flush` when the source has been quiet for a while, or is over.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ _GROUP_TRACEBACK = re.compile(r"(?:<[0-7]>)?\s*\+ Exception Group Traceback \(mo
 _CHAINED = ("During handling of the above exception, another", "The above exception was the direct cause of")
 _PHP_FATAL = re.compile(r"(?:PHP message: )?PHP (?:[A-Z][a-z]+ )*(?:[a-z]+ )*[Ee]rror:")
 _PHP_STACK = re.compile(r"(?:PHP )?Stack trace:|#\d+ |PHP +\d+\. |Next \w")
+_PHP_MESSAGE = "PHP message: "
+_PHP_NEXT = f"; {_PHP_MESSAGE}"
 _INDENTED = (" ", "\t")
 
 
@@ -45,7 +48,7 @@ class Reassembler:
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._keep(line)
-            self._line(self._take_partial(), events)
+            self._lines(self._take_partial(), events)
         self._keep(rest)
         if self._state is _PLAIN and not self._partial[:1].isspace():
             self._finish(events)
@@ -55,7 +58,7 @@ class Reassembler:
         """What is held back, as if it were complete."""
         events: list[str] = []
         if self._partial:
-            self._line(self._take_partial(), events)
+            self._lines(self._take_partial(), events)
         self._finish(events)
         return events
 
@@ -71,6 +74,19 @@ class Reassembler:
         self._partial.clear()
         self._cut = 0
         return text
+
+    def _lines(self, line: str, events: list[str]) -> None:
+        if _PHP_NEXT not in line or not (line.startswith(_PHP_MESSAGE) or self._of_php()):
+            self._line(line, events)
+            return
+        first, *others = line.split(_PHP_NEXT)
+        self._line(first, events)
+        for other in others:
+            self._line(_PHP_MESSAGE + other, events)
+
+    def _of_php(self) -> bool:
+        """Whether the event that is held came from php-fpm."""
+        return bool(self._event) and self._event[0].startswith(_PHP_MESSAGE)
 
     def _line(self, line: str, events: list[str]) -> None:
         if self._event and self._size + len(line) < self._limit and self._belongs(line):
