@@ -169,6 +169,15 @@ class FeedbackQueue:
                 return item
         return b""
 
+    def pop_all(self) -> list[tuple[bytes, int]]:
+        """All that waits, in order, each with its urgency."""
+        waiting = [(item, urgency) for item, urgency in self._items if item]
+        for item, urgency in waiting:
+            self._by_urgency[urgency].popleft()
+            self._account(urgency, len(item))
+        self._items.clear()
+        return waiting
+
     def drop_all(self) -> None:
         """Nobody will take what waits."""
         while self._drop_one():

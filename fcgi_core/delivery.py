@@ -226,9 +226,14 @@ class Delivery:
         link.driver.wake()
 
     def remove(self, link: Link) -> None:
-        """It is gone: what it had not acknowledged goes to another."""
+        """It is gone: what it had not acknowledged, or not handed to SCTP yet, goes to another."""
         self.links.remove(link)
         self._takers.clear()
+        for name, waiting in link.connection.feedback.unsent().items():
+            for item, urgency in waiting if name not in self._spools else ():
+                other = self._send(name, item, None, urgency)
+                if other is not None:
+                    other.driver.wake()
         for name, spool in self._spools.items():
             if spool.forget(link):
                 other = self._taker(name)

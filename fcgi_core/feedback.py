@@ -72,6 +72,10 @@ class Feedback:
         lane = self._association_lanes.get(self._numbers[channel])
         return 0.0 if lane is None else lane.items.size / lane.items.bound
 
+    def unsent(self) -> dict[str, list[tuple[bytes, int]]]:
+        """Take back what waits on channels of association scope: items with their urgency, by channel."""
+        return {self.outgoing[number].name: lane.items.pop_all() for number, lane in self._association_lanes.items()}
+
     @staticmethod
     def _events(channel: Channel, item: bytes) -> int:
         """What an item counts for as it travels: that of an acknowledged channel has its number first."""

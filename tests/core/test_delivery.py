@@ -245,3 +245,22 @@ def test_only_channels_of_association_scope_are_gathered() -> None:
     for name in ("p.request", "unknown"):
         with pytest.raises(PluginError, match="was not declared for sending on this side at association scope"):
             sender.gather(name, lambda crowded: [])
+
+
+def test_what_was_not_handed_over_when_an_association_ended_goes_to_the_next() -> None:
+    sender = delivery()
+    _, link = linked()
+    sender.add(link)
+    for number in range(10):
+        sender.queue("p", b"%d" % number, None, number % 3)
+    link.connection.take(1)
+    sender.remove(link)
+    assert sender.spooled("p") + link.connection.feedback.figures["p"].sent == 10
+    assert link.connection.feedback.budget.used == 0
+    other_pair, other = linked(2)
+    sender.add(other)
+    other_pair.run()
+    came = items(other_pair.web_events, "p")
+    assert came == [b"%d" % number for number in range(10 - len(came), 10)]
+    assert len(came) == sender.spooled("p") + other.connection.feedback.figures["p"].sent
+    assert sender.lost == {}
