@@ -26,8 +26,8 @@ __all__ = ["WebConnection"]
 
 REMEMBERED = 4096
 """Ended requests whose late STDERR and feedback still find them, at most. With PARAMS of 1 KiB that is 4 MiB."""
-REMEMBERED_BYTES = 8 << 20
-"""And PARAMS of theirs: those of one request may have 1 MiB, and it is the client who decides."""
+REMEMBERED_BYTES = 4 << 20
+"""And PARAMS of theirs, as much: those of one request may have 1 MiB, and it is the client who decides."""
 REMEMBER_FOR = 30.0
 """Seconds that they are remembered: SCTP gives up on a peer, and with it on what is late, in about that time."""
 _END = struct.Struct(">IB")

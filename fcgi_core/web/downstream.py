@@ -84,6 +84,7 @@ class WebExchange(Exchange):
         "dispatched",
         "downstream",
         "flags",
+        "growing_params",
         "id",
         "input",
         "input_closed",
@@ -105,6 +106,8 @@ class WebExchange(Exchange):
         self.flags = flags
         self.input = Input.PARAMS
         self.raw_params: bytes = b""
+        self.growing_params: bytearray | None = None
+        """Theirs, while they come in more than one record."""
         self._params: dict[str, str] | None = None
         self.body: list[tuple[int, bytes]] = []
         """What has come of STDIN (or DATA) and was not passed on; empty content marks an end."""
@@ -372,11 +375,18 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _params(self, exchange: WebExchange, content: bytes, ready: list[WebExchange]) -> None:
         if content:
-            exchange.raw_params = exchange.raw_params + content if exchange.raw_params else content
-            if len(exchange.raw_params) > MAX_PARAMS:
+            if not exchange.raw_params:
+                exchange.raw_params = content
+                return
+            # many records, or small ones: not a copy of all for each
+            growing = exchange.growing_params = exchange.growing_params or bytearray(exchange.raw_params)
+            growing += content
+            if len(growing) > MAX_PARAMS:
                 log.warning("%s sent more than %d bytes of PARAMS; answered 431", self._peer(), MAX_PARAMS)
                 exchange.fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {MAX_PARAMS} bytes of PARAMS")
             return
+        if exchange.growing_params is not None:
+            exchange.raw_params, exchange.growing_params = bytes(exchange.growing_params), None
         exchange.input = AFTER_PARAMS[exchange.role]
         exchange.input_closed = exchange.input is Input.COMPLETE
         ready.append(exchange)
