@@ -2,30 +2,41 @@
 """Lines of a log on their way to another process: how many a second, and what is lost when the receiver is in trouble.
 
     .venv/bin/python bench/syslog.py [--rates 20000,50000,100000] [--seconds 4] [--length 200] [--ways NAME,...]
-                                     [--rounds 1] [--json FILE] [--no-trouble]
+                                     [--rounds 1] [--json FILE] [--no-trouble] [--one-core] [--lock FILE]
 
-Every way gets the same numbered lines from Python's logging, at the same rates, in turns. The sender is kept on one
-core and the receiver on another; what the receiver wrote to its file is counted by number. The best rate of a way is
-the highest at which every line arrived, while the sender kept up. Trouble: at 20,000 lines a second the receiver is
-stopped for a second (SIGSTOP), or ended and started again (SIGTERM). And how much of one long line is left.
+Every way gets the same numbered lines, at the same rates, in turns. The sender is kept on one core and the receiver on
+another, or with --one-core both on the same one; what the receiver wrote to its file is counted by number. The best
+rate of a way is the highest at which every line arrived, while the sender kept up. Trouble: at 20,000 lines a second
+the receiver is stopped for a second (SIGSTOP), or ended and started again (SIGTERM). And what is left of one long line,
+and of what it says about itself, where programs write it to FastCGI's STDERR: see syslog_long.py.
 
-Ways: SysLogHandler over UDP and TCP to Debian's rsyslog; ours at association scope, `plain` into a file of the web
-side's and on to rsyslog over TCP, and `acknowledged` into a file. Needs rsyslog and nginx (script/setup test).
+Lines come from Python's logging, which itself takes some 5 us a line of the sender's: what it takes with a handler that
+does nothing is measured in the same process, and told.
+
+Ways: SysLogHandler over UDP and TCP to Debian's rsyslog, and over UDP to one that hands on with RELP to another; ours
+at association scope, `plain` into a file of the web side's and on to rsyslog over TCP; `acknowledged` into a file, kept
+in memory or on a disk; and one request's STDERR, into a file. Needs rsyslog, rsyslog-relp, nginx, php-fpm, libfcgi, gcc
+and uwsgi (script/setup test, and `apt-get install rsyslog-relp`).
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,8 +44,11 @@ sys.path.insert(0, str(ROOT))  # neither `bench` nor `tests` is an installed pac
 
 import yaml  # noqa: E402
 
-from tests.syslog.rsyslog import Rsyslog  # noqa: E402
-from tests.system.stack import CARRIER, COMMAND, Stack, free_address  # noqa: E402
+from bench.syslog_long import LONG_LINE, Remains, long_lines  # noqa: E402
+from fcgi_core.records import RecordType, begin_request, encode_pairs, record  # noqa: E402
+from tests.syslog.rsyslog import COMMAND as RSYSLOGD  # noqa: E402
+from tests.syslog.rsyslog import Rsyslog, free_port  # noqa: E402
+from tests.system.stack import CARRIER, COMMAND, free_address  # noqa: E402
 
 TICK = os.sysconf("SC_CLK_TCK")
 SETTLE = 3.0
@@ -42,12 +56,28 @@ SETTLE = 3.0
 WAIT = 40.0
 TROUBLE_RATE = 20_000
 TROUBLE_AT = 1.5
-LONG_LINE = 20_000
+RELP_SENDER = """\
+global(workDirectory="{folder}" maxMessageSize="64k")
+module(load="imtcp") module(load="omrelp")
+main_queue(queue.size="1000000")
+input(type="imtcp" address="127.0.0.1" port="{tcp}")
+action(type="omrelp" target="127.0.0.1" port="{relp}" template="RSYSLOG_SyslogProtocol23Format"
+    action.resumeRetryCount="-1" action.resumeInterval="1")
+"""
+RELP_RECEIVER = """\
+module(load="imrelp")
+input(type="imrelp" address="127.0.0.1" port="{relp}" ruleset="all" maxDataSize="64k")
+"""
 
 
 def cpu_of(process_id: int) -> float:
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def memory_of(process_id: int) -> int:
+    """Bytes resident."""
+    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Way:
@@ -56,7 +86,7 @@ class Way:
     name: str
     text: str
 
-    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, str], one_core: bool) -> None:
         self.folder = folder
         self.go, self.done = folder / "go", folder / "done"
         self.environment = {
@@ -67,7 +97,7 @@ class Way:
             **settings,
         }
         self.programs: list[subprocess.Popen[bytes]] = []
-        self.cores = sorted(os.sched_getaffinity(0))
+        self.cores = sorted(os.sched_getaffinity(0))[: 1 if one_core else 2]
 
     @property
     def out(self) -> Path:
@@ -90,6 +120,14 @@ class Way:
         raise NotImplementedError
 
     sender: subprocess.Popen[bytes]
+
+    def senders(self) -> list[int]:
+        """Ids of the processes on the sending side."""
+        return [self.sender.pid]
+
+    def begin(self) -> None:
+        """Let the sender go."""
+        self.go.touch()
 
     def receiver(self) -> subprocess.Popen[bytes]:
         raise NotImplementedError
@@ -115,10 +153,16 @@ class Handler(Way):
     kind: str
 
     def start(self) -> None:
-        self.server = Rsyslog(self.folder)
+        self.server = self.make_server()
         self.server.start()
         self._pin()
         self.environment |= {"LOAD_KIND": self.kind, "LOAD_PORT": str(getattr(self.server, self.kind))}
+        self.start_sender()
+
+    def make_server(self) -> Rsyslog:
+        return Rsyslog(self.folder)
+
+    def start_sender(self) -> None:
         self.sender = self.run(sys.executable, str(ROOT / "bench" / "syslog_load.py"), core=0)
 
     def _pin(self) -> None:
@@ -147,6 +191,40 @@ class HandlerTcp(Handler):
     name, text, kind = "handler-tcp", "SysLogHandler, TCP, rsyslog", "tcp"
 
 
+class Relp(HandlerTcp):
+    """Two rsyslogs: what the first one gets over TCP goes on over RELP, from a queue in memory."""
+
+    name, text = "relp", "SysLogHandler, TCP, rsyslog, RELP, rsyslog"
+
+    def start(self) -> None:
+        self.near = Rsyslog(self.folder)
+        self.relp = free_port()
+        (self.folder / "near.conf").write_text(
+            RELP_SENDER.format(folder=self.folder, tcp=self.near.tcp, relp=self.relp)
+        )
+        super().start()
+        self.environment["LOAD_PORT"] = str(self.near.tcp)
+        assert RSYSLOGD is not None
+        self.forwarder = self.run(
+            RSYSLOGD, "-n", "-f", str(self.folder / "near.conf"), "-i", str(self.folder / "near.pid"), core=0
+        )
+        wait_for(lambda: listens(self.near.tcp), "the first rsyslog listens")
+        self.start_sender()
+
+    def make_server(self) -> Rsyslog:
+        server = Rsyslog(self.folder)
+        with (self.folder / "rsyslog.conf").open("a") as configuration:
+            configuration.write(RELP_RECEIVER.format(relp=self.relp))
+        return server
+
+    def start_sender(self) -> None:
+        if hasattr(self, "forwarder"):  # it can connect only when that one listens
+            super().start_sender()
+
+    def senders(self) -> list[int]:
+        return [self.sender.pid, self.forwarder.pid]
+
+
 class Ours(Way):
     options: ClassVar[dict[str, Any]] = {}
     name, text = "ours", "ours, plain, file"
@@ -158,8 +236,9 @@ class Ours(Way):
         self.address = free_address()
         syslog = {"scope": "association", **self.options, "outputs": self.outputs()}
         if syslog.get("delivery"):
-            syslog["spool"] = str(self.folder / "spool")
             syslog["spool_bytes"] = 64 << 20
+        if syslog.get("spool"):
+            syslog["spool"] = str(self.folder / "spool")
         common = {"sctp": CARRIER, "plugins": {"syslog": syslog}}
         web = {"listen": f"unix:{self.folder}/web.sock", "connect": [self.address]}
         app = {"application": "syslog_load:application", "path": str(ROOT / "bench"), "listen": self.address}
@@ -210,11 +289,51 @@ class OursTcp(Ours):
 
 
 class OursSure(Ours):
-    name, text = "ours-sure", "ours, acknowledged, disk spool, file"
+    name, text = "ours-sure", "ours, acknowledged, file"
     options: ClassVar[dict[str, Any]] = {"delivery": "acknowledged"}
 
 
-WAYS: dict[str, type[Way]] = {way.name: way for way in (HandlerUdp, HandlerTcp, Ours, OursTcp, OursSure)}
+class OursDisk(Ours):
+    name, text = "ours-disk", "ours, acknowledged, kept on disk, file"
+    options: ClassVar[dict[str, Any]] = {"delivery": "acknowledged", "spool": True}
+
+
+class OursStderr(Ours):
+    """One request that writes all lines to its error output."""
+
+    name, text = "ours-stderr", "ours, STDERR of one request, file"
+    options: ClassVar[dict[str, Any]] = {"scope": "request"}
+
+    def begin(self) -> None:
+        about = {"REQUEST_METHOD": "GET", "SERVER_NAME": "shop.example", "REQUEST_ID": "r", "PATH_INFO": "/load"}
+        about |= {"SCRIPT_NAME": "", "QUERY_STRING": "", "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_PORT": "80"}
+        self.request = socket.socket(socket.AF_UNIX)
+        self.request.connect(str(self.folder / "web.sock"))
+        self.request.sendall(
+            b"".join(
+                [
+                    begin_request(1, 1, 1),
+                    record(RecordType.PARAMS, 1, encode_pairs(about)),
+                    record(RecordType.PARAMS, 1),
+                    record(RecordType.STDIN, 1),
+                ]
+            )
+        )
+        super().begin()
+
+    def stop(self) -> None:
+        super().stop()
+        self.request.close()
+
+
+WAYS: dict[str, type[Way]] = {
+    way.name: way for way in (HandlerUdp, HandlerTcp, Relp, Ours, OursTcp, OursSure, OursDisk, OursStderr)
+}
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_for(ready: Callable[[], bool], what: str, patience: float = WAIT) -> None:
@@ -233,17 +352,23 @@ def arrived(out: Path) -> tuple[int, int]:
     return len(set(numbers)), len(numbers)
 
 
-def measure(kind: type[Way], rate: int, seconds: float, length: int, trouble: str = "") -> dict[str, Any]:
+def measure(
+    kind: type[Way], rate: int, seconds: float, length: int, trouble: str = "", one_core: bool = False
+) -> dict[str, Any]:
     """One turn."""
     count = int(rate * seconds)
     with tempfile.TemporaryDirectory(prefix="fs-", dir="/tmp", ignore_cleanup_errors=True) as name:
         settings = {"LOAD_COUNT": str(count), "LOAD_RATE": str(rate), "LOAD_LENGTH": str(length)}
-        way = kind(Path(name), settings)
+        way = kind(Path(name), settings, one_core)
+        if kind is OursStderr:
+            way.environment["LOAD_STDERR"] = "1"
+        most: dict[str, int] = {"sender": 0, "receiver": 0}
         try:
             way.start()
             before = cpu_of(way.receiver().pid)
+            sent_before = sum(map(cpu_of, way.senders()))
             began = time.monotonic()
-            way.go.touch()
+            way.begin()
             if trouble:
                 time.sleep(TROUBLE_AT)
             if trouble == "stall":
@@ -256,11 +381,14 @@ def measure(kind: type[Way], rate: int, seconds: float, length: int, trouble: st
             wait_for(way.done.exists, "the sender is done", seconds * 10 + WAIT)
             size, changed = -1, time.monotonic()
             while time.monotonic() < changed + SETTLE:
+                most["sender"] = max(most["sender"], sum(map(memory_of, way.senders())))
+                most["receiver"] = max(most["receiver"], memory_of(way.receiver().pid))
                 now = way.out.stat().st_size if way.out.exists() else 0
                 if now != size:
                     size, changed = now, time.monotonic()
                 time.sleep(0.02)
             told = json.loads(way.done.read_text())
+            sender = sum(map(cpu_of, way.senders())) - sent_before - told["alone_cpu"]
             receiver = cpu_of(way.receiver().pid) - (0 if trouble == "restart" else before)
         finally:
             way.stop()
@@ -275,25 +403,12 @@ def measure(kind: type[Way], rate: int, seconds: float, length: int, trouble: st
         "sender_seconds": told["seconds"],
         "kept_up": told["seconds"] < seconds * 1.1,
         "lines_per_second": different / (changed - began),
-        "sender_cpu": told["cpu"] / count * 1e6,
+        "sender_cpu": sender / count * 1e6,
+        "logging_cpu": told["logging"],
         "receiver_cpu": receiver / count * 1e6,
+        "one_core": one_core,
+        "most_memory": most,
     }
-
-
-def long_lines() -> dict[str, int]:
-    """Characters that are left of one of `LONG_LINE`: in nginx's error log, and in our feed."""
-    left = {}
-    for name, plugins in (("nginx error log", {}), ("ours", {"syslog": {}})):
-        with Stack("syslog_load:application", plugins=plugins, app={"path": str(ROOT / "bench")}) as stack:
-            stack.ask(f"/?{LONG_LINE}")
-            if plugins:
-                text = max((line["message"] for line in stack.lines_with("xxx")), key=len)
-            else:
-                log = stack.folder / "nginx-error.log"
-                wait_for(lambda log=log: "in stderr" in log.read_text(), "nginx logs it")  # type: ignore[misc]
-                text = log.read_text().partition("in stderr: ")[2].partition('"')[2]
-            left[name] = max(map(len, re.findall("x+", text.partition(" while ")[0])))
-    return left
 
 
 def percent(loss: float) -> str:
@@ -309,27 +424,46 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def report(results: list[dict[str, Any]], left: dict[str, int]) -> str:
-    rows = [["", "lines/s without loss", "CPU µs/line, sender", "receiver", "lost: stalled 1 s", "lost: restarted"]]
+def report(results: list[dict[str, Any]], left: list[Remains]) -> str:
+    rows = [
+        ["", "lines/s without loss", "CPU us/line: sender", "of it logging", "receiver", "stalled 1 s", "restarted"]
+    ]
     for name, kind in WAYS.items():
         own = [one for one in results if one["way"] == name]
         if not own:
             continue
         even = [one for one in own if not one["trouble"]]
-        good = [one for one in even if one["loss"] == 0 and one["kept_up"]]
-        best = max(good, key=lambda one: one["rate"], default=None)
-        shown = best or min(even, key=lambda one: one["rate"], default=None)
-        row = [kind.text, f"{best['rate']:,}" if best else "none"]
-        row += [f"{shown['sender_cpu']:.1f}", f"{shown['receiver_cpu']:.1f}"] if shown else ["", ""]
+        rates = sorted({one["rate"] for one in even})
+        # a rate counts if every round at it lost nothing and kept up
+        good = [rate for rate in rates if all(fine(one) for one in even if one["rate"] == rate)]
+        shown = [one for one in even if one["rate"] == (good or rates or [0])[-1]]
+        row = [kind.text, f"{good[-1]:,}" if good else f"none of {', '.join(map(str, rates))}"]
+        for figure in ("sender_cpu", "logging_cpu", "receiver_cpu"):
+            row.append(f"{median(one[figure] for one in shown):.1f}" if shown else "")
         for trouble in ("stall", "restart"):
             losses = [one["loss"] for one in own if one["trouble"] == trouble]
             row.append(percent(max(losses)) if losses else "")
         rows.append(row)
     text = table(rows)
     if left:
-        text += f"\n\nOf a line of {LONG_LINE:,} characters on STDERR, left: "
-        text += ", ".join(f"{name} {length:,}" for name, length in left.items())
+        text += f"\n\nOf a line of {LONG_LINE:,} characters on STDERR that begins with WARNING:\n\n"
+        text += table([["", "pieces", "longest", "severity", "virtual host, request"], *(one.row() for one in left)])
     return text
+
+
+def fine(result: dict[str, Any]) -> bool:
+    return result["loss"] == 0 and bool(result["kept_up"])
+
+
+@contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Nobody else measures meanwhile."""
+    if path is None:
+        yield
+        return
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def main() -> int:
@@ -340,6 +474,8 @@ def main() -> int:
     parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)}")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-trouble", action="store_true", help="rates alone")
+    parser.add_argument("--one-core", action="store_true", help="sender and receiver on the same core")
+    parser.add_argument("--lock", type=Path, metavar="FILE", help="hold a lock on it during each turn (flock)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
     options = parser.parse_args()
     ways = [WAYS[name] for name in options.ways.split(",")]
@@ -351,7 +487,9 @@ def main() -> int:
         for rate, trouble in turns:
             for way in ways:
                 try:
-                    result = {**measure(way, rate, options.seconds, options.length, trouble), "trouble": trouble}
+                    with locked(options.lock):
+                        result = measure(way, rate, options.seconds, options.length, trouble, options.one_core)
+                    result["trouble"] = trouble
                 except (OSError, AssertionError) as error:
                     print(f"{way.name} {rate} {trouble}: not measured: {error}", file=sys.stderr)
                     continue
@@ -362,10 +500,11 @@ def main() -> int:
                     f" sender took {result['sender_seconds']:.1f} s",
                     file=sys.stderr,
                 )
-    left = {} if options.no_trouble else long_lines()
+    left = [] if options.no_trouble else long_lines()
     print(report(results, left))
     if options.json is not None:
-        options.json.write_text(json.dumps({"results": results, "left": left}, indent=1))
+        found = {"results": results, "left": [asdict(one) for one in left]}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0 if results else 1
 
 

@@ -17,12 +17,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+ALONE = 20_000
+"""Lines with which logging alone is measured."""
 BATCH = 0.005
 """Seconds between bursts: a rate is kept by so many at once."""
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-    """Writes as long a line on STDERR as the query string asks for."""
+    """Writes as long a line on STDERR as the query string asks for; or for /load all lines of the load."""
+    if environ["PATH_INFO"] == "/load":
+        write = environ["wsgi.errors"].write
+        load(lambda number, template: write(f"number={number};{template}\n"))
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-Accel-Buffering", "no")])
     yield b"before"
     if environ["QUERY_STRING"]:
@@ -36,11 +41,29 @@ def line_of(number: int, length: int) -> str:
     return beginning.ljust(length, "x")[:length]
 
 
-def load() -> None:
+def log_alone(template: str) -> float:
+    """CPU seconds that a line takes with a handler that does nothing: what logging itself costs."""
+    log = logging.getLogger("alone")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(logging.NullHandler())
+    before = time.thread_time()
+    for number in range(ALONE):
+        log.info("number=%d;%s", number, template)
+    return (time.thread_time() - before) / ALONE
+
+
+def load(write: Callable[[int, str], object] | None = None) -> None:
+    """Write all lines: by logging, or with `write`."""
     go, done = Path(os.environ["LOAD_GO"]), Path(os.environ["LOAD_DONE"])
     count, rate, length = (int(os.environ[f"LOAD_{name}"]) for name in ("COUNT", "RATE", "LENGTH"))
     log = logging.getLogger("load")
     log.setLevel(logging.INFO)
+    if write is None:
+
+        def write(number: int, template: str) -> None:
+            log.info("number=%d;%s", number, template)
+
     while not go.exists():
         time.sleep(0.01)
     template = line_of(0, length)[len("number=0;") :]
@@ -49,14 +72,16 @@ def load() -> None:
     while number < count:
         due = min(count, int((time.monotonic() - began) * rate) + 1)
         for number in range(number, due):  # noqa: B020 (goes on where it was)
-            log.info("number=%d;%s", number, template)
+            write(number, template)
         number = due
         ahead = began + number / rate - time.monotonic()
         if ahead > 0:
             time.sleep(max(ahead, BATCH))
     took = time.monotonic() - began
+    cpu = time.process_time() - cpu
+    alone = log_alone(template) * 1e6
     temporary = done.with_suffix(".new")
-    temporary.write_text(json.dumps({"seconds": took, "cpu": time.process_time() - cpu}))
+    temporary.write_text(json.dumps({"seconds": took, "cpu": cpu, "logging": alone, "alone_cpu": alone * ALONE / 1e6}))
     temporary.rename(done)
 
 
@@ -74,5 +99,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-elif "LOAD_GO" in os.environ:
+elif "LOAD_GO" in os.environ and "LOAD_STDERR" not in os.environ:
     threading.Thread(target=load, daemon=True).start()
