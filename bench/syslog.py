@@ -91,7 +91,7 @@ class Way:
         self.go, self.done = folder / "go", folder / "done"
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "LOAD_GO": str(self.go),
             "LOAD_DONE": str(self.done),
             **settings,
@@ -425,9 +425,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def report(results: list[dict[str, Any]], left: list[Remains]) -> str:
-    rows = [
-        ["", "lines/s without loss", "CPU us/line: sender", "of it logging", "receiver", "stalled 1 s", "restarted"]
-    ]
+    rows = [["", "lines/s, none lost", "CPU us/line: sender", "of it logging", "receiver", "stalled 1 s", "restarted"]]
     for name, kind in WAYS.items():
         own = [one for one in results if one["way"] == name]
         if not own:

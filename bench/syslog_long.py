@@ -129,7 +129,10 @@ def behind_nginx(name: str, folder: Path, address: str) -> Remains:
         time.sleep(SETTLE)
         lines = (stack.folder / "nginx-error.log").read_text(errors="replace").splitlines()
         return remains(
-            name, lines, r"\[(error|warn|notice|crit|info)\]", lambda line: 'request: "GET /long.php' in line
+            name,
+            lines,
+            r"\[(error|warn|notice|crit|info)\]",
+            lambda line: 'server: shop.example, request: "GET /long.php' in line,
         )
 
 
@@ -156,7 +159,14 @@ def uwsgi(folder: Path) -> Remains:
     port = free_port()
     command = [
         *("uwsgi", "--plugin", "python3,rsyslog", "--chdir", str(folder), "--module", "long:application"),
-        *("--http-socket", f"127.0.0.1:{port}", "--need-app", "--logger", f"rsyslog:127.0.0.1:{server.udp},app"),
+        *(
+            "--http-socket",
+            f"127.0.0.1:{port}",
+            "--need-app",
+            "--die-on-term",
+            "--logger",
+            f"rsyslog:127.0.0.1:{server.udp},app",
+        ),
     ]
     log = folder / "uwsgi.log"
     with log.open("wb") as output:
@@ -170,7 +180,7 @@ def uwsgi(folder: Path) -> Remains:
                     while client.recv(4096):
                         pass
                     break
-            assert time.monotonic() < deadline and program.poll() is None, log.read_text(errors="replace")[-2000:]
+            assert time.monotonic() < deadline, log.read_text(errors="replace")[-2000:]
             time.sleep(0.05)
         time.sleep(SETTLE)
     finally:
