@@ -61,7 +61,9 @@ class ApplicationConnection(Connection):
             lane = request.stderr = self._make_stderr_lane(request)
         size = self._content_size
         for start in range(0, len(data), size):
-            lane.items.push(data[start : start + size], 0)
+            part = data[start : start + size]
+            if lane.items.push(part, 0):
+                request.stderr_bytes += len(part)
         if lane.waiting():
             self._outbox.wake(lane)
 
@@ -87,6 +89,9 @@ class ApplicationConnection(Connection):
         request.output = Output.ENDED
         request.input = Input.COMPLETE  # what of its body still comes is not wanted
         ending = end_request(request.id, app_status, status, request.generation)
+        if request.stderr_bytes:
+            # in the three reserved bytes (section 5.5): the web side can tell whether all of it has come
+            ending = ending[:-3] + (request.stderr_bytes & 0xFFFFFF).to_bytes(3, "big")
         whole = status is not ProtocolStatus.INCOMPLETE
         if whole and not request.aborted and request.send_window.sent | len(request.held):
             self._send_after_content(request, RecordType.STDOUT)

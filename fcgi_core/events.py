@@ -100,6 +100,9 @@ class RequestEnded:
     request: Request
     app_status: int
     status: ProtocolStatus
+    stderr: int = 0
+    """Bytes of STDERR that the application sent for it, modulo 2**24; 0 if it does not tell. `request.stderr_bytes` are
+    those that have come; the others are on their way."""
 
 
 @dataclass(frozen=True, slots=True)

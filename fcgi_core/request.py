@@ -38,6 +38,7 @@ class Request:
         "role",
         "send_window",
         "stderr",
+        "stderr_bytes",
         "streams",
     )
 
@@ -62,6 +63,8 @@ class Request:
         self.streams = StreamSet()
         self.lane: Lane
         self.stderr: FeedbackLane | None = None
+        self.stderr_bytes = 0
+        """Bytes of STDERR that were queued to be sent (application side), or have come (web side)."""
         self.feedback: dict[int, FeedbackLane] = {}
         self.ended_at = 0.0
         self.context: Any = None

@@ -4,7 +4,7 @@ A request has two directions that live independently. Toward the application (th
 then, for a filter only, DATA, each closed by an empty record (FastCGI section 3.3, stream records). Toward the web
 server (the *output*) it is STDOUT, closed by an empty record or simply by END_REQUEST (real servers do both; section
 6.2 closes it, php-fpm does, others do not). STDERR is not in the tables: it travels on a stream of its own, may come
-before, between and after, and ends nothing; END_REQUEST never waits for it.
+before, between and after, and ends nothing; END_REQUEST does not wait for it on its way.
 
 Both tables are written once and used by both sides: the receiver asks whether a record may come, the sender moves along
 the same arrows. A record that a table does not have is the peer's mistake and ends that request alone. The states are

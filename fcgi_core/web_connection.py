@@ -30,7 +30,8 @@ REMEMBERED_BYTES = 4 << 20
 """And PARAMS of theirs, as much: those of one request may have 1 MiB, and it is the client who decides."""
 REMEMBER_FOR = 30.0
 """Seconds that they are remembered: SCTP gives up on a peer, and with it on what is late, in about that time."""
-_END = struct.Struct(">IB")
+_END = struct.Struct(">IBBH")
+"""application status, protocol status; bytes of STDERR, modulo 2**24, in what FastCGI has reserved (section 5.5)"""
 
 
 class WebConnection(Connection):
@@ -182,6 +183,7 @@ class WebConnection(Connection):
             key = (request_id, generation)
             self._request_error("STDERR of a request that is not known here (any more)", stream, RecordType.STDERR, key)
         elif content:
+            request.stderr_bytes += len(content)
             self._events.append(StderrReceived(request, content))
 
     def _on_end_request(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
@@ -193,7 +195,7 @@ class WebConnection(Connection):
         self._finish(request)
         if request.aborted:
             return
-        app_status, number = _END.unpack_from(content) if len(content) == 8 else (0, -1)
+        app_status, number, high, low = _END.unpack(content) if len(content) == _END.size else (0, -1, 0, 0)
         try:
             status = ProtocolStatus(number)
         except ValueError:
@@ -202,7 +204,7 @@ class WebConnection(Connection):
             error = RemoteProtocolError(what, stream=stream, record_type=RecordType.END_REQUEST, request_key=key)
             self._events.append(RequestFailed(request, error))
         else:
-            self._events.append(RequestEnded(request, app_status, status))
+            self._events.append(RequestEnded(request, app_status, status, high << 16 | low))
 
     def _finish(self, request: Request) -> None:
         """Both sides are done with the request; it is remembered for what comes late."""

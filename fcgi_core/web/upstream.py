@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..delivery import Link
 from ..driver import Driver
@@ -30,6 +30,7 @@ from ..events import (
     Writable,
 )
 from ..records import KEEP_CONN, ProtocolStatus, RecordType
+from ..request import Request
 from ..sctp.carrier import Address, Carrier, CarrierError
 from ..states import Input
 from ..supervisor import Supervisor
@@ -50,6 +51,10 @@ second is no burden."""
 
 GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
 """Answers that count as failures: a bridge gives them when it is its FastCGI server that failed."""
+
+STDERR_WITHIN = 0.5
+"""Seconds that an answer's end waits for STDERR which the application sent before it and which is late: a few
+retransmissions of a fast path. Afterwards the plugins still have it; the web server does not."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
@@ -78,6 +83,19 @@ class Owner(Protocol):
 
     def requeue(self, exchange: WebExchange) -> None:
         """Nothing of the exchange has reached an application: let another take it."""
+
+
+class Ending(NamedTuple):
+    """An answer that is complete but for STDERR that is late."""
+
+    exchange: WebExchange
+    event: RequestEnded
+    timer: asyncio.TimerHandle
+
+
+def stderr_missing(event: RequestEnded) -> int:
+    """Bytes of an ended request's STDERR that are still on their way."""
+    return (event.stderr - event.request.stderr_bytes) % (1 << 24)
 
 
 class Upstream:
@@ -121,6 +139,8 @@ class Upstream:
         self._attempts = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
+        self._ending: dict[Request, Ending] = {}
+        """Requests whose end waits for their STDERR."""
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
         self._prober = None if probes is None else Prober(probes, self, loop)
@@ -310,9 +330,12 @@ class Upstream:
                 exchange = event.request.context
                 self._owner.supervisor.stderr(exchange, event.data)
                 exchange.send_stderr(event.data)
+                late = self._ending.get(event.request) if self._ending else None
+                if late is not None and not stderr_missing(late.event):
+                    self._complete(event.request)
             else:
                 self._on_rare_event(event)
-        # an end waits for nothing that is still to come, but STDERR that came with it on another stream is told first
+        # STDERR that came with an end on another stream is told first
         for one in ended:
             self._ended(one)
 
@@ -338,8 +361,20 @@ class Upstream:
             self.failed()
         else:
             self.health.succeeded()
+        if event.stderr and stderr_missing(event):
+            timer = self._loop.call_later(STDERR_WITHIN, self._complete, event.request)
+            self._ending[event.request] = Ending(exchange, event, timer)
+            return
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
+
+    def _complete(self, request: Request) -> None:
+        """End the answer whose end waited for STDERR: it has come, or takes too long."""
+        exchange, event, timer = self._ending.pop(request)
+        timer.cancel()
+        if not exchange.over:  # the client may have gone
+            exchange.end(event.app_status, event.status)
+            self._owner.finished(exchange)
 
     def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
         """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
@@ -399,6 +434,8 @@ class Upstream:
         self._driver = None
         if self._prober is not None:
             self._prober.stop()
+        for request in tuple(self._ending):
+            self._complete(request)
         if link is not None:
             self.last_up = self._loop.time()
             if not self._stopping:

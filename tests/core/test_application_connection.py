@@ -18,6 +18,7 @@ from fcgi_core.events import (
     InputReceived,
     RecordRefused,
     RequestAborted,
+    RequestEnded,
     RequestFailed,
     RequestReceived,
     StderrReceived,
@@ -347,10 +348,12 @@ def test_stderr_has_a_stream_of_its_own_and_the_end_does_not_wait() -> None:
     assert [{each.type for each in cut(one)} for one in messages] == [{STDERR}, {STDOUT, END}, {STDERR}]
     assert messages[0].stream == messages[2].stream != messages[1].stream
     assert pair.app.pool.in_use() == 0
-    pair.web.receive([messages[1]], 0.0)
+    (end,) = of(pair.web.receive([messages[1]], 0.0), RequestEnded)
+    assert (end.stderr, theirs.stderr_bytes) == (20_000, 0), "what has not come is known"
     late = pair.web.receive([messages[0], messages[2]], 0.0)
     assert all(event.request is theirs for event in of(late, StderrReceived))
     assert b"".join(event.data for event in of(late, StderrReceived)) == b"e" * 20_000
+    assert theirs.stderr_bytes == end.stderr
 
 
 @pytest.mark.parametrize("plan", Plan)
@@ -383,6 +386,7 @@ def test_stderr_that_nobody_takes_is_bounded_and_counted(app: ApplicationConnect
     received = sum(len(content) for kind, content in sent(app) if kind == STDERR)
     assert received == MAX_STDERR_WAITING
     assert app.stderr_dropped == MAX_STDERR_WAITING // 2
+    assert request.stderr_bytes == MAX_STDERR_WAITING, "what was dropped is not waited for"
     app.send_stderr(request, b"x")
     assert sent(app) == [(STDERR, b"x")]
     app.send_stderr(begun(app, 2), b"")

@@ -195,6 +195,16 @@ def test_an_answer(web: WebConnection) -> None:
     assert web.receive([message(STDERR, 1)], 0.0) == []
 
 
+@pytest.mark.parametrize("sent", [0, 1, 70_000, 0xFFFFFF])
+def test_an_end_tells_how_much_stderr_there_is(web: WebConnection, sent: int) -> None:
+    request = web.begin_request(PARAMS, body=b"")
+    web.take(ROOM)
+    end = end_request(1, 5)[:-3] + sent.to_bytes(3, "big")
+    events = web.receive([message(STDERR, 1, b"oh"), Message(2, end)], 0.0)
+    assert events[-1] == RequestEnded(request, 5, ProtocolStatus.REQUEST_COMPLETE, sent)
+    assert request.stderr_bytes == 2
+
+
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("status", ProtocolStatus)
 def test_an_answer_may_end_without_closing_stdout(web: WebConnection, closed: bool, status: ProtocolStatus) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from fcgi_core.app.service import AppExchange, AppService
+from fcgi_core.channels import Priority
+from fcgi_core.outbox import PPID
 from fcgi_core.records import (
     KEEP_CONN,
     Record,
@@ -21,7 +23,9 @@ from fcgi_core.records import (
     record,
     stream_records,
 )
-from fcgi_core.sctp.carrier import Address
+from fcgi_core.sctp.carrier import Address, Message
+from fcgi_core.streams import FIRST_STREAM
+from fcgi_core.web import upstream as upstream_module
 from fcgi_core.web.balance import MAX_FAILURES
 from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
 from fcgi_core.web.probe import ProbeOptions
@@ -215,6 +219,79 @@ def test_gateway_errors_count_and_are_passed_on() -> None:
             for _ in range(MAX_FAILURES):
                 assert (await bench.ask()).startswith(b"Status: 504")
             assert (await bench.ask()).endswith(b"the other")
+
+    run(body)
+
+
+def late_stderr(text: bytes, *, comes: bool = True) -> Behaviour:
+    """An answer whose END_REQUEST overtakes its STDERR, as it does when a packet is lost."""
+
+    def give(exchange: AppExchange) -> None:
+        request, connection, driver = exchange.request, exchange.connection, exchange.link.driver
+        exchange.send(b"Content-Type: text/plain\r\n\r\nsaid")
+        request.stderr_bytes = len(text)
+        exchange.end()
+        late = record(RecordType.STDERR, request.id, text, request.generation)
+
+        def send() -> None:
+            connection._outbox.post(Priority.CONTENT, Message(FIRST_STREAM, late, PPID))
+            driver.wake()
+
+        if comes:
+            asyncio.get_running_loop().call_later(0.05, send)
+
+    return give
+
+
+def test_the_end_of_an_answer_waits_for_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+
+    async def body() -> None:
+        async with running(late_stderr(b"a line")) as bench:
+            wire = bench.begin()
+            await until(lambda: stdout(wire), "the answer goes on at once")
+            assert not is_over(wire)
+            await until(lambda: is_over(wire), "and its end with its STDERR")
+            assert [kind for kind, _, _ in records(wire)] == [
+                RecordType.STDOUT,
+                RecordType.STDERR,
+                RecordType.STDOUT,
+                RecordType.END_REQUEST,
+            ]
+            assert (bench.service.in_flight, bench.service.requests_ended) == (0, 1)
+
+    run(body)
+
+
+def test_it_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 0.02)
+
+    async def body() -> None:
+        async with running(late_stderr(b"lost", comes=False)) as bench:
+            assert (await bench.ask()).endswith(b"said")
+            assert bench.service.in_flight == 0
+
+    run(body)
+
+
+@pytest.mark.parametrize("goes", ["client", "association"])
+def test_who_goes_meanwhile(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
+    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+
+    async def body() -> None:
+        async with running(late_stderr(b"lost", comes=False)) as bench:
+            wire = bench.begin()
+            await until(lambda: stdout(wire), "all but the end has come")
+            (upstream,) = bench.service.upstreams
+            await until(lambda: upstream._ending, "it waits")
+            if goes == "client":
+                (connection,) = bench.service._connections
+                connection.connection_lost(None)
+                assert bench.service.requests_ended == 1
+            upstream.driver.abort("on purpose")
+            await until(lambda: not upstream._ending, "nothing waits any more")
+            assert (bench.service.in_flight, bench.service.requests_ended) == (0, 1)
+            await until(lambda: is_over(wire) or goes == "client", "the answer was whole")
 
     run(body)
 
