@@ -18,6 +18,10 @@ class FakeRequest:
     params: dict[str, str] = field(default_factory=lambda: {"SERVER_NAME": "shop.example"})
     plugin_data: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def server_name(self) -> str:
+        return self.params.get("SERVER_NAME", "")
+
 
 @dataclass
 class Sent:

@@ -79,6 +79,22 @@ def test_a_line_goes_with_its_request(make: Make, host: Any, make_request: Any) 
     assert message.hostname
     assert message.procid
     assert message.time is not None
+    # the web side knows the request, and would not believe what is said of it
+    assert message.data == {
+        "fcgi@32473": {"server_name": "shop.example", "application": "demo"},
+        "fields@32473": {"user": 'a"b'},
+    }
+
+
+def test_a_line_that_travels_without_its_request_says_all_about_it(make: Make, host: Any, make_request: Any) -> None:
+    make(scope="association")
+    request = make_request(
+        params={"SERVER_NAME": "shop.example", "REQUEST_METHOD": "GET", "REQUEST_URI": "/caf\xc3\xa9"}
+    )
+    with bound_to_request(request):
+        logging.getLogger("shop.cart").warning("no item %d", 17, extra={"user": 'a"b'})
+    (message,) = messages(host)
+    assert message.text == "shop.example: no item 17"
     assert message.data == {
         "fcgi@32473": {
             "server_name": "shop.example",
@@ -432,7 +448,7 @@ def test_a_storm_is_cut_and_told(make: Make, host: Any, make_request: Any) -> No
 
 
 def test_secrets_do_not_leave(make: Make, host: Any, make_request: Any) -> None:
-    make(redact=[{"match": "hunter2"}])
+    make(redact=[{"match": "hunter2"}], scope="association")
     request = make_request(params={"SERVER_NAME": "s", "REQUEST_URI": "/?p=hunter2"})
     with bound_to_request(request):
         logging.error("password hunter2", extra={"given": "hunter2"})

@@ -16,31 +16,36 @@ FIELDS_ELEMENT = f"fields@{ENTERPRISE}"
 """The SD-ELEMENT with what the application added to a line (`extra` of Python's logging)."""
 LONGEST_VALUE = 1024
 """Characters of one value; a URI can have 8 KiB."""
-_PARAMS = {
-    "method": "REQUEST_METHOD",
-    "uri": "REQUEST_URI",
-    "script": "SCRIPT_NAME",
-    "remote": "REMOTE_ADDR",
-}
+_PARAMS = (
+    ("method", "REQUEST_METHOD"),
+    ("uri", "REQUEST_URI"),
+    ("script", "SCRIPT_NAME"),
+    ("remote", "REMOTE_ADDR"),
+)
 OF_PROCESS = ("application", "worker")
 """What the application's process says of itself, in the same element."""
 
 
 def server_name(request: RequestInfo) -> str:
     """The virtual host, as the web server passed it; '' if it did not."""
-    return _text(request, "SERVER_NAME")
+    return _readable(request.server_name)
 
 
 def details(request: RequestInfo, redact: Callable[[str], str]) -> dict[str, str]:
     """Method, URI, script and remote address, as far as they are there; secrets in the URI made unreadable."""
-    about = {name: value for name, param in _PARAMS.items() if (value := _text(request, param))}
+    params = request.params
+    about = {}
+    for name, param in _PARAMS:
+        value = params.get(param)
+        if value:
+            about[name] = value if len(value) <= LONGEST_VALUE and value.isascii() else _readable(value)
     if "uri" in about:
         about["uri"] = redact(about["uri"])
     return about
 
 
-def _text(request: RequestInfo, param: str) -> str:
-    value = request.params.get(param, "")[:LONGEST_VALUE]
+def _readable(value: str) -> str:
+    value = value[:LONGEST_VALUE]
     if value.isascii():
         return value
     return value.encode("latin-1", "replace").decode("utf-8", "backslashreplace")  # bytes, as PEP 3333 carries them

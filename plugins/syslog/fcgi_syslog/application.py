@@ -50,6 +50,8 @@ _WORKER = "FCGI_SCTP_WORKER"
 """In the environment of a worker: its number."""
 _FIXED = ("scope", "delivery", "spool", "spool_bytes", "listen")
 """Options that a running half cannot change."""
+KNOWN_HOSTS = 1000
+"""Virtual hosts whose beginnings of lines are kept; names come from clients where a web server passes them on."""
 KEPT_LINES = 30_000
 """Lines that wait for the loop to fetch them; no more are taken."""
 LONG = 1024
@@ -67,6 +69,10 @@ _SEVERITY: Callable[[batch.Plain], int] = itemgetter(0)
 _TARGET: Callable[[batch.Plain], AssociationInfo | None] = itemgetter(4)
 
 
+_Heads = dict[tuple[int, str], str]
+"""By severity and MSGID: what lines begin with, without a time."""
+
+
 class _Source:
     """A request, or the process outside of any: what is the same in all its lines, and its STDERR.
 
@@ -76,24 +82,14 @@ class _Source:
     __slots__ = ("data", "heads", "held", "prefix", "quiet", "server_name", "stderr", "target")
 
     def __init__(
-        self,
-        request: RequestInfo | None,
-        limit: int,
-        rules: RulesByHost,
-        process: dict[str, str],
-        target: AssociationInfo | None = None,
+        self, limit: int, server_name: str, data: str, heads: _Heads, target: AssociationInfo | None = None
     ) -> None:
-        self.server_name = ""
-        about = process
-        if request is not None:
-            self.server_name = server_name(request)
-            redact = rules[self.server_name].redact
-            about = {"server_name": self.server_name, "request": request.identity, **details(request, redact), **about}
-        self.data = format_data(REQUEST_ELEMENT, about) if about else ""
-        self.prefix = f"{self.server_name}: " if self.server_name else ""
-        self.heads: dict[tuple[int, str], str] = {}
-        """By severity and MSGID: what its lines begin with, without a time."""
+        self.server_name = server_name
+        self.data = data
+        """Structured data."""
+        self.heads = heads
         self.target = target
+        self.prefix = f"{server_name}: " if server_name else ""
         self.stderr = Reassembler(limit)
         self.held: Held | None = None
         self.quiet = False
@@ -125,7 +121,9 @@ class SyslogApplication(ApplicationHalf):
         """Characters of long lines that wait, about: threads may count at once, and it begins anew when none waits."""
         # what is to be in a file when the call that logged it returns cannot wait for others
         self._gathering = None if options.spool else host.gather(self._batched, self._make)
-        self._process = _Source(None, options.max_message, self._rules, self._about)
+        self._process = _Source(options.max_message, "", self._data({}), {})
+        self._hosts: dict[str, tuple[str, _Heads]] = {}
+        """Structured data and heads of each virtual host, where lines travel with their request."""
         self._holding: dict[_Source, RequestInfo | None] = {}  # STDERR that waits for its next line
         self._capture = Capture(self._take, host.log.name, self._failed)
         self._apply(options)
@@ -154,6 +152,7 @@ class SyslogApplication(ApplicationHalf):
         self._priorities = [f"<{self._facility * 8 + severity}>1 " for severity in range(8)]
         self._names = f" {self._hostname} {app_name} {self._process_id} "
         self._process.heads.clear()
+        self._hosts.clear()
         self._take_stderr = "stderr" in options.capture
         self._keep_stderr = options.stderr == "take"
         self._capture.install(options.capture, self._rules.lowest)
@@ -212,12 +211,28 @@ class SyslogApplication(ApplicationHalf):
         source = request.plugin_data.get(_KEY)
         if source is None:
             # two threads may come here at once for a request: both get the first one's
-            source = request.plugin_data.setdefault(
-                _KEY,
-                _Source(request, self._limit, self._rules, self._about, self._host.association_of(request)),
-            )
+            source = request.plugin_data.setdefault(_KEY, self._new_source(request))
         assert isinstance(source, _Source)
         return source
+
+    def _new_source(self, request: RequestInfo) -> _Source:
+        name = server_name(request)
+        if not self._by_request:
+            about = {"server_name": name, "request": request.identity}
+            data = self._data(about | details(request, self._rules[name].redact))
+            return _Source(self._limit, name, data, {}, self._host.association_of(request))
+        # the web side knows the request itself; what is said of it here would be made for nothing
+        known = self._hosts.get(name)
+        if known is None:
+            if len(self._hosts) >= KNOWN_HOSTS:
+                self._hosts.clear()
+            known = self._hosts[name] = (self._data({"server_name": name}), {})
+        return _Source(self._limit, name, *known)
+
+    def _data(self, about: dict[str, str]) -> str:
+        """Structured data of lines, with what they all have."""
+        about = about | self._about
+        return format_data(REQUEST_ELEMENT, about) if about else ""
 
     def _flush(self, source: _Source, request: RequestInfo | None) -> None:
         with self._lock:
@@ -390,9 +405,7 @@ class SyslogApplication(ApplicationHalf):
 
     def _tell_suppressed(self) -> None:
         for name, count in self._storms.take_suppressed():
-            about = {"server_name": name, **self._about} if name else self._about
-            source = _Source(None, self._limit, self._rules, about)
-            source.prefix = f"{name}: " if name else ""
+            source = _Source(self._limit, name, self._data({"server_name": name} if name else {}), {})
             head = self._head(source, WARNING, "suppressed")
             self._hand_over(source, None, WARNING, head, time.time(), f"{count} messages suppressed")
 

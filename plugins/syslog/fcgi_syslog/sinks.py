@@ -28,6 +28,8 @@ RETRY_AFTER = 0.25
 RETRY_MOST = 8.0
 LOOK_AFTER = 0.02
 """Seconds until a sink is asked again about what it wrote and is not sure of."""
+GATHER_FOR = 0.01
+"""Seconds that what comes first waits for more, to be written together."""
 CLOSE_WITHIN = 5.0
 """Seconds that `close` waits for a sink that stalls; what it has not written then is lost."""
 _ENTRY_OVERHEAD = 256
@@ -165,6 +167,9 @@ class Sink(ABC):
                         lambda: self._queue or self.closing or self._reopen, LOOK_AFTER if self._unwritten else None
                     )
                 self._busy = True
+                if self._queue:
+                    # a thread that wakes up for each line would cost the loop more than the line does
+                    self._changed.wait_for(lambda: self.closing, GATHER_FOR)
                 parts, self._queue = self._queue, []
                 self._unwritten += self._queued
                 count, self._waiting_lines = self._waiting_lines, 0
