@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""What the plugins cost: requests a second through nginx with syslog and metrics on, and with both off, in turns.
+
+    .venv/bin/python bench/plugins_cost.py [--rounds 6] [--seconds 4] [--connections 32] [--json FILE]
+
+The application is the same in every turn: it answers "Hello world" and logs one line by Python's logging, which goes
+nowhere while syslog is off. On: syslog with its defaults (each line bound to its request, on a stream of its own) into
+a file and the live feed, and metrics with its defaults, a Prometheus endpoint on the web side. A turn starts everything
+anew, warms it up for a second, and measures. `on/off` is the quotient of each round's two turns: median, least, most.
+Needs nginx and wrk (script/setup test).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # neither `bench` nor `tests` is an installed package
+
+TICK = os.sysconf("SC_CLK_TCK")
+ROLES = ("app", "web", "nginx")
+log = logging.getLogger("shop.cart")
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+    log.info("%s was asked for and is answered", environ["PATH_INFO"])
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "12")])
+    return [b"Hello world\n"]
+
+
+def cpu_of(process_id: int) -> float:
+    """Seconds, with those of the processes it started that still run (nginx's worker)."""
+    children = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK + sum(cpu_of(int(child)) for child in children)
+
+
+def wrk(port: int, seconds: float, connections: int) -> tuple[int, float]:
+    """Requests that were answered, and a second."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-H", "Host: shop.example"]
+    said = subprocess.run([*command, f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=True).stdout
+    count, rate = re.search(r"(\d+) requests in", said), re.search(r"Requests/sec: +([\d.]+)", said)
+    if count is None or rate is None or "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(f"wrk: {said}")
+    return int(count[1]), float(rate[1])
+
+
+def turn(on: bool, seconds: float, connections: int) -> dict[str, Any]:
+    from tests.system.stack import Stack, free_port  # here, for the application's process is without tests
+
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name, "out.log")
+        plugins: dict[str, Any] = {}
+        if on:
+            listen = f"127.0.0.1:{free_port()}"
+            plugins = {"syslog": {"outputs": [{"file": str(file)}]}, "metrics": {"listen": listen}}
+        stack = Stack("plugins_cost:application", app={"path": str(ROOT / "bench")}, plugins=plugins)
+        stack._common["log_level"] = "info"  # a test wants to see everything
+        with stack:
+            wrk(stack.port, 1, connections)
+            programs = dict(zip(ROLES, (stack.app, stack.web, stack.nginx), strict=True))
+            before = {role: cpu_of(program.pid) for role, program in programs.items()}
+            count, rate = wrk(stack.port, seconds, connections)
+            spent = {role: (cpu_of(program.pid) - before[role]) / count * 1e6 for role, program in programs.items()}
+        lines = file.read_bytes().count(b"\n") if on else 0
+        if on and lines < count:
+            raise RuntimeError(f"{count} requests were answered and {lines} lines are in the file")
+    return {"on": on, "requests": count, "requests_per_second": rate, "cpu_us": spent, "lines": lines}
+
+
+def spread(values: Iterable[float], form: str) -> str:
+    ordered = sorted(values)
+    return f"{median(ordered):{form}} ({ordered[0]:{form}} to {ordered[-1]:{form}})"
+
+
+def report(turns: list[dict[str, Any]]) -> str:
+    lines = ["| | off | on | on/off |", "| --- | --- | --- | --- |"]
+    off = [one for one in turns if not one["on"]]
+    on = [one for one in turns if one["on"]]
+
+    def row(name: str, figure: Callable[[dict[str, Any]], float], form: str) -> None:
+        quotients = [figure(after) / figure(before) for before, after in zip(off, on, strict=True)]
+        columns = [spread(map(figure, off), form), spread(map(figure, on), form), spread(quotients, ".3f")]
+        lines.append(f"| {name} | {' | '.join(columns)} |")
+
+    row("requests a second", lambda one: float(one["requests_per_second"]), ",.0f")
+    for role in ROLES:
+        row(f"CPU us a request, {role}", lambda one, role=role: float(one["cpu_us"][role]), ".1f")  # type: ignore[misc]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
+    options = parser.parse_args()
+    turns = []
+    for number in range(options.rounds):
+        # the other one first in every second round: what the machine does meanwhile falls on both alike
+        pair = [turn(on, options.seconds, options.connections) for on in ((False, True), (True, False))[number % 2]]
+        turns += sorted(pair, key=lambda one: bool(one["on"]))
+        off, on = (one["requests_per_second"] for one in turns[-2:])
+        print(f"round {number + 1}: off {off:,.0f}, on {on:,.0f}", file=sys.stderr)
+    print(report(turns))
+    if options.json is not None:
+        options.json.write_text(json.dumps({"turns": turns}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
