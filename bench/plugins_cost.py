@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the plugins cost: requests a second through nginx with syslog and metrics on, and with both off, in turns.
 
-    .venv/bin/python bench/plugins_cost.py [--rounds 6] [--seconds 4] [--connections 32] [--json FILE]
+    .venv/bin/python bench/plugins_cost.py [--rounds 6] [--seconds 4] [--connections 32] [--scope request] [--json FILE]
 
 The application is the same in every turn: it answers "Hello world" and logs one line by Python's logging, which goes
 nowhere while syslog is off. On: syslog with its defaults (each line bound to its request, on a stream of its own) into
@@ -56,7 +56,7 @@ def wrk(port: int, seconds: float, connections: int) -> tuple[int, float]:
     return int(count[1]), float(rate[1])
 
 
-def turn(on: bool, seconds: float, connections: int) -> dict[str, Any]:
+def turn(on: bool, seconds: float, connections: int, scope: str) -> dict[str, Any]:
     from tests.system.stack import Stack, free_port  # here, for the application's process is without tests
 
     with tempfile.TemporaryDirectory() as name:
@@ -64,7 +64,7 @@ def turn(on: bool, seconds: float, connections: int) -> dict[str, Any]:
         plugins: dict[str, Any] = {}
         if on:
             listen = f"127.0.0.1:{free_port()}"
-            plugins = {"syslog": {"outputs": [{"file": str(file)}]}, "metrics": {"listen": listen}}
+            plugins = {"syslog": {"scope": scope, "outputs": [{"file": str(file)}]}, "metrics": {"listen": listen}}
         stack = Stack("plugins_cost:application", app={"path": str(ROOT / "bench")}, plugins=plugins)
         stack._common["log_level"] = "info"  # a test wants to see everything
         with stack:
@@ -105,18 +105,22 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--scope", choices=["request", "association"], default="request", help="syslog's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
     options = parser.parse_args()
     turns = []
     for number in range(options.rounds):
         # the other one first in every second round: what the machine does meanwhile falls on both alike
-        pair = [turn(on, options.seconds, options.connections) for on in ((False, True), (True, False))[number % 2]]
+        pair = [
+            turn(on, options.seconds, options.connections, options.scope)
+            for on in ((False, True), (True, False))[number % 2]
+        ]
         turns += sorted(pair, key=lambda one: bool(one["on"]))
         off, on = (one["requests_per_second"] for one in turns[-2:])
         print(f"round {number + 1}: off {off:,.0f}, on {on:,.0f}", file=sys.stderr)
     print(report(turns))
     if options.json is not None:
-        options.json.write_text(json.dumps({"turns": turns}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"scope": options.scope, "turns": turns}, indent=1) + "\n")
     return 0
 
 
