@@ -52,8 +52,6 @@ def measure_throughput(options: argparse.Namespace, turns: Turns) -> tuple[dict[
     result = throughput.collect(throughput.arguments(words), turns.take)
     if result is None:
         raise SystemExit(1)
-    if result["interrupted"]:
-        raise KeyboardInterrupt
     return result, throughput.text(result)
 
 
@@ -136,6 +134,8 @@ def main() -> int:
             (MEASUREMENTS / f"{part}.txt").write_text(text)
             print(text, flush=True)
             turns.give()
+            if result.get("interrupted"):
+                break
     document.write()
     return subprocess.run((PYTHON, "-m", "bench.pictures"), cwd=ROOT, check=False).returncode
 
