@@ -13,10 +13,11 @@ and of what it says about itself, where programs write it to FastCGI's STDERR: s
 Lines come from Python's logging, which itself takes some 5 us a line of the sender's: what it takes with a handler that
 does nothing is measured in the same process, and told.
 
-Ways: SysLogHandler over UDP and TCP to Debian's rsyslog, and over UDP to one that hands on with RELP to another; ours
+Ways: SysLogHandler over UDP and TCP to Debian's rsyslog, and over TCP to one that hands on with RELP to another; ours
 at association scope, `plain` into a file of the web side's and on to rsyslog over TCP; `acknowledged` into a file, kept
-in memory or on a disk; and one request's STDERR, into a file. Needs rsyslog, rsyslog-relp, nginx, php-fpm, libfcgi, gcc
-and uwsgi (script/setup test, and `apt-get install rsyslog-relp`).
+in memory or on a disk; one request's STDERR, into a file; and, when named, `ours-slow`, whose output takes a tenth:
+what it says it lost must be what is missing. Needs rsyslog, rsyslog-relp, nginx, php-fpm, libfcgi, gcc and uwsgi
+(script/setup test, and `apt-get install rsyslog-relp`).
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
@@ -128,6 +131,10 @@ class Way:
     def begin(self) -> None:
         """Let the sender go."""
         self.go.touch()
+
+    def told_lost(self) -> int:
+        """Lines that the program itself says are lost."""
+        return 0
 
     def receiver(self) -> subprocess.Popen[bytes]:
         raise NotImplementedError
@@ -298,6 +305,31 @@ class OursDisk(Ours):
     options: ClassVar[dict[str, Any]] = {"delivery": "acknowledged", "spool": True}
 
 
+class OursSlow(Ours):
+    """The output is a pipe that is read at a tenth of 100,000 lines a second."""
+
+    name, text = "ours-slow", "ours, plain, output takes 10,000 lines/s"
+    PACE = 10_000 * 270
+    """Bytes a second."""
+
+    def outputs(self) -> list[dict[str, Any]]:
+        return [{"file": str(self.folder / "pipe")}]
+
+    def start(self) -> None:
+        os.mkfifo(self.folder / "pipe")
+        threading.Thread(target=self._read, daemon=True).start()
+        super().start()
+
+    def _read(self) -> None:
+        with (self.folder / "pipe").open("rb", buffering=0) as pipe, self.out.open("wb", buffering=0) as out:
+            while data := pipe.read(self.PACE // 100):
+                out.write(data)
+                time.sleep(len(data) / self.PACE)
+
+    def told_lost(self) -> int:
+        return sum(map(int, re.findall(r"(\d+) lines found its queue full", self.log())))
+
+
 class OursStderr(Ours):
     """One request that writes all lines to its error output."""
 
@@ -327,7 +359,7 @@ class OursStderr(Ours):
 
 
 WAYS: dict[str, type[Way]] = {
-    way.name: way for way in (HandlerUdp, HandlerTcp, Relp, Ours, OursTcp, OursSure, OursDisk, OursStderr)
+    way.name: way for way in (HandlerUdp, HandlerTcp, Relp, Ours, OursTcp, OursSure, OursDisk, OursStderr, OursSlow)
 }
 
 
@@ -362,7 +394,13 @@ def measure(
         way = kind(Path(name), settings, one_core)
         if kind is OursStderr:
             way.environment["LOAD_STDERR"] = "1"
-        most: dict[str, int] = {"sender": 0, "receiver": 0}
+        most = {"sender": 0, "receiver": 0}
+
+        def done() -> bool:
+            most["sender"] = max(most["sender"], sum(map(memory_of, way.senders())))
+            most["receiver"] = max(most["receiver"], memory_of(way.receiver().pid))
+            return way.done.exists()
+
         try:
             way.start()
             before = cpu_of(way.receiver().pid)
@@ -378,11 +416,10 @@ def measure(
                 stalled.send_signal(signal.SIGCONT)
             elif trouble == "restart":
                 way.restart()
-            wait_for(way.done.exists, "the sender is done", seconds * 10 + WAIT)
+            wait_for(done, "the sender is done", seconds * 10 + WAIT)
             size, changed = -1, time.monotonic()
             while time.monotonic() < changed + SETTLE:
-                most["sender"] = max(most["sender"], sum(map(memory_of, way.senders())))
-                most["receiver"] = max(most["receiver"], memory_of(way.receiver().pid))
+                done()
                 now = way.out.stat().st_size if way.out.exists() else 0
                 if now != size:
                     size, changed = now, time.monotonic()
@@ -392,6 +429,7 @@ def measure(
             receiver = cpu_of(way.receiver().pid) - (0 if trouble == "restart" else before)
         finally:
             way.stop()
+        told_lost = way.told_lost()
         different, in_all = arrived(way.out)
     return {
         "way": kind.name,
@@ -400,6 +438,7 @@ def measure(
         "arrived": different,
         "twice": in_all - different,
         "loss": 1 - different / count,
+        "told_lost": told_lost,
         "sender_seconds": told["seconds"],
         "kept_up": told["seconds"] < seconds * 1.1,
         "lines_per_second": different / (changed - began),
@@ -426,8 +465,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def report(results: list[dict[str, Any]], left: list[Remains]) -> str:
     rows = [["", "lines/s, none lost", "CPU us/line: sender", "of it logging", "receiver", "stalled 1 s", "restarted"]]
-    for name, kind in WAYS.items():
-        own = [one for one in results if one["way"] == name]
+    for (name, kind), one_core in product(WAYS.items(), (False, True)):
+        own = [one for one in results if one["way"] == name and one["one_core"] is one_core]
         if not own:
             continue
         even = [one for one in own if not one["trouble"]]
@@ -435,7 +474,8 @@ def report(results: list[dict[str, Any]], left: list[Remains]) -> str:
         # a rate counts if every round at it lost nothing and kept up
         good = [rate for rate in rates if all(fine(one) for one in even if one["rate"] == rate)]
         shown = [one for one in even if one["rate"] == (good or rates or [0])[-1]]
-        row = [kind.text, f"{good[-1]:,}" if good else f"none of {', '.join(map(str, rates))}"]
+        text = f"{kind.text}; both on one core" if one_core else kind.text
+        row = [text, f"{good[-1]:,}" if good else f"none of {', '.join(map(str, rates))}"]
         for figure in ("sender_cpu", "logging_cpu", "receiver_cpu"):
             row.append(f"{median(one[figure] for one in shown):.1f}" if shown else "")
         for trouble in ("stall", "restart"):
@@ -447,6 +487,10 @@ def report(results: list[dict[str, Any]], left: list[Remains]) -> str:
         text += f"\n\nOf a line of {LONG_LINE:,} characters on STDERR that begins with WARNING:\n\n"
         text += table([["", "pieces", "longest", "severity", "virtual host, request"], *(one.row() for one in left)])
     return text
+
+
+def mega(result: dict[str, Any], side: str) -> str:
+    return f"{result['most_memory'][side] / 1e6:.0f}"
 
 
 def fine(result: dict[str, Any]) -> bool:
@@ -469,18 +513,26 @@ def main() -> int:
     parser.add_argument("--rates", default="20000,50000,100000", help="lines a second, with commas")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--length", type=int, default=200, help="of a line's text, bytes")
-    parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)}")
+    parser.add_argument(
+        "--ways", default=",".join(name for name in WAYS if name != "ours-slow"), help=f"of {', '.join(WAYS)}"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-trouble", action="store_true", help="rates alone")
     parser.add_argument("--one-core", action="store_true", help="sender and receiver on the same core")
     parser.add_argument("--lock", type=Path, metavar="FILE", help="hold a lock on it during each turn (flock)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
+    parser.add_argument("--add", action="store_true", help="to what FILE has: a long run may be taken in parts")
+    parser.add_argument("--no-long", action="store_true", help="without the long line")
     options = parser.parse_args()
     ways = [WAYS[name] for name in options.ways.split(",")]
     turns = [(rate, "") for rate in map(int, options.rates.split(","))]
     if not options.no_trouble:
         turns += [(TROUBLE_RATE, "stall"), (TROUBLE_RATE, "restart")]
-    results = []
+    results: list[dict[str, Any]] = []
+    left: list[Remains] = []
+    if options.add and options.json is not None and options.json.exists():
+        earlier = json.loads(options.json.read_text())
+        results, left = earlier["results"], [Remains(**one) for one in earlier["left"]]
     for _ in range(options.rounds):
         for rate, trouble in turns:
             for way in ways:
@@ -494,11 +546,14 @@ def main() -> int:
                 results.append(result)
                 print(
                     f"{way.name:12} {rate:7} {trouble:8} lost {percent(result['loss']):>7}, twice {result['twice']:5};"
+                    f" told lost {result['told_lost']};"
+                    f" at most {mega(result, 'sender')} + {mega(result, 'receiver')} MB;"
                     f" CPU {result['sender_cpu']:5.1f} + {result['receiver_cpu']:5.1f} µs a line;"
                     f" sender took {result['sender_seconds']:.1f} s",
                     file=sys.stderr,
                 )
-    left = [] if options.no_trouble else long_lines()
+    if not (options.no_trouble or options.no_long):
+        left = long_lines()
     print(report(results, left))
     if options.json is not None:
         found = {"results": results, "left": [asdict(one) for one in left]}

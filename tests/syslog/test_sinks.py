@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from fcgi_syslog import sinks
+from fcgi_syslog.lines import Head, Lines
 from fcgi_syslog.sinks import Sink
 
 from fcgi_core.plugin import FeedEntry
@@ -141,3 +142,35 @@ def test_a_bug_costs_its_lines_only(caplog: pytest.LogCaptureFixture) -> None:
     assert sink.texts == ["two"]
     assert sink.lost >= 1
     assert caplog.records[0].getMessage() == "recorder: 1 lines could not be written and are lost"
+
+
+def test_a_sink_that_stands_still_holds_no_more_than_its_bound(caplog: pytest.LogCaptureFixture) -> None:
+    """Many lines at once, as they come in batches: what is held is bounded, what is not taken is counted."""
+    gate = threading.Event()
+    written: list[FeedEntry] = []
+
+    class Slow(Sink):
+        def deliver(self, entries: list[FeedEntry]) -> None:
+            gate.wait()
+            written.extend(entries)
+
+        def left(self) -> int:
+            return 0
+
+        def release(self) -> None:
+            pass
+
+    sink = Slow("slow", logging.getLogger("fcgi_sctp.plugin.syslog"))
+    sink.bound = 100_000
+    head = Head(6, "", "shop", 1, "", "", "", None, "")
+    lines = Lines([head], [0] * 10, [0] * 10, ["x" * 200] * 10, clean=True)
+    most = 0
+    for _ in range(1000):
+        sink.write_all(lines)
+        most = max(most, sink.held)
+    assert 90_000 < most <= sink.bound
+    assert sink.accepted + sink.lost == 10_000
+    assert sink.lost > 9_000
+    gate.set()
+    sink.close()
+    assert len(written) == sink.accepted

@@ -93,6 +93,12 @@ class Sink(ABC):
                 self._busy = True  # one wake-up is enough
                 self._changed.notify_all()
 
+    @property
+    def held(self) -> int:
+        """Bytes counted for what waits and what is being written; `bound` at most."""
+        with self._changed:
+            return self._queued + self._unwritten
+
     def when_written(self, number: int, done: Callable[[], None]) -> None:
         """Call `done` once, on any thread, when the first `number` lines are written for good or given up."""
         with self._changed:
