@@ -36,6 +36,8 @@ LET_GO_FIRST = 0.001
 """Seconds that it waits then, once."""
 GATHER_AFTER = 0.005
 """Seconds after one gathering until the next: what comes meanwhile goes together. What comes first goes at once."""
+MOST_URGENT = 2
+"""Items of this urgency or less never wait for others."""
 CROWDED = 0.25
 """Part of a channel's room from which on it is crowded: something may have to be dropped soon."""
 MOST = 100_000
@@ -128,6 +130,8 @@ class Delivery:
         self._wake_loop = wake_loop
         self._call_later = call_later
         self._awake = False
+        self._expected = False
+        """Whether `send_queued` is to come after a while."""
         self._closed = False
 
     # ---- any thread
@@ -147,9 +151,15 @@ class Delivery:
         else:
             self._lose(channel, item)
             return
-        if not self._awake and not self._closed:
-            self._awake = True
-            self._wake_loop(self.send_queued)
+        if not (self._awake or self._closed):
+            if target is not None and urgency > MOST_URGENT:
+                # its request is about to say more, or to end, which sends it too: no wake-up for each line
+                if not self._expected:
+                    self._expected = True
+                    self._wake_loop(self._expect)
+            else:
+                self._awake = True
+                self._wake_loop(self.send_queued)
         if len(self._queue) > MANY and threading.get_ident() != self._loop_thread:
             time.sleep(LET_GO_FIRST)
 
@@ -205,6 +215,18 @@ class Delivery:
         for driver in touched:
             driver.wake()
         return found
+
+    def send_waiting(self) -> None:
+        """A request is about to end: what was queued goes before."""
+        if self._queue:
+            self.send_queued()
+
+    def _expect(self) -> None:
+        def due() -> None:
+            self._expected = False
+            self.send_queued()
+
+        self._call_later(GATHER_AFTER, due)
 
     def _crowded(self, channel: Channel, link: Link | None) -> bool:
         spool = self._spools.get(channel.name)

@@ -243,6 +243,7 @@ class PluginHarness:
         request.first_byte = self.now
         request.bytes_out = len(head) + len(body)
         connection.send_output(request.request, head + body)
+        self._application.delivery.send_waiting()
         connection.end_request(request.request)
         web = self._web_requests.get(request.request.key)
         if web is not None:

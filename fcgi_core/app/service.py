@@ -153,6 +153,7 @@ class AppExchange(Exchange):
         # no circles: what is over is free at once, and the garbage collector has nothing to look for
         request.context = self.on_input = self.on_abort = self.on_writable = None
         aborted = request.aborted
+        self.service.supervisor.delivery.send_waiting()  # what it said comes before its end, on its own streams
         self.connection.end_request(request, app_status, status)
         self.link.driver.wake()
         self.service.finished(self, aborted, error)
