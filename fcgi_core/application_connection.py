@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Sequence
 
-from .channels import Direction, FeedbackQueue, Priority
+from .channels import Channel, Direction, FeedbackQueue, Priority
 from .connection import Connection
 from .errors import LocalProtocolError
 from .events import InputClosed, InputReceived, RequestAborted, RequestReceived
@@ -13,8 +13,9 @@ from .outbox import PPID, FeedbackLane
 from .records import HEADER_SIZE, MAX_PARAMS, ProtocolStatus, RecordType, Role, end_request, record
 from .request import Request
 from .sctp.carrier import Message
+from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, Input, Output
-from .streams import FIRST_STREAM, STDERR
+from .streams import FIRST_STREAM, STDERR, Plan
 
 __all__ = ["ApplicationConnection"]
 
@@ -29,8 +30,14 @@ class ApplicationConnection(Connection):
 
     sends = Direction.TO_WEB
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        channels: Sequence[Channel] = (),
+        plan: Plan = Plan.PER_CHANNEL,
+    ) -> None:
+        super().__init__(settings, channels=channels, plan=plan)
         self.stderr_dropped = 0
         """Bytes of STDERR that there was no room for."""
         self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()

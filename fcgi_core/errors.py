@@ -20,6 +20,7 @@ __all__ = [
     "LocalProtocolError",
     "RemoteProtocolError",
     "RequestRefused",
+    "ClientGone",
     "ConfigError",
     "PluginError",
     "WorkerError",
@@ -70,6 +71,10 @@ class RemoteProtocolError(ProtocolError):
 
 class RequestRefused(FcgiSctpError):
     """No request can be begun on this connection now; another one may take it."""
+
+
+class ClientGone(ConnectionError):
+    """Nobody waits for the answer any more; an OSError, as ASGI wants send() to raise."""
 
 
 class ConfigError(FcgiSctpError):

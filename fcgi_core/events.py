@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .errors import RemoteProtocolError
 from .records import ProtocolStatus
-
-if TYPE_CHECKING:
-    from .request import Request
-    from .settings import Settings
+from .request import Request
+from .settings import Settings
 
 __all__ = [
     "Event",

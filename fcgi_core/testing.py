@@ -31,14 +31,13 @@ from .discovery import EnabledPlugin, load_plugins
 from .driver import Driver
 from .errors import PluginError
 from .events import Event, FeedbackReceived, ItemsAcknowledged, PeerReady, RequestEnded, RequestReceived, StderrReceived
-from .exchange import Exchange
 from .plugin import ApplicationHalf, FeedEntry, Half, Plugin, WebHalf, bound_to_request
 from .records import encode_pairs
-from .request import Request
 from .sctp.carrier import Address, CarrierOptions
 from .sctp.memory import MemoryAssociation, MemoryNetwork
 from .settings import Settings
 from .supervisor import Supervisor
+from .testing_request import HarnessRequest
 from .web_connection import WebConnection
 
 __all__ = ["HarnessRequest", "PluginHarness", "check_contract"]
@@ -55,30 +54,6 @@ DEFAULT_PARAMS = {
     "SERVER_PORT": "80",
     "SERVER_PROTOCOL": "HTTP/1.1",
 }
-
-
-class HarnessRequest(Exchange):
-    """A request as one half sees it: `identity`, `params`, `plugin_data`."""
-
-    __slots__ = ("_harness", "ended")
-
-    def __init__(self, harness: PluginHarness, link: Link, request: Request) -> None:
-        super().__init__()
-        self._harness = harness
-        self.began = harness.now
-        self.link = link
-        self.request = request
-        self.ended = False
-
-    @property
-    def params(self) -> Mapping[str, str]:
-        return self.request.params
-
-    def _made_identity(self) -> str:
-        return f"test.1.{self.request.id}.{self.request.generation}"
-
-    def _now(self) -> float:
-        return self._harness.now
 
 
 class _Handle:
@@ -222,7 +197,7 @@ class PluginHarness:
         link = self._links[True]
         connection: WebConnection = link.driver.connection
         request = connection.begin_request(encode_pairs({**DEFAULT_PARAMS, **(params or {})}), body=b"")
-        exchange = HarnessRequest(self, link, request)
+        exchange = HarnessRequest(lambda: self.now, link, request)
         request.context = exchange
         self._web_requests[request.key] = exchange
         self._web.request_begin(exchange)
@@ -303,7 +278,7 @@ class PluginHarness:
         if isinstance(event, PeerReady):
             self._links[web] = supervisor.association_up(driver, serial, "test")
         elif isinstance(event, RequestReceived):
-            exchange = HarnessRequest(self, self._links[False], event.request)
+            exchange = HarnessRequest(lambda: self.now, self._links[False], event.request)
             event.request.context = exchange
             self.requests.append(exchange)
             supervisor.request_begin(exchange)

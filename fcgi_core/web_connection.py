@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Sequence
 
-from .channels import Direction
+from .channels import Channel, Direction
 from .connection import Connection
 from .errors import RemoteProtocolError, RequestRefused
 from .events import OutputReceived, RequestEnded, RequestFailed, StderrReceived
@@ -20,7 +20,9 @@ from .records import (
     stream_records,
 )
 from .request import Request
+from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, OUTPUT, Input, Output
+from .streams import Plan
 
 __all__ = ["WebConnection"]
 
@@ -39,8 +41,14 @@ class WebConnection(Connection):
 
     sends = Direction.TO_APPLICATION
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        channels: Sequence[Channel] = (),
+        plan: Plan = Plan.PER_CHANNEL,
+    ) -> None:
+        super().__init__(settings, channels=channels, plan=plan)
         self._serial = 0
         self._recent: OrderedDict[tuple[int, int], Request] = OrderedDict()
         self._recent_bytes = 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -16,3 +18,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 # A shell that starts a job in the background makes it ignore SIGINT, and what it starts inherits that: Ctrl-C in the
 # terminals that tests open would do nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionstart() -> None:
+    """A compiled module goes before its source: what would be tested is not what stands there."""
+    core = Path(__file__).parent.parent / "fcgi_core"
+    for module in core.rglob("*.cpython-*.so"):
+        source = module.with_name(module.name.split(".")[0] + ".py")
+        if source.exists() and source.stat().st_mtime > module.stat().st_mtime:
+            pytest.exit(f"{source.name} is newer than its compiled module; run script/setup, or delete {module}", 2)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FcgiSctpError
+from ..errors import ClientGone, FcgiSctpError
 from ..exchange import error_page
 from ..plugin import bound_to_request
 from .asgi_scope import ASGI_VERSIONS, make_scope
@@ -44,10 +44,6 @@ _BODILESS = frozenset({204, 304})
 
 class StartUpFailed(FcgiSctpError):
     """The application said lifespan.startup.failed."""
-
-
-class ClientGone(ConnectionError):
-    """What send() raises when nobody waits for the answer any more; an OSError, as ASGI wants it."""
 
 
 def is_asgi(application: Any) -> bool:

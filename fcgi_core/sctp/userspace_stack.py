@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .carrier import CarrierError, CarrierOptions
 
@@ -49,7 +49,7 @@ UDP_BUFFER = 4 << 20
 class Stack:
     """The library in this process: every endpoint and association, the timer, and the hand-out of what arrived."""
 
-    current: Stack | None = None
+    current: ClassVar[Stack | None] = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         if lib is None:

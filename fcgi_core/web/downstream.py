@@ -219,7 +219,7 @@ class WebExchange(Exchange):
             self.downstream.dispatcher.consumed(self, owed)
 
 
-class DownstreamConnection(asyncio.Protocol):
+class DownstreamConnection:
     """One connection of a web server."""
 
     def __init__(self, dispatcher: Dispatcher, connections: set[DownstreamConnection]) -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ..discovery import EnabledPlugin
 from ..errors import FcgiSctpError, RequestRefused
@@ -388,8 +388,8 @@ class WebService:
     # ---- listening
 
     async def _open(self, where: str) -> asyncio.Server:
-        def make() -> DownstreamConnection:
-            return DownstreamConnection(self, self._connections)
+        def make() -> asyncio.Protocol:
+            return cast(asyncio.Protocol, DownstreamConnection(self, self._connections))
 
         if not where.startswith("unix:"):
             address = Address.parse(where)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from fcgi_core.application_connection import ApplicationConnection
 from fcgi_core.channels import Channel
 from fcgi_core.connection import Connection
+from fcgi_core.driver import Driver
 from fcgi_core.events import Event
 from fcgi_core.outbox import PPID
 from fcgi_core.records import HEADER, HEADER_SIZE, RecordType, record
@@ -15,6 +17,7 @@ from fcgi_core.settings import Settings
 from fcgi_core.streams import CONTROL_STREAM, Plan
 from fcgi_core.web_connection import WebConnection
 
+C = TypeVar("C", bound=Connection)
 E = TypeVar("E", bound=Event)
 
 ROOM = 1 << 30
@@ -125,3 +128,21 @@ class Pair:
     def take_app(self) -> list[Event]:
         events, self.app_events = self.app_events, []
         return events
+
+
+class NoLoop:
+    """A loop on which nothing ever comes due."""
+
+    def time(self) -> float:
+        return 0.0
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Any:
+        return self.call_at(0.0, callback, *args)
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Any:
+        return None
+
+
+def idle(connection: C) -> Driver[C]:
+    """What a Link needs of a driver. It has no association, for `Pair.run` moves the messages."""
+    return Driver(connection, NoLoop(), on_events=lambda events: None, on_down=lambda reason: None)

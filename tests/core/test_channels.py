@@ -42,18 +42,14 @@ def test_the_longest_name() -> None:
     assert Channel("a" * 63, lifetime=0.1, queue_bytes=1024).name == "a" * 63
 
 
-class Queue(FeedbackQueue):
-    """A queue that notes what it drops."""
-
-    __slots__ = ("dropped",)
-
-    def __init__(self, bound: int, budget: Budget | None = None) -> None:
-        self.dropped: list[tuple[int, int]] = []
-        super().__init__(bound, lambda urgency, item: self.dropped.append((urgency, len(item))), budget)
+def dropping(bound: int, budget: Budget | None = None) -> tuple[FeedbackQueue, list[tuple[int, int]]]:
+    """A queue, and the (urgency, size) of what it drops."""
+    dropped: list[tuple[int, int]] = []
+    return FeedbackQueue(bound, lambda urgency, item: dropped.append((urgency, len(item))), budget), dropped
 
 
 def test_items_come_out_in_order_whatever_their_urgency() -> None:
-    queue = Queue(100)
+    queue, _ = dropping(100)
     assert not queue
     assert all(queue.push(item, urgency) for item, urgency in [(b"a", 6), (b"b", 0), (b"c", 3)])
     assert queue
@@ -62,45 +58,45 @@ def test_items_come_out_in_order_whatever_their_urgency() -> None:
 
 
 def test_when_full_the_oldest_of_the_least_urgent_goes() -> None:
-    queue = Queue(10)
+    queue, dropped = dropping(10)
     for item, urgency in [(b"aaaa", 6), (b"bb", 3), (b"cc", 6), (b"dd", 7)]:
         assert queue.push(item, urgency)
     assert queue.push(b"ee", 5)
-    assert queue.dropped == [(7, 2)]
+    assert dropped == [(7, 2)]
     assert queue.push(b"ff", 5)
-    assert queue.dropped == [(7, 2), (6, 4)]
+    assert dropped == [(7, 2), (6, 4)]
     assert [queue.pop() for _ in range(5)] == [b"bb", b"cc", b"ee", b"ff", b""]
 
 
 def test_an_item_no_more_urgent_than_the_rest_is_itself_dropped() -> None:
-    queue = Queue(4)
+    queue, dropped = dropping(4)
     assert queue.push(b"aaaa", 3)
     assert not queue.push(b"b", 3)
     assert not queue.push(b"b", 4)
-    assert queue.dropped == [(3, 1), (4, 1)]
+    assert dropped == [(3, 1), (4, 1)]
     assert queue.pop() == b"aaaa"
 
 
 def test_nothing_is_dropped_in_vain() -> None:
-    queue = Queue(10)
+    queue, dropped = dropping(10)
     assert queue.push(b"u" * 7, 0)
     assert queue.push(b"o", 6)
     assert not queue.push(b"x" * 11, 0)  # larger than the queue
     assert not queue.push(b"x" * 4, 3)  # the urgent one would not make room
-    assert queue.dropped == [(0, 11), (3, 4)]
+    assert dropped == [(0, 11), (3, 4)]
     assert queue.push(b"x" * 3, 3)
-    assert queue.dropped[2:] == [(6, 1)]
+    assert dropped[2:] == [(6, 1)]
 
 
 def test_queues_share_a_budget() -> None:
     budget = Budget(10)
-    one, other = Queue(8, budget), Queue(8, budget)
+    (one, _), (other, dropped) = dropping(8, budget), dropping(8, budget)
     assert one.push(b"a" * 6, 6)
     assert not other.push(b"b" * 6, 0)  # what another queue holds is not dropped for it
     assert other.push(b"b" * 4, 6)
     assert budget.used == 10
     assert other.push(b"c" * 4, 0)
-    assert other.dropped == [(0, 6), (6, 4)]
+    assert dropped == [(0, 6), (6, 4)]
     one.pop()
     other.pop()
     assert budget.used == 0
@@ -108,18 +104,18 @@ def test_queues_share_a_budget() -> None:
 
 def test_drop_all_counts_everything() -> None:
     budget = Budget(100)
-    queue = Queue(100, budget)
+    queue, dropped = dropping(100, budget)
     for urgency in (6, 0, 6):
         queue.push(b"ab", urgency)
     queue.drop_all()
-    assert sorted(queue.dropped) == [(0, 2), (6, 2), (6, 2)]
+    assert sorted(dropped) == [(0, 2), (6, 2), (6, 2)]
     assert (budget.used, queue.size, queue.pop()) == (0, 0, b"")
 
 
 @given(st.lists(st.none() | st.tuples(st.integers(1, 12), st.integers(0, 7)), max_size=60), st.integers(1, 30))
 def test_what_goes_in_comes_out_or_is_counted(steps: list[tuple[int, int] | None], bound: int) -> None:
     budget = Budget(bound + 5)
-    queue = Queue(bound, budget)
+    queue, dropped = dropping(bound, budget)
     pushed = popped = 0
     expected: list[tuple[bytes, int]] = []
     for number, step in enumerate(steps):
@@ -130,16 +126,16 @@ def test_what_goes_in_comes_out_or_is_counted(steps: list[tuple[int, int] | None
         else:
             size, urgency = step
             item = number.to_bytes(1, "big") * size
-            before = len(queue.dropped)
+            before = len(dropped)
             pushed += 1
             if queue.push(item, urgency):
-                for level, _ in queue.dropped[before:]:
+                for level, _ in dropped[before:]:
                     assert level > urgency
                     assert level == max(other for _, other in expected)
                     expected.remove(next(one for one in expected if one[1] == level))
                 expected.append((item, urgency))
             else:
-                assert queue.dropped[before:] == [(urgency, size)]
+                assert dropped[before:] == [(urgency, size)]
         assert queue.size == budget.used == sum(len(item) for item, _ in expected) <= bound
         assert bool(queue) is bool(expected)
-    assert pushed == popped + len(queue.dropped) + len(expected)
+    assert pushed == popped + len(dropped) + len(expected)

@@ -673,21 +673,6 @@ def test_malformed_params_are_told_to_who_asks() -> None:
         _ = request.params
 
 
-# ---- the abstract connection
-
-
-def test_a_side_must_be_chosen() -> None:
-    class Bare(Connection):
-        sends = Direction.TO_WEB
-
-    bare = Bare()
-    with pytest.raises(NotImplementedError):
-        bare._receiving(None)  # type: ignore[arg-type]
-    with pytest.raises(NotImplementedError):
-        bare._end_after_failure(None)  # type: ignore[arg-type]
-    assert bare._find(1, 0) is None
-
-
 # ---- whatever comes
 
 

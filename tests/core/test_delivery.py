@@ -7,14 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from fcgi_core.application_connection import ApplicationConnection
 from fcgi_core.channels import Channel, Scope
 from fcgi_core.delivery import Delivery, Link
-from fcgi_core.driver import Driver
 from fcgi_core.errors import PluginError
 from fcgi_core.events import Event, FeedbackReceived, ItemsAcknowledged
 from fcgi_core.plugin import AssociationInfo
-from tests.core.helpers import Pair, of
+from tests.core.helpers import Pair, idle, of
 
 PLAIN = Channel("p", queue_bytes=1024)
 SURE = Channel("p.sure", acknowledged=True, queue_bytes=4096)
@@ -22,19 +20,9 @@ OF_REQUEST = Channel("p.request", Scope.REQUEST)
 CHANNELS = (PLAIN, SURE, OF_REQUEST)
 
 
-class StubDriver(Driver[ApplicationConnection]):
-    """What a Link needs of a driver; `Pair.run` moves the messages."""
-
-    def __init__(self, connection: ApplicationConnection) -> None:
-        self.connection = connection
-
-    def wake(self) -> None:
-        pass
-
-
 def linked(number: int = 1) -> tuple[Pair, Link]:
     pair = Pair(channels=CHANNELS)
-    return pair, Link(StubDriver(pair.app), AssociationInfo(number, "peer", "", "instance"))
+    return pair, Link(idle(pair.app), AssociationInfo(number, "peer", "", "instance"))
 
 
 def delivery() -> Delivery:

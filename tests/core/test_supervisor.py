@@ -12,11 +12,10 @@ import pytest
 from fcgi_core.channels import Channel
 from fcgi_core.delivery import Link
 from fcgi_core.discovery import load_plugins
-from fcgi_core.driver import Driver
 from fcgi_core.errors import ConfigError, PluginError
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.supervisor import FAILURES_ALLOWED, SET_ASIDE_FOR, Supervisor
-from tests.core.helpers import Pair
+from tests.core.helpers import Pair, idle
 
 
 class VirtualLoop:
@@ -104,18 +103,9 @@ def start(options: Mapping[str, Any] | None = None) -> tuple[Supervisor, Recorde
     return supervisor, plugin.half, loop
 
 
-class StubDriver(Driver[Any]):
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.association = None
-
-    def wake(self) -> None:
-        pass
-
-
 def linked(supervisor: Supervisor) -> tuple[Pair, Link]:
     pair = Pair(channels=tuple(supervisor.channels))
-    return pair, supervisor.association_up(StubDriver(pair.web), 1, "peer")
+    return pair, supervisor.association_up(idle(pair.web), 1, "peer")
 
 
 def test_options_change_while_running_and_each_name_is_answered() -> None:

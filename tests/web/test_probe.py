@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from fcgi_core.errors import RequestRefused
+from fcgi_core.records import Role
+from fcgi_core.request import Request
 from fcgi_core.web.probe import MAX_UNANSWERED, Probe, ProbeOptions, Prober
 from tests.clock import Clock
 
@@ -37,7 +39,7 @@ class BackEnd:
         self.sent.append((self.clock.now, probe))
         nothing: Any = SimpleNamespace(consumed=lambda request, count: None, wake=lambda: None)
         probe.link = SimpleNamespace(connection=nothing, driver=nothing)  # type: ignore[assignment]
-        probe.request = SimpleNamespace(id=7, generation=1)  # type: ignore[assignment]
+        probe.request = Request(7, 1, Role.RESPONDER, 0, 65536, 65536)
         if self.answer is not None:
             self.clock.call_later(self.delay, self._answer, probe, self.answer)
 
