@@ -310,12 +310,14 @@ class Upstream:
         ended: list[RequestEnded] = []
         for event in events:
             if isinstance(event, OutputReceived):
-                exchange: WebExchange = event.request.context
+                exchange: WebExchange | Probe = event.request.context
                 exchange.send_output(event.data)
             elif isinstance(event, RequestEnded):
                 ended.append(event)
             elif isinstance(event, Writable):
                 exchange = event.request.context
+                if isinstance(exchange, Probe):
+                    continue
                 if exchange.input is not Input.COMPLETE:
                     exchange.last_activity = self._loop.time()
                 exchange.downstream.read_on()
@@ -458,8 +460,8 @@ class Upstream:
 
     def _give_up_requests(self, reason: str) -> None:
         for request in tuple(self._connection.requests.values()):
-            exchange: WebExchange = request.context
-            if exchange.over:
+            exchange: WebExchange | Probe = request.context
+            if isinstance(exchange, Probe) or exchange.over:
                 continue
             if not request.lane.sent and exchange.can_be_sent_again:
                 # nothing of it had been handed to SCTP: nobody can have begun it

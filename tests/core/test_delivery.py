@@ -160,7 +160,7 @@ def test_what_is_gathered_goes_together_and_its_events_are_counted(acknowledged:
     later: list[Callable[[], None]] = []
     sender = Delivery([channel], calls.append, lambda delay, call: later.append(call))
     pair = Pair(channels=[channel])
-    link = Link(StubDriver(pair.app), AssociationInfo(1, "peer", "", "instance"))
+    link = Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance"))
     made: list[bytes] = []
 
     def make(crowded: bool) -> list[tuple[bytes, int, AssociationInfo | None]]:
@@ -206,7 +206,7 @@ def test_a_crowded_channel_is_told_and_lost_events_are_counted(acknowledged: boo
     later: list[Callable[[], None]] = []
     sender = Delivery([channel], later.append, lambda delay, call: later.append(call))
     pair = Pair(channels=[channel])
-    link = Link(StubDriver(pair.app), AssociationInfo(1, "peer", "", "instance"))
+    link = Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance"))
     sender.add(link)
     said: list[bool] = []
 

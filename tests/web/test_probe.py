@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
+from fcgi_core.delivery import Link
+from fcgi_core.driver import Driver
 from fcgi_core.errors import RequestRefused
+from fcgi_core.plugin import AssociationInfo
 from fcgi_core.records import Role
 from fcgi_core.request import Request
 from fcgi_core.web.probe import MAX_UNANSWERED, Probe, ProbeOptions, Prober
+from fcgi_core.web_connection import WebConnection
 from tests.clock import Clock
+from tests.core.helpers import NoLoop
 
 OPTIONS = ProbeOptions("/healthz?full=1", interval=5, timeout=2, rise=2, fall=3)
 GOOD = b"Status: 204 No Content\r\n\r\n"
@@ -37,8 +39,9 @@ class BackEnd:
         if self.full:
             raise RequestRefused("no room")
         self.sent.append((self.clock.now, probe))
-        nothing: Any = SimpleNamespace(consumed=lambda request, count: None, wake=lambda: None)
-        probe.link = SimpleNamespace(connection=nothing, driver=nothing)  # type: ignore[assignment]
+        connection = WebConnection()
+        driver = Driver(connection, NoLoop(), on_events=lambda events: None, on_down=lambda reason: None)
+        probe.link = Link(driver, AssociationInfo(1, "peer", "", "instance"))
         probe.request = Request(7, 1, Role.RESPONDER, 0, 65536, 65536)
         if self.answer is not None:
             self.clock.call_later(self.delay, self._answer, probe, self.answer)
