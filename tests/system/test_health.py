@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,17 @@ def test_one_of_two_applications_hangs(start: Callable[..., Stack], tmp_path: Pa
     stack.web.says(f"application {sick['address']} answers its probes again")
     with in_background(*[lambda: stack.ask("/sleep?seconds=0.2")] * 2) as both:
         assert [answer.status for answer in both()] == [200, 200]
+
+
+def test_one_of_two_applications_is_stopped(start: Callable[..., Stack]) -> None:
+    """With the kernel's SCTP, which goes on answering for it, probes alone tell."""
+    web = {"health": {"uri": "/hello", **QUICK}, "slow_start": 0}
+    stack = start("applications:plain", endpoints=2, web=web)
+    stack.app.send(signal.SIGSTOP)
+    wait_until(lambda: states(stack) == ["out", "up"], "probes find out")
+    assert {stack.ask("/process").body for _ in range(20)} == {str(stack.apps[1].pid).encode()}
+    stack.app.send(signal.SIGCONT)
+    wait_until(lambda: states(stack) == ["up", "up"], "it is back")
 
 
 def test_php_fpm_has_its_own_ping(start: Callable[..., Stack], tmp_path: Path) -> None:
