@@ -102,9 +102,8 @@ class AssociationInfo:
     """Changes when the other side's process is started anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a request ended. Times are seconds."""
+class Outcome(NamedTuple):
+    """How a request ended. Times are seconds. A tuple, for one is made for each request."""
 
     status: int
     """HTTP status of the response; 0 if there was none (aborted before, or output that is no CGI response)."""
