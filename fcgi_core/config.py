@@ -114,7 +114,7 @@ class HealthConfig(_Model):
 
     uri: str = Field(pattern=r"^/[!-~]*$")
     """What is asked for, with GET: /healthz. It should answer quickly, and be honest."""
-    server_name: str = Field("localhost", min_length=1)
+    server_name: str = Field("localhost", pattern=r"^[!-~]+$")
     """The virtual host that is asked."""
     interval: Seconds = Field(5, ge=0.1)
     """From one request to the next."""
@@ -124,7 +124,7 @@ class HealthConfig(_Model):
     """Good answers in a row that bring an application back into the balance."""
     fall: int = Field(3, ge=1, le=100)
     """Bad ones in a row after which it gets no requests."""
-    params: dict[str, str] = {}
+    params: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], Annotated[str, Field(pattern=r"^[ -~]*$")]] = {}
     """More CGI variables, or others: SCRIPT_FILENAME for php-fpm."""
 
     @model_validator(mode="after")

@@ -181,6 +181,8 @@ def test_flags_alone() -> None:
         ({"web": {**WEB, "socket_mode": "rw"}}, ["web.socket_mode", "'rw'"]),
         ({"web": {**WEB, "health": "healthz"}}, ["web.health.uri", "'healthz'"]),
         ({"web": {**WEB, "health": {"uri": "/", "timeout": 9}}}, ["web.health", "timeout must not be longer"]),
+        ({"web": {**WEB, "health": {"uri": "/", "server_name": "shöp"}}}, ["web.health.server_name", "'shöp'"]),
+        ({"web": {**WEB, "health": {"uri": "/", "params": {"X": "\n"}}}}, ["web.health.params.X"]),
         ({"web": {**WEB, "lisen": 1}}, ["web.lisen", "no such name", "listen", "connect", "request_timeout"]),
         ({"web": 5}, ["web", "5"]),
         ({"app": {**APP, "application": "shop"}}, ["app.application", "'shop'"]),
