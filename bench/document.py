@@ -265,20 +265,20 @@ def conditions() -> str:
                 f"[{part}](measurements/{part}.txt)",
                 result["date"].replace("T", " ").partition("+")[0],
                 f"`{machine['commit'][:10]}`{changed}",
-                str(runs),
+                f"{runs}, interrupted" if result.get("interrupted") else str(runs),
                 f"{result['took_seconds'] / 60:.0f} min" if "took_seconds" in result else "-",
             ]
         )
     return markdown(["part", "begun (UTC)", "commit", "runs", "took"], rows)
 
 
-def table(name: str) -> str | None:
-    """A table as Markdown; None if nothing was measured for it."""
+def table(name: str) -> str:
+    """A table as Markdown; a line that says so if nothing was measured for it."""
     if name == "conditions":
         return conditions()
     part, make = TABLES[name]
     result = load(part)
-    return None if result is None else make(result)
+    return "(not measured)\n" if result is None else make(result)
 
 
 def text(part: str, result: dict[str, Any]) -> str:
@@ -295,8 +295,4 @@ def write() -> None:
     """Put the tables into docs/streams.md."""
     file = DOCS / "streams.md"
 
-    def replaced(found: re.Match[str]) -> str:
-        made = table(found[2])
-        return found[0] if made is None else f"{found[1]}{made}{found[3]}"
-
-    file.write_text(MARKED.sub(replaced, file.read_text()))
+    file.write_text(MARKED.sub(lambda found: f"{found[1]}{table(found[2])}{found[3]}", file.read_text()))
