@@ -60,6 +60,7 @@ GOOD = encode([(6, HEADS[0], 1.0, "text", None)])
         (bytes(6), "0 lines"),
         (GOOD[:4] + b"\xff\xff" + GOOD[6:], "65535 heads"),
         (b"\x7f" + GOOD[1:], "lines and 1 heads"),
+        (encode([(6, "", 1.0, "", None)] * 10_001), "10001 lines"),
         (GOOD + b"x", "do not add up"),
         (GOOD[:-1], "do not add up"),
         (GOOD[:18] + b"\0\7" + GOOD[20:], "a head that is not there"),

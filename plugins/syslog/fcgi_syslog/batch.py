@@ -35,6 +35,8 @@ so; what costs per batch is then a hundredth of what costs per line."""
 LATEST = 253402300800 * 1_000_000
 """Microseconds from the epoch to the end of the year 9999, the last that RFC 3339 can name."""
 MOST_HEADS = 65535
+MOST_LINES = 10_000
+"""Of one batch that is taken: they are looked at in one turn of the loop (some 15 ms). Ours have 4,000 at most."""
 _COUNTS = struct.Struct(">IH")
 
 
@@ -109,7 +111,7 @@ def decode(item: bytes) -> Batch:
         raise ValueError("it is too short for a batch")
     count, heads = _COUNTS.unpack_from(item)
     end = _COUNTS.size + count * 14 + heads * 4
-    if not count or end > len(item):
+    if not 0 < count <= MOST_LINES or end > len(item):
         raise ValueError(f"a batch of {count} lines and {heads} heads in {len(item)} bytes")
     columns = struct.unpack_from(f">{count}Q{count}I{count}H{heads}I", item, _COUNTS.size)
     times = columns[:count]
