@@ -22,7 +22,7 @@ from typing import Any
 from fcgi_core.app.service import AppExchange, AppService
 from fcgi_core.records import RecordType, begin_request, encode_pairs, record
 from fcgi_core.sctp.carrier import Address, AssociationStatistics, Message
-from fcgi_core.web.downstream import DownstreamConnection
+from fcgi_core.web.downstream import Connections, DownstreamConnection
 from fcgi_core.web.service import BackEndOptions, WebService
 
 PARAMS = {
@@ -189,10 +189,11 @@ async def measure(requests: int, rounds: int, profile: bool) -> None:
     web = WebService(carrier, [], [BackEndOptions(Address(("127.0.0.1",), 9000))])
     await web.start()
     load = Load(loop)
+    connections = Connections()
     transports = []
     for _ in range(CONCURRENCY):
         transport = WebServer(load)
-        transport.server = DownstreamConnection(web, set())
+        transport.server = DownstreamConnection(web, connections)
         transport.server.connection_made(transport)
         transports.append(transport)
     gc.set_threshold(20_000, 20, 20)  # as the program does

@@ -10,7 +10,7 @@ from .connection import Connection
 from .errors import LocalProtocolError
 from .events import InputClosed, InputReceived, RequestAborted, RequestReceived
 from .outbox import PPID, FeedbackLane
-from .records import HEADER_SIZE, MAX_PARAMS, ProtocolStatus, RecordType, Role, end_request, record
+from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_request, record
 from .request import Request
 from .sctp.carrier import Message
 from .settings import Settings
@@ -22,7 +22,7 @@ __all__ = ["ApplicationConnection"]
 MAX_STDERR_WAITING = 1 << 20
 """Bytes of one request's STDERR that may wait for the wire: what a plugin channel has by default."""
 REMEMBERED = 16384
-"""Keys of ended requests whose late records (STDIN that crossed END_REQUEST) are passed over in silence."""
+"""Keys of requests that ended before their body had come, whose late records are passed over in silence."""
 
 
 class ApplicationConnection(Connection):
@@ -41,13 +41,6 @@ class ApplicationConnection(Connection):
         self.stderr_dropped = 0
         """Bytes of STDERR that there was no room for."""
         self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()
-        self._handlers |= {
-            RecordType.BEGIN_REQUEST: self._on_begin_request,
-            RecordType.ABORT_REQUEST: self._on_abort_request,
-            RecordType.PARAMS: self._on_params,
-            RecordType.STDIN: self._on_stdin,
-            RecordType.DATA: self._on_data,
-        }
 
     def send_output(self, request: Request, data: bytes) -> None:
         """Send part of STDOUT. Anything goes; stop giving while not `request.writable`. Nothing once it is aborted."""
@@ -94,19 +87,23 @@ class ApplicationConnection(Connection):
         if request.output is not Output.OPEN:
             raise LocalProtocolError(f"{request!r}: it was ended before")
         request.output = Output.ENDED
+        # of a responder whose body is whole nothing can come any more; clients close an authorizer's STDIN
+        request.outlived = request.input is not Input.COMPLETE or request.role is not Role.RESPONDER
         request.input = Input.COMPLETE  # what of its body still comes is not wanted
-        ending = end_request(request.id, app_status, status, request.generation)
-        if request.stderr_bytes:
-            # in the three reserved bytes (section 5.5): the web side can tell whether all of it has come
-            ending = ending[:-3] + (request.stderr_bytes & 0xFFFFFF).to_bytes(3, "big")
-        whole = status is not ProtocolStatus.INCOMPLETE
-        if whole and not request.aborted and request.send_window.sent | len(request.held):
-            self._send_after_content(request, RecordType.STDOUT)
-        self._send_after_content(request, RecordType.END_REQUEST, ending[HEADER_SIZE:])
+        whole = status is not ProtocolStatus.INCOMPLETE and not request.aborted
+        closing = whole and (request.send_window.sent > 0 or bool(request.held))
+        # with the bytes of STDERR, so that the web side can tell whether all of it has come
+        self._send_end(
+            request,
+            end_request(
+                request.id, app_status, status, request.generation, request.stderr_bytes & 0xFFFFFF, closing=closing
+            ),
+        )
 
     def _sent_end(self, request: Request) -> None:
         del self.requests[request.key]
-        self._remember(request.key)
+        if request.outlived:
+            self._remember(request.key)
         self._close_lanes(request)
 
     def _remember(self, key: tuple[int, int]) -> None:
@@ -114,13 +111,26 @@ class ApplicationConnection(Connection):
         if len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
 
+    def _on_record(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> bool:
+        if kind == RecordType.PARAMS:
+            self._on_params(stream, request_id, generation, content)
+        elif kind == RecordType.STDIN or kind == RecordType.DATA:
+            self._on_body(stream, kind, (request_id, generation), content)
+        elif kind == RecordType.BEGIN_REQUEST:
+            self._on_begin_request(stream, request_id, generation, content)
+        elif kind == RecordType.ABORT_REQUEST:
+            self._on_abort_request(request_id, generation)
+        else:
+            return False
+        return True
+
     def _receiving(self, request: Request) -> bool:
         return request.input is not Input.COMPLETE and request.key in self.requests
 
     def _end_after_failure(self, request: Request) -> None:
         if request.output is not Output.OPEN:
             # its END_REQUEST was waiting for credit, and went with what was discarded
-            self._send_after_content(request, RecordType.END_REQUEST, end_request(request.id, 1)[HEADER_SIZE:])
+            self._send_end(request, end_request(request.id, 1, generation=request.generation))
         elif request.input is Input.PARAMS:
             # nobody has heard of it yet, so nobody else will end it
             self.end_request(request, 1)
@@ -143,7 +153,7 @@ class ApplicationConnection(Connection):
             self._answer_at_once(request_id, generation, ProtocolStatus.OVERLOADED)
         else:
             request = Request(
-                request_id, generation, Role(number), content[2], self.peer_settings.window, self.settings.window
+                request_id, generation, ROLES[number], content[2], self.peer_settings.window, self.settings.window
             )
             self._open_lane(request)
             self.requests[key] = request
@@ -178,12 +188,6 @@ class ApplicationConnection(Connection):
             request.input = AFTER_PARAMS[request.role]
             self._events.append(RequestReceived(request))
 
-    def _on_stdin(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
-        self._on_body(stream, RecordType.STDIN, (request_id, generation), content)
-
-    def _on_data(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
-        self._on_body(stream, RecordType.DATA, (request_id, generation), content)
-
     def _on_body(self, stream: int, kind: int, key: tuple[int, int], content: bytes) -> None:
         request = self._request_for(stream, kind, key)
         if request is None or request.aborted or request.output is not Output.OPEN:
@@ -203,10 +207,10 @@ class ApplicationConnection(Connection):
             window = request.receive_window
             self._request_error(f"goes to byte {window.received}, credit to {window.limit}", stream, kind, key)
 
-    def _on_abort_request(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
-        request = self._request_for(stream, RecordType.ABORT_REQUEST, (request_id, generation))
+    def _on_abort_request(self, request_id: int, generation: int) -> None:
+        request = self.requests.get((request_id, generation))
         if request is None or request.aborted:
-            return
+            return  # it crossed the answer's end
         request.aborted = True
         self._discard_output(request)
         if request.output is Output.OPEN and request.input is not Input.PARAMS:

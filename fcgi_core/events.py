@@ -1,11 +1,15 @@
-"""What a connection tells its user: one frozen value for each thing that happened, in order.
+"""What a connection tells its user: one value for each thing that happened, in order. Nobody changes one.
 
 `request` is the handle that the user also sends with; it carries `context`, a place for the user's own object.
+
+Those of which every request has one are plain classes and the others frozen dataclasses: to make one of these costs a
+quarter of a microsecond (compiled; 0.03 for a plain class), which was a tenth of what a short request costs here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .errors import RemoteProtocolError
 from .records import ProtocolStatus
@@ -35,6 +39,25 @@ __all__ = [
 ]
 
 
+class _Value:
+    """Compared and shown by the attributes that `__match_args__` names."""
+
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+
+    def _values(self) -> list[object]:
+        return [getattr(self, name) for name in self.__match_args__]
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and isinstance(other, _Value) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self._values()))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in zip(self.__match_args__, self._values(), strict=True))
+        return f"{type(self).__name__}({shown})"
+
+
 @dataclass(frozen=True, slots=True)
 class PeerReady:
     """The peer's SETTINGS have come: requests and feedback may be sent."""
@@ -42,29 +65,35 @@ class PeerReady:
     settings: Settings
 
 
-@dataclass(frozen=True, slots=True)
-class RequestReceived:
+class RequestReceived(_Value):
     """Application side: a request whose PARAMS are whole (`request.params`)."""
 
-    request: Request
+    __match_args__ = ("request",)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
 
 
-@dataclass(frozen=True, slots=True)
-class InputReceived:
+class InputReceived(_Value):
     """Application side: part of STDIN, or of DATA. Say `consumed` when it was passed on."""
 
-    request: Request
-    data: bytes
-    is_data: bool = False
-    """True for FCGI_DATA, a filter's second stream."""
+    __match_args__ = ("request", "data", "is_data")
+
+    def __init__(self, request: Request, data: bytes, is_data: bool = False) -> None:
+        self.request = request
+        self.data = data
+        self.is_data = is_data
+        """True for FCGI_DATA, a filter's second stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class InputClosed:
+class InputClosed(_Value):
     """Application side: STDIN ended (a filter: STDIN, then once more for DATA; an authorizer has neither)."""
 
-    request: Request
-    is_data: bool = False
+    __match_args__ = ("request", "is_data")
+
+    def __init__(self, request: Request, is_data: bool = False) -> None:
+        self.request = request
+        self.is_data = is_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +103,14 @@ class RequestAborted:
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class OutputReceived:
+class OutputReceived(_Value):
     """Web side: part of STDOUT. Say `consumed` when it was passed on."""
 
-    request: Request
-    data: bytes
+    __match_args__ = ("request", "data")
+
+    def __init__(self, request: Request, data: bytes) -> None:
+        self.request = request
+        self.data = data
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +121,18 @@ class StderrReceived:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RequestEnded:
+class RequestEnded(_Value):
     """Web side: END_REQUEST. The request is over toward the web server; feedback of it may follow."""
 
-    request: Request
-    app_status: int
-    status: ProtocolStatus
-    stderr: int = 0
-    """Bytes of STDERR that the application sent for it, modulo 2**24; 0 if it does not tell. `request.stderr_bytes` are
-    those that have come; the others are on their way."""
+    __match_args__ = ("request", "app_status", "status", "stderr")
+
+    def __init__(self, request: Request, app_status: int, status: ProtocolStatus, stderr: int = 0) -> None:
+        self.request = request
+        self.app_status = app_status
+        self.status = status
+        self.stderr = stderr
+        """Bytes of STDERR that the application sent for it, modulo 2**24. `request.stderr_bytes` are those that have
+        come; the others are on their way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,11 @@ class Feedback:
 
     def lanes(self, request: Request | None) -> dict[int, FeedbackLane]:
         """The lanes of a request, or those of association scope, by channel number."""
-        return self._association_lanes if request is None else request.feedback
+        if request is None:
+            return self._association_lanes
+        if request.feedback is None:
+            request.feedback = {}
+        return request.feedback
 
     def make_lane(self, number: int, request: Request | None, stream: int, size: int) -> FeedbackLane:
         """A lane for a channel on `stream`; its records have at most `size` bytes of content."""
@@ -120,6 +124,11 @@ class Feedback:
     def meet(self, peer_channels: Sequence[str]) -> None:
         """The names of the channels that the peer sends on, by number."""
         self._peer_channels = [name if name in self.accepts else None for name in peer_channels]
+
+    def comes_after_requests(self) -> bool:
+        """Whether the peer sends on a channel of request scope that is taken here: what it sends may outlast them."""
+        taken = (self._declared[name] for name in self._peer_channels if name is not None)
+        return any(channel.scope is Scope.REQUEST for channel in taken)
 
     def peer_number(self, channel: str) -> int | None:
         """The peer's number of a channel that it sends on; None if it does not."""

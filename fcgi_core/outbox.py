@@ -39,7 +39,8 @@ class Lane:
     def __init__(self, stream: int, priority: int) -> None:
         self.stream = stream
         self.priority = priority
-        self.queue: deque[bytes] = deque()
+        self.queue: list[bytes] = []
+        """A few at most: a window of content, a message of feedback."""
         self.queued = False
         """Whether the lane stands in the outbox."""
         self.sent = False
@@ -54,16 +55,25 @@ class Lane:
         """The next message: whole records, together at most `limit` bytes unless the first alone is longer."""
         queue = self.queue
         self.sent = True
-        first = queue.popleft()
-        size = len(first)
-        if not queue or size + len(queue[0]) > limit:
-            return first
-        records = [first]
-        while queue and size + len(queue[0]) <= limit:
-            following = queue.popleft()
-            size += len(following)
-            records.append(following)
-        return b"".join(records)
+        count = self._fitting(limit)
+        message = queue[0] if count == 1 else b"".join(queue[:count])
+        if count == len(queue):
+            queue.clear()
+        else:
+            del queue[:count]
+        return message
+
+    def _fitting(self, limit: int) -> int:
+        """How many records the next message has."""
+        queue = self.queue
+        size = len(queue[0])
+        count = 1
+        while count < len(queue):
+            size += len(queue[count])
+            if size > limit:
+                break
+            count += 1
+        return count
 
     def clear(self) -> None:
         """Forget what waits."""
@@ -110,14 +120,10 @@ class FeedbackLane(Lane):
                 queue.append(encoded)
                 size += len(encoded)
         self.sent = True
-        records: list[bytes] = []
-        size = 0
-        while queue and (not records or size + len(queue[0]) <= limit):
-            size += len(queue[0])
-            records.append(queue.popleft())
-        self.unfinished = records[-1][1] >= RecordType.FEEDBACK_MORE
+        last = queue[self._fitting(limit) - 1]
+        self.unfinished = last[1] >= RecordType.FEEDBACK_MORE
         self.lifetime = None if continued or self.unfinished else self.item_lifetime
-        return b"".join(records)
+        return super().take(limit)
 
 
 class Outbox:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from .flow import ReceiveWindow, SendWindow
@@ -32,6 +31,7 @@ class Request:
         "input",
         "key",
         "lane",
+        "outlived",
         "output",
         "raw_params",
         "receive_window",
@@ -58,15 +58,18 @@ class Request:
         self.aborted = False
         self.send_window = SendWindow(send_window)
         self.receive_window = ReceiveWindow(receive_window)
-        self.held: deque[tuple[int, bytes | memoryview]] = deque()
+        self.held: list[tuple[int, bytes | memoryview]] = []
         """(record type, content) that waits for credit, and what must come after it."""
         self.streams = StreamSet()
         self.lane: Lane
         self.stderr: FeedbackLane | None = None
         self.stderr_bytes = 0
         """Bytes of STDERR that were queued to be sent (application side), or have come (web side)."""
-        self.feedback: dict[int, FeedbackLane] = {}
+        self.feedback: dict[int, FeedbackLane] | None = None
+        """By channel number; None while there is none."""
         self.ended_at = 0.0
+        self.outlived = False
+        """Application side: records of it may come after its end."""
         self.context: Any = None
         """The user's own object; this package does not look at it."""
 

@@ -51,12 +51,19 @@ class Shortages:
 
 
 class StreamSet:
-    """The streams that one request holds. Filled as it needs them."""
+    """The streams that one request holds. Filled as it needs them; most need but one."""
 
-    __slots__ = ("streams",)
+    __slots__ = ("content", "others")
 
     def __init__(self) -> None:
-        self.streams: dict[Hashable, int] = {}
+        self.content = 0
+        """The stream of its content, 0 for none."""
+        self.others: dict[Hashable, int] | None = None
+
+    @property
+    def streams(self) -> dict[Hashable, int]:
+        """All of them, by what they carry."""
+        return ({CONTENT: self.content} if self.content else {}) | (self.others or {})
 
 
 CONTENT = "content"
@@ -113,9 +120,8 @@ class StreamPool:
 
     def content_stream(self, streams: StreamSet) -> int:
         """The stream for the content of a request."""
-        stream = streams.streams.get(CONTENT)
-        if stream is not None:
-            return stream
+        if streams.content:
+            return streams.content
         if self.plan is Plan.SINGLE:
             stream = FIRST_STREAM
         elif self.plan is Plan.PER_TYPE:
@@ -123,13 +129,15 @@ class StreamPool:
         else:
             stream = self._take(Priority.CONTENT) or self._share(Priority.CONTENT, content=True)
             self._holders[stream] = self._holders.get(stream, 0) + 1
-        streams.streams[CONTENT] = stream
+        streams.content = stream
         return stream
 
     def feedback_stream(self, streams: StreamSet, channel: Hashable, priority: int) -> int:
         """The stream for STDERR or a channel of request scope, for one request."""
-        stream = streams.streams.get(channel)
-        if stream is not None:
+        if streams.others is None:
+            streams.others = {}
+        stream = streams.others.get(channel, 0)
+        if stream:
             return stream
         if self.plan is Plan.SINGLE:
             stream = FIRST_STREAM
@@ -140,21 +148,32 @@ class StreamPool:
         else:
             stream = self._take(priority) or self._share(priority, content=False)
             self._holders[stream] = self._holders.get(stream, 0) + 1
-        streams.streams[channel] = stream
+        streams.others[channel] = stream
         return stream
 
     def release(self, streams: StreamSet) -> None:
         """The request has sent all it will: its streams go to the back of the queue."""
-        for stream in streams.streams.values():
-            count = self._holders.get(stream, 0)
-            if count > 1:
-                self._holders[stream] = count - 1
-            elif count == 1:
-                del self._holders[stream]
-                if stream in self._associations.values():
-                    continue  # lent by an association channel when the pool was empty
-                self._free.setdefault(self._priority[stream], deque()).append(stream)
-        streams.streams.clear()
+        if streams.content:
+            self._release(streams.content)
+            streams.content = 0
+        if streams.others is not None:
+            for stream in streams.others.values():
+                self._release(stream)
+            streams.others = None
+
+    def _release(self, stream: int) -> None:
+        count = self._holders.get(stream, 0)
+        if count > 1:
+            self._holders[stream] = count - 1
+        elif count == 1:
+            del self._holders[stream]
+            if self._associations and stream in self._associations.values():
+                return  # lent by an association channel when the pool was empty
+            priority = self._priority[stream]
+            queue = self._free.get(priority)
+            if queue is None:
+                queue = self._free[priority] = deque()
+            queue.append(stream)
 
     def _take(self, priority: int) -> int:
         """A stream that nobody holds, 0 if there is none: a new one, one of this priority, or one of another."""

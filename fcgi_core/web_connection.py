@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .channels import Channel, Direction
 from .connection import Connection
 from .errors import RemoteProtocolError, RequestRefused
-from .events import OutputReceived, RequestEnded, RequestFailed, StderrReceived
+from .events import Event, OutputReceived, RequestEnded, RequestFailed, StderrReceived
 from .records import (
+    HEADER_SIZE,
     MAX_CONTENT,
-    ProtocolStatus,
+    PROTOCOL_STATUS,
+    VERSION,
     RecordType,
     Role,
     begin_request,
@@ -20,6 +22,7 @@ from .records import (
     stream_records,
 )
 from .request import Request
+from .sctp.carrier import Message
 from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, OUTPUT, Input, Output
 from .streams import Plan
@@ -33,7 +36,27 @@ REMEMBERED_BYTES = 4 << 20
 REMEMBER_FOR = 30.0
 """Seconds that they are remembered: SCTP gives up on a peer, and with it on what is late, in about that time."""
 _END = struct.Struct(">IBBH")
-"""application status, protocol status; bytes of STDERR, modulo 2**24, in what FastCGI has reserved (section 5.5)"""
+"""END_REQUEST's content: application status, protocol status, bytes of STDERR modulo 2**24 (in what is reserved)"""
+_SHORT_HEAD = struct.Struct(">BBHHBBHB5xBBHHBB")
+"""BEGIN_REQUEST, and the header of PARAMS"""
+_SHORT_TAIL = struct.Struct(">BBHHBBBBHHBB")
+"""PARAMS and STDIN, both empty"""
+
+
+def _short_request(request_id: int, generation: int, flags: int, params: bytes, body: bytes) -> bytes:
+    """All records of a responder's request, PARAMS and STDIN in one each at most; quicker than one by one."""
+    begin, kind, stdin = RecordType.BEGIN_REQUEST, RecordType.PARAMS, RecordType.STDIN
+    head = _SHORT_HEAD.pack(
+        *(VERSION, begin, request_id, 8, 0, generation, Role.RESPONDER, flags),
+        *(VERSION, kind, request_id, len(params), 0, generation),
+    )
+    if not body:
+        tail = _SHORT_TAIL.pack(
+            *(VERSION, kind, request_id, 0, 0, generation), *(VERSION, stdin, request_id, 0, 0, generation)
+        )
+        return b"".join((head, params, tail))
+    ends = record(kind, request_id, b"", generation), record(stdin, request_id, b"", generation)
+    return b"".join((head, params, ends[0], record(stdin, request_id, body, generation), ends[1]))
 
 
 class WebConnection(Connection):
@@ -54,11 +77,16 @@ class WebConnection(Connection):
         self._recent_bytes = 0
         self._forget_at = 0.0
         """When the oldest of them is too old."""
-        self._handlers |= {
-            RecordType.STDOUT: self._on_stdout,
-            RecordType.STDERR: self._on_stderr,
-            RecordType.END_REQUEST: self._on_end_request,
-        }
+        self._over: list[Request] = []
+        """Requests whose end the user was told of last, and of which nothing can come any more."""
+        self._feedback_of_requests = False
+        """Whether the peer sends feedback that belongs to requests, which may come after their end."""
+
+    def receive(self, messages: Iterable[Message], now: float) -> list[Event]:
+        for request in self._over:
+            request.context = None  # as in _forget()
+        self._over.clear()
+        return super().receive(messages, now)
 
     @property
     def capacity(self) -> int:
@@ -88,29 +116,18 @@ class WebConnection(Connection):
         self._open_lane(request)
         self.requests[request.key] = request
         request.input = AFTER_PARAMS[role]
-        head = begin_request(request_id, role, flags, generation)
-        ends = record(RecordType.PARAMS, request_id, b"", generation)
-        whole = body is not None and role is Role.RESPONDER and len(body) <= peer.window
-        if whole and len(params) + len(body or b"") <= self._content_size:
-            # a short exchange is one message, queued as one piece
-            assert body is not None
-            parts = [head, record(RecordType.PARAMS, request_id, params, generation), ends] if params else [head, ends]
-            if body:
-                parts.append(record(RecordType.STDIN, request_id, body, generation))
+        if body is not None and role is Role.RESPONDER and params:
+            size = _SHORT_HEAD.size + len(params) + _SHORT_TAIL.size + len(body) + (HEADER_SIZE if body else 0)
+            if len(body) <= peer.window and max(len(params), len(body)) <= MAX_CONTENT and size <= self._max_message:
+                # a short request is one message, and queued as one piece
+                request.input = Input.COMPLETE
                 request.send_window.sent = len(body)
-            parts.append(record(RecordType.STDIN, request_id, b"", generation))
-            request.input = Input.COMPLETE
-            short = b"".join(parts)
-            if len(short) <= self._max_message:
-                self._outbox.add(request.lane, short)
-            else:
-                for part in parts:
-                    self._outbox.add(request.lane, part)
-            return request
-        self._outbox.add(request.lane, head)
+                self._outbox.add(request.lane, _short_request(request_id, generation, flags, params, body))
+                return request
+        self._outbox.add(request.lane, begin_request(request_id, role, flags, generation))
         for encoded in stream_records(RecordType.PARAMS, request_id, params, generation, self._content_size):
             self._outbox.add(request.lane, encoded)
-        self._outbox.add(request.lane, ends)
+        self._outbox.add(request.lane, record(RecordType.PARAMS, request_id, b"", generation))
         if body is not None:
             self.send_input(request, body)
             self.end_input(request)
@@ -128,7 +145,7 @@ class WebConnection(Connection):
         following = INPUT.get((request.input, kind, True), request.input)
         if following is not request.input and not request.aborted and request.key in self.requests:
             request.input = following
-            self._send_after_content(request, kind)
+            self._close_content(request, kind)
 
     def abort(self, request: Request) -> None:
         """Nobody waits for the answer any more (section 5.4): no event of its output comes after this.
@@ -147,6 +164,17 @@ class WebConnection(Connection):
             self._outbox.add(request.lane, record(RecordType.ABORT_REQUEST, request.id, b"", request.generation))
         else:
             self._finish(request)
+
+    def _on_record(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> bool:
+        if kind == RecordType.STDOUT:
+            self._on_stdout(stream, request_id, generation, content)
+        elif kind == RecordType.END_REQUEST:
+            self._on_end_request(stream, request_id, generation, content)
+        elif kind == RecordType.STDERR:
+            self._on_stderr(stream, request_id, generation, content)
+        else:
+            return False
+        return True
 
     def _receiving(self, request: Request) -> bool:
         return request.output is Output.OPEN and request.key in self.requests
@@ -200,32 +228,42 @@ class WebConnection(Connection):
         if request is None:
             return
         self._discard_output(request)
-        self._finish(request)
+        app_status, number, high, low = _END.unpack(content) if len(content) == _END.size else (0, -1, 0, 0)
+        status = PROTOCOL_STATUS.get(number)
+        stderr = high << 16 | low
+        self._finish(request, stderr != request.stderr_bytes & 0xFFFFFF)
         if request.aborted:
             return
-        app_status, number, high, low = _END.unpack(content) if len(content) == _END.size else (0, -1, 0, 0)
-        try:
-            status = ProtocolStatus(number)
-        except ValueError:
+        if status is None:
             request.aborted = True
             what = f"an END_REQUEST with content {content[:8].hex()}"
             error = RemoteProtocolError(what, stream=stream, record_type=RecordType.END_REQUEST, request_key=key)
             self._events.append(RequestFailed(request, error))
         else:
-            self._events.append(RequestEnded(request, app_status, status, high << 16 | low))
+            self._events.append(RequestEnded(request, app_status, status, stderr))
 
-    def _finish(self, request: Request) -> None:
-        """Both sides are done with the request; it is remembered for what comes late."""
+    def _finish(self, request: Request, stderr_misses: bool = False) -> None:
+        """Both sides are done with the request; it is remembered if something of it may still come.
+
+        Else it is free at once: thousands of requests that nobody asks for would drive all else out of the processor's
+        cache.
+        """
         del self.requests[request.key]
         request.output = Output.ENDED
+        if stderr_misses or self._feedback_of_requests:
+            self._remember(request)
+        else:
+            self._over.append(request)
+        self._close_lanes(request)
+        self._answer_drain()
+
+    def _remember(self, request: Request) -> None:
         request.ended_at = self._now
         recent = self._recent
         recent[request.key] = request
         self._recent_bytes += len(request.raw_params)
         if len(recent) > REMEMBERED or self._recent_bytes > REMEMBERED_BYTES or self._now >= self._forget_at:
             self._forget()
-        self._close_lanes(request)
-        self._answer_drain()
 
     def _forget(self) -> None:
         """Forget the ended requests that are too many or too old."""
@@ -239,6 +277,10 @@ class WebConnection(Connection):
             recent.popitem(last=False)
             self._recent_bytes -= len(oldest.raw_params)
             oldest.context = None  # the user's object holds the request: without a circle both are free at once
+
+    def _on_settings(self, content: bytes) -> None:
+        super()._on_settings(content)
+        self._feedback_of_requests = self.feedback.comes_after_requests()
 
     def _on_drain(self, content: bytes) -> None:
         super()._on_drain(content)

@@ -79,9 +79,8 @@ class AsgiApplication:
 
     def request(self, exchange: AppExchange) -> None:
         request = AsgiRequest(exchange)
-        task = self._loop.create_task(request.run(self))
+        task = request.task = self._loop.create_task(request.run(self))
         self.tasks[task] = exchange
-        task.add_done_callback(self.tasks.pop)
 
     async def stop(self) -> None:
         self.stopping = True
@@ -91,11 +90,12 @@ class AsgiApplication:
         # the others have answered, and do what their application does after that
         if self.tasks:
             await asyncio.wait(tuple(self.tasks), timeout=SHUTDOWN_TIMEOUT)
-        for task in self.tasks:
+        running = [task for task in self.tasks if not task.done()]  # one that was cancelled before it began is done
+        for task in running:
             log.warning("a task that still ran after its response is given up")
             task.cancel()
-        if self.tasks:
-            await asyncio.wait(tuple(self.tasks), timeout=SHUTDOWN_TIMEOUT)
+        if running:
+            await asyncio.wait(running, timeout=SHUTDOWN_TIMEOUT)
         if self._lifespan is not None:
             await self._lifespan.shut_down()
 
@@ -103,7 +103,17 @@ class AsgiApplication:
 class AsgiRequest:
     """One request: what the application's task receives and sends."""
 
-    __slots__ = ("_body_told", "_gone", "_head", "_head_only", "_length_known", "_status", "_waiters", "exchange")
+    __slots__ = (
+        "_body_told",
+        "_gone",
+        "_head",
+        "_head_only",
+        "_length_known",
+        "_status",
+        "_waiters",
+        "exchange",
+        "task",
+    )
 
     def __init__(self, exchange: AppExchange) -> None:
         self.exchange = exchange
@@ -116,6 +126,8 @@ class AsgiRequest:
         self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
         self._length_known = False
         self._waiters: list[asyncio.Future[None]] = []
+        self.task: asyncio.Task[None]
+        """What runs it."""
         exchange.on_abort = self._abort
         exchange.on_input = exchange.on_writable = self._changed
 
@@ -162,6 +174,7 @@ class AsgiRequest:
                 else:
                     application_log.exception("uncaught exception in %s", self._name())
                     error = f"uncaught {type(exception).__name__}"
+        owner.tasks.pop(self.task, None)  # here and not in a call-back, for which the loop would turn once more
         self._finish(error)
 
     def _finish(self, error: str) -> None:

@@ -48,19 +48,43 @@ class CarrierError(Exception):
     """The carrier cannot do what was asked: library or kernel module missing, address in use, bad option."""
 
 
-class Message(NamedTuple):
-    """One SCTP user message (RFC 9260 section 1.2), whole."""
+class Message:
+    """One SCTP user message (RFC 9260 section 1.2), whole. Nobody changes one.
 
-    stream: int
-    """SCTP stream identifier, 0 to 65535."""
-    data: bytes
-    """The user data, at least one byte."""
-    ppid: int = 0
-    """Payload protocol identifier, host byte order here, network byte order on the wire."""
-    unordered: bool = False
-    """The U bit: delivered as it arrives, not in its stream's order."""
-    lifetime: float | None = None
-    """Seconds after which an unsent message may be abandoned (RFC 3758, RFC 7496 section 4.1); None: never."""
+    A plain class and no named tuple: compiled, it is made in a quarter of the time, and read in a tenth.
+    """
+
+    __slots__ = ("data", "lifetime", "ppid", "stream", "unordered")
+
+    def __init__(
+        self, stream: int, data: bytes, ppid: int = 0, unordered: bool = False, lifetime: float | None = None
+    ) -> None:
+        self.stream = stream
+        """SCTP stream identifier, 0 to 65535."""
+        self.data = data
+        """The user data, at least one byte."""
+        self.ppid = ppid
+        """Payload protocol identifier, host byte order here, network byte order on the wire."""
+        self.unordered = unordered
+        """The U bit: delivered as it arrives, not in its stream's order."""
+        self.lifetime = lifetime
+        """Seconds after which an unsent message may be abandoned (RFC 3758, RFC 7496 section 4.1); None: never."""
+
+    def arrived(self) -> Message:
+        """The same as its receiver has it: without a lifetime."""
+        return Message(self.stream, self.data, self.ppid, self.unordered)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return "Message(stream={}, data={!r}, ppid={}, unordered={}, lifetime={})".format(*self._values())
+
+    def _values(self) -> tuple[int, bytes, int, bool, float | None]:
+        return self.stream, self.data, self.ppid, self.unordered, self.lifetime
 
 
 class Address(NamedTuple):

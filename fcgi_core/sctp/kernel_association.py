@@ -372,7 +372,7 @@ class KernelAssociation:
         return taken
 
     def _send(self, sock: socket.socket, message: Message) -> None:
-        stream, data, ppid, unordered, lifetime = message
+        stream, data, lifetime = message.stream, message.data, message.lifetime
         size = len(data)
         if not 0 <= stream < self.outgoing_streams:
             raise ValueError(f"stream {stream} does not exist: there are {self.outgoing_streams}")
@@ -381,7 +381,7 @@ class KernelAssociation:
         if size > 2 * self._buffer:
             self._set_buffer(2 * size / self._cost())
         self._average += (size - self._average) / 32
-        info = _snd_info.pack(stream, linux.UNORDERED if unordered else 0, socket.htonl(ppid), 0, 0)
+        info = _snd_info.pack(stream, linux.UNORDERED if message.unordered else 0, socket.htonl(message.ppid), 0, 0)
         ancillary = [(linux.SOL_SCTP, linux.SND_INFO, info)]
         if lifetime is not None:
             limit = struct.pack("=H2xI", linux.PR_TTL, linux.milliseconds(lifetime))

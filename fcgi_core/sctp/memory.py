@@ -196,7 +196,7 @@ class MemoryAssociation:
         if not other._inbox:  # handed on after all else that arrives at this moment
             self.network.call_at(self.network.now, other._hand_on)
         other._received += 1
-        other._inbox.append(message._replace(lifetime=None))
+        other._inbox.append(message.arrived())
 
     def _hand_on(self) -> None:
         messages, self._inbox = self._inbox, []

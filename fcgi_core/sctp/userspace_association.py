@@ -47,7 +47,6 @@ _CAUSES = {  # RFC 9260 section 3.3.10
     9: "no user data",
     11: "restart with new addresses",
 }
-_new_message = Message._make
 
 
 class UserspaceAssociation:
@@ -183,17 +182,18 @@ class UserspaceAssociation:
         largest = self._carrier.options.send_buffer
         heads = array("I")
         payloads: list[bytes] = []
-        for stream, data, ppid, unordered, lifetime in messages:
-            length = len(data)
+        for message in messages:
+            length = len(message.data)
             if not 0 < length <= largest:
                 raise ValueError(f"a message has 1 to {largest} bytes, this one {length}")
             if room <= 0:
                 break
-            if not 0 <= stream < streams:
-                raise ValueError(f"there is no stream {stream}: the association has {streams}")
+            if not 0 <= message.stream < streams:
+                raise ValueError(f"there is no stream {message.stream}: the association has {streams}")
+            lifetime = message.lifetime
             limit = 0 if lifetime is None else max(1, min(int(lifetime * 1000), 0xFFFFFFFF))
-            heads.extend((length, stream, ppid, unordered, limit))
-            payloads.append(data)
+            heads.extend((length, message.stream, message.ppid, message.unordered, limit))
+            payloads.append(message.data)
             room -= length + MESSAGE_OVERHEAD
         if not payloads:
             return 0
@@ -240,11 +240,11 @@ class UserspaceAssociation:
                 for record in iter_unpack(_RECORD, records):
                     offset, length, kind, stream, ppid, key = record
                     if kind <= _UNORDERED and not self._partial:
-                        append(_new_message((stream, data[offset : offset + length], ppid, kind == 1, None)))
+                        append(Message(stream, data[offset : offset + length], ppid, kind == 1))
                     elif kind <= _PART_LOST:
                         whole = self._assemble(kind, stream, key, data[offset : offset + length])
                         if whole is not None:
-                            append(_new_message((stream, whole, ppid, bool(kind & 1), None)))
+                            append(Message(stream, whole, ppid, bool(kind & 1)))
                     else:
                         events.append((len(messages), kind, stream, ppid, key, data[offset : offset + length]))
                 self._hand_on(messages, events)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Protocol, cast
 
@@ -23,6 +23,7 @@ from ..exchange import Exchange, error_page, status_of
 from ..records import (
     KEEP_CONN,
     MAX_PARAMS,
+    ROLES,
     ProtocolStatus,
     RecordReader,
     RecordType,
@@ -36,7 +37,7 @@ from ..records import (
 )
 from ..states import AFTER_PARAMS, INPUT, Input
 
-__all__ = ["Dispatcher", "DownstreamConnection", "WebExchange"]
+__all__ = ["Connections", "Dispatcher", "DownstreamConnection", "WebExchange"]
 
 log = logging.getLogger("fcgi_sctp.web")
 
@@ -190,9 +191,7 @@ class WebExchange(Exchange):
             for text in self._held_stderr:
                 self.send_stderr(text)
         self.over = True
-        if self.bytes_out:
-            self.downstream.write(record(RecordType.STDOUT, self.id))
-        self.downstream.write(end_request(self.id, app_status, status))
+        self.downstream.write(end_request(self.id, app_status, status, closing=self.bytes_out > 0))
         self.downstream.finished(self)
 
     def fail(self, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
@@ -219,10 +218,41 @@ class WebExchange(Exchange):
             self.downstream.dispatcher.consumed(self, owed)
 
 
+class Connections:
+    """All connections of web servers. Those with something to send write at the end of the loop's turn, each once."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._open: set[DownstreamConnection] = set()
+        self._writing: list[DownstreamConnection] = []
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[DownstreamConnection]:
+        return iter(tuple(self._open))
+
+    def add(self, connection: DownstreamConnection) -> None:
+        self._open.add(connection)
+
+    def discard(self, connection: DownstreamConnection) -> None:
+        self._open.discard(connection)
+
+    def write_soon(self, connection: DownstreamConnection) -> None:
+        if not self._writing:
+            self._loop.call_soon(self._write)
+        self._writing.append(connection)
+
+    def _write(self) -> None:
+        writing, self._writing = self._writing, []
+        for connection in writing:
+            connection.flush()
+
+
 class DownstreamConnection:
     """One connection of a web server."""
 
-    def __init__(self, dispatcher: Dispatcher, connections: set[DownstreamConnection]) -> None:
+    def __init__(self, dispatcher: Dispatcher, connections: Connections) -> None:
         self.dispatcher = dispatcher
         self.paused = False
         """The socket's write buffer is full."""
@@ -286,7 +316,7 @@ class DownstreamConnection:
     def write(self, encoded: bytes) -> None:
         """Queue a record; all of a turn of the loop goes in one write."""
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._connections.write_soon(self)
         self._out.append(encoded)
 
     def finished(self, exchange: WebExchange) -> None:
@@ -302,7 +332,7 @@ class DownstreamConnection:
     def break_off(self, exchange: WebExchange) -> None:
         """Close the connection, so that the response is seen to be cut."""
         self._out.append(NO_RECORD)
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def stop_reading(self) -> None:
@@ -321,20 +351,21 @@ class DownstreamConnection:
         """End when the requests under way have ended; at once if there are none."""
         self._stopping = True
         if not self._exchanges:
-            self._flush()
+            self.flush()
             self._transport.close()
 
     def abort(self) -> None:
         self._transport.abort()
 
-    # ---- records
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hand what is queued to the socket."""
         out, self._out = self._out, []
         if out and not self._transport.is_closing():
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
         if self._close_after and not self._exchanges:
             self._transport.close()
+
+    # ---- records
 
     def _record(self, kind: int, request_id: int, content: bytes, ready: list[WebExchange]) -> None:
         if request_id == 0:
@@ -406,7 +437,7 @@ class DownstreamConnection:
         elif len(self._exchanges) >= MAX_REQUESTS_PER_CONNECTION or self._stopping:
             self._answer(end_request(request_id, 0, ProtocolStatus.OVERLOADED))
         else:
-            self._exchanges[request_id] = WebExchange(self, request_id, Role(role), flags)
+            self._exchanges[request_id] = WebExchange(self, request_id, ROLES[role], flags)
             return
         if not flags & KEEP_CONN:
             self._close_after = True

@@ -22,7 +22,7 @@ from ..supervisor import Supervisor
 from ..unix_socket import BACKLOG, UnixSocket
 from ..web_connection import WebConnection
 from .balance import choose
-from .downstream import DownstreamConnection, WebExchange
+from .downstream import Connections, DownstreamConnection, WebExchange
 from .feed import Feed
 from .probe import ProbeOptions
 from .upstream import Upstream
@@ -116,7 +116,7 @@ class WebService:
             for one in connect
         ]
         self.max_requests = self._settings.max_requests * len(self.upstreams)
-        self._connections: set[DownstreamConnection] = set()
+        self._connections = Connections()
         self.requests_ended = 0
         self._active: set[WebExchange] = set()
         self._queue: deque[tuple[float, WebExchange]] = deque()
@@ -157,7 +157,7 @@ class WebService:
             server.close()
         for unix in self._unix_sockets:
             unix.close()
-        for connection in tuple(self._connections):
+        for connection in self._connections:
             connection.stop()
         self._idle = asyncio.Event()
         try:
@@ -188,7 +188,7 @@ class WebService:
         self._carrier.close()
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
-        for connection in tuple(self._connections):
+        for connection in self._connections:
             connection.abort()
         self.supervisor.close()
         if self._feed is not None:

@@ -235,8 +235,13 @@ class Upstream:
         link = self.link
         if link is None or self.health.out:
             raise RequestRefused(f"{self.address} is {self.state}")
-        whole = exchange.input_closed and all(kind == RecordType.STDIN for kind, _ in exchange.body)
-        body = b"".join(content for _, content in exchange.body) if whole else None
+        whole = exchange.input_closed
+        pieces: list[bytes] = []
+        for kind, content in exchange.body:
+            pieces.append(content)
+            if kind != RecordType.STDIN:
+                whole = False
+        body = (pieces[0] if len(pieces) == 1 else b"".join(pieces)) if whole else None
         request = self._connection.begin_request(
             exchange.raw_params, role=exchange.role, flags=exchange.flags & KEEP_CONN, body=body
         )

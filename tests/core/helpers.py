@@ -62,7 +62,8 @@ def message(kind: int, request_id: int, content: bytes = b"", generation: int = 
 
 def together(*messages: Message) -> Message:
     """The records of several messages in one, on the first one's stream."""
-    return messages[0]._replace(data=b"".join(each.data for each in messages))
+    first = messages[0]
+    return Message(first.stream, b"".join(each.data for each in messages), first.ppid, first.unordered, first.lifetime)
 
 
 def of(events: list[Event], kind: type[E]) -> list[E]:

@@ -158,10 +158,15 @@ def test_a_request_that_begins_twice(app: ApplicationConnection) -> None:
     assert list(app.requests) == [(1, 0), (1, 1)]
 
 
-@pytest.mark.parametrize("kind", [PARAM, STDIN, DATA, ABORT])
+@pytest.mark.parametrize("kind", [PARAM, STDIN, DATA])
 def test_a_record_for_nobody_is_left_out(app: ApplicationConnection, kind: int) -> None:
     error = one(app.receive([message(kind, 3, b"", 9)], 0.0), RecordRefused).error
     assert error.request_key == (3, 9)
+
+
+def test_an_abort_of_a_request_that_has_ended_is_nothing_special(app: ApplicationConnection) -> None:
+    assert app.receive([message(ABORT, 3, b"", 9)], 0.0) == []
+    assert app.take(ROOM) == []
 
 
 @pytest.mark.parametrize("kind", [PARAM, STDIN, DATA, ABORT])

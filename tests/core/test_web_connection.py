@@ -372,6 +372,29 @@ def test_late_feedback_finds_its_request_for_a_while(web: WebConnection) -> None
     assert request.context is None
 
 
+@pytest.mark.parametrize(("came", "known"), [(b"oh", True), (b"oh dear", False)])
+def test_a_request_is_forgotten_when_nothing_of_it_may_come(came: bytes, known: bool) -> None:
+    web = ready(WebConnection(), Settings())  # no channel of request scope
+    request = web.begin_request(PARAMS, body=b"")
+    web.take(ROOM)
+    end = Message(2, end_request(1, 5, stderr=len(b"oh dear")))
+    web.receive([message(STDERR, 1, came), end], 0.0)
+    assert list(web._recent) == ([(1, 0)] if known else [])
+    late = web.receive([message(STDERR, 1, b" dear")], 0.0)
+    assert (late == [StderrReceived(request, b" dear")]) is known
+
+
+def test_the_user_s_object_is_let_go_when_a_request_is_forgotten() -> None:
+    web = ready(WebConnection(), Settings())
+    request = web.begin_request(PARAMS, body=b"")
+    request.context = "mine"
+    web.take(ROOM)
+    one(web.receive([ended()], 0.0), RequestEnded)
+    assert request.context == "mine"  # for the user, who hears of the end
+    web.receive([], 0.0)
+    assert request.context is None
+
+
 def test_ended_requests_are_remembered_up_to_a_bound(web: WebConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     assert REMEMBERED == 4096
     monkeypatch.setattr(web_connection, "REMEMBERED", 3)

@@ -38,6 +38,11 @@ PATIENCE = float(os.environ.get("FCGI_SCTP_PATIENCE", "60"))
 _ports = itertools.count(random.SystemRandom().randrange(20000, 30000))
 
 
+def by_stream(message: Message) -> tuple[int, bytes]:
+    """A key to sort messages by."""
+    return message.stream, message.data
+
+
 class Recorder:
     """A handler that keeps what it is told, and can be waited on. With `echo` it sends every message back."""
 
@@ -192,8 +197,8 @@ class CarrierContract:
             sent = [Message(stream, b"message on %d" % stream, 1000 + stream) for stream in range(64)]
             near.send(sent)
             await near.until(lambda: near.received == 64)
-            assert sorted(near.messages) == sent
-            assert sorted(far.messages) == sent
+            assert sorted(near.messages, key=by_stream) == sent
+            assert sorted(far.messages, key=by_stream) == sent
             assert near.up.peer
             assert far.up.peer
 
@@ -226,7 +231,7 @@ class CarrierContract:
             sent = [Message(stream, bytes([stream]) * (200_000 + stream), stream) for stream in range(1, 9)]
             near.send(sent)
             await near.until(lambda: near.received == len(sent))
-            assert sorted(near.messages) == sent
+            assert sorted(near.messages, key=by_stream) == sent
 
         self.run(body)
 
@@ -236,7 +241,7 @@ class CarrierContract:
             sent = [Message(3, b"unordered %d" % number, 7, unordered=True) for number in range(10)]
             near.send(sent)
             await near.until(lambda: near.received == 10)
-            assert sorted(near.messages) == sent
+            assert sorted(near.messages, key=by_stream) == sent
 
         self.run(body)
 

@@ -29,7 +29,7 @@ from fcgi_core.records import (
     stream_records,
 )
 from fcgi_core.web import downstream as module
-from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection, WebExchange
+from fcgi_core.web.downstream import NO_RECORD, Connections, DownstreamConnection, WebExchange
 
 PARAMS = {"REQUEST_METHOD": "GET", "SERVER_NAME": "shop.example"}
 
@@ -97,7 +97,7 @@ class Client:
 
     def __init__(self) -> None:
         self.dispatcher = Dispatcher()
-        self.connections: set[DownstreamConnection] = set()
+        self.connections = Connections()
         self.connection = DownstreamConnection(self.dispatcher, self.connections)
         self.wire = Wire()
         self.connection.connection_made(self.wire)
