@@ -15,7 +15,7 @@ from typing import Any
 from .admin import AdminServer, Commands, open_admin, open_admin_if_possible
 from .app.making import load_application, make_application
 from .app.service import AppService
-from .app.workers import WORKER_VARIABLE, Workers, tell_ready, worker_command
+from .app.workers import WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
@@ -127,6 +127,7 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
     if app.max_requests is not None or app.max_memory is not None:
         _watch_limits(service, app)
     admin = await _open_admin(app.admin, "app", app.admin_group, app_commands(service), number)
+    end_with_parent()
     tell_ready()
     return Running(
         lambda: _stop(admin, service.stop(app.grace)),

@@ -5,6 +5,9 @@ threads hold does not survive a fork), restarts the ones that end, with a growin
 SIGHUP replaces them one after the other: a worker is told to stop, sends DRAIN, ends what it has, and its successor
 takes its place before the next one's turn comes. The web side sends to the others meanwhile, or lets requests wait.
 
+A parent that is killed takes its workers along: each has an end of a pipe whose other end the parent alone has, and
+ends gracefully when that is closed. Otherwise they would keep the ports from the next parent's.
+
 Worker k listens on the configured port + k (and the UDP port + k); all of them tell the web side of all in SETTINGS, so
 that the web side is configured with one address.
 """
@@ -20,7 +23,7 @@ from collections.abc import Sequence
 
 from ..errors import WorkerError
 
-__all__ = ["READY_VARIABLE", "WORKER_VARIABLE", "Workers", "tell_ready", "worker_command"]
+__all__ = ["READY_VARIABLE", "WORKER_VARIABLE", "Workers", "end_with_parent", "tell_ready", "worker_command"]
 
 log = logging.getLogger("fcgi_sctp.app")
 
@@ -28,6 +31,8 @@ WORKER_VARIABLE = "FCGI_SCTP_WORKER"
 """Environment of a worker: its number, from 0."""
 READY_VARIABLE = "FCGI_SCTP_READY_FD"
 """Environment of a worker: the file descriptor to write to when it listens."""
+LIFE_VARIABLE = "FCGI_SCTP_LIFE_FD"
+"""Environment of a worker: the file descriptor that is at its end when the parent is gone."""
 FIRST_PAUSE = 0.1
 """Seconds before a worker that ended at once is started again; doubled each time."""
 LAST_PAUSE = 10.0
@@ -45,6 +50,22 @@ def tell_ready() -> None:
         os.close(int(descriptor))
 
 
+def end_with_parent() -> None:
+    """In a worker: SIGTERM to itself when the parent is gone."""
+    descriptor = os.environ.pop(LIFE_VARIABLE, None)
+    if descriptor is None:
+        return
+    loop, life = asyncio.get_running_loop(), int(descriptor)
+    os.set_inheritable(life, False)
+
+    def gone() -> None:
+        loop.remove_reader(life)
+        log.error("the parent of this worker is gone")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.add_reader(life, gone)
+
+
 class Workers:
     """The parent's work."""
 
@@ -53,6 +74,7 @@ class Workers:
         self._command = command
         self._grace = grace
         self._slots = [_Slot(self, number) for number in range(count)]
+        self._life = os.pipe()
         self._reloading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -85,6 +107,8 @@ class Workers:
         if self._reloading is not None:
             self._reloading.cancel()
         await asyncio.gather(*(slot.stop() for slot in self._slots))
+        for end in self._life:
+            os.close(end)
 
 
 class _Slot:
@@ -97,25 +121,43 @@ class _Slot:
         self._keeper: asyncio.Task[None] | None = None
         self._pause = FIRST_PAUSE
         self._started = 0.0
+        self._ready = False
+        """The process that runs, or ran last, has listened."""
         self._stopping = False
+        self._replacing = False
         self._replaced = asyncio.Event()
 
     async def start(self) -> bool:
-        """Start the worker and wait until it listens; False if it ended instead."""
-        reader, writer = os.pipe()
-        environment = os.environ | {WORKER_VARIABLE: str(self._number), READY_VARIABLE: str(writer)}
-        environment.pop("NOTIFY_SOCKET", None)  # the service manager listens to the parent alone
+        """Start the worker and wait until it listens; False if it ended instead, or could not be started."""
         self._started = asyncio.get_running_loop().time()
+        self._process, self._ready = None, False
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._owner._command, env=environment, pass_fds=[writer], stdin=asyncio.subprocess.DEVNULL
+            reader, writer = os.pipe()
+            try:
+                self._process = await self._run(writer)
+                self._ready = await _byte_from(reader)
+            finally:
+                os.close(reader)
+        except OSError as error:  # there are no more processes, descriptors or memory
+            log.error("worker %d cannot be started: %s", self._number, error.strerror)
+            return False
+        if self._ready:
+            log.info("worker %d is ready, process %d", self._number, self._process.pid)
+        else:
+            await self._end()  # if it does not end by itself
+        return self._ready
+
+    async def _run(self, writer: int) -> asyncio.subprocess.Process:
+        life = self._owner._life[0]
+        names = {WORKER_VARIABLE: self._number, READY_VARIABLE: writer, LIFE_VARIABLE: life}
+        environment = os.environ | {name: str(value) for name, value in names.items()}
+        environment.pop("NOTIFY_SOCKET", None)  # the service manager listens to the parent alone
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._owner._command, env=environment, pass_fds=[writer, life], stdin=asyncio.subprocess.DEVNULL
             )
         finally:
             os.close(writer)
-        ready = await _byte_from(reader)
-        if ready:
-            log.info("worker %d is ready, process %d", self._number, self._process.pid)
-        return ready
 
     def keep(self) -> None:
         """Start the worker again whenever it ends."""
@@ -124,13 +166,12 @@ class _Slot:
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._stopping:
-            assert self._process is not None
-            status = await self._process.wait()
+            status = 1 if self._process is None else await self._process.wait()
             if self._stopping:
                 return
-            if not self._replacing and status != 0:
+            if self._process is not None and not self._replacing and status != 0:
                 log.error("worker %d ended with status %d", self._number, status)
-            if status != 0 and loop.time() - self._started < LONG_ENOUGH:
+            if not self._ready or (status != 0 and loop.time() - self._started < LONG_ENOUGH):
                 log.error("worker %d is started again in %.1f s", self._number, self._pause)
                 await asyncio.sleep(self._pause)
                 self._pause = min(self._pause * 2, LAST_PAUSE)
@@ -139,8 +180,6 @@ class _Slot:
             if not self._stopping and await self.start():
                 self._replacing = False
                 self._replaced.set()
-
-    _replacing = False
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the worker, if there is one now."""
@@ -164,7 +203,10 @@ class _Slot:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        process.send_signal(signal.SIGTERM)
+        try:
+            process.send_signal(signal.SIGTERM)
+        except ProcessLookupError:
+            pass  # it has just ended
         try:
             # the worker itself gives up its requests after the grace; this is for one that does not even do that
             await asyncio.wait_for(process.wait(), self._owner._grace + 5)
@@ -187,10 +229,9 @@ async def _byte_from(reader: int) -> bool:
     try:
         return await asyncio.wait_for(arrived, START_LIMIT)
     except TimeoutError:
-        loop.remove_reader(reader)
         return False
     finally:
-        os.close(reader)
+        loop.remove_reader(reader)
 
 
 def worker_command() -> list[str]:

@@ -338,10 +338,11 @@ class Stack:
 
     # ---- what the programs tell
 
-    def status(self, side: str = "web") -> dict[str, Any]:
+    def status(self, side: str = "web", worker: int | None = None) -> dict[str, Any]:
         """What `fcgi-sctp status` tells; sides are ``web`` and ``app0``, ``app1``, …"""
+        path = f"{self.folder}/{side}.admin" + (f".{worker}.sock" if worker is not None else "")
         done = subprocess.run(
-            [COMMAND, "status", "-o", "json", "--admin", f"{self.folder}/{side}.admin"],
+            [COMMAND, "status", "-o", "json", "--admin", path],
             capture_output=True,
             check=True,
             timeout=2 * PATIENCE,
