@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.stack import Program, Stack, wait_until
+from tests.system.stack import Program, Stack, in_background, wait_until
 
 
 def process_ids(app: Program) -> list[int]:
@@ -94,6 +94,31 @@ def test_a_worker_is_replaced_when_it_has_grown(start: Callable[..., Stack]) -> 
     wait_until(lambda: len(process_ids(stack.app)) >= 2, "it is replaced")
     assert "has grown to" in stack.app.text
     assert stack.ask("/hello").status == 200
+
+
+def test_workers_of_a_killed_parent_end_too_and_leave_their_ports_to_the_next(two: Stack) -> None:
+    """Stated: what they had begun ends well; the next parent starts at once."""
+    workers = process_ids(two.app)
+    with in_background(lambda: two.ask("/drip?digits=12")) as answer:
+        two.saw("drip begun")
+        os.kill(two.app.pid, signal.SIGKILL)
+        assert answer()[0].body == b"012345678901"
+    two.app.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers end")
+    two.apps = [two.start_app()]
+    wait_until(lambda: two.ask("/hello").status == 200, "the next parent's workers serve")
+    wait_until(lambda: len(process_ids(two.app)) == 2, "both of them are ready")
+
+
+def test_each_worker_tells_its_own_figures(two: Stack) -> None:
+    seen = {two.ask("/process").body for _ in range(30)}
+    assert len(seen) == 2
+    told = [two.status("app0", worker) for worker in range(2)]
+    assert {str(one["pid"]).encode() for one in told} == seen
+    assert sum(one["requests"]["ended"] for one in told) == 30
+    web = two.status("web")
+    assert sum(one["requests"] for one in web["upstreams"]) == 30
+    assert min(one["requests"] for one in web["upstreams"]) > 0
 
 
 def test_a_worker_that_cannot_start_ends_the_program_with_its_own_message(start: Callable[..., Stack]) -> None:

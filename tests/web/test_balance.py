@@ -44,6 +44,43 @@ def test_requests_under_way_follow_the_weights(weights: list[int]) -> None:
         assert given_out[index] == pytest.approx(rounds * weight, abs=2)
 
 
+def one_at_a_time(back_ends: list[BackEnd], count: int, now: float = 0.0) -> list[int]:
+    """Requests each of which ends before the next comes; who got them, by index."""
+    given = []
+    for _ in range(count):
+        chosen = choose(back_ends, now)
+        assert chosen is not None
+        given.append(back_ends.index(chosen))
+    return given
+
+
+@given(st.lists(st.integers(1, 8), min_size=2, max_size=6))
+def test_those_that_are_idle_take_turns_by_their_weights(weights: list[int]) -> None:
+    given_out = one_at_a_time([BackEnd(weight=weight) for weight in weights], 3 * sum(weights))
+    assert Counter(given_out) == {index: 3 * weight for index, weight in enumerate(weights)}
+
+
+def test_turns_are_spread() -> None:
+    assert one_at_a_time([BackEnd(weight=5), BackEnd(), BackEnd()], 7) == [0, 0, 1, 0, 2, 0, 0]
+
+
+def test_one_that_is_busy_leaves_the_turns_to_the_others() -> None:
+    assert one_at_a_time([BackEnd(outstanding=1), BackEnd(), BackEnd()], 4) == [1, 2, 1, 2]
+
+
+def test_one_that_is_avoided_has_no_turn() -> None:
+    bad = BackEnd()
+    bad.health.avoid_until = 10.0
+    assert one_at_a_time([bad, BackEnd(), BackEnd()], 4, now=5.0) == [1, 2, 1, 2]
+    assert one_at_a_time([bad, BackEnd(capacity=0)], 2, now=5.0) == [0, 0]
+
+
+def test_slow_start_counts_in_turns() -> None:
+    new, old = BackEnd(health=Health(slow_start=10)), BackEnd()
+    new.health.came_up(100.0, first=False)
+    assert one_at_a_time([new, old], 22, now=100.0).count(0) == 2
+
+
 def test_slow_start_gives_little_at_first_and_all_in_time() -> None:
     new, old = BackEnd(health=Health(slow_start=10)), BackEnd()
     new.health.came_up(100.0, first=False)

@@ -170,12 +170,13 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
 def test_an_answer_that_breaks_off_before_it_began_is_asked_for_elsewhere(fails: Behaviour) -> None:
     async def body() -> None:
         async with running(fails, answer(b"the other")) as bench:
-            for _ in range(MAX_FAILURES):
+            for _ in range(2 * MAX_FAILURES):  # they take turns
                 assert (await bench.ask()).endswith(b"the other")
             bad, _ = bench.service.upstreams
             assert bad.health.avoid_until > 0, "each counted against it"
             assert bench.applications[0].requests == MAX_FAILURES
-            assert (await bench.ask()).endswith(b"the other")
+            for _ in range(2):
+                assert (await bench.ask()).endswith(b"the other")
             assert bench.applications[0].requests == MAX_FAILURES, "it is avoided now"
 
     run(body)
@@ -216,9 +217,9 @@ def test_gateway_errors_count_and_are_passed_on() -> None:
 
     async def body() -> None:
         async with running(gateway_timeout, answer(b"the other")) as bench:
-            for _ in range(MAX_FAILURES):
-                assert (await bench.ask()).startswith(b"Status: 504")
-            assert (await bench.ask()).endswith(b"the other")
+            answers = [await bench.ask() for _ in range(2 * MAX_FAILURES + 4)]
+            assert sum(one.startswith(b"Status: 504") for one in answers) == MAX_FAILURES
+            assert all(one.endswith(b"the other") for one in answers[-4:])
 
     run(body)
 
@@ -312,7 +313,7 @@ def test_an_application_that_hangs_gets_nothing_until_it_answers_again() -> None
             assert bench.service.upstreams[0].last_error.startswith("probes: no answer within")
             sick.on_probe, sick.does = answer(b"well"), answer(b"back")
             await until(lambda: bench.states() == ["up", "up"], "probes find that, too")
-            assert {(await bench.ask())[-4:] for _ in range(4)} == {b"back"}, "the first of equals"
+            assert [(await bench.ask())[-4:] for _ in range(4)].count(b"back") == 2, "they take turns"
 
     run(body)
 
