@@ -14,6 +14,7 @@ from tests.fuzz.make_corpus import CORPUS
 from tests.fuzz.targets import MAX_GROWTH, TARGETS, flood, join, split
 
 INTERESTING = (0, 1, 2, 3, 4, 5, 7, 8, 9, 32, 35, 64, 127, 128, 160, 255)
+SIZES = ("-max_len=32768",)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -106,10 +107,15 @@ def have_atheris() -> bool:
     return importlib.util.find_spec("atheris") is not None
 
 
-def run_atheris(target: str, *, seconds: float, seed: int, folder: Path) -> int:
-    """In a process of its own, for libFuzzer ends it. Its exit status."""
+def run_atheris(target: str, *, seconds: float, seed: int, folder: Path, grow: bool = False) -> int:
+    """In a process of its own, for libFuzzer ends it. Its exit status. `grow`: what led to new places, as few inputs as
+    will do, goes into the corpus; their names are hashes."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as found:
-        command = [sys.executable, "-m", "tests.fuzz.guided", target, found, str(CORPUS / target)]
+        command = [sys.executable, "-m", "tests.fuzz.guided", target]
         limits = [f"-max_total_time={max(1, round(seconds))}", f"-seed={seed}", f"-artifact_prefix={folder}/"]
-        return subprocess.run([*command, *limits, "-max_len=32768", "-print_final_stats=1"], cwd=ROOT).returncode
+        folders = [found, str(CORPUS / target)]
+        status = subprocess.run([*command, *folders, *limits, *SIZES, "-print_final_stats=1"], cwd=ROOT).returncode
+        if grow and status == 0:
+            status = subprocess.run([*command, "-set_cover_merge=1", *SIZES, *reversed(folders)], cwd=ROOT).returncode
+    return status
