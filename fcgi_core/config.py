@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,15 +23,17 @@ from pydantic import (
 )
 
 from .app.fastcgi_pool import parse_address
-from .discovery import EnabledPlugin, load_plugins
+from .config_file import Written, read_files
+from .discovery import EnabledPlugin, installed_plugins, load_plugins
 from .errors import ConfigError
 from .flow import DEFAULT_WINDOW
+from .plugin import Plugin
 from .sctp.carrier import Address, CarrierOptions, Scheduler
 from .sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
 from .settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
 from .streams import Plan
 
-__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config"]
+__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "schema"]
 
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 ADMIN_DIRECTORY = "/run/fcgi-sctp"
@@ -81,12 +81,13 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Size = Annotated[int, BeforeValidator(_size)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
 SctpAddress = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
-SctpAddresses = Annotated[list[SctpAddress], BeforeValidator(_one_or_more)]
-WebAddresses = Annotated[list[Annotated[str, AfterValidator(_web_listen)]], BeforeValidator(_one_or_more)]
+_ONE_OR_MORE = BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
+SctpAddresses = Annotated[list[SctpAddress], _ONE_OR_MORE]
+WebAddresses = Annotated[list[Annotated[str, AfterValidator(_web_listen)]], _ONE_OR_MORE]
 
 
 class _Model(BaseModel):
@@ -144,11 +145,16 @@ class WebConfig(_Model):
 
     listen: WebAddresses = Field(min_length=1)
     """Where the web server connects to: unix:/PATH or HOST:PORT, one or a list."""
-    connect: Annotated[list[BackEndConfig], BeforeValidator(_back_ends)] = Field(min_length=1)
+    connect: Annotated[
+        list[BackEndConfig],
+        BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
+    ] = Field(min_length=1)
     """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
     slow_start: Seconds = Field(10, ge=0)
     """How long an application that returned takes to get its whole share."""
-    health: Annotated[HealthConfig | None, BeforeValidator(_health_short)] = None
+    health: Annotated[
+        HealthConfig | None, BeforeValidator(_health_short, json_schema_input_type=str | HealthConfig | None)
+    ] = None
     """A URI that each application is asked for every few seconds: one that does not answer gets no requests. Null: its
     association and its requests alone tell how it fares."""
     feed: str | None = DEFAULT_FEED
@@ -205,7 +211,9 @@ class AppConfig(_Model):
     """The WSGI or ASGI callable: MODULE:CALLABLE."""
     interface: Literal["auto", "wsgi", "asgi"] = "auto"
     """What the callable is; auto: ASGI if it is an async function, or an object whose __call__ is one."""
-    fastcgi: Annotated[FastcgiConfig | None, BeforeValidator(_fastcgi_short)] = None
+    fastcgi: Annotated[
+        FastcgiConfig | None, BeforeValidator(_fastcgi_short, json_schema_input_type=str | FastcgiConfig | None)
+    ] = None
     """Instead of a callable: a FastCGI server that gets the requests, unix:/PATH or HOST:PORT."""
     listen: SctpAddresses = Field(min_length=1)
     """Where associations are taken: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
@@ -245,10 +253,13 @@ class AppConfig(_Model):
         return self
 
 
+Carrier = Literal["auto", "kernel", "userspace"]
+
+
 class SctpConfig(_Model):
     """How SCTP is used. Both sides can differ."""
 
-    carrier: Literal["auto", "kernel", "userspace"] = "auto"
+    carrier: Carrier = "auto"
     """Which SCTP: the kernel's, or a library in this process with its packets in UDP (RFC 6951)."""
     plan: Plan = Plan.PER_CHANNEL
     """How work is divided over streams; docs/streams.md."""
@@ -268,7 +279,7 @@ class SctpConfig(_Model):
     """What SCTP may hold of what is not yet acknowledged, bytes; the queues before it are not in it."""
     receive_buffer: Size = Field(CARRIER.receive_buffer, ge=1 << 16, le=1 << 29)
     """What SCTP may hold of what came, bytes; for a fast and long path more than it takes in a round trip."""
-    allowed_peers: Annotated[list[Network], BeforeValidator(_one_or_more)] = []
+    allowed_peers: Annotated[list[Network], _ONE_OR_MORE] = []
     """Networks (192.0.2.0/24) from which the application side takes associations, one or a list; empty: all."""
     udp_encapsulation: bool = False
     """Carrier kernel, the side that connects: SCTP in UDP (RFC 6951), to reach a peer with the carrier userspace or to
@@ -305,22 +316,32 @@ def _sctp_short(value: object) -> object:
     return {"carrier": value} if isinstance(value, str) else value
 
 
+_SHORT: dict[object, dict[str, Any]] = {None: {}, True: {}, False: {"enabled": False}}
+
+
 def _no_options(value: object) -> object:
-    """`syslog:` with nothing behind it enables the plugin with its defaults."""
+    """`syslog:` with nothing behind it enables the plugin with its defaults; `syslog: false` names it without."""
     if isinstance(value, dict):
-        return {name: {} if options is None or options is True else options for name, options in value.items()}
+        return {
+            name: _SHORT[options] if options is None or isinstance(options, bool) else options
+            for name, options in value.items()
+        }
     return {} if value is None else value
 
 
 class Config(_Model):
-    """The whole file."""
+    """The whole file. `include: PATH`, or a list, puts other files over it; ${NAME} or ${NAME:-default} in a text is a
+    variable of the environment."""
 
     web: WebConfig | None = None
     app: AppConfig | None = None
-    sctp: Annotated[SctpConfig, BeforeValidator(_sctp_short)] = SctpConfig()
+    sctp: Annotated[SctpConfig, BeforeValidator(_sctp_short, json_schema_input_type=Carrier | SctpConfig)] = (
+        SctpConfig()
+    )
     """Carrier and streams; `sctp: userspace` is short for its carrier alone."""
     plugins: Annotated[dict[str, dict[str, Any]], BeforeValidator(_no_options)] = {}
-    """Enabled plugins by name, each with its options; `fcgi-sctp plugins list` shows those installed."""
+    """Plugins by name, each with its options, in the order in which their hooks are called; `fcgi-sctp plugins list`
+    shows those installed. `enabled: false` keeps one off until it is switched on."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The operator's log, on stderr."""
 
@@ -336,62 +357,86 @@ class Config(_Model):
         return load_plugins(self.plugins)
 
 
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file as it is written, for editors, with the options of the plugins that are installed."""
+    whole = Config.model_json_schema()
+    definitions = whole["$defs"]
+    known = {}
+    for name, plugin in installed_plugins().items():
+        if not isinstance(plugin, Exception):
+            definitions.update(_plugin_schema(name, plugin))
+            known[name] = {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": ["boolean", "null"]}]}
+    for definition in (whole, *definitions.values()):
+        properties = definition.get("properties", {})
+        definition["properties"] = {name: _or_variable(one) for name, one in properties.items()}
+    whole["properties"]["plugins"] |= {"type": ["object", "null"], "properties": known, "additionalProperties": False}
+    whole["properties"]["include"] = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+        "description": "Files that go over this one, relative to it: paths or patterns; {hostname} is this machine's.",
+    }
+    return whole
+
+
+def _plugin_schema(name: str, plugin: Plugin) -> dict[str, Any]:
+    """Definitions of a plugin's options, and of what one virtual host can have of its own."""
+    options = plugin.Options.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+    definitions = {f"{name}.{model}": one for model, one in options.pop("$defs", {}).items()}
+    definitions[f"{name}.host"] = {**options, "title": f"{name}, one virtual host"}
+    more = {
+        "enabled": {"type": "boolean", "default": True, "description": "False: off until it is switched on."},
+        "hosts": {
+            "type": "object",
+            "additionalProperties": {"$ref": f"#/$defs/{name}.host"},
+            "description": "By SERVER_NAME: what a virtual host has of its own.",
+        },
+    }
+    definitions[name] = {**options, "title": name, "properties": {**options.get("properties", {}), **more}}
+    return definitions
+
+
+def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
+    """What takes no text anyhow takes ``${NAME}``, too."""
+    kinds = ["enum" if "enum" in one else one.get("type") for one in schema.get("anyOf", [schema])]
+    if "string" in kinds or not {"integer", "number", "boolean", "enum"}.intersection(kinds):
+        return schema
+    about = {name: schema[name] for name in ("description", "default", "title") if name in schema}
+    return {**about, "anyOf": [schema, {"type": "string", "pattern": _VARIABLE}]}
+
+
+_VARIABLE = r"\$\{"
+
+
 def load_config(path: str | None, overrides: dict[str, Any]) -> Config:
-    """The configuration in the file `path`, if any, with `overrides` (nested, from flags; None is no value) over it.
+    """The configuration in the file `path`, if any, with all that it includes, and `overrides` over it (nested, from
+    flags; None is no value).
 
     ConfigError lists everything that is wrong, plugins included.
     """
-    where = path or "flags"
-    raw: Any = {}
-    if path is not None:
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            raw = yaml.safe_load(text)
-        except OSError as error:
-            raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
-        except UnicodeDecodeError as error:
-            raise ConfigError([f"{path}: is not UTF-8 text: {error}"]) from None
-        except yaml.YAMLError as error:
-            raise ConfigError([f"{path}: is not YAML: {error}"]) from None
-        raw = {} if raw is None else raw
-        if not isinstance(raw, dict):
-            raise ConfigError([f"{path}: the file holds {type(raw).__name__}; names with values were expected"])
-    merged = _merge(raw, overrides)
+    written = Written("flags") if path is None else read_files(path)
+    written.add(_given(overrides), "flags")
     problems: list[str] = []
     try:
-        config = Config.model_validate(merged)
+        config = Config.model_validate(written.content)
     except ValidationError as error:
-        problems += [f"{where}: {_sentence(problem)}" for problem in error.errors()]
-        plugins = merged.get("plugins")
+        problems += map(_sentence, error.errors())
+        plugins = written.content.get("plugins")
         config = Config(plugins=plugins) if isinstance(plugins, dict) else Config()
     try:
         config.load_plugins()
     except ConfigError as error:
-        problems += [f"{where}: {problem}" for problem in error.problems]
+        problems += error.problems
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([f"{written.where(problem.partition(': ')[0])}: {problem}" for problem in problems])
     if path is not None:
         config._read_again = lambda: load_config(path, overrides)
     return config
 
 
-_SHORT_FOR = {"sctp": "carrier", "fastcgi": "address"}
-"""Sections for which a text may stand, and what it says."""
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in over.items():
-        if value is None:
-            continue
-        if isinstance(value, dict):
-            inner = merged.get(name)
-            if isinstance(inner, str) and name in _SHORT_FOR:
-                inner = {_SHORT_FOR[name]: inner}
-            merged[name] = _merge(inner if isinstance(inner, dict) else {}, value)
-        else:
-            merged[name] = value
-    return merged
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Flags that were given: None is none."""
+    return {
+        name: _given(value) if isinstance(value, dict) else value for name, value in values.items() if value is not None
+    }
 
 
 def _sentence(problem: Any) -> str:

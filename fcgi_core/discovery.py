@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
@@ -11,11 +12,13 @@ from pydantic import ValidationError
 
 from .channels import Channel
 from .errors import ConfigError, PluginError
-from .plugin import API_VERSION, Plugin
+from .plugin import API_VERSION, Half, Plugin
 
-__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "installed_plugins", "load_plugins"]
+__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "installed_plugins", "load_plugins", "verify_half"]
 
 ENTRY_POINT_GROUP = "fcgi_sctp.plugins"
+RESERVED = ("hosts", "enabled")
+"""What every plugin has under its name, beside its own options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class EnabledPlugin:
     """By SERVER_NAME: the checked options of that virtual host."""
     raw_hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By SERVER_NAME: what that virtual host has of its own, as it was written."""
+    on: bool = True
+    """False: it is off until somebody switches it on."""
 
     def changed(self, changes: Mapping[str, Any], server_name: str | None = None) -> Any:
         """The options with `changes` made, checked; for one virtual host if named. ConfigError tells what is wrong."""
@@ -75,7 +80,7 @@ def load_plugins(
     """Find and verify the plugins named in the configuration, in its order.
 
     ConfigError lists everything that is wrong: a name that no entry point has, options that the plugin's model refuses,
-    a wrong API version, channel names that are taken.
+    a wrong API version, methods that cannot be called as they will be, channel names that are taken.
     """
     find = find or _find_entry_point
     loaded = []
@@ -87,7 +92,10 @@ def load_plugins(
         except PluginError as error:
             problems.append(f"plugins.{name}: {error}")
             continue
-        raw = {key: value for key, value in raw_options.items() if key != "hosts"}
+        raw = {key: value for key, value in raw_options.items() if key not in RESERVED}
+        on = _switch(raw_options.get("enabled", True))
+        if on is None:
+            problems.append(f"plugins.{name}.enabled: is {raw_options['enabled']!r}; true or false was expected")
         options = _options(plugin, raw, ("plugins", name), problems)
         hosts = _hosts(plugin, raw, raw_options.get("hosts"), ("plugins", name, "hosts"), problems)
         if options is None:
@@ -106,7 +114,7 @@ def load_plugins(
                 problems.append(f"plugins.{name}: channel {channel.name!r} is declared twice")
             owners[channel.name] = name
         own = raw_options.get("hosts") if hosts else None
-        loaded.append(EnabledPlugin(plugin, options, channels, raw, hosts, dict(own or {})))
+        loaded.append(EnabledPlugin(plugin, options, channels, raw, hosts, dict(own or {}), on is not False))
     if problems:
         raise ConfigError(problems)
     return loaded
@@ -122,7 +130,7 @@ def _options(plugin: Plugin, raw: Mapping[str, Any], where: tuple[str, ...], pro
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":
                 names = ", ".join(plugin.Options.model_fields)
-                problems.append(f"{path}: no such name here; names are: {names}, hosts")
+                problems.append(f"{path}: no such name here; names are: {names}, hosts, enabled")
             elif problem["type"] == "missing":
                 problems.append(f"{path}: is missing")
             else:
@@ -155,12 +163,67 @@ def _find_entry_point(name: str) -> Any:
         raise PluginError(f"it cannot be imported: {error!r}") from error
 
 
+def _switch(value: Any) -> bool | None:
+    """True or false, also as a variable of the environment gives it; None if it is neither."""
+    return (
+        {True: True, False: False, "true": True, "false": False}.get(value) if isinstance(value, bool | str) else None
+    )
+
+
 def _verify(name: str, found: Any) -> Plugin:
-    plugin = found() if isinstance(found, type) else found
+    """The plugin, if it is fit to run: nothing but its constructor has been called. PluginError says what is wrong."""
+    try:
+        plugin = found() if isinstance(found, type) else found
+    except Exception as error:  # a plugin's own code
+        raise PluginError(f"it cannot be made: {error!r}") from error
     if not isinstance(plugin, Plugin):
         raise PluginError(f"the entry point names {found!r}, which is no fcgi_core.plugin.Plugin")
     if plugin.api_version != API_VERSION:
         raise PluginError(f"it is for plugin API {plugin.api_version}; this is {API_VERSION}: update the older one")
-    if plugin.name != name:
-        raise PluginError(f"it calls itself {plugin.name!r}; entry point and name must be the same")
+    if getattr(plugin, "name", None) != name:
+        raise PluginError(f"it calls itself {getattr(plugin, 'name', None)!r}; entry point and name must be the same")
+    model = plugin.Options
+    if not (isinstance(model, type) and issubclass(model, Plugin.Options)):
+        raise PluginError(f"its Options, {model!r}, are not derived from Plugin.Options")
+    if taken := set(RESERVED) & set(model.model_fields):
+        raise PluginError(f"its Options have {', '.join(sorted(taken))}, which every plugin has by itself")
+    if wrong := wrong_hooks(plugin, Plugin):
+        raise PluginError("; ".join(wrong))
     return plugin
+
+
+def verify_half(half: Any, kind: type[Half]) -> None:
+    """Before any hook of it is called; PluginError says all that is wrong: what it is, and how its hooks are called."""
+    if not isinstance(half, kind):
+        raise PluginError(f"{half!r} is no {kind.__name__}")
+    if wrong := wrong_hooks(half, kind):
+        raise PluginError("; ".join(wrong))
+
+
+def wrong_hooks(implementation: Any, base: type) -> list[str]:
+    """What is wrong with methods that `base` calls: each must be a plain function that takes its arguments."""
+    wrong = []
+    for hook, declared in inspect.getmembers(base, inspect.isfunction):
+        if hook.startswith("_"):
+            continue
+        given = getattr(implementation, hook)
+        called = f"{hook}({', '.join(list(inspect.signature(declared).parameters)[1:])})"
+        if not callable(given):
+            wrong.append(f"{called} is {given!r}, which cannot be called")
+            continue
+        if (
+            inspect.iscoroutinefunction(given)
+            or inspect.isgeneratorfunction(given)
+            or inspect.isasyncgenfunction(given)
+        ):
+            wrong.append(f"{called} must be a plain function, and is called on the event loop's thread")
+            continue
+        try:
+            signature = inspect.signature(given)
+        except (TypeError, ValueError):
+            continue  # of a compiled module: it cannot be known
+        try:
+            signature.bind(*list(inspect.signature(declared).parameters)[1:])
+        except TypeError:
+            wrong.append(f"{called} cannot be called like that: it is {hook}{signature}")
+    return wrong

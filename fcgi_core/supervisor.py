@@ -16,7 +16,7 @@ import yaml
 
 from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link
-from .discovery import EnabledPlugin
+from .discovery import EnabledPlugin, verify_half
 from .driver import Driver, Handle, Loop
 from .errors import ConfigError, PluginError
 from .figures import ChannelLedger, association_figures, streams_of
@@ -130,7 +130,8 @@ class Supervisor:
         self._by_channel: dict[str, tuple[_Entry, Channel]] = {}
         self._entries: list[_Entry] = []
         self._tick_handle: Handle | None = None
-        enabled = list(enabled)
+        enabled = [one for one in enabled if one.on]
+        kind: type[Half] = WebHalf if web else ApplicationHalf
         sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery(
             (channel for one in enabled for channel in one.channels if channel.direction is sends),
@@ -142,6 +143,8 @@ class Supervisor:
             make = one.plugin.web_half if web else one.plugin.application_half
             try:
                 half = make(host, one.options)
+                if half is not None:
+                    verify_half(half, kind)
             except (OSError, ValueError, PluginError) as error:
                 self.close()
                 raise PluginError(f"plugin {one.plugin.name} cannot start: {error}") from error
@@ -154,7 +157,6 @@ class Supervisor:
                 self._by_channel[channel.name] = (entry, channel)
             for server_name, options in one.hosts.items():
                 self._call(entry, half.configure, options, server_name)
-        kind: type[Half] = WebHalf if web else ApplicationHalf
         self._request_begin = self._having("request_begin", kind)
         self._request_end = self._having("request_end", kind)
         self._stderr = self._having("stderr", kind)

@@ -22,8 +22,10 @@ __all__ = ["add_arguments", "run"]
 EX_UNAVAILABLE = 69
 _FORM = re.compile(r"([\w-]+\.[\w.-]+(?:@[^=]+)?)=(.*)", re.DOTALL)
 EPILOG = """
-  fcgi-sctp set syslog.severity=debug                 for all
-  fcgi-sctp set syslog.severity@shop.example=debug    for one virtual host
+  fcgi-sctp set syslog.severity=debug                               for all
+  fcgi-sctp set syslog.severity=debug --server-name shop.example    for one virtual host
+  fcgi-sctp set syslog.severity@shop.example=debug                  the same
+  fcgi-sctp set metrics.enabled=false                               switches a plugin off
 
 It holds until the processes end, or read their file again (SIGHUP).
 Exit status: 0; 1 if anybody refuses; 64 for wrong words; 69 if no web side answers.
@@ -36,13 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "changes", nargs="+", type=_change, metavar="PLUGIN.OPTION[@HOST]=VALUE", help="the value is YAML"
     )
+    parser.add_argument(
+        "-s", "--server-name", action="append", metavar="HOST", help="for this virtual host alone; may be repeated"
+    )
     add_admin_argument(parser)
     parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty")
 
 
 def run(args: argparse.Namespace) -> int:
     paths = sockets(args.admin)
-    answers, errors = ask_all([AdminClient(path) for path in paths], "change", changes=dict(args.changes))
+    changes = _for_hosts(args.changes, args.server_name)
+    answers, errors = ask_all([AdminClient(path) for path in paths], "change", changes=changes)
     # applications are asked by their web sides, not here
     errors = [error for error in errors if "nobody here answers 'change'" not in error]
     for error in errors:
@@ -66,6 +72,15 @@ def _tell(answer: dict[str, Any], *, quiet: bool) -> int:
             if not quiet:
                 print(escape(f"{who}: {name}: {'refused: ' + why if why else 'taken'}"))
     return refused
+
+
+def _for_hosts(changes: list[tuple[str, str]], hosts: list[str] | None) -> dict[str, str]:
+    """The changes, for `hosts` alone where those are given; a change that names a host itself is for that one."""
+    return {
+        name if host is None or "@" in name else f"{name}@{host}": value
+        for name, value in changes
+        for host in hosts or (None,)
+    }
 
 
 def _change(text: str) -> tuple[str, str]:

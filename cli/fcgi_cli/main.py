@@ -148,12 +148,12 @@ def _app(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     def run() -> None:
-        from fcgi_core.config import Config, load_config
+        from fcgi_core.config import load_config, schema
 
         if args.schema:
             import json
 
-            print(json.dumps(Config.model_json_schema(), indent=2))
+            print(json.dumps(schema(), indent=2))
             return
         if args.config is None:
             _usage("check needs a CONFIG file")

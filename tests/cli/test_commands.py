@@ -106,6 +106,17 @@ def test_set(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
     assert admin.asked[0] == ("/web.sock", "change", {"changes": changes})
 
 
+def test_set_for_virtual_hosts(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
+    admin.answers = {"/web.sock": {"web": {"syslog.severity@shop.example": ""}}}
+    assert main(["set", "syslog.severity=debug", "--server-name", "shop.example"]) == 0
+    assert capsys.readouterr().out == "web: syslog.severity@shop.example: taken\n"
+    assert main(["set", "-s", "a", "-s", "b", "syslog.severity=debug", "syslog.rate@c=1"]) == 0
+    assert [question["changes"] for _, _, question in admin.asked] == [
+        {"syslog.severity@shop.example": "debug"},
+        {"syslog.severity@a": "debug", "syslog.severity@b": "debug", "syslog.rate@c": "1"},
+    ]
+
+
 def test_set_refused(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
     admin.answers = {"/web.sock": {"web": {"a.b": "no \x1b such"}}}
     assert main(["set", "a.b=1"]) == 1

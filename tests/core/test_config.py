@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from fcgi_core.config import Config, SctpConfig, Seconds, Size, load_config
+from fcgi_core.config import Config, SctpConfig, Seconds, Size, load_config, schema
 from fcgi_core.errors import ConfigError
 from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import silence
@@ -259,3 +260,57 @@ def test_every_name_is_described() -> None:
         if "description" not in field
     ]
     assert nameless == []
+
+
+# ---- the schema, as an editor uses it
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def complaints(content: Any) -> list[str]:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    return [error.message for error in jsonschema.Draft202012Validator(schema()).iter_errors(content)]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_an_editor_has_nothing_against_the_examples(path: Path) -> None:
+    assert complaints(yaml.safe_load(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sctp: userspace",
+        "sctp: {window: 64K, dead_after: 10s, allowed_peers: 10.0.0.0/8, plan: single}",
+        "web: {listen: 'unix:/a', connect: '192.0.2.1:9000', request_timeout: 10s, health: /h}",
+        "web: {listen: ['a:1'], connect: ['b:1', {address: 'c:1', weight: 2}], health: null}",
+        "app: {fastcgi: 'unix:/a', listen: '0.0.0.0:1', max_memory: 64M, workers: 2}",
+        "app: {application: 'a:b', listen: 'a:1', workers: '${WORKERS}', threads: '${THREADS:-4}'}",
+        "plugins: {syslog: , metrics: false}",
+        "plugins: {syslog: {outputs: [{journal: true}], enabled: false, hosts: {shop.example: {severity: debug}}}}",
+        "plugins:",
+        "{include: 'conf.d/*.yaml', log_level: '${LEVEL:-info}'}",
+    ],
+)
+def test_an_editor_takes_what_the_program_takes(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", "2")
+    assert complaints(yaml.safe_load(text)) == []
+    load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "web: {listen: a, connect: b, x: 1}",
+        "app: {application: 'a:b', listen: 'a:1', workers: some}",
+        "plugins: {sislog: }",
+        "plugins: {syslog: {hosts: {shop.example: {serverity: debug}}}}",
+        "plugins: {syslog: {severity: loud}}",
+        "plugins: {syslog: {enabled: perhaps}}",
+        "sctp: tcp",
+        "include: 5",
+    ],
+)
+def test_an_editor_marks_what_the_program_refuses(text: str, tmp_path: Path) -> None:
+    assert complaints(yaml.safe_load(text)) != []
+    problems(tmp_path, text)

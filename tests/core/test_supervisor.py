@@ -287,3 +287,84 @@ def test_what_a_host_has_of_its_own_stays_when_the_rest_changes() -> None:
     }
     assert supervisor.adopt(load_plugins({"example": {}}, lambda name: Example())) == []
     assert half.options["a.test"].level == "low", "it has none of its own any more"
+
+
+# ---- verified before it runs
+
+
+class Wrong(Plugin):
+    name = "wrong"
+
+
+def wrong_because(plugin: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_plugins({"wrong": {}}, lambda name: plugin)
+    return "\n".join(caught.value.problems)
+
+
+def test_a_plugin_whose_methods_cannot_be_called_is_not_loaded() -> None:
+    class Channels(Wrong):
+        def channels(self) -> list[Channel]:  # type: ignore[override]
+            return []
+
+        async def web_half(self, host: Host, options: Any) -> WebHalf:  # type: ignore[override]
+            return WebHalf()
+
+        application_half = None  # type: ignore[assignment]
+
+    told = wrong_because(Channels)
+    assert "channels(options) cannot be called like that: it is channels()" in told
+    assert "web_half(host, options) must be a plain function" in told
+    assert "application_half(host, options) is None, which cannot be called" in told
+
+
+def test_a_plugin_that_cannot_be_made_or_has_another_model_is_not_loaded() -> None:
+    class Broken(Wrong):
+        def __init__(self) -> None:
+            raise OSError("no licence")
+
+    class Model(Wrong):
+        Options = dict  # type: ignore[assignment]
+
+    class Taken(Wrong):
+        class Options(Plugin.Options):
+            enabled: bool = True
+
+    assert "no licence" in wrong_because(Broken)
+    assert "not derived from Plugin.Options" in wrong_because(Model)
+    assert "its Options have enabled" in wrong_because(Taken)
+
+
+def start_half(half: Any) -> None:
+    class Given(Wrong):
+        def web_half(self, host: Host, options: Any) -> WebHalf:
+            made: WebHalf = half
+            return made
+
+    Supervisor(load_plugins({"wrong": {}}, lambda name: Given), VirtualLoop(), lambda call: call(), web=True).close()
+
+
+def test_a_half_whose_hooks_cannot_be_called_is_not_started() -> None:
+    class Half(WebHalf):
+        def request_end(self, request: RequestInfo) -> None:  # type: ignore[override]
+            raise AssertionError("it is never called")
+
+        async def tick(self) -> None:  # type: ignore[override]
+            raise AssertionError("it is never called")
+
+        def feedback(self, *arguments: Any) -> None:
+            pass
+
+        def association_up(self, association: AssociationInfo, more: int = 1) -> None:
+            pass
+
+    with pytest.raises(PluginError) as caught:
+        start_half(Half())
+    told = str(caught.value)
+    assert "request_end(request, outcome) cannot be called like that: it is request_end(request" in told
+    assert "tick() must be a plain function" in told
+    assert "feedback" not in told
+    assert "association_up" not in told
+    with pytest.raises(PluginError, match="is no WebHalf"):
+        start_half(ApplicationHalf())
+    start_half(WebHalf())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from fcgi_core.channels import MAX_ITEM
 from fcgi_core.plugin import Plugin
@@ -130,7 +130,7 @@ class Output(_Model):
     """The same, with a JSON object in each line."""
     socket: str | None = None
     """A datagram socket of the system's syslog, as /dev/log is."""
-    journal: str | None = None
+    journal: Annotated[str | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"enum": [True, None]}]})] = None
     """The socket of systemd's journal; `true` for the usual one."""
     udp: Address | None = None
     """A syslog server, RFC 5424 in datagrams (RFC 5426): HOST[:PORT], port 514. Nobody tells when a line is lost."""
