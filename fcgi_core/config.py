@@ -399,7 +399,7 @@ def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
     kinds = ["enum" if "enum" in one else one.get("type") for one in schema.get("anyOf", [schema])]
     if "string" in kinds or not {"integer", "number", "boolean", "enum"}.intersection(kinds):
         return schema
-    about = {name: schema[name] for name in ("description", "default", "title") if name in schema}
+    about: dict[str, Any] = {key: value for key, value in schema.items() if key in ("description", "default", "title")}
     return {**about, "anyOf": [schema, {"type": "string", "pattern": _VARIABLE}]}
 
 
