@@ -97,8 +97,20 @@ class Channel:
         return int.from_bytes(item[start : start + 4], "big") if self.counted else 1
 
     def describe(self) -> str:
-        """The value of FCGI_SCTP_CHANNEL_n: ``name;scope;priority``, for the peer and for captures."""
-        return f"{self.name};{self.scope.value};{self.priority.name.lower()}"
+        """The value of FCGI_SCTP_CHANNEL_n, for the peer and for captures: ``name;scope;priority``, and after them
+        ``acknowledged`` and ``counted`` if it is."""
+        flags = (";acknowledged" if self.acknowledged else "") + (";counted" if self.counted else "")
+        return f"{self.name};{self.scope.value};{self.priority.name.lower()}{flags}"
+
+    def is_described_by(self, description: str) -> bool:
+        """Whether the peer's description means this channel, so that its items can be read. What is not said there is
+        not looked at, and the priority is the sender's matter."""
+        name, *about = description.split(";")
+        if name != self.name or (about and about[0] != self.scope.value):
+            return False
+        return len(about) < 2 or (
+            ("acknowledged" in about) is self.acknowledged and ("counted" in about) is self.counted
+        )
 
 
 class Budget:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from .channels import MAX_ITEM, Channel, Direction, Priority
+from .channels import MAX_CHANNELS, MAX_ITEM, Channel, Direction, Priority
 from .errors import LocalProtocolError, RemoteProtocolError, foreign_protocol_hint
 from .events import (
     ConfigAnswered,
@@ -27,6 +27,7 @@ from .events import (
     Event,
     FeedbackReceived,
     ItemsAcknowledged,
+    PeerChanged,
     PeerDraining,
     PeerError,
     PeerReady,
@@ -102,7 +103,7 @@ class Connection:
         self.feedback = Feedback(outgoing, [channel for channel in channels if channel not in outgoing])
         self.settings = replace(
             settings,
-            channels=tuple(channel.describe() for channel in outgoing),
+            channels=self.feedback.descriptions(),
             accepts=self.feedback.accepts,
         )
         self.plan = plan
@@ -120,6 +121,7 @@ class Connection:
         self._max_message = self.settings.max_message
         self._content_size = MIN_MAX_MESSAGE - HEADER_SIZE  # what any peer takes
         self._settings_due: float | None = None
+        self._settings_posted = False
         self._now = 0.0
         self._control: dict[int, Callable[[bytes], None]] = {
             RecordType.SETTINGS: self._on_settings,
@@ -129,6 +131,25 @@ class Connection:
             RecordType.DRAIN: self._on_drain,
             RecordType.ERROR: self._on_error,
         }
+
+    def set_channels(self, channels: Sequence[Channel]) -> None:
+        """The channels of this side's plugins from now on, both directions; the peer is told.
+
+        What waits on one that is gone still goes, and nothing more can be sent on it. LocalProtocolError if this
+        association has no number left for one that is new, and nothing has changed.
+        """
+        outgoing = [channel for channel in channels if channel.direction is self.sends]
+        incoming = [channel for channel in channels if channel.direction is not self.sends]
+        opened = self._settings_posted
+        serial = self.settings.serial + 1 if opened else 0
+        if self.feedback.change(outgoing, incoming, serial):
+            self.settings = replace(
+                self.settings, channels=self.feedback.descriptions(), accepts=self.feedback.accepts, serial=serial
+            )
+            if self.peer_settings is not None:
+                self._meet(self.peer_settings)
+            if opened:
+                self._post_control(RecordType.SETTINGS, self.settings.encode())
 
     # ---- what the shell calls
 
@@ -142,6 +163,7 @@ class Connection:
             )
         self.pool.outgoing = outgoing_streams
         self._settings_due = now + SETTINGS_TIMEOUT
+        self._settings_posted = True
         self._post_control(RecordType.SETTINGS, self.settings.encode())
 
     def receive(self, messages: Iterable[Message], now: float) -> list[Event]:
@@ -209,12 +231,15 @@ class Connection:
             # unordered: it says the same whenever it arrives, and must not wait behind a body on the same stream
             self._outbox.post(Priority.CONTROL, Message(request.lane.stream, message, PPID, unordered=True))
 
-    def send_feedback(self, channel: str, item: bytes, request: Request | None = None, urgency: int = 6) -> bool:
+    def send_feedback(
+        self, channel: str, item: bytes, request: Request | None = None, urgency: int = 6, extra: int = 0
+    ) -> bool:
         """Queue an item of at least one byte; False if it was dropped, which is counted: the association is not open or
         failed, the peer does not take the channel, the item is too long (ordered: MAX_ITEM, else a record), or full.
 
         A channel of request scope needs `request`, one of association scope takes none. Under pressure the items
-        with the highest `urgency` number go first. LocalProtocolError for a channel that was not declared.
+        with the highest `urgency` number go first. `extra`, if not 0, is the number of one more stream that the request
+        has on the channel. LocalProtocolError for a channel that was not declared.
         """
         feedback = self.feedback
         number = feedback.number(channel, request)
@@ -224,20 +249,21 @@ class Connection:
         if not item or too_large or useless or not self.takes(channel):
             feedback.drop(channel, urgency, item)
             return False
-        lane = feedback.lanes(request).get(number)
+        lane = feedback.lanes(request).get(number + extra * MAX_CHANNELS)
         if lane is None:
-            stream = self._feedback_stream(declared, request)
-            lane = feedback.make_lane(number, request, stream, self._content_size)
+            stream = self._feedback_stream(declared, request, extra)
+            lane = feedback.make_lane(number, request, stream, self._content_size, extra)
         if not lane.items.push(item, urgency):
             return False
         self._outbox.wake(lane)
         return True
 
-    def _feedback_stream(self, channel: Channel, request: Request | None) -> int:
+    def _feedback_stream(self, channel: Channel, request: Request | None, extra: int) -> int:
         if request is None:
             return self.pool.association_stream(channel.name, channel.priority)
         if request.key in self.requests:
-            return self.pool.feedback_stream(request.streams, channel.name, channel.priority)
+            name = f"{channel.name}#{extra}" if extra else channel.name
+            return self.pool.feedback_stream(request.streams, name, channel.priority)
         # the request is over and its streams are given back: what comes late shares one stream with its like
         return self.pool.association_stream(("late", channel.priority), channel.priority)
 
@@ -411,13 +437,15 @@ class Connection:
             self._events.append(ConnectionFailed(error))
 
     def _on_settings(self, content: bytes) -> None:
+        settings = Settings.decode(content)
         if self.peer_settings is not None:
-            raise RemoteProtocolError("SETTINGS came twice", stream=CONTROL_STREAM, record_type=RecordType.SETTINGS)
-        settings = self.peer_settings = Settings.decode(content)
+            self._on_changed_settings(self.peer_settings, settings)
+            return
+        self.peer_settings = settings
         self._settings_due = None
         self._max_message = min(self.settings.max_message, settings.max_message)
         self._content_size = min(PREFERRED_CONTENT, self._max_message - HEADER_SIZE)
-        self.feedback.meet([channel.name for channel in settings.peer_channels()])
+        self._meet(settings)
         for number, lane in self.feedback.lanes(None).items():
             if not self.takes(self.feedback.outgoing[number].name):
                 lane.items.drop_all()
@@ -426,6 +454,31 @@ class Connection:
         early, self._early = self._early, []
         for message in early:
             self._receive_message(message)
+
+    def _on_changed_settings(self, before: Settings, now: Settings) -> None:
+        """SETTINGS that come later change channels alone. New ones are answered, so that the peer knows that they were
+        seen; answers are not."""
+        if now.serial < before.serial or now.seen < before.seen or now.seen > self.settings.serial:
+            raise RemoteProtocolError(
+                f"SETTINGS {now.serial}, which saw {now.seen}, came after {before.serial}, which saw {before.seen};"
+                f" this side's are {self.settings.serial}",
+                stream=CONTROL_STREAM,
+                record_type=RecordType.SETTINGS,
+            )
+        if (now.serial, now.seen) == (before.serial, before.seen):
+            raise RemoteProtocolError("SETTINGS came twice", stream=CONTROL_STREAM, record_type=RecordType.SETTINGS)
+        self.peer_settings = replace(
+            before, channels=now.channels, accepts=now.accepts, serial=now.serial, seen=now.seen
+        )
+        self._meet(self.peer_settings)
+        if now.serial > before.serial:
+            self.settings = replace(self.settings, seen=now.serial)
+            answer = Message(CONTROL_STREAM, record(RecordType.SETTINGS, 0, self.settings.encode()), PPID)
+            self._answer_control(Priority.CONTROL, answer)
+        self._events.append(PeerChanged())
+
+    def _meet(self, settings: Settings) -> None:
+        self.feedback.meet(settings.channels, settings.accepts, settings.seen)
 
     def _on_config(self, content: bytes) -> None:
         number, pairs = self._config_pairs(RecordType.CONFIG, content)
@@ -570,4 +623,4 @@ class Connection:
 
     def takes(self, channel: str) -> bool:
         """Whether the peer takes the channel; nobody knows before its SETTINGS, and then it is True."""
-        return self.peer_settings is None or channel in self.peer_settings.accepts
+        return self.peer_settings is None or channel in self.feedback.taken

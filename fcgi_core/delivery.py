@@ -25,8 +25,10 @@ from .plugin import AssociationInfo, Make, RequestInfo
 from .request import Request
 from .spool import Spool
 
-__all__ = ["Delivery", "Gathering", "Link", "RoutedRequest"]
+__all__ = ["Delivery", "Gathering", "Link", "MAX_EXTRA_STREAMS", "RoutedRequest", "Stream"]
 
+_STREAMS = "fcgi_sctp.streams"
+"""In `RequestInfo.plugin_data`: how many more streams were opened, by channel. No plugin has a dot in its name."""
 TURN = 500
 """Items that are picked up before other work of the loop has its turn, and what they go to is sent (some 2 ms)."""
 MANY = 4 * TURN
@@ -40,6 +42,8 @@ MOST_URGENT = 2
 """Items of this urgency or less never wait for others."""
 CROWDED = 0.25
 """Part of a channel's room from which on it is crowded: something may have to be dropped soon."""
+MAX_EXTRA_STREAMS = 16
+"""Streams that one request may have on one channel beside its first."""
 MOST = 100_000
 """Items in the queue; no more are taken."""
 
@@ -66,7 +70,31 @@ class Link:
         return connection
 
 
-Target = RequestInfo | Link | None
+class Stream:
+    """Implements `fcgi_core.plugin.Stream`: one more stream of a request, and where its items go."""
+
+    __slots__ = ("_channel", "_delivery", "_target", "extra")
+
+    def __init__(self, delivery: Delivery, channel: str, target: RoutedRequest, extra: int) -> None:
+        self._delivery = delivery
+        self._channel = channel
+        self._target = target
+        self.extra = extra
+        """Its number among those that the request has on the channel, from 1."""
+
+    @property
+    def link(self) -> Link:
+        return self._target.link
+
+    @property
+    def request(self) -> Request:
+        return self._target.request
+
+    def send(self, item: bytes, *, urgency: int = 6) -> None:
+        self._delivery.queue(self._channel, item, self, urgency)
+
+
+Target = RequestInfo | Link | Stream | None
 
 
 class Gathering:
@@ -103,18 +131,17 @@ class Delivery:
         wake_loop: Callable[[Callable[[], None]], object],
         call_later: Callable[[float, Callable[[], None]], object],
     ) -> None:
-        """`channels` are those that this side sends on; `wake_loop` is asyncio's call_soon_threadsafe, `call_later` its
-        call_later. OSError if the spool of one cannot be opened."""
+        """`channels` are those that this side sends on at first; `wake_loop` is asyncio's call_soon_threadsafe,
+        `call_later` its call_later. OSError if the spool of one cannot be opened."""
         self.links: list[Link] = []
         """Associations, the oldest first."""
         self.lost: dict[str, int] = {}
         """Events by channel that found no association and no room to wait."""
-        self._channels = {channel.name: channel for channel in channels}
-        self._spools = {
-            name: Spool(channel.queue_bytes, _spool_path(channel))
-            for name, channel in self._channels.items()
-            if channel.acknowledged
-        }
+        self._channels: dict[str, Channel] = {}
+        self._spools: dict[str, Spool] = {}
+        self._resting: dict[str, Spool] = {}
+        """Spools of channels that are not declared now: what is in them goes when they are again."""
+        self._withdrawn: set[str] = set()
         self._waiting: dict[str, deque[tuple[bytes, int]]] = {}
         self._waiting_bytes: dict[str, int] = {}
         self._queue: deque[tuple[str, bytes, Target, int]] = deque()
@@ -133,12 +160,62 @@ class Delivery:
         self._expected = False
         """Whether `send_queued` is to come after a while."""
         self._closed = False
+        self.declare(channels)
+
+    def declare(self, channels: Iterable[Channel]) -> None:
+        """The channels that this side sends on from now on. OSError if the spool of one that is new cannot be opened,
+        and nothing has changed. The connections are told by whoever calls this, after it."""
+        fresh = {channel.name: channel for channel in channels}
+        made: dict[str, Spool] = {}
+        for name, channel in fresh.items():
+            old = self._spools.get(name) or self._resting.get(name)
+            if channel.acknowledged and (old is None or old.path != _spool_path(channel)):
+                try:
+                    made[name] = Spool(channel.queue_bytes, _spool_path(channel))
+                except OSError:
+                    for spool in made.values():
+                        spool.close()
+                    raise
+        for name, channel in self._channels.items():
+            if fresh.get(name) != channel:
+                self._withdraw(name)
+        for name, channel in fresh.items():
+            if not channel.acknowledged:
+                continue
+            resting = self._resting.pop(name, None)
+            if name in made:
+                if resting is not None:
+                    resting.close()
+                    if resting.path is None:
+                        self.lose(name, len(resting))
+                self._spools[name] = made[name]
+            elif resting is not None:
+                resting.bound = channel.queue_bytes
+                self._spools[name] = resting
+            if self._spools[name]:
+                self._filled[name] = None
+        self._withdrawn = (self._withdrawn | self._channels.keys()) - fresh.keys()
+        self._channels = fresh
+        self._takers.clear()
+
+    def _withdraw(self, name: str) -> None:
+        for item, _ in self._waiting.pop(name, ()):
+            self._lose(name, item)
+        self._waiting_bytes.pop(name, None)
+        self._filled.pop(name, None)
+        self._gatherings = [one for one in self._gatherings if one.channel.name != name]
+        spool = self._spools.pop(name, None)
+        if spool is not None:
+            self._resting[name] = spool
 
     # ---- any thread
 
     def queue(self, channel: str, item: bytes, target: Target, urgency: int) -> None:
         """Queue an item for the loop to pick up. PluginError for a channel that was not declared."""
         if channel not in self._channels:
+            if channel in self._withdrawn:
+                self.lose(channel, 1)  # a thread that has not noticed yet
+                return
             raise PluginError(f"channel {channel!r} was not declared for sending on this side")
         spool = self._spools.get(channel)
         if spool is None:
@@ -171,6 +248,18 @@ class Delivery:
         gathering = Gathering(declared, make, self)
         self._gatherings.append(gathering)
         return gathering
+
+    def open_stream(self, channel: str, request: RequestInfo) -> Stream:
+        """See `Host.open_stream`."""
+        declared = self._channels.get(channel)
+        if declared is None or declared.scope is not Scope.REQUEST:
+            raise PluginError(f"channel {channel!r} was not declared for sending on this side at request scope")
+        opened = request.plugin_data.setdefault(_STREAMS, {})
+        with self._losing:
+            extra = opened[channel] = opened.get(channel, 0) + 1
+        if extra > MAX_EXTRA_STREAMS:
+            raise PluginError(f"channel {channel}: {MAX_EXTRA_STREAMS} more streams are all that a request can have")
+        return Stream(self, channel, cast(RoutedRequest, request), extra)
 
     def gather_soon(self) -> None:
         """Somebody has something to be gathered."""
@@ -221,6 +310,16 @@ class Delivery:
         if self._queue:
             self.send_queued()
 
+    def flush(self) -> None:
+        """Give associations what is queued, and what is there to be gathered; not all, where threads go on adding."""
+        for _ in range(MOST // TURN):
+            if not self._fetch():
+                break
+        for _ in range(MOST // TURN):
+            if not self._queue and not self._filled:
+                break
+            self.send_queued()
+
     def _expect(self) -> None:
         def due() -> None:
             self._expected = False
@@ -240,28 +339,50 @@ class Delivery:
         self._takers.clear()
         for name in self._channels:
             if link.connection.takes(name):
-                self._waiting_bytes.pop(name, None)
-                for item, urgency in self._waiting.pop(name, ()):
-                    link.connection.send_feedback(name, item, None, urgency)
-                if name in self._spools:
-                    self._fill(name, link)
+                self._send_what_waited(name, link)
         link.driver.wake()
 
     def remove(self, link: Link) -> None:
         """It is gone: what it had not acknowledged, or not handed to SCTP yet, goes to another."""
         self.links.remove(link)
         self._takers.clear()
-        for name, waiting in link.connection.feedback.unsent().items():
-            for item, urgency in waiting if name not in self._spools else ():
+        for name in self._channels:
+            self._send_elsewhere(name, link)
+        for spool in self._resting.values():
+            spool.forget(link)
+
+    def changed(self, link: Link) -> None:
+        """The peer takes other channels than before: what waited for one goes to it, what is on one that it left goes
+        elsewhere."""
+        self._takers.clear()
+        for name in self._channels:
+            if link.connection.takes(name):
+                self._send_what_waited(name, link)
+            else:
+                self._send_elsewhere(name, link)
+        link.driver.wake()
+
+    def _send_what_waited(self, name: str, link: Link) -> None:
+        self._waiting_bytes.pop(name, None)
+        for item, urgency in self._waiting.pop(name, ()):
+            link.connection.send_feedback(name, item, None, urgency)
+        if name in self._spools:
+            self._fill(name, link)
+
+    def _send_elsewhere(self, name: str, link: Link) -> None:
+        """`link` is gone, or does not take the channel: what has not been acknowledged, or not been handed to SCTP."""
+        waiting = link.connection.feedback.take_back(name)
+        spool = self._spools.get(name)
+        if spool is None:
+            for item, urgency in waiting:
                 other = self._send(name, item, None, urgency)
                 if other is not None:
                     other.driver.wake()
-        for name, spool in self._spools.items():
-            if spool.forget(link):
-                other = self._taker(name)
-                if other is not None:
-                    self._fill(name, other)
-                    other.driver.wake()
+        elif spool.forget(link):
+            other = self._taker(name)
+            if other is not None:
+                self._fill(name, other)
+                other.driver.wake()
 
     def acknowledged(self, link: Link, channel: str, number: int) -> None:
         """The peer has taken over all that was sent to it on this channel, up to `number`."""
@@ -269,6 +390,8 @@ class Delivery:
         if spool is not None:
             spool.acknowledge(link, number)
             self._fill(channel, link)
+        elif (resting := self._resting.get(channel)) is not None:
+            resting.acknowledge(link, number)
 
     def send_queued(self) -> None:
         """Pick up what is queued, and come again if it is much."""
@@ -300,11 +423,8 @@ class Delivery:
     def close(self) -> None:
         """Send what is queued; nothing is taken after it."""
         self._closed = True
-        while self._fetch():
-            pass
-        while self._queue or self._filled:
-            self.send_queued()
-        for spool in self._spools.values():
+        self.flush()
+        for spool in (*self._spools.values(), *self._resting.values()):
             spool.close()
 
     def spooled(self, channel: str) -> int:
@@ -314,7 +434,10 @@ class Delivery:
 
     def _send(self, name: str, item: bytes, target: Target, urgency: int) -> Link | None:
         """Give an item to an association; which one, or None if it waits or is lost."""
-        channel = self._channels[name]
+        channel = self._channels.get(name)
+        if channel is None:
+            self.lose(name, 1)  # it was withdrawn meanwhile
+            return None
         request: Request | None = None
         link: Link | None = None
         if isinstance(target, Link):
@@ -329,7 +452,7 @@ class Delivery:
             if request is None or link not in self.links:
                 self._lose(name, item)
                 return None
-            link.connection.send_feedback(name, item, request, urgency)
+            link.connection.send_feedback(name, item, request, urgency, getattr(target, "extra", 0))
             return link
         if link not in self.links or not link.connection.takes(name):
             link = self._taker(name)

@@ -63,6 +63,30 @@ class EnabledPlugin:
         return hosts
 
 
+def name_problem(plugin: str, channel: Channel) -> str:
+    """What is wrong with a channel's name; '' if nothing is."""
+    if channel.name == plugin or channel.name.startswith(f"{plugin}."):
+        return ""
+    return f"channel {channel.name!r} must be called {plugin!r}, or begin with {plugin + '.'!r}"
+
+
+def checked_channels(plugin: Plugin, options: Any) -> tuple[Channel, ...]:
+    """The channels that follow from options. ConfigError tells all that is wrong with them."""
+    name = plugin.name
+    try:
+        channels = tuple(plugin.channels(options))
+    except Exception as error:  # a plugin's own code
+        raise ConfigError([f"plugins.{name}: its channels cannot be told: {error!r}"]) from error
+    if strange := [one for one in channels if not isinstance(one, Channel)]:
+        raise ConfigError([f"plugins.{name}: {strange[0]!r} is no Channel"])
+    names = [channel.name for channel in channels]
+    wrong = [problem for channel in channels if (problem := name_problem(name, channel))]
+    wrong += [f"channel {one!r} is declared twice" for one in dict.fromkeys(names) if names.count(one) > 1]
+    if wrong:
+        raise ConfigError([f"plugins.{name}: {problem}" for problem in wrong])
+    return channels
+
+
 def installed_plugins() -> dict[str, Plugin | PluginError]:
     """All plugins that entry points name, in the order of their names; for one that is not fit to run, why."""
     found: dict[str, Plugin | PluginError] = {}
@@ -85,7 +109,6 @@ def load_plugins(
     find = find or _find_entry_point
     loaded = []
     problems: list[str] = []
-    owners: dict[str, str] = {}
     for name, raw_options in enabled.items():
         try:
             plugin = _verify(name, find(name))
@@ -101,18 +124,10 @@ def load_plugins(
         if options is None:
             continue
         try:
-            channels = tuple(plugin.channels(options))
-        except Exception as error:  # a plugin's own code
-            problems.append(f"plugins.{name}: its channels cannot be told: {error!r}")
+            channels = checked_channels(plugin, options)
+        except ConfigError as error:
+            problems += error.problems
             continue
-        for channel in channels:
-            if channel.name != name and not channel.name.startswith(f"{name}."):
-                problems.append(
-                    f"plugins.{name}: channel {channel.name!r} must be called {name!r}, or begin with {name + '.'!r}"
-                )
-            if channel.name in owners:
-                problems.append(f"plugins.{name}: channel {channel.name!r} is declared twice")
-            owners[channel.name] = name
         own = raw_options.get("hosts") if hosts else None
         loaded.append(EnabledPlugin(plugin, options, channels, raw, hosts, dict(own or {}), on is not False))
     if problems:

@@ -19,6 +19,7 @@ from .settings import Settings
 __all__ = [
     "Event",
     "PeerReady",
+    "PeerChanged",
     "RequestReceived",
     "InputReceived",
     "InputClosed",
@@ -63,6 +64,11 @@ class PeerReady:
     """The peer's SETTINGS have come: requests and feedback may be sent."""
 
     settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChanged:
+    """The peer has changed the channels that it sends on or takes, or has taken notice of ours."""
 
 
 class RequestReceived(_Value):
@@ -215,6 +221,7 @@ class ConnectionFailed:
 
 Event = (
     PeerReady
+    | PeerChanged
     | RequestReceived
     | InputReceived
     | InputClosed

@@ -17,6 +17,8 @@ __all__ = ["ChannelFigures", "Feedback"]
 
 MAX_FEEDBACK_WAITING = 64 << 20
 """Bytes of feedback that may wait on one association, all channels and requests together."""
+LEAST_URGENT = 7
+"""What is not known to be more urgent."""
 MAX_UNFINISHED_ITEMS = 256
 """Items of feedback of which the first part has come and the last has not, at once."""
 
@@ -40,17 +42,59 @@ class Feedback:
 
     def __init__(self, outgoing: Sequence[Channel], incoming: Sequence[Channel]) -> None:
         """`outgoing` are numbered in their order. LocalProtocolError if they are too many."""
-        if len(outgoing) > MAX_CHANNELS:
-            raise LocalProtocolError(f"{len(outgoing)} channels: {MAX_CHANNELS} is all one side can have")
-        self.outgoing = list(outgoing)
-        self.accepts = tuple(channel.name for channel in incoming)
-        self.figures = {channel.name: ChannelFigures() for channel in (*outgoing, *incoming)}
+        self.outgoing: list[Channel] = []
+        """By number; those that were withdrawn keep theirs."""
+        self.accepts: tuple[str, ...] = ()
+        self.taken: frozenset[str] = frozenset()
+        """Names of the channels to send on that the peer takes."""
+        self.figures: dict[str, ChannelFigures] = {}
         self.budget = Budget(MAX_FEEDBACK_WAITING)
-        self._declared = {channel.name: channel for channel in (*outgoing, *incoming)}
-        self._numbers = {channel.name: number for number, channel in enumerate(outgoing)}
+        self._declared: dict[str, Channel] = {}
+        self._incoming: dict[str, Channel] = {}
+        self._numbers: dict[str, int] = {}
+        self._since: dict[str, int] = {}
+        """By name of a channel to send on: the serial of the SETTINGS that named it."""
         self._peer_channels: list[str | None] = []
+        self._peer_names: list[str] = []
         self._parts: dict[tuple[int, int, int, int], bytearray] = {}
         self._association_lanes: dict[int, FeedbackLane] = {}
+        self.change(outgoing, incoming, 0)
+
+    def change(self, outgoing: Sequence[Channel], incoming: Sequence[Channel], serial: int) -> bool:
+        """The channels from now on, to be named in the SETTINGS that have this serial; whether anything is different.
+
+        What waits on a channel that is withdrawn still goes. One that is declared in another way than before gets
+        another number, so that nobody takes an item of the old kind for one of the new. LocalProtocolError if no number
+        is left, and nothing has changed.
+        """
+        accepts = tuple(channel.describe() for channel in incoming)
+        now = [self.outgoing[number] for number in self._numbers.values()]
+        fresh = [channel for channel in outgoing if channel not in now]
+        kept = [channel for channel in now if channel in outgoing]
+        if not fresh and len(kept) == len(now) and accepts == self.accepts:
+            return False
+        again = {channel: number for number, channel in enumerate(self.outgoing) if channel in fresh}
+        if len(self.outgoing) + len(fresh) - len(again) > MAX_CHANNELS:
+            raise LocalProtocolError(f"more channels than one side can number: {MAX_CHANNELS} is all")
+        self._numbers = {channel.name: self._numbers[channel.name] for channel in kept}
+        for channel in fresh:
+            number = again.get(channel)
+            if number is None:
+                number = len(self.outgoing)
+                self.outgoing.append(channel)
+            self._numbers[channel.name] = number
+            self._since[channel.name] = serial
+        self.accepts = accepts
+        self._incoming = {channel.name: channel for channel in incoming}
+        for channel in (*outgoing, *incoming):
+            self._declared[channel.name] = channel
+            self.figures.setdefault(channel.name, ChannelFigures())
+        return True
+
+    def descriptions(self) -> tuple[str, ...]:
+        """For SETTINGS: the channels that this side sends on, by number; those withdrawn too, for items that are still
+        under way."""
+        return tuple(channel.describe() for channel in self.outgoing)
 
     def number(self, channel: str, request: Request | None) -> int:
         """The number of a channel to send on; LocalProtocolError if it was not declared, or for the other scope."""
@@ -69,12 +113,14 @@ class Feedback:
 
     def filled(self, channel: str) -> float:
         """How full the queue of a channel of association scope is, 0 to 1."""
-        lane = self._association_lanes.get(self._numbers[channel])
+        number = self._numbers.get(channel, -1)
+        lane = self._association_lanes.get(number)
         return 0.0 if lane is None else lane.items.size / lane.items.bound
 
-    def unsent(self) -> dict[str, list[tuple[bytes, int]]]:
-        """Take back what waits on channels of association scope: items with their urgency, by channel."""
-        return {self.outgoing[number].name: lane.items.pop_all() for number, lane in self._association_lanes.items()}
+    def take_back(self, channel: str) -> list[tuple[bytes, int]]:
+        """Take back what waits on a channel of association scope: items with their urgency."""
+        lane = self._association_lanes.get(self._numbers.get(channel, -1))
+        return [] if lane is None else lane.items.pop_all()
 
     @staticmethod
     def _events(channel: Channel, item: bytes) -> int:
@@ -82,15 +128,17 @@ class Feedback:
         return channel.events(item, 8 if channel.acknowledged else 0) if channel.counted else 1
 
     def lanes(self, request: Request | None) -> dict[int, FeedbackLane]:
-        """The lanes of a request, or those of association scope, by channel number."""
+        """The lanes of a request, or those of association scope, by channel number; a request's further lanes on a
+        channel follow at a distance of MAX_CHANNELS."""
         if request is None:
             return self._association_lanes
         if request.feedback is None:
             request.feedback = {}
         return request.feedback
 
-    def make_lane(self, number: int, request: Request | None, stream: int, size: int) -> FeedbackLane:
-        """A lane for a channel on `stream`; its records have at most `size` bytes of content."""
+    def make_lane(self, number: int, request: Request | None, stream: int, size: int, extra: int = 0) -> FeedbackLane:
+        """A lane for a channel on `stream`; its records have at most `size` bytes of content. `extra`, if not 0, is the
+        number of a further lane that the request has on the channel."""
         channel = self.outgoing[number]
         figures = self.figures[channel.name]
         request_id, generation = (0, 0) if request is None else request.key
@@ -111,7 +159,7 @@ class Feedback:
             encoded.append(record(kind, request_id, last, generation))
             return encoded
 
-        lane = self.lanes(request)[number] = FeedbackLane(
+        lane = self.lanes(request)[number + extra * MAX_CHANNELS] = FeedbackLane(
             stream,
             channel.priority,
             FeedbackQueue(channel.queue_bytes, dropped, self.budget),
@@ -121,9 +169,21 @@ class Feedback:
         )
         return lane
 
-    def meet(self, peer_channels: Sequence[str]) -> None:
-        """The names of the channels that the peer sends on, by number."""
-        self._peer_channels = [name if name in self.accepts else None for name in peer_channels]
+    def meet(self, peer_channels: Sequence[str], peer_accepts: Sequence[str], seen: int) -> None:
+        """What the peer's SETTINGS say: the channels it sends on, described, by number; those it takes, described or by
+        name; and which of our SETTINGS it had seen then."""
+        self._peer_names = [description.partition(";")[0] for description in peer_channels]
+        self._peer_channels = []
+        for name, description in zip(self._peer_names, peer_channels, strict=True):
+            own = self._incoming.get(name)
+            self._peer_channels.append(name if own is not None and own.is_described_by(description) else None)
+        accepted = set(peer_accepts)
+        self.taken = frozenset(
+            name
+            for name, number in self._numbers.items()
+            # nothing is sent on a channel before the peer is known to have been told its number
+            if self._since[name] <= seen and (name in accepted or self.outgoing[number].describe() in accepted)
+        )
 
     def comes_after_requests(self) -> bool:
         """Whether the peer sends on a channel of request scope that is taken here: what it sends may outlast them."""
@@ -144,7 +204,10 @@ class Feedback:
             raise KeyError(number)
         channel = self._peer_channels[number]
         if channel is None:
-            return None  # named, but nobody here takes it; the peer should not have sent it
+            # nobody here takes it; if the peer could not know that yet, it counted the item as sent
+            if not more and (unwanted := self.figures.get(self._peer_names[number])) is not None:
+                unwanted.dropped[LEAST_URGENT] = unwanted.dropped.get(LEAST_URGENT, 0) + 1
+            return None
         if more or self._parts:
             whole = self._join(stream, kind, (stream, number, *key), more, content)
             if whole is None:

@@ -58,7 +58,8 @@ class ChannelLedger:
         """What the channel carried on those that are gone and on `connections`; `lost` items found none."""
         row = list(self._past.get(channel.name, (0,) * 5))
         for connection in connections:
-            for index, value in enumerate(_row(connection.feedback.figures[channel.name])):
+            figures = connection.feedback.figures.get(channel.name)
+            for index, value in enumerate(() if figures is None else _row(figures)):
                 row[index] += value
         sent, sent_bytes, received, received_bytes, dropped = row
         return ChannelTotals(
@@ -85,7 +86,8 @@ def _row(figures: Any) -> tuple[int, ...]:
 
 def streams_of(connection: Connection, channel: str) -> int:
     """Streams that a channel holds now on one association, for all requests together."""
-    held = sum(channel in request.streams.streams for request in connection.requests.values())
+    names = [str(name) for request in connection.requests.values() for name in request.streams.streams]
+    held = sum(name.partition("#")[0] == channel for name in names)  # `channel#1` is one more of the same request
     return held + (channel in connection.pool.association_streams())
 
 

@@ -56,6 +56,7 @@ __all__ = [
     "Priority",
     "RequestInfo",
     "Scope",
+    "Stream",
     "Traffic",
     "TransportFigures",
     "WebHalf",
@@ -210,6 +211,14 @@ class Gathering(Protocol):
         """Count events as dropped that the half had no room for."""
 
 
+class Stream(Protocol):
+    """A stream that a half opened for a request: what `Host.open_stream` gives. Any thread."""
+
+    def send(self, item: bytes, *, urgency: int = 6) -> None:
+        """As `Host.send`; items of one stream keep their order, if the channel is ordered. They reach `feedback` as any
+        item of the channel and request does."""
+
+
 class Host(Protocol):
     """What a half can do. Every call may come from any thread and returns at once; but while thousands of items wait
     for the loop, `send` lets it go first, for a millisecond, on any thread but the loop's."""
@@ -239,6 +248,21 @@ class Host(Protocol):
 
     def broadcast(self, channel: str, item: bytes) -> None:
         """Queue an item on a channel of association scope for every association there is now."""
+
+    def open_channel(self, channel: Channel) -> None:
+        """One more channel, beside those that `Plugin.channels` told, named as those are. It carries what is sent on it
+        from when the other half has opened it too, declared alike but for its bounds; at association scope items wait
+        for that, within the channel's bound. PluginError if it cannot be. From a hook, or when the half is made.
+        """
+
+    def close_channel(self, name: str) -> None:
+        """Give up a channel that `open_channel` opened; what waits on it still goes. PluginError if there is none. From
+        a hook."""
+
+    def open_stream(self, channel: str, request: RequestInfo) -> Stream:
+        """One more SCTP stream for this request on a channel of request scope: what is sent on it waits for nothing
+        else that the request sends, nor holds that up. The request's end gives it back. PluginError for a channel of
+        the other scope, or if the request has 16 more streams on this one."""
 
     def associations(self) -> Sequence[AssociationInfo]:
         """The associations that are up now."""

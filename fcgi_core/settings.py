@@ -55,7 +55,11 @@ class Settings:
     channels: tuple[str, ...] = ()
     """Channels that this side sends on, described (``name;scope;priority``); the index is the channel's number."""
     accepts: tuple[str, ...] = ()
-    """Names of the channels that this side takes from the peer."""
+    """The channels that this side takes from the peer: described as in `channels`, or by name alone."""
+    serial: int = 0
+    """Rises with each change of `channels` or `accepts` while the association lives."""
+    seen: int = 0
+    """The peer's `serial` that this side has taken notice of."""
     others: dict[str, str] = field(default_factory=dict)
     """Pairs of names that this version does not know."""
 
@@ -72,6 +76,8 @@ class Settings:
             "FCGI_SCTP_NAME": self.name,
             "FCGI_SCTP_ACCEPT": ",".join(self.accepts),
         }
+        if self.serial or self.seen:
+            pairs |= {"FCGI_SCTP_SERIAL": str(self.serial), "FCGI_SCTP_SEEN": str(self.seen)}
         for number, description in enumerate(self.channels):
             pairs[f"FCGI_SCTP_CHANNEL_{number}"] = description
         return encode_pairs({**pairs, **self.others})
@@ -112,6 +118,8 @@ class Settings:
             name=pairs.pop("FCGI_SCTP_NAME", ""),
             channels=tuple(channels),
             accepts=tuple(name for name in pairs.pop("FCGI_SCTP_ACCEPT", "").split(",") if name),
+            serial=number("FCGI_SCTP_SERIAL", 0, 0, 1 << 31),
+            seen=number("FCGI_SCTP_SEEN", 0, 0, 1 << 31),
             others=pairs,
         )
 

@@ -44,7 +44,7 @@ class Spool:
         """Bytes kept, with what counts for each item."""
         self._next = 1
         self._lock = threading.Lock()
-        self._path = path
+        self.path = path
         self._file_size = 0
         self._file: int | None = None
         if path is not None:
@@ -114,8 +114,8 @@ class Spool:
             with self._lock:
                 os.close(self._file)
                 self._file = None
-            if not self._items and self._path is not None:
-                self._path.unlink(missing_ok=True)
+            if not self._items and self.path is not None:
+                self.path.unlink(missing_ok=True)
 
     # ---- the file
 
@@ -135,14 +135,14 @@ class Spool:
 
     def _rewrite(self) -> None:
         """Write anew what is kept, and put it in the old file's place in one step."""
-        assert self._path is not None
-        fresh = self._path.with_name(self._path.name + ".new")
+        assert self.path is not None
+        fresh = self.path.with_name(self.path.name + ".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         old, self._file, self._file_size = self._file, descriptor, 0
         if old is not None:
             os.close(old)
         self._write(b"".join(_record(number, item) for number, item in self._items.items()))
-        os.replace(fresh, self._path)
+        os.replace(fresh, self.path)
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None

@@ -8,21 +8,24 @@ a queue and picked up on the loop, many items to a wake-up.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import yaml
 
 from .channels import Channel, Direction
-from .delivery import Delivery, Gathering, Link
-from .discovery import EnabledPlugin, verify_half
+from .delivery import Delivery, Gathering, Link, Stream
+from .discovery import EnabledPlugin, checked_channels, name_problem, verify_half
 from .driver import Driver, Handle, Loop
-from .errors import ConfigError, PluginError
+from .errors import ConfigError, FcgiSctpError, LocalProtocolError, PluginError
 from .figures import ChannelLedger, association_figures, streams_of
 from .plugin import (
     ApplicationHalf,
     AssociationInfo,
+    ChannelTotals,
     FeedEntry,
     Half,
     Make,
@@ -34,14 +37,34 @@ from .plugin import (
 from .receipts import Acknowledger
 from .traffic import Traffic
 
-__all__ = ["Supervisor"]
+__all__ = ["Supervisor", "switches_off"]
 
 FAILURES_ALLOWED = 10
 """Failed hooks in a row after which a plugin is set aside."""
 SET_ASIDE_FOR = 60.0
 """Seconds that it is set aside; then it gets another chance."""
+SLOW = 0.05
+"""Seconds of one hook that are told: content waits for it. A packet's way through the world takes as long."""
+BLOCKING_ALLOWED = 2.0
+"""Seconds of slow hooks, within `BLOCKING_WITHIN`, after which a plugin is set aside."""
+BLOCKING_WITHIN = 60.0
+TELL_SLOW_EVERY = 60.0
+"""Seconds between two lines in the log about slow hooks of one plugin."""
 TICK = 1.0
 """Seconds between ticks."""
+
+
+@dataclass(slots=True, eq=False)
+class _Tally:
+    """How a plugin has fared in this process, whether it runs now or not."""
+
+    errors: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    """In its hooks, all together."""
+    slowest: float = 0.0
+    slow: int = 0
+    """Hooks that took longer than `SLOW`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,12 +73,21 @@ class _Entry:
 
     enabled: EnabledPlugin
     half: Half
-    errors: int = 0
+    tally: _Tally
+    channels: list[Channel]
+    """Those that were declared, and those that it opened since."""
     failures: int = 0
     """Failed hooks in a row."""
     aside_until: float = 0.0
-    enabled_now: bool = True
-    """False while it is switched off: no hook of it is called."""
+    """Set aside until then; for ever once it has been switched off."""
+    kept: list[tuple[str, bytes, Link]] = field(default_factory=list)
+    """Items of acknowledged channels that came while it was set aside. The other side sends no more than its spool
+    holds before they are acknowledged."""
+    blocked: float = 0.0
+    """Seconds of slow hooks since `blocked_since`."""
+    blocked_since: float = 0.0
+    told_slow: float = -TELL_SLOW_EVERY
+    slow_untold: int = 0
 
     @property
     def name(self) -> str:
@@ -67,6 +99,7 @@ class _HalfHost:
 
     def __init__(self, supervisor: Supervisor, name: str) -> None:
         self._supervisor = supervisor
+        self._plugin = name
         self.log = logging.getLogger(f"fcgi_sctp.plugin.{name}")
         self.name = supervisor.process_name
 
@@ -80,6 +113,15 @@ class _HalfHost:
 
     def gather(self, channel: str, make: Make) -> Gathering:
         return self._supervisor.delivery.gather(channel, make)
+
+    def open_channel(self, channel: Channel) -> None:
+        self._supervisor.open_channel(self._plugin, channel)
+
+    def close_channel(self, name: str) -> None:
+        self._supervisor.close_channel(self._plugin, name)
+
+    def open_stream(self, channel: str, request: RequestInfo) -> Stream:
+        return self._supervisor.delivery.open_stream(channel, request)
 
     def associations(self) -> Sequence[AssociationInfo]:
         return tuple(link.info for link in self._supervisor.links)
@@ -101,6 +143,13 @@ class _HalfHost:
         self._supervisor.publish_all(entries)
 
 
+def switches_off(changes: Mapping[str, str]) -> bool:
+    """Whether a plugin is switched off: then applications are told first, so that what it says last still arrives."""
+    return any(
+        name.endswith(".enabled") and text.strip().lower() in ("false", "no", "off") for name, text in changes.items()
+    )
+
+
 class Supervisor:
     """The running halves of one side."""
 
@@ -118,8 +167,11 @@ class Supervisor:
         self.process_name = process_name
         self.publish_all = publish_all
         self.channels: list[Channel] = []
+        """Of all plugins that run, both directions."""
         self.traffic: Traffic | None = None
         """Figures by virtual host, once somebody wants them."""
+        self._web = web
+        self._kind: type[Half] = WebHalf if web else ApplicationHalf
         self._ledger = ChannelLedger()
         self._loop = loop
         self._wake_loop = wake_loop
@@ -129,45 +181,30 @@ class Supervisor:
         )
         self._by_channel: dict[str, tuple[_Entry, Channel]] = {}
         self._entries: list[_Entry] = []
+        self._tallies: dict[str, _Tally] = {}
         self._tick_handle: Handle | None = None
-        enabled = [one for one in enabled if one.on]
-        kind: type[Half] = WebHalf if web else ApplicationHalf
-        sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
-        self.delivery = Delivery(
-            (channel for one in enabled for channel in one.channels if channel.direction is sends),
-            wake_loop,
-            lambda delay, call: loop.call_at(loop.time() + delay, call),
-        )
-        for one in enabled:
-            host = _HalfHost(self, one.plugin.name)
-            make = one.plugin.web_half if web else one.plugin.application_half
-            try:
-                half = make(host, one.options)
-                if half is not None:
-                    verify_half(half, kind)
-            except (OSError, ValueError, PluginError) as error:
-                self.close()
-                raise PluginError(f"plugin {one.plugin.name} cannot start: {error}") from error
-            self.channels.extend(one.channels)
-            if half is None:
-                continue
-            entry = _Entry(one, half)
-            self._entries.append(entry)
-            for channel in one.channels:
-                self._by_channel[channel.name] = (entry, channel)
-            for server_name, options in one.hosts.items():
-                self._call(entry, half.configure, options, server_name)
-        self._request_begin = self._having("request_begin", kind)
-        self._request_end = self._having("request_end", kind)
-        self._stderr = self._having("stderr", kind)
-        self._tick = self._having("tick", kind)
-        if self._tick:
-            self._tick_handle = loop.call_at(loop.time() + TICK, self._on_tick)
+        self._missed: dict[str, int] = {}
+        """By channel: events that came while their plugin was set aside."""
+        self._request_begin: list[tuple[_Entry, Callable[..., Any]]] = []
+        self._request_end: list[tuple[_Entry, Callable[..., Any]]] = []
+        self._stderr: list[tuple[_Entry, Callable[..., Any]]] = []
+        self._tick: list[tuple[_Entry, Callable[..., Any]]] = []
+        self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
+        self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call))
+        self._known = {one.plugin.name: one for one in enabled}
+        """All plugins of the configuration, in its order, those that are off too."""
+        for one in self._known.values():
+            if one.on:
+                try:
+                    self._start(one)
+                except PluginError:
+                    self.close()
+                    raise
 
     @property
     def halves(self) -> list[Half]:
         """The running halves, in the order of the configuration."""
-        return [entry.half for entry in self._entries]
+        return [entry.half for entry in self._entries if type(entry.half) is not self._kind]
 
     @property
     def links(self) -> list[Link]:
@@ -181,6 +218,7 @@ class Supervisor:
         settings = driver.connection.peer_settings
         assert settings is not None
         link = Link(driver, AssociationInfo(identity, peer, settings.name, settings.instance))
+        self._tell_channels(link)  # they may have changed since the association was begun
         self.delivery.add(link)
         for entry in self._entries:
             self._call(entry, entry.half.association_up, link.info)
@@ -193,6 +231,11 @@ class Supervisor:
             self._ledger.close(link.connection)
             for entry in self._entries:
                 self._call(entry, entry.half.association_down, link.info, reason)
+
+    def peer_changed(self, link: Link) -> None:
+        """The peer takes other channels than before, or has taken notice of ours."""
+        if link in self.links:
+            self.delivery.changed(link)
 
     # ---- hooks
 
@@ -226,6 +269,12 @@ class Supervisor:
         if known is None:
             return
         entry, declared = known
+        if entry.aside_until and self._is_aside(entry):
+            if declared.acknowledged:
+                entry.kept.append((channel, item, link))  # it is not acknowledged before the plugin has it
+            else:
+                self._missed[channel] = self._missed.get(channel, 0) + declared.events(item)
+            return
         if declared.acknowledged:
             number, item = int.from_bytes(item[:8], "big"), item[8:]
             if not self._acknowledger.received(entry, channel, link, number) or not item:
@@ -247,7 +296,9 @@ class Supervisor:
         """Call each half's `close`, and send what it still had to say; nothing is called after it."""
         self.stop_ticks()
         for entry in self._entries:
+            entry.aside_until = 0.0
             self._call(entry, entry.half.close)
+            entry.aside_until = math.inf
         self.delivery.close()
 
     # ---- configuration
@@ -282,51 +333,173 @@ class Supervisor:
         return results
 
     def adopt(self, enabled: Iterable[EnabledPlugin]) -> list[str]:
-        """Take over the options of a configuration that was read anew; what cannot be changed while running is told."""
+        """Take over a configuration that was read anew and checked: plugins start and end, options change; those whose
+        channels change start anew. What cannot be taken over is told, and stays as it was."""
         problems = []
-        now = {one.plugin.name: one for one in enabled}
-        for entry in self._entries:
-            fresh = now.pop(entry.name, None)
-            if fresh is None:
-                entry.enabled_now = False
+        before, self._known = self._known, {one.plugin.name: one for one in enabled}
+        for entry in tuple(self._entries):
+            fresh = self._known.get(entry.name)
+            if fresh is None or not fresh.on:
+                self._stop(entry)
+        for name, fresh in self._known.items():
+            if not fresh.on:
                 continue
-            entry.enabled_now = True
-            if fresh.channels != entry.enabled.channels:
-                problems.append(f"plugins.{entry.name}: its channels would change, which takes a restart")
-                continue
+            running = self._running(name)
             try:
-                if fresh.raw != entry.enabled.raw:
-                    entry.half.configure(fresh.options)
-                for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # those that have none any more, too
-                    entry.half.configure(fresh.hosts.get(server_name, fresh.options), server_name)
+                if running is None:
+                    self._start(fresh)
+                elif fresh.channels != running.enabled.channels:
+                    self._start_anew(running, fresh)
+                else:
+                    self._configure_from(running, fresh)
             except Exception as error:
-                problems.append(f"plugins.{entry.name}: {error}")
-                continue
-            entry.enabled = fresh
-        problems += [f"plugins.{name}: a plugin that was not enabled at the start takes a restart" for name in now]
+                problems.append(str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}")
+                self._known[name] = running.enabled if running is not None else before.get(name, fresh)
+        self._entries.sort(key=lambda entry: list(self._known).index(entry.name))
+        self._look_at_hooks()
         return problems
 
+    @staticmethod
+    def _configure_from(entry: _Entry, fresh: EnabledPlugin) -> None:
+        """Tell a half what is different in a new configuration; whatever its `configure` raises."""
+        if fresh.raw != entry.enabled.raw:
+            entry.half.configure(fresh.options, None)
+        for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # those that have none any more, too
+            entry.half.configure(fresh.hosts.get(server_name, fresh.options), server_name)
+        entry.enabled = fresh
+
     def _configure(self, name: str, changes: dict[str, Any], server_name: str | None) -> None:
-        entry = next((entry for entry in self._entries if entry.name == name), None)
-        if entry is None:
-            raise ConfigError([f"plugin {name} is not enabled here"])
+        """Change options of one plugin. ConfigError says why not, and then nothing has changed."""
+        known = self._known.get(name)
+        if known is None:
+            raise ConfigError([f"plugin {name} is not enabled here: the configuration does not name it"])
+        entry = self._running(name)
         switch = changes.pop("enabled", None) if server_name is None else None
         if switch is not None and not isinstance(switch, bool):
             raise ConfigError([f"plugins.{name}.enabled: is {switch!r}; true or false was expected"])
+        after = known
         if changes:
-            options = entry.enabled.changed(changes, server_name)
-            if server_name is None and tuple(entry.enabled.plugin.channels(options)) != entry.enabled.channels:
-                raise ConfigError([f"plugins.{name}: this would change its channels, which takes a restart"])
-            hosts = entry.enabled.hosts_with(changes) if server_name is None else {}
-            try:
-                entry.half.configure(options, server_name)
-                for name_of_host, its_options in hosts.items():
+            options = known.changed(changes, server_name)
+            after = known.with_options(options, changes, server_name)
+            if server_name is None:
+                after = replace(after, channels=checked_channels(after.plugin, options))
+        try:
+            if switch is False:
+                if entry is not None:
+                    self._stop(entry)
+            elif entry is None:
+                if switch:
+                    self._start(after)
+            elif after.channels != known.channels:
+                self._start_anew(entry, after)
+            elif changes:
+                entry.half.configure(after.options if server_name is None else after.hosts[server_name], server_name)
+                for name_of_host, its_options in after.hosts.items() if server_name is None else ():
                     entry.half.configure(its_options, name_of_host)
-            except Exception as error:
-                raise ConfigError([f"plugins.{name}: {error}"]) from error
-            entry.enabled = entry.enabled.with_options(options, changes, server_name)
-        if switch is not None:
-            entry.enabled_now = switch
+                entry.enabled = after
+        except Exception as error:
+            raise ConfigError([str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}"]) from error
+        self._known[name] = after
+
+    # ---- beginning and end of halves
+
+    def _running(self, name: str) -> _Entry | None:
+        return next((entry for entry in self._entries if entry.name == name), None)
+
+    def _start(self, one: EnabledPlugin) -> None:
+        """Make a half, verify it, and let it run. PluginError if it cannot, and nothing has changed."""
+        name = one.plugin.name
+        entry = _Entry(one, self._kind(), self._tallies.setdefault(name, _Tally()), list(one.channels))
+        self._entries.append(entry)
+        make = one.plugin.web_half if self._web else one.plugin.application_half
+        try:
+            self._declare()
+            half = make(_HalfHost(self, name), one.options)
+            if half is not None:
+                verify_half(half, self._kind)
+                entry.half = half
+        except Exception as error:
+            self._entries.remove(entry)
+            self._declare()
+            why = str(error) if isinstance(error, OSError | ValueError | FcgiSctpError) else repr(error)
+            raise PluginError(f"plugin {name} cannot start: {why}") from error
+        if self._tick_handle is None:
+            self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+        order = list(self._known)
+        self._entries.sort(key=lambda entry: order.index(entry.name))
+        self._look_at_hooks()
+        for server_name, options in one.hosts.items():
+            self._call(entry, entry.half.configure, options, server_name)
+        for link in self.links:
+            self._call(entry, entry.half.association_up, link.info)
+
+    def _stop(self, entry: _Entry) -> None:
+        """Close a half; what it says last is sent before its channels are withdrawn."""
+        entry.aside_until = 0.0
+        self._call(entry, entry.half.close)
+        self.delivery.flush()
+        entry.aside_until = math.inf
+        entry.kept.clear()
+        self._entries.remove(entry)
+        self._declare()
+        self._look_at_hooks()
+
+    def _start_anew(self, entry: _Entry, fresh: EnabledPlugin) -> None:
+        """Close a half and make one with other channels. PluginError if that cannot be; the old one is made again."""
+        old = entry.enabled
+        self._stop(entry)
+        try:
+            self._start(fresh)
+        except PluginError:
+            self._start(old)
+            raise
+
+    def _declare(self) -> None:
+        """Tell the sending half and all associations which channels there are now. OSError, LocalProtocolError."""
+        self.channels = [channel for entry in self._entries for channel in entry.channels]
+        self.delivery.declare(channel for channel in self.channels if channel.direction is self._sends)
+        self._by_channel = {channel.name: (entry, channel) for entry in self._entries for channel in entry.channels}
+        for link in self.links:
+            self._tell_channels(link)
+
+    def _tell_channels(self, link: Link) -> None:
+        link.connection.set_channels(self.channels)
+        link.driver.wake()
+
+    def _look_at_hooks(self) -> None:
+        """Which halves implement which hooks: what is left out costs nothing."""
+        self._request_begin = self._having("request_begin")
+        self._request_end = self._having("request_end")
+        self._stderr = self._having("stderr")
+        self._tick = self._having("tick")
+
+    def open_channel(self, plugin: str, channel: Channel) -> None:
+        """See `Host.open_channel`."""
+        entry = self._running(plugin)
+        if entry is None:
+            raise PluginError(f"plugin {plugin} does not run any more")
+        if problem := name_problem(plugin, channel):
+            raise PluginError(problem)
+        if channel.name in self._by_channel:
+            raise PluginError(f"channel {channel.name} is there already")
+        entry.channels.append(channel)
+        try:
+            self._declare()
+        except (OSError, LocalProtocolError) as error:
+            entry.channels.remove(channel)
+            self._declare()
+            raise PluginError(f"channel {channel.name} cannot be opened: {error}") from error
+
+    def close_channel(self, plugin: str, name: str) -> None:
+        """See `Host.close_channel`."""
+        entry = self._running(plugin)
+        opened = [] if entry is None else [one for one in entry.channels if one not in entry.enabled.channels]
+        channel = next((one for one in opened if one.name == name), None)
+        if entry is None or channel is None:
+            raise PluginError(f"channel {name} was not opened by plugin {plugin}")
+        self.delivery.flush()
+        entry.channels.remove(channel)
+        self._declare()
 
     # ---- figures
 
@@ -338,80 +511,120 @@ class Supervisor:
 
     def transport(self) -> TransportFigures:
         """How the associations and channels fare now."""
-        connections = [link.connection for link in self.links]
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self.links],
-            [self._ledger.totals(one, connections, self.delivery.lost.get(one.name, 0)) for one in self.channels],
+            [self._totals(one) for one in self.channels],
         )
 
+    def _totals(self, channel: Channel) -> ChannelTotals:
+        lost = self.delivery.lost.get(channel.name, 0) + self._missed.get(channel.name, 0)
+        return self._ledger.totals(channel, [link.connection for link in self.links], lost)
+
     def statistics(self) -> list[dict[str, Any]]:
-        """One entry a plugin, for people and programs."""
-        connections = [link.connection for link in self.links]
+        """One entry a plugin, for people and programs; times are seconds."""
         now = self._loop.time()
-        return [
-            {
-                "name": entry.name,
-                "version": entry.enabled.plugin.version,
-                "state": _state(entry, now),
-                "errors": entry.errors,
-                "channels": [
-                    {
-                        **asdict(self._ledger.totals(one, connections, self.delivery.lost.get(one.name, 0))),
-                        "streams": sum(streams_of(connection, one.name) for connection in connections),
-                    }
-                    for one in entry.enabled.channels
-                ],
-            }
-            for entry in self._entries
-        ]
+        return [self._statistics(one, self._running(name), now) for name, one in self._known.items()]
+
+    def _statistics(self, one: EnabledPlugin, entry: _Entry | None, now: float) -> dict[str, Any]:
+        tally = self._tallies.get(one.plugin.name, _Tally())
+        return {
+            "name": one.plugin.name,
+            "version": one.plugin.version,
+            "state": "off" if entry is None else "set aside" if entry.aside_until > now else "running",
+            "errors": tally.errors,
+            "hooks": {
+                "calls": tally.calls,
+                "seconds": round(tally.seconds, 6),
+                "slowest": round(tally.slowest, 6),
+                "slow": tally.slow,
+            },
+            "channels": [
+                {
+                    **asdict(self._totals(channel)),
+                    "streams": sum(streams_of(link.connection, channel.name) for link in self.links),
+                }
+                for channel in (() if entry is None else entry.channels)
+            ],
+        }
 
     # ---- isolation
 
-    def _having(self, hook: str, base: type[Half]) -> list[tuple[_Entry, Callable[..., Any]]]:
-        """The halves that implement the hook: what is left out costs nothing."""
+    def _having(self, hook: str) -> list[tuple[_Entry, Callable[..., Any]]]:
         return [
             (entry, getattr(entry.half, hook))
             for entry in self._entries
-            if getattr(type(entry.half), hook) is not getattr(base, hook)
+            if getattr(type(entry.half), hook) is not getattr(self._kind, hook)
         ]
 
     def _call(self, entry: _Entry, hook: Callable[..., Any], *args: Any, failed: Any = None) -> Any:
         """Call a hook; `failed` if it raised, or its plugin is set aside."""
-        if not entry.enabled_now:
+        if entry.aside_until and self._is_aside(entry):
             return failed
-        if entry.aside_until:
-            if self._loop.time() < entry.aside_until:
-                return failed
-            entry.aside_until = 0.0
+        began = time.perf_counter()
         try:
             result = hook(*args)
         except Exception:
-            self._failed(entry, hook.__name__)
-            return failed
-        entry.failures = 0
+            self._failed(entry, getattr(hook, "__name__", "a hook"))
+            result = failed
+        else:
+            entry.failures = 0
+        took = time.perf_counter() - began
+        tally = entry.tally
+        tally.calls += 1
+        tally.seconds += took
+        if took > SLOW:
+            self._slow(entry, getattr(hook, "__name__", "a hook"), took)
         return result
 
+    def _is_aside(self, entry: _Entry) -> bool:
+        """Whether it still is; if its time is over, it gets what was kept for it."""
+        if self._loop.time() < entry.aside_until:
+            return True
+        entry.aside_until = 0.0
+        kept, entry.kept = entry.kept, []
+        for channel, item, link in kept:
+            self.feedback(channel, item, None, link)
+        return entry.aside_until > 0.0
+
     def _failed(self, entry: _Entry, hook: str) -> None:
-        entry.errors += 1
+        entry.tally.errors += 1
         entry.failures += 1
         self._log.exception("plugin %s: %s failed", entry.name, hook)
         if entry.failures >= FAILURES_ALLOWED:
-            entry.failures = 0
-            entry.aside_until = self._loop.time() + SET_ASIDE_FOR
-            self._log.error(
-                "plugin %s failed %d times in a row and is set aside for %g s",
+            self._set_aside(entry, f"failed {FAILURES_ALLOWED} times in a row")
+
+    def _slow(self, entry: _Entry, hook: str, took: float) -> None:
+        """A hook held up the loop, and so content."""
+        entry.tally.slow += 1
+        entry.tally.slowest = max(entry.tally.slowest, took)
+        entry.slow_untold += 1
+        now = self._loop.time()
+        if now - entry.told_slow >= TELL_SLOW_EVERY:
+            entry.told_slow = now
+            self._log.warning(
+                "plugin %s: %s took %.0f ms, and everything waited (%d slow hooks since this was last said)",
                 entry.name,
-                FAILURES_ALLOWED,
-                SET_ASIDE_FOR,
+                hook,
+                took * 1000,
+                entry.slow_untold,
             )
+            entry.slow_untold = 0
+        if now - entry.blocked_since > BLOCKING_WITHIN:
+            entry.blocked, entry.blocked_since = 0.0, now
+        entry.blocked += took
+        if entry.blocked >= BLOCKING_ALLOWED:
+            self._set_aside(entry, f"held everything up for {entry.blocked:.1f} s")
+            entry.blocked = 0.0
+
+    def _set_aside(self, entry: _Entry, why: str) -> None:
+        entry.failures = 0
+        entry.aside_until = self._loop.time() + SET_ASIDE_FOR
+        self._log.error("plugin %s %s and is set aside for %g s", entry.name, why, SET_ASIDE_FOR)
 
     def _on_tick(self) -> None:
-        for entry, hook in self._tick:
-            self._call(entry, hook)
         self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
-
-
-def _state(entry: _Entry, now: float) -> str:
-    if not entry.enabled_now:
-        return "off"
-    return "set aside" if entry.aside_until > now else "running"
+        for entry in tuple(self._entries):
+            if entry.aside_until:
+                self._is_aside(entry)
+        for entry, hook in tuple(self._tick):
+            self._call(entry, hook)

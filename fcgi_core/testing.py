@@ -30,13 +30,22 @@ from .delivery import Link
 from .discovery import EnabledPlugin, load_plugins
 from .driver import Driver
 from .errors import PluginError
-from .events import Event, FeedbackReceived, ItemsAcknowledged, PeerReady, RequestEnded, RequestReceived, StderrReceived
+from .events import (
+    Event,
+    FeedbackReceived,
+    ItemsAcknowledged,
+    PeerChanged,
+    PeerReady,
+    RequestEnded,
+    RequestReceived,
+    StderrReceived,
+)
 from .plugin import ApplicationHalf, FeedEntry, Half, Plugin, WebHalf, bound_to_request
 from .records import encode_pairs
 from .sctp.carrier import Address, CarrierOptions
 from .sctp.memory import MemoryAssociation, MemoryNetwork
 from .settings import Settings
-from .supervisor import Supervisor
+from .supervisor import Supervisor, switches_off
 from .testing_request import HarnessRequest
 from .web_connection import WebConnection
 
@@ -185,10 +194,23 @@ class PluginHarness:
                             totals[name] += one[name]
         return totals
 
-    def change(self, changes: Mapping[str, str]) -> dict[str, str]:
-        """Change options while running, on both sides, as `fcgi-sctp set` does; the reasons of those not taken."""
-        answers = {**self._web.change(changes), **self._application.change(changes)}
-        return {name: reason for name, reason in answers.items() if reason}
+    def change(self, changes: Mapping[str, str], *, web: bool = True, application: bool = True) -> dict[str, str]:
+        """Change options while running, on both sides or one, as `fcgi-sctp set` does: ``{"NAME.enabled": "false"}``
+        switches the plugin off. The reasons of those not taken."""
+        reasons: dict[str, str] = {}
+        sides = [(web, self._web), (application, self._application)]
+        if switches_off(changes):
+            sides.reverse()
+        for wanted, supervisor in sides:
+            answers = supervisor.change(changes) if wanted else {}
+            reasons |= {name: reason for name, reason in answers.items() if reason}
+            self.run(0.1)
+        return reasons
+
+    def streams(self, channel: str) -> int:
+        """SCTP streams that a channel holds now, on both sides, for all requests together."""
+        plugins = [plugin for one in (self._application, self._web) for plugin in one.statistics()]
+        return sum(one["streams"] for plugin in plugins for one in plugin["channels"] if one["name"] == channel)
 
     # ---- requests
 
@@ -277,6 +299,8 @@ class PluginHarness:
         supervisor = self._web if web else self._application
         if isinstance(event, PeerReady):
             self._links[web] = supervisor.association_up(driver, serial, "test")
+        elif isinstance(event, PeerChanged):
+            supervisor.peer_changed(self._links[web])
         elif isinstance(event, RequestReceived):
             exchange = HarnessRequest(lambda: self.now, self._links[False], event.request)
             event.request.context = exchange

@@ -278,8 +278,8 @@ class WebConnection(Connection):
             self._recent_bytes -= len(oldest.raw_params)
             oldest.context = None  # the user's object holds the request: without a circle both are free at once
 
-    def _on_settings(self, content: bytes) -> None:
-        super()._on_settings(content)
+    def _meet(self, settings: Settings) -> None:
+        super()._meet(settings)
         self._feedback_of_requests = self.feedback.comes_after_requests()
 
     def _on_drain(self, content: bytes) -> None:

@@ -26,6 +26,7 @@ from ..events import (
     InputClosed,
     InputReceived,
     ItemsAcknowledged,
+    PeerChanged,
     PeerDraining,
     PeerError,
     PeerReady,
@@ -339,6 +340,9 @@ class _AppAssociation:
                 self.driver.wake()
             case RecordRefused():
                 log.warning("web side %s: left out %s", self.peer, event.error)
+            case PeerChanged():
+                assert self.link is not None
+                self.service.supervisor.peer_changed(self.link)
             case ItemsAcknowledged():
                 assert self.link is not None
                 self.service.supervisor.delivery.acknowledged(self.link, event.channel, event.number)

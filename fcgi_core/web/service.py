@@ -18,7 +18,7 @@ from ..plugin import FeedEntry
 from ..sctp.carrier import Address, Carrier
 from ..settings import Settings
 from ..streams import Plan
-from ..supervisor import Supervisor
+from ..supervisor import Supervisor, switches_off
 from ..unix_socket import BACKLOG, UnixSocket
 from ..web_connection import WebConnection
 from .balance import choose
@@ -197,11 +197,13 @@ class WebService:
     async def change(self, changes: dict[str, str]) -> dict[str, dict[str, str]]:
         """Change options of plugins here and in all applications; for each of them, by name '' or the reason why
         not."""
-        results = {"web": self.supervisor.change(changes)}
+        applications_first = switches_off(changes)
+        results = {} if applications_first else {"web": self.supervisor.change(changes)}
         upstreams = tuple(self.upstreams)
         answers = await asyncio.gather(*(upstream.change(changes) for upstream in upstreams))
-        results |= {str(upstream.address): answer for upstream, answer in zip(upstreams, answers, strict=True)}
-        return results
+        if applications_first:
+            results["web"] = self.supervisor.change(changes)
+        return results | {str(upstream.address): answer for upstream, answer in zip(upstreams, answers, strict=True)}
 
     @property
     def in_flight(self) -> int:

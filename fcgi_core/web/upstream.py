@@ -20,6 +20,7 @@ from ..events import (
     FeedbackReceived,
     ItemsAcknowledged,
     OutputReceived,
+    PeerChanged,
     PeerDraining,
     PeerError,
     PeerReady,
@@ -408,6 +409,9 @@ class Upstream:
                     exchange.end(str(event.error))
                 else:
                     self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
+            case PeerChanged():
+                if self.link is not None:
+                    self._owner.supervisor.peer_changed(self.link)
             case PeerDraining():
                 log.info("application %s takes no new requests", self.address)
             case ConfigAnswered():

@@ -14,7 +14,15 @@ from fcgi_core.delivery import Link
 from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import ConfigError, PluginError
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
-from fcgi_core.supervisor import FAILURES_ALLOWED, SET_ASIDE_FOR, Supervisor
+from fcgi_core.supervisor import (
+    BLOCKING_ALLOWED,
+    BLOCKING_WITHIN,
+    FAILURES_ALLOWED,
+    SET_ASIDE_FOR,
+    SLOW,
+    TELL_SLOW_EVERY,
+    Supervisor,
+)
 from tests.core.helpers import Pair, idle
 
 
@@ -56,6 +64,14 @@ class Recorder(WebHalf):
         self.items: list[bytes] = []
         self.committed = 0
         self.broken = False
+        self.closed = False
+        self.up = 0
+
+    def association_up(self, association: AssociationInfo) -> None:
+        self.up += 1
+
+    def close(self) -> None:
+        self.closed = True
 
     def configure(self, options: Any, server_name: str | None = None) -> None:
         if options.level == "forbidden":
@@ -124,7 +140,6 @@ def test_options_change_while_running_and_each_name_is_answered() -> None:
         ("example.level", "medium", "plugins.example.level: is 'medium'"),
         ("example.level", "forbidden", "not this one"),
         ("example.colour", "red", "no such name here"),
-        ("example.wide", "true", "takes a restart"),
         ("example.enabled", "perhaps", "true or false"),
         ("example", "x", "PLUGIN.OPTION"),
         ("example.level", "[", "while parsing"),
@@ -150,23 +165,43 @@ def test_a_plugin_can_be_switched_off_and_on() -> None:
     supervisor, half, _ = start()
     _, link = linked(supervisor)
     assert supervisor.change({"example.enabled": "false"}) == {"example.enabled": ""}
+    assert half.closed
     supervisor.feedback("example", b"unheard", None, link)
     assert supervisor.statistics()[0]["state"] == "off"
-    supervisor.change({"example.enabled": "true"})
+    assert supervisor.change({"example.level": "high"}) == {"example.level": ""}, "for the next time"
+    assert supervisor.change({"example.enabled": "false"}) == {"example.enabled": ""}, "it is already"
+    assert supervisor.change({"example.enabled": "true"}) == {"example.enabled": ""}
     supervisor.feedback("example", b"heard", None, link)
-    assert half.items == [b"heard"]
+    (again,) = supervisor.halves
+    assert isinstance(again, Recorder)
+    assert again is not half
+    assert (half.items, again.items) == ([], [b"heard"])
+    assert again.options[None].level == "high"
+    assert again.up == 1, "it hears of the association that was there before it"
 
 
-def test_a_new_file_is_taken_over_where_it_can_be() -> None:
-    supervisor, half, _ = start()
+def test_a_new_file_is_taken_over() -> None:
     plugin = Example()
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, lambda name: plugin), VirtualLoop(), lambda call: call(), web=True
+    )
+    half = plugin.half
     find = {"example": plugin}.__getitem__
     assert supervisor.adopt(load_plugins({"example": {"level": "high"}}, find)) == []
     assert half.options[None].level == "high"
-    (problem,) = supervisor.adopt(load_plugins({"example": {"wide": True}}, find))
-    assert "restart" in problem
-    assert supervisor.adopt([]) == []
+    assert supervisor.adopt(load_plugins({"example": {"wide": True}}, find)) == []
+    assert half.closed, "other channels: it starts anew"
+    assert "example.more" in {channel.name for channel in supervisor.channels}
+    assert supervisor.adopt(load_plugins({"example": {"enabled": False}}, find)) == []
     assert supervisor.statistics()[0]["state"] == "off"
+    assert plugin.half.closed
+    assert supervisor.channels == []
+    assert supervisor.adopt([]) == []
+    assert supervisor.statistics() == []
+    assert "does not name it" in supervisor.change({"example.enabled": "true"})["example.enabled"]
+    assert supervisor.adopt(load_plugins({"example": {"level": "high"}}, find)) == []
+    assert plugin.half.options[None].level == "high"
+    assert supervisor.statistics()[0]["state"] == "running"
 
 
 def test_a_plugin_that_keeps_failing_is_set_aside_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
@@ -368,3 +403,134 @@ def test_a_half_whose_hooks_cannot_be_called_is_not_started() -> None:
     with pytest.raises(PluginError, match="is no WebHalf"):
         start_half(ApplicationHalf())
     start_half(WebHalf())
+
+
+# ---- what cannot be switched, and what a plugin does while it is set aside
+
+
+class Choosy(Example):
+    """It cannot start with the level `high`, and with `wide` not twice."""
+
+    def web_half(self, host: Host, options: Any) -> WebHalf:
+        if options.level == "high":
+            raise OSError("no such device")
+        if options.wide:
+            raise TypeError("a bug")
+        return super().web_half(host, options)
+
+
+def test_a_plugin_that_cannot_start_leaves_everything_as_it_was() -> None:
+    plugin = Choosy()
+    find = {"example": plugin}.__getitem__
+    supervisor = Supervisor(
+        load_plugins({"example": {"enabled": False, "level": "high"}}, find),
+        VirtualLoop(),
+        lambda call: call(),
+        web=True,
+    )
+    assert "no such device" in supervisor.change({"example.enabled": "true"})["example.enabled"]
+    assert (supervisor.channels, supervisor.statistics()[0]["state"]) == ([], "off")
+    assert supervisor.change({"example.level": "low", "example.enabled": "true"})["example.enabled"] == ""
+    first = plugin.half
+    told = supervisor.change({"example.wide": "true"})["example.wide"]
+    assert "TypeError('a bug')" in told
+    assert first.closed
+    assert plugin.half is not first, "made again as it was"
+    assert not plugin.half.options[None].wide
+    assert supervisor.statistics()[0]["state"] == "running"
+    (problem,) = supervisor.adopt(load_plugins({"example": {"wide": True, "level": "high"}}, find))
+    assert "no such device" in problem
+    assert supervisor.change({"example.level": "low"}) == {"example.level": ""}
+    assert not plugin.half.options[None].wide
+
+
+def test_what_comes_while_a_plugin_is_set_aside_is_kept_or_counted() -> None:
+    supervisor, half, loop = start()
+    pair, link = linked(supervisor)
+    half.broken = True
+    for _ in range(FAILURES_ALLOWED):
+        supervisor.feedback("example", b"x", None, link)
+    half.broken = False
+    for number in (1, 2):
+        supervisor.feedback("example.sure", number.to_bytes(8, "big") + b"%d" % number, None, link)
+        supervisor.feedback("example", b"lost", None, link)
+    loop.pass_time(SET_ASIDE_FOR / 2)
+    pair.run()
+    assert not [event for event in pair.app_events if type(event).__name__ == "ItemsAcknowledged"]
+    totals = {one.name: one for one in supervisor.transport().channels}
+    assert (totals["example"].dropped, totals["example.sure"].dropped) == (2, 0)
+    loop.pass_time(SET_ASIDE_FOR)
+    assert half.items == [b"1", b"2"], "and they do not wait for another one to come"
+    pair.run()
+    assert [event.number for event in pair.app_events if type(event).__name__ == "ItemsAcknowledged"] == [2]  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def perf(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock that hooks are measured by; what is put in front is how long each next hook takes."""
+    durations: list[float] = []
+    now = 0.0
+    running = False
+
+    def counter() -> float:
+        nonlocal now, running
+        if running and durations:
+            now += durations.pop(0)
+        running = not running
+        return now
+
+    monkeypatch.setattr("fcgi_core.supervisor.time.perf_counter", counter)
+    return durations
+
+
+def test_hooks_are_measured_and_slow_ones_told(perf: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    supervisor, _, loop = start()
+    _, link = linked(supervisor)
+    before = supervisor.statistics()[0]["hooks"]["calls"]
+    perf += [SLOW / 2, SLOW * 2, SLOW * 3]
+    for _ in range(3):
+        supervisor.feedback("example", b"x", None, link)
+    hooks = supervisor.statistics()[0]["hooks"]
+    assert hooks["calls"] == before + 3
+    assert hooks == {**hooks, "seconds": pytest.approx(SLOW * 5.5), "slowest": pytest.approx(SLOW * 3), "slow": 2}
+    assert caplog.messages == [
+        "plugin example: feedback took 100 ms, and everything waited (1 slow hooks since this was last said)"
+    ]
+    loop.pass_time(TELL_SLOW_EVERY)
+    perf += [SLOW * 4]
+    supervisor.feedback("example", b"x", None, link)
+    assert caplog.messages[1:] == [
+        "plugin example: feedback took 200 ms, and everything waited (2 slow hooks since this was last said)"
+    ]
+
+
+def test_a_plugin_that_blocks_is_set_aside(perf: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    supervisor, half, loop = start()
+    _, link = linked(supervisor)
+    perf += [BLOCKING_ALLOWED * 0.6]
+    supervisor.feedback("example", b"1", None, link)
+    loop.pass_time(BLOCKING_WITHIN + 1)
+    perf += [BLOCKING_ALLOWED * 0.6]
+    supervisor.feedback("example", b"2", None, link)
+    assert supervisor.statistics()[0]["state"] == "running", "the first one was long ago"
+    perf += [BLOCKING_ALLOWED * 0.6]
+    supervisor.feedback("example", b"3", None, link)
+    assert supervisor.statistics()[0]["state"] == "set aside"
+    assert "held everything up for 2.4 s and is set aside" in caplog.text
+    supervisor.feedback("example", b"4", None, link)
+    loop.pass_time(SET_ASIDE_FOR + 1)
+    supervisor.feedback("example", b"5", None, link)
+    assert half.items == [b"1", b"2", b"3", b"5"]
+
+
+def test_a_side_that_a_plugin_has_no_half_for_takes_its_options_all_the_same() -> None:
+    class WebOnly(Example):
+        def application_half(self, host: Host, options: Any) -> ApplicationHalf | None:  # type: ignore[override]
+            return None
+
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, lambda name: WebOnly()), VirtualLoop(), lambda call: call(), web=False
+    )
+    assert supervisor.halves == []
+    assert supervisor.change({"example.level": "high"}) == {"example.level": ""}
+    assert supervisor.statistics()[0]["state"] == "running"

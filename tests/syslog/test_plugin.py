@@ -16,7 +16,7 @@ def test_request_scope() -> None:
     assert [channel.describe() for channel in made.channels(made.Options())] == [
         "syslog;request;ordinary",
         "syslog.urgent;request;urgent",
-        "syslog.process;association;ordinary",
+        "syslog.process;association;ordinary;counted",
         "syslog.process.urgent;association;urgent",
     ]
 
