@@ -22,6 +22,7 @@ from .errors import ConfigError
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
+from .standstill import StandstillWatch
 from .status import app_commands, web_commands
 from .supervisor import Supervisor
 from .systemd import notify
@@ -223,12 +224,15 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    watch = StandstillWatch()
+    watch.start()
     log.info("ready")
     notify("READY=1")
     await stopping.wait()
     log.info("stopping")
     notify("STOPPING=1")
     await running.stop()
+    watch.stop()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,0 +1,71 @@
+"""A loop that stands still, and one that does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from fcgi_core.standstill import StandstillWatch
+
+PATIENCE = 30.0
+
+
+class Heard(logging.Handler):
+    """Messages, and an event for whoever waits for one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+        self.one_more = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+        self.one_more.set()
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    handler = Heard()
+    logger = logging.getLogger("fcgi_sctp.loop")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+def a_hook_that_blocks(until: threading.Event) -> None:
+    assert until.wait(PATIENCE)
+
+
+def test_what_the_loop_stands_in_is_told_while_it_stands(heard: Heard) -> None:
+    async def main() -> None:
+        watch = StandstillWatch(beat=0.02, tell_after=0.1)
+        watch.start()
+        a_hook_that_blocks(heard.one_more)  # ends when it has been told of, and not before
+        assert len(heard.messages) == 1
+        async with asyncio.timeout(PATIENCE):
+            while len(heard.messages) < 2:
+                await asyncio.sleep(0.01)
+        watch.stop()
+
+    asyncio.run(main())
+    told, over = heard.messages
+    assert "has stood still for" in told
+    assert "in a_hook_that_blocks" in told
+    assert "until.wait" in told
+    assert over.startswith("the event loop goes on after")
+
+
+def test_a_loop_that_goes_on_is_not_told_of(heard: Heard) -> None:
+    async def main() -> None:
+        watch = StandstillWatch(beat=0.005, tell_after=PATIENCE)
+        watch.start()
+        for _ in range(10):
+            await asyncio.sleep(0.005)
+        watch.stop()
+
+    asyncio.run(main())
+    assert heard.messages == []
