@@ -63,6 +63,8 @@ class Link:
     info: AssociationInfo
     since: float = field(default_factory=time.monotonic)
     """When it came up."""
+    taken: frozenset[str] = frozenset()
+    """The channels that the peer took when plugins last heard of it."""
 
     @property
     def connection(self) -> Connection:

@@ -7,6 +7,7 @@ FcgiSctpError
  +-- RequestRefused             no request can be begun now (limit reached, peer drains, not open)
  +-- ConfigError                the configuration is wrong; lists everything that is, at once
  +-- PluginError                a plugin cannot be used; says which and why
+ |    +-- StartAnew             a half does not take these options while it runs; another one would
  +-- WorkerError                a worker process ended before it was ready
 
 `fcgi_core.sctp.carrier.CarrierError` is the carriers' own: they stand alone.
@@ -20,6 +21,7 @@ __all__ = [
     "LocalProtocolError",
     "RemoteProtocolError",
     "RequestRefused",
+    "StartAnew",
     "ClientGone",
     "ConfigError",
     "PluginError",
@@ -87,6 +89,11 @@ class ConfigError(FcgiSctpError):
 
 class PluginError(FcgiSctpError):
     """A plugin cannot be loaded, or broke its contract."""
+
+
+class StartAnew(PluginError):
+    """What a half's `configure` raises when it cannot take the options while it runs, and a new half could. Nothing of
+    them has been taken."""
 
 
 class WorkerError(FcgiSctpError):

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from .channels import Channel, Direction, Priority, Scope
-from .errors import PluginError
+from .errors import PluginError, StartAnew
 from .sctp.carrier import AssociationStatistics
 from .traffic import Traffic
 
@@ -56,6 +56,7 @@ __all__ = [
     "Priority",
     "RequestInfo",
     "Scope",
+    "StartAnew",
     "Stream",
     "Traffic",
     "TransportFigures",
@@ -296,7 +297,8 @@ class Half:
     """Hooks of both halves. Inherit `ApplicationHalf` or `WebHalf`."""
 
     def association_up(self, association: AssociationInfo) -> None:
-        """The other side is there and has said what it takes."""
+        """The other side is there and has said what it takes. Called again when it takes channels of this plugin that
+        it did not take before: its half was switched on, or opened one."""
 
     def association_down(self, association: AssociationInfo, reason: str) -> None:
         """It is gone."""
@@ -327,7 +329,8 @@ class Half:
 
     def configure(self, options: Any, server_name: str | None = None) -> None:
         """The options changed while running, for one virtual host if named; they are checked already. Called too, right
-        after the start, for each host that has options of its own. Raise ValueError to refuse them."""
+        after the start, for each host that has options of its own. Raise ValueError to refuse them, StartAnew to be
+        closed while another half is made with them."""
 
     def tick(self) -> None:
         """Called about once a second."""

@@ -20,7 +20,7 @@ from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link, Stream
 from .discovery import EnabledPlugin, checked_channels, name_problem, verify_half
 from .driver import Driver, Handle, Loop
-from .errors import ConfigError, FcgiSctpError, LocalProtocolError, PluginError
+from .errors import ConfigError, FcgiSctpError, LocalProtocolError, PluginError, StartAnew
 from .figures import ChannelLedger, association_figures, streams_of
 from .plugin import (
     ApplicationHalf,
@@ -219,6 +219,7 @@ class Supervisor:
         assert settings is not None
         link = Link(driver, AssociationInfo(identity, peer, settings.name, settings.instance))
         self._tell_channels(link)  # they may have changed since the association was begun
+        link.taken = link.connection.feedback.taken
         self.delivery.add(link)
         for entry in self._entries:
             self._call(entry, entry.half.association_up, link.info)
@@ -234,8 +235,13 @@ class Supervisor:
 
     def peer_changed(self, link: Link) -> None:
         """The peer takes other channels than before, or has taken notice of ours."""
-        if link in self.links:
-            self.delivery.changed(link)
+        if link not in self.links:
+            return
+        before, link.taken = link.taken, link.connection.feedback.taken
+        self.delivery.changed(link)
+        for entry in tuple(self._entries):
+            if any(channel.name in link.taken - before for channel in entry.channels):
+                self._call(entry, entry.half.association_up, link.info)
 
     # ---- hooks
 
@@ -351,7 +357,10 @@ class Supervisor:
                 elif fresh.channels != running.enabled.channels:
                     self._start_anew(running, fresh)
                 else:
-                    self._configure_from(running, fresh)
+                    try:
+                        self._configure_from(running, fresh)
+                    except StartAnew:
+                        self._start_anew(running, fresh)
             except Exception as error:
                 problems.append(str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}")
                 self._known[name] = running.enabled if running is not None else before.get(name, fresh)
@@ -393,10 +402,15 @@ class Supervisor:
             elif after.channels != known.channels:
                 self._start_anew(entry, after)
             elif changes:
-                entry.half.configure(after.options if server_name is None else after.hosts[server_name], server_name)
-                for name_of_host, its_options in after.hosts.items() if server_name is None else ():
-                    entry.half.configure(its_options, name_of_host)
-                entry.enabled = after
+                try:
+                    entry.half.configure(
+                        after.options if server_name is None else after.hosts[server_name], server_name
+                    )
+                    for name_of_host, its_options in after.hosts.items() if server_name is None else ():
+                        entry.half.configure(its_options, name_of_host)
+                    entry.enabled = after
+                except StartAnew:
+                    self._start_anew(entry, after)
         except Exception as error:
             raise ConfigError([str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}"]) from error
         self._known[name] = after

@@ -12,7 +12,7 @@ import pytest
 from fcgi_core.channels import Channel
 from fcgi_core.delivery import Link
 from fcgi_core.discovery import load_plugins
-from fcgi_core.errors import ConfigError, PluginError
+from fcgi_core.errors import ConfigError, PluginError, StartAnew
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.supervisor import (
     BLOCKING_ALLOWED,
@@ -76,6 +76,8 @@ class Recorder(WebHalf):
     def configure(self, options: Any, server_name: str | None = None) -> None:
         if options.level == "forbidden":
             raise ValueError("not this one")
+        if options.level == "anew":
+            raise StartAnew("it takes another half")
         self.options[server_name] = options
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
@@ -93,7 +95,7 @@ class Example(Plugin):
     name = "example"
 
     class Options(Plugin.Options):
-        level: Literal["low", "high", "forbidden"] = "low"
+        level: Literal["low", "high", "forbidden", "anew"] = "low"
         wide: bool = False
 
     half: Recorder
@@ -534,3 +536,20 @@ def test_a_side_that_a_plugin_has_no_half_for_takes_its_options_all_the_same() -
     assert supervisor.halves == []
     assert supervisor.change({"example.level": "high"}) == {"example.level": ""}
     assert supervisor.statistics()[0]["state"] == "running"
+
+
+def test_options_that_take_another_half() -> None:
+    plugin = Example()
+    find = {"example": plugin}.__getitem__
+    supervisor = Supervisor(load_plugins({"example": {}}, find), VirtualLoop(), lambda call: call(), web=True)
+    first = plugin.half
+    assert supervisor.change({"example.level": "anew"}) == {"example.level": ""}
+    second = plugin.half
+    assert first.closed
+    assert second is not first
+    assert second.options[None].level == "anew"
+    assert supervisor.adopt(load_plugins({"example": {"level": "low"}}, find)) == []
+    assert plugin.half is second
+    assert supervisor.adopt(load_plugins({"example": {"level": "anew"}}, find)) == []
+    assert second.closed
+    assert plugin.half.options[None].level == "anew"

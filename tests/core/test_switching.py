@@ -35,6 +35,9 @@ class Sender(ApplicationHalf):
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         self.plugin.down.append(item)
 
+    def association_up(self, association: AssociationInfo) -> None:
+        self.plugin.ups.append("application")
+
     def close(self) -> None:
         self.host.send("talk", b"the last word")
 
@@ -44,6 +47,9 @@ class Receiver(WebHalf):
         self.host = host
         self.plugin = plugin
         plugin.receivers.append(self)
+
+    def association_up(self, association: AssociationInfo) -> None:
+        self.plugin.ups.append("web")
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         self.plugin.up.append((channel, item, "" if request is None else request.server_name))
@@ -61,6 +67,7 @@ class Talk(Plugin):
         self.receivers: list[Receiver] = []
         self.up: list[Item] = []
         self.down: list[bytes] = []
+        self.ups: list[str] = []
 
     def channels(self, options: Any) -> list[Channel]:
         return [
@@ -330,3 +337,17 @@ def test_a_stream_of_a_request_does_not_wait_for_another_of_it() -> None:
             harness.run(5.0)
             assert sorted(items(plugin)) == [b"first", b"second"]
     assert arrived
+
+
+def test_a_half_hears_when_the_other_one_is_there() -> None:
+    plugin = Talk()
+    with PluginHarness(plugin) as harness:
+        assert sorted(plugin.ups) == ["application", "web"]
+        plugin.ups.clear()
+        harness.change(OFF, application=False)
+        harness.run()
+        assert plugin.ups == []
+        harness.change(ON, application=False)
+        harness.run()
+        assert plugin.ups[:1] == ["web"], "it is new"
+        assert "application" in plugin.ups, "it can send what a newcomer should know"

@@ -13,7 +13,7 @@ from fcgi_metrics.plugin import MetricsOptions
 from fcgi_metrics.snapshot import split
 from fcgi_metrics.web import MetricsWeb
 
-from fcgi_core.plugin import AssociationInfo
+from fcgi_core.plugin import AssociationInfo, StartAnew
 
 
 class Clock:
@@ -239,7 +239,7 @@ def test_new_options(run: Any, host: Any) -> None:
         host.serve(name="a")
         host.serve(name="b")
         assert 'fcgi_web_requests_total{server_name="other",status="2xx"} 1.0' in await page(half)
-        with pytest.raises(ValueError, match=r"metrics\.listen"):
+        with pytest.raises(StartAnew, match=r"metrics\.listen"):
             half.configure(MetricsOptions())
         with pytest.raises(ValueError, match="all hosts"):
             half.configure(MetricsOptions(listen=None), "shop.example")

@@ -21,7 +21,7 @@ from fcgi_syslog import SyslogPlugin, application
 from fcgi_syslog.application import SyslogApplication
 from fcgi_syslog.message import Message
 
-from fcgi_core.plugin import AssociationInfo, Outcome, bound_to_request
+from fcgi_core.plugin import AssociationInfo, Outcome, StartAnew, bound_to_request
 from tests.syslog.items import messages_in
 
 OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
@@ -144,7 +144,7 @@ def test_the_threshold(make: Make, host: Any) -> None:
     logger.warning("this")
     half.configure(SyslogPlugin.Options(severity="debug"))
     logger.debug("and this")
-    with pytest.raises(ValueError, match="scope is request"):
+    with pytest.raises(StartAnew, match="scope is request"):
         half.configure(SyslogPlugin.Options(scope="association"))
     logger.setLevel(logging.NOTSET)
     assert texts(host) == ["this", "and this"]
@@ -392,7 +392,7 @@ def test_a_host_has_a_threshold_of_its_own(make: Make, host: Any, make_request: 
     assert texts(host) == ["text 10", "text 40", "text 20"]
     with pytest.raises(ValueError, match="app_name: the same for all"):
         half.configure(SyslogPlugin.Options(app_name="x"), "shop.example")
-    with pytest.raises(ValueError, match="delivery is plain"):
+    with pytest.raises(StartAnew, match="delivery is plain"):
         half.configure(SyslogPlugin.Options(delivery="acknowledged"))
 
 

@@ -15,7 +15,7 @@ from fcgi_syslog.web import SyslogWeb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome
+from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome, StartAnew
 from tests.syslog.items import batch_of
 
 OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
@@ -168,7 +168,7 @@ def test_outputs(make: Make, make_request: Any, association: AssociationInfo, tm
     half.feedback("syslog", message("two"), make_request(), association)
     half.close()
     assert every.read_text().endswith("] two\n")
-    with pytest.raises(ValueError, match="scope is request"):
+    with pytest.raises(StartAnew, match="scope is request"):
         half.configure(SyslogPlugin.Options(scope="association"))
 
 

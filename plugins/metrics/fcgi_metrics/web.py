@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from fcgi_core.plugin import AssociationInfo, RequestInfo, WebHalf, WebHost
+from fcgi_core.plugin import AssociationInfo, RequestInfo, StartAnew, WebHalf, WebHost
 
 from .endpoint import Endpoint
 from .exposition import Exposition, Snapshot
@@ -79,7 +79,7 @@ class MetricsWeb(WebHalf):
             raise ValueError("the options of metrics are for all hosts together")
         for name in ("listen", "statsd", "statsd_prefix", "statsd_tags"):
             if getattr(options, name) != getattr(self._options, name):
-                raise ValueError(f"metrics.{name} stays as it is until the next start")
+                raise StartAnew(f"metrics.{name} is {getattr(self._options, name)}")
         self._options = options
         self._exposition.max_hosts = options.max_hosts
         self._exposition.max_samples = options.max_samples

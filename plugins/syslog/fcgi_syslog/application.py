@@ -17,6 +17,7 @@ from fcgi_core.plugin import (
     Gathering,
     Outcome,
     RequestInfo,
+    StartAnew,
     current_request,
 )
 from fcgi_core.text import SEVERITIES
@@ -132,11 +133,11 @@ class SyslogApplication(ApplicationHalf):
             self._listener = LocalSocket(options.listen, self._take_local)
 
     def configure(self, options: SyslogOptions, server_name: str | None = None) -> None:
-        """The new options; ValueError for what takes a restart, or is not for one host alone."""
+        """The new options; StartAnew for what takes another half, ValueError for what is not for one host alone."""
         if server_name is None:
             for name, value in self._fixed.items():
                 if getattr(options, name) != value:
-                    raise ValueError(f"syslog.{name} is {value} until the next start")
+                    raise StartAnew(f"syslog.{name} is {value}")
         self._rules.change(options, server_name)
         if server_name is None:
             self._apply(options)

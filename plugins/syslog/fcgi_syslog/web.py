@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from types import MappingProxyType
 
-from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome, RequestInfo, WebHalf, WebHost
+from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome, RequestInfo, StartAnew, WebHalf, WebHost
 
 from . import batch
 from .about import FIELDS_ELEMENT, OF_PROCESS, REQUEST_ELEMENT, details, server_name
@@ -95,7 +95,7 @@ class SyslogWeb(WebHalf):
             return
         for name in ("scope", "delivery"):
             if getattr(options, name) != getattr(self._options, name):
-                raise ValueError(f"syslog.{name} is {getattr(self._options, name)} until the next start")
+                raise StartAnew(f"syslog.{name} is {getattr(self._options, name)}")
         kept = dict(zip((output.model_dump_json() for output in self._options.outputs), self._sinks, strict=True))
         fresh = [output for output in options.outputs if output.model_dump_json() not in kept]
         made = {output.model_dump_json(): self._sink(output) for output in fresh}  # all, or none is taken over
