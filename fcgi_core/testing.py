@@ -161,6 +161,11 @@ class PluginHarness:
                 association.lose("the test cut it")
         self.run(0.1)
 
+    def reopen(self) -> None:
+        """What SIGUSR1 does, on both sides."""
+        for supervisor in (self._application, self._web):
+            supervisor.reopen()
+
     def stop_ticks(self) -> None:
         """No ticks come from now on, so that what is on its way can arrive."""
         for supervisor in (self._application, self._web):
@@ -341,29 +346,30 @@ def check_contract(plugin: Plugin, options: Mapping[str, Any] | None = None) -> 
     """What every plugin must keep to; AssertionError says what it broke.
 
     It starts with its defaults or `options` and closes; each of its channels is declared alike on every call; it hears
-    of requests, STDERR, lost and new associations, a lossy network and ticks without raising; and on each channel every
-    item that was sent was received or is counted as dropped.
+    of requests, STDERR, lost and new associations, a lossy network, ticks and files to reopen without raising; it can
+    be switched off and on again; and on each channel every item that was sent was received or is counted as dropped.
     """
     assert plugin.name, "a plugin has a name"
     checked = plugin.Options.model_validate(dict(options or {}))
     assert tuple(plugin.channels(checked)) == tuple(plugin.channels(checked)), "channels() is the same on each call"
-    for half in (ApplicationHalf, WebHalf):
-        for name in vars(Half):
-            assert callable(getattr(half, name)) or name.startswith("__")
     problems = _Problems()
     logger = logging.getLogger("fcgi_sctp")
     logger.addHandler(problems)
     try:
         for loss, cut in ((0.0, False), (0.2, False), (0.2, True)):
             _exercise(plugin, options, loss=loss, cut=cut)
+        _exercise(plugin, options, loss=0.2, cut=False, switch=True)
     finally:
         logger.removeHandler(problems)
     told = [record.getMessage() for record in problems.records]
     assert not told, f"a hook raised, or the plugin reported errors: {told[:3]}"
 
 
-def _exercise(plugin: Plugin, options: Mapping[str, Any] | None, *, loss: float, cut: bool) -> None:
-    """One run of the contract; with `cut` the association is lost in the middle, and what was on its way with it."""
+def _exercise(
+    plugin: Plugin, options: Mapping[str, Any] | None, *, loss: float, cut: bool, switch: bool = False
+) -> None:
+    """One run of the contract; with `cut` the association is lost in the middle, and what was on its way with it; with
+    `switch` the plugin is switched off for a while, within a request and between two."""
     harness = PluginHarness(plugin, options, loss=loss, seed=7)
     for number in range(20):
         request = harness.begin({"SERVER_NAME": f"host{number % 3}.example", "REQUEST_URI": f"/{number}"})
@@ -375,6 +381,15 @@ def _exercise(plugin: Plugin, options: Mapping[str, Any] | None, *, loss: float,
         if cut and number == 10:
             harness.disconnect()
             harness.connect()
+        if switch and number in (5, 10):
+            off = harness.change({f"{plugin.name}.enabled": "false"})
+            if number == 5:
+                harness.end(harness.begin())
+            running = harness.begin()
+            on = harness.change({f"{plugin.name}.enabled": "true"})
+            harness.end(running)
+            assert not off | on, f"it cannot be switched off and on: {off | on}"
+    harness.reopen()
     harness.run(30.0)
     harness.stop_ticks()
     harness.run(30.0)
@@ -382,6 +397,9 @@ def _exercise(plugin: Plugin, options: Mapping[str, Any] | None, *, loss: float,
         figures = harness.figures(channel.name)
         told = f"channel {channel.name}: {figures}"
         assert figures["received"] <= figures["sent"], f"more came than was sent: {told}"
-        if not cut and channel.lifetime is None:
+        if switch:
+            # the application's side cannot know at once that the web side has gone off
+            assert figures["received"] + figures["dropped"] >= figures["sent"] or channel.lifetime, told
+        elif not cut and channel.lifetime is None:
             assert figures["received"] == figures["sent"], f"items are neither received nor counted as dropped: {told}"
     harness.close()

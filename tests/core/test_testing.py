@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,11 +91,18 @@ def test_the_contract_of_a_good_plugin() -> None:
     check_contract(Slow(), {"over": 0.1})
 
 
-def test_the_plugins_that_ship_keep_the_contract() -> None:
+def test_the_plugins_that_ship_keep_the_contract(tmp_path: Path) -> None:
+    from fcgi_metrics import plugin as metrics
     from fcgi_syslog import plugin
 
     check_contract(plugin())
-    check_contract(plugin(), {"scope": "association"})
+    check_contract(plugin(), {"scope": "association", "outputs": [{"file": f"{tmp_path}/{{server_name}}.log"}]})
+    check_contract(plugin(), {"delivery": "acknowledged", "spool": str(tmp_path)})
+
+    async def on_a_loop() -> None:
+        check_contract(metrics(), {"listen": f"unix:{tmp_path}/page", "interval": 1})
+
+    asyncio.run(on_a_loop())
 
 
 def test_a_plugin_that_raises_breaks_it() -> None:
@@ -104,6 +113,21 @@ def test_a_plugin_that_raises_breaks_it() -> None:
                     raise RuntimeError("no")
 
             return Half()
+
+    with pytest.raises(AssertionError, match="a hook raised"):
+        check_contract(Raises())
+
+
+@pytest.mark.parametrize("hook", ["reopen", "close"])
+def test_a_plugin_that_cannot_be_reopened_or_switched_off_breaks_it(hook: str) -> None:
+    class Raises(Slow):
+        def web_half(self, host: WebHost, options: Any) -> WebHalf:
+            def broken() -> None:
+                raise RuntimeError("no")
+
+            half = Shown(host)
+            setattr(half, hook, broken)
+            return half
 
     with pytest.raises(AssertionError, match="a hook raised"):
         check_contract(Raises())
