@@ -113,7 +113,13 @@ def _host(host: dict[str, Any]) -> tuple[str, ...]:
 
 def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """A row for a plugin, and one for each of its channels."""
-    yield f"{plugin['name']} {plugin['version']}", plugin["state"], f"{plugin['errors']} errors"
+    hooks = plugin["hooks"]
+    row = [f"{plugin['name']} {plugin['version']}", plugin["state"], f"{plugin['errors']} errors"]
+    if hooks["calls"]:
+        row.append(f"{hooks['seconds'] / hooks['calls'] * 1e6:.0f} us a hook")
+    if hooks["slow"]:
+        row.append(f"{hooks['slow']} slow, the slowest {hooks['slowest']:.2g} s")
+    yield tuple(row)
     for channel in plugin["channels"]:
         yield (
             f"  {channel['name']}",

@@ -72,7 +72,24 @@ STATUS: dict[str, Any] = {
     "hosts_left_out": 0,
     "associations": [ASSOCIATION],
     "associations_left_out": 0,
-    "plugins": [{"name": "syslog", "version": "1", "state": "running", "errors": 0, "channels": [CHANNEL]}],
+    "plugins": [
+        {
+            "name": "syslog",
+            "version": "1",
+            "state": "running",
+            "errors": 0,
+            "hooks": {"calls": 1000, "seconds": 0.5, "slowest": 0.31, "slow": 2},
+            "channels": [CHANNEL],
+        },
+        {
+            "name": "metrics",
+            "version": "2",
+            "state": "off",
+            "errors": 3,
+            "hooks": {"calls": 0, "seconds": 0, "slowest": 0, "slow": 0},
+            "channels": [],
+        },
+    ],
 }
 
 
@@ -102,8 +119,9 @@ web side host1, fcgi-sctp 0.1.0, process 7, up 1 h 2 min
       72  stderr   a
       72  stderr   b
   plugins
-    syslog 1  running            0 errors
-      syslog  request, ordinary  1 streams  sent 12.3k  received 0  dropped 2"""
+    syslog 1   running            0 errors   500 us a hook  2 slow, the slowest 0.31 s
+      syslog   request, ordinary  1 streams  sent 12.3k     received 0                  dropped 2
+    metrics 2  off                3 errors"""
     )
 
 
