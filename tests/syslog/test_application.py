@@ -487,6 +487,37 @@ def test_other_programs(make: Make, host: Any, tmp_path: Path, monkeypatch: pyte
     assert message.data["fields@32473"] == {"uid": str(os.getuid())}
 
 
+@pytest.mark.parametrize("scope", ["request", "association"])
+def test_another_program_names_its_request(
+    make: Make, host: Any, make_request: Any, tmp_path: Path, scope: str
+) -> None:
+    arrived = threading.Semaphore(0)
+    host.on_send = arrived.release
+    half = make(scope=scope, listen=str(tmp_path / "log"))
+    request = make_request(identity="0123456789abcdef0123456789abcdef")
+    half.request_begin(request)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(str(tmp_path / "log"))
+        for text in (
+            b"php[9]: 0123456789abcdef0123456789abcdef: no stock",
+            b"php[9]: 0123456789abcdef: no such request",
+        ):
+            sender.send(b"<11>" + text)
+            assert arrived.acquire(timeout=10)
+        half.request_end(request, OVER)
+        sender.send(b"<11>php[9]: 0123456789abcdef0123456789abcdef is over")
+        assert arrived.acquire(timeout=10)
+    half.close()
+    bound, unknown, late = (messages_in(sent.item)[0] for sent in host.sent)
+    assert bound.data["fcgi@32473"]["server_name"] == "shop.example"
+    assert bound.text.startswith("0123456789abcdef" if scope == "request" else "shop.example: 0123456789abcdef")
+    assert (bound.app_name, bound.msgid) == ("php", "local")
+    if scope == "request":
+        assert [sent.request for sent in host.sent] == [request, None, None]
+    for line in (unknown, late):
+        assert "server_name" not in line.data.get("fcgi@32473", {})
+
+
 def test_lines_wait_for_the_loop_and_go_together(make: Make, host: Any) -> None:
     make(scope="association")
     host.gathering.waits = True

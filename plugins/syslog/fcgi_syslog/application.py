@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -53,6 +54,10 @@ _FIXED = ("scope", "delivery", "spool", "spool_bytes", "listen")
 """Options that a running half cannot change."""
 KNOWN_HOSTS = 1000
 """Virtual hosts whose beginnings of lines are kept; names come from clients where a web server passes them on."""
+_WORD = re.compile(r"[0-9A-Za-z._-]{8,}")
+"""What may be the identity of a request: nginx's $request_id has 32 hexadecimal digits."""
+LOOK_AT = 1024
+"""Characters of another program's line in which an identity is looked for."""
 KEPT_LINES = 30_000
 """Lines that wait for the loop to fetch them; no more are taken."""
 LONG = 1024
@@ -128,6 +133,8 @@ class SyslogApplication(ApplicationHalf):
         self._holding: dict[_Source, RequestInfo | None] = {}  # STDERR that waits for its next line
         self._capture = Capture(self._take, host.log.name, self._failed)
         self._apply(options)
+        self._named: dict[str, RequestInfo] = {}
+        """With `listen`: the requests that run, by identity."""
         self._listener: LocalSocket | None = None
         if options.listen is not None and (worker or "0") == "0":  # one socket, however many workers
             self._listener = LocalSocket(options.listen, self._take_local)
@@ -160,8 +167,12 @@ class SyslogApplication(ApplicationHalf):
 
     def request_begin(self, request: RequestInfo) -> None:
         self._capture.stay()
+        if self._listener is not None:
+            self._named[request.identity] = request
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        if self._listener is not None:
+            self._named.pop(request.identity, None)
         source = request.plugin_data.get(_KEY)
         if source is None:
             return
@@ -255,16 +266,26 @@ class SyslogApplication(ApplicationHalf):
 
     def _take_local(self, line: LocalLine, pid: int, uid: int) -> None:
         """A line of another program, on the input's thread."""
-        rules = self._rules[""]
+        request = self._request_in(line.text)
+        source = self._source(request)
+        rules = self._rules[source.server_name]
         now = time.time()
-        if line.severity > rules.threshold or not self._allows(rules, self._process, line.severity, now):
+        if line.severity > rules.threshold or not self._allows(rules, source, line.severity, now):
             return
         head = (
             f"<{line.facility * 8 + line.severity}>1 - {self._hostname} {clean_name(line.tag, APP_NAME_LENGTH)} {pid}"
-            f" local {self._process.data}{format_data(FIELDS_ELEMENT, {'uid': str(uid)})} "
+            f" local {source.data}{format_data(FIELDS_ELEMENT, {'uid': str(uid)})} "
+            f"{'' if self._by_request else source.prefix}"
         )
         text = rules.redact(line.text)
-        self._hand_over(self._process, None, line.severity, head, now, clip(text, self._limit))
+        self._hand_over(source, request, line.severity, head, now, clip(text, self._limit))
+
+    def _request_in(self, text: str) -> RequestInfo | None:
+        """The request that another program's line names by its identity; nothing else tells whose it is."""
+        if not self._named:
+            return None
+        words = _WORD.findall(text[:LOOK_AT])
+        return next((request for word in words if (request := self._named.get(word)) is not None), None)
 
     def _line(
         self,
