@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,16 +74,42 @@ def test_the_plain_format(host: Any) -> None:
     assert families["fcgi_web_requests"].type == "counter"
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (script/setup test)")
-@pytest.mark.parametrize("accept", [PLAIN])
-def test_promtool_finds_nothing_to_complain_about(host: Any, association: Any, accept: str) -> None:
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (script/setup test)"
+)
+
+
+def full_page(host: Any, association: Any, accept: str, *registry: str) -> bytes:
+    """All that there can be, with an application's own metrics in `registry`."""
     host.up = [association()]
     host.serve(3)
     own = [
         *traffic_samples(WEB, host.made_traffic, 100),
         *process_samples(WEB, host.transport(), process_figures(), by_name=False),
     ]
-    page, _ = Exposition(100, 10_000).page(own, [snapshot("shop#0", *own_lines(host))], accept)
+    page, _ = Exposition(100, 10_000).page(own, [snapshot("shop#0", *own_lines(host), *registry)], accept)
+    return page
+
+
+@needs_promtool
+def test_promtool_reads_what_prometheus_gets(host: Any, association: Any, tmp_path: Path) -> None:
+    """`check metrics` reads the plain format alone; what reads OpenMetrics wants a time for each sample."""
+    lines = full_page(host, association, OPENMETRICS, *REGISTRY).decode().splitlines()
+    timed = [line if line.startswith("#") else f"{line} 1700000000" for line in lines]
+
+    def told(page: list[str]) -> tuple[int, str]:
+        (tmp_path / "page").write_text("\n".join(page) + "\n")
+        words = ["promtool", "tsdb", "create-blocks-from", "openmetrics", tmp_path / "page", tmp_path / "blocks"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, done.stderr
+
+    assert told(timed) == (0, "")
+    assert told(timed[:-1])[0] != 0, "it misses the end"
+
+
+@needs_promtool
+def test_promtool_finds_nothing_to_complain_about(host: Any, association: Any) -> None:
+    page = full_page(host, association, PLAIN)
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
