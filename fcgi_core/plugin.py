@@ -31,10 +31,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from .channels import Channel, Direction, Priority, Scope
+from .channels import MAX_ITEM, Channel, Direction, Priority, Scope
 from .errors import PluginError, StartAnew
 from .sctp.carrier import AssociationStatistics
-from .traffic import Traffic
+from .text import SEVERITIES, escape, escape_word, severity_number
+from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
+from .unix_socket import UnixSocket
 
 __all__ = [
     "API_VERSION",
@@ -43,27 +45,39 @@ __all__ = [
     "AssociationFigures",
     "AssociationInfo",
     "AssociationStatistics",
+    "BOUNDS",
     "Channel",
     "ChannelTotals",
     "Direction",
     "FeedEntry",
     "Gathering",
     "Half",
+    "Histogram",
     "Host",
+    "HostTraffic",
+    "MAX_ITEM",
+    "OTHER",
     "Outcome",
     "Plugin",
     "PluginError",
     "Priority",
     "RequestInfo",
+    "SEVERITIES",
+    "STATUS_CLASSES",
     "Scope",
     "StartAnew",
     "Stream",
     "Traffic",
     "TransportFigures",
+    "UnixSocket",
     "WebHalf",
     "WebHost",
     "bound_to_request",
+    "clean_host",
     "current_request",
+    "escape",
+    "escape_word",
+    "severity_number",
 ]
 
 API_VERSION = 1

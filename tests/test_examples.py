@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,8 @@ import pytest
 
 from fcgi_core.config import load_config
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.mark.parametrize("name", ["web.yaml", "app.yaml"])
@@ -39,3 +42,26 @@ def test_plugins_pass_their_own_tests(name: str, monkeypatch: pytest.MonkeyPatch
     done = subprocess.run([*command, str(folder / "tests")], cwd=folder, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+def imported(source: str) -> set[str]:
+    """Modules of the core that a source imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return {name for name in found if name.partition(".")[0] == "fcgi_core"}
+
+
+def test_one_module_is_all_that_plugins_import() -> None:
+    """Those that ship too: what they need and others could not have would be no plugin system."""
+    sources = [*ROOT.glob("plugins/*/fcgi_*/*.py"), *ROOT.glob("examples/plugins/*/fcgi_*/*.py")]
+    assert len(sources) > 30
+    strange = {str(path): names for path in sources if (names := imported(path.read_text()) - {"fcgi_core.plugin"})}
+    assert strange == {}
+    texts = [(ROOT / "docs/plugins.md").read_text(), (ROOT / "cli/fcgi_cli/plugin_template.py").read_text()]
+    for text in texts:
+        modules = set(re.findall(r"^(?:from|import) (fcgi_core[.\w]*)", text, re.M))
+        assert modules == {"fcgi_core.plugin", "fcgi_core.testing"}

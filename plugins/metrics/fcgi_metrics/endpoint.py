@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from fcgi_core.unix_socket import UnixSocket
+from fcgi_core.plugin import UnixSocket
 
 from .plugin import host_and_port
 

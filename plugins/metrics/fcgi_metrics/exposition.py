@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from fcgi_core.traffic import OTHER, clean_host
+from fcgi_core.plugin import OTHER, clean_host
 
 from .encoding import encode
 from .families import APPLICATION, FAMILIES, RESERVED

@@ -6,8 +6,16 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
-from fcgi_core.plugin import AssociationFigures, Traffic, TransportFigures
-from fcgi_core.traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic
+from fcgi_core.plugin import (
+    BOUNDS,
+    OTHER,
+    STATUS_CLASSES,
+    AssociationFigures,
+    Histogram,
+    HostTraffic,
+    Traffic,
+    TransportFigures,
+)
 
 __all__ = ["PROCESS", "Buckets", "Labels", "Sample", "Value", "add_values", "process_samples", "traffic_samples"]
 

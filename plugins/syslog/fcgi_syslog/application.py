@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import itemgetter
 
 from fcgi_core.plugin import (
+    SEVERITIES,
     ApplicationHalf,
     ApplicationHost,
     AssociationInfo,
@@ -21,7 +22,6 @@ from fcgi_core.plugin import (
     StartAnew,
     current_request,
 )
-from fcgi_core.text import SEVERITIES
 
 from . import batch
 from .about import FIELDS_ELEMENT, REQUEST_ELEMENT, details, server_name

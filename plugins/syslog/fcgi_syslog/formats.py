@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fcgi_core.plugin import FeedEntry
-from fcgi_core.text import SEVERITIES, escape, escape_word
+from fcgi_core.plugin import SEVERITIES, FeedEntry, escape, escape_word
 
 from .about import FIELDS_ELEMENT, REQUEST_ELEMENT
 from .lines import Lines

@@ -16,8 +16,7 @@ import socket
 import struct
 from collections import deque
 
-from fcgi_core.plugin import FeedEntry
-from fcgi_core.text import escape
+from fcgi_core.plugin import FeedEntry, escape
 
 from .sinks import RETRY_AFTER, Sink
 

@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from fcgi_core.channels import MAX_ITEM
-from fcgi_core.plugin import Plugin
-from fcgi_core.text import SEVERITIES, severity_number
+from fcgi_core.plugin import MAX_ITEM, SEVERITIES, Plugin, severity_number
 
 __all__ = ["Output", "Pattern", "Redaction", "SyslogOptions"]
 

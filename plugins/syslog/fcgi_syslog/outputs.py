@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from fcgi_core.text import severity_number
+from fcgi_core.plugin import severity_number
 
 from .file_sink import FileSink
 from .formats import format_json

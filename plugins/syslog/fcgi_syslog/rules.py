@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fcgi_core.text import severity_number
+from fcgi_core.plugin import severity_number
 
 from .options import SECRETS, SyslogOptions, may_have_secrets
 from .severity import guess

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from fcgi_core.text import severity_number
+from fcgi_core.plugin import severity_number
 
 __all__ = ["ALERT", "CRIT", "DEBUG", "EMERG", "ERR", "INFO", "NOTICE", "WARNING", "guess", "of_level"]
 

@@ -15,8 +15,7 @@ import socket
 import time
 from collections import deque
 
-from fcgi_core.plugin import FeedEntry
-from fcgi_core.text import escape
+from fcgi_core.plugin import FeedEntry, escape
 
 from .message import clip
 from .sinks import RETRY_AFTER, Sink
