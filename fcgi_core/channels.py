@@ -16,7 +16,17 @@ from typing import Any
 
 from .errors import PluginError
 
-__all__ = ["Budget", "Channel", "Direction", "FeedbackQueue", "MAX_CHANNELS", "MAX_ITEM", "Priority", "Scope"]
+__all__ = [
+    "Budget",
+    "Channel",
+    "Direction",
+    "FeedbackQueue",
+    "MAX_CHANNELS",
+    "MAX_ITEM",
+    "Priority",
+    "Scope",
+    "WhenFull",
+]
 
 MAX_CHANNELS = 96
 """Channels that one side may number: the private record types 64 to 159 (and 160 to 255 for parts)."""
@@ -51,6 +61,17 @@ class Priority(IntEnum):
     """Metrics."""
 
 
+class WhenFull(Enum):
+    """What is dropped, and counted, when an item finds its queue full."""
+
+    LEAST_URGENT = "least-urgent"
+    """The items with the highest urgency number, the oldest of them first; the new one, if none is less urgent."""
+    OLDEST = "oldest"
+    """What has waited longest: for what is worth less the older it is."""
+    NEWEST = "newest"
+    """The new one: for what must not have gaps in the middle."""
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """What a plugin asks for. PluginError if the declaration makes no sense."""
@@ -64,8 +85,9 @@ class Channel:
     lifetime: float | None = None
     """Seconds after which an item that could not be sent is worthless (RFC 3758); None: never."""
     queue_bytes: int = 1 << 20
-    """Bytes that may wait on one association (request scope: for one request); beyond it the least urgent go."""
-
+    """Bytes that may wait on one association (request scope: for one request); beyond it something is dropped."""
+    when_full: WhenFull = WhenFull.LEAST_URGENT
+    """What that is. What an acknowledged channel holds is never dropped, but the new item: it has no other choice."""
     acknowledged: bool = False
     """At least once: items are kept, within `queue_bytes`, until the other side has taken them over, and sent again
     after a lost association. Of association scope and ordered alone."""
@@ -89,6 +111,8 @@ class Channel:
             )
         if self.spool is not None and not self.acknowledged:
             raise PluginError(f"channel {self.name}: only an acknowledged channel has a spool")
+        if self.acknowledged and self.when_full is WhenFull.OLDEST:
+            raise PluginError(f"channel {self.name}: an acknowledged channel does not drop what it has taken")
         if self.queue_bytes < 1024:
             raise PluginError(f"channel {self.name}: a queue of {self.queue_bytes} bytes holds nothing; 1024 at least")
 
@@ -124,15 +148,22 @@ class Budget:
 
 
 class FeedbackQueue:
-    """Items that wait for the wire, in order, within a bound; when full, the least urgent is dropped first.
+    """Items that wait for the wire, in order, within a bound; `when_full` says what is dropped.
 
     `urgency` is a small number, lower is more urgent (a syslog severity serves as it is). What is dropped is reported
     to `on_drop` as (urgency, item): the loss is counted where the channel's other figures are.
     """
 
-    __slots__ = ("_budget", "_by_urgency", "_bytes", "_items", "_on_drop", "bound", "size")
+    __slots__ = ("_budget", "_by_urgency", "_bytes", "_items", "_on_drop", "_when_full", "bound", "size")
 
-    def __init__(self, bound: int, on_drop: Callable[[int, bytes], None], budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        bound: int,
+        on_drop: Callable[[int, bytes], None],
+        budget: Budget | None = None,
+        when_full: WhenFull = WhenFull.LEAST_URGENT,
+    ) -> None:
+        self._when_full = when_full
         self._budget = budget or Budget(bound)
         self.bound = bound
         self.size = 0
@@ -151,12 +182,12 @@ class FeedbackQueue:
         budget = self._budget
         if self.size + length > self.bound or budget.used + length > budget.limit:
             excess = max(self.size + length - self.bound, budget.used + length - budget.limit)
-            if excess > sum(held for level, held in self._bytes.items() if level > urgency):
-                # no number of the less urgent would make room: they are not dropped for nothing
+            if excess > self._droppable(urgency):
+                # nothing that may be dropped would make room: it is not dropped for nothing
                 self._on_drop(urgency, item)
                 return False
             while excess > 0:
-                excess -= self._drop_one()
+                excess -= self._drop_oldest() if self._when_full is WhenFull.OLDEST else self._drop_one()
         cell = [item, urgency]
         self._items.append(cell)
         by_urgency = self._by_urgency.get(urgency)
@@ -168,6 +199,22 @@ class FeedbackQueue:
         self.size += length
         budget.used += length
         return True
+
+    def _droppable(self, urgency: int) -> int:
+        """Bytes that may be dropped for a new item."""
+        if self._when_full is WhenFull.NEWEST:
+            return 0
+        if self._when_full is WhenFull.OLDEST:
+            return self.size
+        return sum(held for level, held in self._bytes.items() if level > urgency)
+
+    def _drop_oldest(self) -> int:
+        """Drop the item that has waited longest of all; its bytes, 0 if there is none."""
+        urgency = next((level for item, level in self._items if item), 0)
+        item = self.pop()
+        if item:
+            self._on_drop(urgency, item)
+        return len(item)
 
     def pop(self) -> bytes:
         """The item that has waited longest; b'' if there is none."""

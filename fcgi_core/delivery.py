@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from .channels import Channel, Scope
+from .channels import Channel, Scope, WhenFull
 from .connection import Connection
 from .driver import Driver
 from .errors import PluginError
@@ -479,10 +479,13 @@ class Delivery:
             spool.sent(link, number)
 
     def _wait(self, channel: Channel, item: bytes, urgency: int) -> None:
-        """Nobody takes the channel yet: keep the latest, within the channel's bound."""
+        """Nobody takes the channel yet: keep the latest, or the first, within the channel's bound."""
         waiting = self._waiting.setdefault(channel.name, deque())
-        waiting.append((item, urgency))
         size = self._waiting_bytes.get(channel.name, 0) + len(item)
+        if size > channel.queue_bytes and channel.when_full is WhenFull.NEWEST:
+            self._lose(channel.name, item)
+            return
+        waiting.append((item, urgency))
         while size > channel.queue_bytes:
             oldest, _ = waiting.popleft()
             size -= len(oldest)

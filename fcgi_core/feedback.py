@@ -162,7 +162,7 @@ class Feedback:
         lane = self.lanes(request)[number + extra * MAX_CHANNELS] = FeedbackLane(
             stream,
             channel.priority,
-            FeedbackQueue(channel.queue_bytes, dropped, self.budget),
+            FeedbackQueue(channel.queue_bytes, dropped, self.budget, channel.when_full),
             encode,
             lifetime=channel.lifetime,
             unordered=not channel.ordered,

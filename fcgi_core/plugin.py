@@ -31,7 +31,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from .channels import MAX_ITEM, Channel, Direction, Priority, Scope
+from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
 from .sctp.carrier import AssociationStatistics
 from .text import SEVERITIES, escape, escape_word, severity_number
@@ -72,6 +72,7 @@ __all__ = [
     "UnixSocket",
     "WebHalf",
     "WebHost",
+    "WhenFull",
     "bound_to_request",
     "clean_host",
     "current_request",

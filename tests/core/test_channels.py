@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.channels import Budget, Channel, FeedbackQueue, Priority, Scope
+from fcgi_core.channels import Budget, Channel, FeedbackQueue, Priority, Scope, WhenFull
 from fcgi_core.errors import PluginError
 
 
@@ -31,6 +31,7 @@ def test_a_channel_describes_itself_for_settings() -> None:
         ({"name": "a", "acknowledged": True, "lifetime": 1.0}, "an acknowledged channel is"),
         ({"name": "a", "spool": "/tmp"}, "only an acknowledged channel"),
         ({"name": "a", "queue_bytes": 1023}, "1024 at least"),
+        ({"name": "a", "acknowledged": True, "when_full": WhenFull.OLDEST}, "does not drop what it has taken"),
     ],
 )
 def test_a_declaration_that_makes_no_sense(wrong: dict[str, Any], said: str) -> None:
@@ -42,10 +43,12 @@ def test_the_longest_name() -> None:
     assert Channel("a" * 63, lifetime=0.1, queue_bytes=1024).name == "a" * 63
 
 
-def dropping(bound: int, budget: Budget | None = None) -> tuple[FeedbackQueue, list[tuple[int, int]]]:
+def dropping(
+    bound: int, budget: Budget | None = None, when_full: WhenFull = WhenFull.LEAST_URGENT
+) -> tuple[FeedbackQueue, list[tuple[int, int]]]:
     """A queue, and the (urgency, size) of what it drops."""
     dropped: list[tuple[int, int]] = []
-    return FeedbackQueue(bound, lambda urgency, item: dropped.append((urgency, len(item))), budget), dropped
+    return FeedbackQueue(bound, lambda urgency, item: dropped.append((urgency, len(item))), budget, when_full), dropped
 
 
 def test_items_come_out_in_order_whatever_their_urgency() -> None:
@@ -75,6 +78,25 @@ def test_an_item_no_more_urgent_than_the_rest_is_itself_dropped() -> None:
     assert not queue.push(b"b", 4)
     assert dropped == [(3, 1), (4, 1)]
     assert queue.pop() == b"aaaa"
+
+
+def test_the_oldest_goes_if_that_is_wished() -> None:
+    queue, dropped = dropping(10, when_full=WhenFull.OLDEST)
+    for item, urgency in [(b"aaaa", 0), (b"bb", 7), (b"cccc", 3)]:
+        assert queue.push(item, urgency)
+    assert queue.push(b"ddddd", 7)
+    assert dropped == [(0, 4), (7, 2)], "whatever their urgency"
+    assert not queue.push(b"x" * 11, 0)
+    assert [queue.pop(), queue.pop(), queue.pop()] == [b"cccc", b"ddddd", b""]
+
+
+def test_the_newest_goes_if_that_is_wished() -> None:
+    queue, dropped = dropping(4, when_full=WhenFull.NEWEST)
+    assert queue.push(b"aaa", 7)
+    assert not queue.push(b"bb", 0)
+    assert queue.push(b"c", 7)
+    assert dropped == [(0, 2)]
+    assert [queue.pop(), queue.pop()] == [b"aaa", b"c"]
 
 
 def test_nothing_is_dropped_in_vain() -> None:
@@ -112,7 +134,37 @@ def test_drop_all_counts_everything() -> None:
     assert (budget.used, queue.size, queue.pop()) == (0, 0, b"")
 
 
-@given(st.lists(st.none() | st.tuples(st.integers(1, 12), st.integers(0, 7)), max_size=60), st.integers(1, 30))
+STEPS = st.lists(st.none() | st.tuples(st.integers(1, 12), st.integers(0, 7)), max_size=60)
+
+
+@given(STEPS, st.integers(1, 30), st.sampled_from([WhenFull.OLDEST, WhenFull.NEWEST]))
+def test_what_stays_is_one_piece(steps: list[tuple[int, int] | None], bound: int, when_full: WhenFull) -> None:
+    """Of the oldest or the newest: what is dropped is at the ends, and all is counted."""
+    budget = Budget(bound + 5)
+    queue, dropped = dropping(bound, budget, when_full)
+    expected: list[tuple[bytes, int]] = []
+    for number, step in enumerate(steps):
+        if step is None:
+            assert queue.pop() == (expected.pop(0)[0] if expected else b"")
+        else:
+            size, urgency = step
+            item = number.to_bytes(1, "big") * size
+            before = len(dropped)
+            taken = queue.push(item, urgency)
+            gone = dropped[before:]
+            if when_full is WhenFull.OLDEST and taken:
+                assert gone == [(level, len(old)) for old, level in expected[: len(gone)]]
+                del expected[: len(gone)]
+            else:
+                assert gone == ([] if taken else [(urgency, size)])
+            if taken:
+                expected.append((item, urgency))
+            elif when_full is WhenFull.OLDEST:
+                assert size > bound
+        assert queue.size == budget.used == sum(len(item) for item, _ in expected) <= bound
+
+
+@given(STEPS, st.integers(1, 30))
 def test_what_goes_in_comes_out_or_is_counted(steps: list[tuple[int, int] | None], bound: int) -> None:
     budget = Budget(bound + 5)
     queue, dropped = dropping(bound, budget)

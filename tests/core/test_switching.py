@@ -20,6 +20,7 @@ from fcgi_core.plugin import (
     RequestInfo,
     Scope,
     WebHalf,
+    WhenFull,
 )
 from fcgi_core.testing import PluginHarness
 
@@ -351,3 +352,18 @@ def test_a_half_hears_when_the_other_one_is_there() -> None:
         harness.run()
         assert plugin.ups[:1] == ["web"], "it is new"
         assert "application" in plugin.ups, "it can send what a newcomer should know"
+
+
+@pytest.mark.parametrize(("when_full", "kept"), [(WhenFull.OLDEST, range(4, 8)), (WhenFull.NEWEST, range(4))])
+def test_what_waits_for_the_other_side_is_bounded_as_declared(when_full: WhenFull, kept: range) -> None:
+    plugin = Talk()
+    with PluginHarness(plugin) as harness:
+        few = Channel("talk.few", queue_bytes=1024, when_full=when_full)
+        plugin.senders[0].host.open_channel(few)
+        for number in range(8):
+            plugin.senders[0].host.send("talk.few", b"%d" % number * 250)
+        harness.run()
+        plugin.receivers[0].host.open_channel(few)
+        harness.run()
+        assert [int(item[:1]) for item in items(plugin)] == list(kept)
+        assert harness.figures("talk.few") == {"sent": 4, "received": 4, "dropped": 4}
