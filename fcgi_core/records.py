@@ -37,6 +37,7 @@ __all__ = [
     "header",
     "record",
     "stream_records",
+    "values_of",
 ]
 
 VERSION = 1
@@ -229,6 +230,38 @@ def find_value(data: bytes, name: bytes) -> str | None:
     if position >= 5 and data[position - 5] == len(name) and data[position - 4] >= 128:
         return None  # the two bytes looked at may be the end of a long value's length of four
     return data[start : start + length].decode("latin-1")
+
+
+def values_of(data: bytes, names: tuple[bytes, ...]) -> list[str]:
+    """The values of some names among the name-value pairs of `data`, '' for one that is not there: as `decode_pairs`
+    would have them, in a fraction of the time. ValueError if a length points beyond the end."""
+    end = len(data)
+    position = 0
+    values = [""] * len(names)
+    lengths = {len(name) for name in names}
+    try:
+        while position < end:
+            name_length = data[position]
+            position += 1
+            if name_length >= 128:
+                name_length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
+                position += 3
+            value_length = data[position]
+            position += 1
+            if value_length >= 128:
+                value_length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
+                position += 3
+            start = position + name_length
+            if name_length in lengths:
+                name = data[position:start]
+                if name in names:
+                    values[names.index(name)] = data[start : start + value_length].decode("latin-1")
+            position = start + value_length
+    except IndexError:
+        position = end + 1
+    if position != end:
+        raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
+    return values
 
 
 class RecordReader:

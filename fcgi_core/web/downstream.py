@@ -34,6 +34,7 @@ from ..records import (
     find_value,
     record,
     stream_records,
+    values_of,
 )
 from ..states import AFTER_PARAMS, INPUT, Input
 
@@ -140,6 +141,12 @@ class WebExchange(Exchange):
     def server_name(self) -> str:
         found = find_value(self.raw_params, b"SERVER_NAME") if self._params is None else None
         return self.params.get("SERVER_NAME", "") if found is None else found
+
+    def _given_identity(self) -> str:
+        try:
+            return values_of(self.raw_params, (b"REQUEST_ID",))[0]
+        except ValueError:
+            return ""  # as for `params`
 
     def _made_identity(self) -> str:
         if not hasattr(self, "request"):

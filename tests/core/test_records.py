@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
@@ -24,6 +25,7 @@ from fcgi_core.records import (
     header,
     record,
     stream_records,
+    values_of,
 )
 
 latin = st.text(st.characters(max_codepoint=255))
@@ -118,6 +120,24 @@ def test_any_bytes_are_pairs_or_a_value_error(data: bytes) -> None:
 def test_each_place_where_pairs_can_be_cut(cut: bytes) -> None:
     with pytest.raises(ValueError, match="cut"):
         decode_pairs(cut)
+
+
+NAMES = st.sampled_from(["A", "AB", "URI", "x" * 130])
+
+
+@given(st.lists(st.tuples(NAMES, latin)), st.lists(NAMES, max_size=3), st.integers(0, 300))
+def test_some_values_are_those_that_all_of_them_would_give(
+    pairs: list[tuple[str, str]], names: list[str], cut: int
+) -> None:
+    data = encode_pairs(pairs)[:-cut] if cut % 3 else encode_pairs(pairs)
+    wanted = tuple(name.encode() for name in names)
+    try:
+        whole = decode_pairs(data)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            values_of(data, wanted)
+    else:
+        assert values_of(data, wanted) == [whole.get(name, "") for name in names]
 
 
 @given(st.lists(a_record, max_size=8), st.lists(st.integers(0, 3000), max_size=20))
