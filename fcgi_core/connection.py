@@ -319,7 +319,7 @@ class Connection:
         """Whether more of the request's body may come, so that credit is worth sending."""
         raise NotImplementedError
 
-    def _find(self, request_id: int, generation: int) -> Request | None:
+    def find(self, request_id: int, generation: int) -> Request | None:
         """The request that a late record (feedback, STDERR) belongs to: under way or lately ended."""
         return self.requests.get((request_id, generation))
 
@@ -533,7 +533,7 @@ class Connection:
             self._refuse("feedback on a channel that SETTINGS did not name", stream, kind, (request_id, generation))
             return
         if item is not None:
-            request = self._find(request_id, generation) if request_id else None
+            request = self.find(request_id, generation) if request_id else None
             self._events.append(FeedbackReceived(item[0], request, item[1]))
 
     def _answer_control(self, priority: int, message: Message) -> None:

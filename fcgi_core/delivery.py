@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from .driver import Driver
 from .errors import PluginError
 from .plugin import AssociationInfo, Make, RequestInfo
 from .request import Request
+from .settings import Settings
 from .spool import Spool
 
-__all__ = ["Delivery", "Gathering", "Link", "MAX_EXTRA_STREAMS", "RoutedRequest", "Stream"]
+__all__ = ["Delivery", "Gathering", "Link", "MAX_EXTRA_STREAMS", "RoutedRequest", "Stream", "mark_of"]
 
 _STREAMS = "fcgi_sctp.streams"
 """In `RequestInfo.plugin_data`: how many more streams were opened, by channel. No plugin has a dot in its name."""
@@ -61,6 +63,8 @@ class Link:
 
     driver: Driver[Any]
     info: AssociationInfo
+    mark: int = 0
+    """What numbers of its requests begin with: both sides make it of what the web side calls the association."""
     since: float = field(default_factory=time.monotonic)
     """When it came up."""
     taken: frozenset[str] = frozenset()
@@ -94,6 +98,11 @@ class Stream:
 
     def send(self, item: bytes, *, urgency: int = 6) -> None:
         self._delivery.queue(self._channel, item, self, urgency)
+
+
+def mark_of(web_side: Settings) -> int:
+    """The `mark` of an association, by the web side's SETTINGS: 32 bits above the 24 of request id and generation."""
+    return zlib.crc32(f"{web_side.instance}.{web_side.association}".encode()) << 24
 
 
 Target = RequestInfo | Link | Stream | None

@@ -8,10 +8,13 @@ from http import HTTPStatus
 from typing import Any
 
 from .delivery import Link
-from .plugin import Outcome
+from .plugin import AssociationInfo, Outcome
 from .request import Request
 
 __all__ = ["Exchange", "error_page", "status_of"]
+
+_new = tuple.__new__
+"""Outcome(…) itself takes longer than all that is done with one."""
 
 
 class Exchange:
@@ -56,6 +59,14 @@ class Exchange:
         return self.params.get("SERVER_NAME", "")
 
     @property
+    def reference(self) -> tuple[AssociationInfo, int] | None:
+        if not hasattr(self, "request"):
+            return None
+        request = self.request
+        link = self.link
+        return (link.info, link.mark | request.id << 8 | request.generation)
+
+    @property
     def plugin_data(self) -> dict[str, Any]:
         if self._plugin_data is None:
             self._plugin_data = {}
@@ -64,13 +75,17 @@ class Exchange:
     @property
     def identity(self) -> str:
         if not self._identity:
-            given = self.params.get("REQUEST_ID", "")
+            given = self._given_identity()
             # remote text: what a log line can carry, or none of it
             if given and len(given) <= 128 and given.isascii() and given.isprintable() and " " not in given:
                 self._identity = given
             else:
                 self._identity = self._made_identity()
         return self._identity
+
+    def _given_identity(self) -> str:
+        """REQUEST_ID, '' if the web server did not pass it."""
+        return self.params.get("REQUEST_ID", "")
 
     def _made_identity(self) -> str:
         raise NotImplementedError
@@ -82,15 +97,19 @@ class Exchange:
     def outcome(self, *, aborted: bool = False, error: str = "") -> Outcome:
         """How it ended, now."""
         first, started = self.first_byte, self.started
-        return Outcome(
-            status=self.status,
-            duration=self._now() - self.began,
-            first_byte=None if first is None else first - self.began,
-            bytes_in=self.bytes_in,
-            bytes_out=self.bytes_out,
-            aborted=aborted,
-            error=error,
-            queued=None if started is None else started - self.began,
+        began = self.began
+        return _new(
+            Outcome,
+            (
+                self.status,
+                self._now() - began,
+                None if first is None else first - began,
+                self.bytes_in,
+                self.bytes_out,
+                aborted,
+                error,
+                None if started is None else started - began,
+            ),
         )
 
 

@@ -186,9 +186,8 @@ class Feedback:
         )
 
     def comes_after_requests(self) -> bool:
-        """Whether the peer sends on a channel of request scope that is taken here: what it sends may outlast them."""
-        taken = (self._declared[name] for name in self._peer_channels if name is not None)
-        return any(channel.scope is Scope.REQUEST for channel in taken)
+        """Whether the peer sends on a channel that is taken here: what it sends may belong to a request that is over."""
+        return any(name is not None for name in self._peer_channels)
 
     def peer_number(self, channel: str) -> int | None:
         """The peer's number of a channel that it sends on; None if it does not."""

@@ -22,6 +22,7 @@ treat it as remote text all the same.
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
+from .records import values_of
 from .sctp.carrier import AssociationStatistics
 from .text import SEVERITIES, escape, escape_word, severity_number
 from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
@@ -49,6 +51,7 @@ __all__ = [
     "Channel",
     "ChannelTotals",
     "Direction",
+    "FeedEntries",
     "FeedEntry",
     "Gathering",
     "Half",
@@ -79,6 +82,7 @@ __all__ = [
     "escape",
     "escape_word",
     "severity_number",
+    "values_of",
 ]
 
 API_VERSION = 1
@@ -99,6 +103,17 @@ class RequestInfo(Protocol):
     @property
     def server_name(self) -> str:
         """SERVER_NAME, the virtual host; '' if the web server did not pass it. Cheaper than `params`."""
+
+    @property
+    def raw_params(self) -> bytes:
+        """The same as name-value pairs (FastCGI section 3.4), undecoded: for `values_of`, if a few of many are wanted,
+        perhaps later."""
+
+    @property
+    def reference(self) -> tuple[AssociationInfo, int] | None:
+        """The association that carries it, and a number by which `Host.find_requests` of the other side finds it, as
+        long as it remembers it: so an item of association scope can say whose its events are. None if no application
+        has taken it yet. The number is more than 0 and less than 2**56."""
 
     @property
     def plugin_data(self) -> dict[str, Any]:
@@ -213,6 +228,29 @@ class FeedEntry(NamedTuple):
     """HOSTNAME: the machine that it was written on."""
 
 
+class FeedEntries(Sequence[FeedEntry]):
+    """Many lines, each of which becomes a `FeedEntry` when somebody reads it: of thousands a second few are looked at.
+    What `Host.publish_all` takes as it is."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def entry(self, position: int) -> FeedEntry:
+        """One of them, from 0."""
+
+    @property
+    @abstractmethod
+    def held(self) -> int:
+        """Characters that they hold, about."""
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self.entry(one) for one in range(*position.indices(len(self)))]
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        return self.entry(position % len(self))
+
+
 Make = Callable[[bool], Iterable[tuple[bytes, int, AssociationInfo | None]]]
 """See `Host.gather`."""
 
@@ -286,8 +324,12 @@ class Host(Protocol):
     def association_of(self, request: RequestInfo) -> AssociationInfo | None:
         """The association that carries a request; None if there is none yet."""
 
+    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+        """The requests that have these numbers (`RequestInfo.reference`), in their order; None for one that is long
+        over, or that there never was. For the loop's thread alone: from a hook."""
+
     def transport(self) -> TransportFigures:
-        """How the associations and channels fare. Unlike the other calls, for the loop's thread alone: from a hook."""
+        """How the associations and channels fare. For the loop's thread alone: from a hook."""
 
     def traffic(self) -> Traffic:
         """What went through this process since the first call, by virtual host; always the same object. Call it when
@@ -305,7 +347,8 @@ class WebHost(Host, Protocol):
         """Add a line to the live feed."""
 
     def publish_all(self, entries: Iterable[FeedEntry]) -> None:
-        """Add lines to the live feed; where there is none, `entries` is not even looked at."""
+        """Add lines to the live feed; where there is none, `entries` is not even looked at. `FeedEntries` cost
+        least."""
 
 
 class Half:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from .channels import Channel, Direction
-from .delivery import Delivery, Gathering, Link, Stream
+from .delivery import Delivery, Gathering, Link, Stream, mark_of
 from .discovery import EnabledPlugin, checked_channels, name_problem, verify_half
 from .driver import Driver, Handle, Loop
 from .errors import ConfigError, FcgiSctpError, LocalProtocolError, PluginError, StartAnew
@@ -130,6 +130,9 @@ class _HalfHost:
         link: Link | None = getattr(request, "link", None)
         return None if link is None else link.info
 
+    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+        return self._supervisor.find_requests(numbers)
+
     def transport(self) -> TransportFigures:
         return self._supervisor.transport()
 
@@ -165,6 +168,7 @@ class Supervisor:
     ) -> None:
         """`wake_loop` is asyncio's call_soon_threadsafe. PluginError if a half cannot be made."""
         self.process_name = process_name
+        self._web = web
         self.publish_all = publish_all
         self.channels: list[Channel] = []
         """Of all plugins that run, both directions."""
@@ -217,7 +221,8 @@ class Supervisor:
         """The peer's SETTINGS have come."""
         settings = driver.connection.peer_settings
         assert settings is not None
-        link = Link(driver, AssociationInfo(identity, peer, settings.name, settings.instance))
+        info = AssociationInfo(identity, peer, settings.name, settings.instance)
+        link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings))
         self._tell_channels(link)  # they may have changed since the association was begun
         link.taken = link.connection.feedback.taken
         self.delivery.add(link)
@@ -242,6 +247,20 @@ class Supervisor:
         for entry in tuple(self._entries):
             if any(channel.name in link.taken - before for channel in entry.channels):
                 self._call(entry, entry.half.association_up, link.info)
+    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+        """See `Host.find_requests`."""
+        by_mark = {link.mark: link.connection for link in self.links}
+        found: list[RequestInfo | None] = []
+        last = 0
+        context: RequestInfo | None = None
+        for number in numbers:
+            if number != last:  # the lines of a request often follow each other
+                last = number
+                connection = by_mark.get(number & ~0xFFFFFF)
+                request = None if connection is None else connection.find(number >> 8 & 0xFFFF, number & 0xFF)
+                context = None if request is None else request.context
+            found.append(context)
+        return found
 
     # ---- hooks
 

@@ -283,9 +283,10 @@ class PluginHarness:
     def _driver(self, *, web: bool) -> Driver[Any]:
         supervisor = self._web if web else self._application
         make: type[Connection] = WebConnection if web else ApplicationConnection
-        connection = make(Settings(instance="web" if web else "app", name="test"), channels=supervisor.channels)
         self._serial += 1
         serial = self._serial
+        settings = Settings(instance="web" if web else "app", name="test", association=serial)
+        connection = make(settings, channels=supervisor.channels)
 
         def on_events(events: Sequence[Event]) -> None:
             for event in events:

@@ -28,6 +28,10 @@ class HarnessRequest(Exchange):
     def params(self) -> Mapping[str, str]:
         return self.request.params
 
+    @property
+    def raw_params(self) -> bytes:
+        return self.request.raw_params
+
     def _made_identity(self) -> str:
         return f"test.1.{self.request.id}.{self.request.generation}"
 

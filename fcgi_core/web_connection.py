@@ -179,7 +179,7 @@ class WebConnection(Connection):
     def _receiving(self, request: Request) -> bool:
         return request.output is Output.OPEN and request.key in self.requests
 
-    def _find(self, request_id: int, generation: int) -> Request | None:
+    def find(self, request_id: int, generation: int) -> Request | None:
         key = (request_id, generation)
         return self.requests.get(key) or self._recent.get(key)
 
@@ -214,7 +214,7 @@ class WebConnection(Connection):
             self._events.append(OutputReceived(request, content))
 
     def _on_stderr(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
-        request = self._find(request_id, generation)
+        request = self.find(request_id, generation)
         if request is None:
             key = (request_id, generation)
             self._request_error("STDERR of a request that is not known here (any more)", stream, RecordType.STDERR, key)

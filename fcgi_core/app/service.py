@@ -89,6 +89,10 @@ class AppExchange(Exchange):
     def params(self) -> Mapping[str, str]:
         return self.request.params
 
+    @property
+    def raw_params(self) -> bytes:
+        return self.request.raw_params
+
     def _made_identity(self) -> str:
         peer = self.connection.peer_settings
         assert peer is not None

@@ -21,13 +21,12 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
+from ..plugin import FeedEntries, FeedEntry
 from ..unix_socket import UnixSocket
-
-if TYPE_CHECKING:
-    from ..plugin import FeedEntry
 
 __all__ = ["Feed", "FEED_VERSION"]
 
@@ -39,6 +38,7 @@ MAX_LISTENERS = 64
 BATCH = 500
 BATCH_BYTES = 256 << 10
 """Lines, and about so many bytes, made for one listener before the loop goes on with other work (some 2 ms)."""
+MOST_GONE = 1000
 SPEAK_WITHIN = 0.25
 """Seconds that a listener has to say what it wants."""
 MAX_WISH = 4096
@@ -66,6 +66,27 @@ def _encode(number: int, entry: FeedEntry) -> bytes:
     return _to_json(line).encode() + b"\n"
 
 
+def _size(entry: FeedEntry) -> int:
+    fields = sum(map(len, entry.fields.values())) if entry.fields else 0
+    return len(entry.message) + fields + _ENTRY_OVERHEAD
+
+
+class _Part:
+    """Entries that were published together."""
+
+    __slots__ = ("entries", "lines", "size")
+
+    def __init__(self, entries: Sequence[FeedEntry], size: int) -> None:
+        self.entries = entries
+        self.lines: dict[int, bytes] = {}
+        """Of those that somebody has read, by position."""
+        self.size = size
+        """Bytes held, about."""
+
+
+_NONE = _Part([], 0)
+
+
 class Feed:
     """A feed on a unix socket at `path`, with file mode `mode`; a `group` (a name) may listen too.
 
@@ -87,9 +108,11 @@ class Feed:
         self._group = group
         self._keep_bytes = keep_bytes
         self._capacity = keep_entries
-        # entry number n stands at n % capacity: as published, or as the line's bytes once somebody has read it
-        self._ring: list[FeedEntry | bytes | None] = [None] * keep_entries
-        self._sizes = [0] * keep_entries
+        self._parts: list[_Part] = []
+        self._firsts: list[int] = []
+        """The number of each part's first entry."""
+        self._gone = 0
+        """How many of them have gone; they leave the lists many at a time."""
         self._bytes = 0
         self.first = 1
         self.next = 1
@@ -112,34 +135,34 @@ class Feed:
         self.publish_all((entry,))
 
     def publish_all(self, entries: Iterable[FeedEntry]) -> None:
-        """Add entries; the oldest go when the ring is full."""
-        ring, sizes, capacity = self._ring, self._sizes, self._capacity
-        number, held = self.next, self._bytes
-        counted: object = None
-        size_of_fields = 0
-        for entry in entries:
-            if entry.fields is not counted:  # the lines of a request share theirs
-                counted = entry.fields
-                size_of_fields = sum(map(len, entry.fields.values())) if entry.fields else 0
-            if number - self.first == capacity:
-                held -= sizes[self.first % capacity]
-                self.first += 1
-            slot = number % capacity
-            size = len(entry.message) + size_of_fields + _ENTRY_OVERHEAD
-            ring[slot] = entry
-            sizes[slot] = size
-            held += size
-            number += 1
-            while held > self._keep_bytes and self.first < number - 1:
-                slot = self.first % capacity
-                ring[slot] = None
-                held -= sizes[slot]
-                self.first += 1
-        self.next, self._bytes = number, held
+        """Add entries; the oldest go when the feed is full. `FeedEntries` are kept as they are."""
+        if not isinstance(entries, FeedEntries):
+            for entry in entries:
+                self._add(_Part([entry], _size(entry)))
+        elif entries:
+            self._add(_Part(entries, entries.held + len(entries) * _ENTRY_OVERHEAD))
         if self._idle and self._loop is not None:
             for listener in self._idle:
                 self._loop.call_soon(listener.pump)
             self._idle.clear()
+
+    def _add(self, part: _Part) -> None:
+        parts = self._parts
+        parts.append(part)
+        self._firsts.append(self.next)
+        self.next += len(part.entries)
+        self._bytes += part.size
+        first = max(self.first, self.next - self._capacity)
+        last = len(parts) - 1
+        while self._gone < last and (self._firsts[self._gone + 1] <= first or self._bytes > self._keep_bytes):
+            self._bytes -= parts[self._gone].size
+            parts[self._gone] = _NONE
+            self._gone += 1
+            first = max(first, self._firsts[self._gone])
+        self.first = first
+        if self._gone > MOST_GONE:
+            del parts[: self._gone], self._firsts[: self._gone]
+            self._gone = 0
 
     def close(self) -> None:
         """Stop listening and remove the socket; listeners get what the socket's buffer takes."""
@@ -154,15 +177,15 @@ class Feed:
             self._socket = None
 
     def line(self, number: int) -> bytes:
-        """The line of an entry that the ring still has."""
-        slot = number % self._capacity
-        entry = self._ring[slot]
-        assert entry is not None
-        if isinstance(entry, bytes):
-            return entry
-        line = self._ring[slot] = _encode(number, entry)
-        self._bytes += len(line) - self._sizes[slot]
-        self._sizes[slot] = len(line)
+        """The line of an entry that the feed still has; made once, however many listen."""
+        place = bisect_right(self._firsts, number, self._gone) - 1
+        part = self._parts[place]
+        position = number - self._firsts[place]
+        line = part.lines.get(position)
+        if line is None:
+            line = part.lines[position] = _encode(number, part.entries[position])
+            part.size += len(line)
+            self._bytes += len(line)
         return line
 
     def greeting(self) -> bytes:

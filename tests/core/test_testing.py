@@ -23,6 +23,7 @@ from fcgi_core.plugin import (
     WebHalf,
     WebHost,
     current_request,
+    values_of,
 )
 from fcgi_core.testing import PluginHarness, check_contract
 
@@ -96,13 +97,65 @@ def test_the_plugins_that_ship_keep_the_contract(tmp_path: Path) -> None:
     from fcgi_syslog import plugin
 
     check_contract(plugin())
-    check_contract(plugin(), {"scope": "association", "outputs": [{"file": f"{tmp_path}/{{server_name}}.log"}]})
+    for scope in ("stream", "association"):
+        check_contract(plugin(), {"scope": scope, "outputs": [{"file": f"{tmp_path}/{{server_name}}.log"}]})
     check_contract(plugin(), {"delivery": "acknowledged", "spool": str(tmp_path)})
 
     async def on_a_loop() -> None:
         check_contract(metrics(), {"listen": f"unix:{tmp_path}/page", "interval": 1})
 
     asyncio.run(on_a_loop())
+
+
+def test_an_item_of_association_scope_names_requests() -> None:
+    class Names(ApplicationHalf):
+        def __init__(self, host: Host) -> None:
+            self.host = host
+
+        def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+            assert request.reference is not None
+            association, number = request.reference
+            assert association.peer == "test"
+            assert 0 < number < 1 << 56
+            self.host.send("slow", number.to_bytes(8, "big"))
+
+    class Finds(WebHalf):
+        def __init__(self, host: WebHost) -> None:
+            self.host = host
+
+        def feedback(
+            self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo
+        ) -> None:
+            number = int.from_bytes(item, "big")
+            found = self.host.find_requests([number, number, number + 1, 0])
+            names = [request and values_of(request.raw_params, (b"SERVER_NAME",))[0] for request in found]
+            self.host.publish(FeedEntry(0.0, 6, str(names)))
+
+    class Plugin(Slow):
+        def channels(self, options: Any) -> list[Channel]:
+            return [Channel("slow")]
+
+        def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+            return Names(host)
+
+        def web_half(self, host: WebHost, options: Any) -> WebHalf:
+            return Finds(host)
+
+    with PluginHarness(Plugin()) as harness:
+        harness.end(harness.begin({"SERVER_NAME": "a.example"}))
+        harness.run(1.0)
+        late = harness.begin({"SERVER_NAME": "b.example"})
+        harness.disconnect()
+        harness.connect()
+        harness.end(harness.begin({"SERVER_NAME": "c.example"}))
+        # another association knows nothing of it, though it has a request with the same id
+        harness.end(late)
+        harness.run(1.0)
+        assert [entry.message for entry in harness.published] == [
+            "['a.example', 'a.example', None, None]",
+            "['c.example', 'c.example', None, None]",
+            "[None, None, None, None]",
+        ]
 
 
 def test_a_plugin_that_raises_breaks_it() -> None:

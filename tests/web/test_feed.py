@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.plugin import FeedEntry
+from fcgi_core.plugin import FeedEntries, FeedEntry
 from fcgi_core.web import feed as feed_module
 from fcgi_core.web.feed import Feed
 
@@ -189,6 +189,65 @@ def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
         assert (feed.first, feed.next) == (101, 102)
         feed.publish(entry(fields={"long": "y" * 100_000}))
         assert feed.first == 102
+
+    run(tmp_path, test, keep_bytes=10_000)
+
+
+class Many(FeedEntries):
+    """Entries that are made when somebody reads them, each with its position as text."""
+
+    def __init__(self, count: int, held: int = 0) -> None:
+        self.count = count
+        self.made: list[int] = []
+        self._held = held
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def held(self) -> int:
+        return self._held
+
+    def entry(self, position: int) -> FeedEntry:
+        self.made.append(position)
+        return entry(str(position))
+
+
+def test_many_together(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        first, second = Many(7), Many(8)
+        feed.publish_all(first)
+        feed.publish_all(Many(0))
+        feed.publish_all(second)
+        assert (feed.first, feed.next) == (6, 16)
+        for _ in range(2):
+            async with listening(feed, {"since": 6}) as (listener, _):
+                lines = [await listener.line() for _ in range(10)]
+            assert [line["n"] for line in lines] == list(range(6, 16))
+            assert [line["message"] for line in lines] == ["5", "6", *map(str, range(8))]
+        # made for whoever reads, and once
+        assert (first.made, second.made) == ([5, 6], [*range(8)])
+        feed.publish(entry("one"))
+        feed.publish_all([entry("two"), entry("three")])
+        feed.publish_all(Many(1))
+        async with listening(feed, {"tail": 5}) as (listener, _):
+            assert [(await listener.line())["message"] for _ in range(5)] == ["7", "one", "two", "three", "0"]
+
+    run(tmp_path, test, keep_entries=10)
+
+
+def test_many_together_are_bounded_in_bytes(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        for _ in range(3000):
+            feed.publish_all(Many(10, 440))
+        # 3 KB each, so three of them
+        assert (feed.first, feed.next) == (29_971, 30_001)
+        async with listening(feed, {"since": 1}) as (listener, _):
+            assert await listener.line() == {"lost": 29_970, "next": 29_971}
+            assert await listener.numbers(30) == list(range(29_971, 30_001))
+        # lines that were made count too
+        feed.publish_all(Many(1))
+        assert feed.first == 29_981
 
     run(tmp_path, test, keep_bytes=10_000)
 
