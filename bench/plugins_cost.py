@@ -105,7 +105,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--scope", choices=["request", "association"], default="request", help="syslog's")
+    parser.add_argument("--scope", choices=["request", "stream", "association"], default="request", help="syslog's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
     options = parser.parse_args()
     turns = []

@@ -186,7 +186,7 @@ class Feedback:
         )
 
     def comes_after_requests(self) -> bool:
-        """Whether the peer sends on a channel that is taken here: what it sends may belong to a request that is over."""
+        """Whether the peer sends on a channel that is taken here: an item may belong to a request that is over."""
         return any(name is not None for name in self._peer_channels)
 
     def peer_number(self, channel: str) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fcgi_core.plugin import AssociationInfo, FeedEntry, Make, RequestInfo
+from fcgi_core.records import encode_pairs
 
 
 @dataclass(eq=False)
@@ -18,9 +19,20 @@ class FakeRequest:
     params: dict[str, str] = field(default_factory=lambda: {"SERVER_NAME": "shop.example"})
     plugin_data: dict[str, Any] = field(default_factory=dict)
 
+    number: int = 0
+    association: AssociationInfo | None = None
+
     @property
     def server_name(self) -> str:
         return self.params.get("SERVER_NAME", "")
+
+    @property
+    def raw_params(self) -> bytes:
+        return encode_pairs(self.params)
+
+    @property
+    def reference(self) -> tuple[AssociationInfo, int] | None:
+        return None if self.association is None else (self.association, self.number)
 
 
 @dataclass
@@ -64,6 +76,8 @@ class FakeHost:
         self.name = "demo"
         self.sent: list[Sent] = []
         self.published: list[FeedEntry] = []
+        self.requests: dict[int, RequestInfo] = {}
+        """By number."""
         self.by_request: dict[RequestInfo, AssociationInfo] = {}
         self.on_send: Callable[[], None] = lambda: None
 
@@ -83,6 +97,9 @@ class FakeHost:
 
     def association_of(self, request: RequestInfo) -> AssociationInfo | None:
         return self.by_request.get(request)
+
+    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+        return [self.requests.get(number) for number in numbers]
 
     def publish(self, entry: FeedEntry) -> None:
         self.published.append(entry)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_syslog import SyslogPlugin, application
+from fcgi_syslog import SyslogPlugin, application, batch
 from fcgi_syslog.application import SyslogApplication
 from fcgi_syslog.message import Message
 
@@ -64,15 +64,25 @@ def texts(host: Any) -> list[str]:
     return [message.text for message in messages(host)]
 
 
-def test_a_line_goes_with_its_request(make: Make, host: Any, make_request: Any) -> None:
-    make(facility="local3", app_name="shop")
+@pytest.mark.parametrize("scope", ["request", "stream"])
+def test_a_line_goes_with_its_request(
+    make: Make, host: Any, make_request: Any, association: AssociationInfo, scope: str
+) -> None:
+    make(facility="local3", app_name="shop", scope=scope)
     request = make_request(
-        params={"SERVER_NAME": "shop.example", "REQUEST_METHOD": "GET", "REQUEST_URI": "/caf\xc3\xa9"}
+        params={"SERVER_NAME": "shop.example", "REQUEST_METHOD": "GET", "REQUEST_URI": "/caf\xc3\xa9"},
+        association=association,
+        number=0x1234567,
     )
     with bound_to_request(request):
         logging.getLogger("shop.cart").warning("no item %d", 17, extra={"user": 'a"b'})
     (sent,) = host.sent
-    assert (sent.channel, sent.request, sent.urgency) == ("syslog", request, 4)
+    assert (sent.channel, sent.urgency) == ("syslog", 4)
+    if scope == "stream":
+        assert sent.request is request
+    else:
+        assert sent.association is association
+        assert batch.decode(sent.item).requests == (0x1234567,)
     message = messages_in(sent.item)[0]
     assert (message.text, message.severity, message.facility) == ("no item 17", 4, 19)
     assert (message.app_name, message.msgid) == ("shop", "shop.cart")
@@ -112,8 +122,12 @@ def test_a_line_that_travels_without_its_request_says_all_about_it(make: Make, h
     [
         ("request", True, logging.ERROR, "syslog"),
         ("request", True, logging.CRITICAL, "syslog.urgent"),
-        ("request", False, logging.ERROR, "syslog.process"),
+        ("request", False, logging.ERROR, "syslog"),
         ("request", False, logging.CRITICAL, "syslog.process.urgent"),
+        ("stream", True, logging.ERROR, "syslog"),
+        ("stream", True, logging.CRITICAL, "syslog.urgent"),
+        ("stream", False, logging.ERROR, "syslog.process"),
+        ("stream", False, logging.CRITICAL, "syslog.process.urgent"),
         ("association", True, logging.ERROR, "syslog"),
         ("association", True, logging.CRITICAL, "syslog.urgent"),
         ("association", False, logging.ERROR, "syslog"),
@@ -128,7 +142,7 @@ def test_channels(make: Make, host: Any, make_request: Any, scope: str, bound: b
     (sent,) = host.sent
     assert sent.channel == channel
     # what is fetched goes to the request's association, but not with the request
-    assert sent.request is (None if scope == "association" and channel == "syslog" else request)
+    assert sent.request is (None if scope != "stream" and channel == "syslog" else request)
     assert channel in {
         declared.name for declared in SyslogPlugin().channels(SyslogPlugin.Options.model_validate({"scope": scope}))
     }
@@ -295,7 +309,7 @@ def test_failures_are_reported_once(make: Make, host: Any, caplog: pytest.LogCap
 
 
 def test_stderr(make: Make, host: Any, make_request: Any) -> None:
-    half = make()
+    half = make(scope="stream")
     request = make_request()
     assert half.stderr(request, b"PHP Warning:  x\npart") is True
     assert half.stderr(request, b"ial\n<7>quiet\n<2>loud\n") is True
@@ -312,7 +326,7 @@ def test_stderr(make: Make, host: Any, make_request: Any) -> None:
 
 
 def test_what_is_held_comes_at_the_end_of_the_request(make: Make, host: Any, make_request: Any) -> None:
-    half = make(stderr="copy")
+    half = make(stderr="copy", scope="stream")
     request, other = make_request(), make_request("req-2")
     assert half.stderr(request, b"Traceback (most recent call last):\n  File\nValueError: no\n") is False
     half.stderr(other, b"no newline")
@@ -347,7 +361,7 @@ def test_a_request_goes_when_it_is_over(make: Make, host: Any, make_request: Any
 
 
 def test_many_threads(make: Make, host: Any, make_request: Any) -> None:
-    half = make()
+    half = make(scope="stream")
     request = make_request()
 
     def work(name: str) -> None:
@@ -398,7 +412,7 @@ def test_a_host_has_a_threshold_of_its_own(make: Make, host: Any, make_request: 
 
 @pytest.mark.usefixtures("shop_logger")
 def test_held_lines_are_raised_when_the_response_is_an_error(make: Make, host: Any, make_request: Any) -> None:
-    half = make(severity="warning", hold=True, redact=[{"match": "secret"}])
+    half = make(severity="warning", hold=True, redact=[{"match": "secret"}], scope="stream")
     good, bad, silent = make_request("good"), make_request("bad"), make_request("silent")
     for request in (good, bad):
         ask(request, logging.DEBUG, logging.ERROR, text="secret")
@@ -550,17 +564,21 @@ def test_a_crowded_channel_gets_items_of_one_severity(make: Make, host: Any) -> 
     assert texts(host)[100:] == ["least", "most"]
 
 
-def test_each_web_server_gets_the_lines_of_its_requests(make: Make, host: Any, make_request: Any) -> None:
-    make(scope="association")
+@pytest.mark.parametrize("scope", ["request", "association"])
+def test_each_web_server_gets_the_lines_of_its_requests(make: Make, host: Any, make_request: Any, scope: str) -> None:
+    make(scope=scope)
     host.gathering.waits = True
-    requests = [make_request(identity=f"r{number}") for number in range(2)]
-    host.by_request = {request: AssociationInfo(number, "peer", "", "") for number, request in enumerate(requests)}
+    associations = [AssociationInfo(number, "peer", "", "") for number in range(2)]
+    requests = [make_request(identity=f"r{one.identity}", association=one, number=7) for one in associations]
+    host.by_request = dict(zip(requests, associations, strict=True))
     for _ in range(2):
         for request in requests:
             with bound_to_request(request):
                 logging.error("text")
     host.gathering.fetch()
     assert [(sent.association.identity, len(messages_in(sent.item))) for sent in host.sent] == [(0, 2), (1, 2)]
+    named = {number for sent in host.sent for number in batch.decode(sent.item).requests}
+    assert named == ({7} if scope == "request" else {0})
 
 
 def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,15 @@ import struct
 import pytest
 from fcgi_syslog.batch import BATCH_SIZE, LATEST, Plain, decode, encode, split
 from fcgi_syslog.formats import format_line, format_lines, format_message, format_messages
-from fcgi_syslog.lines import Head, Lines
+from fcgi_syslog.lines import Head, Lines, OfRequest
 from fcgi_syslog.options import SECRETS, may_have_secrets
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcgi_core.plugin import AssociationInfo
+from fcgi_core.records import encode_pairs
+
+INFO = AssociationInfo(1, "", "", "")
 HEADS = [
     "<14>1 - host shop 71 cart - ",
     '<11>1 - host shop 71 cart [fcgi@32473 server_name="ä"] ä: ',
@@ -24,7 +28,7 @@ LINES = st.lists(
         st.sampled_from(HEADS),
         st.floats(0, 4e9),
         st.text(max_size=30) | st.just("a\nb\x1b"),
-        st.none(),
+        st.none() | st.tuples(st.just(INFO), st.integers(0, 2**56 - 1)),
     ),
     min_size=1,
     max_size=30,
@@ -36,6 +40,7 @@ def test_what_goes_in_comes_out(lines: list[Plain]) -> None:
     batch = decode(encode(lines))
     assert int.from_bytes(encode(lines)[:4], "big") == len(lines), "the channel counts by it"
     assert [batch.heads[number] for number in batch.numbers] == [line[1] for line in lines]
+    assert batch.requests == tuple(0 if line[4] is None else line[4][1] for line in lines)
     assert batch.texts == [line[3].encode("utf-8", "backslashreplace").decode() for line in lines]
     assert all(abs(time / 1e6 - line[2]) < 2e-6 for time, line in zip(batch.times, lines, strict=True))
     assert batch.clean is all(text.isascii() and text.isprintable() for text in batch.texts)
@@ -63,7 +68,7 @@ GOOD = encode([(6, HEADS[0], 1.0, "text", None)])
         (encode([(6, "", 1.0, "", None)] * 10_001), "10001 lines"),
         (GOOD + b"x", "do not add up"),
         (GOOD[:-1], "do not add up"),
-        (GOOD[:18] + b"\0\7" + GOOD[20:], "a head that is not there"),
+        (GOOD[:26] + b"\0\7" + GOOD[28:], "a head that is not there"),
         (GOOD[:6] + struct.pack(">Q", LATEST) + GOOD[14:], "the year 9999"),
         (GOOD[:-1] + b"\xff", "not UTF-8"),
         (GOOD.replace(b"<14>1 - h", b"<14>1 - \xff"), "not UTF-8"),
@@ -83,23 +88,33 @@ def test_portions(sizes: list[int]) -> None:
         assert len(portion) == 1 or sum(len(line[3]) + 4 for line in portion) <= BATCH_SIZE
 
 
-def lines_of(*lines: tuple[int, str, str]) -> Lines:
-    """Severity, virtual host and text of each."""
+def lines_of(*lines: tuple[int, str, str], requests: bool = False) -> Lines:
+    """Severity, virtual host and text of each; with `requests` every second one names its own."""
     heads = [
         Head(severity, name, "shop", 1, "7\n1", "cart", "req", {"uri": "/", "x": "y"}, "host")
         for severity, name, _ in lines
     ]
     texts = [text for _, _, text in lines]
     clean = all(text.isascii() and text.isprintable() for text in texts)
+    params = encode_pairs({"REQUEST_URI": "/own", "REMOTE_ADDR": "\x1b"})
+    of_requests = [OfRequest(f"own {at}", params, str.upper) if at % 2 else None for at in range(len(lines))]
     return Lines(
-        heads, [1_700_000_000_999_999 + number for number in range(len(lines))], range(len(lines)), texts, clean
+        heads,
+        [1_700_000_000_999_999 + number for number in range(len(lines))],
+        range(len(lines)),
+        texts,
+        clean,
+        of_requests if requests else None,
     )
 
 
-@given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["", "a.test", "b\x1b"]), st.text()), min_size=1))
-def test_many_are_formatted_as_one(lines: list[tuple[int, str, str]]) -> None:
-    many = lines_of(*lines)
-    entries = list(many.entries())
+@given(
+    st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["", "a.test", "b\x1b"]), st.text()), min_size=1),
+    st.booleans(),
+)
+def test_many_are_formatted_as_one(lines: list[tuple[int, str, str]], requests: bool) -> None:
+    many = lines_of(*lines, requests=requests)
+    entries = list(many)
     assert format_lines(many) == [format_line(entry) for entry in entries]
     assert all(text.count("\n") == 1 and text.isprintable() is False for text in format_lines(many))
     assert format_messages(many, 20) == [format_message(entry, 20) for entry in entries]
@@ -115,6 +130,17 @@ def test_a_part_of_them() -> None:
     assert {name: of_host.texts for name, of_host in many.by_host().items()} == {"a": ["1", "3"], "b": ["2"]}
     assert graver.by_host().keys() == {"b"}
     assert len(many) == 3
+    assert [one.message for one in many[1:]] == ["2", "3"]
+    assert many[-1] == many[2]
+    with pytest.raises(IndexError):
+        many[3]
+    named = lines_of((6, "a", "1"), (3, "b", "2"), requests=True)
+    assert [(one.request, one.fields) for one in named] == [
+        ("req", {"uri": "/", "x": "y"}),
+        ("own 1", {"uri": "/OWN", "x": "y", "remote": "\x1b"}),
+    ]
+    assert named.held > len("12") + len("/own")
+    assert named.by_host()["b"][0] == named[1]
 
 
 PIECES = ["?", "&", ";", "pass", "word", "pa\u017f\u017f", "pwd", "TOKEN", "api_", "KEY", "\u212aEY", "sig", "=", "x"]

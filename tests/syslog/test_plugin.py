@@ -14,10 +14,18 @@ def test_request_scope() -> None:
     assert isinstance(made, Plugin)
     assert made.name == "syslog"
     assert [channel.describe() for channel in made.channels(made.Options())] == [
-        "syslog;request;ordinary",
+        "syslog;association;ordinary;counted",
         "syslog.urgent;request;urgent",
-        "syslog.process;association;ordinary;counted",
         "syslog.process.urgent;association;urgent",
+    ]
+
+
+def test_stream_scope() -> None:
+    assert [channel.describe() for channel in SyslogPlugin().channels(SyslogPlugin.Options(scope="stream"))] == [
+        "syslog.process;association;ordinary",
+        "syslog.urgent;request;urgent",
+        "syslog.process.urgent;association;urgent",
+        "syslog;request;ordinary",
     ]
 
 
@@ -60,7 +68,7 @@ def test_every_option_is_described() -> None:
     [
         ({"severity": "loud"}, "'warning', 'notice'"),
         ({"facility": "local8"}, "'local7'"),
-        ({"scope": "world"}, "'request' or 'association'"),
+        ({"scope": "world"}, "'request', 'stream' or 'association'"),
         ({"capture": ["prints"]}, "'logging', 'warnings'"),
         ({"max_message": 10}, "greater than or equal to 480"),
         ({"outputs": [{}]}, "one of file, json, socket"),

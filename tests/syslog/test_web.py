@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from fcgi_syslog import SyslogPlugin
+from fcgi_syslog.batch import encode
+from fcgi_syslog.formats import format_line
 from fcgi_syslog.message import Message
 from fcgi_syslog.web import SyslogWeb
 from hypothesis import HealthCheck, given, settings
@@ -44,7 +46,7 @@ def message(text: str = "text", **claims: str) -> bytes:
 def test_a_line_of_a_request(make: Make, host: Any, make_request: Any, association: AssociationInfo) -> None:
     request = make_request(params={"SERVER_NAME": "shop.example", "REQUEST_URI": "/a", "REMOTE_ADDR": "192.0.2.1"})
     forged = message(server_name="bank.example", request="other", uri="/forged")
-    make().feedback("syslog", forged, request, association)
+    make().feedback("syslog.urgent", forged, request, association)
     assert host.published == [
         FeedEntry(
             time=1_700_000_000.5,
@@ -65,18 +67,66 @@ def test_a_line_of_a_request(make: Make, host: Any, make_request: Any, associati
 def test_what_the_application_added(make: Make, host: Any, make_request: Any, association: AssociationInfo) -> None:
     data = {"fields@32473": {"user": "7", "uri": "/forged"}, "origin": {"ip": "192.0.2.9"}}
     request = make_request(params={"SERVER_NAME": "s", "REQUEST_URI": "/a"})
-    make().feedback("syslog", Message("x", data=data).encode(), request, association)
+    make().feedback("syslog.urgent", Message("x", data=data).encode(), request, association)
     assert host.published[0].fields == {"user": "7", "uri": "/a", "origin.ip": "192.0.2.9"}
 
 
 def test_a_line_of_the_process(make: Make, host: Any, association: AssociationInfo) -> None:
-    half = make()
+    half = make(scope="stream")
     half.feedback("syslog.process", batch_of(message()), None, association)
     half.feedback("syslog", message(server_name="late.example"), None, association)
     process, late = host.published
     assert (process.server_name, process.request, process.fields) == ("", "", None)
     # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
     assert (late.server_name, late.fields) == ("", {"server_name": "late.example"})
+
+
+def test_lines_of_many_requests(
+    make: Make, host: Any, make_request: Any, association: AssociationInfo, tmp_path: Path
+) -> None:
+    params = {"SERVER_NAME": "shop.example", "REQUEST_URI": "/?token=x", "REMOTE_ADDR": "192.0.2.1"}
+    host.requests = {7: make_request("r7", params), 8: make_request("r8", {"SERVER_NAME": "blog.example"})}
+    claims = {"server_name": "bank.example", "application": "shop", "request": "other", "uri": "/forged"}
+    data = {"fcgi@32473": claims, "fields@32473": {"user": "7", "remote": "192.0.2.9"}}
+    head = Message("", 3, 16, None, "h", "shop", "71", "cart", data).encode().decode()
+    plain = Message("", 6, 16, None, "h", "shop", "71", "cart").encode().decode()
+    lines = [
+        (3, head, 1.0, "one", (association, 7)),
+        (3, head, 1.0, "two", (association, 7)),
+        (6, plain, 1.0, "three", (association, 8)),
+        (3, head, 1.0, "four", (association, 8)),
+        (3, head, 1.0, "late", (association, 9)),
+        (6, plain, 1.0, "of the process", None),
+    ]
+    half = make(outputs=[{"file": str(tmp_path / "log")}, {"file": str(tmp_path / "{server_name}"), "severity": "err"}])
+    half.feedback("syslog", encode(lines), None, association)
+    about = {"application": "shop", "user": "7"}
+    of_seven = {**about, "uri": "/?token=***", "remote": "192.0.2.1"}
+    assert [(one.message, one.server_name, one.request, one.fields) for one in host.published] == [
+        ("one", "shop.example", "r7", of_seven),
+        ("two", "shop.example", "r7", of_seven),
+        ("three", "blog.example", "r8", None),
+        ("four", "blog.example", "r8", {**about, "remote": "192.0.2.9"}),
+        # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
+        ("late", "", "", {**claims, "user": "7", "remote": "192.0.2.9"}),
+        ("of the process", "", "", None),
+    ]
+    assert all(sink.drain() for sink in half.sinks)
+    time = "1970-01-01T00:00:01.000000Z"
+    assert (tmp_path / "log").read_text() == "".join(format_line(entry) for entry in host.published)
+    assert (tmp_path / "log").read_text().splitlines()[2] == f"{time} info blog.example shop[71] [r8] three"
+    assert (tmp_path / "blog.example").read_text() == f"{time} err blog.example shop[71] [r8] four\n"
+
+
+def test_a_batch_names_requests_where_they_are_known_alone(
+    make: Make, host: Any, make_request: Any, association: AssociationInfo
+) -> None:
+    host.requests = {7: make_request()}
+    half = make(scope="association")
+    head = Message("", 3).encode().decode()
+    half.feedback("syslog", encode([(3, head, 1.0, "x", (association, 7))]), None, association)
+    assert half.malformed == 1
+    assert host.published[0].request == ""
 
 
 def test_association_scope(make: Make, host: Any, association: AssociationInfo) -> None:
@@ -90,7 +140,7 @@ def test_garbage_is_shown_marked_and_counted(
     make: Make, host: Any, make_request: Any, association: AssociationInfo, caplog: pytest.LogCaptureFixture
 ) -> None:
     half = make()
-    half.feedback("syslog", b"gar\xffbage", make_request(), association)
+    half.feedback("syslog.urgent", b"gar\xffbage", make_request(), association)
     (entry,) = host.published
     assert (entry.message, entry.server_name, entry.application) == ("gar\\xffbage", "shop.example", "peer")
     assert entry.fields == {"malformed": "it does not begin with <PRI>"}
@@ -103,7 +153,7 @@ def test_garbage_is_shown_marked_and_counted(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(item=st.binary(), bound=st.booleans(), scope=st.sampled_from(["request", "association"]))
+@given(item=st.binary(), bound=st.booleans(), scope=st.sampled_from(["request", "stream", "association"]))
 def test_anything_may_come(
     host: Any, make_request: Any, association: AssociationInfo, item: bytes, bound: bool, scope: Any
 ) -> None:
@@ -135,7 +185,7 @@ def test_a_request_goes_when_it_is_over(make: Make, host: Any, make_request: Any
     half = make()
     request = make_request()
     half.stderr(request, b"no newline")
-    half.feedback("syslog", message(), request, association)
+    half.feedback("syslog.urgent", message(), request, association)
     half.request_end(request, OVER)
     gone = weakref.ref(request)
     gc.disable()  # nothing goes round in a circle, for the collector to find
@@ -155,7 +205,7 @@ def test_stderr_that_is_not_ours(make: Make, host: Any, make_request: Any, optio
 def test_outputs(make: Make, make_request: Any, association: AssociationInfo, tmp_path: Path) -> None:
     every, grave = tmp_path / "all.log", tmp_path / "grave.log"
     half = make(outputs=[{"file": str(every)}, {"file": str(grave), "severity": "crit"}])
-    half.feedback("syslog", message("one"), make_request(), association)
+    half.feedback("syslog.urgent", message("one"), make_request(), association)
     assert all(sink.drain() for sink in half.sinks)
     assert every.read_text() == "2023-11-14T22:13:20.500000Z err shop.example shop[71] [req-1] one\n"
     assert not grave.exists()
@@ -165,7 +215,7 @@ def test_outputs(make: Make, make_request: Any, association: AssociationInfo, tm
     kept = half.sinks[0]
     half.configure(SyslogPlugin.Options.model_validate({"outputs": [{"file": str(every)}]}))
     assert half.sinks == [kept]
-    half.feedback("syslog", message("two"), make_request(), association)
+    half.feedback("syslog.urgent", message("two"), make_request(), association)
     half.close()
     assert every.read_text().endswith("] two\n")
     with pytest.raises(StartAnew, match="scope is request"):
@@ -182,7 +232,7 @@ def test_nothing_that_an_application_adds_is_taken_for_more(
 ) -> None:
     extra = {"server_name": "bank.example", "request": "other"}
     about = {"server_name": "evil", "application": "shop", "worker": "3"}
-    half = make()
+    half = make(scope="stream")
     half.feedback("syslog.process", batch_of(Message("x", data={"fields@32473": extra}).encode()), None, association)
     half.feedback(
         "syslog", Message("y", data={"fcgi@32473": about, "fields@32473": extra}).encode(), make_request(), association

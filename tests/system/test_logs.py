@@ -1,4 +1,4 @@
-"""What the application says comes out beside the web server: bound to its host and request, at both scopes."""
+"""What the application says comes out beside the web server: bound to its host and request, at every scope."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.system.stack import COMMAND, SLOWNESS, Stack, wait_until
 
 
-@pytest.fixture(scope="module", params=["request", "association"])
+@pytest.fixture(scope="module", params=["request", "stream", "association"])
 def stack(request: pytest.FixtureRequest, start_for_module: Callable[..., Stack]) -> Stack:
     return start_for_module(
         app={"name": "basket"}, plugins={"syslog": {"scope": request.param, "severity": "debug"}}, throws=True

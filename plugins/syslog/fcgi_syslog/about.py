@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fcgi_core.plugin import RequestInfo
+from fcgi_core.plugin import RequestInfo, values_of
 
 from .message import ENTERPRISE
 
@@ -16,12 +16,8 @@ FIELDS_ELEMENT = f"fields@{ENTERPRISE}"
 """The SD-ELEMENT with what the application added to a line (`extra` of Python's logging)."""
 LONGEST_VALUE = 1024
 """Characters of one value; a URI can have 8 KiB."""
-_PARAMS = (
-    ("method", "REQUEST_METHOD"),
-    ("uri", "REQUEST_URI"),
-    ("script", "SCRIPT_NAME"),
-    ("remote", "REMOTE_ADDR"),
-)
+_NAMES = ("method", "uri", "script", "remote")
+_PARAMS = (b"REQUEST_METHOD", b"REQUEST_URI", b"SCRIPT_NAME", b"REMOTE_ADDR")
 OF_PROCESS = ("application", "worker")
 """What the application's process says of itself, in the same element."""
 
@@ -31,12 +27,10 @@ def server_name(request: RequestInfo) -> str:
     return _readable(request.server_name)
 
 
-def details(request: RequestInfo, redact: Callable[[str], str]) -> dict[str, str]:
-    """Method, URI, script and remote address, as far as they are there; secrets in the URI made unreadable."""
-    params = request.params
+def details(params: bytes, redact: Callable[[str], str]) -> dict[str, str]:
+    """Method, URI, script and remote address, as far as PARAMS have them; secrets in the URI made unreadable."""
     about = {}
-    for name, param in _PARAMS:
-        value = params.get(param)
+    for name, value in zip(_NAMES, values_of(params, _PARAMS), strict=True):
         if value:
             about[name] = value if len(value) <= LONGEST_VALUE and value.isascii() else _readable(value)
     if "uri" in about:

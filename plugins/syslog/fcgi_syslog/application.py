@@ -72,7 +72,6 @@ interpreter to itself."""
 LET_GO_FIRST = 0.001
 """Seconds that it waits then, once."""
 _SEVERITY: Callable[[batch.Plain], int] = itemgetter(0)
-_TARGET: Callable[[batch.Plain], AssociationInfo | None] = itemgetter(4)
 
 
 _Heads = dict[tuple[int, str], str]
@@ -88,7 +87,7 @@ class _Source:
     __slots__ = ("data", "heads", "held", "prefix", "quiet", "server_name", "stderr", "target")
 
     def __init__(
-        self, limit: int, server_name: str, data: str, heads: _Heads, target: AssociationInfo | None = None
+        self, limit: int, server_name: str, data: str, heads: _Heads, target: tuple[AssociationInfo, int] | None = None
     ) -> None:
         self.server_name = server_name
         self.data = data
@@ -114,13 +113,14 @@ class SyslogApplication(ApplicationHalf):
         self._process_id = clean_name(str(os.getpid()), PROCID_LENGTH)
         self._fixed = {name: getattr(options, name) for name in _FIXED}
         self._by_request = options.by_request
+        self._own_streams = options.own_streams
         self._about = {"application": host.name} if host.name else {}
         if worker := os.environ.get(_WORKER):
             self._about["worker"] = worker
         self._rules = RulesByHost(options)
         self._storms = StormControl()
         self._loop_thread = threading.get_ident()
-        self._batched = "syslog.process" if self._by_request else "syslog"
+        self._batched = options.batched
         self._lines: deque[batch.Plain] = deque()
         self._fetching = False
         self._long = 0
@@ -128,8 +128,8 @@ class SyslogApplication(ApplicationHalf):
         # what is to be in a file when the call that logged it returns cannot wait for others
         self._gathering = None if options.spool else host.gather(self._batched, self._make)
         self._process = _Source(options.max_message, "", self._data({}), {})
-        self._hosts: dict[str, tuple[str, _Heads]] = {}
-        """Structured data and heads of each virtual host, where lines travel with their request."""
+        self._hosts: dict[str, _Source] = {}
+        """By SERVER_NAME as it came, where the web side says whose lines are: what they have in common."""
         self._holding: dict[_Source, RequestInfo | None] = {}  # STDERR that waits for its next line
         self._capture = Capture(self._take, host.log.name, self._failed)
         self._apply(options)
@@ -231,15 +231,20 @@ class SyslogApplication(ApplicationHalf):
         name = server_name(request)
         if not self._by_request:
             about = {"server_name": name, "request": request.identity}
-            data = self._data(about | details(request, self._rules[name].redact))
-            return _Source(self._limit, name, data, {}, self._host.association_of(request))
-        # the web side knows the request itself; what is said of it here would be made for nothing
-        known = self._hosts.get(name)
-        if known is None:
-            if len(self._hosts) >= KNOWN_HOSTS:
-                self._hosts.clear()
-            known = self._hosts[name] = (self._data({"server_name": name}), {})
-        return _Source(self._limit, name, *known)
+            data = self._data(about | details(request.raw_params, self._rules[name].redact))
+            association = self._host.association_of(request)
+            return _Source(self._limit, name, data, {}, None if association is None else (association, 0))
+        host = self._hosts.get(request.server_name) or self._host_source(request)
+        return _Source(self._limit, host.server_name, host.data, host.heads)
+
+    def _host_source(self, request: RequestInfo) -> _Source:
+        """What the lines of all requests of a virtual host have in common: the web side knows the request itself, and
+        what was said of it here would be made for nothing."""
+        if len(self._hosts) >= KNOWN_HOSTS:
+            self._hosts.clear()
+        name = server_name(request)
+        host = self._hosts[request.server_name] = _Source(self._limit, name, self._data({"server_name": name}), {})
+        return host
 
     def _data(self, about: dict[str, str]) -> str:
         """Structured data of lines, with what they all have."""
@@ -261,7 +266,12 @@ class SyslogApplication(ApplicationHalf):
         self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
     ) -> None:
         request = current_request()
-        source = self._process if request is None else self._source(request)
+        if request is None:
+            source = self._process
+        elif self._by_request and not self._rules.holds:
+            source = self._hosts.get(request.server_name) or self._host_source(request)
+        else:
+            source = self._source(request)
         self._line(source, request, severity, msgid, text, time.time() if when is None else when, fields)
 
     def _take_local(self, line: LocalLine, pid: int, uid: int) -> None:
@@ -346,13 +356,14 @@ class SyslogApplication(ApplicationHalf):
     ) -> None:
         """Keep a line until the loop fetches it with others; what is urgent, or is its request's, goes by itself."""
         gathering = self._gathering
-        if gathering is None or severity <= CRIT or (request is not None and self._by_request):
+        if gathering is None or severity <= CRIT or (request is not None and self._own_streams):
             self._send(source, request, severity, head, when, text)
             return
         if self._fetching and threading.get_ident() == self._loop_thread:
             return  # what sending a line makes others say is not sent: it would never end
         lines = self._lines
-        lines.append((severity, head, when, text, source.target))
+        target = request.reference if request is not None and self._by_request else source.target
+        lines.append((severity, head, when, text, target))
         if len(text) > LONG:
             self._long += len(text)
         count = len(lines)
@@ -376,7 +387,7 @@ class SyslogApplication(ApplicationHalf):
         self, source: _Source, request: RequestInfo | None, severity: int, head: str, when: float, text: str
     ) -> None:
         """Send a line by itself."""
-        if severity > CRIT and (request is None or not self._by_request):
+        if severity > CRIT and (request is None or not self._own_streams):
             channel, item = self._batched, batch.encode([(severity, head, when, text, source.target)])
         else:
             channel = "syslog.process" if self._by_request and request is None else "syslog"
@@ -402,7 +413,7 @@ class SyslogApplication(ApplicationHalf):
             self._long = 0
         groups = [taken] if taken else []
         if len(self._host.associations()) > 1:
-            groups = _apart(groups, _TARGET)
+            groups = _apart(groups, lambda line: line[4] and line[4][0])
         if crowded:
             # something may have to be dropped: an item of one severity each, so that it is what is least severe
             groups = sorted(_apart(groups, _SEVERITY), key=lambda group: group[0][0])
@@ -410,7 +421,8 @@ class SyslogApplication(ApplicationHalf):
         try:
             for group in groups:
                 for part in batch.split(group):
-                    yield batch.encode(part), min(map(_SEVERITY, part)), part[0][4]
+                    target = part[0][4]
+                    yield batch.encode(part), min(map(_SEVERITY, part)), target and target[0]
         finally:
             self._fetching = False
 

@@ -7,6 +7,7 @@ Numbers are big-endian:
     4 bytes         n, the number of lines; the channel's figures count by it
     2 bytes         m, the number of heads
     n * 8 bytes     when each line was written: microseconds since the epoch
+    n * 8 bytes     the number of its request (`RequestInfo.reference`), 0 for none
     n * 4 bytes     the length of each line's text, bytes
     n * 2 bytes     the number of its head, from 0
     m * 4 bytes     the length of each head, bytes
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 from fcgi_core.plugin import AssociationInfo
 
-Plain = tuple[int, str, float, str, AssociationInfo | None]
+Plain = tuple[int, str, float, str, tuple[AssociationInfo, int] | None]
 """A `Line`."""
 
 __all__ = ["BATCH_SIZE", "Batch", "Line", "Plain", "decode", "encode", "split"]
@@ -47,8 +48,9 @@ class Line(NamedTuple):
     head: str
     time: float
     text: str
-    target: AssociationInfo | None
-    """The association of its request: the web server that has the request gets the line."""
+    target: tuple[AssociationInfo, int] | None
+    """The association of its request, for the web server that has the request gets the line; and the request's number
+    (`RequestInfo.reference`), or 0 if the line is not to name it so."""
 
 
 class Batch(NamedTuple):
@@ -57,6 +59,8 @@ class Batch(NamedTuple):
     heads: list[str]
     times: tuple[int, ...]
     """Microseconds since the epoch."""
+    requests: tuple[int, ...]
+    """Numbers of their requests, 0 for none."""
     numbers: tuple[int, ...]
     texts: list[str]
     clean: bool
@@ -79,7 +83,7 @@ def split(lines: Sequence[Plain]) -> Iterable[Sequence[Plain]]:
 
 def encode(lines: Sequence[Plain]) -> bytes:
     """The item of some lines (see `Line`), MOST_HEADS at most; struct.error beyond."""
-    _, heads, times, texts, _ = zip(*lines, strict=True)
+    _, heads, times, texts, targets = zip(*lines, strict=True)
     numbers: dict[str, int] = {}
     of_lines = [numbers.setdefault(head, len(numbers)) for head in heads]
     joined = "".join(texts)
@@ -91,10 +95,11 @@ def encode(lines: Sequence[Plain]) -> bytes:
     count = len(lines)
     micros = [int(when * 1_000_000 + 0.5) for when in times]
     columns = struct.pack(
-        f">IH{count}Q{count}I{count}H{len(encoded)}I",
+        f">IH{2 * count}Q{count}I{count}H{len(encoded)}I",
         count,
         len(encoded),
         *micros,
+        *[0 if target is None else target[1] for target in targets],
         *lengths,
         *of_lines,
         *map(len, encoded),
@@ -110,14 +115,15 @@ def decode(item: bytes) -> Batch:
     if len(item) < _COUNTS.size:
         raise ValueError("it is too short for a batch")
     count, heads = _COUNTS.unpack_from(item)
-    end = _COUNTS.size + count * 14 + heads * 4
+    end = _COUNTS.size + count * 22 + heads * 4
     if not 0 < count <= MOST_LINES or end > len(item):
         raise ValueError(f"a batch of {count} lines and {heads} heads in {len(item)} bytes")
-    columns = struct.unpack_from(f">{count}Q{count}I{count}H{heads}I", item, _COUNTS.size)
+    columns = struct.unpack_from(f">{2 * count}Q{count}I{count}H{heads}I", item, _COUNTS.size)
     times = columns[:count]
-    lengths = columns[count : 2 * count]
-    numbers = columns[2 * count : 3 * count]
-    head_lengths = columns[3 * count :]
+    requests = columns[count : 2 * count]
+    lengths = columns[2 * count : 3 * count]
+    numbers = columns[3 * count : 4 * count]
+    head_lengths = columns[4 * count :]
     texts_at = end + sum(head_lengths)
     if texts_at + sum(lengths) != len(item):
         raise ValueError("the lengths in a batch do not add up to it")
@@ -136,4 +142,4 @@ def decode(item: bytes) -> Batch:
     except UnicodeDecodeError:
         raise ValueError("a batch is not UTF-8") from None
     # bytes.translate gives back the same object if it changes nothing, and takes a third of str.isprintable's time
-    return Batch(names, times, numbers, texts, data.translate(_PRINTABLE) is data)
+    return Batch(names, times, requests, numbers, texts, data.translate(_PRINTABLE) is data)

@@ -35,7 +35,7 @@ class Take(Protocol):
     """Takes a line: its severity, MSGID, text, when it was written, and what `extra` added."""
 
     def __call__(
-        self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = ...
+        self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
     ) -> None: ...
 
 
@@ -52,6 +52,8 @@ class Capture(logging.Handler):
         self._own = own
         self._application_logger = logging.getLogger(APPLICATION_LOGGER)
         self._kinds: frozenset[str] = frozenset()
+        self._watched: list[logging.Logger] = []
+        """Where it is to be: asked for once, for `stay` is called for every request."""
         self._msgids: dict[str, str] = {}
         self._root_level: int | None = None
         self._warnings_captured = False
@@ -69,6 +71,7 @@ class Capture(logging.Handler):
         """Begin to catch `kinds`, down to `severity`."""
         self.uninstall()
         self._kinds = frozenset(kinds)
+        self._watched = self._loggers()
         self._msgids.clear()
         self.setLevel(_LEVEL_OF_SEVERITY[severity])
         root = logging.getLogger()
@@ -89,13 +92,13 @@ class Capture(logging.Handler):
         """Be there still: an application that configures its logging late (`dictConfig`) removes all handlers, and
         disables the loggers that it does not name."""
         self._application_logger.disabled = False
-        for logger in self._loggers():
+        for logger in self._watched:
             if self not in logger.handlers:
                 logger.addHandler(self)
 
     def uninstall(self) -> None:
         """Undo `install`, as far as nobody else has changed the same since."""
-        for logger in self._loggers():
+        for logger in self._watched:
             logger.removeHandler(self)
         root = logging.getLogger()
         if self._root_level is not None and root.level == self.level:
@@ -110,6 +113,7 @@ class Capture(logging.Handler):
             threading.excepthook = self._previous_thread_hook
         self._previous_hook = self._previous_thread_hook = None
         self._kinds = frozenset()
+        self._watched = []
 
     def _loggers(self) -> list[logging.Logger]:
         if "logging" in self._kinds:

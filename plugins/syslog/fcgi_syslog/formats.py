@@ -32,32 +32,38 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 def format_line(entry: FeedEntry) -> str:
     """The line of a file, newline included."""
-    return f"{format_time(entry.time)}{_mark(entry)}{escape(entry.message)}\n"
+    return f"{format_time(entry.time)}{_mark(entry)}{escape_word(entry.request)}] {escape(entry.message)}\n"
 
 
 def format_lines(lines: Lines) -> list[str]:
     """The lines of a file, newlines included."""
+    marks: list[str] = []
     for head in lines.heads:
         if not head.mark:
             head.mark = _mark(head.entry(0, ""))
-    marks = [head.mark for head in lines.heads]
+        marks.append(head.mark)
     texts = lines.texts if lines.clean else [escape(text) for text in lines.texts]
-    columns = zip(lines.times, lines.numbers, texts, strict=True)
+    if lines.requests is None:
+        marks = [f"{mark}{escape_word(head.about[5])}] " for mark, head in zip(marks, lines.heads, strict=True)]
+        middles = [marks[number] for number in lines.numbers]
+    else:
+        middles = [
+            f"{marks[number]}{escape_word(lines.heads[number].about[5] if request is None else request.identity)}] "
+            for number, request in zip(lines.numbers, lines.requests, strict=True)
+        ]
+    columns = zip(lines.times, middles, texts, strict=True)
     second = min(lines.times) // _MICRO
     if max(lines.times) // _MICRO != second:
-        return [f"{format_time(time / _MICRO)}{marks[number]}{text}\n" for time, number, text in columns]
+        return [f"{format_time(time / _MICRO)}{middle}{text}\n" for time, middle, text in columns]
     beginning = format_time(second)[: -len("000000Z")]
     start = second * _MICRO
-    return [f"{beginning}{time - start:06d}Z{marks[number]}{text}\n" for time, number, text in columns]
+    return [f"{beginning}{time - start:06d}Z{middle}{text}\n" for time, middle, text in columns]
 
 
 def _mark(entry: FeedEntry) -> str:
-    """What stands between time and text."""
+    """What stands between time and request."""
     process = f"[{escape(entry.process)}]" if entry.process else ""
-    return (
-        f" {SEVERITIES[entry.severity]} {escape_word(entry.server_name)}"
-        f" {escape_word(entry.application)}{process} [{escape_word(entry.request)}] "
-    )
+    return f" {SEVERITIES[entry.severity]} {escape_word(entry.server_name)} {escape_word(entry.application)}{process} ["
 
 
 def format_json(entry: FeedEntry) -> str:
@@ -85,6 +91,8 @@ def format_message(entry: FeedEntry, limit: int) -> bytes:
 
 def format_messages(lines: Lines, limit: int) -> list[bytes]:
     """The same for many."""
+    if lines.requests is not None:
+        return [format_message(entry, limit) for entry in lines]
     around: list[tuple[str, str]] = []
     for head in lines.heads:
         if head.message is None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from fcgi_core.plugin import FeedEntry
+from fcgi_core.plugin import FeedEntries, FeedEntry
 
-__all__ = ["Head", "Lines"]
+from .about import details
+
+__all__ = ["Head", "Lines", "OfRequest"]
 
 
 class Head:
     """What a `FeedEntry` has beside time and message, and texts that outputs make of that once."""
 
-    __slots__ = ("about", "mark", "message", "server_name", "severity")
+    __slots__ = ("about", "fields", "mark", "message", "server_name", "severity")
 
     def __init__(
         self,
@@ -30,8 +32,9 @@ class Head:
         self.server_name = server_name
         self.about = (server_name, application, facility, process, kind, request, fields, host)
         """The fields of a `FeedEntry` after `message`."""
+        self.fields = fields
         self.mark = ""
-        """What stands in a line of a file between time and text; made when first wanted."""
+        """What stands in a line of a file between time and request; made when first wanted."""
         self.message: tuple[str, str] | None = None
         """What stands in an RFC 5424 message before and after its time; likewise."""
 
@@ -39,13 +42,36 @@ class Head:
         return FeedEntry(time, self.severity, text, *self.about)
 
 
-class Lines:
-    """By column: the heads, and for each line its time, the number of its head, and its text."""
+class OfRequest:
+    """What a line has of its request. `params` are as they travelled: few lines are looked at so closely that these are
+    decoded."""
 
-    __slots__ = ("clean", "heads", "numbers", "size", "texts", "times")
+    __slots__ = ("_redact", "identity", "params")
+
+    def __init__(self, identity: str, params: bytes, redact: Callable[[str], str]) -> None:
+        self.identity = identity
+        self.params = params
+        self._redact = redact
+
+    def details(self) -> dict[str, str]:
+        """See `about.details`."""
+        return details(self.params, self._redact)
+
+
+class Lines(FeedEntries):
+    """By column: the heads, and for each line its time, the number of its head, its text, and its request if the head
+    does not say that. A sequence of entries, each made when somebody wants it."""
+
+    __slots__ = ("clean", "heads", "numbers", "requests", "size", "texts", "times")
 
     def __init__(
-        self, heads: Sequence[Head], times: Sequence[int], numbers: Sequence[int], texts: Sequence[str], clean: bool
+        self,
+        heads: Sequence[Head],
+        times: Sequence[int],
+        numbers: Sequence[int],
+        texts: Sequence[str],
+        clean: bool,
+        requests: Sequence[OfRequest | None] | None = None,
     ) -> None:
         self.heads = heads
         self.times = times
@@ -54,19 +80,30 @@ class Lines:
         self.texts = texts
         self.clean = clean
         """All texts are printable ASCII. False says nothing."""
+        self.requests = requests
+        """None: heads say all that is to be said."""
         self.size = sum(map(len, texts))
         """Characters of text."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def entries(self) -> Iterator[FeedEntry]:
-        """The lines, each for itself."""
-        heads = self.heads
-        new = tuple.__new__  # FeedEntry(…) checks how it is called, which takes as long as the rest
-        for time, number, text in zip(self.times, self.numbers, self.texts, strict=True):
-            head = heads[number]
-            yield new(FeedEntry, (time / 1_000_000, head.severity, text, *head.about))
+    @property
+    def held(self) -> int:
+        size = self.size
+        for request in self.requests or ():
+            if request is not None:
+                size += len(request.params)
+        return size
+
+    def entry(self, position: int) -> FeedEntry:
+        head = self.heads[self.numbers[position]]
+        about = head.about
+        request = None if self.requests is None else self.requests[position]
+        if request is not None:
+            fields = {**(head.fields or {}), **request.details()}
+            about = (*about[:5], request.identity, fields or None, about[7])
+        return FeedEntry(self.times[position] / 1_000_000, head.severity, self.texts[position], *about)
 
     def down_to(self, threshold: int) -> Lines | None:
         """The lines of this severity and the more severe ones; None if there are none."""
@@ -89,10 +126,12 @@ class Lines:
         return {name: self._of(chosen) for name, chosen in positions.items()}
 
     def _of(self, chosen: Sequence[int]) -> Lines:
+        requests = self.requests
         return Lines(
             self.heads,
             [self.times[position] for position in chosen],
             [self.numbers[position] for position in chosen],
             [self.texts[position] for position in chosen],
             self.clean,
+            None if requests is None else [requests[position] for position in chosen],
         )

@@ -186,9 +186,11 @@ class Output(_Model):
 
 
 class SyslogOptions(Plugin.Options):
-    scope: Literal["request", "association"] = "request"
-    """`request`: each request's lines travel on a stream of their own, and the web side says whose they are.
-    `association`: all lines of an application share a stream, and the application says it."""
+    scope: Literal["request", "stream", "association"] = "request"
+    """`request`: lines name their request, and the web side says whose they are; those of all requests share a stream
+    and travel many together, urgent ones each on a stream of its request's own. `stream`: every request that says
+    something has a stream of its own for it, so that a lost packet holds up no other's lines; dearer. `association`:
+    all lines of an application share a stream, and the application says whose they are."""
     delivery: Literal["plain", "acknowledged"] = "plain"
     """`acknowledged`: lines are kept until the web side has written them, and sent again if it dies; they travel as
     with `scope: association`."""
@@ -242,8 +244,18 @@ class SyslogOptions(Plugin.Options):
 
     @property
     def by_request(self) -> bool:
-        """Whether lines travel with their request, so that the web side knows whose they are."""
-        return self.scope == "request" and self.delivery == "plain"
+        """Whether the web side says whose lines are, for it knows the requests."""
+        return self.scope != "association" and self.delivery == "plain"
+
+    @property
+    def own_streams(self) -> bool:
+        """Whether each request has a stream of its own for its lines."""
+        return self.scope == "stream" and self.delivery == "plain"
+
+    @property
+    def batched(self) -> str:
+        """The channel on which lines travel many together."""
+        return "syslog.process" if self.own_streams else "syslog"
 
     def for_all_hosts(self) -> dict[str, object]:
         """The options that no virtual host can have of its own."""

@@ -34,9 +34,7 @@ def _make(output: Output, log: logging.Logger) -> Sink:
         case "file":
             return FileSink(where, log)
         case "json_file":
-            return FileSink(
-                where, log, to_text=format_json, to_texts=lambda lines: [format_json(one) for one in lines.entries()]
-            )
+            return FileSink(where, log, to_text=format_json, to_texts=lambda lines: [format_json(one) for one in lines])
         case "socket":
             return SocketSink(where, log)
         case "journal":

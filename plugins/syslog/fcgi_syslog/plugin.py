@@ -54,12 +54,14 @@ class SyslogPlugin(Plugin):
                 Channel("syslog", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE, counted=True),
                 Channel("syslog.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=URGENT_QUEUE),
             ]
-        return [
-            Channel("syslog", Scope.REQUEST, queue_bytes=REQUEST_QUEUE),
+        channels = [
+            Channel(options.batched, Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE, counted=True),
             Channel("syslog.urgent", Scope.REQUEST, priority=Priority.URGENT, queue_bytes=REQUEST_QUEUE),
-            Channel("syslog.process", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE, counted=True),
             Channel("syslog.process.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=URGENT_QUEUE),
         ]
+        if options.own_streams:
+            channels.append(Channel("syslog", Scope.REQUEST, queue_bytes=REQUEST_QUEUE))
+        return channels
 
     def application_half(self, host: ApplicationHost, options: SyslogOptions) -> ApplicationHalf:
         from .application import SyslogApplication  # each process needs but one half

@@ -61,7 +61,7 @@ class Rules:
 class RulesByHost:
     """The rules of every virtual host."""
 
-    __slots__ = ("_hosts", "_options", "base", "same")
+    __slots__ = ("_hosts", "_options", "base", "holds", "same")
 
     def __init__(self, options: SyslogOptions) -> None:
         self._options = options
@@ -69,6 +69,8 @@ class RulesByHost:
         """Those of every host that has none of its own."""
         self.same = True
         """No host has."""
+        self.holds = options.hold
+        """Some host's lines are held."""
         self._hosts: dict[str, Rules] = {}
 
     def change(self, options: SyslogOptions, server_name: str | None) -> None:
@@ -76,6 +78,7 @@ class RulesByHost:
         if server_name is None:
             self._options = options
             self.base = Rules(options)
+            self._look()
             return
         common = self._options.for_all_hosts()
         wrong = [name for name, value in options.for_all_hosts().items() if value != common[name]]
@@ -85,7 +88,11 @@ class RulesByHost:
             self._hosts.pop(server_name, None)
         else:
             self._hosts[server_name] = Rules(options)
+        self._look()
+
+    def _look(self) -> None:
         self.same = not self._hosts
+        self.holds = any(rules.hold for rules in (self.base, *self._hosts.values()))
 
     def __getitem__(self, server_name: str) -> Rules:
         return self._hosts.get(server_name, self.base)

@@ -140,7 +140,7 @@ class Sink(ABC):
         entries: list[FeedEntry] = []
         for part in parts:
             if isinstance(part, Lines):
-                entries.extend(part.entries())
+                entries.extend(part)
             else:
                 entries.append(part)
         self.deliver(entries)

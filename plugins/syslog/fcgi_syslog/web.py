@@ -12,7 +12,7 @@ from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome, RequestInfo, S
 
 from . import batch
 from .about import FIELDS_ELEMENT, OF_PROCESS, REQUEST_ELEMENT, details, server_name
-from .lines import Head, Lines
+from .lines import Head, Lines, OfRequest
 from .message import FACILITIES, Data, parse_text, read
 from .options import Output, SyslogOptions
 from .outputs import make_sink
@@ -43,7 +43,7 @@ class _Source:
 
     def __init__(self, request: RequestInfo, limit: int, rules: RulesByHost) -> None:
         self.server_name = server_name(request)
-        self.details = details(request, rules[self.server_name].redact)
+        self.details = details(request.raw_params, rules[self.server_name].redact)
         self.stderr = Reassembler(limit)
         self.quiet = False
         self._data: Data | None = None
@@ -52,10 +52,7 @@ class _Source:
     def fields(self, data: Data) -> dict[str, str]:
         """Its structured data: what the application added, and over it what this side knows."""
         if data is not self._data:  # most lines of a request have the same
-            claims = _flat(data, REQUEST_ELEMENT)
-            of_process = data.get(REQUEST_ELEMENT, _NOTHING)
-            claims |= {name: of_process[name] for name in OF_PROCESS if name in of_process}
-            self._fields = claims | self.details
+            self._fields = _added(data) | self.details
             self._data = data
         return self._fields
 
@@ -70,8 +67,10 @@ class SyslogWeb(WebHalf):
         self._acknowledged = options.delivery == "acknowledged"
         self._rules = RulesByHost(options)
         self._storms = StormControl()
-        self._batched = "syslog.process" if options.by_request else "syslog"
-        self._heads: dict[tuple[str, str], Head] = {}
+        self._batched = options.batched
+        self._heads: dict[tuple[str | None, ...], Head] = {}
+        """By their text and the name of the application; and by the virtual host, where it is the request's, or by None
+        where the request is not known any more."""
         self._holding: dict[_Source, RequestInfo] = {}  # STDERR that waits for its next line
         self.malformed = 0
         """Items that were no RFC 5424 messages."""
@@ -159,17 +158,54 @@ class SyslogWeb(WebHalf):
 
     def _lines(self, item: bytes, association: AssociationInfo) -> Lines:
         """The lines of a batch. ValueError says what is wrong with it."""
-        texts, times, numbers, lines, clean = batch.decode(item)
+        texts, times, requests, numbers, lines, clean = batch.decode(item)
         peer_name = association.peer_name
         known = self._heads
-        heads = [known.get((text, peer_name)) or self._head(text, peer_name) for text in texts]
-        return Lines(heads, times, numbers, lines, clean)
+        if not any(requests):
+            heads = [known.get((text, peer_name)) or self._head((text, peer_name)) for text in texts]
+            return Lines(heads, times, numbers, lines, clean)
+        if not self._options.by_request or self._options.own_streams:
+            raise ValueError("a batch names requests, which this scope does not have")
+        heads = []
+        places: dict[tuple[int, object], int] = {}
+        of_lines: list[int] = []
+        about: list[OfRequest | None] = []
+        last: RequestInfo | None = None
+        name: str | None = None
+        one: OfRequest | None = None
+        for request, number, reference in zip(self._host.find_requests(requests), numbers, requests, strict=True):
+            if request is None:
+                name = one = None
+            elif request is not last:
+                name = server_name(request)
+                one = OfRequest(request.identity, request.raw_params, self._rules[name].redact)
+            last = request
+            key = (number, name if reference else 0)
+            place = places.get(key)
+            if place is None:
+                place = places[key] = len(heads)
+                begins = (texts[number], peer_name, name) if reference else (texts[number], peer_name)
+                heads.append(known.get(begins) or self._head(begins))
+            of_lines.append(place)
+            about.append(one)
+        return Lines(heads, times, of_lines, lines, clean, about)
 
-    def _head(self, text: str, peer_name: str) -> Head:
+    def _head(self, begins: tuple[str | None, ...]) -> Head:
+        text, peer_name = begins[:2]
+        assert text is not None
+        assert peer_name is not None
         message = parse_text(text)
-        name, identity, fields = _of_claims(message.data)
+        data = message.data
+        name, identity, fields = _of_claims(data)
         if message.time is not None or message.text not in ("", f"{name}: ") or not text.endswith(" "):
             raise ValueError("a head of a batch has a time, or a text of its own")
+        if len(begins) > 2:
+            identity = ""
+            if begins[2] is None:
+                # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
+                name, fields = "", _flat(data)
+            else:
+                name, fields = begins[2], _added(data)
         head = Head(
             message.severity,
             name,
@@ -184,7 +220,7 @@ class SyslogWeb(WebHalf):
         if len(text) <= KNOWN_HEAD_LENGTH:
             if len(self._heads) >= KNOWN_HEADS:
                 self._heads.clear()
-            self._heads[text, peer_name] = head
+            self._heads[begins] = head
         return head
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
@@ -278,7 +314,7 @@ class SyslogWeb(WebHalf):
                 sink.write(entry)
 
     def _publish_all(self, lines: Lines) -> None:
-        self._host.publish_all(lines.entries())
+        self._host.publish_all(lines)
         for sink in self._sinks:
             wanted = lines.down_to(sink.threshold)
             if wanted is not None:
@@ -294,6 +330,13 @@ def _flat(data: Data, but: str = "") -> dict[str, str]:
             for key, value in parameters.items():
                 fields.setdefault(prefix + key, value)
     return fields
+
+
+def _added(data: Data) -> dict[str, str]:
+    """What an application may add to a line whose request is known here: not what is about the request."""
+    added = _flat(data, REQUEST_ELEMENT)
+    of_process = data.get(REQUEST_ELEMENT, _NOTHING)
+    return added | {name: of_process[name] for name in OF_PROCESS if name in of_process}
 
 
 def _of_claims(data: Data) -> tuple[str, str, dict[str, str]]:
