@@ -247,6 +247,7 @@ class Supervisor:
         for entry in tuple(self._entries):
             if any(channel.name in link.taken - before for channel in entry.channels):
                 self._call(entry, entry.half.association_up, link.info)
+
     def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
         """See `Host.find_requests`."""
         by_mark = {link.mark: link.connection for link in self.links}

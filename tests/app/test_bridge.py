@@ -16,6 +16,8 @@ from fcgi_core.app import bridge as bridge_module
 from fcgi_core.app import fastcgi_pool as pool_module
 from fcgi_core.app.bridge import BridgedRequest, FastcgiBridge
 from fcgi_core.app.fastcgi_pool import parse_address
+from fcgi_core.discovery import EnabledPlugin
+from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo
 from fcgi_core.records import HEADER, ProtocolStatus, RecordType, Role, end_request, record
 from tests.app.fastcgi_server import Served, fastcgi_server
 from tests.app.harness import serving, settle, until
@@ -155,12 +157,25 @@ async def test_stderr_goes_to_the_plugins_or_on(path: Path) -> None:
             connection.write(record(RecordType.STDERR, 1, b"PHP Notice: "), record(RecordType.STDERR, 1, b"no\n"))
             connection.answer()
 
-    async with fastcgi_server(path, serve), serving(running := bridge(path)) as web:
+    taken: list[bytes] = []
+
+    class Half(ApplicationHalf):
+        def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
+            taken.append(data)
+            return True
+
+    class Takes(Plugin):
+        name = "takes"
+
+        def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+            return Half()
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
         call = web.call()
         await call.over()
         await until(lambda: call.err == b"PHP Notice: no\n", "STDERR comes")
-        taken: list[bytes] = []
-        running.service.supervisor.stderr = lambda exchange, data: not taken.append(data)  # type: ignore[method-assign]
+    takes = EnabledPlugin(Takes(), None, (), {}, {})
+    async with fastcgi_server(path, serve), serving(bridge(path), plugins=[takes]) as web:
         call = web.call()
         await call.over()
         await settle()

@@ -42,8 +42,13 @@ class RunningFeed:
         async def stop() -> None:
             if self._feed is not None:
                 self._feed.close()
-            for _ in range(20):  # the transports end on the loop, one turn after the other
-                await asyncio.sleep(0)
+            for _ in range(2):
+                for _ in range(20):  # the transports end on the loop, one turn after the other
+                    await asyncio.sleep(0)
+                # a connection that came last may still be being accepted
+                accepting = asyncio.all_tasks() - {asyncio.current_task()}
+                if accepting:
+                    await asyncio.wait(accepting, timeout=10)
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop).result(10)
         self._feed = None

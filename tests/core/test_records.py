@@ -125,7 +125,7 @@ def test_each_place_where_pairs_can_be_cut(cut: bytes) -> None:
 NAMES = st.sampled_from(["A", "AB", "URI", "x" * 130])
 
 
-@given(st.lists(st.tuples(NAMES, latin)), st.lists(NAMES, max_size=3), st.integers(0, 300))
+@given(st.lists(st.tuples(NAMES, latin)), st.lists(NAMES, max_size=3, unique=True), st.integers(0, 300))
 def test_some_values_are_those_that_all_of_them_would_give(
     pairs: list[tuple[str, str]], names: list[str], cut: int
 ) -> None:

@@ -501,7 +501,7 @@ def test_other_programs(make: Make, host: Any, tmp_path: Path, monkeypatch: pyte
     assert message.data["fields@32473"] == {"uid": str(os.getuid())}
 
 
-@pytest.mark.parametrize("scope", ["request", "association"])
+@pytest.mark.parametrize("scope", ["stream", "association"])
 def test_another_program_names_its_request(
     make: Make, host: Any, make_request: Any, tmp_path: Path, scope: str
 ) -> None:
@@ -524,9 +524,9 @@ def test_another_program_names_its_request(
     half.close()
     bound, unknown, late = (messages_in(sent.item)[0] for sent in host.sent)
     assert bound.data["fcgi@32473"]["server_name"] == "shop.example"
-    assert bound.text.startswith("0123456789abcdef" if scope == "request" else "shop.example: 0123456789abcdef")
+    assert bound.text.startswith("0123456789abcdef" if scope == "stream" else "shop.example: 0123456789abcdef")
     assert (bound.app_name, bound.msgid) == ("php", "local")
-    if scope == "request":
+    if scope == "stream":
         assert [sent.request for sent in host.sent] == [request, None, None]
     for line in (unknown, late):
         assert "server_name" not in line.data.get("fcgi@32473", {})

@@ -22,7 +22,7 @@ def test_request_scope() -> None:
 
 def test_stream_scope() -> None:
     assert [channel.describe() for channel in SyslogPlugin().channels(SyslogPlugin.Options(scope="stream"))] == [
-        "syslog.process;association;ordinary",
+        "syslog.process;association;ordinary;counted",
         "syslog.urgent;request;urgent",
         "syslog.process.urgent;association;urgent",
         "syslog;request;ordinary",

@@ -88,7 +88,7 @@ def test_a_plugin_is_switched_off_and_on_while_requests_run(start: Start) -> Non
     assert [line for line in stack.lines() if "unheard" in line["message"]] == []
     for one in running(stack, "syslog"):
         assert one["errors"] == 0
-    assert "no association" not in stack.web.text
+    assert " is down" not in stack.web.text
     assert stack.web.text.count("is up") == 1, "the association lives through it"
 
 
