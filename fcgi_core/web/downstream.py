@@ -93,6 +93,7 @@ class WebExchange(Exchange):
         "keep_connection",
         "last_activity",
         "over",
+        "queue_deadline",
         "raw_params",
         "role",
         "state",
@@ -117,6 +118,8 @@ class WebExchange(Exchange):
         """All of the input has come; with what is in `body`, it is whole."""
         self.can_be_sent_again = False
         """`body` still holds all of the input: another application could be given the request."""
+        self.queue_deadline = 0.0
+        """When it will have waited for an application for long enough, in the loop's time; 0: it has not waited yet."""
         self.tried_again = False
         """It was given to a second application after the first was lost."""
         self.dispatched = False

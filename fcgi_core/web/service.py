@@ -293,7 +293,13 @@ class WebService:
     def requeue(self, exchange: WebExchange) -> None:
         self._active.discard(exchange)
         exchange.state = None
-        self._queue.append((self._loop.time() + self.options.queue_timeout, exchange))
+        # the time that it may wait goes on from the first time: who is refused again and again does not stay for ever
+        now = self._loop.time()
+        exchange.queue_deadline = exchange.queue_deadline or now + self.options.queue_timeout
+        if exchange.queue_deadline < now:
+            self._refuse_late(exchange)
+            return
+        self._queue.append((exchange.queue_deadline, exchange))
         # its application may be the one that just refused it: not before the next turn
         self._loop.call_later(0.02, self._serve_queue)
 
@@ -339,7 +345,8 @@ class WebService:
             reasons = "; ".join(f"{upstream.address}: {upstream.last_error}" for upstream in self.upstreams)
             self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
         else:
-            self._queue.append((now + self.options.queue_timeout, exchange))
+            exchange.queue_deadline = now + self.options.queue_timeout
+            self._queue.append((exchange.queue_deadline, exchange))
 
     def _serve_queue(self) -> None:
         queue = self._queue
@@ -350,6 +357,10 @@ class WebService:
                 exchange.downstream.read_on()
             else:
                 return
+
+    def _refuse_late(self, exchange: WebExchange) -> None:
+        why = "no application had room in time"
+        self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
 
     def _refuse(self, exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
         log.error("answered %d: %s", status.value, why)
@@ -362,10 +373,12 @@ class WebService:
         """Look for requests whose time is up."""
         self._sweep_handle = self._loop.call_later(SWEEP, self._sweep)
         now = self._loop.time()
-        while self._queue and (self._queue[0][0] < now or self._queue[0][1].over):
-            exchange = self._queue.popleft()[1]
+        late = [one for one in self._queue if one[0] < now or one[1].over]  # those that came back are not in order
+        if late:
+            self._queue = deque(one for one in self._queue if one[0] >= now and not one[1].over)
+        for _, exchange in late:
             if not exchange.over:
-                self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, "no application had room in time", retry_after=1)
+                self._refuse_late(exchange)
         limit = now - self.options.request_timeout
         for exchange in [one for one in self._active if one.last_activity < limit]:
             if exchange.downstream.paused:

@@ -14,6 +14,7 @@ from fcgi_core.channels import Priority
 from fcgi_core.outbox import PPID
 from fcgi_core.records import (
     KEEP_CONN,
+    ProtocolStatus,
     Record,
     RecordReader,
     RecordType,
@@ -293,6 +294,23 @@ def test_who_goes_meanwhile(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
             await until(lambda: not upstream._ending, "nothing waits any more")
             assert (bench.service.in_flight, bench.service.requests_ended) == (0, 1)
             await until(lambda: is_over(wire) or goes == "client", "the answer was whole")
+
+    run(body)
+
+
+def test_one_that_is_refused_again_and_again_waits_for_queue_timeout_and_no_longer() -> None:
+    """A bridge before a FastCGI server that is full answers OVERLOADED."""
+
+    def refuse(exchange: AppExchange) -> None:
+        exchange.end(error="full", status=ProtocolStatus.OVERLOADED)
+
+    async def body() -> None:
+        async with running(refuse, queue_timeout=0.3) as bench:
+            answered = await bench.ask("POST", b"order")
+            assert answered.startswith(b"Status: 503")
+            assert b"Retry-After: 1" in answered
+            assert bench.applications[0].requests > 1, "it was tried again meanwhile"
+            assert (bench.service.in_flight, bench.service.waiting) == (0, 0)
 
     run(body)
 
