@@ -25,7 +25,7 @@ from .settings import Settings
 from .standstill import StandstillWatch
 from .status import app_commands, web_commands
 from .supervisor import Supervisor
-from .systemd import notify
+from .systemd import JournalFormatter, journal_reads, notify
 from .web.feed import Feed
 from .web.probe import ProbeOptions
 from .web.service import BackEndOptions, WebOptions, WebService
@@ -248,7 +248,8 @@ def _start_log(level: str) -> None:
     """The operator's log on stderr, which is not the application's: it does not pass through the root logger, so that
     no plugin sends the program's own lines to the other side."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JournalFormatter() if journal_reads(2) else plain)
     log.addHandler(handler)
     log.setLevel(level.upper())
     log.propagate = False
