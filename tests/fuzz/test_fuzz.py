@@ -11,6 +11,7 @@ import pytest
 
 from fcgi_core.records import RecordType, record
 from tests.fuzz import loop, wire
+from tests.fuzz.make_corpus import CORPUS
 from tests.fuzz.targets import MAX_GROWTH, TARGETS, close_loop, flood, join, split
 
 
@@ -47,7 +48,8 @@ def test_a_peer_that_takes_no_answer_does_not_fill_the_memory(target: str, chunk
 def test_a_mutation_depends_on_its_seed_alone() -> None:
     seeds = loop.corpus("web")
     assert loop.mutate(random.Random(5), seeds) == loop.mutate(random.Random(5), seeds)
-    assert join(split(seeds[0])) == seeds[0]
+    whole = (CORPUS / "web" / "bodies").read_bytes()  # what was found may end in the middle of a chunk
+    assert join(split(whole)) == whole
 
 
 @pytest.mark.skipif(wire.sanitizer() is None, reason="no gcc with AddressSanitizer")
