@@ -60,6 +60,7 @@ __all__ = [
     "HostTraffic",
     "MAX_ITEM",
     "OTHER",
+    "OptionsByHost",
     "Outcome",
     "Plugin",
     "PluginError",
@@ -386,9 +387,9 @@ class Half:
         """SIGUSR1: open anew the files that are written to; something has moved them away."""
 
     def configure(self, options: Any, server_name: str | None = None) -> None:
-        """The options changed while running, for one virtual host if named; they are checked already. Called too, right
-        after the start, for each host that has options of its own. Raise ValueError to refuse them, StartAnew to be
-        closed while another half is made with them."""
+        """The options changed while running, for one virtual host if named; they are checked already. Called too, when
+        the half is made, for each host that has options of its own; `OptionsByHost` keeps them. Raise ValueError to
+        refuse them, StartAnew to be closed while another half is made with them."""
 
     def tick(self) -> None:
         """Called about once a second."""
@@ -438,6 +439,34 @@ class Plugin:
     def web_half(self, host: WebHost, options: Any) -> WebHalf | None:
         """The half for the web side; None if the plugin has none. OSError, ValueError: it cannot run."""
         return None
+
+
+class OptionsByHost:
+    """The options of a plugin, and of the virtual hosts that have some of their own: for a half to look up."""
+
+    __slots__ = ("_common", "_hosts")
+
+    def __init__(self, options: Any) -> None:
+        """`options` are those that the half was made with."""
+        self._common = options
+        self._hosts: dict[str, Any] = {}
+
+    def __getitem__(self, server_name: str) -> Any:
+        """What holds for this virtual host; '' for what belongs to none."""
+        return self._hosts.get(server_name, self._common)
+
+    def change(self, options: Any, server_name: str | None = None) -> None:
+        """What `configure` was called with."""
+        if server_name is None:
+            self._common = options
+        elif options == self._common:
+            self._hosts.pop(server_name, None)
+        else:
+            self._hosts[server_name] = options
+
+    def values(self) -> list[Any]:
+        """All of them."""
+        return [self._common, *self._hosts.values()]
 
 
 _current: ContextVar[RequestInfo | None] = ContextVar("fcgi_sctp_request", default=None)

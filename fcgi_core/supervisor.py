@@ -452,7 +452,11 @@ class Supervisor:
             if half is not None:
                 verify_half(half, self._kind)
                 entry.half = half
+            for server_name, options in one.hosts.items():
+                entry.half.configure(options, server_name)
         except Exception as error:
+            if type(entry.half) is not self._kind:
+                self._call(entry, entry.half.close)
             self._entries.remove(entry)
             self._declare()
             why = str(error) if isinstance(error, OSError | ValueError | FcgiSctpError) else repr(error)
@@ -462,8 +466,6 @@ class Supervisor:
         order = list(self._known)
         self._entries.sort(key=lambda entry: order.index(entry.name))
         self._look_at_hooks()
-        for server_name, options in one.hosts.items():
-            self._call(entry, entry.half.configure, options, server_name)
         for link in self.links:
             self._call(entry, entry.half.association_up, link.info)
 

@@ -62,7 +62,7 @@ _PLUGIN = '''\
 
 import time
 
-from fcgi_core.plugin import ApplicationHalf, Channel, FeedEntry, Plugin, Scope, WebHalf
+from fcgi_core.plugin import ApplicationHalf, Channel, FeedEntry, OptionsByHost, Plugin, Scope, WebHalf
 
 
 class @class@Plugin(Plugin):
@@ -91,13 +91,13 @@ class Application(ApplicationHalf):
 
     def __init__(self, host, options):
         self.host = host
-        self.options = options
+        self.options = OptionsByHost(options)
 
     def configure(self, options, server_name=None):
-        self.options = options
+        self.options.change(options, server_name)
 
     def request_end(self, request, outcome):
-        if outcome.duration > self.options.over:
+        if outcome.duration > self.options[request.server_name].over:
             self.host.send("@name@", f"{outcome.duration:.3f}".encode(), request=request)
 
 
@@ -140,6 +140,18 @@ def test_a_slow_request_is_told_and_a_quick_one_is_not():
         harness.run(1.0)
         (entry,) = harness.published
         assert entry.message.startswith("/slow took 2.")
+
+
+def test_a_virtual_host_has_options_of_its_own():
+    options = {"over": 10, "hosts": {"shop.example": {"over": 0.5}}}
+    with PluginHarness(plugin(), options) as harness:
+        requests = [harness.begin({"SERVER_NAME": name}) for name in ("www.example", "shop.example")]
+        harness.run(2.0)
+        for request in requests:
+            harness.end(request)
+        harness.run(1.0)
+        (entry,) = harness.published
+        assert entry.server_name == "shop.example"
 
 
 def test_it_keeps_the_contract_of_plugins():

@@ -13,7 +13,7 @@ from fcgi_core.channels import Channel
 from fcgi_core.delivery import Link
 from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import ConfigError, PluginError, StartAnew
-from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
+from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, OptionsByHost, Plugin, RequestInfo, WebHalf
 from fcgi_core.supervisor import (
     BLOCKING_ALLOWED,
     BLOCKING_WITHIN,
@@ -553,3 +553,26 @@ def test_options_that_take_another_half() -> None:
     assert supervisor.adopt(load_plugins({"example": {"level": "anew"}}, find)) == []
     assert second.closed
     assert plugin.half.options[None].level == "anew"
+
+
+def test_options_of_a_host_that_a_plugin_refuses_end_the_start() -> None:
+    plugin = Example()
+    with pytest.raises(PluginError, match="plugin example cannot start: not this one"):
+        Supervisor(
+            load_plugins({"example": {"hosts": {"a.test": {"level": "forbidden"}}}}, lambda name: plugin),
+            VirtualLoop(),
+            lambda call: call(),
+            web=True,
+        )
+    assert plugin.half.closed
+
+
+def test_options_by_host() -> None:
+    options = OptionsByHost("common")
+    options.change("own", "a.test")
+    assert [options["a.test"], options["b.test"], options[""]] == ["own", "common", "common"]
+    options.change("another")
+    assert (options["a.test"], options["b.test"]) == ("own", "another")
+    assert options.values() == ["another", "own"]
+    options.change("another", "a.test")
+    assert options.values() == ["another"]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -234,3 +235,22 @@ def test_one_that_floods_or_leaks_loses_its_own_alone(start: Start, rogue: None,
         return app["channels"][1]["sent"], web["channels"][1]["received"]
 
     wait_until(lambda: balance()[0] == balance()[1] > 60, "what was sent of requests arrives")
+
+
+def test_a_plugin_as_plugins_new_writes_it_runs_at_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run([COMMAND, "plugins", "new", "slow_ones", "--in", tmp_path], check=True, capture_output=True)
+    words = ["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target", tmp_path / "installed"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *words, tmp_path / "slow_ones"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    stack = start("applications:plain", plugins={"slow_ones": {"over": 0.05, "hosts": {"blog.example": {"over": 60}}}})
+    stack.ask("/sleep?seconds=0.1", host="shop.example")
+    (line,) = stack.lines_with("/sleep?seconds=0.1 took 0.1")
+    assert (line["server_name"], line["application"], line["severity"]) == ("shop.example", "slow_ones", 4)
+    picture = fcgi_sctp(stack, "plugins", "show", "slow_ones")
+    assert "over: number, default 1.0" in picture
+    assert picture.count("slow_ones 0.1  running") == 2

@@ -9,7 +9,7 @@ import json
 import time
 from typing import Any, TextIO
 
-from fcgi_core.plugin import Outcome, Plugin, RequestInfo, WebHalf, WebHost
+from fcgi_core.plugin import OptionsByHost, Outcome, Plugin, RequestInfo, StartAnew, WebHalf, WebHost
 
 __all__ = ["AccessPlugin", "plugin"]
 
@@ -32,16 +32,19 @@ class AccessPlugin(Plugin):
 
 class AccessLog(WebHalf):
     def __init__(self, options: Any) -> None:
-        self.options = options
+        self.path = options.file
+        self.options = OptionsByHost(options)
         self.file: TextIO = open(options.file, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
 
     def configure(self, options: Any, server_name: str | None = None) -> None:
-        if options.file != self.options.file:
-            raise ValueError("access.file takes a restart")
-        self.options = options
+        if options.file != self.path:
+            if server_name is not None:
+                raise ValueError("access.file: there is one for all virtual hosts")
+            raise StartAnew("another file")
+        self.options.change(options, server_name)
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
-        if outcome.duration < self.options.slower_than:
+        if outcome.duration < self.options[request.server_name].slower_than:
             return
         params = request.params
         line = {
@@ -67,7 +70,7 @@ class AccessLog(WebHalf):
 
     def reopen(self) -> None:
         self.file.close()
-        self.file = open(self.options.file, "a", encoding="utf-8")  # noqa: SIM115
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
     def close(self) -> None:
         self.file.close()

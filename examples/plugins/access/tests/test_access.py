@@ -34,5 +34,21 @@ def test_quick_requests_can_be_left_out(tmp_path: Path) -> None:
     assert log.read_text() == ""
 
 
+def test_options_change_while_running_for_all_or_for_one_host(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    hosts = {"shop.example": {"slower_than": 0}}
+    with PluginHarness(plugin(), {"file": str(first), "slower_than": 10, "hosts": hosts}) as harness:
+        for _ in range(2):
+            for name in ("shop.example", "blog.example"):
+                harness.end(harness.begin({"SERVER_NAME": name}))
+            harness.run(1)
+            assert harness.change({"access.file": str(second), "access.slower_than@blog.example": "0"}) == {}
+        told = harness.change({"access.file@blog.example": str(first)})
+        assert "one for all" in told["access.file@blog.example"]
+    assert [json.loads(line)["server_name"] for line in first.read_text().splitlines()] == ["shop.example"]
+    names = [json.loads(line)["server_name"] for line in second.read_text().splitlines()]
+    assert names == ["shop.example", "blog.example"]
+
+
 def test_it_keeps_the_contract_of_plugins(tmp_path: Path) -> None:
     check_contract(plugin(), {"file": str(tmp_path / "access.json")})
