@@ -501,14 +501,14 @@ def test_other_programs(make: Make, host: Any, tmp_path: Path, monkeypatch: pyte
     assert message.data["fields@32473"] == {"uid": str(os.getuid())}
 
 
-@pytest.mark.parametrize("scope", ["stream", "association"])
+@pytest.mark.parametrize("scope", ["request", "stream", "association"])
 def test_another_program_names_its_request(
-    make: Make, host: Any, make_request: Any, tmp_path: Path, scope: str
+    make: Make, host: Any, make_request: Any, association: AssociationInfo, tmp_path: Path, scope: str
 ) -> None:
     arrived = threading.Semaphore(0)
     host.on_send = arrived.release
     half = make(scope=scope, listen=str(tmp_path / "log"))
-    request = make_request(identity="0123456789abcdef0123456789abcdef")
+    request = make_request(identity="0123456789abcdef0123456789abcdef", association=association, number=7)
     half.request_begin(request)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect(str(tmp_path / "log"))
@@ -524,8 +524,10 @@ def test_another_program_names_its_request(
     half.close()
     bound, unknown, late = (messages_in(sent.item)[0] for sent in host.sent)
     assert bound.data["fcgi@32473"]["server_name"] == "shop.example"
-    assert bound.text.startswith("0123456789abcdef" if scope == "stream" else "shop.example: 0123456789abcdef")
+    assert bound.text.startswith("shop.example: 0123456789abcdef" if scope == "association" else "0123456789abcdef")
     assert (bound.app_name, bound.msgid) == ("php", "local")
+    if scope == "request":
+        assert [batch.decode(sent.item).requests for sent in host.sent] == [(7,), (0,), (0,)]
     if scope == "stream":
         assert [sent.request for sent in host.sent] == [request, None, None]
     for line in (unknown, late):
