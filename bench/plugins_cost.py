@@ -2,6 +2,7 @@
 """What the plugins cost: requests a second through nginx with syslog and metrics on, and with both off, in turns.
 
     .venv/bin/python bench/plugins_cost.py [--rounds 6] [--seconds 4] [--connections 32] [--scope request] [--json FILE]
+                                           [--lock FILE]
 
 The application is the same in every turn: it answers "Hello world" and logs one line by Python's logging, which goes
 nowhere while syslog is off. On: syslog with its defaults (each line bound to its request, on a stream of its own) into
@@ -101,15 +102,20 @@ def report(turns: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
+    from bench.quiet import Turns  # here, as above
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--scope", choices=["request", "stream", "association"], default="request", help="syslog's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
+    parser.add_argument("--lock", type=Path, metavar="FILE", help="measure under a lock on it (flock), in turns")
     options = parser.parse_args()
     turns = []
+    turns_with_others = Turns(options.lock)
     for number in range(options.rounds):
+        turns_with_others.take()
         # the other one first in every second round: what the machine does meanwhile falls on both alike
         pair = [
             turn(on, options.seconds, options.connections, options.scope)
@@ -118,6 +124,7 @@ def main() -> int:
         turns += sorted(pair, key=lambda one: bool(one["on"]))
         off, on = (one["requests_per_second"] for one in turns[-2:])
         print(f"round {number + 1}: off {off:,.0f}, on {on:,.0f}", file=sys.stderr)
+    turns_with_others.give()
     print(report(turns))
     if options.json is not None:
         options.json.write_text(json.dumps({"scope": options.scope, "turns": turns}, indent=1) + "\n")

