@@ -269,8 +269,8 @@ class SctpConfig(_Model):
     """How SCTP picks the next stream (RFC 8260)."""
     interleaving: bool = True
     """I-DATA (RFC 8260)."""
-    mtu: int = Field(1400, ge=576, le=65535)
-    """Path MTU for the userspace carrier, bytes."""
+    mtu: int | None = Field(None, ge=576, le=65000)
+    """Path MTU for the userspace carrier, bytes; by default 32,768 on the loopback and 1,400 elsewhere."""
     dead_after: Seconds = Field(10, ge=DEAD_AFTER_MIN, le=DEAD_AFTER_MAX)
     """A peer that has been silent for so long, though asked again and again, is given up; at most a quarter later."""
     connect_timeout: Seconds = Field(5, gt=0, le=3600)

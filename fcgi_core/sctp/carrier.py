@@ -33,6 +33,8 @@ __all__ = [
     "Message",
     "Scheduler",
     "DEFAULT_UDP_PORT",
+    "LOOPBACK_MTU",
+    "PATH_MTU",
     "URGENT_ROOM",
 ]
 
@@ -40,6 +42,11 @@ DEFAULT_UDP_PORT = 9899
 """UDP port of SCTP packets encapsulated in UDP ("sctp-tunneling", RFC 6951 section 5.1, IANA)."""
 
 
+PATH_MTU = 1400
+"""Bytes: an Ethernet's 1500 less what tunnels and VPNs take."""
+LOOPBACK_MTU = 32_768
+"""Bytes; Linux' loopback has 65,536. Such packets carry two messages each, and a megabyte costs half of what it does in
+packets of PATH_MTU (docs/streams.md)."""
 URGENT_ROOM = 64 << 10
 """Bytes of urgent messages, with what they cost beside their payload, that SCTP takes beyond what it holds of bulk."""
 
@@ -157,8 +164,9 @@ class CarrierOptions:
     """I-DATA (RFC 8260): the fragments of messages of different streams may be mixed on the wire."""
     send_buffer: int = 1 << 20
     receive_buffer: int = 4 << 20
-    mtu: int = 1400
-    """Path MTU of the userspace carrier, UDP header included; the kernel discovers its own."""
+    mtu: int | None = None
+    """Path MTU of the userspace carrier, UDP header included; None: LOOPBACK_MTU on the loopback, else PATH_MTU. The
+    kernel carrier discovers its own."""
     dead_after: float = 10.0
     """A peer from which no packet has come for so long is given up; at most a quarter later. See `silence`."""
     heartbeat_interval: float = 1.0

@@ -18,6 +18,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from .carrier import (
+    LOOPBACK_MTU,
+    PATH_MTU,
     Address,
     Association,
     AssociationHandler,
@@ -109,7 +111,8 @@ class UserspaceCarrier:
             raise CarrierError(f"cannot listen at {address}: {error}") from error
         endpoint.users += 1
         try:
-            handle = lib.carrier_listen(endpoint.handle, address.port, self._options_for(endpoint))
+            options = self._options_for(endpoint, address.hosts[0])
+            handle = lib.carrier_listen(endpoint.handle, address.port, options)
             if handle < 0:
                 problem = os.strerror(-handle)
                 raise CarrierError(f"cannot listen at {address}: SCTP port {address.port} of this process: {problem}")
@@ -135,7 +138,7 @@ class UserspaceCarrier:
                 address.udp_port,
                 address.port,
                 int(scope[3]) if len(scope) == 4 else 0,
-                self._options_for(endpoint),
+                self._options_for(endpoint, str(host)),
             )
             if handle < 0:
                 raise CarrierError(f"cannot connect to {address}: {os.strerror(-handle)}")
@@ -170,8 +173,10 @@ class UserspaceCarrier:
         self._bound = endpoint if port else None
         return endpoint
 
-    def _options_for(self, endpoint: Endpoint) -> Any:
-        self._options.packet = (self.options.mtu - endpoint.overhead) & ~3
+    def _options_for(self, endpoint: Endpoint, host: str) -> Any:
+        """The options of associations with `host`, or of those that it, as an address of ours, takes."""
+        mtu = self.options.mtu or (LOOPBACK_MTU if ip_address(host).is_loopback else PATH_MTU)
+        self._options.packet = (mtu - endpoint.overhead) & ~3
         return self._options
 
 
@@ -190,8 +195,9 @@ def _library_options(options: CarrierOptions) -> Any:
         ("max_associations", 1, 60000),
         ("connect_timeout", 0.01, 3600),
     ):
-        if not low <= getattr(options, name) <= high:
-            raise CarrierError(f"{name} is {getattr(options, name)}; it must be from {low} to {high}")
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise CarrierError(f"{name} is {value}; it must be from {low} to {high}")
     try:
         for network in options.allowed_peers:
             network_bytes(network)

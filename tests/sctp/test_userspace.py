@@ -108,6 +108,17 @@ class TestUserspace:
 
         self.whole(body)
 
+    @pytest.mark.parametrize(("mtu", "least", "most"), [(None, 32, 200), (1400, 750, 2000)])
+    def test_packets_on_the_loopback_are_large(self, mtu: int | None, least: int, most: int) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab, mtu=mtu)
+            near.send([Message(2, bytes(16384))] * 64)
+            await far.until(lambda: far.received == 64)
+            # both directions' DATA and SACKs, and a packet or two of the association's beginning
+            assert least <= (near.up.statistics().packets_sent or 0) <= most
+
+        self.whole(body)
+
     @pytest.mark.parametrize("interleaving", [True, False])
     def test_large_messages_are_whole(self, interleaving: bool) -> None:
         async def body(lab: Lab) -> None:
@@ -141,7 +152,7 @@ class TestUserspace:
 
     def test_an_urgent_message_overtakes_bulk(self) -> None:
         async def body(lab: Lab) -> None:
-            near, far = await self.meet(lab, scheduler=Scheduler.PRIORITY)
+            near, far = await self.meet(lab, scheduler=Scheduler.PRIORITY, mtu=1400)  # the window holds a part of it
             near.up.set_priority(1, 0)
             near.up.set_priority(2, 9)
             near.up.send([Message(2, bytes(64_000))])
