@@ -272,3 +272,42 @@ def test_a_web_side_that_was_killed_leaves_a_socket_that_does_not_matter(start: 
     assert (stack.folder / "web.sock").exists()
     stack.start_web()
     wait_until(lambda: stack.ask("/hello").status == 200, "the new web side answers")
+
+
+def test_the_web_side_is_killed_under_load(start: Start) -> None:
+    """Stated: what was inside when it died, or came while it was away, is a 502 or is cut, at once; the rest is served.
+
+    A request that ended before the kill, or began when the new web side was ready, has the right body.
+    """
+    stack = start()
+    outcomes: list[tuple[float, float, bool]] = []
+    """When each began and ended, and whether it was served."""
+    away: list[tuple[float, float]] = []
+
+    def load(name: str) -> None:
+        began = time.monotonic()
+        try:
+            answer = stack.ask(f"/big?size=20000&seed={name}")
+        except (http.client.IncompleteRead, ConnectionError):
+            served = False  # its head had gone already
+        else:
+            assert answer.status in (200, 502)
+            served = answer.status == 200
+            # a cut answer, with the length that its head said, is no answer; one that is whole must be its own
+            assert not served or digest([answer.body]) == digest(content(20_000, name))
+        outcomes.append((began, time.monotonic(), served))
+
+    with under_load(load, 8):
+        for _ in range(KILLS):
+            more(outcomes, 100)
+            killed = time.monotonic()
+            stack.web.kill()
+            stack.start_web()
+            wait_until(lambda: stack.ask("/hello").status == 200, "the new web side answers")
+            away.append((killed, time.monotonic()))
+            more(outcomes, 100)
+    lost = [(began, ended) for began, ended, served in outcomes if not served]
+    assert lost, "load was there when it was killed"
+    stray = [(began, ended) for began, ended in lost if not any(ended > a and began < b for a, b in away)]
+    assert stray == [], away
+    assert sum(served for _, _, served in outcomes) > 100
