@@ -20,6 +20,12 @@ def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def connected(path: str) -> int:
+    """Connections to that socket, those not accepted yet with them: each has an end that bears its name."""
+    rows = [row.split() for row in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return sum(row[-1] == path and row[3] == "00000000" for row in rows)
+
+
 def statuses(stack: Stack, paths: list[str]) -> Counter[int]:
     """All at once; what each was answered."""
     seen: Counter[int] = Counter()
@@ -51,18 +57,30 @@ def test_a_stopped_application_costs_its_requests_alone_and_goes_on_when_it_is_c
     assert statuses(stack, ["/hello"] * 20) == {200: 20}
 
 
-def test_a_stopped_web_side_goes_on_when_it_is_continued(start: Callable[..., Stack]) -> None:
-    """Stated: nginx waits for it; nothing is lost."""
-    stack = start(application="applications:plain")
+def test_a_stopped_web_side_goes_on_when_it_is_continued(start: Callable[..., Stack], tmp_path: Path) -> None:
+    """Stated: nginx, which has handed its requests over, waits for it; nothing is lost.
+
+    Ten requests are inside when it is stopped, held by the application; ten more come while it is stopped.
+    """
+    stack = start(application="applications:plain", app={"threads": 12})
+    held = tmp_path / "held"
+    held.touch()
+    before, after = Counter[int](), Counter[int]()
+    inside = threading.Thread(target=lambda: before.update(statuses(stack, [f"/hold?while={held}"] * 10)))
+    inside.start()
+    wait_until(lambda: stack.status()["requests"]["in_flight"] >= 10, "nginx has handed ten over")
     os.kill(stack.web.pid, signal.SIGSTOP)
-    done: Counter[int] = Counter()
-    waiting = threading.Thread(target=lambda: done.update(statuses(stack, ["/hello"] * 10)))
-    waiting.start()
-    # nginx has taken the requests when it has connections to the socket whose owner is stopped
-    wait_until(lambda: stack.nginx.running and waiting.is_alive(), "requests wait")
-    os.kill(stack.web.pid, signal.SIGCONT)
+    try:
+        held.unlink()  # they are answered while nobody takes the answers
+        waiting = threading.Thread(target=lambda: after.update(statuses(stack, ["/hello"] * 10)))
+        waiting.start()
+        wait_until(lambda: connected(stack.listen.removeprefix("unix:")) >= 20, "nginx has handed ten more over")
+        assert (before, after) == ({}, {})
+    finally:
+        os.kill(stack.web.pid, signal.SIGCONT)
+    inside.join()
     waiting.join()
-    assert done == {200: 10}
+    assert (before, after) == ({200: 10}, {200: 10})
 
 
 def test_one_stopped_application_of_two_does_not_stop_the_other(start: Callable[..., Stack]) -> None:
