@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 import pytest
 
 from tests.app.servers import php_fpm
 from tests.system.stack import Stack, wait_until
+from tests.system.test_failures import more, under_load
 
 WIKI = Path("/usr/share/dokuwiki")
 PREPEND = "<?php define('DOKU_CONF', '{folder}/conf/');"
@@ -23,8 +28,26 @@ PAGES = {
     "pid": "<?php echo getmypid();",
     "half": "<?php echo str_repeat('x', 1000); flush(); posix_kill(getmypid(), 9);",
     "dies": "<?php posix_kill(getmypid(), 9);",
+    "named": "<?php usleep(2000); echo str_repeat($_GET['name'] . ';', 2000);",
     "noisy": "<?php for ($i = 0; $i < 10; $i++) error_log(str_repeat('e', 1000)); echo 'said';",
 }
+
+
+class Outcome(NamedTuple):
+    """When a request began and ended, and whether it was served."""
+
+    began: float
+    ended: float
+    served: bool
+
+
+def named(name: str) -> bytes:
+    """What named.php answers."""
+    return f"{name};".encode() * 2000
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def scripts_in(folder: Path | str) -> str:
@@ -118,3 +141,84 @@ def test_dokuwiki(tmp_path: Path, start: Callable[..., Stack]) -> None:
         page = stack.ask("/doku.php?id=harbour")
         assert page.body.count(b"Ships come and go.") == 5000
         assert (tmp_path / "data/pages/harbour.txt").read_text().startswith("====== Harbour")
+
+
+@contextmanager
+def pages_under_load(stack: Stack) -> Iterator[list[Outcome]]:
+    """Six clients that ask for numbered pages; yields what became of them, in time. Each answer must be its own."""
+    outcomes: list[Outcome] = []
+
+    def load(name: str) -> None:
+        began = time.monotonic()
+        try:
+            answer = stack.ask(f"/named.php?name={name}")
+            served = answer.status == 200
+            assert (answer.status, answer.body) == ((200, named(name)) if served else (502, answer.body))
+        except (http.client.HTTPException, ConnectionError):
+            served = False  # cut: its head had gone already
+        outcomes.append(Outcome(began, time.monotonic(), served))
+
+    with under_load(load, 6):
+        yield outcomes
+
+
+def stray(outcomes: list[Outcome], began: float, ended: float) -> list[Outcome]:
+    """Requests that were lost though they were not under way in that time."""
+    return [one for one in outcomes if not one.served and not (one.ended > began and one.began < ended)]
+
+
+def test_php_children_are_killed_under_load(php: Stack) -> None:
+    """Stated: a killed child costs the one request it worked on, 502 or cut; the rest is served, by its successor."""
+    with pages_under_load(php) as outcomes:
+        for _ in range(5):
+            more(outcomes, 40)
+            os.kill(int(php.ask("/pid.php").body), signal.SIGKILL)
+        more(outcomes, 100)
+    assert sum(not one.served for one in outcomes) <= 5
+    assert len(outcomes) > 300
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT])
+def test_php_fpm_is_replaced_under_load(
+    folder: Path, tmp_path: Path, start: Callable[..., Stack], how: signal.Signals
+) -> None:
+    """Stated: what php-fpm had, and what comes while it is away, is 502 or cut, at once; the rest is served."""
+    bridge = {"address": f"unix:{tmp_path}/php.sock", "connections": 2}
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(php_fpm(tmp_path))
+        stack = start(app={"application": None, "fastcgi": bridge}, nginx=scripts_in(folder))
+        master = parent(int(stack.ask("/pid.php").body))
+        with pages_under_load(stack) as outcomes:
+            more(outcomes, 100)
+            began = time.monotonic()
+            if how == signal.SIGKILL:
+                os.killpg(master, how)  # the children go with it: its session is its alone
+            else:
+                os.kill(master, how)
+            first.close()  # waits for its end; the socket's name is free then
+            second.enter_context(php_fpm(tmp_path))
+            wait_until(lambda: stack.ask("/pid.php").status == 200, "the new php-fpm answers")
+            ended = time.monotonic()
+            more(outcomes, 100)
+        assert stray(outcomes, began, ended) == []
+        assert sum(one.served for one in outcomes) > 150
+
+
+def test_php_fpm_is_reloaded_under_load(php: Stack) -> None:
+    """Stated: SIGUSR2 costs what its children had, 502 or cut; the rest waits at its socket, which stays, and is
+    served."""
+    old = int(php.ask("/pid.php").body)
+    with pages_under_load(php) as outcomes:
+        more(outcomes, 100)
+        began = time.monotonic()
+        os.kill(parent(old), signal.SIGUSR2)
+
+        def anew() -> bool:
+            answer = php.ask("/pid.php")
+            return answer.status == 200 and not Path(f"/proc/{old}").exists()
+
+        wait_until(anew, "the new children answer")
+        ended = time.monotonic()
+        more(outcomes, 100)
+    assert stray(outcomes, began, ended) == []
+    assert sum(one.served for one in outcomes) > 150
