@@ -13,6 +13,7 @@ __all__ = ["AdminClient", "AdminError", "add_admin_argument", "ask_all", "socket
 
 ADMIN_VARIABLE = "FCGI_SCTP_ADMIN"
 DIRECTORY = "/run/fcgi-sctp"
+"""Beside it each systemd unit of an application has one of its own, DIRECTORY-NAME."""
 PATIENCE = 5.0
 """Seconds for an answer; a process that needs longer for this is in trouble."""
 MAX_ANSWER = 64 << 20
@@ -27,7 +28,8 @@ def add_admin_argument(parser: argparse.ArgumentParser) -> None:
         "--admin",
         action="append",
         metavar="PATH",
-        help=f"admin socket of a process, repeatable (${ADMIN_VARIABLE}, separated by colons; else all in {DIRECTORY})",
+        help=f"admin socket of a process, repeatable "
+        f"(${ADMIN_VARIABLE}, separated by colons; else all in {DIRECTORY} and {DIRECTORY}-*)",
     )
 
 
@@ -38,7 +40,8 @@ def sockets(given: list[str] | None) -> list[str]:
     named = os.environ.get(ADMIN_VARIABLE)
     if named:
         return [path for path in named.split(":") if path]
-    return sorted(path for path in glob.glob(f"{DIRECTORY}/*.sock") if os.path.basename(path) != "feed.sock")
+    found = [*glob.glob(f"{DIRECTORY}/*.sock"), *glob.glob(f"{DIRECTORY}-*/*.sock")]
+    return sorted(path for path in found if os.path.basename(path) != "feed.sock")
 
 
 class AdminClient:

@@ -121,12 +121,13 @@ def test_ask_all(serve: Callable[[Answer], str], tmp_path: Path) -> None:
 
 
 def test_which_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(admin, "DIRECTORY", f"{tmp_path}/run")
     monkeypatch.delenv("FCGI_SCTP_ADMIN", raising=False)
-    for name in ("web.sock", "app.0.sock", "feed.sock", "other.txt"):
+    for name in ("run/web.sock", "run/app.0.sock", "run/feed.sock", "run/other.txt", "run-shop/app.sock", "x/y.sock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found: list[Any] = sockets(None)
-    assert found == [f"{tmp_path}/app.0.sock", f"{tmp_path}/web.sock"]
+    assert found == [f"{tmp_path}/run-shop/app.sock", f"{tmp_path}/run/app.0.sock", f"{tmp_path}/run/web.sock"]
     monkeypatch.setenv("FCGI_SCTP_ADMIN", "/a:/b")
     assert sockets(None) == ["/a", "/b"]
     assert sockets(["/c"]) == ["/c"]
