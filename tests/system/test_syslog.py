@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.system.stack import Stack, wait_until
 
@@ -106,3 +108,40 @@ def test_hosts_held_lines_local_socket_and_files_that_move(start: Start, tmp_pat
     stack.ask("/log?text=heard", host="blog.example")
     stack.lines_with("heard")
     assert [line["message"] for line in stack.lines() if "heard" in line["message"]] == ["heard"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip(f"may not mount: {done.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_the_disk_is_full(start: Start, small_disk: Path) -> None:
+    """Stated: requests are answered all the same; lines wait; those that find the queue (16 MiB) full are lost, their
+    number is reported; what waits is written when there is room again, and what comes after it."""
+    out = small_disk / "out.log"
+    stack = start("applications:plain", plugins={"syslog": {"outputs": [{"file": str(out)}]}})
+    connection = stack.connect()
+    count = 1200
+    for number in range(count):
+        answer = stack.ask(f"/log?text=begin{number};{'x' * 20_000};", connection=connection)
+        assert (answer.status, answer.body) == (200, b"logged")
+    connection.close()
+    stack.web.says("No space left on device")
+    assert "is written again" not in stack.web.text
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    stack.web.says("is written again")
+    stack.web.says("lines found its queue full and are lost")
+    assert stack.ask("/log?text=afterwards").status == 200
+    wait_until(lambda: "afterwards" in out.read_text(), "lines are written again")
+    written = re.findall(r"begin(\d+);", out.read_text())
+    lost = sum(int(number) for number in re.findall(r"(\d+) lines found its queue full", stack.web.text))
+    assert len(set(written)) == len(written), "none is written twice"
+    assert lost > 0
+    assert len(written) + lost == count
