@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.app.servers import php_fpm
-from tests.system.stack import Stack, wait_until
+from tests.system.stack import Stack, in_background, wait_until
 from tests.system.test_failures import more, under_load
 
 WIKI = Path("/usr/share/dokuwiki")
@@ -222,3 +223,25 @@ def test_php_fpm_is_reloaded_under_load(php: Stack) -> None:
         more(outcomes, 100)
     assert stray(outcomes, began, ended) == []
     assert sum(one.served for one in outcomes) > 150
+
+
+def test_a_bridge_without_file_descriptors(folder: Path, start: Callable[..., Stack]) -> None:
+    """Stated: requests for which the bridge cannot open a connection, with none open, are 502; it goes on, and serves
+    all when it may open files again."""
+    with php_fpm(folder, children=8) as socket:
+        bridge = {"address": f"unix:{socket}", "connections": 8}
+        stack = start(app={"application": None, "fastcgi": bridge}, nginx=scripts_in(folder))
+        limits = resource.prlimit(stack.app.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(stack.app.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        starved = asked_at_once(stack)
+        assert set(starved) == {502}
+        assert stack.app.running
+        resource.prlimit(stack.app.pid, resource.RLIMIT_NOFILE, limits)
+        wait_until(lambda: stack.ask("/pid.php").status == 200, "it serves again")
+        assert set(asked_at_once(stack)) == {200}
+
+
+def asked_at_once(stack: Stack) -> list[int]:
+    """The statuses of twenty requests."""
+    with in_background(*[lambda: stack.ask("/named.php?name=x").status] * 20) as answers:
+        return list(answers())
