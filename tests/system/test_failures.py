@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import signal
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.system.applications import content, digest
-from tests.system.stack import SLOWNESS, Stack, in_background, wait_until
+from tests.system.stack import CARRIER, PATIENCE, SLOWNESS, Stack, in_background, wait_until
 
 Start = Callable[..., Stack]
 RETURN = 3.0 * SLOWNESS
@@ -311,3 +312,29 @@ def test_the_web_side_is_killed_under_load(start: Start) -> None:
     stray = [(began, ended) for began, ended in lost if not any(ended > a and began < b for a, b in away)]
     assert stray == [], away
     assert sum(served for _, _, served in outcomes) > 100
+
+
+def test_the_association_is_given_up_in_the_middle_of_an_upload_and_of_a_download(start: Start) -> None:
+    """Stated: both processes live, but nothing passes for longer than dead_after: the upload is 502, the download is
+    cut; when packets pass again a new association serves, and the application is rid of both."""
+    stack = start("applications:plain", sctp={"carrier": CARRIER, "dead_after": "2s"})
+    server = ("127.0.0.1", stack.port)
+    with socket.create_connection(server, 60) as up, socket.create_connection(server, 60) as down:
+        up.sendall(b"POST /upload HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 500000\r\n\r\n" + bytes(200_000))
+        down.sendall(b"GET /forever HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n")
+        received = b""
+        while b"still here" not in received:
+            received += down.recv(4096)
+        stack.saw("upload begun")
+        stack.app.send(signal.SIGSTOP)
+        try:
+            stack.web.says("is down", 4 * PATIENCE)
+            assert up.recv(4096).startswith(b"HTTP/1.1 502")
+            while down.recv(4096):
+                pass  # it ends
+        finally:
+            stack.app.send(signal.SIGCONT)
+    wait_until(lambda: stack.ask("/hello").status == 200, "a new association serves")
+    stack.saw("forever closed")
+    stack.saw("upload over")
+    assert stack.seen("upload complete") == 0
