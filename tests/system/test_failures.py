@@ -314,6 +314,7 @@ def test_the_web_side_is_killed_under_load(start: Start) -> None:
     assert sum(served for _, _, served in outcomes) > 100
 
 
+@pytest.mark.skipif(CARRIER == "kernel", reason="its kernel answers for a process that is stopped")
 def test_the_association_is_given_up_in_the_middle_of_an_upload_and_of_a_download(start: Start) -> None:
     """Stated: both processes live, but nothing passes for longer than dead_after: the upload is 502, the download is
     cut; when packets pass again a new association serves, and the application is rid of both."""
