@@ -174,7 +174,6 @@ class Supervisor:
         """Of all plugins that run, both directions."""
         self.traffic: Traffic | None = None
         """Figures by virtual host, once somebody wants them."""
-        self._web = web
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
         self._ledger = ChannelLedger()
         self._loop = loop
