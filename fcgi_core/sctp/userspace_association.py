@@ -209,7 +209,7 @@ class UserspaceAssociation:
             self._room = room - URGENT_ROOM if urgent else room
         if taken < len(messages):
             self._stack.waiting.add(self)
-        self._stack.soon()
+        self._stack.sent()
         return taken
 
     def look_for_room(self) -> None:

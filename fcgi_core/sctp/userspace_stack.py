@@ -101,6 +101,11 @@ class Stack:
         if self._soon is None and not self._delivering:
             self._soon = self.loop.call_soon(self._run_soon)
 
+    def sent(self) -> None:
+        """Messages were handed to the library: have their packets sent now; within deliver() its end does."""
+        if not self._delivering:
+            self.flush()
+
     def _run_soon(self) -> None:
         self._soon = None
         self.deliver()
