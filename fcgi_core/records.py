@@ -50,10 +50,10 @@ MAX_CONTENT = 65535
 """Largest content of one record, bytes (section 3.3)."""
 MAX_PARAMS = 1 << 20
 """Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
-PREFERRED_CONTENT = 8184
-"""Content of the records that we cut ourselves, bytes: with the header 8 KiB, so two fill a 16 KiB message, unpadded
-and a multiple of 8 as section 3.3 recommends. HAProxy's multiplexer stalls on padded records of 65,535 bytes when a
-client leaves; nginx and php-fpm take any size."""
+PREFERRED_CONTENT = 16376
+"""Content of the records that we cut ourselves, bytes: with the header 16 KiB, a whole message as it is by default,
+unpadded and a multiple of 8 as section 3.3 recommends. HAProxy's multiplexer stalls on padded records of 65,535 bytes
+when a client leaves; nginx and php-fpm take any size."""
 KEEP_CONN = 1
 """Flag of BEGIN_REQUEST: the connection stays open after the request (section 5.1)."""
 
@@ -137,7 +137,8 @@ def stream_records(
     total = len(data)
     if total <= size:
         return [record(record_type, request_id, data, generation)] if total else []
-    return [record(record_type, request_id, data[start : start + size], generation) for start in range(0, total, size)]
+    view = memoryview(data)  # each part is copied once
+    return [record(record_type, request_id, view[start : start + size], generation) for start in range(0, total, size)]
 
 
 def begin_request(request_id: int, role: int, flags: int, generation: int = 0) -> bytes:

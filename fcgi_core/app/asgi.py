@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ClientGone, FcgiSctpError
 from ..exchange import error_page
 from ..plugin import bound_to_request
+from ..records import PREFERRED_CONTENT
 from .asgi_scope import ASGI_VERSIONS, make_scope
 
 if TYPE_CHECKING:
@@ -224,7 +225,10 @@ class AsgiRequest:
                 if not more and not self._length_known and not self._head_only and self._status not in _BODILESS:
                     head += b"Content-Length: %d\r\n" % len(data)
                 head += b"\r\n"
-            exchange.send(head if self._head_only else head + data)
+            if len(data) > PREFERRED_CONTENT:
+                exchange.send(head)  # a record of its own costs less than a copy of what is long
+                head = b""
+            exchange.send(head if self._head_only else head + data if head else data)
             if not more:
                 exchange.end()
                 self._changed()  # a receive() that waits learns of the end

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ClientGone
 from ..exchange import error_page
 from ..plugin import bound_to_request
+from ..records import PREFERRED_CONTENT
 from .threads import ThreadPool
 from .wsgi_files import Body, Errors, Wait
 
@@ -248,7 +249,13 @@ class WsgiRequest:
             data = result[0]
             bodiless = self._status[:3] in ("204", "304") or self._status[:1] == "1" or (self._head_only and not data)
             head = self._take_head(None if bodiless else len(data))
-            return head if self._head_only else head + data
+            if self._head_only:
+                return head
+            if len(data) > PREFERRED_CONTENT:
+                self._given += len(head)
+                self.owner.hand_over(self, head, False)  # a record of its own costs less than a copy of what is long
+                return data
+            return head + data
         for data in result:
             if data:
                 self.write(data)

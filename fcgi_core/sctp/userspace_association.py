@@ -20,6 +20,8 @@ __all__ = ["UserspaceAssociation"]
 
 MESSAGE_OVERHEAD = 128
 """Bytes that a queued message costs beside its payload, as usrsctp_carrier.c counts."""
+LONG = 4096
+"""Bytes of a message from which on it is given to the library by itself; shorter ones are put together first."""
 PARTIAL_MESSAGE = 4 << 20
 """Largest message taken, bytes: FastCGI's are below 64 KiB, so more is a mistake or an attack."""
 PARTIAL_TOTAL = 16 << 20
@@ -180,8 +182,9 @@ class UserspaceAssociation:
         room = self.room(urgent)
         streams = self._streams[0]
         largest = self._carrier.options.send_buffer
-        heads = array("I")
-        payloads: list[bytes] = []
+        groups: list[tuple[array[int], list[bytes]]] = []
+        long = True
+        wanted = 0
         for message in messages:
             length = len(message.data)
             if not 0 < length <= largest:
@@ -192,18 +195,26 @@ class UserspaceAssociation:
                 raise ValueError(f"there is no stream {message.stream}: the association has {streams}")
             lifetime = message.lifetime
             limit = 0 if lifetime is None else max(1, min(int(lifetime * 1000), 0xFFFFFFFF))
+            if long or length >= LONG:
+                groups.append((array("I"), []))
+            long = length >= LONG
+            heads, payloads = groups[-1]
             heads.extend((length, message.stream, message.ppid, message.unordered, limit))
             payloads.append(message.data)
             room -= length + MESSAGE_OVERHEAD
-        if not payloads:
+            wanted += 1
+        if not wanted:
             return 0
-        data = payloads[0] if len(payloads) == 1 else b"".join(payloads)
-        taken: int = lib.carrier_send(
-            self._handle, data, len(data), ffi.from_buffer("struct carrier_outgoing[]", heads), len(payloads)
-        )
-        if taken < 0:  # going down; association_down follows
-            taken = 0
-        if taken < len(payloads):
+        taken = 0
+        for heads, payloads in groups:
+            data = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+            count: int = lib.carrier_send(
+                self._handle, data, len(data), ffi.from_buffer("struct carrier_outgoing[]", heads), len(payloads)
+            )
+            taken += max(count, 0)  # below 0 it is going down; association_down follows
+            if count < len(payloads):
+                break
+        if taken < wanted:
             self._room = -URGENT_ROOM  # the library is full, until a packet or a tick
         else:
             self._room = room - URGENT_ROOM if urgent else room

@@ -5,7 +5,7 @@ knows of SCTP: a `Dispatcher` takes each request when its PARAMS are whole, and 
 `WebExchange`.
 
 What web servers need, learned by trying them: STDERR before the response's head fills nginx's header buffer and ends in
-a 502, so it is held until the head has gone; records are sent unpadded, 8 KiB at most; and a response that breaks off
+a 502, so it is held until the head has gone; records are sent unpadded, 16 KiB at most; and a response that breaks off
 after it began can only be told by closing the connection, for END_REQUEST would make it look whole.
 """
 
@@ -23,6 +23,7 @@ from ..exchange import Exchange, error_page, status_of
 from ..records import (
     KEEP_CONN,
     MAX_PARAMS,
+    PREFERRED_CONTENT,
     ROLES,
     ProtocolStatus,
     RecordReader,
@@ -32,6 +33,7 @@ from ..records import (
     encode_pairs,
     end_request,
     find_value,
+    header,
     record,
     stream_records,
     values_of,
@@ -50,6 +52,8 @@ HIGH_WATER = 64 * 1024
 """Bytes in the socket's write buffer beyond which a response is not read on; asyncio's own default."""
 MAX_ANSWERS = 10_000
 """Answers to management records and refused requests that wait in the socket's write buffer; 16 bytes each and more."""
+LONG_PART = 4096
+"""Bytes from which on a record's content goes to the socket as it is; to put shorter ones together costs less."""
 NO_RECORD = bytes(8)
 """Sent where a response breaks off: no record, for its version is 0. Closing alone does not do: nginx takes the end of
 an unbuffered response without a length for its proper end, however it comes."""
@@ -169,8 +173,13 @@ class WebExchange(Exchange):
             self.first_byte = now
             self.status = status_of(data)
         self.bytes_out += len(data)
-        for encoded in stream_records(RecordType.STDOUT, self.id, data):
-            downstream.write(encoded)
+        for start in range(0, len(data), PREFERRED_CONTENT):  # once: what came over SCTP was cut to that
+            part = data if len(data) <= PREFERRED_CONTENT else data[start : start + PREFERRED_CONTENT]
+            if len(part) < LONG_PART:
+                downstream.write(record(RecordType.STDOUT, self.id, part))
+            else:
+                downstream.write(header(RecordType.STDOUT, self.id, len(part)))
+                downstream.write(part)
         if self._held_stderr:
             # the head goes with the first output: real applications send it whole
             held, self._held_stderr = self._held_stderr, None
@@ -272,6 +281,8 @@ class DownstreamConnection:
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
+        self._has_long = False
+        """Whether something in it is too long to be copied once more."""
         self._close_after = False
         self._stopping = False
         self._reading_paused = False
@@ -324,10 +335,12 @@ class DownstreamConnection:
     # ---- the dispatcher's side
 
     def write(self, encoded: bytes) -> None:
-        """Queue a record; all of a turn of the loop goes in one write."""
+        """Queue a record, or one of its parts; all of a turn of the loop goes in one write."""
         if not self._out:
             self._connections.write_soon(self)
         self._out.append(encoded)
+        if len(encoded) >= LONG_PART:
+            self._has_long = True
 
     def finished(self, exchange: WebExchange) -> None:
         """The exchange's END_REQUEST stands in the queue."""
@@ -371,7 +384,13 @@ class DownstreamConnection:
         """Hand what is queued to the socket."""
         out, self._out = self._out, []
         if out and not self._transport.is_closing():
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if len(out) == 1:
+                self._transport.write(out[0])
+            elif self._has_long:
+                self._transport.writelines(out)
+            else:
+                self._transport.write(b"".join(out))
+        self._has_long = False
         if self._close_after and not self._exchanges:
             self._transport.close()
 

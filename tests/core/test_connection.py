@@ -33,7 +33,16 @@ from fcgi_core.events import (
     Writable,
 )
 from fcgi_core.feedback import MAX_UNFINISHED_ITEMS
-from fcgi_core.records import HEADER, MAX_CONTENT, RecordType, Role, decode_pairs, encode_pairs, record
+from fcgi_core.records import (
+    HEADER,
+    MAX_CONTENT,
+    PREFERRED_CONTENT,
+    RecordType,
+    Role,
+    decode_pairs,
+    encode_pairs,
+    record,
+)
 from fcgi_core.sctp.carrier import Message
 from fcgi_core.settings import Settings
 from fcgi_core.streams import Plan
@@ -421,8 +430,8 @@ def test_items_that_are_not_sent_are_counted(lone: Connection) -> None:
     name = way(lone)
     assert not lone.send_feedback(f"{name}.association", b"", urgency=3)
     assert not lone.send_feedback(f"{name}.association", bytes(MAX_ITEM + 1), urgency=3)
-    assert not lone.send_feedback(f"{name}.loose", bytes(8185))  # unordered: a record of its own
-    assert lone.send_feedback(f"{name}.loose", bytes(8184))
+    assert not lone.send_feedback(f"{name}.loose", bytes(PREFERRED_CONTENT + 1))  # unordered: a record of its own
+    assert lone.send_feedback(f"{name}.loose", bytes(PREFERRED_CONTENT))
     assert lone.feedback.figures[f"{name}.association"].dropped == {3: 2}
     assert lone.feedback.figures[f"{name}.loose"].dropped == {6: 1}
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fcgi_core.errors import RemoteProtocolError
 from fcgi_core.records import (
     HEADER,
+    HEADER_SIZE,
     MAX_CONTENT,
     PREFERRED_CONTENT,
     ProtocolStatus,
@@ -27,6 +28,7 @@ from fcgi_core.records import (
     stream_records,
     values_of,
 )
+from fcgi_core.settings import DEFAULT_MAX_MESSAGE
 
 latin = st.text(st.characters(max_codepoint=255))
 a_record = st.builds(
@@ -69,8 +71,8 @@ def test_a_body_is_cut_into_records_and_none_of_them_is_empty(data: bytes, size:
     assert all(one[7] == 3 for one in cut)
 
 
-def test_two_preferred_records_fill_a_message() -> None:
-    assert 2 * (PREFERRED_CONTENT + 8) == 16 * 1024
+def test_a_preferred_record_fills_a_message() -> None:
+    assert PREFERRED_CONTENT + HEADER_SIZE == DEFAULT_MAX_MESSAGE
 
 
 @given(st.dictionaries(latin, latin))

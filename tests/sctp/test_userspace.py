@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fcgi_core.sctp import userspace_association, userspace_stack
 from fcgi_core.sctp.carrier import (
@@ -700,3 +702,10 @@ def test_crc32c(portable: int) -> None:
         (b"123456789", 0xE3069283),
     ):
         assert lib.carrier_crc32c(data, len(data), portable) == expected
+
+
+@given(st.integers(0, 20_000), st.randoms(use_true_random=False))
+def test_crc32c_is_the_same_by_table_and_by_processor(length: int, random: random.Random) -> None:
+    """Long data goes through the processor in three parts side by side."""
+    data = random.randbytes(length)
+    assert lib.carrier_crc32c(data, length, 0) == lib.carrier_crc32c(data, length, 1)

@@ -392,7 +392,7 @@ async def test_a_connection_that_is_to_end_lets_requests_end() -> None:
 
 @run
 async def test_output_is_cut_into_records_that_every_web_server_takes() -> None:
-    """HAProxy stalls for good on padded records of 65,535 bytes; nothing is padded, nothing is longer than 8 KiB."""
+    """HAProxy stalls for good on padded records of 65,535 bytes; nothing is padded, nothing is longer than 16 KiB."""
     client = Client()
     exchange = client.request()
     exchange.send_output(b"x" * 65535)
@@ -403,7 +403,7 @@ async def test_output_is_cut_into_records_that_every_web_server_takes() -> None:
     while position < len(client.wire.written):
         _, _, _, length, padding, reserved = HEADER.unpack_from(client.wire.written, position)
         assert (padding, reserved) == (0, 0)
-        assert length <= 8192 - 8
+        assert length <= 16384 - 8
         position += 8 + length
 
 
