@@ -23,10 +23,9 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -477,11 +476,20 @@ def current_request() -> RequestInfo | None:
     return _current.get()
 
 
-@contextmanager
-def bound_to_request(request: RequestInfo | None) -> Iterator[None]:
-    """Work for `request` while inside: what the application logs is bound to it."""
-    token = _current.set(request)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+class bound_to_request:
+    """A context: work for `request` while inside, so that what the application logs is bound to it.
+
+    A class, for each request enters it, and `contextlib.contextmanager` takes three times as long.
+    """
+
+    __slots__ = ("_request", "_token")
+
+    def __init__(self, request: RequestInfo | None) -> None:
+        self._request = request
+        self._token: Token[RequestInfo | None]
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._request)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)

@@ -69,7 +69,7 @@ def _headers(params: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     headers = []
     known = _header_names
     for name, value in params.items():
-        if name[:5] == "HTTP_":
+        if name.startswith("HTTP_"):
             if name in _OWN:
                 continue
             header = known.get(name)
