@@ -18,11 +18,11 @@ ffibuilder.set_source(
     "fcgi_core.sctp._usrsctp",
     '#include "usrsctp_carrier.h"\n',
     # relative to the project's root: setuptools refuses absolute paths
-    sources=["fcgi_core/sctp/usrsctp_carrier.c"],
-    depends=["fcgi_core/sctp/usrsctp_carrier.h"],
+    sources=[f"fcgi_core/sctp/{name}.c" for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets")],
+    depends=[f"fcgi_core/sctp/{name}.h" for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets")],
     include_dirs=["fcgi_core/sctp"],
     libraries=["usrsctp"],
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-function"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-fvisibility=hidden"],
 )
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def build(folder: Path) -> Path:
     runpy.run_path(str(carrier / "_usrsctp_build.py"))["ffibuilder"].emit_c_code(str(source))
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
     includes = [f"-I{sysconfig.get_path('include')}", f"-I{carrier}"]
-    files = [str(source), str(carrier / "usrsctp_carrier.c")]
+    files = [str(source), *map(str, carrier.glob("[!_]*.c"))]
     subprocess.run(
         ["gcc", "-shared", "-fPIC", *flags, *includes, *files, "-lusrsctp", "-o", str(result)],
         check=True,

@@ -1,0 +1,66 @@
+/* What usrsctp_carrier.c needs of the packets' way (usrsctp_packets.c). */
+#ifndef USRSCTP_PACKETS_H
+#define USRSCTP_PACKETS_H
+
+#include "usrsctp_carrier.h"
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+
+enum { OUT_PACKETS = 1024 };
+
+/* A remote UDP address. The library knows it by its index in `peers`. */
+struct peer {
+    union {
+        struct sockaddr sa;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } name;
+    socklen_t name_length;
+    int endpoint;               /* -1: slot is free */
+    uint32_t references;        /* associations; 0: "unclaimed", in its endpoint's list */
+    uint32_t hash_next, before, after;
+    uint64_t used_ms, packets_in, packets_out;
+    uint16_t port;
+    uint8_t address[16];
+};
+
+struct out_packet {
+    uint32_t offset, length, peer;
+};
+
+/* A UDP socket. */
+struct endpoint {
+    int fd, family;
+    bool segmentation, blocked, out_dirty;
+    uint8_t *out;
+    uint32_t out_used, out_count, out_first;
+    struct out_packet packets[OUT_PACKETS];
+    uint32_t unclaimed_first, unclaimed_last, unclaimed, max_unclaimed;
+    uint32_t associations, max_associations;
+    uint8_t *networks;          /* 17 bytes each: an address (IPv4 as ::ffff:a.b.c.d) and its prefix length in bits */
+    uint32_t network_count;
+    uint8_t ports[65536 / 8];   /* SCTP ports that are listened at, a bit each */
+};
+
+extern struct peer peers[CARRIER_PEERS];
+extern struct carrier_counters packet_counters;
+
+int packets_init(void);
+
+/* The library's output function. */
+int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint8_t dont_fragment);
+
+struct endpoint *endpoint_of(int handle);
+void endpoint_listen(int handle, uint16_t port, bool on);
+
+/* The slot of a remote address, 0 if it has none. */
+uint32_t peer_find(int endpoint, const uint8_t *address, uint16_t port);
+/* A slot for a new one, unclaimed; 0 if the endpoint has as many strangers as it may. */
+uint32_t peer_make(int endpoint, const uint8_t *address, uint16_t port, uint32_t scope);
+/* An association uses it, or no longer does. */
+void peer_claim(uint32_t at);
+void peer_release(uint32_t at);
+
+#endif
