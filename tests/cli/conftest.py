@@ -40,15 +40,15 @@ class RunningFeed:
 
     def stop(self) -> None:
         async def stop() -> None:
+            # A connection that is accepted but has no transport yet when the server closes would never be closed:
+            # asyncio drops its socket (python/cpython#109564; uvloop accepts in one step). Between this and `close`
+            # nothing is accepted.
+            while accepting := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(accepting, timeout=10)
             if self._feed is not None:
                 self._feed.close()
-            for _ in range(2):
-                for _ in range(20):  # the transports end on the loop, one turn after the other
-                    await asyncio.sleep(0)
-                # a connection that came last may still be being accepted
-                accepting = asyncio.all_tasks() - {asyncio.current_task()}
-                if accepting:
-                    await asyncio.wait(accepting, timeout=10)
+            for _ in range(20):  # the transports end on the loop, one turn after the other
+                await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop).result(10)
         self._feed = None
