@@ -314,6 +314,9 @@ class DownstreamConnection:
                     exchange.dispatched = True
                     self.dispatcher.dispatch(exchange)
 
+    def eof_received(self) -> None:
+        """The transport closes. uvloop would do so without this; to asyncio's own loop its absence is an error."""
+
     def connection_lost(self, error: Exception | None) -> None:
         self._connections.discard(self)
         exchanges, self._exchanges = self._exchanges, {}

@@ -509,3 +509,9 @@ async def test_a_client_that_floods_and_reads_no_answers_is_given_up(asked: byte
     assert not client.wire.closing
     client.send(asked)
     assert client.wire.closing == "aborted"
+
+
+def test_it_has_all_that_asyncio_calls() -> None:
+    """A compiled class inherits nothing from `asyncio.Protocol`. uvloop does without what is missing, asyncio not."""
+    called = {name for name in dir(asyncio.Protocol) if not name.startswith("_")}
+    assert called <= set(dir(DownstreamConnection))
