@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 from fcgi_metrics.families import APPLICATION, FAMILIES, WEB
@@ -78,6 +79,18 @@ def test_process_figures() -> None:
     assert figures["process_start_time_seconds"] > 1e9
     assert figures["process_start_time_seconds"] == process_figures()["process_start_time_seconds"]
     assert {f"{prefix}{name}" for name in figures for prefix in (APPLICATION, WEB)} <= set(FAMILIES)
+
+
+def test_process_figures_without_file_descriptors() -> None:
+    """What an alert compares is there when it is due; what can only be read from a file is not."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        figures = process_figures()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert figures["process_open_fds"] == figures["process_max_fds"] == 3
+    assert "process_threads" not in figures
 
 
 def test_add_values() -> None:

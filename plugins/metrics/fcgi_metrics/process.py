@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import time
@@ -14,6 +15,15 @@ def _stat() -> list[str]:
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
         # the second field is a name in parentheses that may hold anything
         return file.read().rpartition(")")[2].split()
+
+
+def _open_files() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd")) - 1  # the listing has one open itself
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # all: that is when the figure is wanted most
 
 
 def _start_time() -> float:
@@ -34,7 +44,7 @@ _start: float | None = None
 _FIGURES: dict[str, Callable[[], float]] = {
     "process_cpu_seconds_total": time.process_time,
     "process_resident_memory_bytes": lambda: int(_stat()[21]) * os.sysconf("SC_PAGE_SIZE"),
-    "process_open_fds": lambda: len(os.listdir("/proc/self/fd")) - 1,  # the listing has one open itself
+    "process_open_fds": _open_files,
     "process_max_fds": lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     "process_threads": lambda: int(_stat()[17]),
     "process_start_time_seconds": _started,
