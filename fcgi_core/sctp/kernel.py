@@ -13,6 +13,7 @@ stream has the highest priority, 0, until set_priority is called for it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import os
@@ -72,7 +73,9 @@ class KernelListener:
                 continue  # a path's state, or an association that ended before it was ours
             try:
                 peeled = self._carrier.peel(sock, change[1])
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):  # Linux has ended it
+                    log.warning("%s: no association with %s: %s", self.address, name[0], error.strerror)
                 continue  # so did this one
             self._born(peeled, linux.plain_host(name[0]), name[1])
 
