@@ -224,6 +224,12 @@ def crash_late(environ: Environ, start_response: StartResponse, query: dict[str,
     raise RuntimeError("crash after the head was sent")
 
 
+def needs_a_file(environ: Environ, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    with open(os.devnull, "rb") as file:
+        start_response("200 OK", [TEXT])
+        return [b"opened", file.read()]
+
+
 def no_content(environ: Environ, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     start_response("204 No Content", [])
     return []
@@ -251,5 +257,6 @@ PAGES = {
     "/log": tell_log,
     "/crash": crash,
     "/crash-late": crash_late,
+    "/file": needs_a_file,
     "/no-content": no_content,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections import Counter
 from typing import Any
 
@@ -56,6 +57,11 @@ async def tell_seen(request: Request) -> JSONResponse:
     return JSONResponse(seen)
 
 
+async def needs_a_file(request: Request) -> Response:
+    with open(os.devnull, "rb") as file:
+        return PlainTextResponse(b"opened" + file.read())
+
+
 async def hello(request: Request) -> Response:
     return PlainTextResponse("hello")
 
@@ -67,6 +73,7 @@ starlette = Starlette(
         Route("/big", big),
         Route("/forever", forever),
         Route("/half", half),
+        Route("/file", needs_a_file),
         Route("/seen", tell_seen),
     ]
 )

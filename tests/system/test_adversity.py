@@ -3,6 +3,7 @@ stated."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -13,7 +14,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.system.stack import Stack, free_address, wait_until
+import pytest
+
+from tests.system.stack import Stack, free_address, in_background, wait_until
 
 
 def open_files(pid: int) -> int:
@@ -116,6 +119,53 @@ def test_no_file_descriptors(start: Callable[..., Stack]) -> None:
             hog.close()
     wait_until(lambda: open_files(stack.web.pid) < limit - 5, "the descriptors are free again")
     assert statuses(stack, ["/hello"] * 5) == {200: 5}
+
+
+def take_descriptors(pid: int) -> Callable[[], None]:
+    """Let the process open no file beside those that it has; returns what gives it its limit back."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    held = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    lowest_free = next(number for number in itertools.count() if number not in held)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+
+    def give_back() -> None:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+    return give_back
+
+
+@pytest.mark.parametrize("application", ["applications:plain", "asgi_applications:starlette"])
+def test_an_application_without_file_descriptors(start: Callable[..., Stack], application: str) -> None:
+    """Stated: a request for which the application cannot open a file is 500, and the reason is in its log and in the
+    feed; those that need none are served, and a new web side is, at the latest when there are descriptors again.
+
+    Nothing was asked before: what the program opens or imports for its first request, or its first error, it cannot.
+    """
+    stack = start(application=application, plugins={"syslog": {}}, throws=True)
+    give_back = take_descriptors(stack.app.pid)
+    assert statuses(stack, ["/hello", "/file"] * 20) == {200: 20, 500: 20}
+    assert stack.ask("/upload", "POST", bytes(1 << 20)).json()["size"] == 1 << 20
+    assert stack.app.text.count("OSError: [Errno 24] Too many open files: '/dev/null'") == 20
+    stack.lines_with("Too many open files: '/dev/null'", 20)
+    stack.web.kill()
+    stack.start_web()
+    give_back()
+    assert statuses(stack, ["/hello", "/file"] * 20) == {200: 40}
+
+
+def test_an_application_without_file_descriptors_ends_in_order(start: Callable[..., Stack], tmp_path: Path) -> None:
+    """Stated: it ends as it would with some: what is inside is served, its exit status is 0."""
+    stack = start(application="applications:plain")
+    held = tmp_path / "held"
+    held.touch()
+    with in_background(lambda: stack.ask(f"/hold?while={held}").status) as inside:
+        wait_until(lambda: stack.status()["requests"]["in_flight"] == 1, "the request is inside")
+        take_descriptors(stack.app.pid)
+        stack.app.send(signal.SIGTERM)
+        stack.app.says("stopping")
+        held.unlink()
+        assert inside() == [200]
+        assert stack.app.wait() == 0, stack.app.text
 
 
 def test_a_killed_web_side_leaves_nothing_in_the_application(start: Callable[..., Stack]) -> None:
