@@ -47,6 +47,8 @@ class Spool:
         self.path = path
         self._file_size = 0
         self._file: int | None = None
+        self._not_before = 0
+        """It could not be written anew: that is tried again when it is so long."""
         if path is not None:
             self._open(path)
 
@@ -96,8 +98,11 @@ class Spool:
                 self.size -= len(self._items.pop(one)) + ITEM_OVERHEAD
             if self._file is not None:
                 self._write(b"".join(_record(one, None) for one in taken))
-            if self._file is not None and self._file_size > COMPACT * max(self.size, 65536):
-                self._rewrite()
+            if self._file is not None and self._file_size > max(COMPACT * max(self.size, 65536), self._not_before):
+                try:
+                    self._rewrite()
+                except OSError:  # no file descriptor, or a full disk: the file that there is goes on
+                    self._not_before = 2 * self._file_size
 
     def forget(self, receiver: Hashable) -> int:
         """`receiver` is gone: what it had not acknowledged is to be sent again, first. How many items that are."""
@@ -134,25 +139,35 @@ class Spool:
         self._rewrite()
 
     def _rewrite(self) -> None:
-        """Write anew what is kept, and put it in the old file's place in one step."""
+        """Write anew what is kept, and put it in the old file's place in one step. OSError, and the old one stays."""
         assert self.path is not None
+        content = b"".join(_record(number, item) for number, item in self._items.items())
         fresh = self.path.with_name(self.path.name + ".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        old, self._file, self._file_size = self._file, descriptor, 0
-        if old is not None:
-            os.close(old)
-        self._write(b"".join(_record(number, item) for number, item in self._items.items()))
-        os.replace(fresh, self.path)
+        try:
+            _write_all(descriptor, content)
+            os.replace(fresh, self.path)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._file_size, self._not_before = descriptor, len(content), 0
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
         try:
-            while data:
-                written = os.write(self._file, data)
-                self._file_size += written
-                data = data[written:]
+            _write_all(self._file, data)
         except OSError:
-            pass  # a full disk: the item is kept in memory all the same; what was cut is seen by its checksum
+            # a full disk: the item is kept in memory all the same; a part of it would hide what comes after it
+            os.ftruncate(self._file, self._file_size)
+        else:
+            self._file_size += len(data)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _record(number: int, item: bytes | None) -> bytes:

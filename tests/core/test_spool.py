@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +23,21 @@ def drain(spool: Spool, receiver: str) -> list[tuple[int, bytes]]:
         spool.sent(receiver, entry[0])
         sent.append(entry)
     return sent
+
+
+@contextmanager
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It takes a part of what is written, and no more."""
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if len(data) < 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[: len(data) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        yield
 
 
 def test_what_is_acknowledged_makes_room() -> None:
@@ -85,4 +106,53 @@ def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
         last = drain(spool, "a")[-1][0]
         spool.acknowledge("a", last)
     assert path.stat().st_size < 300_000
+    spool.close()
+
+
+def test_a_file_that_cannot_be_written_anew_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file descriptor, or on a full disk: nothing is lost, and it is written anew later."""
+    path = tmp_path / "x.spool"
+    spool = Spool(1 << 30, path)
+    assert spool.add(b"kept")
+    assert spool.next() == (1, b"kept")
+    spool.sent("first", 1)
+
+    def pass_on(items: int) -> None:
+        for _ in range(items):
+            assert spool.add(bytes(10_000))
+        spool.acknowledge("second", drain(spool, "second")[-1][0])
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        pass_on(30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    size = path.stat().st_size
+    assert size > 300_000
+
+    with full_disk(monkeypatch):
+        pass_on(30)
+    assert path.stat().st_size == size
+
+    pass_on(90)
+    assert path.stat().st_size < 1000
+    again = Spool(1 << 30, path)
+    assert drain(again, "another") == [(1, b"kept")]
+    again.close()
+    spool.close()
+
+
+def test_what_a_full_disk_did_not_take_hides_nothing_that_comes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(1 << 20, tmp_path / "x.spool")
+    spool.add(b"before")
+    with full_disk(monkeypatch):
+        spool.add(b"meanwhile")
+    spool.add(b"after")
+    assert [item for _, item in drain(spool, "a")] == [b"before", b"meanwhile", b"after"]
+    again = Spool(1 << 20, tmp_path / "x.spool")
+    assert drain(again, "a") == [(1, b"before"), (3, b"after")]
+    again.close()
     spool.close()
