@@ -141,7 +141,7 @@ def test_an_application_without_file_descriptors(start: Callable[..., Stack], ap
 
     Nothing was asked before: what the program opens or imports for its first request, or its first error, it cannot.
     """
-    stack = start(application=application, plugins={"syslog": {}}, throws=True)
+    stack = start(application=application, plugins={"syslog": {}}, app={"grace": 0.5}, throws=True)
     give_back = take_descriptors(stack.app.pid)
     assert statuses(stack, ["/hello", "/file"] * 20) == {200: 20, 500: 20}
     assert stack.ask("/upload", "POST", bytes(1 << 20)).json()["size"] == 1 << 20
