@@ -11,7 +11,6 @@ of the same instant.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ __all__ = ["BOUNDS", "MAX_HOSTS", "OTHER", "STATUS_CLASSES", "Histogram", "HostT
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histograms' buckets, seconds: Prometheus' own defaults, and 1, 2.5 ms below and 30 s above."""
+_BOUNDS = list(BOUNDS)
 MAX_HOSTS = 1000
 """Virtual hosts that are counted each for itself; one takes some 2 KiB."""
 MAX_NAME = 253
@@ -39,6 +39,16 @@ def clean_host(name: str) -> str:
     return cleaned or "-"
 
 
+def _bucket(seconds: float) -> int:
+    """The place of a duration's bucket. Most are short, and compiled this is quicker for them than `bisect`."""
+    place = 0
+    for bound in _BOUNDS:
+        if seconds <= bound:
+            break
+        place += 1
+    return place
+
+
 class Histogram:
     """Durations, counted by bucket."""
 
@@ -51,7 +61,7 @@ class Histogram:
         """Seconds, all together."""
 
     def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.counts[_bucket(seconds)] += 1
         self.total += seconds
 
     def merge(self, other: Histogram) -> None:
@@ -99,33 +109,21 @@ class HostTraffic:
 
     def add(self, outcome: Outcome) -> None:
         """A request has ended."""
-        kind = outcome.status // 100
+        status, duration, first_byte, bytes_in, bytes_out, aborted, error, queued = outcome
+        kind = status // 100
         self.statuses[kind if 0 <= kind <= 5 else 5] += 1
-        if outcome.aborted:
+        if aborted:
             self.aborted += 1
-        elif outcome.error:
+        elif error:
             self.failed += 1
-        self.bytes_in += outcome.bytes_in
-        self.bytes_out += outcome.bytes_out
-        duration = outcome.duration
-        # written out, for this is done for every request
-        histogram = self.duration
-        histogram.counts[bisect_left(BOUNDS, duration)] += 1
-        histogram.total += duration
-        seconds = outcome.first_byte
-        if seconds is not None:
-            histogram = self.first_byte
-            histogram.counts[bisect_left(BOUNDS, seconds)] += 1
-            histogram.total += seconds
-        seconds = outcome.queued
-        if seconds is not None:
-            histogram = self.queue
-            histogram.counts[bisect_left(BOUNDS, seconds)] += 1
-            histogram.total += seconds
-            seconds = duration - seconds
-            histogram = self.application
-            histogram.counts[bisect_left(BOUNDS, seconds)] += 1
-            histogram.total += seconds
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        self.duration.add(duration)
+        if first_byte is not None:
+            self.first_byte.add(first_byte)
+        if queued is not None:
+            self.queue.add(queued)
+            self.application.add(duration - queued)
 
     def merge(self, other: HostTraffic) -> None:
         """Count the other's requests here too."""

@@ -250,14 +250,15 @@ class WebConnection(Connection):
         """
         del self.requests[request.key]
         request.output = Output.ENDED
+        self._close_lanes(request)
         if stderr_misses or self._feedback_of_requests:
             self._remember(request)
         else:
             self._over.append(request)
-        self._close_lanes(request)
         self._answer_drain()
 
     def _remember(self, request: Request) -> None:
+        request.settle()
         request.ended_at = self._now
         recent = self._recent
         recent[request.key] = request

@@ -85,6 +85,7 @@ class WebExchange(Exchange):
         "_held_stderr",
         "_owed",
         "_params",
+        "_server_name",
         "body",
         "can_be_sent_again",
         "dispatched",
@@ -116,6 +117,7 @@ class WebExchange(Exchange):
         self.growing_params: bytearray | None = None
         """Theirs, while they come in more than one record."""
         self._params: dict[str, str] | None = None
+        self._server_name: str | None = None
         self.body: list[tuple[int, bytes]] = []
         """What has come of STDIN (or DATA) and was not passed on; empty content marks an end."""
         self.input_closed = False
@@ -146,8 +148,11 @@ class WebExchange(Exchange):
 
     @property
     def server_name(self) -> str:
-        found = find_value(self.raw_params, b"SERVER_NAME") if self._params is None else None
-        return self.params.get("SERVER_NAME", "") if found is None else found
+        name = self._server_name
+        if name is None:
+            name = find_value(self.raw_params, b"SERVER_NAME") if self._params is None else None
+            name = self._server_name = self.params.get("SERVER_NAME", "") if name is None else name
+        return name
 
     def _given_identity(self) -> str:
         try:
@@ -210,6 +215,7 @@ class WebExchange(Exchange):
             for text in self._held_stderr:
                 self.send_stderr(text)
         self.over = True
+        self._held_stderr = None
         self.downstream.write(end_request(self.id, app_status, status, closing=self.bytes_out > 0))
         self.downstream.finished(self)
 
