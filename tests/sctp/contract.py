@@ -235,6 +235,17 @@ class CarrierContract:
 
         self.run(body)
 
+    def test_short_and_long_messages_in_one_call_keep_their_order(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await lab.pair()
+            lengths = (10, 20, 5000, 4095, 4096, 4097, 1, 2, 9000, 8000, 3)
+            sent = [Message(2, bytes([number]) * length, number) for number, length in enumerate(lengths)]
+            near.send(sent)
+            await far.until(lambda: far.received == len(sent))
+            assert far.messages == sent
+
+        self.run(body)
+
     def test_unordered(self) -> None:
         async def body(lab: Lab) -> None:
             near, _ = await lab.pair(echo=True)

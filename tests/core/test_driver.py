@@ -1,0 +1,93 @@
+"""When what is queued is handed over: at the end of the loop's turn, and in a long turn in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from fcgi_core.driver import BATCH, Driver, Handle
+from fcgi_core.sctp.carrier import Association, Message
+from fcgi_core.settings import Settings
+from fcgi_core.web_connection import WebConnection
+from tests.core.helpers import ready
+
+
+class Turn:
+    """A loop whose turn ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[..., object]] = []
+
+    def time(self) -> float:
+        return 0.0
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
+        self.soon.append(callback)
+        return cast(Handle, None)
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Handle:
+        raise AssertionError("nothing here waits for a time")
+
+    def end(self) -> None:
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+
+
+class Wire:
+    """An association that takes everything."""
+
+    outgoing_streams = 64
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        """Messages of each call of `send`."""
+
+    def room(self, urgent: bool = False) -> int:
+        return 1 << 20
+
+    def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
+        self.calls.append(len(messages))
+        return len(messages)
+
+    def set_priority(self, stream: int, priority: int) -> None: ...
+
+
+def made() -> tuple[Driver[WebConnection], Turn, Wire]:
+    turn, wire = Turn(), Wire()
+    connection = ready(WebConnection(), Settings(max_requests=1000))
+    driver = Driver(connection, turn, on_events=lambda events: None, on_down=lambda reason: None)
+    driver.association = cast(Association, wire)
+    return driver, turn, wire
+
+
+def begin(driver: Driver[WebConnection], count: int) -> None:
+    for _ in range(count):
+        driver.connection.begin_request(b"\1\1ab", body=b"")
+        driver.wake()
+
+
+def test_what_comes_in_a_turn_goes_together_at_its_end() -> None:
+    driver, turn, wire = made()
+    begin(driver, BATCH - 1)
+    assert wire.calls == []
+    assert len(turn.soon) == 1
+    turn.end()
+    assert wire.calls == [BATCH - 1]
+
+
+def test_in_a_long_turn_it_goes_in_parts_and_what_is_left_at_the_end() -> None:
+    driver, turn, wire = made()
+    begin(driver, 2 * BATCH + 3)
+    assert wire.calls == [BATCH, BATCH]
+    assert len(turn.soon) == 1
+    turn.end()
+    assert wire.calls == [BATCH, BATCH, 3]
+
+
+def test_each_turn_counts_anew() -> None:
+    driver, turn, wire = made()
+    for _ in range(3):
+        begin(driver, BATCH - 1)
+        turn.end()
+    assert wire.calls == [BATCH - 1] * 3
