@@ -98,7 +98,8 @@ class Workers:
 
     async def _reload(self) -> None:
         log.info("replacing %d workers", len(self._slots))
-        for slot in self._slots:
+        # first those that are down: one that serves does not go before another has come
+        for slot in sorted(self._slots, key=lambda slot: slot.serves):
             await slot.replace()
         log.info("all workers are replaced")
 
@@ -126,6 +127,11 @@ class _Slot:
         self._stopping = False
         self._replacing = False
         self._replaced = asyncio.Event()
+
+    @property
+    def serves(self) -> bool:
+        """Whether it runs and has listened."""
+        return self._ready and self._process is not None and self._process.returncode is None
 
     async def start(self) -> bool:
         """Start the worker and wait until it listens; False if it ended instead, or could not be started."""

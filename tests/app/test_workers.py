@@ -106,7 +106,10 @@ def test_one_that_does_not_become_ready_is_ended(
         assert not Path(f"/proc/{told.read_text()}").exists()
 
 
-def test_a_reload_waits_for_one_that_is_down_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_reload_waits_for_one_that_is_down_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, killed: int
+) -> None:
     broken = tmp_path / "broken"
     command = python(f"import os; os.path.exists({str(broken)!r}) and os._exit(1); {SERVES}")
 
@@ -114,11 +117,11 @@ def test_a_reload_waits_for_one_that_is_down_and_goes_on(tmp_path: Path, caplog:
         async with running(command, 2) as workers:
             before = ready(caplog)
             broken.touch()
-            os.kill(before[0], signal.SIGKILL)
+            os.kill(before[killed], signal.SIGKILL)
             await until(lambda: pauses(caplog), "it is down")
             workers.reload()
             await until(lambda: len(pauses(caplog)) == 3, "it stays down")
-            assert Path(f"/proc/{before[1]}").exists(), "the other one serves meanwhile"
+            assert Path(f"/proc/{before[1 - killed]}").exists(), "the other one serves meanwhile"
             broken.unlink()
             await until(lambda: "all workers are replaced" in caplog.text, "the reload ends")
             assert len(set(ready(caplog))) == 4
