@@ -19,7 +19,7 @@ COMPILED = (
     *("web/balance", "web/downstream", "web/service", "web/upstream", "web/probe"),
     *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/threads", "app/wsgi"),
 )
-COMPILED_SYSLOG = ("about", "batch", "formats", "lines", "web")
+COMPILED_SYSLOG = ("about", "application", "batch", "capture", "formats", "lines", "rules", "web")
 """Of the syslog plugin: what a line passes through."""
 
 

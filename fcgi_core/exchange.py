@@ -60,9 +60,10 @@ class Exchange:
 
     @property
     def reference(self) -> tuple[AssociationInfo, int] | None:
-        if not hasattr(self, "request"):
+        try:
+            request = self.request
+        except AttributeError:
             return None
-        request = self.request
         link = self.link
         return (link.info, link.mark | request.id << 8 | request.generation)
 

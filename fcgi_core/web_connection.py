@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from .channels import Channel, Direction
@@ -73,7 +73,9 @@ class WebConnection(Connection):
     ) -> None:
         super().__init__(settings, channels=channels, plan=plan)
         self._serial = 0
-        self._recent: OrderedDict[tuple[int, int], Request] = OrderedDict()
+        self._recent: dict[tuple[int, int], Request] = {}
+        self._recent_order: deque[Request] = deque()
+        """The same, the oldest first. Both together cost less than an OrderedDict, which has a node for each."""
         self._recent_bytes = 0
         self._forget_at = 0.0
         """When the oldest of them is too old."""
@@ -260,22 +262,27 @@ class WebConnection(Connection):
     def _remember(self, request: Request) -> None:
         request.settle()
         request.ended_at = self._now
-        recent = self._recent
-        recent[request.key] = request
+        self._recent[request.key] = request
+        order = self._recent_order
+        order.append(request)
         self._recent_bytes += len(request.raw_params)
-        if len(recent) > REMEMBERED or self._recent_bytes > REMEMBERED_BYTES or self._now >= self._forget_at:
+        if len(order) > REMEMBERED or self._recent_bytes > REMEMBERED_BYTES or self._now >= self._forget_at:
             self._forget()
 
     def _forget(self) -> None:
         """Forget the ended requests that are too many or too old."""
         recent = self._recent
+        order = self._recent_order
         while True:  # what has just ended stays
-            oldest = next(iter(recent.values()))
-            few = len(recent) <= REMEMBERED and (self._recent_bytes <= REMEMBERED_BYTES or len(recent) == 1)
+            oldest = order[0]
+            count = len(order)
+            few = count <= REMEMBERED and (self._recent_bytes <= REMEMBERED_BYTES or count == 1)
             if few and self._now - oldest.ended_at <= REMEMBER_FOR:
                 self._forget_at = oldest.ended_at + REMEMBER_FOR + 0.001
                 return
-            recent.popitem(last=False)
+            order.popleft()
+            if recent.get(oldest.key) is oldest:  # else its id and generation have come again meanwhile
+                del recent[oldest.key]
             self._recent_bytes -= len(oldest.raw_params)
             oldest.context = None  # the user's object holds the request: without a circle both are free at once
 

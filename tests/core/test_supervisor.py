@@ -13,7 +13,16 @@ from fcgi_core.channels import Channel
 from fcgi_core.delivery import Link
 from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import ConfigError, PluginError, StartAnew
-from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, OptionsByHost, Plugin, RequestInfo, WebHalf
+from fcgi_core.plugin import (
+    ApplicationHalf,
+    AssociationInfo,
+    Host,
+    OptionsByHost,
+    Outcome,
+    Plugin,
+    RequestInfo,
+    WebHalf,
+)
 from fcgi_core.supervisor import (
     BLOCKING_ALLOWED,
     BLOCKING_WITHIN,
@@ -24,6 +33,9 @@ from fcgi_core.supervisor import (
     Supervisor,
 )
 from tests.core.helpers import Pair, idle
+
+ANY: Any = object()
+OVER = Outcome(status=200, duration=0.1, first_byte=None, bytes_in=0, bytes_out=0)
 
 
 class VirtualLoop:
@@ -481,7 +493,7 @@ def perf(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         running = not running
         return now
 
-    monkeypatch.setattr("fcgi_core.supervisor.time.perf_counter", counter)
+    monkeypatch.setattr("fcgi_core.supervisor.perf_counter", counter)
     return durations
 
 
@@ -523,6 +535,65 @@ def test_a_plugin_that_blocks_is_set_aside(perf: list[float], caplog: pytest.Log
     loop.pass_time(SET_ASIDE_FOR + 1)
     supervisor.feedback("example", b"5", None, link)
     assert half.items == [b"1", b"2", b"3", b"5"]
+
+
+class OfRequests(Recorder):
+    """Hears of requests too."""
+
+    def request_begin(self, request: RequestInfo) -> None:
+        self.feedback("", b"begin", request, ANY)
+
+    def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        self.feedback("", b"end", request, ANY)
+
+
+class ExampleOfRequests(Example):
+    def web_half(self, host: Host, options: Any) -> WebHalf:
+        self.half = OfRequests(options)
+        return self.half
+
+
+@pytest.mark.parametrize("hook", ["request_begin", "request_end"])
+def test_hooks_of_requests_are_measured_and_set_aside_as_others_are(
+    perf: list[float], caplog: pytest.LogCaptureFixture, hook: str
+) -> None:
+    plugin = ExampleOfRequests()
+    loop = VirtualLoop()
+    plugins = load_plugins({"example": {}}, {"example": plugin}.__getitem__)
+    supervisor = Supervisor(plugins, loop, lambda call: call(), web=True)
+    assert supervisor.follows_requests
+
+    def call() -> None:
+        if hook == "request_begin":
+            supervisor.request_begin(ANY)
+        else:
+            supervisor.request_end(ANY, OVER)
+
+    perf += [SLOW / 2, SLOW * 2]
+    call()
+    call()
+    hooks = supervisor.statistics()[0]["hooks"]
+    assert hooks == {"calls": 2, "seconds": pytest.approx(SLOW * 2.5), "slowest": pytest.approx(SLOW * 2), "slow": 1}
+    assert caplog.messages == [
+        f"plugin example: {hook} took 100 ms, and everything waited (1 slow hooks since this was last said)"
+    ]
+    plugin.half.broken = True
+    for _ in range(FAILURES_ALLOWED - 1):
+        call()
+    plugin.half.broken = False
+    call()  # so that they were not in a row
+    plugin.half.broken = True
+    for _ in range(FAILURES_ALLOWED + 5):
+        call()
+    (figures,) = supervisor.statistics()
+    assert (figures["state"], figures["errors"]) == ("set aside", 2 * FAILURES_ALLOWED - 1)
+    assert f"plugin example: {hook} failed" in caplog.messages
+    plugin.half.broken = False
+    call()
+    assert len(plugin.half.items) == 3
+    loop.pass_time(SET_ASIDE_FOR + 1)
+    call()
+    assert len(plugin.half.items) == 4
 
 
 def test_a_side_that_a_plugin_has_no_half_for_takes_its_options_all_the_same() -> None:

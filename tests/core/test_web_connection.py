@@ -404,6 +404,26 @@ def test_ended_requests_are_remembered_up_to_a_bound(web: WebConnection, monkeyp
     assert list(web._recent) == [(3, 0), (4, 0), (5, 0)]
 
 
+def test_an_id_that_comes_again_while_it_is_remembered(web: WebConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_connection, "MAX_CONTENT", 1)
+    first = web.begin_request(PARAMS, body=b"")
+    web.receive([ended(1)], 1.0)
+    for generation in range(1, 256):
+        web.begin_request(PARAMS, body=b"")
+        web.receive([ended(1, generation)], 1.0)
+    again = web.begin_request(PARAMS, body=b"")
+    again.context = "mine"
+    assert again.key == first.key
+    web.receive([ended(1)], 1.0)
+    assert feedback(web, 1, 1.0) == FeedbackReceived("log", again, b"item")
+    monkeypatch.setattr(web_connection, "REMEMBERED", 2)
+    web.begin_request(PARAMS, body=b"")
+    web.receive([ended(1, 1)], 1.0)  # the older one of each is forgotten, not the one that has its key now
+    assert list(web._recent) == [(1, 0), (1, 1)]
+    assert web._recent_bytes == 2 * len(PARAMS)
+    assert again.context == "mine"
+
+
 def test_large_params_of_ended_requests_are_not_remembered_beyond_a_bound(
     web: WebConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

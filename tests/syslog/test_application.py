@@ -189,6 +189,28 @@ def test_an_application_that_configures_logging_late(
     assert texts(host) == ["seen"]
 
 
+def test_a_filter_on_the_handler_counts(make: Make, host: Any) -> None:
+    with bare_root() as root:
+        half = make()
+        (handler,) = root.handlers
+        handler.addFilter(lambda record: "no" not in record.getMessage())
+        logging.error("yes")
+        logging.error("no")
+        half.close()
+    assert texts(host) == ["yes"]
+
+
+def test_what_was_held_for_one_request_is_looked_for_in_all(make: Make, host: Any, make_request: Any) -> None:
+    half = make(hold=True, severity="err")
+    before, request = make_request(), make_request()
+    half.request_end(before, OVER)  # nothing has been held for any request yet
+    assert before.plugin_data == {}
+    with bound_to_request(request):
+        logging.getLogger("shop").warning("why")
+    half.request_end(request, OVER._replace(status=500))
+    assert texts(host) == ["why"]
+
+
 def test_exceptions_are_one_event(make: Make, host: Any) -> None:
     make()
     try:

@@ -154,6 +154,23 @@ def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 # ---- requests of all shapes
 
 
+@pytest.mark.parametrize(
+    ("params", "identity"),
+    [({"REQUEST_ID": "abc"}, "abc"), ({"HTTP_X_REQUEST_ID": "abc"}, "unsent.1"), ({"A": "REQUEST_ID"}, "unsent.1")],
+)
+@run
+async def test_the_web_server_may_name_a_request(params: dict[str, str], identity: str) -> None:
+    assert Client().request(params=params).identity == identity
+
+
+@run
+async def test_a_body_is_let_go_at_the_end_however_long_the_request_is_remembered() -> None:
+    exchange = Client().request(body=b"body")
+    assert exchange.body
+    exchange.end()
+    assert exchange.body == []
+
+
 @run
 async def test_a_request_and_its_answer() -> None:
     client = Client()

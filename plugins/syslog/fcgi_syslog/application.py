@@ -43,6 +43,7 @@ from .reassembly import Reassembler
 from .rules import Rules, RulesByHost
 from .severity import CRIT, WARNING
 from .storm import StormControl
+from .uncompiled import guarded
 
 __all__ = ["SyslogApplication"]
 
@@ -123,6 +124,8 @@ class SyslogApplication(ApplicationHalf):
         self._batched = options.batched
         self._lines: deque[batch.Plain] = deque()
         self._fetching = False
+        self._sources_of_requests = False
+        """Whether any request has had one of its own: while none has, nobody need look whether it does."""
         self._long = 0
         """Characters of long lines that wait, about: threads may count at once, and it begins anew when none waits."""
         # what is to be in a file when the call that logged it returns cannot wait for others
@@ -173,6 +176,8 @@ class SyslogApplication(ApplicationHalf):
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         if self._listener is not None:
             self._named.pop(request.identity, None)
+        if not self._sources_of_requests:
+            return  # and no `plugin_data` made for each request
         source = request.plugin_data.get(_KEY)
         if source is None:
             return
@@ -222,6 +227,7 @@ class SyslogApplication(ApplicationHalf):
             return self._process
         source = request.plugin_data.get(_KEY)
         if source is None:
+            self._sources_of_requests = True
             # two threads may come here at once for a request: both get the first one's
             source = request.plugin_data.setdefault(_KEY, self._new_source(request))
         assert isinstance(source, _Source)
@@ -407,6 +413,12 @@ class SyslogApplication(ApplicationHalf):
 
     def _make(self, crowded: bool) -> Iterator[tuple[bytes, int, AssociationInfo | None]]:
         """Items of what was kept; on the loop's thread."""
+        return guarded(self._items(crowded), self._set_fetching)
+
+    def _set_fetching(self, fetching: bool) -> None:
+        self._fetching = fetching
+
+    def _items(self, crowded: bool) -> Iterator[tuple[bytes, int, AssociationInfo | None]]:
         lines = self._lines
         taken = [lines.popleft() for _ in range(min(TURN, len(lines)))]
         if not lines:
@@ -417,14 +429,10 @@ class SyslogApplication(ApplicationHalf):
         if crowded:
             # something may have to be dropped: an item of one severity each, so that it is what is least severe
             groups = sorted(_apart(groups, _SEVERITY), key=lambda group: group[0][0])
-        self._fetching = True
-        try:
-            for group in groups:
-                for part in batch.split(group):
-                    target = part[0][4]
-                    yield batch.encode(part), min(map(_SEVERITY, part)), target and target[0]
-        finally:
-            self._fetching = False
+        for group in groups:
+            for part in batch.split(group):
+                target = part[0][4]
+                yield batch.encode(part), min(map(_SEVERITY, part)), target and target[0]
 
     def _raise(self, source: _Source, request: RequestInfo, lines: list[HeldLine]) -> None:
         """Send what was held as if it were severe enough; the field `severity` says what it was."""

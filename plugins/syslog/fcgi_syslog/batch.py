@@ -83,28 +83,39 @@ def split(lines: Sequence[Plain]) -> Iterable[Sequence[Plain]]:
 
 def encode(lines: Sequence[Plain]) -> bytes:
     """The item of some lines (see `Line`), MOST_HEADS at most; struct.error beyond."""
-    _, heads, times, texts, targets = zip(*lines, strict=True)
     numbers: dict[str, int] = {}
-    of_lines = [numbers.setdefault(head, len(numbers)) for head in heads]
+    last: str | None = None
+    number = 0
+    micros: list[int] = []
+    requests: list[int] = []
+    of_lines: list[int] = []
+    texts: list[str] = []
+    for _, head, when, text, target in lines:
+        if head is not last:  # most have the same
+            last = head
+            number = numbers.setdefault(head, len(numbers))
+        micros.append(int(when * 1_000_000 + 0.5))
+        requests.append(0 if target is None else target[1])
+        of_lines.append(number)
+        texts.append(text)
     joined = "".join(texts)
-    text = joined.encode("utf-8", "backslashreplace")
+    encoded_texts = joined.encode("utf-8", "backslashreplace")
     lengths: Iterable[int] = map(len, texts)
     if not joined.isascii():
         lengths = (len(one.encode("utf-8", "backslashreplace")) for one in texts)
     encoded = [head.encode("utf-8", "backslashreplace") for head in numbers]
     count = len(lines)
-    micros = [int(when * 1_000_000 + 0.5) for when in times]
     columns = struct.pack(
         f">IH{2 * count}Q{count}I{count}H{len(encoded)}I",
         count,
         len(encoded),
         *micros,
-        *[0 if target is None else target[1] for target in targets],
+        *requests,
         *lengths,
         *of_lines,
         *map(len, encoded),
     )
-    return b"".join((columns, *encoded, text))
+    return b"".join((columns, *encoded, encoded_texts))
 
 
 _PRINTABLE = bytes(byte if 32 <= byte < 127 else 0 for byte in range(256))

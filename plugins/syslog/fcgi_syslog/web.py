@@ -224,6 +224,8 @@ class SyslogWeb(WebHalf):
         return head
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        if not self._holding:
+            return  # and no `plugin_data` made for each request
         source = request.plugin_data.get(_KEY)
         if source in self._holding:
             self._flush(source, request)
