@@ -168,6 +168,9 @@ def _throughput(result: dict[str, Any]) -> str:
                 row.append("failed" if found else "not run")
                 continue
             times = f"{found['p50_us']['median'] / 1e3:,.1f} / {found['p99_us']['median'] / 1e3:,.1f}"
+            served = found["connections_served"]["median"]
+            if served < result["settings"]["connections"]:
+                times += f" of {served:.0f}"
             cost = [
                 f"{role} {value['median']:,.0f}"
                 for role, value in found["cpu_us_per_request"].items()
@@ -199,6 +202,9 @@ def _concurrency(result: dict[str, Any]) -> str:
                     ("server_cpu_us_per_request", 1.0),
                 )
             )
+            served = found["connections_served"]["median"]
+            if served < level:
+                late += f" of {served:.0f}"
             memory = shown(found["server_rss_bytes"] / 2**20)
             errors = " · errors" if found["status"] == "errors" else ""
             cells.append(f"{rate} · {late} · {cost} · {memory}{errors}")

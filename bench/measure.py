@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import re
 import resource
 import subprocess
 import tempfile
@@ -29,6 +30,9 @@ READY_TIMEOUT = 15.0
 
 WARM_UP = 1
 """Seconds of the same load before the measured one."""
+
+SERVED = 0.1
+"""A connection is served if it got at least this part of what each would have if all got the same."""
 
 UPLOAD = b"x" * apps.UPLOAD_SIZE
 
@@ -95,6 +99,8 @@ class Turn:
     p50_us: float
     p99_us: float
     max_us: float
+    connections_served: int
+    """Of wrk's: see SERVED. Its percentiles are of answered requests: who waits to the end is not in them."""
     cpu_us: dict[str, float]
     """By role: each program of the server, ``nginx``, and ``wrk``."""
     rss_before: dict[str, int]
@@ -165,8 +171,22 @@ def check_answer(port: int, case: Case) -> None:
         raise TurnFailed(f"{case.path}: wrong answer, status {status}, {len(body)} bytes {body[:40]!r}")
 
 
+def served(received: list[int]) -> int:
+    """How many connections were served, by the bytes that each received."""
+    return sum(count * len(received) >= SERVED * sum(received) > 0 for count in received)
+
+
+def bytes_received(port: int) -> list[int]:
+    """By each of the connections to a port of this host, as the kernel counts (ss)."""
+    command = ["ss", "--tcp", "--info", "--numeric", "--no-header", "--oneline", "state", "established"]
+    lines = subprocess.run([*command, f"dport = :{port}"], capture_output=True, text=True, check=True).stdout
+    counts = (re.search(r" bytes_received:(\d+)", line) for line in lines.splitlines())
+    return [int(count[1]) if count else 0 for count in counts]
+
+
 def run_wrk(port: int, case: Case, seconds: int, connections: int, script: Path) -> dict[str, Any]:
-    """Runs wrk and returns what its script reports (see :data:`WRK_SCRIPT`)."""
+    """Runs wrk and returns what its script reports (see :data:`WRK_SCRIPT`), and ``served``: how many connections were,
+    shortly before the end."""
     command = (
         "wrk",
         "-t1",
@@ -178,6 +198,8 @@ def run_wrk(port: int, case: Case, seconds: int, connections: int, script: Path)
     )
     url = f"http://127.0.0.1:{port}{case.path}"
     with Running("wrk", (*command, "-s", str(script), url), script.with_suffix(".log")) as wrk:
+        time.sleep(seconds * 0.8)
+        connections_served = served(bytes_received(port))
         try:
             wrk.wait(seconds + 30)
         except subprocess.TimeoutExpired as error:
@@ -186,8 +208,7 @@ def run_wrk(port: int, case: Case, seconds: int, connections: int, script: Path)
     script.with_suffix(".log").unlink()
     for line in output.splitlines():
         if line.startswith("RESULT "):
-            result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
-            return result
+            return json.loads(line.removeprefix("RESULT ")) | {"served": connections_served}
     raise TurnFailed(f"wrk failed: {output.strip()[-200:]}")
 
 
@@ -221,6 +242,7 @@ def load(port: int, case: Case, seconds: int, connections: int, folder: Path, ro
         p50_us=result["p50_us"],
         p99_us=result["p99_us"],
         max_us=result["max_us"],
+        connections_served=result["served"],
         cpu_us={role: seconds_spent / requests * 1e6 for role, seconds_spent in spent.items()},
         rss_before=rss_before,
         rss_after={role.role: resident_bytes(role.process_id) for role in roles},

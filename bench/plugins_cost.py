@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
-"""What the plugins cost: requests a second through nginx with syslog and metrics on, and with both off, in turns.
+"""What the plugins cost: requests a second through nginx with syslog and metrics on, and with both off, by turns.
 
     .venv/bin/python bench/plugins_cost.py [--rounds 6] [--seconds 4] [--connections 32] [--scope request] [--json FILE]
                                            [--lock FILE]
 
-The application is the same in every turn: it answers "Hello world" and logs one line by Python's logging, which goes
-nowhere while syslog is off. On: syslog with its defaults (each line bound to its request, on a stream of its own) into
-a file and the live feed, and metrics with its defaults, a Prometheus endpoint on the web side. A turn starts everything
-anew, warms it up for a second, and measures. `on/off` is the quotient of each round's two turns: median, least, most.
-Needs nginx and wrk (script/setup test).
+The application is the same in every turn: it answers "Hello world" and logs one line by Python's logging.
+
+    off         no plugins; logging is not set up, and drops the line at once
+    made        no plugins; a handler takes the line and does nothing with it
+    file        no plugins; Python's own FileHandler writes the line, as an application does that logs by itself
+    on          syslog with its defaults (each line bound to its request) into a file and the live feed, and metrics
+                with its defaults, a Prometheus endpoint on the web side
+
+A turn starts everything anew, warms it up for a second, and measures. `on/...` is the quotient of a round's two turns:
+median, least, most. Needs nginx and wrk (script/setup test).
 """
 
 from __future__ import annotations
@@ -31,7 +36,15 @@ sys.path.insert(0, str(ROOT))  # neither `bench` nor `tests` is an installed pac
 
 TICK = os.sysconf("SC_CLK_TCK")
 ROLES = ("app", "web", "nginx")
+KINDS = ("off", "made", "file", "on")
+LOGS_TO = "PLUGINS_COST_LOGS_TO"
+"""In the application's environment: the file that its own handler writes, or '' for one that does nothing."""
 log = logging.getLogger("shop.cart")
+if (own := os.environ.get(LOGS_TO)) is not None:
+    handler = logging.FileHandler(own) if own else logging.NullHandler()
+    logging.basicConfig(
+        level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
+    )
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
@@ -57,15 +70,19 @@ def wrk(port: int, seconds: float, connections: int) -> tuple[int, float]:
     return int(count[1]), float(rate[1])
 
 
-def turn(on: bool, seconds: float, connections: int, scope: str) -> dict[str, Any]:
+def turn(kind: str, seconds: float, connections: int, scope: str) -> dict[str, Any]:
     from tests.system.stack import Stack, free_port  # here, for the application's process is without tests
 
     with tempfile.TemporaryDirectory() as name:
         file = Path(name, "out.log")
         plugins: dict[str, Any] = {}
-        if on:
+        if kind == "on":
             listen = f"127.0.0.1:{free_port()}"
             plugins = {"syslog": {"scope": scope, "outputs": [{"file": str(file)}]}, "metrics": {"listen": listen}}
+        own = {"made": "", "file": str(file)}.get(kind)
+        os.environ.pop(LOGS_TO, None)
+        if own is not None:
+            os.environ[LOGS_TO] = own
         stack = Stack("plugins_cost:application", app={"path": str(ROOT / "bench")}, plugins=plugins)
         stack._common["log_level"] = "info"  # a test wants to see everything
         with stack:
@@ -74,10 +91,10 @@ def turn(on: bool, seconds: float, connections: int, scope: str) -> dict[str, An
             before = {role: cpu_of(program.pid) for role, program in programs.items()}
             count, rate = wrk(stack.port, seconds, connections)
             spent = {role: (cpu_of(program.pid) - before[role]) / count * 1e6 for role, program in programs.items()}
-        lines = file.read_bytes().count(b"\n") if on else 0
-        if on and lines < count:
+        lines = file.read_bytes().count(b"\n") if file.exists() else 0
+        if kind in ("file", "on") and lines < count:
             raise RuntimeError(f"{count} requests were answered and {lines} lines are in the file")
-    return {"on": on, "requests": count, "requests_per_second": rate, "cpu_us": spent, "lines": lines}
+    return {"kind": kind, "requests": count, "requests_per_second": rate, "cpu_us": spent, "lines": lines}
 
 
 def spread(values: Iterable[float], form: str) -> str:
@@ -86,13 +103,15 @@ def spread(values: Iterable[float], form: str) -> str:
 
 
 def report(turns: list[dict[str, Any]]) -> str:
-    lines = ["| | off | on | on/off |", "| --- | --- | --- | --- |"]
-    off = [one for one in turns if not one["on"]]
-    on = [one for one in turns if one["on"]]
+    heads = ["", *KINDS, *(f"on/{kind}" for kind in KINDS[:-1])]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    by_kind = {kind: [one for one in turns if one["kind"] == kind] for kind in KINDS}
 
     def row(name: str, figure: Callable[[dict[str, Any]], float], form: str) -> None:
-        quotients = [figure(after) / figure(before) for before, after in zip(off, on, strict=True)]
-        columns = [spread(map(figure, off), form), spread(map(figure, on), form), spread(quotients, ".3f")]
+        columns = [spread(map(figure, by_kind[kind]), form) for kind in KINDS]
+        for kind in KINDS[:-1]:
+            pairs = zip(by_kind["on"], by_kind[kind], strict=True)
+            columns.append(spread((figure(on) / figure(other) for on, other in pairs), ".3f"))
         lines.append(f"| {name} | {' | '.join(columns)} |")
 
     row("requests a second", lambda one: float(one["requests_per_second"]), ",.0f")
@@ -116,14 +135,14 @@ def main() -> int:
     turns_with_others = Turns(options.lock)
     for number in range(options.rounds):
         turns_with_others.take()
-        # the other one first in every second round: what the machine does meanwhile falls on both alike
-        pair = [
-            turn(on, options.seconds, options.connections, options.scope)
-            for on in ((False, True), (True, False))[number % 2]
+        # another one first in every round: what the machine does meanwhile falls on all alike
+        first = number % len(KINDS)
+        of_round = [
+            turn(kind, options.seconds, options.connections, options.scope) for kind in (*KINDS[first:], *KINDS[:first])
         ]
-        turns += sorted(pair, key=lambda one: bool(one["on"]))
-        off, on = (one["requests_per_second"] for one in turns[-2:])
-        print(f"round {number + 1}: off {off:,.0f}, on {on:,.0f}", file=sys.stderr)
+        turns += of_round
+        told = ", ".join(f"{one['kind']} {one['requests_per_second']:,.0f}" for one in of_round)
+        print(f"round {number + 1}: {told}", file=sys.stderr)
     turns_with_others.give()
     print(report(turns))
     if options.json is not None:

@@ -44,6 +44,7 @@ def summary(turns: Sequence[Turn], failures: Sequence[str]) -> dict[str, Any]:
         "requests_per_second": spread([turn.requests_per_second for turn in turns]),
         "p50_us": spread([turn.p50_us for turn in turns]),
         "p99_us": spread([turn.p99_us for turn in turns]),
+        "connections_served": spread([turn.connections_served for turn in turns]),
         "cpu_us_per_request": {role: spread([turn.cpu_us[role] for turn in turns]) for role in roles},
         "server_cpu_us_per_request": spread(
             [sum(cost for role, cost in turn.cpu_us.items() if role not in BESIDE) for turn in turns]
@@ -58,7 +59,7 @@ def summary(turns: Sequence[Turn], failures: Sequence[str]) -> dict[str, Any]:
 
 
 HEADINGS = (
-    *("server", "requests/s (min-max)", "p50 ms", "p99 ms", "CPU us/request (min-max)"),
+    *("server", "requests/s (min-max)", "p50 ms", "p99 ms", "served", "CPU us/request (min-max)"),
     *("nginx us", "wrk us", "RSS MiB", "others' CPU", "errors"),
 )
 
@@ -78,6 +79,7 @@ def rows(name: str, result: dict[str, Any]) -> list[tuple[str, ...]]:
             f"{rate['median']:,.0f} ({rate['min']:,.0f}-{rate['max']:,.0f})",
             f"{result['p50_us']['median'] / 1000:.2f}",
             f"{result['p99_us']['median'] / 1000:.2f}",
+            f"{result['connections_served']['median']:.0f}",
             f"{cost['median']:,.1f} ({cost['min']:,.1f}-{cost['max']:,.1f})",
             f"{each['nginx']['median']:,.1f}",
             f"{each['wrk']['median']:,.1f}",
@@ -90,7 +92,7 @@ def rows(name: str, result: dict[str, Any]) -> list[tuple[str, ...]]:
     if len(programs) > 1:
         lines += [
             (
-                *("  " + role, "", "", ""),
+                *("  " + role, "", "", "", ""),
                 f"{each[role]['median']:,.1f} ({each[role]['min']:,.1f}-{each[role]['max']:,.1f})",
                 *("", "", f"{result['rss_bytes'][role] / 2**20:.1f}", "", ""),
             )

@@ -147,6 +147,22 @@ SERVERS: tuple[Server, ...] = (
         "defaults: one thread a connection, no limit; listening socket given as descriptor 0; on one core",
         pypi=("flipflop",),
     ),
+    # of connections that come at once and stay, flup6 and flipflop serve five or six, and the rest not before one of
+    # these ends: so also with a connection for each request, where all are served
+    Server(
+        "flup6-closing",
+        library("flup6", one_core=True),
+        "as flup6; nginx opens a connection for each request",
+        keepalive=False,
+        pypi=("flup6",),
+    ),
+    Server(
+        "flipflop-closing",
+        library("flipflop", one_core=True),
+        "as flipflop; nginx opens a connection for each request",
+        keepalive=False,
+        pypi=("flipflop",),
+    ),
     Server(
         "gevent-fastcgi",
         library("gevent-fastcgi"),

@@ -60,12 +60,13 @@ IN_TIME = 0.9
 """Part of the rate at which lines must arrive: what only fills a queue somewhere is not carried."""
 TROUBLE_RATE = 20_000
 TROUBLE_AT = 1.5
+# omrelp's own window, 128 frames, lets 680 lines a second through here
 RELP_SENDER = """\
 global(workDirectory="{folder}" maxMessageSize="64k")
 module(load="imtcp") module(load="omrelp")
 main_queue(queue.size="1000000")
 input(type="imtcp" address="127.0.0.1" port="{tcp}")
-action(type="omrelp" target="127.0.0.1" port="{relp}" template="RSYSLOG_SyslogProtocol23Format"
+action(type="omrelp" target="127.0.0.1" port="{relp}" template="RSYSLOG_SyslogProtocol23Format" windowSize="5000"
     action.resumeRetryCount="-1" action.resumeInterval="1")
 """
 RELP_RECEIVER = """\
