@@ -281,7 +281,7 @@ class _Listener(asyncio.Protocol):
         if isinstance(since, int):
             return max(1, min(since, self._position))
         if isinstance(tail, int):
-            return max(self._feed.first, self._position - max(0, tail))
+            return max(min(self._feed.first, self._position), self._position - max(0, tail))
         return self._position
 
     def pause_writing(self) -> None:

@@ -105,6 +105,16 @@ def test_lost_lines_are_told(script: Callable[..., Any], tmp_path: Path, capsys:
     assert captured.err == "fcgi-sctp logs: 7 lines lost\n"
 
 
+def test_nothing_that_comes_is_cut_as_the_past_is(
+    script: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"n": n, "time": 0, "severity": 6, "message": f"m{n}"}).encode() + b"\n" for n in range(1, 10)]
+    script(({"next": 5}, [b"".join(lines)]))  # all at once: the end of the past, and what came since
+    words = ("-n", "2", "-e", "m", "-o", "raw", "--count", "7", "--timeout", "30")
+    assert run("--feed", str(tmp_path / "feed.sock"), *words) == 0
+    assert capsys.readouterr().out.split() == [f"m{number}" for number in range(3, 10)]
+
+
 def test_exit_status(feed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     feed.publish(entry("a"))
     assert run("--feed", feed.path, "--count", "1") == 0

@@ -22,6 +22,7 @@ from fcgi_cli.logs.files import FileSource, PipeSource
 from fcgi_cli.logs.history import History
 from fcgi_cli.logs.merge import WINDOW, Merge
 from fcgi_cli.logs.moments import moment
+from fcgi_cli.logs.past import Past
 from fcgi_cli.logs.prompt import Prompt
 from fcgi_cli.logs.pump import Pump
 from fcgi_cli.logs.source import Source
@@ -193,6 +194,40 @@ def test_lines_of_the_present_wait_for_earlier_ones() -> None:
     now = WINDOW
     assert [type(event).__name__ for event in merge.take()] == ["Line", "Line", "Lost"]
     assert merge.due is None
+
+
+def test_of_the_past_the_latest_are_kept_and_of_what_comes_all() -> None:
+    came = (1, 4, 6, 7)  # from one source, while another is behind
+    for most, kept in ((2, [1, 4, 5, 6, 7, 8]), (0, [1, 4, 6, 7]), (99, [*range(9)])):
+        past = Past(most)
+        for number in range(9):
+            past.add(Line(number, 0.0, 6, "", past=number not in came))
+        assert [event.number for event in past.events() if isinstance(event, Line)] == kept
+    past = Past(1)
+    gone: list[Event] = [Lost(1, past=True), Lost(2), Note("x"), Lost(3, past=True)]
+    for event in gone:
+        past.add(event)
+    assert past.events() == gone[1:]
+
+
+def test_of_a_file_is_past_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"lost": 2}\none\n')
+    source = FileSource(str(path), tail=None)
+    source.start()
+    events = source.read()
+    assert source.read() == []
+    with path.open("a") as file:
+        file.write('two\n{"lost": 3}\n')
+    events += source.read()
+    source.close()
+    assert [isinstance(event, Line | Lost) and event.past for event in events] == [True, True, False, False]
+
+
+def test_a_last_line_without_an_end_is_past_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.log").write_text("one\ntwo\nthree")
+    assert main(["logs", "--no-follow", "-n", "2", "-e", "e|o", "-o", "raw", str(tmp_path / "a.log")]) == 0
+    assert capsys.readouterr().out.split() == ["two", "three"]
 
 
 def test_the_last_matching_lines(feed: Any, capsys: pytest.CaptureFixture[str]) -> None:

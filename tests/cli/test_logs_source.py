@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import time
@@ -37,6 +38,10 @@ def read(path: Path, **options: Any) -> list[Event]:
     return list(
         itertools.chain(*batches(FeedSource(str(path / "feed.sock"), **{"tail": 10, "follow": False, **options})))
     )
+
+
+def pasts(events: list[Event]) -> list[bool | None]:
+    return [event.past if isinstance(event, Line | Lost) else None for event in events]
 
 
 def numbers(events: list[Event]) -> list[int | str]:
@@ -83,6 +88,29 @@ def test_values_out_of_range(script: Callable[..., Any], tmp_path: Path) -> None
     first, second = read(tmp_path)
     assert first == Line(1, 0.0, 0, "7")
     assert second == Line(2, 0.0, 7, "m2")
+
+
+def test_what_is_past(script: Callable[..., Any], tmp_path: Path) -> None:
+    lines = [line(1), {"lost": 2, "next": 4}, line(4), line(5), {"lost": 1, "next": 7}, {"lost": 1, "next": 8}, line(8)]
+    script(({"next": 6}, lines))
+    assert pasts(read(tmp_path)) == [True] * 7  # without following, all that there is
+
+
+@pytest.mark.usefixtures("hurried")
+def test_what_comes_is_not_past(script: Callable[..., Any], tmp_path: Path) -> None:
+    lost = {"lost": 2, "next": 7}  # the last of the past and the first of what came
+    script(
+        ({"next": 6}, [b"".join(json.dumps(one).encode() + b"\n" for one in (line(3), line(4), lost, line(7)))]),
+        ({"instance": "two", "next": 2}, [line(1)]),  # a smaller number, and later
+    )
+    source = FeedSource(str(tmp_path / "feed.sock"), tail=3)
+    events: list[Event] = []
+    for batch in batches(source):
+        events += batch
+        if len(events) >= 8:
+            break
+    assert numbers(events) == [3, 4, "Lost", 7, "Note", "Note", "Note", 1]
+    assert pasts(events) == [True, True, False, False, None, None, None, False]
 
 
 @pytest.fixture

@@ -180,6 +180,22 @@ def test_the_ring_is_bounded_in_entries(tmp_path: Path) -> None:
     run(tmp_path, test, keep_entries=10)
 
 
+@pytest.mark.parametrize(("wish", "lost"), [({"since": 4}, 12), ({"tail": 2}, 10), ({"tail": 0}, 10), ({}, 10)])
+def test_what_came_before_the_wish_is_sent_or_told(tmp_path: Path, wish: object, lost: int) -> None:
+    async def test(feed: Feed) -> None:
+        for _ in range(5):
+            feed.publish(entry())
+        async with listening(feed) as (listener, greeting):
+            assert greeting["next"] == 6
+            for _ in range(20):  # all that was there at the greeting leaves the ring, and more
+                feed.publish(entry())
+            listener.say(wish)
+            assert await listener.line() == {"lost": lost, "next": 16}
+            assert await listener.numbers(10) == list(range(16, 26))
+
+    run(tmp_path, test, keep_entries=10)
+
+
 def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
     async def test(feed: Feed) -> None:
         for _ in range(100):

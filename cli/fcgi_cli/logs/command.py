@@ -10,7 +10,6 @@ import re
 import stat
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
@@ -20,6 +19,7 @@ from .filter import Filter, Wanted
 from .formats import Clock, about, format_json, format_pretty, format_raw
 from .goal import Goal
 from .options import DEFAULT_FEED, DEFAULT_TAIL, FEED_VARIABLE
+from .past import Past
 from .pump import Pump
 from .source import Source
 
@@ -70,10 +70,12 @@ def run(args: argparse.Namespace) -> int:
 def past_then_present(pump: Pump, wanted: Filter, tail: int | None) -> Iterator[list[Event]]:
     """All that comes until the end; of the past, the latest `tail` lines that are wanted (None: all)."""
     if tail is not None:
-        latest: deque[Event] = deque(maxlen=tail)
+        past = Past(tail)
         while pump.past and not pump.timed_out:
-            latest.extend(event for event in pump.wait() if not isinstance(event, Line) or wanted.takes(event))
-        yield list(latest)
+            for event in pump.wait():
+                if not isinstance(event, Line) or wanted.takes(event):
+                    past.add(event)
+        yield past.events()
     while not (pump.ended or pump.timed_out):
         yield pump.wait()
 

@@ -32,6 +32,8 @@ class Line:
     facility: int = 1
     source: str = ""
     """Which feed or file it came from; '' if there is but one."""
+    past: bool = field(default=False, compare=False)
+    """It was there when we came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Lost:
     """So many lines are missing here: the feed no longer had them when we were there to read."""
 
     count: int
+    past: bool = field(default=False, compare=False)
+    """All of them were there when we came."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,19 +174,22 @@ class FeedSource(Source):
 
     def _events(self, lines: list[bytes]) -> list[Event]:
         events: list[Event] = []
+        # who does not follow has come for what there is until the feed closes
+        past_until = math.inf if not self._follow else self._past_until if self.past else 0
         for raw in lines:
             event = from_json(raw)
             if isinstance(event, Line):
                 if event.number < self._next:
                     continue  # we have it
                 if event.number > self._next:
-                    events.append(Lost(event.number - self._next))
+                    events.append(Lost(event.number - self._next, event.number <= past_until))
                 self._next = event.number + 1
                 event.source = self.name
+                event.past = event.number < past_until
                 events.append(event)
             elif event is not None:
-                events.append(event)
                 self._next += event.count
+                events.append(Lost(event.count, self._next <= past_until))
         if self.past and self._next >= self._past_until:
             self.past = False
         return events

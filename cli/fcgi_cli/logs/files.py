@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import IO, cast
 
-from .events import Event, Line, Note, SourceError
+from .events import Event, Line, Lost, Note, SourceError
 from .parse import from_file
 from .source import LONGEST_LINE, RECEIVE, Source
 
@@ -45,6 +45,9 @@ class _Lines(Source):
         if isinstance(event, Line):
             self._time = event.time
             event.source = event.source or self.name
+            event.past = self.past
+        elif isinstance(event, Lost):
+            return Lost(event.count, self.past)
         return event
 
     def _flush(self) -> list[Event]:
@@ -97,11 +100,12 @@ class FileSource(_Lines):
             raise SourceError(f"{self._path}: {error}") from None
         if data:
             return self._events(data)
-        self.past = False
         if not self._follow:
-            self.ended = True
+            events = self._flush()
+            self.past, self.ended = False, True
             self.due = math.inf
-            return self._flush()
+            return events
+        self.past = False
         self.due = self._clock() + LOOK_AGAIN
         return self._rotated()
 

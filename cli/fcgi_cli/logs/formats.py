@@ -14,6 +14,7 @@ __all__ = ["CONTINUED", "Clock", "about", "message_lines", "format_json", "forma
 
 CONTINUED = "    "
 """Before each further line of a message: what begins a line is always ours."""
+_MORE = [name for name in Line.__slots__[4:] if name != "past"]  # which depends on who asks, and is no part of it
 
 
 class Clock:
@@ -77,7 +78,7 @@ def format_json(event: Event) -> str:
         "severity": event.severity,
         "message": event.message,
     }
-    for name in Line.__slots__[4:]:
+    for name in _MORE:
         if (item := getattr(event, name)) not in ("", {}):
             value[name] = item
     return json.dumps(value).replace("\x7f", "\\u007f") + "\n"  # ASCII; DEL is the one control that JSON leaves

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import FrameType
@@ -23,6 +22,7 @@ from .goal import Goal
 from .history import History
 from .keys import Keyboard
 from .painter import Painter
+from .past import Past
 from .pump import Pump
 from .screen import Screen
 from .source import Source
@@ -96,13 +96,15 @@ class Live:
         self._sources = sources
         self._goal = goal
         self._deadline = deadline
-        self._past: deque[Event] | None = deque(maxlen=tail) if tail is not None else None
+        self._past = Past(tail) if tail is not None else None
         self._tally = Tally(time.monotonic())
         self._screen = Screen(sys.stdout.fileno())
         self._controls = Controls(self._view)
         self._suspend = False
-        self._pressed = False
-        """A key has been, and what it did is not drawn yet."""
+        self._catching_up = True
+        """Lines that come may still be past, of which the latest are shown alone."""
+        self._stale = False
+        """A key has been, or the past has ended, and what that did is not drawn yet."""
 
     def run(self) -> int:
         """The exit status."""
@@ -146,7 +148,7 @@ class Live:
             pump.watched = [wake] if keyboard.descriptor is None else [wake, keyboard.descriptor]
             busy = len(view.backlog) > 0 and not view.backlog.paused
             crowded = (pump.past and busy) or view.backlog.full  # what waits there is not lost
-            left = drawn + (FRAME if busy or self._pressed else IDLE_FRAME) - time.monotonic()
+            left = drawn + (FRAME if busy or self._stale else IDLE_FRAME) - time.monotonic()
             events = pump.wait(max(0.0, left), reading=not crowded)
             self._take(events, pump)
             self._keys(keyboard, wake)
@@ -158,7 +160,7 @@ class Live:
             if time.monotonic() - drawn >= FRAME or view.ended:
                 self._draw(pump)
                 drawn = time.monotonic()
-                self._pressed = False
+                self._stale = False
 
     def _keys(self, keyboard: Keyboard, wake: int) -> None:
         try:
@@ -175,11 +177,13 @@ class Live:
                 if not key:
                     raise OutputClosed  # the terminal has gone
                 self._controls.key(key)
-                self._pressed = True
+                self._stale = True
 
     def _take(self, events: Sequence[Event], pump: Pump) -> None:
         view, tally = self._view, self._tally
         live = not pump.past
+        if live and self._catching_up:
+            self._catching_up, self._stale = False, True
         now = time.time()
         for event in events:
             tally.count(event)
@@ -196,9 +200,9 @@ class Live:
             if self._past is None:
                 view.backlog.add(event)
             else:
-                self._past.append(event)
+                self._past.add(event)
         if self._past is not None and live:
-            for event in self._past:
+            for event in self._past.events():
                 if not self._goal.reached:
                     if isinstance(event, Line):
                         self._goal.reached_with(event)
@@ -232,6 +236,8 @@ class Live:
         waiting = sum(source.waiting for source in self._sources)
         if waiting:
             return "waiting" if len(self._sources) == 1 else f"{waiting} of {len(self._sources)} waiting"
+        if self._catching_up:  # not before a feed has greeted, too: till then it may count what comes as past
+            return "catching up"
         return "live" if len(self._sources) == 1 else f"live, {len(self._sources)} sources"
 
     def _rest(self) -> list[str]:
