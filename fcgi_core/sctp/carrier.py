@@ -34,7 +34,9 @@ __all__ = [
     "Scheduler",
     "DEFAULT_UDP_PORT",
     "LOOPBACK_MTU",
+    "LOOPBACK_SACK_EVERY",
     "PATH_MTU",
+    "SACK_EVERY",
     "URGENT_ROOM",
 ]
 
@@ -47,6 +49,11 @@ PATH_MTU = 1400
 LOOPBACK_MTU = 32_768
 """Bytes; Linux' loopback has 65,536. Such packets carry two messages each, and a megabyte costs half of what it does in
 packets of PATH_MTU (docs/streams.md)."""
+SACK_EVERY = 2
+"""Packets; RFC 9260 section 6.2."""
+LOOPBACK_SACK_EVERY = 8
+"""There nothing is lost, and a SACK by itself is a system call and a packet that its 8 short requests can do without:
+most go with an answer's packet. Who sends much asks for one (RFC 7053) before its window is full."""
 URGENT_ROOM = 64 << 10
 """Bytes of urgent messages, with what they cost beside their payload, that SCTP takes beyond what it holds of bulk."""
 

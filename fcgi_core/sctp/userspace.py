@@ -19,7 +19,9 @@ from typing import Any
 
 from .carrier import (
     LOOPBACK_MTU,
+    LOOPBACK_SACK_EVERY,
     PATH_MTU,
+    SACK_EVERY,
     Address,
     Association,
     AssociationHandler,
@@ -175,8 +177,10 @@ class UserspaceCarrier:
 
     def _options_for(self, endpoint: Endpoint, host: str) -> Any:
         """The options of associations with `host`, or of those that it, as an address of ours, takes."""
-        mtu = self.options.mtu or (LOOPBACK_MTU if ip_address(host).is_loopback else PATH_MTU)
+        loopback = ip_address(host).is_loopback
+        mtu = self.options.mtu or (LOOPBACK_MTU if loopback else PATH_MTU)
         self._options.packet = (mtu - endpoint.overhead) & ~3
+        self._options.sack_every = LOOPBACK_SACK_EVERY if loopback else SACK_EVERY
         return self._options
 
 

@@ -32,7 +32,8 @@ enum {
     MESSAGE_OVERHEAD = 128,     /* what a queued message costs beside its payload, roughly */
     ARENA_RESERVE = 4096,       /* kept free for a notification */
     SACK_DELAY_MS = 20,
-    SACK_EVERY = 2,
+    ASK_EVERY = 48 * 1024,      /* bytes sent until a message asks for a SACK at once: on the loopback few packets bring one
+                                   by themselves, and the window must not be full before (2 packets at the start) */
 };
 
 struct listener {
@@ -46,6 +47,7 @@ struct association {
     int handle, dirty;          /* dirty: place in the list + 1 */
     uint32_t peer, send_buffer;
     uint32_t unfragmented;      /* largest message that goes in one chunk; 0: not asked yet */
+    uint32_t unasked;           /* bytes sent since a SACK was asked for */
     double mean_length;         /* of messages sent, for what the queue costs beside its payload */
     bool nodelay;
 };
@@ -204,7 +206,7 @@ static int apply_options(struct socket *socket, const struct carrier_options *op
     struct sctp_assoc_value scheduler = {SCTP_FUTURE_ASSOC, options->scheduler};
     struct sctp_assoc_value interleaving = {SCTP_FUTURE_ASSOC, options->interleaving};
     struct sctp_assoc_value reset = {SCTP_FUTURE_ASSOC, SCTP_ENABLE_CHANGE_ASSOC_REQ};
-    struct sctp_sack_info sack = {SCTP_FUTURE_ASSOC, SACK_DELAY_MS, SACK_EVERY};
+    struct sctp_sack_info sack = {SCTP_FUTURE_ASSOC, SACK_DELAY_MS, options->sack_every};
 
     failed |= usrsctp_set_non_blocking(socket, 1);
     failed |= usrsctp_setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
@@ -592,6 +594,11 @@ int carrier_send(int handle, const uint8_t *data, size_t length, const struct ca
             .sendv_flags = SCTP_SEND_SNDINFO_VALID,
             .sendv_sndinfo = {.snd_sid = (uint16_t)message->stream, .snd_ppid = htonl(message->ppid),
                               .snd_flags = message->unordered ? SCTP_UNORDERED : 0}};
+        association->unasked += message->length;
+        if (association->unasked >= ASK_EVERY) {
+            association->unasked = 0;
+            info.sendv_sndinfo.snd_flags |= SCTP_SACK_IMMEDIATELY;
+        }
         if (message->lifetime_ms && may_expire(association, message->length)) {
             info.sendv_flags |= SCTP_SEND_PRINFO_VALID;
             info.sendv_prinfo.pr_policy = SCTP_PR_SCTP_TTL;

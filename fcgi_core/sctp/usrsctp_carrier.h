@@ -19,6 +19,7 @@ struct carrier_options {
     uint32_t interleaving;
     uint32_t send_buffer, receive_buffer;
     uint32_t packet;                        /* SCTP packet size, without IP and UDP headers */
+    uint32_t sack_every;                    /* packets that a SACK is sent for at the latest, unless one is asked for */
     uint32_t heartbeat_ms, retransmissions; /* of the only path, and so of the association */
     uint32_t rto_initial_ms, rto_min_ms, rto_max_ms;
     uint32_t connect_timeout_ms;
