@@ -1,7 +1,8 @@
 """Plugins at work: found, verified, called, and kept from doing harm.
 
 One `Supervisor` runs the halves of one side in one process. A hook that raises is logged and counted, and its plugin is
-set aside for a while when it keeps failing; content goes on. What halves send may come from any thread: it is put into
+set aside for a while when it keeps failing; content goes on. `hook_due` says until when the hook that runs may run:
+`hook_limit` ends one that does not return. What halves send may come from any thread: it is put into
 a queue and picked up on the loop, many items to a wake-up.
 """
 
@@ -9,8 +10,11 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -20,7 +24,7 @@ from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
 from .discovery import EnabledPlugin, checked_channels, name_problem, verify_half
 from .driver import Driver, Handle, Loop
-from .errors import ConfigError, FcgiSctpError, LocalProtocolError, PluginError, StartAnew
+from .errors import ConfigError, FcgiSctpError, HookTimeout, LocalProtocolError, PluginError, StartAnew
 from .figures import ChannelLedger, association_figures, streams_of
 from .plugin import (
     ApplicationHalf,
@@ -52,6 +56,14 @@ TELL_SLOW_EVERY = 60.0
 """Seconds between two lines in the log about slow hooks of one plugin."""
 TICK = 1.0
 """Seconds between ticks."""
+LIMIT_OF_CHANGES = 15.0
+"""Seconds at least that a half may take to be made, configured or closed, before it is ended as a hook that does not
+return is: it may wait for what it writes."""
+NEVER = math.inf
+"""No hook runs, or it may run for ever."""
+
+_FAILURES = (Exception, SystemExit, CancelledError, HookTimeout)
+"""What comes out of a hook and ends there; KeyboardInterrupt, for example, does not."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +100,8 @@ class _Entry:
     blocked_since: float = 0.0
     told_slow: float = -TELL_SLOW_EVERY
     slow_untold: int = 0
+    withheld: bool = False
+    """Set aside for what its `make` did: nothing is gathered. Else that goes on, for threads wait for it."""
 
     @property
     def name(self) -> str:
@@ -112,7 +126,7 @@ class _HalfHost:
                 self._supervisor.delivery.queue(channel, item, link, 6)
 
     def gather(self, channel: str, make: Make) -> Gathering:
-        return self._supervisor.delivery.gather(channel, make)
+        return self._supervisor.gather(self._plugin, channel, make)
 
     def open_channel(self, channel: Channel) -> None:
         self._supervisor.open_channel(self._plugin, channel)
@@ -174,9 +188,14 @@ class Supervisor:
         """Of all plugins that run, both directions."""
         self.traffic: Traffic | None = None
         """Figures by virtual host, once somebody wants them."""
+        self.hook_limit: float = NEVER
+        """Seconds that a hook may take; somebody has to look at `hook_due`."""
+        self.hook_due: float = NEVER
+        """By perf_counter(): when the hook that the loop's thread is in must have returned."""
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
         self._ledger = ChannelLedger()
         self._loop = loop
+        self._thread = get_ident()
         self._wake_loop = wake_loop
         self._log = logging.getLogger("fcgi_sctp.plugins")
         self._acknowledger: Acknowledger[_Entry] = Acknowledger(
@@ -277,11 +296,14 @@ class Supervisor:
             if entry.aside_until and self._is_aside(entry):
                 continue
             began = perf_counter()
+            self.hook_due = began + self.hook_limit
             try:
                 hook(request)
-            except Exception:
+            except BaseException:
+                self.hook_due = NEVER
                 self._failed(entry, "request_begin")
             else:
+                self.hook_due = NEVER
                 entry.failures = 0
             self._took(entry, "request_begin", perf_counter() - began)
 
@@ -292,19 +314,23 @@ class Supervisor:
             if entry.aside_until and self._is_aside(entry):
                 continue
             began = perf_counter()
+            self.hook_due = began + self.hook_limit
             try:
                 hook(request, outcome)
-            except Exception:
+            except BaseException:
+                self.hook_due = NEVER
                 self._failed(entry, "request_end")
             else:
+                self.hook_due = NEVER
                 entry.failures = 0
             self._took(entry, "request_end", perf_counter() - began)
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         """True if a plugin took it. Any thread."""
         taken = False
+        on_loop = get_ident() == self._thread
         for entry, hook in self._stderr:
-            taken = bool(self._call(entry, hook, request, data)) or taken
+            taken = bool(self._call(entry, hook, request, data, on_loop=on_loop)) or taken
         return taken
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
@@ -340,8 +366,7 @@ class Supervisor:
         """Call each half's `close`, and send what it still had to say; nothing is called after it."""
         self.stop_ticks()
         for entry in self._entries:
-            entry.aside_until = 0.0
-            self._call(entry, entry.half.close)
+            self._close(entry)
             entry.aside_until = math.inf
         self.delivery.close()
 
@@ -406,13 +431,12 @@ class Supervisor:
         self._look_at_hooks()
         return problems
 
-    @staticmethod
-    def _configure_from(entry: _Entry, fresh: EnabledPlugin) -> None:
+    def _configure_from(self, entry: _Entry, fresh: EnabledPlugin) -> None:
         """Tell a half what is different in a new configuration; whatever its `configure` raises."""
         if fresh.raw != entry.enabled.raw:
-            entry.half.configure(fresh.options, None)
+            self._bounded(entry.half.configure, fresh.options, None)
         for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # those that have none any more, too
-            entry.half.configure(fresh.hosts.get(server_name, fresh.options), server_name)
+            self._bounded(entry.half.configure, fresh.hosts.get(server_name, fresh.options), server_name)
         entry.enabled = fresh
 
     def _configure(self, name: str, changes: dict[str, Any], server_name: str | None) -> None:
@@ -441,11 +465,12 @@ class Supervisor:
                 self._start_anew(entry, after)
             elif changes:
                 try:
-                    entry.half.configure(
-                        after.options if server_name is None else after.hosts[server_name], server_name
+                    configure = entry.half.configure
+                    self._bounded(
+                        configure, after.options if server_name is None else after.hosts[server_name], server_name
                     )
                     for name_of_host, its_options in after.hosts.items() if server_name is None else ():
-                        entry.half.configure(its_options, name_of_host)
+                        self._bounded(configure, its_options, name_of_host)
                     entry.enabled = after
                 except StartAnew:
                     self._start_anew(entry, after)
@@ -466,15 +491,15 @@ class Supervisor:
         make = one.plugin.web_half if self._web else one.plugin.application_half
         try:
             self._declare()
-            half = make(_HalfHost(self, name), one.options)
+            half = self._bounded(make, _HalfHost(self, name), one.options)
             if half is not None:
                 verify_half(half, self._kind)
                 entry.half = half
             for server_name, options in one.hosts.items():
-                entry.half.configure(options, server_name)
+                self._bounded(entry.half.configure, options, server_name)
         except Exception as error:
             if type(entry.half) is not self._kind:
-                self._call(entry, entry.half.close)
+                self._close(entry)
             self._entries.remove(entry)
             self._declare()
             why = str(error) if isinstance(error, OSError | ValueError | FcgiSctpError) else repr(error)
@@ -487,10 +512,27 @@ class Supervisor:
         for link in self.links:
             self._call(entry, entry.half.association_up, link.info)
 
+    def _close(self, entry: _Entry) -> None:
+        """Call its `close`, set aside or not."""
+        entry.aside_until = 0.0
+        usual, self.hook_limit = self.hook_limit, max(self.hook_limit, LIMIT_OF_CHANGES)
+        self._call(entry, entry.half.close)
+        self.hook_limit = usual
+
+    def _bounded(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Have a half made or configured; whatever that raises, PluginError if it did not return."""
+        due = self.hook_due
+        self.hook_due = perf_counter() + max(self.hook_limit, LIMIT_OF_CHANGES)
+        try:
+            return call(*args)
+        except HookTimeout as error:
+            raise PluginError(f"{getattr(call, '__name__', 'a call')} {error}") from error
+        finally:
+            self.hook_due = due
+
     def _stop(self, entry: _Entry) -> None:
         """Close a half; what it says last is sent before its channels are withdrawn."""
-        entry.aside_until = 0.0
-        self._call(entry, entry.half.close)
+        self._close(entry)
         self.delivery.flush()
         entry.aside_until = math.inf
         entry.kept.clear()
@@ -555,6 +597,13 @@ class Supervisor:
         entry.channels.remove(channel)
         self._declare()
 
+    def gather(self, plugin: str, channel: str, make: Make) -> Gathering:
+        """See `Host.gather`."""
+        entry = self._running(plugin)
+        if entry is None:
+            raise PluginError(f"plugin {plugin} does not run any more")
+        return self.delivery.gather(channel, lambda crowded: self._gathered(entry, make, crowded))
+
     # ---- figures
 
     def follow_traffic(self) -> Traffic:
@@ -610,21 +659,55 @@ class Supervisor:
             if getattr(type(entry.half), hook) is not getattr(self._kind, hook)
         ]
 
-    def _call(self, entry: _Entry, hook: Callable[..., Any], *args: Any, failed: Any = None) -> Any:
-        """Call a hook; `failed` if it raised, or its plugin is set aside."""
-        if entry.aside_until and self._is_aside(entry):
+    def _call(
+        self, entry: _Entry, hook: Callable[..., Any], *args: Any, failed: Any = None, on_loop: bool = True
+    ) -> Any:
+        """Call a hook; `failed` if it raised, or its plugin is set aside. On another thread than the loop's nobody ends
+        one that does not return."""
+        if entry.aside_until and (self._is_aside(entry) if on_loop else self._loop.time() < entry.aside_until):
             return failed
         name = getattr(hook, "__name__", "a hook")
+        due = self.hook_due  # of a hook that this one is called in: printing, for example, calls `stderr`
         began = perf_counter()
+        if on_loop:
+            self.hook_due = began + self.hook_limit
         try:
             result = hook(*args)
-        except Exception:
+        except BaseException:
+            if on_loop:
+                self.hook_due = NEVER
             self._failed(entry, name)
             result = failed
         else:
             entry.failures = 0
-        self._took(entry, name, perf_counter() - began)
+        took = perf_counter() - began
+        if on_loop:
+            self.hook_due = due + took  # it was not the outer one's
+        self._took(entry, name, took)
         return result
+
+    def _gathered(
+        self, entry: _Entry, make: Make, crowded: bool
+    ) -> Iterable[tuple[bytes, int, AssociationInfo | None]]:
+        """What a half has to be gathered; nothing if it failed."""
+        if entry.withheld and self._is_aside(entry):
+            return ()
+        made: tuple[tuple[bytes, int, AssociationInfo | None], ...] = ()
+        until = entry.aside_until
+        due = self.hook_due
+        began = perf_counter()
+        self.hook_due = began + self.hook_limit
+        try:
+            made = tuple(make(crowded))
+        except BaseException:
+            self.hook_due = NEVER
+            self._failed(entry, "make")
+        took = perf_counter() - began
+        self.hook_due = due + took
+        self._took(entry, "make", took)
+        if entry.aside_until != until:
+            entry.withheld = True
+        return made
 
     def _took(self, entry: _Entry, hook: str, seconds: float) -> None:
         tally = entry.tally
@@ -638,16 +721,25 @@ class Supervisor:
         if self._loop.time() < entry.aside_until:
             return True
         entry.aside_until = 0.0
+        if entry.withheld:
+            entry.withheld = False
+            self.delivery.gather_soon()
         kept, entry.kept = entry.kept, []
         for channel, item, link in kept:
             self.feedback(channel, item, None, link)
         return entry.aside_until > 0.0
 
     def _failed(self, entry: _Entry, hook: str) -> None:
+        """What is being handled came out of a hook. Raises it again if it is none of the hook's failures."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, _FAILURES):
+            raise error
         entry.tally.errors += 1
         entry.failures += 1
         self._log.exception("plugin %s: %s failed", entry.name, hook)
-        if entry.failures >= FAILURES_ALLOWED:
+        if isinstance(error, HookTimeout):
+            self._set_aside(entry, f"did not return from {hook}")  # at once: what blocked once will block again
+        elif entry.failures >= FAILURES_ALLOWED:
             self._set_aside(entry, f"failed {FAILURES_ALLOWED} times in a row")
 
     def _slow(self, entry: _Entry, hook: str, took: float) -> None:
@@ -670,7 +762,8 @@ class Supervisor:
             entry.blocked, entry.blocked_since = 0.0, now
         entry.blocked += took
         if entry.blocked >= BLOCKING_ALLOWED:
-            self._set_aside(entry, f"held everything up for {entry.blocked:.1f} s")
+            if entry.aside_until <= now:  # it may be set aside already, because it did not return
+                self._set_aside(entry, f"held everything up for {entry.blocked:.1f} s")
             entry.blocked = 0.0
 
     def _set_aside(self, entry: _Entry, why: str) -> None:

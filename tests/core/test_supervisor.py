@@ -488,9 +488,10 @@ def perf(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def counter() -> float:
         nonlocal now, running
-        if running and durations:
-            now += durations.pop(0)
-        running = not running
+        if durations:
+            if running:
+                now += durations.pop(0)
+            running = not running
         return now
 
     monkeypatch.setattr("fcgi_core.supervisor.perf_counter", counter)

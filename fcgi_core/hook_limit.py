@@ -1,0 +1,62 @@
+"""Ends a hook of a plugin that does not return: it runs on the event loop, and everything waits for it.
+
+Only the thread that is in it can leave it. Another thread, which watches, sends it a signal; the handler runs wherever
+the hook is, in a loop of its own or in a system call that waits, and raises. It looks again itself whether a hook is
+late: the one that was may have returned meanwhile, and another be running.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from time import perf_counter
+from types import FrameType
+from typing import Protocol
+
+from .errors import HookTimeout
+
+__all__ = ["HookLimit"]
+
+SIGNAL = signal.SIGURG
+"""What nobody asks for does not come, and what comes while nobody listens does nothing."""
+
+
+class Hooks(Protocol):
+    """Whose hooks are ended: `fcgi_core.supervisor.Supervisor`."""
+
+    hook_limit: float
+    hook_due: float
+
+
+class HookLimit:
+    """Ends hooks that run for longer than `seconds`, on the main thread."""
+
+    def __init__(self, hooks: Hooks, seconds: float) -> None:
+        self._hooks = hooks
+        hooks.hook_limit = seconds
+
+    def install(self) -> None:
+        """From now on it can be done. On the main thread, which is the loop's."""
+        signal.signal(SIGNAL, self.on_signal)
+
+    def remove(self) -> None:
+        """No more. On the main thread."""
+        signal.signal(SIGNAL, signal.SIG_DFL)
+
+    def look(self) -> None:
+        """Send the main thread the signal if its hook is late; so again with each look, until it has returned. Any
+        thread."""
+        if self._late():
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, SIGNAL)
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """HookTimeout if a hook is late, and it, not this package, is at work: what that has in its hands it finishes,
+        and when it is about to end the hook's call nothing may be raised beside it. The next look comes soon."""
+        ours = frame is not None and str(frame.f_globals.get("__name__", "")).startswith("fcgi_core.")
+        if self._late() and not ours:
+            raise HookTimeout("did not return")
+
+    def _late(self) -> bool:
+        return perf_counter() > self._hooks.hook_due
