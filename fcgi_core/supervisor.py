@@ -44,7 +44,7 @@ from .traffic import Traffic
 __all__ = ["Supervisor", "switches_off"]
 
 FAILURES_ALLOWED = 10
-"""Failed hooks in a row after which a plugin is set aside."""
+"""Failures of one hook in a row after which its plugin is set aside."""
 SET_ASIDE_FOR = 60.0
 """Seconds that it is set aside; then it gets another chance."""
 SLOW = 0.05
@@ -88,8 +88,9 @@ class _Entry:
     tally: _Tally
     channels: list[Channel]
     """Those that were declared, and those that it opened since."""
-    failures: int = 0
-    """Failed hooks in a row."""
+    failing: dict[str, int] = field(default_factory=dict)
+    """How often hooks failed in a row, by the hook: that others of the plugin work does not count for one that does
+    not."""
     aside_until: float = 0.0
     """Set aside until then; for ever once it has been switched off."""
     kept: list[tuple[str, bytes, Link]] = field(default_factory=list)
@@ -304,7 +305,8 @@ class Supervisor:
                 self._failed(entry, "request_begin")
             else:
                 self.hook_due = NEVER
-                entry.failures = 0
+                if entry.failing:
+                    entry.failing.pop("request_begin", None)
             self._took(entry, "request_begin", perf_counter() - began)
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
@@ -322,7 +324,8 @@ class Supervisor:
                 self._failed(entry, "request_end")
             else:
                 self.hook_due = NEVER
-                entry.failures = 0
+                if entry.failing:
+                    entry.failing.pop("request_end", None)
             self._took(entry, "request_end", perf_counter() - began)
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
@@ -679,7 +682,8 @@ class Supervisor:
             self._failed(entry, name)
             result = failed
         else:
-            entry.failures = 0
+            if entry.failing:
+                entry.failing.pop(name, None)
         took = perf_counter() - began
         if on_loop:
             self.hook_due = due + took  # it was not the outer one's
@@ -702,6 +706,9 @@ class Supervisor:
         except BaseException:
             self.hook_due = NEVER
             self._failed(entry, "make")
+        else:
+            if entry.failing:
+                entry.failing.pop("make", None)
         took = perf_counter() - began
         self.hook_due = due + took
         self._took(entry, "make", took)
@@ -735,11 +742,11 @@ class Supervisor:
         if error is not None and not isinstance(error, _FAILURES):
             raise error
         entry.tally.errors += 1
-        entry.failures += 1
+        failures = entry.failing[hook] = entry.failing.get(hook, 0) + 1
         self._log.exception("plugin %s: %s failed", entry.name, hook)
         if isinstance(error, HookTimeout):
             self._set_aside(entry, f"did not return from {hook}")  # at once: what blocked once will block again
-        elif entry.failures >= FAILURES_ALLOWED:
+        elif failures >= FAILURES_ALLOWED:
             self._set_aside(entry, f"failed {FAILURES_ALLOWED} times in a row")
 
     def _slow(self, entry: _Entry, hook: str, took: float) -> None:
@@ -767,7 +774,7 @@ class Supervisor:
             entry.blocked = 0.0
 
     def _set_aside(self, entry: _Entry, why: str) -> None:
-        entry.failures = 0
+        entry.failing.clear()
         entry.aside_until = self._loop.time() + SET_ASIDE_FOR
         self._log.error("plugin %s %s and is set aside for %g s", entry.name, why, SET_ASIDE_FOR)
 

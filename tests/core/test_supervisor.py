@@ -597,6 +597,22 @@ def test_hooks_of_requests_are_measured_and_set_aside_as_others_are(
     assert len(plugin.half.items) == 4
 
 
+def test_a_hook_that_keeps_failing_is_not_excused_by_others_that_work(caplog: pytest.LogCaptureFixture) -> None:
+    plugin = ExampleOfRequests()
+    loop = VirtualLoop()
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, {"example": plugin}.__getitem__), loop, lambda call: call(), web=True
+    )
+    for _ in range(FAILURES_ALLOWED):
+        supervisor.request_begin(ANY)
+        supervisor.reopen()
+        plugin.half.broken = True
+        supervisor.request_end(ANY, OVER)
+        plugin.half.broken = False
+    assert supervisor.statistics()[0]["state"] == "set aside"
+    assert f"plugin example failed {FAILURES_ALLOWED} times in a row and is set aside for 60 s" in caplog.messages
+
+
 def test_a_side_that_a_plugin_has_no_half_for_takes_its_options_all_the_same() -> None:
     class WebOnly(Example):
         def application_half(self, host: Host, options: Any) -> ApplicationHalf | None:  # type: ignore[override]

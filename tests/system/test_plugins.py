@@ -178,11 +178,7 @@ def rogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Throwing(Stack):
-    """The web side's log has frames, and they are wanted."""
-
-    def stop(self) -> None:
-        self.programs = [one for one in self.programs if not one.name.endswith("-web")]
-        super().stop()
+    web_throws = True
 
 
 def test_one_that_raises_is_set_aside_and_content_goes_on(start: Start, rogue: None) -> None:
