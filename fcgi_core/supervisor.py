@@ -196,7 +196,7 @@ class Supervisor:
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
         self._ledger = ChannelLedger()
         self._loop = loop
-        self._thread = get_ident()
+        self._loop_thread = get_ident()
         self._wake_loop = wake_loop
         self._log = logging.getLogger("fcgi_sctp.plugins")
         self._acknowledger: Acknowledger[_Entry] = Acknowledger(
@@ -331,7 +331,7 @@ class Supervisor:
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         """True if a plugin took it. Any thread."""
         taken = False
-        on_loop = get_ident() == self._thread
+        on_loop = get_ident() == self._loop_thread
         for entry, hook in self._stderr:
             taken = bool(self._call(entry, hook, request, data, on_loop=on_loop)) or taken
         return taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 from fcgi_core.delivery import Gathering
 from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import HookTimeout
-from fcgi_core.hook_limit import SIGNAL, HookLimit
+from fcgi_core.hook_limit import EVERY, SIGNAL, HookLimit
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Outcome, Plugin, RequestInfo
 from fcgi_core.supervisor import LIMIT_OF_CHANGES, SET_ASIDE_FOR, Supervisor
 from tests.core.test_supervisor import OVER, VirtualLoop
@@ -246,6 +247,54 @@ def test_what_is_not_the_hooks_goes_on(caplog: pytest.LogCaptureFixture) -> None
     assert side.errors == 0
 
 
+def backtrack() -> None:
+    re.match("(a+)+$", "a" * 60 + "b")
+
+
+def test_a_hook_that_keeps_the_interpreter_to_itself_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    side = Side()
+    side.half.does = backtrack
+    limit = HookLimit(side.supervisor, 0.001, every=0.02)
+    limit.install()
+    try:
+        side.begin()  # and no thread looks
+    finally:
+        limit.remove()
+    assert (side.state, side.errors) == ("set aside", 1)
+    assert "in backtrack" in caplog.text
+
+
+def test_one_that_waits_for_another_thread_that_works_is_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    worked = 7.0
+    monkeypatch.setattr("fcgi_core.hook_limit.thread_time", lambda: worked)
+    side = Side(0.0)
+
+    def tick(seconds: float) -> None:
+        nonlocal worked
+        worked += seconds
+        side.limit.on_cpu_time(signal.SIGVTALRM, sys._getframe())
+
+    tick(10.0)
+    tick(10.0)  # nobody is late
+
+    def works_little() -> None:
+        tick(10.0)  # it was another's
+        tick(EVERY / 8)
+        tick(EVERY / 8)
+
+    side.half.does = works_little
+    side.begin()
+    assert side.errors == 0
+
+    def works() -> None:
+        works_little()
+        tick(EVERY / 2)
+
+    side.half.does = works
+    side.begin()
+    assert (side.state, side.errors) == ("set aside", 1)
+
+
 # ---- the race: it has returned, another one runs, nobody runs
 
 
@@ -350,9 +399,12 @@ def test_a_signal_that_comes_late_does_nothing() -> None:
     side.limit.install()
     try:
         signal.raise_signal(SIGNAL)
+        signal.raise_signal(signal.SIGVTALRM)
     finally:
         side.limit.remove()
     signal.raise_signal(SIGNAL)
+    signal.raise_signal(signal.SIGVTALRM)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0.0
 
 
 # ---- changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -41,13 +42,17 @@ def swallow() -> None:
             pass
 
 
-HANGS: dict[str, Callable[[], None]] = {
+HANGS: dict[str, Callable[[], object]] = {
     "spin": spin,
     "sleep": lambda: time.sleep(3600),
     "lock": wait_for_a_lock,
     "swallow": swallow,
+    "backtrack": lambda: re.match("(a+)+$", "a" * 60 + "b"),
 }
 """Ways not to return."""
+
+
+Does = Literal["nothing", "raise", "block", "flood", "leak", "spin", "sleep", "lock", "swallow", "backtrack"]
 
 
 class RoguePlugin(Plugin):
@@ -57,7 +62,7 @@ class RoguePlugin(Plugin):
     version = "6.6"
 
     class Options(Plugin.Options):
-        does: Literal["nothing", "raise", "block", "flood", "leak", "spin", "sleep", "lock", "swallow"] = "nothing"
+        does: Does = "nothing"
         """What it does in each request."""
 
     def channels(self, options: Any) -> list[Channel]:

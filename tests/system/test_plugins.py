@@ -216,7 +216,13 @@ def test_one_that_blocks_is_set_aside_and_content_goes_on(start: Start, rogue: N
 
 @pytest.mark.parametrize(
     ("does", "where"),
-    [("spin", "in spin"), ("sleep", "time.sleep(3600)"), ("lock", "with lock, lock"), ("swallow", "in swallow")],
+    [
+        ("spin", "in spin"),
+        ("sleep", "time.sleep(3600)"),
+        ("lock", "with lock, lock"),
+        ("swallow", "in swallow"),
+        ("backtrack", "re.match("),
+    ],
 )
 def test_one_that_does_not_return_is_ended_and_content_goes_on(
     start: Start, rogue: None, does: str, where: str
