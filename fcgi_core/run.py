@@ -26,6 +26,7 @@ from .settings import Settings
 from .standstill import StandstillWatch
 from .status import app_commands, web_commands
 from .supervisor import Supervisor
+from .switching import adopt_plugins
 from .systemd import JournalFormatter, journal_reads, notify
 from .web.feed import Feed
 from .web.probe import ProbeOptions
@@ -167,7 +168,7 @@ def _adopt(config: Config, supervisor: Supervisor) -> None:
         log.warning("SIGHUP: there is no configuration file to read again")
         return
     try:
-        problems = supervisor.adopt(config.read_again().load_plugins())
+        problems = adopt_plugins(supervisor, config.read_again().load_plugins())
     except ConfigError as error:
         problems = error.problems
     for problem in problems:

@@ -12,19 +12,17 @@ import logging
 import math
 import sys
 from asyncio import CancelledError
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from threading import get_ident
 from time import perf_counter
 from typing import Any
 
-import yaml
-
 from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
-from .discovery import EnabledPlugin, checked_channels, name_problem, verify_half
+from .discovery import EnabledPlugin, name_problem, verify_half
 from .driver import Driver, Handle, Loop
-from .errors import ConfigError, FcgiSctpError, HookTimeout, LocalProtocolError, PluginError, StartAnew
+from .errors import FcgiSctpError, HookTimeout, LocalProtocolError, PluginError
 from .figures import ChannelLedger, association_figures, streams_of
 from .plugin import (
     ApplicationHalf,
@@ -41,7 +39,7 @@ from .plugin import (
 from .receipts import Acknowledger
 from .traffic import Traffic
 
-__all__ = ["Supervisor", "switches_off"]
+__all__ = ["Entry", "Supervisor"]
 
 FAILURES_ALLOWED = 10
 """Failures of one hook in a row after which its plugin is set aside."""
@@ -67,7 +65,7 @@ _FAILURES = (Exception, SystemExit, CancelledError, HookTimeout)
 
 
 @dataclass(slots=True, eq=False)
-class _Tally:
+class Tally:
     """How a plugin has fared in this process, whether it runs now or not."""
 
     errors: int = 0
@@ -80,12 +78,12 @@ class _Tally:
 
 
 @dataclass(slots=True, eq=False)
-class _Entry:
+class Entry:
     """One running half and how it fares."""
 
     enabled: EnabledPlugin
     half: Half
-    tally: _Tally
+    tally: Tally
     channels: list[Channel]
     """Those that were declared, and those that it opened since."""
     failing: dict[str, int] = field(default_factory=dict)
@@ -161,13 +159,6 @@ class _HalfHost:
         self._supervisor.publish_all(entries)
 
 
-def switches_off(changes: Mapping[str, str]) -> bool:
-    """Whether a plugin is switched off: then applications are told first, so that what it says last still arrives."""
-    return any(
-        name.endswith(".enabled") and text.strip().lower() in ("false", "no", "off") for name, text in changes.items()
-    )
-
-
 class Supervisor:
     """The running halves of one side."""
 
@@ -199,27 +190,27 @@ class Supervisor:
         self._loop_thread = get_ident()
         self._wake_loop = wake_loop
         self._log = logging.getLogger("fcgi_sctp.plugins")
-        self._acknowledger: Acknowledger[_Entry] = Acknowledger(
+        self._acknowledger: Acknowledger[Entry] = Acknowledger(
             loop, wake_loop, lambda entry: self._call(entry, entry.half.commit, failed=False)
         )
-        self._by_channel: dict[str, tuple[_Entry, Channel]] = {}
-        self._entries: list[_Entry] = []
-        self._tallies: dict[str, _Tally] = {}
+        self._by_channel: dict[str, tuple[Entry, Channel]] = {}
+        self._entries: list[Entry] = []
+        self._tallies: dict[str, Tally] = {}
         self._tick_handle: Handle | None = None
         self._missed: dict[str, int] = {}
         """By channel: events that came while their plugin was set aside."""
-        self._request_begin: list[tuple[_Entry, Callable[..., Any]]] = []
-        self._request_end: list[tuple[_Entry, Callable[..., Any]]] = []
-        self._stderr: list[tuple[_Entry, Callable[..., Any]]] = []
-        self._tick: list[tuple[_Entry, Callable[..., Any]]] = []
+        self._request_begin: list[tuple[Entry, Callable[..., Any]]] = []
+        self._request_end: list[tuple[Entry, Callable[..., Any]]] = []
+        self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
+        self._tick: list[tuple[Entry, Callable[..., Any]]] = []
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call))
-        self._known = {one.plugin.name: one for one in enabled}
-        """All plugins of the configuration, in its order, those that are off too."""
-        for one in self._known.values():
+        self.known = {one.plugin.name: one for one in enabled}
+        """By name: all plugins of the configuration, in its order, those that are off too."""
+        for one in self.known.values():
             if one.on:
                 try:
-                    self._start(one)
+                    self.start(one)
                 except PluginError:
                     self.close()
                     raise
@@ -373,133 +364,26 @@ class Supervisor:
             entry.aside_until = math.inf
         self.delivery.close()
 
-    # ---- configuration
-
-    def change(self, changes: Mapping[str, str]) -> dict[str, str]:
-        """Change options while plugins run: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as YAML.
-
-        The option `enabled` belongs to every plugin. Answers for each name '' or the reason why it was not taken. The
-        options of one plugin (and host) are checked together, and change together or not at all.
-        """
-        results: dict[str, str] = {}
-        grouped: dict[tuple[str, str | None], dict[str, Any]] = {}
-        for written, text in changes.items():
-            path, _, server_name = written.partition("@")
-            plugin, _, option = path.partition(".")
-            try:
-                if not option:
-                    raise ValueError("write PLUGIN.OPTION=VALUE")
-                value = yaml.safe_load(text)
-            except (ValueError, yaml.YAMLError) as error:
-                results[written] = str(error)
-                continue
-            grouped.setdefault((plugin, server_name or None), {})[option] = value
-        for (plugin, host), options in grouped.items():
-            reason = ""
-            try:
-                self._configure(plugin, dict(options), host)
-            except ConfigError as error:
-                reason = "; ".join(error.problems)
-            for option in options:
-                results[f"{plugin}.{option}" + (f"@{host}" if host else "")] = reason
-        return results
-
-    def adopt(self, enabled: Iterable[EnabledPlugin]) -> list[str]:
-        """Take over a configuration that was read anew and checked: plugins start and end, options change; those whose
-        channels change start anew. What cannot be taken over is told, and stays as it was."""
-        problems = []
-        before, self._known = self._known, {one.plugin.name: one for one in enabled}
-        for entry in tuple(self._entries):
-            fresh = self._known.get(entry.name)
-            if fresh is None or not fresh.on:
-                self._stop(entry)
-        for name, fresh in self._known.items():
-            if not fresh.on:
-                continue
-            running = self._running(name)
-            try:
-                if running is None:
-                    self._start(fresh)
-                elif fresh.channels != running.enabled.channels:
-                    self._start_anew(running, fresh)
-                else:
-                    try:
-                        self._configure_from(running, fresh)
-                    except StartAnew:
-                        self._start_anew(running, fresh)
-            except Exception as error:
-                problems.append(str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}")
-                self._known[name] = running.enabled if running is not None else before.get(name, fresh)
-        self._entries.sort(key=lambda entry: list(self._known).index(entry.name))
-        self._look_at_hooks()
-        return problems
-
-    def _configure_from(self, entry: _Entry, fresh: EnabledPlugin) -> None:
-        """Tell a half what is different in a new configuration; whatever its `configure` raises."""
-        if fresh.raw != entry.enabled.raw:
-            self._bounded(entry.half.configure, fresh.options, None)
-        for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # those that have none any more, too
-            self._bounded(entry.half.configure, fresh.hosts.get(server_name, fresh.options), server_name)
-        entry.enabled = fresh
-
-    def _configure(self, name: str, changes: dict[str, Any], server_name: str | None) -> None:
-        """Change options of one plugin. ConfigError says why not, and then nothing has changed."""
-        known = self._known.get(name)
-        if known is None:
-            raise ConfigError([f"plugin {name} is not enabled here: the configuration does not name it"])
-        entry = self._running(name)
-        switch = changes.pop("enabled", None) if server_name is None else None
-        if switch is not None and not isinstance(switch, bool):
-            raise ConfigError([f"plugins.{name}.enabled: is {switch!r}; true or false was expected"])
-        after = known
-        if changes:
-            options = known.changed(changes, server_name)
-            after = known.with_options(options, changes, server_name)
-            if server_name is None:
-                after = replace(after, channels=checked_channels(after.plugin, options))
-        try:
-            if switch is False:
-                if entry is not None:
-                    self._stop(entry)
-            elif entry is None:
-                if switch:
-                    self._start(after)
-            elif after.channels != known.channels:
-                self._start_anew(entry, after)
-            elif changes:
-                try:
-                    configure = entry.half.configure
-                    self._bounded(
-                        configure, after.options if server_name is None else after.hosts[server_name], server_name
-                    )
-                    for name_of_host, its_options in after.hosts.items() if server_name is None else ():
-                        self._bounded(configure, its_options, name_of_host)
-                    entry.enabled = after
-                except StartAnew:
-                    self._start_anew(entry, after)
-        except Exception as error:
-            raise ConfigError([str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}"]) from error
-        self._known[name] = after
-
     # ---- beginning and end of halves
 
-    def _running(self, name: str) -> _Entry | None:
+    def running(self, name: str) -> Entry | None:
+        """The half of a plugin; None if it is off."""
         return next((entry for entry in self._entries if entry.name == name), None)
 
-    def _start(self, one: EnabledPlugin) -> None:
+    def start(self, one: EnabledPlugin) -> None:
         """Make a half, verify it, and let it run. PluginError if it cannot, and nothing has changed."""
         name = one.plugin.name
-        entry = _Entry(one, self._kind(), self._tallies.setdefault(name, _Tally()), list(one.channels))
+        entry = Entry(one, self._kind(), self._tallies.setdefault(name, Tally()), list(one.channels))
         self._entries.append(entry)
         make = one.plugin.web_half if self._web else one.plugin.application_half
         try:
             self._declare()
-            half = self._bounded(make, _HalfHost(self, name), one.options)
+            half = self.bounded(make, _HalfHost(self, name), one.options)
             if half is not None:
                 verify_half(half, self._kind)
                 entry.half = half
             for server_name, options in one.hosts.items():
-                self._bounded(entry.half.configure, options, server_name)
+                self.bounded(entry.half.configure, options, server_name)
         except Exception as error:
             if type(entry.half) is not self._kind:
                 self._close(entry)
@@ -509,20 +393,18 @@ class Supervisor:
             raise PluginError(f"plugin {name} cannot start: {why}") from error
         if self._tick_handle is None:
             self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
-        order = list(self._known)
-        self._entries.sort(key=lambda entry: order.index(entry.name))
-        self._look_at_hooks()
+        self.put_in_order()
         for link in self.links:
             self._call(entry, entry.half.association_up, link.info)
 
-    def _close(self, entry: _Entry) -> None:
+    def _close(self, entry: Entry) -> None:
         """Call its `close`, set aside or not."""
         entry.aside_until = 0.0
         usual, self.hook_limit = self.hook_limit, max(self.hook_limit, LIMIT_OF_CHANGES)
         self._call(entry, entry.half.close)
         self.hook_limit = usual
 
-    def _bounded(self, call: Callable[..., Any], *args: Any) -> Any:
+    def bounded(self, call: Callable[..., Any], *args: Any) -> Any:
         """Have a half made or configured; whatever that raises, PluginError if it did not return."""
         due = self.hook_due
         self.hook_due = perf_counter() + max(self.hook_limit, LIMIT_OF_CHANGES)
@@ -533,7 +415,7 @@ class Supervisor:
         finally:
             self.hook_due = due
 
-    def _stop(self, entry: _Entry) -> None:
+    def stop(self, entry: Entry) -> None:
         """Close a half; what it says last is sent before its channels are withdrawn."""
         self._close(entry)
         self.delivery.flush()
@@ -542,16 +424,6 @@ class Supervisor:
         self._entries.remove(entry)
         self._declare()
         self._look_at_hooks()
-
-    def _start_anew(self, entry: _Entry, fresh: EnabledPlugin) -> None:
-        """Close a half and make one with other channels. PluginError if that cannot be; the old one is made again."""
-        old = entry.enabled
-        self._stop(entry)
-        try:
-            self._start(fresh)
-        except PluginError:
-            self._start(old)
-            raise
 
     def _declare(self) -> None:
         """Tell the sending half and all associations which channels there are now. OSError, LocalProtocolError."""
@@ -565,6 +437,12 @@ class Supervisor:
         link.connection.set_channels(self.channels)
         link.driver.wake()
 
+    def put_in_order(self) -> None:
+        """Call hooks in the order of the configuration from now on."""
+        order = list(self.known)
+        self._entries.sort(key=lambda entry: order.index(entry.name))
+        self._look_at_hooks()
+
     def _look_at_hooks(self) -> None:
         """Which halves implement which hooks: what is left out costs nothing."""
         self._request_begin = self._having("request_begin")
@@ -574,7 +452,7 @@ class Supervisor:
 
     def open_channel(self, plugin: str, channel: Channel) -> None:
         """See `Host.open_channel`."""
-        entry = self._running(plugin)
+        entry = self.running(plugin)
         if entry is None:
             raise PluginError(f"plugin {plugin} does not run any more")
         if problem := name_problem(plugin, channel):
@@ -591,7 +469,7 @@ class Supervisor:
 
     def close_channel(self, plugin: str, name: str) -> None:
         """See `Host.close_channel`."""
-        entry = self._running(plugin)
+        entry = self.running(plugin)
         opened = [] if entry is None else [one for one in entry.channels if one not in entry.enabled.channels]
         channel = next((one for one in opened if one.name == name), None)
         if entry is None or channel is None:
@@ -602,7 +480,7 @@ class Supervisor:
 
     def gather(self, plugin: str, channel: str, make: Make) -> Gathering:
         """See `Host.gather`."""
-        entry = self._running(plugin)
+        entry = self.running(plugin)
         if entry is None:
             raise PluginError(f"plugin {plugin} does not run any more")
         return self.delivery.gather(channel, lambda crowded: self._gathered(entry, make, crowded))
@@ -629,10 +507,10 @@ class Supervisor:
     def statistics(self) -> list[dict[str, Any]]:
         """One entry a plugin, for people and programs; times are seconds."""
         now = self._loop.time()
-        return [self._statistics(one, self._running(name), now) for name, one in self._known.items()]
+        return [self._statistics(one, self.running(name), now) for name, one in self.known.items()]
 
-    def _statistics(self, one: EnabledPlugin, entry: _Entry | None, now: float) -> dict[str, Any]:
-        tally = self._tallies.get(one.plugin.name, _Tally())
+    def _statistics(self, one: EnabledPlugin, entry: Entry | None, now: float) -> dict[str, Any]:
+        tally = self._tallies.get(one.plugin.name, Tally())
         return {
             "name": one.plugin.name,
             "version": one.plugin.version,
@@ -655,7 +533,7 @@ class Supervisor:
 
     # ---- isolation
 
-    def _having(self, hook: str) -> list[tuple[_Entry, Callable[..., Any]]]:
+    def _having(self, hook: str) -> list[tuple[Entry, Callable[..., Any]]]:
         return [
             (entry, getattr(entry.half, hook))
             for entry in self._entries
@@ -663,7 +541,7 @@ class Supervisor:
         ]
 
     def _call(
-        self, entry: _Entry, hook: Callable[..., Any], *args: Any, failed: Any = None, on_loop: bool = True
+        self, entry: Entry, hook: Callable[..., Any], *args: Any, failed: Any = None, on_loop: bool = True
     ) -> Any:
         """Call a hook; `failed` if it raised, or its plugin is set aside. On another thread than the loop's nobody ends
         one that does not return."""
@@ -690,9 +568,7 @@ class Supervisor:
         self._took(entry, name, took)
         return result
 
-    def _gathered(
-        self, entry: _Entry, make: Make, crowded: bool
-    ) -> Iterable[tuple[bytes, int, AssociationInfo | None]]:
+    def _gathered(self, entry: Entry, make: Make, crowded: bool) -> Iterable[tuple[bytes, int, AssociationInfo | None]]:
         """What a half has to be gathered; nothing if it failed."""
         if entry.withheld and self._is_aside(entry):
             return ()
@@ -716,14 +592,14 @@ class Supervisor:
             entry.withheld = True
         return made
 
-    def _took(self, entry: _Entry, hook: str, seconds: float) -> None:
+    def _took(self, entry: Entry, hook: str, seconds: float) -> None:
         tally = entry.tally
         tally.calls += 1
         tally.seconds += seconds
         if seconds > SLOW:
             self._slow(entry, hook, seconds)
 
-    def _is_aside(self, entry: _Entry) -> bool:
+    def _is_aside(self, entry: Entry) -> bool:
         """Whether it still is; if its time is over, it gets what was kept for it."""
         if self._loop.time() < entry.aside_until:
             return True
@@ -736,7 +612,7 @@ class Supervisor:
             self.feedback(channel, item, None, link)
         return entry.aside_until > 0.0
 
-    def _failed(self, entry: _Entry, hook: str) -> None:
+    def _failed(self, entry: Entry, hook: str) -> None:
         """What is being handled came out of a hook. Raises it again if it is none of the hook's failures."""
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, _FAILURES):
@@ -749,7 +625,7 @@ class Supervisor:
         elif failures >= FAILURES_ALLOWED:
             self._set_aside(entry, f"failed {FAILURES_ALLOWED} times in a row")
 
-    def _slow(self, entry: _Entry, hook: str, took: float) -> None:
+    def _slow(self, entry: Entry, hook: str, took: float) -> None:
         """A hook held up the loop, and so content."""
         entry.tally.slow += 1
         entry.tally.slowest = max(entry.tally.slowest, took)
@@ -773,7 +649,7 @@ class Supervisor:
                 self._set_aside(entry, f"held everything up for {entry.blocked:.1f} s")
             entry.blocked = 0.0
 
-    def _set_aside(self, entry: _Entry, why: str) -> None:
+    def _set_aside(self, entry: Entry, why: str) -> None:
         entry.failing.clear()
         entry.aside_until = self._loop.time() + SET_ASIDE_FOR
         self._log.error("plugin %s %s and is set aside for %g s", entry.name, why, SET_ASIDE_FOR)

@@ -22,7 +22,8 @@ from fcgi_core.errors import HookTimeout
 from fcgi_core.hook_limit import EVERY, SIGNAL, HookLimit
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Outcome, Plugin, RequestInfo
 from fcgi_core.supervisor import LIMIT_OF_CHANGES, SET_ASIDE_FOR, Supervisor
-from tests.core.test_supervisor import OVER, VirtualLoop
+from fcgi_core.switching import change_plugins
+from tests.core.supervised import OVER, VirtualLoop
 
 ANY: Any = object()
 FOR_EVER = 3600.0
@@ -415,12 +416,12 @@ def test_what_an_operator_causes_may_take_longer(monkeypatch: pytest.MonkeyPatch
     side = Side(1.0)
     dues: list[float] = []
     side.half.does = lambda: dues.append(side.supervisor.hook_due)
-    assert side.supervisor.change({"hanging.level": "1"}) == {"hanging.level": ""}
-    assert side.supervisor.change({"hanging.enabled": "false"}) == {"hanging.enabled": ""}
+    assert change_plugins(side.supervisor, {"hanging.level": "1"}) == {"hanging.level": ""}
+    assert change_plugins(side.supervisor, {"hanging.enabled": "false"}) == {"hanging.enabled": ""}
     assert dues == [LIMIT_OF_CHANGES, LIMIT_OF_CHANGES, 1.0], "configure, close, and what was still to be gathered"
     patient = Side(FOR_EVER)
     patient.half.does = lambda: dues.append(patient.supervisor.hook_due)
-    patient.supervisor.change({"hanging.level": "1"})
+    change_plugins(patient.supervisor, {"hanging.level": "1"})
     assert dues[3] == FOR_EVER
 
 
@@ -429,7 +430,7 @@ def test_a_change_that_does_not_return_is_refused(monkeypatch: pytest.MonkeyPatc
     side = Side()
     side.half.does = spin
     with side.watched():
-        answer = side.supervisor.change({"hanging.level": "1"})
+        answer = change_plugins(side.supervisor, {"hanging.level": "1"})
     assert answer == {"hanging.level": "configure did not return"}
     assert side.supervisor.hook_due == math.inf
 

@@ -1,23 +1,19 @@
-"""Plugins at work: hooks called and kept from doing harm, options changed while running, items taken over."""
+"""Plugins at work: hooks called and kept from doing harm, items taken over."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from fcgi_core.channels import Channel
-from fcgi_core.delivery import Link
 from fcgi_core.discovery import load_plugins
-from fcgi_core.errors import ConfigError, PluginError, StartAnew
+from fcgi_core.errors import ConfigError, PluginError
 from fcgi_core.plugin import (
     ApplicationHalf,
     AssociationInfo,
     Host,
-    OptionsByHost,
     Outcome,
     Plugin,
     RequestInfo,
@@ -32,190 +28,7 @@ from fcgi_core.supervisor import (
     TELL_SLOW_EVERY,
     Supervisor,
 )
-from tests.core.helpers import Pair, idle
-
-ANY: Any = object()
-OVER = Outcome(status=200, duration=0.1, first_byte=None, bytes_in=0, bytes_out=0)
-
-
-class VirtualLoop:
-    """A loop whose time is moved by the test."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._due: list[tuple[float, int, Callable[[], Any], list[bool]]] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> Any:
-        alive = [True]
-        heapq.heappush(self._due, (when, len(self._due) + int(when * 1e6), lambda: callback(*args), alive))
-
-        class Handle:
-            def cancel(self) -> None:
-                alive[0] = False
-
-        return Handle()
-
-    def call_soon(self, callback: Callable[..., Any], *args: Any) -> Any:
-        return self.call_at(self.now, callback, *args)
-
-    def pass_time(self, seconds: float) -> None:
-        until = self.now + seconds
-        while self._due and self._due[0][0] <= until:
-            self.now, _, call, alive = heapq.heappop(self._due)
-            if alive[0]:
-                call()
-        self.now = until
-
-
-class Recorder(WebHalf):
-    def __init__(self, options: Any) -> None:
-        self.options = {None: options}
-        self.items: list[bytes] = []
-        self.committed = 0
-        self.broken = False
-        self.closed = False
-        self.up = 0
-
-    def association_up(self, association: AssociationInfo) -> None:
-        self.up += 1
-
-    def close(self) -> None:
-        self.closed = True
-
-    def configure(self, options: Any, server_name: str | None = None) -> None:
-        if options.level == "forbidden":
-            raise ValueError("not this one")
-        if options.level == "anew":
-            raise StartAnew("it takes another half")
-        self.options[server_name] = options
-
-    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
-        if self.broken:
-            raise RuntimeError("broken")
-        self.items.append(item)
-
-    def commit(self) -> None:
-        if self.broken:
-            raise OSError("disk full")
-        self.committed += 1
-
-
-class Example(Plugin):
-    name = "example"
-
-    class Options(Plugin.Options):
-        level: Literal["low", "high", "forbidden", "anew"] = "low"
-        wide: bool = False
-
-    half: Recorder
-
-    def channels(self, options: Any) -> list[Channel]:
-        more = [Channel("example.more")] if options.wide else []
-        return [Channel("example"), Channel("example.sure", acknowledged=True), *more]
-
-    def web_half(self, host: Host, options: Any) -> WebHalf:
-        self.half = Recorder(options)
-        return self.half
-
-    def application_half(self, host: Host, options: Any) -> ApplicationHalf:
-        return ApplicationHalf()
-
-
-def start(options: Mapping[str, Any] | None = None) -> tuple[Supervisor, Recorder, VirtualLoop]:
-    plugin = Example()
-    loop = VirtualLoop()
-    supervisor = Supervisor(
-        load_plugins({"example": options or {}}, {"example": plugin}.__getitem__), loop, lambda call: call(), web=True
-    )
-    return supervisor, plugin.half, loop
-
-
-def linked(supervisor: Supervisor) -> tuple[Pair, Link]:
-    pair = Pair(channels=tuple(supervisor.channels))
-    return pair, supervisor.association_up(idle(pair.web), 1, "peer")
-
-
-def test_options_change_while_running_and_each_name_is_answered() -> None:
-    supervisor, half, _ = start()
-    answers = supervisor.change({"example.level": "high", "example.level@a.test": "low", "nobody.level": "1"})
-    assert answers["example.level"] == ""
-    assert answers["example.level@a.test"] == ""
-    assert "nobody is not enabled" in answers["nobody.level"]
-    assert half.options[None].level == "high"
-    assert half.options["a.test"].level == "low"
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "reason"),
-    [
-        ("example.level", "medium", "plugins.example.level: is 'medium'"),
-        ("example.level", "forbidden", "not this one"),
-        ("example.colour", "red", "no such name here"),
-        ("example.enabled", "perhaps", "true or false"),
-        ("example", "x", "PLUGIN.OPTION"),
-        ("example.level", "[", "while parsing"),
-    ],
-)
-def test_what_is_wrong_is_told_and_changes_nothing(name: str, value: str, reason: str) -> None:
-    supervisor, half, _ = start()
-    assert reason in supervisor.change({name: value})[name]
-    assert half.options[None].level == "low"
-    assert supervisor.change({"example.level": "high"}) == {"example.level": ""}
-
-
-def test_options_of_hosts_come_from_the_file_and_are_checked() -> None:
-    _, half, _ = start({"level": "low", "hosts": {"a.test": {"level": "high"}}})
-    assert half.options["a.test"].level == "high"
-    with pytest.raises(ConfigError, match=r"plugins\.example\.hosts\.a\.test\.level"):
-        start({"hosts": {"a.test": {"level": "deep"}}})
-    with pytest.raises(ConfigError, match="SERVER_NAMEs"):
-        start({"hosts": ["a.test"]})
-
-
-def test_a_plugin_can_be_switched_off_and_on() -> None:
-    supervisor, half, _ = start()
-    _, link = linked(supervisor)
-    assert supervisor.change({"example.enabled": "false"}) == {"example.enabled": ""}
-    assert half.closed
-    supervisor.feedback("example", b"unheard", None, link)
-    assert supervisor.statistics()[0]["state"] == "off"
-    assert supervisor.change({"example.level": "high"}) == {"example.level": ""}, "for the next time"
-    assert supervisor.change({"example.enabled": "false"}) == {"example.enabled": ""}, "it is already"
-    assert supervisor.change({"example.enabled": "true"}) == {"example.enabled": ""}
-    supervisor.feedback("example", b"heard", None, link)
-    (again,) = supervisor.halves
-    assert isinstance(again, Recorder)
-    assert again is not half
-    assert (half.items, again.items) == ([], [b"heard"])
-    assert again.options[None].level == "high"
-    assert again.up == 1, "it hears of the association that was there before it"
-
-
-def test_a_new_file_is_taken_over() -> None:
-    plugin = Example()
-    supervisor = Supervisor(
-        load_plugins({"example": {}}, lambda name: plugin), VirtualLoop(), lambda call: call(), web=True
-    )
-    half = plugin.half
-    find = {"example": plugin}.__getitem__
-    assert supervisor.adopt(load_plugins({"example": {"level": "high"}}, find)) == []
-    assert half.options[None].level == "high"
-    assert supervisor.adopt(load_plugins({"example": {"wide": True}}, find)) == []
-    assert half.closed, "other channels: it starts anew"
-    assert "example.more" in {channel.name for channel in supervisor.channels}
-    assert supervisor.adopt(load_plugins({"example": {"enabled": False}}, find)) == []
-    assert supervisor.statistics()[0]["state"] == "off"
-    assert plugin.half.closed
-    assert supervisor.channels == []
-    assert supervisor.adopt([]) == []
-    assert supervisor.statistics() == []
-    assert "does not name it" in supervisor.change({"example.enabled": "true"})["example.enabled"]
-    assert supervisor.adopt(load_plugins({"example": {"level": "high"}}, find)) == []
-    assert plugin.half.options[None].level == "high"
-    assert supervisor.statistics()[0]["state"] == "running"
+from tests.core.supervised import ANY, OVER, Example, Recorder, VirtualLoop, linked, start
 
 
 def test_a_plugin_that_keeps_failing_is_set_aside_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
@@ -317,27 +130,6 @@ def test_files_are_opened_anew() -> None:
     assert calls == ["reopen"]
 
 
-def test_what_a_host_has_of_its_own_stays_when_the_rest_changes() -> None:
-    supervisor, half, _ = start({"hosts": {"a.test": {"level": "high"}, "b.test": {"wide": False}}})
-    assert supervisor.change({"example.level": "high", "example.wide@a.test": "false"}) == {
-        "example.level": "",
-        "example.wide@a.test": "",
-    }
-    assert {name: options.level for name, options in half.options.items()} == {
-        None: "high",
-        "a.test": "high",
-        "b.test": "high",
-    }
-    assert supervisor.change({"example.level": "low"}) == {"example.level": ""}
-    assert {name: options.level for name, options in half.options.items()} == {
-        None: "low",
-        "a.test": "high",
-        "b.test": "low",
-    }
-    assert supervisor.adopt(load_plugins({"example": {}}, lambda name: Example())) == []
-    assert half.options["a.test"].level == "low", "it has none of its own any more"
-
-
 # ---- verified before it runs
 
 
@@ -419,43 +211,7 @@ def test_a_half_whose_hooks_cannot_be_called_is_not_started() -> None:
     start_half(WebHalf())
 
 
-# ---- what cannot be switched, and what a plugin does while it is set aside
-
-
-class Choosy(Example):
-    """It cannot start with the level `high`, and with `wide` not twice."""
-
-    def web_half(self, host: Host, options: Any) -> WebHalf:
-        if options.level == "high":
-            raise OSError("no such device")
-        if options.wide:
-            raise TypeError("a bug")
-        return super().web_half(host, options)
-
-
-def test_a_plugin_that_cannot_start_leaves_everything_as_it_was() -> None:
-    plugin = Choosy()
-    find = {"example": plugin}.__getitem__
-    supervisor = Supervisor(
-        load_plugins({"example": {"enabled": False, "level": "high"}}, find),
-        VirtualLoop(),
-        lambda call: call(),
-        web=True,
-    )
-    assert "no such device" in supervisor.change({"example.enabled": "true"})["example.enabled"]
-    assert (supervisor.channels, supervisor.statistics()[0]["state"]) == ([], "off")
-    assert supervisor.change({"example.level": "low", "example.enabled": "true"})["example.enabled"] == ""
-    first = plugin.half
-    told = supervisor.change({"example.wide": "true"})["example.wide"]
-    assert "TypeError('a bug')" in told
-    assert first.closed
-    assert plugin.half is not first, "made again as it was"
-    assert not plugin.half.options[None].wide
-    assert supervisor.statistics()[0]["state"] == "running"
-    (problem,) = supervisor.adopt(load_plugins({"example": {"wide": True, "level": "high"}}, find))
-    assert "no such device" in problem
-    assert supervisor.change({"example.level": "low"}) == {"example.level": ""}
-    assert not plugin.half.options[None].wide
+# ---- what a plugin does while it is set aside
 
 
 def test_what_comes_while_a_plugin_is_set_aside_is_kept_or_counted() -> None:
@@ -611,56 +367,3 @@ def test_a_hook_that_keeps_failing_is_not_excused_by_others_that_work(caplog: py
         plugin.half.broken = False
     assert supervisor.statistics()[0]["state"] == "set aside"
     assert f"plugin example failed {FAILURES_ALLOWED} times in a row and is set aside for 60 s" in caplog.messages
-
-
-def test_a_side_that_a_plugin_has_no_half_for_takes_its_options_all_the_same() -> None:
-    class WebOnly(Example):
-        def application_half(self, host: Host, options: Any) -> ApplicationHalf | None:  # type: ignore[override]
-            return None
-
-    supervisor = Supervisor(
-        load_plugins({"example": {}}, lambda name: WebOnly()), VirtualLoop(), lambda call: call(), web=False
-    )
-    assert supervisor.halves == []
-    assert supervisor.change({"example.level": "high"}) == {"example.level": ""}
-    assert supervisor.statistics()[0]["state"] == "running"
-
-
-def test_options_that_take_another_half() -> None:
-    plugin = Example()
-    find = {"example": plugin}.__getitem__
-    supervisor = Supervisor(load_plugins({"example": {}}, find), VirtualLoop(), lambda call: call(), web=True)
-    first = plugin.half
-    assert supervisor.change({"example.level": "anew"}) == {"example.level": ""}
-    second = plugin.half
-    assert first.closed
-    assert second is not first
-    assert second.options[None].level == "anew"
-    assert supervisor.adopt(load_plugins({"example": {"level": "low"}}, find)) == []
-    assert plugin.half is second
-    assert supervisor.adopt(load_plugins({"example": {"level": "anew"}}, find)) == []
-    assert second.closed
-    assert plugin.half.options[None].level == "anew"
-
-
-def test_options_of_a_host_that_a_plugin_refuses_end_the_start() -> None:
-    plugin = Example()
-    with pytest.raises(PluginError, match="plugin example cannot start: not this one"):
-        Supervisor(
-            load_plugins({"example": {"hosts": {"a.test": {"level": "forbidden"}}}}, lambda name: plugin),
-            VirtualLoop(),
-            lambda call: call(),
-            web=True,
-        )
-    assert plugin.half.closed
-
-
-def test_options_by_host() -> None:
-    options = OptionsByHost("common")
-    options.change("own", "a.test")
-    assert [options["a.test"], options["b.test"], options[""]] == ["own", "common", "common"]
-    options.change("another")
-    assert (options["a.test"], options["b.test"]) == ("own", "another")
-    assert options.values() == ["another", "own"]
-    options.change("another", "a.test")
-    assert options.values() == ["another"]
