@@ -27,7 +27,7 @@ EVERY = 0.5
 
 
 class Hooks(Protocol):
-    """Whose hooks are ended: `fcgi_core.supervisor.Supervisor`."""
+    """Whose hooks are ended: `fcgi_core.isolation.HookCaller`."""
 
     hook_limit: float
     hook_due: float

@@ -1,19 +1,15 @@
-"""Plugins at work: found, verified, called, and kept from doing harm.
+"""Plugins at work: halves made, verified and ended, their hooks called, and what they send and get.
 
-One `Supervisor` runs the halves of one side in one process. A hook that raises is logged and counted, and its plugin is
-set aside for a while when it keeps failing; content goes on. `hook_due` says until when the hook that runs may run:
-`hook_limit` ends one that does not return. What halves send may come from any thread: it is put into
-a queue and picked up on the loop, many items to a wake-up.
+One `Supervisor` runs the halves of one side in one process; `isolation` keeps them from doing harm. What halves send
+may come from any thread: it is put into a queue and picked up on the loop, many items to a wake-up.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
-from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from threading import get_ident
 from time import perf_counter
 from typing import Any
@@ -22,8 +18,9 @@ from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
 from .discovery import EnabledPlugin, name_problem, verify_half
 from .driver import Driver, Handle, Loop
-from .errors import FcgiSctpError, HookTimeout, LocalProtocolError, PluginError
+from .errors import FcgiSctpError, LocalProtocolError, PluginError
 from .figures import ChannelLedger, association_figures, streams_of
+from .isolation import NEVER, Entry, HookCaller, Tally
 from .plugin import (
     ApplicationHalf,
     AssociationInfo,
@@ -39,72 +36,10 @@ from .plugin import (
 from .receipts import Acknowledger
 from .traffic import Traffic
 
-__all__ = ["Entry", "Supervisor"]
+__all__ = ["Supervisor"]
 
-FAILURES_ALLOWED = 10
-"""Failures of one hook in a row after which its plugin is set aside."""
-SET_ASIDE_FOR = 60.0
-"""Seconds that it is set aside; then it gets another chance."""
-SLOW = 0.05
-"""Seconds of one hook that are told: content waits for it. A packet's way through the world takes as long."""
-BLOCKING_ALLOWED = 2.0
-"""Seconds of slow hooks, within `BLOCKING_WITHIN`, after which a plugin is set aside."""
-BLOCKING_WITHIN = 60.0
-TELL_SLOW_EVERY = 60.0
-"""Seconds between two lines in the log about slow hooks of one plugin."""
 TICK = 1.0
 """Seconds between ticks."""
-LIMIT_OF_CHANGES = 15.0
-"""Seconds at least that a half may take to be made, configured or closed, before it is ended as a hook that does not
-return is: it may wait for what it writes."""
-NEVER = math.inf
-"""No hook runs, or it may run for ever."""
-
-_FAILURES = (Exception, SystemExit, CancelledError, HookTimeout)
-"""What comes out of a hook and ends there; KeyboardInterrupt, for example, does not."""
-
-
-@dataclass(slots=True, eq=False)
-class Tally:
-    """How a plugin has fared in this process, whether it runs now or not."""
-
-    errors: int = 0
-    calls: int = 0
-    seconds: float = 0.0
-    """In its hooks, all together."""
-    slowest: float = 0.0
-    slow: int = 0
-    """Hooks that took longer than `SLOW`."""
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One running half and how it fares."""
-
-    enabled: EnabledPlugin
-    half: Half
-    tally: Tally
-    channels: list[Channel]
-    """Those that were declared, and those that it opened since."""
-    failing: dict[str, int] = field(default_factory=dict)
-    """How often hooks failed in a row, by the hook: that others of the plugin work does not count for one that does
-    not."""
-    aside_until: float = 0.0
-    """Set aside until then; for ever once it has been switched off."""
-    kept: list[tuple[str, bytes, Link]] = field(default_factory=list)
-    """Items of acknowledged channels that came while it was set aside. The other side sends no more than its spool
-    holds before they are acknowledged."""
-    blocked: float = 0.0
-    """Seconds of slow hooks since `blocked_since`."""
-    blocked_since: float = 0.0
-    told_slow: float = -TELL_SLOW_EVERY
-    slow_untold: int = 0
-    withheld: bool = False
-    """Set aside for what its `make` did: nothing is gathered. Else that goes on, for threads wait for it."""
-
-    @property
-    def name(self) -> str:
-        return self.enabled.plugin.name
 
 
 class _HalfHost:
@@ -159,7 +94,7 @@ class _HalfHost:
         self._supervisor.publish_all(entries)
 
 
-class Supervisor:
+class Supervisor(HookCaller):
     """The running halves of one side."""
 
     def __init__(
@@ -173,6 +108,7 @@ class Supervisor:
         publish_all: Callable[[Iterable[FeedEntry]], None] = lambda entries: None,
     ) -> None:
         """`wake_loop` is asyncio's call_soon_threadsafe. PluginError if a half cannot be made."""
+        super().__init__(loop)
         self.process_name = process_name
         self._web = web
         self.publish_all = publish_all
@@ -180,16 +116,9 @@ class Supervisor:
         """Of all plugins that run, both directions."""
         self.traffic: Traffic | None = None
         """Figures by virtual host, once somebody wants them."""
-        self.hook_limit: float = NEVER
-        """Seconds that a hook may take; somebody has to look at `hook_due`."""
-        self.hook_due: float = NEVER
-        """By perf_counter(): when the hook that the loop's thread is in must have returned."""
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
         self._ledger = ChannelLedger()
-        self._loop = loop
-        self._loop_thread = get_ident()
         self._wake_loop = wake_loop
-        self._log = logging.getLogger("fcgi_sctp.plugins")
         self._acknowledger: Acknowledger[Entry] = Acknowledger(
             loop, wake_loop, lambda entry: self._call(entry, entry.half.commit, failed=False)
         )
@@ -350,6 +279,23 @@ class Supervisor:
         for entry in self._entries:
             self._call(entry, entry.half.reopen)
 
+    def _on_tick(self) -> None:
+        self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+        for entry in tuple(self._entries):
+            if entry.aside_until:
+                self._is_aside(entry)
+        for entry, hook in tuple(self._tick):
+            self._call(entry, hook)
+
+    def _comes_back(self, entry: Entry) -> None:
+        """It gets what was kept for it, and what it has is fetched."""
+        if entry.withheld:
+            entry.withheld = False
+            self.delivery.gather_soon()
+        kept, entry.kept = entry.kept, []
+        for channel, item, link in kept:
+            self.feedback(channel, item, None, link)
+
     def stop_ticks(self) -> None:
         """Call no more ticks."""
         if self._tick_handle is not None:
@@ -397,24 +343,6 @@ class Supervisor:
         for link in self.links:
             self._call(entry, entry.half.association_up, link.info)
 
-    def _close(self, entry: Entry) -> None:
-        """Call its `close`, set aside or not."""
-        entry.aside_until = 0.0
-        usual, self.hook_limit = self.hook_limit, max(self.hook_limit, LIMIT_OF_CHANGES)
-        self._call(entry, entry.half.close)
-        self.hook_limit = usual
-
-    def bounded(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Have a half made or configured; whatever that raises, PluginError if it did not return."""
-        due = self.hook_due
-        self.hook_due = perf_counter() + max(self.hook_limit, LIMIT_OF_CHANGES)
-        try:
-            return call(*args)
-        except HookTimeout as error:
-            raise PluginError(f"{getattr(call, '__name__', 'a call')} {error}") from error
-        finally:
-            self.hook_due = due
-
     def stop(self, entry: Entry) -> None:
         """Close a half; what it says last is sent before its channels are withdrawn."""
         self._close(entry)
@@ -449,6 +377,13 @@ class Supervisor:
         self._request_end = self._having("request_end")
         self._stderr = self._having("stderr")
         self._tick = self._having("tick")
+
+    def _having(self, hook: str) -> list[tuple[Entry, Callable[..., Any]]]:
+        return [
+            (entry, getattr(entry.half, hook))
+            for entry in self._entries
+            if getattr(type(entry.half), hook) is not getattr(self._kind, hook)
+        ]
 
     def open_channel(self, plugin: str, channel: Channel) -> None:
         """See `Host.open_channel`."""
@@ -530,134 +465,3 @@ class Supervisor:
                 for channel in (() if entry is None else entry.channels)
             ],
         }
-
-    # ---- isolation
-
-    def _having(self, hook: str) -> list[tuple[Entry, Callable[..., Any]]]:
-        return [
-            (entry, getattr(entry.half, hook))
-            for entry in self._entries
-            if getattr(type(entry.half), hook) is not getattr(self._kind, hook)
-        ]
-
-    def _call(
-        self, entry: Entry, hook: Callable[..., Any], *args: Any, failed: Any = None, on_loop: bool = True
-    ) -> Any:
-        """Call a hook; `failed` if it raised, or its plugin is set aside. On another thread than the loop's nobody ends
-        one that does not return."""
-        if entry.aside_until and (self._is_aside(entry) if on_loop else self._loop.time() < entry.aside_until):
-            return failed
-        name = getattr(hook, "__name__", "a hook")
-        due = self.hook_due  # of a hook that this one is called in: printing, for example, calls `stderr`
-        began = perf_counter()
-        if on_loop:
-            self.hook_due = began + self.hook_limit
-        try:
-            result = hook(*args)
-        except BaseException:
-            if on_loop:
-                self.hook_due = NEVER
-            self._failed(entry, name)
-            result = failed
-        else:
-            if entry.failing:
-                entry.failing.pop(name, None)
-        took = perf_counter() - began
-        if on_loop:
-            self.hook_due = due + took  # it was not the outer one's
-        self._took(entry, name, took)
-        return result
-
-    def _gathered(self, entry: Entry, make: Make, crowded: bool) -> Iterable[tuple[bytes, int, AssociationInfo | None]]:
-        """What a half has to be gathered; nothing if it failed."""
-        if entry.withheld and self._is_aside(entry):
-            return ()
-        made: tuple[tuple[bytes, int, AssociationInfo | None], ...] = ()
-        until = entry.aside_until
-        due = self.hook_due
-        began = perf_counter()
-        self.hook_due = began + self.hook_limit
-        try:
-            made = tuple(make(crowded))
-        except BaseException:
-            self.hook_due = NEVER
-            self._failed(entry, "make")
-        else:
-            if entry.failing:
-                entry.failing.pop("make", None)
-        took = perf_counter() - began
-        self.hook_due = due + took
-        self._took(entry, "make", took)
-        if entry.aside_until != until:
-            entry.withheld = True
-        return made
-
-    def _took(self, entry: Entry, hook: str, seconds: float) -> None:
-        tally = entry.tally
-        tally.calls += 1
-        tally.seconds += seconds
-        if seconds > SLOW:
-            self._slow(entry, hook, seconds)
-
-    def _is_aside(self, entry: Entry) -> bool:
-        """Whether it still is; if its time is over, it gets what was kept for it."""
-        if self._loop.time() < entry.aside_until:
-            return True
-        entry.aside_until = 0.0
-        if entry.withheld:
-            entry.withheld = False
-            self.delivery.gather_soon()
-        kept, entry.kept = entry.kept, []
-        for channel, item, link in kept:
-            self.feedback(channel, item, None, link)
-        return entry.aside_until > 0.0
-
-    def _failed(self, entry: Entry, hook: str) -> None:
-        """What is being handled came out of a hook. Raises it again if it is none of the hook's failures."""
-        error = sys.exc_info()[1]
-        if error is not None and not isinstance(error, _FAILURES):
-            raise error
-        entry.tally.errors += 1
-        failures = entry.failing[hook] = entry.failing.get(hook, 0) + 1
-        self._log.exception("plugin %s: %s failed", entry.name, hook)
-        if isinstance(error, HookTimeout):
-            self._set_aside(entry, f"did not return from {hook}")  # at once: what blocked once will block again
-        elif failures >= FAILURES_ALLOWED:
-            self._set_aside(entry, f"failed {FAILURES_ALLOWED} times in a row")
-
-    def _slow(self, entry: Entry, hook: str, took: float) -> None:
-        """A hook held up the loop, and so content."""
-        entry.tally.slow += 1
-        entry.tally.slowest = max(entry.tally.slowest, took)
-        entry.slow_untold += 1
-        now = self._loop.time()
-        if now - entry.told_slow >= TELL_SLOW_EVERY:
-            entry.told_slow = now
-            self._log.warning(
-                "plugin %s: %s took %.0f ms, and everything waited (%d slow hooks since this was last said)",
-                entry.name,
-                hook,
-                took * 1000,
-                entry.slow_untold,
-            )
-            entry.slow_untold = 0
-        if now - entry.blocked_since > BLOCKING_WITHIN:
-            entry.blocked, entry.blocked_since = 0.0, now
-        entry.blocked += took
-        if entry.blocked >= BLOCKING_ALLOWED:
-            if entry.aside_until <= now:  # it may be set aside already, because it did not return
-                self._set_aside(entry, f"held everything up for {entry.blocked:.1f} s")
-            entry.blocked = 0.0
-
-    def _set_aside(self, entry: Entry, why: str) -> None:
-        entry.failing.clear()
-        entry.aside_until = self._loop.time() + SET_ASIDE_FOR
-        self._log.error("plugin %s %s and is set aside for %g s", entry.name, why, SET_ASIDE_FOR)
-
-    def _on_tick(self) -> None:
-        self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
-        for entry in tuple(self._entries):
-            if entry.aside_until:
-                self._is_aside(entry)
-        for entry, hook in tuple(self._tick):
-            self._call(entry, hook)

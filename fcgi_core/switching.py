@@ -12,7 +12,8 @@ import yaml
 
 from .discovery import EnabledPlugin, checked_channels
 from .errors import ConfigError, PluginError, StartAnew
-from .supervisor import Entry, Supervisor
+from .isolation import Entry
+from .supervisor import Supervisor
 
 __all__ = ["adopt_plugins", "change_plugins", "switches_off"]
 

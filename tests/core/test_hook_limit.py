@@ -20,8 +20,9 @@ from fcgi_core.delivery import Gathering
 from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import HookTimeout
 from fcgi_core.hook_limit import EVERY, SIGNAL, HookLimit
+from fcgi_core.isolation import LIMIT_OF_CHANGES, SET_ASIDE_FOR
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Outcome, Plugin, RequestInfo
-from fcgi_core.supervisor import LIMIT_OF_CHANGES, SET_ASIDE_FOR, Supervisor
+from fcgi_core.supervisor import Supervisor
 from fcgi_core.switching import change_plugins
 from tests.core.supervised import OVER, VirtualLoop
 
@@ -412,7 +413,7 @@ def test_a_signal_that_comes_late_does_nothing() -> None:
 
 
 def test_what_an_operator_causes_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcgi_core.supervisor.perf_counter", float)
+    monkeypatch.setattr("fcgi_core.isolation.perf_counter", float)
     side = Side(1.0)
     dues: list[float] = []
     side.half.does = lambda: dues.append(side.supervisor.hook_due)
@@ -426,7 +427,7 @@ def test_what_an_operator_causes_may_take_longer(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_change_that_does_not_return_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcgi_core.supervisor.LIMIT_OF_CHANGES", 0.0)
+    monkeypatch.setattr("fcgi_core.isolation.LIMIT_OF_CHANGES", 0.0)
     side = Side()
     side.half.does = spin
     with side.watched():

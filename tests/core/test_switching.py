@@ -1,5 +1,7 @@
-"""Plugins switched off and on, channels and streams opened, while requests run: both sides, real protocol. And options of
-one side, changed."""
+"""Plugins switched off and on, channels and streams opened, while requests run: both sides, real protocol.
+
+And options of one side, changed one by one, or by a new file.
+"""
 
 from __future__ import annotations
 
