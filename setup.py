@@ -14,7 +14,7 @@ COMPILED = (
     *("connection", "web_connection", "application_connection", "driver", "exchange", "testing_request"),
     *("sctp/carrier", "sctp/userspace_association", "sctp/userspace_stack"),
     # what plugins have of each request, each item and each line
-    *("traffic", "supervisor", "delivery"),
+    *("traffic", "supervisor", "isolation", "delivery"),
     # what a request passes through
     *("web/balance", "web/downstream", "web/service", "web/upstream", "web/probe"),
     *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/threads", "app/wsgi"),

@@ -342,6 +342,9 @@ class Config(_Model):
     plugins: Annotated[dict[str, dict[str, Any]], BeforeValidator(_no_options)] = {}
     """Plugins by name, each with its options, in the order in which their hooks are called; `fcgi-sctp plugins list`
     shows those installed. `enabled: false` keeps one off until it is switched on."""
+    hook_limit: Seconds | None = Field(1, ge=0.1)
+    """How long a hook of a plugin may take before it is ended, and its plugin set aside: everything waits for it. Null:
+    it is told, and nothing else, for a debugger."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The operator's log, on stderr."""
 

@@ -10,6 +10,8 @@ FcgiSctpError
  |    +-- StartAnew             a half does not take these options while it runs; another one would
  +-- WorkerError                a worker process ended before it was ready
 
+HookTimeout                    ends a hook of a plugin that does not return; not an Exception, which it may swallow
+
 `fcgi_core.sctp.carrier.CarrierError` is the carriers' own: they stand alone.
 """
 
@@ -25,6 +27,7 @@ __all__ = [
     "ClientGone",
     "ConfigError",
     "PluginError",
+    "HookTimeout",
     "WorkerError",
     "foreign_protocol_hint",
 ]
@@ -94,6 +97,11 @@ class PluginError(FcgiSctpError):
 class StartAnew(PluginError):
     """What a half's `configure` raises when it cannot take the options while it runs, and a new half could. Nothing of
     them has been taken."""
+
+
+class HookTimeout(BaseException):
+    """Raised inside a hook that does not return, wherever it is. It is no Exception: a loop with ``except Exception:``
+    around what it tries goes on for ever otherwise."""
 
 
 class WorkerError(FcgiSctpError):

@@ -352,7 +352,11 @@ class WebHost(Host, Protocol):
 
 
 class Half:
-    """Hooks of both halves. Inherit `ApplicationHalf` or `WebHalf`."""
+    """Hooks of both halves. Inherit `ApplicationHalf` or `WebHalf`.
+
+    What is raised is logged and counted. A hook that takes longer than the configuration's `hook_limit` is ended where
+    it stands, by a HookTimeout, and its plugin set aside.
+    """
 
     def association_up(self, association: AssociationInfo) -> None:
         """The other side is there and has said what it takes. Called again when it takes channels of this plugin that

@@ -19,12 +19,14 @@ from .app.workers import WORKER_VARIABLE, Workers, end_with_parent, tell_ready, 
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
+from .hook_limit import HookLimit
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
 from .standstill import StandstillWatch
 from .status import app_commands, web_commands
 from .supervisor import Supervisor
+from .switching import adopt_plugins
 from .systemd import JournalFormatter, journal_reads, notify
 from .web.feed import Feed
 from .web.probe import ProbeOptions
@@ -62,6 +64,8 @@ class Running:
     """What SIGHUP does."""
     reopen: Callable[[], None] | None = None
     """What SIGUSR1 does."""
+    supervisor: Supervisor | None = None
+    """Runs plugins in this process."""
 
 
 async def _start_web(config: Config, web: WebConfig) -> Running:
@@ -97,6 +101,7 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
         lambda: _stop(admin, service.stop(web.grace)),
         lambda: _adopt(config, service.supervisor),
         service.supervisor.reopen,
+        service.supervisor,
     )
 
 
@@ -134,6 +139,7 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         lambda: _stop(admin, service.stop(app.grace)),
         lambda: _adopt(config, service.supervisor),
         service.supervisor.reopen,
+        service.supervisor,
     )
 
 
@@ -162,7 +168,7 @@ def _adopt(config: Config, supervisor: Supervisor) -> None:
         log.warning("SIGHUP: there is no configuration file to read again")
         return
     try:
-        problems = supervisor.adopt(config.read_again().load_plugins())
+        problems = adopt_plugins(supervisor, config.read_again().load_plugins())
     except ConfigError as error:
         problems = error.problems
     for problem in problems:
@@ -207,10 +213,10 @@ def _settings(config: Config, name: str, others: dict[str, str] | None = None) -
 def _run(config: Config, start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     _start_log(config.log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_main(start))
+        runner.run(_main(start, config.hook_limit))
 
 
-async def _main(start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
+async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: float | None) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -224,7 +230,11 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    watch = StandstillWatch()
+    limit = None
+    if running.supervisor is not None and hook_limit is not None:
+        limit = HookLimit(running.supervisor, hook_limit)
+        limit.install()
+    watch = StandstillWatch() if limit is None else StandstillWatch(limit.look)
     watch.start()
     log.info("ready")
     notify("READY=1")
@@ -233,6 +243,8 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     notify("STOPPING=1")
     await running.stop()
     watch.stop()
+    if limit is not None:
+        limit.remove()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

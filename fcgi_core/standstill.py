@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import FrameType
 
 __all__ = ["StandstillWatch"]
@@ -29,7 +30,11 @@ FRAMES = 20
 class StandstillWatch:
     """Watches the loop that it is started on, from a daemon thread."""
 
-    def __init__(self, *, beat: float = BEAT, tell_after: float = TELL_AFTER) -> None:
+    def __init__(
+        self, look: Callable[[], None] = lambda: None, *, beat: float = BEAT, tell_after: float = TELL_AFTER
+    ) -> None:
+        """`look` is called on the thread, whenever it looks itself."""
+        self._look = look
         self._beat = beat
         self._tell_after = tell_after
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -71,13 +76,17 @@ class StandstillWatch:
             now = time.monotonic()
             overslept = now - looked > 2 * self._beat
             looked = now
-            # where this thread did not run either, the whole process was stopped, or the machine had no time for it
-            if overslept or self._told or now - self._last < self._tell_after:
-                continue
-            frame = sys._current_frames().get(self._thread_watched)
-            if frame is not None:
-                self._told = True
-                log.error("the event loop has stood still for %.1f s, in:\n%s", now - self._last, _where(frame))
+            if overslept:
+                continue  # this thread did not run either: the process was stopped, or the machine had no time for it
+            if not self._told and now - self._last >= self._tell_after:
+                self._tell(now)
+            self._look()
+
+    def _tell(self, now: float) -> None:
+        frame = sys._current_frames().get(self._thread_watched)
+        if frame is not None:
+            self._told = True
+            log.error("the event loop has stood still for %.1f s, in:\n%s", now - self._last, _where(frame))
 
 
 def _where(frame: FrameType) -> str:

@@ -1,27 +1,26 @@
-"""Plugins at work: found, verified, called, and kept from doing harm.
+"""Plugins at work: halves made, verified and ended, their hooks called, and what they send and get.
 
-One `Supervisor` runs the halves of one side in one process. A hook that raises is logged and counted, and its plugin is
-set aside for a while when it keeps failing; content goes on. What halves send may come from any thread: it is put into
-a queue and picked up on the loop, many items to a wake-up.
+One `Supervisor` runs the halves of one side in one process; `isolation` keeps them from doing harm. What halves send
+may come from any thread: it is put into a queue and picked up on the loop, many items to a wake-up.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
-import yaml
-
 from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
-from .discovery import EnabledPlugin, checked_channels, name_problem, verify_half
+from .discovery import EnabledPlugin, name_problem, verify_half
 from .driver import Driver, Handle, Loop
-from .errors import ConfigError, FcgiSctpError, LocalProtocolError, PluginError, StartAnew
+from .errors import FcgiSctpError, LocalProtocolError, PluginError
 from .figures import ChannelLedger, association_figures, streams_of
+from .isolation import NEVER, Entry, HookCaller, Tally
 from .plugin import (
     ApplicationHalf,
     AssociationInfo,
@@ -37,61 +36,10 @@ from .plugin import (
 from .receipts import Acknowledger
 from .traffic import Traffic
 
-__all__ = ["Supervisor", "switches_off"]
+__all__ = ["Supervisor"]
 
-FAILURES_ALLOWED = 10
-"""Failed hooks in a row after which a plugin is set aside."""
-SET_ASIDE_FOR = 60.0
-"""Seconds that it is set aside; then it gets another chance."""
-SLOW = 0.05
-"""Seconds of one hook that are told: content waits for it. A packet's way through the world takes as long."""
-BLOCKING_ALLOWED = 2.0
-"""Seconds of slow hooks, within `BLOCKING_WITHIN`, after which a plugin is set aside."""
-BLOCKING_WITHIN = 60.0
-TELL_SLOW_EVERY = 60.0
-"""Seconds between two lines in the log about slow hooks of one plugin."""
 TICK = 1.0
 """Seconds between ticks."""
-
-
-@dataclass(slots=True, eq=False)
-class _Tally:
-    """How a plugin has fared in this process, whether it runs now or not."""
-
-    errors: int = 0
-    calls: int = 0
-    seconds: float = 0.0
-    """In its hooks, all together."""
-    slowest: float = 0.0
-    slow: int = 0
-    """Hooks that took longer than `SLOW`."""
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One running half and how it fares."""
-
-    enabled: EnabledPlugin
-    half: Half
-    tally: _Tally
-    channels: list[Channel]
-    """Those that were declared, and those that it opened since."""
-    failures: int = 0
-    """Failed hooks in a row."""
-    aside_until: float = 0.0
-    """Set aside until then; for ever once it has been switched off."""
-    kept: list[tuple[str, bytes, Link]] = field(default_factory=list)
-    """Items of acknowledged channels that came while it was set aside. The other side sends no more than its spool
-    holds before they are acknowledged."""
-    blocked: float = 0.0
-    """Seconds of slow hooks since `blocked_since`."""
-    blocked_since: float = 0.0
-    told_slow: float = -TELL_SLOW_EVERY
-    slow_untold: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.enabled.plugin.name
 
 
 class _HalfHost:
@@ -112,7 +60,7 @@ class _HalfHost:
                 self._supervisor.delivery.queue(channel, item, link, 6)
 
     def gather(self, channel: str, make: Make) -> Gathering:
-        return self._supervisor.delivery.gather(channel, make)
+        return self._supervisor.gather(self._plugin, channel, make)
 
     def open_channel(self, channel: Channel) -> None:
         self._supervisor.open_channel(self._plugin, channel)
@@ -146,14 +94,7 @@ class _HalfHost:
         self._supervisor.publish_all(entries)
 
 
-def switches_off(changes: Mapping[str, str]) -> bool:
-    """Whether a plugin is switched off: then applications are told first, so that what it says last still arrives."""
-    return any(
-        name.endswith(".enabled") and text.strip().lower() in ("false", "no", "off") for name, text in changes.items()
-    )
-
-
-class Supervisor:
+class Supervisor(HookCaller):
     """The running halves of one side."""
 
     def __init__(
@@ -167,6 +108,7 @@ class Supervisor:
         publish_all: Callable[[Iterable[FeedEntry]], None] = lambda entries: None,
     ) -> None:
         """`wake_loop` is asyncio's call_soon_threadsafe. PluginError if a half cannot be made."""
+        super().__init__(loop)
         self.process_name = process_name
         self._web = web
         self.publish_all = publish_all
@@ -176,30 +118,28 @@ class Supervisor:
         """Figures by virtual host, once somebody wants them."""
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
         self._ledger = ChannelLedger()
-        self._loop = loop
         self._wake_loop = wake_loop
-        self._log = logging.getLogger("fcgi_sctp.plugins")
-        self._acknowledger: Acknowledger[_Entry] = Acknowledger(
+        self._acknowledger: Acknowledger[Entry] = Acknowledger(
             loop, wake_loop, lambda entry: self._call(entry, entry.half.commit, failed=False)
         )
-        self._by_channel: dict[str, tuple[_Entry, Channel]] = {}
-        self._entries: list[_Entry] = []
-        self._tallies: dict[str, _Tally] = {}
+        self._by_channel: dict[str, tuple[Entry, Channel]] = {}
+        self._entries: list[Entry] = []
+        self._tallies: dict[str, Tally] = {}
         self._tick_handle: Handle | None = None
         self._missed: dict[str, int] = {}
         """By channel: events that came while their plugin was set aside."""
-        self._request_begin: list[tuple[_Entry, Callable[..., Any]]] = []
-        self._request_end: list[tuple[_Entry, Callable[..., Any]]] = []
-        self._stderr: list[tuple[_Entry, Callable[..., Any]]] = []
-        self._tick: list[tuple[_Entry, Callable[..., Any]]] = []
+        self._request_begin: list[tuple[Entry, Callable[..., Any]]] = []
+        self._request_end: list[tuple[Entry, Callable[..., Any]]] = []
+        self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
+        self._tick: list[tuple[Entry, Callable[..., Any]]] = []
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call))
-        self._known = {one.plugin.name: one for one in enabled}
-        """All plugins of the configuration, in its order, those that are off too."""
-        for one in self._known.values():
+        self.known = {one.plugin.name: one for one in enabled}
+        """By name: all plugins of the configuration, in its order, those that are off too."""
+        for one in self.known.values():
             if one.on:
                 try:
-                    self._start(one)
+                    self.start(one)
                 except PluginError:
                     self.close()
                     raise
@@ -277,12 +217,16 @@ class Supervisor:
             if entry.aside_until and self._is_aside(entry):
                 continue
             began = perf_counter()
+            self.hook_due = began + self.hook_limit
             try:
                 hook(request)
-            except Exception:
+            except BaseException:
+                self.hook_due = NEVER
                 self._failed(entry, "request_begin")
             else:
-                entry.failures = 0
+                self.hook_due = NEVER
+                if entry.failing:
+                    entry.failing.pop("request_begin", None)
             self._took(entry, "request_begin", perf_counter() - began)
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
@@ -292,19 +236,24 @@ class Supervisor:
             if entry.aside_until and self._is_aside(entry):
                 continue
             began = perf_counter()
+            self.hook_due = began + self.hook_limit
             try:
                 hook(request, outcome)
-            except Exception:
+            except BaseException:
+                self.hook_due = NEVER
                 self._failed(entry, "request_end")
             else:
-                entry.failures = 0
+                self.hook_due = NEVER
+                if entry.failing:
+                    entry.failing.pop("request_end", None)
             self._took(entry, "request_end", perf_counter() - began)
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         """True if a plugin took it. Any thread."""
         taken = False
+        on_loop = get_ident() == self._loop_thread
         for entry, hook in self._stderr:
-            taken = bool(self._call(entry, hook, request, data)) or taken
+            taken = bool(self._call(entry, hook, request, data, on_loop=on_loop)) or taken
         return taken
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
@@ -330,6 +279,23 @@ class Supervisor:
         for entry in self._entries:
             self._call(entry, entry.half.reopen)
 
+    def _on_tick(self) -> None:
+        self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+        for entry in tuple(self._entries):
+            if entry.aside_until:
+                self._is_aside(entry)
+        for entry, hook in tuple(self._tick):
+            self._call(entry, hook)
+
+    def _comes_back(self, entry: Entry) -> None:
+        """It gets what was kept for it, and what it has is fetched."""
+        if entry.withheld:
+            entry.withheld = False
+            self.delivery.gather_soon()
+        kept, entry.kept = entry.kept, []
+        for channel, item, link in kept:
+            self.feedback(channel, item, None, link)
+
     def stop_ticks(self) -> None:
         """Call no more ticks."""
         if self._tick_handle is not None:
@@ -340,173 +306,52 @@ class Supervisor:
         """Call each half's `close`, and send what it still had to say; nothing is called after it."""
         self.stop_ticks()
         for entry in self._entries:
-            entry.aside_until = 0.0
-            self._call(entry, entry.half.close)
+            self._close(entry)
             entry.aside_until = math.inf
         self.delivery.close()
 
-    # ---- configuration
-
-    def change(self, changes: Mapping[str, str]) -> dict[str, str]:
-        """Change options while plugins run: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as YAML.
-
-        The option `enabled` belongs to every plugin. Answers for each name '' or the reason why it was not taken. The
-        options of one plugin (and host) are checked together, and change together or not at all.
-        """
-        results: dict[str, str] = {}
-        grouped: dict[tuple[str, str | None], dict[str, Any]] = {}
-        for written, text in changes.items():
-            path, _, server_name = written.partition("@")
-            plugin, _, option = path.partition(".")
-            try:
-                if not option:
-                    raise ValueError("write PLUGIN.OPTION=VALUE")
-                value = yaml.safe_load(text)
-            except (ValueError, yaml.YAMLError) as error:
-                results[written] = str(error)
-                continue
-            grouped.setdefault((plugin, server_name or None), {})[option] = value
-        for (plugin, host), options in grouped.items():
-            reason = ""
-            try:
-                self._configure(plugin, dict(options), host)
-            except ConfigError as error:
-                reason = "; ".join(error.problems)
-            for option in options:
-                results[f"{plugin}.{option}" + (f"@{host}" if host else "")] = reason
-        return results
-
-    def adopt(self, enabled: Iterable[EnabledPlugin]) -> list[str]:
-        """Take over a configuration that was read anew and checked: plugins start and end, options change; those whose
-        channels change start anew. What cannot be taken over is told, and stays as it was."""
-        problems = []
-        before, self._known = self._known, {one.plugin.name: one for one in enabled}
-        for entry in tuple(self._entries):
-            fresh = self._known.get(entry.name)
-            if fresh is None or not fresh.on:
-                self._stop(entry)
-        for name, fresh in self._known.items():
-            if not fresh.on:
-                continue
-            running = self._running(name)
-            try:
-                if running is None:
-                    self._start(fresh)
-                elif fresh.channels != running.enabled.channels:
-                    self._start_anew(running, fresh)
-                else:
-                    try:
-                        self._configure_from(running, fresh)
-                    except StartAnew:
-                        self._start_anew(running, fresh)
-            except Exception as error:
-                problems.append(str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}")
-                self._known[name] = running.enabled if running is not None else before.get(name, fresh)
-        self._entries.sort(key=lambda entry: list(self._known).index(entry.name))
-        self._look_at_hooks()
-        return problems
-
-    @staticmethod
-    def _configure_from(entry: _Entry, fresh: EnabledPlugin) -> None:
-        """Tell a half what is different in a new configuration; whatever its `configure` raises."""
-        if fresh.raw != entry.enabled.raw:
-            entry.half.configure(fresh.options, None)
-        for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # those that have none any more, too
-            entry.half.configure(fresh.hosts.get(server_name, fresh.options), server_name)
-        entry.enabled = fresh
-
-    def _configure(self, name: str, changes: dict[str, Any], server_name: str | None) -> None:
-        """Change options of one plugin. ConfigError says why not, and then nothing has changed."""
-        known = self._known.get(name)
-        if known is None:
-            raise ConfigError([f"plugin {name} is not enabled here: the configuration does not name it"])
-        entry = self._running(name)
-        switch = changes.pop("enabled", None) if server_name is None else None
-        if switch is not None and not isinstance(switch, bool):
-            raise ConfigError([f"plugins.{name}.enabled: is {switch!r}; true or false was expected"])
-        after = known
-        if changes:
-            options = known.changed(changes, server_name)
-            after = known.with_options(options, changes, server_name)
-            if server_name is None:
-                after = replace(after, channels=checked_channels(after.plugin, options))
-        try:
-            if switch is False:
-                if entry is not None:
-                    self._stop(entry)
-            elif entry is None:
-                if switch:
-                    self._start(after)
-            elif after.channels != known.channels:
-                self._start_anew(entry, after)
-            elif changes:
-                try:
-                    entry.half.configure(
-                        after.options if server_name is None else after.hosts[server_name], server_name
-                    )
-                    for name_of_host, its_options in after.hosts.items() if server_name is None else ():
-                        entry.half.configure(its_options, name_of_host)
-                    entry.enabled = after
-                except StartAnew:
-                    self._start_anew(entry, after)
-        except Exception as error:
-            raise ConfigError([str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}"]) from error
-        self._known[name] = after
-
     # ---- beginning and end of halves
 
-    def _running(self, name: str) -> _Entry | None:
+    def running(self, name: str) -> Entry | None:
+        """The half of a plugin; None if it is off."""
         return next((entry for entry in self._entries if entry.name == name), None)
 
-    def _start(self, one: EnabledPlugin) -> None:
+    def start(self, one: EnabledPlugin) -> None:
         """Make a half, verify it, and let it run. PluginError if it cannot, and nothing has changed."""
         name = one.plugin.name
-        entry = _Entry(one, self._kind(), self._tallies.setdefault(name, _Tally()), list(one.channels))
+        entry = Entry(one, self._kind(), self._tallies.setdefault(name, Tally()), list(one.channels))
         self._entries.append(entry)
         make = one.plugin.web_half if self._web else one.plugin.application_half
         try:
             self._declare()
-            half = make(_HalfHost(self, name), one.options)
+            half = self.bounded(make, _HalfHost(self, name), one.options)
             if half is not None:
                 verify_half(half, self._kind)
                 entry.half = half
             for server_name, options in one.hosts.items():
-                entry.half.configure(options, server_name)
+                self.bounded(entry.half.configure, options, server_name)
         except Exception as error:
             if type(entry.half) is not self._kind:
-                self._call(entry, entry.half.close)
+                self._close(entry)
             self._entries.remove(entry)
             self._declare()
             why = str(error) if isinstance(error, OSError | ValueError | FcgiSctpError) else repr(error)
             raise PluginError(f"plugin {name} cannot start: {why}") from error
         if self._tick_handle is None:
             self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
-        order = list(self._known)
-        self._entries.sort(key=lambda entry: order.index(entry.name))
-        self._look_at_hooks()
+        self.put_in_order()
         for link in self.links:
             self._call(entry, entry.half.association_up, link.info)
 
-    def _stop(self, entry: _Entry) -> None:
+    def stop(self, entry: Entry) -> None:
         """Close a half; what it says last is sent before its channels are withdrawn."""
-        entry.aside_until = 0.0
-        self._call(entry, entry.half.close)
+        self._close(entry)
         self.delivery.flush()
         entry.aside_until = math.inf
         entry.kept.clear()
         self._entries.remove(entry)
         self._declare()
         self._look_at_hooks()
-
-    def _start_anew(self, entry: _Entry, fresh: EnabledPlugin) -> None:
-        """Close a half and make one with other channels. PluginError if that cannot be; the old one is made again."""
-        old = entry.enabled
-        self._stop(entry)
-        try:
-            self._start(fresh)
-        except PluginError:
-            self._start(old)
-            raise
 
     def _declare(self) -> None:
         """Tell the sending half and all associations which channels there are now. OSError, LocalProtocolError."""
@@ -520,6 +365,12 @@ class Supervisor:
         link.connection.set_channels(self.channels)
         link.driver.wake()
 
+    def put_in_order(self) -> None:
+        """Call hooks in the order of the configuration from now on."""
+        order = list(self.known)
+        self._entries.sort(key=lambda entry: order.index(entry.name))
+        self._look_at_hooks()
+
     def _look_at_hooks(self) -> None:
         """Which halves implement which hooks: what is left out costs nothing."""
         self._request_begin = self._having("request_begin")
@@ -527,9 +378,16 @@ class Supervisor:
         self._stderr = self._having("stderr")
         self._tick = self._having("tick")
 
+    def _having(self, hook: str) -> list[tuple[Entry, Callable[..., Any]]]:
+        return [
+            (entry, getattr(entry.half, hook))
+            for entry in self._entries
+            if getattr(type(entry.half), hook) is not getattr(self._kind, hook)
+        ]
+
     def open_channel(self, plugin: str, channel: Channel) -> None:
         """See `Host.open_channel`."""
-        entry = self._running(plugin)
+        entry = self.running(plugin)
         if entry is None:
             raise PluginError(f"plugin {plugin} does not run any more")
         if problem := name_problem(plugin, channel):
@@ -546,7 +404,7 @@ class Supervisor:
 
     def close_channel(self, plugin: str, name: str) -> None:
         """See `Host.close_channel`."""
-        entry = self._running(plugin)
+        entry = self.running(plugin)
         opened = [] if entry is None else [one for one in entry.channels if one not in entry.enabled.channels]
         channel = next((one for one in opened if one.name == name), None)
         if entry is None or channel is None:
@@ -554,6 +412,13 @@ class Supervisor:
         self.delivery.flush()
         entry.channels.remove(channel)
         self._declare()
+
+    def gather(self, plugin: str, channel: str, make: Make) -> Gathering:
+        """See `Host.gather`."""
+        entry = self.running(plugin)
+        if entry is None:
+            raise PluginError(f"plugin {plugin} does not run any more")
+        return self.delivery.gather(channel, lambda crowded: self._gathered(entry, make, crowded))
 
     # ---- figures
 
@@ -577,10 +442,10 @@ class Supervisor:
     def statistics(self) -> list[dict[str, Any]]:
         """One entry a plugin, for people and programs; times are seconds."""
         now = self._loop.time()
-        return [self._statistics(one, self._running(name), now) for name, one in self._known.items()]
+        return [self._statistics(one, self.running(name), now) for name, one in self.known.items()]
 
-    def _statistics(self, one: EnabledPlugin, entry: _Entry | None, now: float) -> dict[str, Any]:
-        tally = self._tallies.get(one.plugin.name, _Tally())
+    def _statistics(self, one: EnabledPlugin, entry: Entry | None, now: float) -> dict[str, Any]:
+        tally = self._tallies.get(one.plugin.name, Tally())
         return {
             "name": one.plugin.name,
             "version": one.plugin.version,
@@ -600,88 +465,3 @@ class Supervisor:
                 for channel in (() if entry is None else entry.channels)
             ],
         }
-
-    # ---- isolation
-
-    def _having(self, hook: str) -> list[tuple[_Entry, Callable[..., Any]]]:
-        return [
-            (entry, getattr(entry.half, hook))
-            for entry in self._entries
-            if getattr(type(entry.half), hook) is not getattr(self._kind, hook)
-        ]
-
-    def _call(self, entry: _Entry, hook: Callable[..., Any], *args: Any, failed: Any = None) -> Any:
-        """Call a hook; `failed` if it raised, or its plugin is set aside."""
-        if entry.aside_until and self._is_aside(entry):
-            return failed
-        name = getattr(hook, "__name__", "a hook")
-        began = perf_counter()
-        try:
-            result = hook(*args)
-        except Exception:
-            self._failed(entry, name)
-            result = failed
-        else:
-            entry.failures = 0
-        self._took(entry, name, perf_counter() - began)
-        return result
-
-    def _took(self, entry: _Entry, hook: str, seconds: float) -> None:
-        tally = entry.tally
-        tally.calls += 1
-        tally.seconds += seconds
-        if seconds > SLOW:
-            self._slow(entry, hook, seconds)
-
-    def _is_aside(self, entry: _Entry) -> bool:
-        """Whether it still is; if its time is over, it gets what was kept for it."""
-        if self._loop.time() < entry.aside_until:
-            return True
-        entry.aside_until = 0.0
-        kept, entry.kept = entry.kept, []
-        for channel, item, link in kept:
-            self.feedback(channel, item, None, link)
-        return entry.aside_until > 0.0
-
-    def _failed(self, entry: _Entry, hook: str) -> None:
-        entry.tally.errors += 1
-        entry.failures += 1
-        self._log.exception("plugin %s: %s failed", entry.name, hook)
-        if entry.failures >= FAILURES_ALLOWED:
-            self._set_aside(entry, f"failed {FAILURES_ALLOWED} times in a row")
-
-    def _slow(self, entry: _Entry, hook: str, took: float) -> None:
-        """A hook held up the loop, and so content."""
-        entry.tally.slow += 1
-        entry.tally.slowest = max(entry.tally.slowest, took)
-        entry.slow_untold += 1
-        now = self._loop.time()
-        if now - entry.told_slow >= TELL_SLOW_EVERY:
-            entry.told_slow = now
-            self._log.warning(
-                "plugin %s: %s took %.0f ms, and everything waited (%d slow hooks since this was last said)",
-                entry.name,
-                hook,
-                took * 1000,
-                entry.slow_untold,
-            )
-            entry.slow_untold = 0
-        if now - entry.blocked_since > BLOCKING_WITHIN:
-            entry.blocked, entry.blocked_since = 0.0, now
-        entry.blocked += took
-        if entry.blocked >= BLOCKING_ALLOWED:
-            self._set_aside(entry, f"held everything up for {entry.blocked:.1f} s")
-            entry.blocked = 0.0
-
-    def _set_aside(self, entry: _Entry, why: str) -> None:
-        entry.failures = 0
-        entry.aside_until = self._loop.time() + SET_ASIDE_FOR
-        self._log.error("plugin %s %s and is set aside for %g s", entry.name, why, SET_ASIDE_FOR)
-
-    def _on_tick(self) -> None:
-        self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
-        for entry in tuple(self._entries):
-            if entry.aside_until:
-                self._is_aside(entry)
-        for entry, hook in tuple(self._tick):
-            self._call(entry, hook)

@@ -45,7 +45,8 @@ from .records import encode_pairs
 from .sctp.carrier import Address, CarrierOptions
 from .sctp.memory import MemoryAssociation, MemoryNetwork
 from .settings import Settings
-from .supervisor import Supervisor, switches_off
+from .supervisor import Supervisor
+from .switching import change_plugins, switches_off
 from .testing_request import HarnessRequest
 from .web_connection import WebConnection
 
@@ -207,7 +208,7 @@ class PluginHarness:
         if switches_off(changes):
             sides.reverse()
         for wanted, supervisor in sides:
-            answers = supervisor.change(changes) if wanted else {}
+            answers = change_plugins(supervisor, changes) if wanted else {}
             reasons |= {name: reason for name, reason in answers.items() if reason}
             self.run(0.1)
         return reasons

@@ -43,6 +43,7 @@ from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings
 from ..streams import Plan
 from ..supervisor import Supervisor
+from ..switching import change_plugins
 
 __all__ = ["AppExchange", "AppService", "Application"]
 
@@ -338,7 +339,7 @@ class _AppAssociation:
                 log.warning("web side %s: %s", self.peer, event.error)
                 self._give_up(event.request.context)
             case ConfigReceived():
-                results = self.service.supervisor.change(event.pairs)
+                results = change_plugins(self.service.supervisor, event.pairs)
                 log.info("web side %s changes %s: %s", self.peer, event.pairs, results)
                 self.connection.answer_config(event.number, results)
                 self.driver.wake()

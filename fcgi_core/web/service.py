@@ -18,7 +18,8 @@ from ..plugin import FeedEntry
 from ..sctp.carrier import Address, Carrier
 from ..settings import Settings
 from ..streams import Plan
-from ..supervisor import Supervisor, switches_off
+from ..supervisor import Supervisor
+from ..switching import change_plugins, switches_off
 from ..unix_socket import BACKLOG, UnixSocket
 from ..web_connection import WebConnection
 from .balance import choose
@@ -198,11 +199,11 @@ class WebService:
         """Change options of plugins here and in all applications; for each of them, by name '' or the reason why
         not."""
         applications_first = switches_off(changes)
-        results = {} if applications_first else {"web": self.supervisor.change(changes)}
+        results = {} if applications_first else {"web": change_plugins(self.supervisor, changes)}
         upstreams = tuple(self.upstreams)
         answers = await asyncio.gather(*(upstream.change(changes) for upstream in upstreams))
         if applications_first:
-            results["web"] = self.supervisor.change(changes)
+            results["web"] = change_plugins(self.supervisor, changes)
         return results | {str(upstream.address): answer for upstream, answer in zip(upstreams, answers, strict=True)}
 
     @property

@@ -48,6 +48,7 @@ def test_little_is_enough(tmp_path: Path) -> None:
     assert config.sctp.plan is Plan.PER_CHANNEL
     assert config.plugins == {}
     assert config.log_level == "info"
+    assert config.hook_limit == 1.0
 
 
 def test_an_empty_file_is_a_configuration(tmp_path: Path) -> None:
@@ -197,6 +198,7 @@ def test_flags_alone() -> None:
         ({"sctp": {"dead_after": 600}}, ["sctp.dead_after", "600", "less than or equal to 300"]),
         ({"sctp": {"allowed_peers": "10.0.0"}}, ["sctp.allowed_peers.0", "'10.0.0'", "IPv4 or IPv6 network"]),
         ({"webb": WEB}, ["webb", "no such name", "web", "app", "sctp", "plugins"]),
+        ({"hook_limit": "10ms"}, ["hook_limit", "'10ms'", "greater than or equal to 0.1"]),
         ({"log_level": "loud"}, ["log_level", "'loud'", "debug"]),
         ({"plugins": {"sislog": {}}}, ["plugins.sislog", "no such plugin", "syslog"]),
         ({"plugins": {"syslog": {"scope": "world"}}}, ["plugins.syslog.scope", "'world'", "request", "association"]),

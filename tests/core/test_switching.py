@@ -1,4 +1,7 @@
-"""Plugins switched off and on, and channels and streams opened, while requests run: both sides, real protocol."""
+"""Plugins switched off and on, channels and streams opened, while requests run: both sides, real protocol.
+
+And options of one side, changed one by one, or by a new file.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ import pytest
 
 from fcgi_core.channels import MAX_CHANNELS
 from fcgi_core.delivery import MAX_EXTRA_STREAMS
+from fcgi_core.discovery import load_plugins
+from fcgi_core.errors import ConfigError
 from fcgi_core.plugin import (
     ApplicationHalf,
     AssociationInfo,
     Channel,
     Direction,
     Host,
+    OptionsByHost,
     Plugin,
     PluginError,
     RequestInfo,
@@ -22,7 +28,10 @@ from fcgi_core.plugin import (
     WebHalf,
     WhenFull,
 )
+from fcgi_core.supervisor import Supervisor
+from fcgi_core.switching import adopt_plugins, change_plugins
 from fcgi_core.testing import PluginHarness
+from tests.core.supervised import Example, Recorder, VirtualLoop, linked, start
 
 Item = tuple[str, bytes, str]
 
@@ -367,3 +376,196 @@ def test_what_waits_for_the_other_side_is_bounded_as_declared(when_full: WhenFul
         harness.run()
         assert [int(item[:1]) for item in items(plugin)] == list(kept)
         assert harness.figures("talk.few") == {"sent": 4, "received": 4, "dropped": 4}
+
+
+# ---- options of one side, one by one or by a new file
+
+
+def test_options_change_while_running_and_each_name_is_answered() -> None:
+    supervisor, half, _ = start()
+    answers = change_plugins(supervisor, {"example.level": "high", "example.level@a.test": "low", "nobody.level": "1"})
+    assert answers["example.level"] == ""
+    assert answers["example.level@a.test"] == ""
+    assert "nobody is not enabled" in answers["nobody.level"]
+    assert half.options[None].level == "high"
+    assert half.options["a.test"].level == "low"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("example.level", "medium", "plugins.example.level: is 'medium'"),
+        ("example.level", "forbidden", "not this one"),
+        ("example.colour", "red", "no such name here"),
+        ("example.enabled", "perhaps", "true or false"),
+        ("example", "x", "PLUGIN.OPTION"),
+        ("example.level", "[", "while parsing"),
+    ],
+)
+def test_what_is_wrong_is_told_and_changes_nothing(name: str, value: str, reason: str) -> None:
+    supervisor, half, _ = start()
+    assert reason in change_plugins(supervisor, {name: value})[name]
+    assert half.options[None].level == "low"
+    assert change_plugins(supervisor, {"example.level": "high"}) == {"example.level": ""}
+
+
+def test_options_of_hosts_come_from_the_file_and_are_checked() -> None:
+    _, half, _ = start({"level": "low", "hosts": {"a.test": {"level": "high"}}})
+    assert half.options["a.test"].level == "high"
+    with pytest.raises(ConfigError, match=r"plugins\.example\.hosts\.a\.test\.level"):
+        start({"hosts": {"a.test": {"level": "deep"}}})
+    with pytest.raises(ConfigError, match="SERVER_NAMEs"):
+        start({"hosts": ["a.test"]})
+
+
+def test_a_plugin_can_be_switched_off_and_on() -> None:
+    supervisor, half, _ = start()
+    _, link = linked(supervisor)
+    assert change_plugins(supervisor, {"example.enabled": "false"}) == {"example.enabled": ""}
+    assert half.closed
+    supervisor.feedback("example", b"unheard", None, link)
+    assert supervisor.statistics()[0]["state"] == "off"
+    assert change_plugins(supervisor, {"example.level": "high"}) == {"example.level": ""}, "for the next time"
+    assert change_plugins(supervisor, {"example.enabled": "false"}) == {"example.enabled": ""}, "it is already"
+    assert change_plugins(supervisor, {"example.enabled": "true"}) == {"example.enabled": ""}
+    supervisor.feedback("example", b"heard", None, link)
+    (again,) = supervisor.halves
+    assert isinstance(again, Recorder)
+    assert again is not half
+    assert (half.items, again.items) == ([], [b"heard"])
+    assert again.options[None].level == "high"
+    assert again.up == 1, "it hears of the association that was there before it"
+
+
+def test_a_new_file_is_taken_over() -> None:
+    plugin = Example()
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, lambda name: plugin), VirtualLoop(), lambda call: call(), web=True
+    )
+    half = plugin.half
+    find = {"example": plugin}.__getitem__
+    assert adopt_plugins(supervisor, load_plugins({"example": {"level": "high"}}, find)) == []
+    assert half.options[None].level == "high"
+    assert adopt_plugins(supervisor, load_plugins({"example": {"wide": True}}, find)) == []
+    assert half.closed, "other channels: it starts anew"
+    assert "example.more" in {channel.name for channel in supervisor.channels}
+    assert adopt_plugins(supervisor, load_plugins({"example": {"enabled": False}}, find)) == []
+    assert supervisor.statistics()[0]["state"] == "off"
+    assert plugin.half.closed
+    assert supervisor.channels == []
+    assert adopt_plugins(supervisor, []) == []
+    assert supervisor.statistics() == []
+    assert "does not name it" in change_plugins(supervisor, {"example.enabled": "true"})["example.enabled"]
+    assert adopt_plugins(supervisor, load_plugins({"example": {"level": "high"}}, find)) == []
+    assert plugin.half.options[None].level == "high"
+    assert supervisor.statistics()[0]["state"] == "running"
+
+
+def test_what_a_host_has_of_its_own_stays_when_the_rest_changes() -> None:
+    supervisor, half, _ = start({"hosts": {"a.test": {"level": "high"}, "b.test": {"wide": False}}})
+    assert change_plugins(supervisor, {"example.level": "high", "example.wide@a.test": "false"}) == {
+        "example.level": "",
+        "example.wide@a.test": "",
+    }
+    assert {name: options.level for name, options in half.options.items()} == {
+        None: "high",
+        "a.test": "high",
+        "b.test": "high",
+    }
+    assert change_plugins(supervisor, {"example.level": "low"}) == {"example.level": ""}
+    assert {name: options.level for name, options in half.options.items()} == {
+        None: "low",
+        "a.test": "high",
+        "b.test": "low",
+    }
+    assert adopt_plugins(supervisor, load_plugins({"example": {}}, lambda name: Example())) == []
+    assert half.options["a.test"].level == "low", "it has none of its own any more"
+
+
+class Choosy(Example):
+    """It cannot start with the level `high`, and with `wide` not twice."""
+
+    def web_half(self, host: Host, options: Any) -> WebHalf:
+        if options.level == "high":
+            raise OSError("no such device")
+        if options.wide:
+            raise TypeError("a bug")
+        return super().web_half(host, options)
+
+
+def test_a_plugin_that_cannot_start_leaves_everything_as_it_was() -> None:
+    plugin = Choosy()
+    find = {"example": plugin}.__getitem__
+    supervisor = Supervisor(
+        load_plugins({"example": {"enabled": False, "level": "high"}}, find),
+        VirtualLoop(),
+        lambda call: call(),
+        web=True,
+    )
+    assert "no such device" in change_plugins(supervisor, {"example.enabled": "true"})["example.enabled"]
+    assert (supervisor.channels, supervisor.statistics()[0]["state"]) == ([], "off")
+    assert change_plugins(supervisor, {"example.level": "low", "example.enabled": "true"})["example.enabled"] == ""
+    first = plugin.half
+    told = change_plugins(supervisor, {"example.wide": "true"})["example.wide"]
+    assert "TypeError('a bug')" in told
+    assert first.closed
+    assert plugin.half is not first, "made again as it was"
+    assert not plugin.half.options[None].wide
+    assert supervisor.statistics()[0]["state"] == "running"
+    (problem,) = adopt_plugins(supervisor, load_plugins({"example": {"wide": True, "level": "high"}}, find))
+    assert "no such device" in problem
+    assert change_plugins(supervisor, {"example.level": "low"}) == {"example.level": ""}
+    assert not plugin.half.options[None].wide
+
+
+def test_a_side_that_a_plugin_has_no_half_for_takes_its_options_all_the_same() -> None:
+    class WebOnly(Example):
+        def application_half(self, host: Host, options: Any) -> ApplicationHalf | None:  # type: ignore[override]
+            return None
+
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, lambda name: WebOnly()), VirtualLoop(), lambda call: call(), web=False
+    )
+    assert supervisor.halves == []
+    assert change_plugins(supervisor, {"example.level": "high"}) == {"example.level": ""}
+    assert supervisor.statistics()[0]["state"] == "running"
+
+
+def test_options_that_take_another_half() -> None:
+    plugin = Example()
+    find = {"example": plugin}.__getitem__
+    supervisor = Supervisor(load_plugins({"example": {}}, find), VirtualLoop(), lambda call: call(), web=True)
+    first = plugin.half
+    assert change_plugins(supervisor, {"example.level": "anew"}) == {"example.level": ""}
+    second = plugin.half
+    assert first.closed
+    assert second is not first
+    assert second.options[None].level == "anew"
+    assert adopt_plugins(supervisor, load_plugins({"example": {"level": "low"}}, find)) == []
+    assert plugin.half is second
+    assert adopt_plugins(supervisor, load_plugins({"example": {"level": "anew"}}, find)) == []
+    assert second.closed
+    assert plugin.half.options[None].level == "anew"
+
+
+def test_options_of_a_host_that_a_plugin_refuses_end_the_start() -> None:
+    plugin = Example()
+    with pytest.raises(PluginError, match="plugin example cannot start: not this one"):
+        Supervisor(
+            load_plugins({"example": {"hosts": {"a.test": {"level": "forbidden"}}}}, lambda name: plugin),
+            VirtualLoop(),
+            lambda call: call(),
+            web=True,
+        )
+    assert plugin.half.closed
+
+
+def test_options_by_host() -> None:
+    options = OptionsByHost("common")
+    options.change("own", "a.test")
+    assert [options["a.test"], options["b.test"], options[""]] == ["own", "common", "common"]
+    options.change("another")
+    assert (options["a.test"], options["b.test"]) == ("own", "another")
+    assert options.values() == ["another", "own"]
+    options.change("another", "a.test")
+    assert options.values() == ["another"]

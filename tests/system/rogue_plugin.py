@@ -1,8 +1,11 @@
-"""A plugin that does what none should, for tests/system/test_plugins.py: it raises, blocks, floods and leaks."""
+"""A plugin that does what none should, for tests/system/test_plugins.py: it raises, blocks, floods, leaks and hangs."""
 
 from __future__ import annotations
 
+import re
+import threading
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fcgi_core.plugin import (
@@ -20,6 +23,38 @@ from fcgi_core.plugin import (
 )
 
 
+def spin() -> None:
+    while True:
+        pass
+
+
+def wait_for_a_lock() -> None:
+    lock = threading.Lock()
+    with lock, lock:
+        pass
+
+
+def swallow() -> None:
+    while True:
+        try:
+            time.sleep(0.01)
+        except Exception:
+            pass
+
+
+HANGS: dict[str, Callable[[], object]] = {
+    "spin": spin,
+    "sleep": lambda: time.sleep(3600),
+    "lock": wait_for_a_lock,
+    "swallow": swallow,
+    "backtrack": lambda: re.match("(a+)+$", "a" * 60 + "b"),
+}
+"""Ways not to return."""
+
+
+Does = Literal["nothing", "raise", "block", "flood", "leak", "spin", "sleep", "lock", "swallow", "backtrack"]
+
+
 class RoguePlugin(Plugin):
     """Does what no plugin should."""
 
@@ -27,7 +62,7 @@ class RoguePlugin(Plugin):
     version = "6.6"
 
     class Options(Plugin.Options):
-        does: Literal["nothing", "raise", "block", "flood", "leak"] = "nothing"
+        does: Does = "nothing"
         """What it does in each request."""
 
     def channels(self, options: Any) -> list[Channel]:
@@ -53,6 +88,8 @@ class Rogue(ApplicationHalf):
         does = self.options.does
         if does == "raise":
             raise RuntimeError("this is what it does")
+        if does in HANGS:
+            HANGS[does]()
         if does == "block":
             time.sleep(0.3)  # it is meant to
         if does == "flood":
@@ -75,6 +112,10 @@ class Victim(WebHalf):
 
     def configure(self, options: Any, server_name: str | None = None) -> None:
         self.options = options
+
+    def request_begin(self, request: RequestInfo) -> None:
+        if self.options.does in HANGS:
+            HANGS[self.options.does]()
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         if self.options.does == "raise":

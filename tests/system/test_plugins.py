@@ -177,12 +177,11 @@ def rogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
 
-def test_one_that_raises_is_set_aside_and_content_goes_on(start: Start, rogue: None) -> None:
-    class Throwing(Stack):
-        def stop(self) -> None:
-            self.programs = [one for one in self.programs if not one.name.endswith("-web")]  # its frames are wanted
-            super().stop()
+class Throwing(Stack):
+    web_throws = True
 
+
+def test_one_that_raises_is_set_aside_and_content_goes_on(start: Start, rogue: None) -> None:
     stack = start("applications:plain", kind=Throwing, throws=True, plugins={"rogue": {"does": "raise"}, "syslog": {}})
     with under_load(stack) as statuses:
         wait_until(lambda: states(stack, "rogue") == ["set aside"] * 2, "it is set aside on both sides")
@@ -213,6 +212,38 @@ def test_one_that_blocks_is_set_aside_and_content_goes_on(start: Start, rogue: N
     stack.app.says("plugin rogue: request_begin took 3")
     stack.app.says("plugin rogue held everything up for 2")
     assert " slow" in fcgi_sctp(stack, "plugins", "list")
+
+
+@pytest.mark.parametrize(
+    ("does", "where"),
+    [
+        ("spin", "in spin"),
+        ("sleep", "time.sleep(3600)"),
+        ("lock", "with lock, lock"),
+        ("swallow", "in swallow"),
+        ("backtrack", "re.match("),
+    ],
+)
+def test_one_that_does_not_return_is_ended_and_content_goes_on(
+    start: Start, rogue: None, does: str, where: str
+) -> None:
+    stack = start("applications:plain", kind=Throwing, throws=True, plugins={"rogue": {"does": does}, "syslog": {}})
+    with under_load(stack) as statuses:
+        wait_until(lambda: states(stack, "rogue") == ["set aside"] * 2, "it is set aside on both sides")
+        more(statuses)
+        stack.ask("/log?text=others%20go%20on")
+        stack.lines_with("others go on")
+    assert set(statuses) == {200}
+    assert [one["errors"] for one in running(stack, "rogue")] == [1, 1]
+    assert states(stack, "syslog") == ["running"] * 2
+    for program in (stack.app, stack.web):
+        assert "plugin rogue: request_begin failed" in program.text
+        assert 'rogue_plugin.py", line' in program.text, "with its own frames"
+        assert where in program.text
+        assert "plugin rogue did not return from request_begin and is set aside for 60 s" in program.text
+        assert program.text.count("Traceback") == 1
+        assert " is down" not in program.text, "the association lives through it"
+    assert "1 error" in fcgi_sctp(stack, "plugins", "list")
 
 
 @pytest.mark.parametrize("does", ["flood", "leak"])
