@@ -12,7 +12,7 @@ from bench.servers import Server
 
 __all__ = ["LEVELS", "SERVERS", "measure"]
 
-LEVELS = (1, 8, 32, 128, 512, 1000)
+LEVELS = (1, 8, 32, 64, 128, 512, 1000)
 SERVERS = ("fcgi-sctp", "fcgi-sctp-asgi", "fcgisgi-asgi", "gevent-fastcgi", "uwsgi", "uvicorn")
 
 
