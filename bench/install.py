@@ -1,4 +1,4 @@
-"""What the benchmark needs: ``bench/.venv`` with the peers from PyPI, and Debian's nginx, wrk and uwsgi."""
+"""What the benchmark needs: ``bench/.venv`` with the peers from PyPI, and Debian's nginx, wrk, ss and uwsgi."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / "bench" / ".venv"
 PYTHON = VENV / "bin" / "python"
-TOOLS = ("nginx-light", "wrk")
+TOOLS = ("nginx-light", "wrk", "iproute2")
 """Debian packages without which nothing can be measured."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -37,7 +37,7 @@ def debian_versions(packages: Iterable[str]) -> dict[str, str]:
             found[package] = query.stdout.split()[1]
         elif package == "nginx-light" and which("nginx"):
             found[package] = "another nginx"
-        elif package == "wrk" and which("wrk"):
+        elif (package == "wrk" and which("wrk")) or (package == "iproute2" and which("ss")):
             found[package] = "not Debian's"
     return found
 
