@@ -121,6 +121,29 @@ class TestUserspace:
 
         self.whole(body)
 
+    def test_few_packets_on_the_loopback_bring_a_sack_by_themselves(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab)
+            before = far.up.statistics().packets_sent or 0
+            for number in range(48):  # a packet each
+                near.send([Message(2, bytes([number]))])
+            await far.until(lambda: far.received == 48)
+            # one for 8 of them; a timer may send one more meanwhile, and nothing else is on the way
+            assert (far.up.statistics().packets_sent or 0) - before <= 12
+
+        self.whole(body)
+
+    def test_who_sends_much_asks_for_sacks(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab)
+            before = far.up.statistics().packets_sent or 0
+            near.send([Message(2, bytes(16384))] * 64)
+            await far.until(lambda: far.received == 64)
+            # one for every third message; of the 33 packets or so, one for 8 would be 4
+            assert (far.up.statistics().packets_sent or 0) - before >= 16
+
+        self.whole(body)
+
     @pytest.mark.parametrize("interleaving", [True, False])
     def test_large_messages_are_whole(self, interleaving: bool) -> None:
         async def body(lab: Lab) -> None:
