@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
-from time import sleep
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Ou
 from fcgi_core.supervisor import Supervisor
 from fcgi_core.switching import change_plugins
 from tests.core.supervised import OVER, VirtualLoop
+from tests.system.rogue_plugin import HANGS, spin
 
 ANY: Any = object()
 FOR_EVER = 3600.0
@@ -128,36 +128,14 @@ class Side:
             self.limit.remove()
 
 
-def spin() -> None:
-    while True:
-        pass
+WAYS = {
+    **{name: hang for name, hang in HANGS.items() if name != "backtrack"},  # no thread could watch it
+    "event": lambda: threading.Event().wait(FOR_EVER),
+    "queue": lambda: SimpleQueue[int]().get(),
+}
 
 
-def wait_for_a_lock() -> None:
-    lock = threading.Lock()
-    with lock, lock:
-        pass
-
-
-def swallow_exceptions() -> None:
-    while True:
-        try:
-            sleep(FOR_EVER)
-        except Exception:
-            pass
-
-
-WAYS = [
-    spin,
-    lambda: sleep(FOR_EVER),
-    wait_for_a_lock,
-    lambda: threading.Event().wait(FOR_EVER),
-    lambda: SimpleQueue[int]().get(),
-    swallow_exceptions,
-]
-
-
-@pytest.mark.parametrize("way", WAYS, ids=["spin", "sleep", "lock", "event", "queue", "swallow"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_hook_that_does_not_return_is_ended_and_its_plugin_set_aside(
     way: Callable[[], object], caplog: pytest.LogCaptureFixture
 ) -> None:
