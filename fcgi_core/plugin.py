@@ -35,7 +35,7 @@ from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
 from .records import values_of
 from .sctp.carrier import AssociationStatistics
-from .text import SEVERITIES, escape, escape_word, severity_number
+from .text import SECRETS, SEVERITIES, escape, escape_word, may_have_secrets, severity_number
 from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
 from .unix_socket import UnixSocket
 
@@ -65,6 +65,7 @@ __all__ = [
     "PluginError",
     "Priority",
     "RequestInfo",
+    "SECRETS",
     "SEVERITIES",
     "STATUS_CLASSES",
     "Scope",
@@ -81,6 +82,7 @@ __all__ = [
     "current_request",
     "escape",
     "escape_word",
+    "may_have_secrets",
     "severity_number",
     "values_of",
 ]

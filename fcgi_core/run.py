@@ -20,6 +20,7 @@ from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
 from .hook_limit import HookLimit
+from .operator_log import LineFormatter
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
@@ -260,11 +261,12 @@ def _start_log(level: str) -> None:
     """The operator's log on stderr, which is not the application's: it does not pass through the root logger, so that
     no plugin sends the program's own lines to the other side."""
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    plain = LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JournalFormatter() if journal_reads(2) else plain)
     log.addHandler(handler)
     log.setLevel(level.upper())
     log.propagate = False
+    logging.getLogger("asyncio").addHandler(handler)  # what was thrown in a call-back, by lastResort otherwise
     # uncaught exceptions of the application go both ways: to the operator and to the plugins
     logging.getLogger("fcgi_sctp.application").parent = logging.getLogger()
     logging.getLogger("fcgi_sctp.application").addHandler(handler)

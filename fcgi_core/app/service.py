@@ -37,6 +37,7 @@ from ..events import (
     Writable,
 )
 from ..exchange import Exchange, status_of
+from ..operator_log import Sums
 from ..records import ProtocolStatus, Role
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
@@ -278,6 +279,7 @@ class _AppAssociation:
         self.peer = peer
         self.serial = serial
         self.link: Link | None = None
+        self.sums = Sums(log, service.loop, f"web side {peer}")
         self.driver = Driver(connection, service.loop, on_events=self._on_events, on_down=self._on_down)
 
     def _on_events(self, events: Sequence[Event]) -> None:
@@ -336,7 +338,7 @@ class _AppAssociation:
             case RequestAborted():
                 self._give_up(event.request.context)
             case RequestFailed():
-                log.warning("web side %s: %s", self.peer, event.error)
+                self._say(logging.WARNING, "requests broke the protocol", "web side %s: %s", event.error)
                 self._give_up(event.request.context)
             case ConfigReceived():
                 results = change_plugins(self.service.supervisor, event.pairs)
@@ -344,7 +346,7 @@ class _AppAssociation:
                 self.connection.answer_config(event.number, results)
                 self.driver.wake()
             case RecordRefused():
-                log.warning("web side %s: left out %s", self.peer, event.error)
+                self._say(logging.WARNING, "records were left out", "web side %s: left out %s", event.error)
             case PeerChanged():
                 assert self.link is not None
                 self.service.supervisor.peer_changed(self.link)
@@ -355,11 +357,14 @@ class _AppAssociation:
                 if self.service._stopping is not None:
                     self.service._stopping.set()
             case PeerError():
-                log.error("web side %s reports: %s", self.peer, event.text)
+                self._say(logging.ERROR, "errors were reported", "web side %s reports: %s", event.text)
             case ConnectionFailed():
                 log.error("web side %s broke the protocol: %s", self.peer, event.error)
             case _:
                 pass
+
+    def _say(self, level: int, what: str, text: str, value: object) -> None:
+        self.sums.say(level, what, text, self.peer, value)
 
     @staticmethod
     def _give_up(exchange: AppExchange | None) -> None:
@@ -368,6 +373,7 @@ class _AppAssociation:
             exchange.on_abort()
 
     def _on_down(self, reason: str) -> None:
+        self.sums.close()
         if self.link is not None:
             log.info("association %d with %s is down%s", self.serial, self.peer, f": {reason}" if reason else "")
             self.service.supervisor.association_down(self.link, reason)

@@ -30,6 +30,7 @@ from ..events import (
     StderrReceived,
     Writable,
 )
+from ..operator_log import Sums
 from ..records import KEEP_CONN, ProtocolStatus, RecordType
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, CarrierError
@@ -126,6 +127,7 @@ class Upstream:
         """The association, while requests may be sent on it."""
         self.last_up = loop.time()
         self.last_error = ""
+        self._sums = Sums(log, loop, f"application {address}")
         self._carrier = carrier
         self._owner = owner
         self._loop = loop
@@ -185,6 +187,7 @@ class Upstream:
         if self._lookup is not None:
             self._lookup.cancel()
         if self._driver is None:
+            self._sums.close()
             on_stopped()
             return
         self._on_stopped = on_stopped
@@ -364,7 +367,8 @@ class Upstream:
             self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
             return
         if exchange.first_byte is None and not exchange.bytes_out:
-            log.warning("application %s ended request %s without an answer", self.address, exchange.identity)
+            text = "application %s ended request %s without an answer"
+            self._say(logging.WARNING, "requests were ended without an answer", text, exchange.identity)
         if exchange.status in GATEWAY_FAILURES:
             self.failed()
         else:
@@ -403,7 +407,7 @@ class Upstream:
             case PeerReady():
                 self._ready(event)
             case RequestFailed():
-                log.error("application %s: %s", self.address, event.error)
+                self._say(logging.ERROR, "answers broke the protocol", "application %s: %s", event.error)
                 exchange: WebExchange | Probe = event.request.context
                 if isinstance(exchange, Probe):
                     exchange.end(str(event.error))
@@ -419,13 +423,17 @@ class Upstream:
                 if answer is not None and not answer.done():
                     answer.set_result(event.results)
             case RecordRefused():
-                log.warning("application %s: left out %s", self.address, event.error)
+                self._say(logging.WARNING, "records were left out", "application %s: left out %s", event.error)
             case PeerError():
-                log.error("application %s reports: %s", self.address, event.text)
+                self._say(logging.ERROR, "errors were reported", "application %s reports: %s", event.text)
             case ConnectionFailed():
-                log.error("application %s broke the protocol: %s", self.address, event.error)
+                text = "application %s broke the protocol: %s"
+                self._say(logging.ERROR, "associations broke the protocol", text, event.error)
             case _:
                 pass
+
+    def _say(self, level: int, what: str, text: str, value: object) -> None:
+        self._sums.say(level, what, text, self.address, value)
 
     def _ready(self, event: PeerReady) -> None:
         self._retry = FIRST_RETRY
@@ -460,6 +468,7 @@ class Upstream:
         self._told = True
         self.last_error = reason
         if self._stopping:
+            self._sums.close()
             if self._on_stopped is not None:
                 self._on_stopped()
             return
