@@ -61,8 +61,11 @@ SETTINGS_TIMEOUT = 10.0
 MAX_EARLY = 4 << 20
 """Bytes of messages kept that overtook the peer's SETTINGS: another stream's data may arrive while those are sent
 again after a loss, as much as SCTP's own receive buffer would hold in front of a gap (`CarrierOptions`)."""
-MAX_ANSWERS = 10_000
-"""Answers to unknown records and refused requests that wait to be sent; 20 bytes each."""
+MAX_ANSWERS = 2 << 20
+"""Bytes of memory of answers that wait to be sent: to unknown records, refused requests, SETTINGS and CONFIG. A short
+one counts as 220; those that a peer in order asks for at once are a few."""
+MAX_REASON = 500
+"""Characters of the reason why a change of configuration was not taken."""
 EARLY_OVERHEAD = 128
 """Bytes that keeping a message costs beside its data."""
 
@@ -286,12 +289,14 @@ class Connection:
     def answer_config(self, number: int, results: dict[str, str]) -> None:
         """Answer a ConfigReceived: '' for each name that was taken, the reason for each that was not.
 
-        What one record does not hold is left out, for how many names there are is the peer's doing.
+        What one record does not hold is left out, for how many names there are is the peer's doing; so is what a reason
+        has beyond MAX_REASON.
         """
         parts = [encode_pairs({"FCGI_SCTP_ID": str(number)})]
         size = len(parts[0])
-        for pair in results.items():
-            encoded = encode_pairs((pair,))
+        for name, reason in results.items():
+            shown = reason[:MAX_REASON].encode("latin-1", "backslashreplace").decode("latin-1")
+            encoded = encode_pairs(((name, shown),))
             size += len(encoded)
             if size > MAX_CONTENT:
                 break
@@ -481,6 +486,7 @@ class Connection:
         self.feedback.meet(settings.channels, settings.accepts, settings.seen)
 
     def _on_config(self, content: bytes) -> None:
+        self._expect_answer(Priority.CONTROL)
         number, pairs = self._config_pairs(RecordType.CONFIG, content)
         self._events.append(ConfigReceived(number, pairs))
 
@@ -491,7 +497,10 @@ class Connection:
     def _config_pairs(self, kind: int, content: bytes) -> tuple[int, dict[str, str]]:
         try:
             pairs = decode_pairs(content)
-            return int(pairs.pop("FCGI_SCTP_ID")), pairs
+            number = pairs.pop("FCGI_SCTP_ID")
+            if not (number.isascii() and number.isdigit() and len(number) < 19):
+                raise ValueError(f"it is {number[:40]!r}")
+            return int(number), pairs
         except (ValueError, KeyError) as error:
             raise RemoteProtocolError(
                 f"CONFIG without a readable FCGI_SCTP_ID: {error}", stream=CONTROL_STREAM, record_type=kind
@@ -538,9 +547,14 @@ class Connection:
 
     def _answer_control(self, priority: int, message: Message) -> None:
         """Answer what the peer did wrong; one that floods and does not read the answers is given up."""
-        if self._outbox.posted(priority) >= MAX_ANSWERS:
-            raise RemoteProtocolError(f"{MAX_ANSWERS} answers wait, and more of what they answer comes")
+        self._expect_answer(priority)
         self._outbox.post(priority, message)
+
+    def _expect_answer(self, priority: int) -> None:
+        if self._outbox.posted_bytes(priority) >= MAX_ANSWERS:
+            raise RemoteProtocolError(
+                f"{MAX_ANSWERS} bytes of answers wait to be read, and more of what they answer comes"
+            )
 
     # ---- sending
 

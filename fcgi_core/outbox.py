@@ -20,10 +20,13 @@ from .channels import FeedbackQueue, Priority
 from .records import RecordType
 from .sctp.carrier import Message
 
-__all__ = ["PPID", "ClosedOutbox", "FeedbackLane", "Lane", "Outbox"]
+__all__ = ["MESSAGE_OVERHEAD", "PPID", "ClosedOutbox", "FeedbackLane", "Lane", "Outbox"]
 
 PPID = 0x46434749
 """Payload protocol identifier of plain FastCGI records: "FCGI". IANA has assigned none; those it has are small."""
+
+MESSAGE_OVERHEAD = 200
+"""Bytes of memory that a message costs beside its data: a `Message`, the head of its bytes, its place in a queue."""
 
 
 class Lane:
@@ -133,16 +136,18 @@ class Outbox:
         self._classes: list[tuple[deque[Message], deque[Lane], deque[Lane]]] = [
             (deque(), deque(), deque()) for _ in Priority
         ]
+        self._posted = [0 for _ in Priority]
         self.open = False
         """False until the peer's SETTINGS have come: only control messages go."""
 
     def post(self, priority: int, message: Message) -> None:
         """A message that stands for itself: control, credit."""
         self._classes[priority][0].append(message)
+        self._posted[priority] += len(message.data) + MESSAGE_OVERHEAD
 
-    def posted(self, priority: int) -> int:
-        """Messages of `post` that wait."""
-        return len(self._classes[priority][0])
+    def posted_bytes(self, priority: int) -> int:
+        """Memory of the messages of `post` that wait."""
+        return self._posted[priority]
 
     def add(self, lane: Lane, record: bytes) -> None:
         """Queue a whole record."""
@@ -177,10 +182,13 @@ class Outbox:
         The last message may go beyond `room`, so any room above 0 makes progress.
         """
         taken: list[Message] = []
-        for messages, new, old in self._classes[: least + 1] if self.open else self._classes[: Priority.CONTROL + 1]:
+        last = least if self.open else Priority.CONTROL
+        for priority, (messages, new, old) in enumerate(self._classes[: last + 1]):
             while room > 0 and messages:
                 message = messages.popleft()
-                room -= len(message.data)
+                size = len(message.data)
+                room -= size
+                self._posted[priority] -= size + MESSAGE_OVERHEAD
                 taken.append(message)
             while room > 0 and (new or old):
                 lane = new.popleft() if new else old.popleft()

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -52,6 +52,7 @@ __all__ = [
     "Direction",
     "FeedEntries",
     "FeedEntry",
+    "FromPeer",
     "Gathering",
     "Half",
     "Histogram",
@@ -421,6 +422,18 @@ class WebHalf(Half):
         """FCGI_STDERR of a request arrived; it may be over already."""
 
 
+class _MayBeSetByPeer:
+    """Marks an option, as `FromPeer`."""
+
+
+MAY_BE_SET_BY_PEER = _MayBeSetByPeer()
+_T = TypeVar("_T")
+FromPeer = Annotated[_T, MAY_BE_SET_BY_PEER]
+"""The type of an option that a web side may change in its applications, when `fcgi-sctp set` on its host asks it to:
+``failures: FromPeer[int] = 5``. For what does no harm at its worst; never for a path, an address, or an expression. All
+other options are changed in the application's own file, or by `fcgi-sctp set` on its host."""
+
+
 class Plugin:
     """What the entry point names: a class derived from this, or an instance of one."""
 
@@ -432,6 +445,8 @@ class Plugin:
     name: ClassVar[str]
     version: ClassVar[str] = "0"
     api_version: ClassVar[int] = API_VERSION
+    switched_by_peer: ClassVar[bool] = False
+    """Whether a web side may switch the plugin off and on in applications, as it may change a `FromPeer` option."""
 
     def channels(self, options: Any) -> Sequence[Channel]:
         """The channels that this plugin needs with these options; the same on both sides."""

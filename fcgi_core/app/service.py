@@ -44,7 +44,7 @@ from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings
 from ..streams import Plan
 from ..supervisor import Supervisor
-from ..switching import change_plugins
+from ..switching import PeerChanges
 
 __all__ = ["AppExchange", "AppService", "Application"]
 
@@ -191,7 +191,9 @@ class AppService:
         plugins: Sequence[EnabledPlugin] = (),
         settings: Settings | None = None,
         plan: Plan = Plan.PER_CHANNEL,
+        remote_changes: bool = True,
     ) -> None:
+        """`remote_changes`: whether web sides may change options of plugins."""
         self.loop = asyncio.get_running_loop()
         self.application = application
         self.addresses: list[Address] = []
@@ -200,6 +202,7 @@ class AppService:
         self._wanted = addresses
         self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
         self._plan = plan
+        self.remote_changes = remote_changes
         self.supervisor = Supervisor(
             plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
         )
@@ -279,6 +282,7 @@ class _AppAssociation:
         self.peer = peer
         self.serial = serial
         self.link: Link | None = None
+        self.changes = PeerChanges(service.supervisor, service.remote_changes)
         self.sums = Sums(log, service.loop, f"web side {peer}")
         self.driver = Driver(connection, service.loop, on_events=self._on_events, on_down=self._on_down)
 
@@ -341,8 +345,14 @@ class _AppAssociation:
                 self._say(logging.WARNING, "requests broke the protocol", "web side %s: %s", event.error)
                 self._give_up(event.request.context)
             case ConfigReceived():
-                results = change_plugins(self.service.supervisor, event.pairs)
-                log.info("web side %s changes %s: %s", self.peer, event.pairs, results)
+                results = self.changes.change(event.pairs, self.service.loop.time())
+                taken = sorted(name for name, reason in results.items() if not reason)
+                if taken:
+                    log.info("web side %s changes %s", self.peer, {name: event.pairs[name] for name in taken})
+                for name, reason in results.items():
+                    if reason:
+                        text = "web side %s may not change %s: %s"
+                        self.sums.say(logging.WARNING, "changes were refused", text, self.peer, name, reason)
                 self.connection.answer_config(event.number, results)
                 self.driver.wake()
             case RecordRefused():

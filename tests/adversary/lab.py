@@ -17,6 +17,7 @@ victim may pay, and that another still gets its answer.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import tempfile
@@ -57,6 +58,11 @@ class Victim(Program):
         self.folder = folder
         self.address = address
         """An application's: where it listens. A web side's: the path of its socket toward the web server."""
+
+    def cpu(self) -> float:
+        """Seconds of processor time that it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def ask(self, what: str, **question: Any) -> Any:
         """What it answers on its admin socket."""

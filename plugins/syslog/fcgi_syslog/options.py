@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from fcgi_core.plugin import MAX_ITEM, SEVERITIES, Plugin, severity_number
+from fcgi_core.plugin import MAX_ITEM, SEVERITIES, FromPeer, Plugin, severity_number
 from fcgi_core.plugin import SECRETS as SECRETS_MATCH
 
 __all__ = ["Output", "Pattern", "Redaction", "SyslogOptions"]
@@ -181,7 +181,7 @@ class SyslogOptions(Plugin.Options):
     memory alone if not given."""
     spool_bytes: int = Field(16 << 20, ge=64 << 10, le=1 << 34)
     """With `delivery: acknowledged`: what one process keeps at most; beyond it lines are lost and counted."""
-    severity: SeverityName = "info"
+    severity: FromPeer[SeverityName] = "info"
     """The least severe that is sent."""
     facility: FacilityName = "user"
     """The facility of every line; `user` is syslog(3)'s own default."""
@@ -196,19 +196,19 @@ class SyslogOptions(Plugin.Options):
     stderr: Literal["take", "copy"] = "take"
     """`take`: what the application writes to STDERR becomes lines. `copy`: it also goes to the web server, as
     FastCGI has it."""
-    stderr_severity: SeverityName = "notice"
+    stderr_severity: FromPeer[SeverityName] = "notice"
     """The severity of a line on STDERR that shows none itself."""
     patterns: list[Pattern] = Field(default=[])
     """What tells the severity of a line on STDERR before anything else does; the first that matches."""
     redact: list[Redaction] = Field(default=[SECRETS])
     """What is replaced before a line leaves the application; the default hides passwords and tokens in URIs."""
-    hold: bool = False
+    hold: FromPeer[bool] = False
     """Lines below `severity` are kept for as long as their request runs, and sent as if they had it when its response
     is 5xx."""
-    rate: int = Field(default=0, ge=0)
+    rate: FromPeer[int] = Field(default=0, ge=0)
     """Lines a second that one virtual host may send from one process, over a longer time; 0: any number. `crit` and
     worse always go."""
-    burst: int = Field(default=1000, ge=1)
+    burst: FromPeer[int] = Field(default=1000, ge=1)
     """Lines that it may send at once before `rate` matters."""
     max_message: int = Field(default=256 << 10, ge=480, le=MAX_ITEM - HEADER_ROOM)
     """Bytes of one line's text; a longer one is cut, and says how long it was."""
