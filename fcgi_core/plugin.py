@@ -134,7 +134,15 @@ class AssociationInfo:
     peer_name: str
     """What the other side's SETTINGS call it."""
     peer_instance: str
-    """Changes when the other side's process is started anew."""
+    """Changes when the other side's process is started anew. The peer says so; `process` tells processes apart."""
+    member: str = ""
+    """What the peer cannot choose: on the web side, the address of the application as the configuration has it, which
+    its workers share; on the application side, the web side's host."""
+
+    @property
+    def process(self) -> tuple[str, str]:
+        """Names the process at the other end: nothing that another member says of itself has the same."""
+        return (self.member, self.peer_instance)
 
 
 class Outcome(NamedTuple):
@@ -327,9 +335,12 @@ class Host(Protocol):
     def association_of(self, request: RequestInfo) -> AssociationInfo | None:
         """The association that carries a request; None if there is none yet."""
 
-    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
         """The requests that have these numbers (`RequestInfo.reference`), in their order; None for one that is long
-        over, or that there never was. For the loop's thread alone: from a hook."""
+        over, or that there never was. `association`, that on which the numbers came: None too for a request that is
+        another process', so that no application can speak for another. For the loop's thread alone: from a hook."""
 
     def transport(self) -> TransportFigures:
         """How the associations and channels fare. For the loop's thread alone: from a hook."""

@@ -6,6 +6,7 @@ missing version, or one that this side does not speak, is an error.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 
 from .channels import MAX_CHANNELS
@@ -14,7 +15,7 @@ from .flow import DEFAULT_WINDOW
 from .records import HEADER_SIZE, RecordType, decode_pairs, encode_pairs
 from .streams import CONTROL_STREAM
 
-__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "PeerChannel", "Settings"]
+__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "PeerChannel", "Settings", "new_instance"]
 
 PROTOCOL_VERSION = 1
 DEFAULT_MAX_MESSAGE = 16 * 1024
@@ -24,6 +25,11 @@ MIN_MAX_MESSAGE = 1024
 DEFAULT_MAX_REQUESTS = 1000
 """Requests at once on one association. FastCGI leaves it to the application (FCGI_MAX_REQS); HTTP/2 servers take 100
 to 250 for one browser, and a web server is many browsers."""
+
+
+def new_instance() -> str:
+    """An instance's name, 128 bits that nobody guesses: who knows it could pose as its process."""
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from ..application_connection import ApplicationConnection
 from ..delivery import Link
 from ..discovery import EnabledPlugin
 from ..driver import Driver
+from ..endpoints import host_of
 from ..events import (
     ConfigReceived,
     ConnectionFailed,
@@ -41,7 +41,7 @@ from ..operator_log import Sums
 from ..records import ProtocolStatus, Role
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
-from ..settings import Settings
+from ..settings import Settings, new_instance
 from ..streams import Plan
 from ..supervisor import Supervisor
 from ..switching import PeerChanges
@@ -200,7 +200,7 @@ class AppService:
         """Where it listens."""
         self._carrier = carrier
         self._wanted = addresses
-        self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
+        self._settings = replace(settings or Settings(), instance=new_instance())
         self._plan = plan
         self.remote_changes = remote_changes
         self.supervisor = Supervisor(
@@ -336,7 +336,9 @@ class _AppAssociation:
             case PeerReady():
                 assert self.driver.association is not None
                 self.peer = self.driver.association.peer
-                self.link = self.service.supervisor.association_up(self.driver, self.serial, self.peer)
+                self.link = self.service.supervisor.association_up(
+                    self.driver, self.serial, self.peer, host_of(self.peer)
+                )
                 name = event.settings.name or event.settings.instance
                 log.info("association %d with web side %s at %s is up", self.serial, name, self.peer)
             case RequestAborted():

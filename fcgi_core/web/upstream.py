@@ -70,6 +70,9 @@ class Owner(Protocol):
     def make_connection(self) -> tuple[WebConnection, int]:
         """A new connection and the association's number."""
 
+    def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
+        """An upstream that is another member's and whose association is with the process of this instance."""
+
     def workers_told(self, upstream: Upstream, addresses: Sequence[Address]) -> None:
         """The application says that its workers are at `addresses`."""
 
@@ -201,6 +204,11 @@ class Upstream:
     def capacity(self) -> int:
         """Requests that it would take now."""
         return 0 if self.link is None or self.health.out else self._connection.capacity
+
+    @property
+    def member(self) -> str:
+        """The application as it was configured; its workers are the same member."""
+        return str((self.origin or self).address)
 
     @property
     def state(self) -> str:
@@ -436,13 +444,19 @@ class Upstream:
         self._sums.say(level, what, text, self.address, value)
 
     def _ready(self, event: PeerReady) -> None:
+        instance = event.settings.instance
+        other = self._owner.other_with(instance, self) if instance else None
+        if other is not None:
+            # it claims to be the other's process, or is reached twice: either way what is the other's stays so
+            self.driver.abort(f"instance {instance} is associated at {other.address} already: connect to it once")
+            return
         self._retry = FIRST_RETRY
         self._told = False
         self.health.came_up(self._loop.time(), first=not self._was_up)
         self._was_up = True
         name = event.settings.name or event.settings.instance
         log.info("association %d with application %s at %s is up", self._number, name, self.address)
-        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address))
+        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address), self.member)
         if self._prober is not None:
             self._prober.start()
         self._owner.workers_told(self, advertised(self.address, event.settings.others))

@@ -17,6 +17,7 @@ victim may pay, and that another still gets its answer.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -79,6 +80,24 @@ class Victim(Program):
     async def status(self) -> dict[str, Any]:
         return dict(await self.ask("status"))
 
+    async def feed(self) -> list[dict[str, Any]]:
+        """The lines of its live feed up to now."""
+        reader, writer = await asyncio.open_unix_connection(str(self.folder / f"{self.name}.feed"))
+        writer.write(b'{"since": 1}\n')
+        writer.write_eof()
+        lines = [json.loads(line) for line in (await reader.read()).splitlines()]
+        writer.close()
+        return lines[1:]
+
+    async def feeds(self, text: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait until so many lines of its live feed hold `text`; those lines."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                found = [line for line in await self.feed() if text in line["message"]]
+                if len(found) >= count:
+                    return found
+                await asyncio.sleep(0.02)
+
     async def reads_its_log_until(self, text: str, count: int = 1) -> None:
         await until(lambda: self.text.count(text) >= count, f"{self.name} logs {text!r}", self)
 
@@ -122,6 +141,13 @@ class End(Recorder):
                 message(RecordType.END_REQUEST, request_id, bytes(8), generation),
             ]
         )
+
+    def item(self, item: bytes, channel: int = 0, stream: int = 2, request: int = 0, generation: int = 0) -> None:
+        """An item of feedback, in parts where it is long."""
+        parts = [item[at : at + 16_000] for at in range(0, len(item), 16_000)]
+        for part in parts[:-1]:
+            self.send([message(RecordType.FEEDBACK_MORE + channel, request, part, generation, stream)])
+        self.send([message(RecordType.FEEDBACK + channel, request, parts[-1], generation, stream)])
 
     def records(self, kind: int | None = None) -> list[Any]:
         """What has come, cut into records; those of one type if it is named."""

@@ -173,7 +173,8 @@ class SyslogWeb(WebHalf):
         last: RequestInfo | None = None
         name: str | None = None
         one: OfRequest | None = None
-        for request, number, reference in zip(self._host.find_requests(requests), numbers, requests, strict=True):
+        found = self._host.find_requests(requests, association)
+        for request, number, reference in zip(found, numbers, requests, strict=True):
             if request is None:
                 name = one = None
             elif request is not last:
