@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
+from .memory_cost import memory_cost
 from .records import values_of
 from .sctp.carrier import AssociationStatistics
 from .text import SECRETS, SEVERITIES, escape, escape_word, may_have_secrets, severity_number
@@ -84,6 +85,7 @@ __all__ = [
     "escape",
     "escape_word",
     "may_have_secrets",
+    "memory_cost",
     "severity_number",
     "values_of",
 ]
@@ -252,7 +254,7 @@ class FeedEntries(Sequence[FeedEntry]):
     @property
     @abstractmethod
     def held(self) -> int:
-        """Characters that they hold, about."""
+        """Bytes of memory that they take, about, and not less: the feed and outputs keep as much as they may by it."""
 
     def __getitem__(self, position: Any) -> Any:
         if isinstance(position, slice):

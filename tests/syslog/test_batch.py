@@ -63,6 +63,7 @@ GOOD = encode([(6, HEADS[0], 1.0, "text", None)])
         (b"\0\0\0\1", "too short"),
         (bytes(6), "0 lines"),
         (GOOD[:4] + b"\xff\xff" + GOOD[6:], "65535 heads"),
+        (GOOD[:4] + b"\0\2" + GOOD[6:28] + bytes(8) + GOOD[32:], "1 lines and 2 heads"),
         (b"\x7f" + GOOD[1:], "lines and 1 heads"),
         (encode([(6, "", 1.0, "", None)] * 10_001), "10001 lines"),
         (GOOD + b"x", "do not add up"),

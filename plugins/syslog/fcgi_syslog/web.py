@@ -30,7 +30,9 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 KNOWN_HEADS = 1024
 """Beginnings of lines that are kept taken apart: one for each logger and severity, and for each request."""
 KNOWN_HEAD_LENGTH = 2048
-"""Characters of the longest that is kept."""
+"""Characters of the longest that is kept,"""
+KNOWN_HEAD_COST = 8192
+"""and the bytes of memory that it may take: an application may give a line hundreds of fields."""
 
 
 class _Source:
@@ -218,7 +220,7 @@ class SyslogWeb(WebHalf):
             fields or None,
             message.hostname,
         )
-        if len(text) <= KNOWN_HEAD_LENGTH:
+        if len(text) <= KNOWN_HEAD_LENGTH and head.cost <= KNOWN_HEAD_COST:
             if len(self._heads) >= KNOWN_HEADS:
                 self._heads.clear()
             self._heads[begins] = head
