@@ -8,7 +8,7 @@ The shell around a connection, whichever carrier it uses, does three things:
 * gives it each batch of messages: ``for event in connection.receive(messages, now): ...``
 * after anything that may have queued something: ``association.send(connection.take(association.room()))`` while there
   is room and something is returned, having told the carrier of `pool.priorities` and `pool.wanted` before
-* calls `handle_timer(now)` when `timer()` is due.
+* calls `handle_timer(now)` when `timer()` is due, and `resume()` when `may_resume()` says so, after take().
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from .events import (
     Writable,
 )
 from .feedback import Feedback
+from .flow import MAX_AHEAD
 from .outbox import PPID, ClosedOutbox, Lane, Outbox
 from .records import (
     HEADER_SIZE,
@@ -113,6 +114,8 @@ class Connection:
         self.peer_settings: Settings | None = None
         self.requests: dict[tuple[int, int], Request] = {}
         """Requests under way."""
+        self.blocked: dict[Request, None] = {}
+        """Those that hold what SCTP has no room for, though the peer takes it. See `MAX_AHEAD`."""
         self.pool = StreamPool(plan, FIRST_STREAM)
         self.draining = False
         self.peer_draining = False
@@ -571,10 +574,16 @@ class Connection:
             return
         window = request.send_window
         length = len(data)
-        if length > window.available:
+        room = window.available
+        ahead = MAX_AHEAD - request.lane.size
+        if room > ahead:
+            room = max(ahead, 0)
+            if length > room:
+                self.blocked[request] = None
+        if length > room:
             # a view, so that what is long is not copied again with each credit
             view = memoryview(data)
-            length = window.available
+            length = room
             request.held.append((kind, view[length:]))
             data = view[:length]
         window.sent += length
@@ -595,6 +604,21 @@ class Connection:
         else:
             self._outbox.add(request.lane, encoded)
             self._sent_end(request)
+
+    def may_resume(self) -> bool:
+        """Whether resume() would send something on."""
+        return any(request.lane.size <= MAX_AHEAD // 2 for request in self.blocked)
+
+    def resume(self) -> list[Event]:
+        """Send on what waited for SCTP to take what was before it; the events that this causes. To be called after
+        take(), when may_resume() says so."""
+        for request in tuple(self.blocked):
+            if request.lane.size <= MAX_AHEAD // 2:
+                del self.blocked[request]
+                if request.held:
+                    self._send_held(request)
+        events, self._events = self._events, []
+        return events
 
     def _send_held(self, request: Request) -> None:
         held, request.held = request.held, []
@@ -617,6 +641,7 @@ class Connection:
 
     def _discard_output(self, request: Request) -> None:
         """Forget what the request was still to send."""
+        self.blocked.pop(request, None)
         request.held.clear()
         request.lane.clear()
 

@@ -32,7 +32,7 @@ MESSAGE_OVERHEAD = 200
 class Lane:
     """Records of one sender on one stream, in order."""
 
-    __slots__ = ("on_drained", "priority", "queue", "queued", "sent", "stream")
+    __slots__ = ("on_drained", "priority", "queue", "queued", "sent", "size", "stream")
 
     lifetime: float | None = None
     unordered = False
@@ -43,7 +43,9 @@ class Lane:
         self.stream = stream
         self.priority = priority
         self.queue: list[bytes] = []
-        """A few at most: a window of content, a message of feedback."""
+        """A few at most: `MAX_AHEAD` of content, a message of feedback."""
+        self.size = 0
+        """Bytes in the queue."""
         self.queued = False
         """Whether the lane stands in the outbox."""
         self.sent = False
@@ -64,6 +66,7 @@ class Lane:
             queue.clear()
         else:
             del queue[:count]
+        self.size -= len(message)
         return message
 
     def _fitting(self, limit: int) -> int:
@@ -81,6 +84,7 @@ class Lane:
     def clear(self) -> None:
         """Forget what waits."""
         self.queue.clear()
+        self.size = 0
 
 
 class FeedbackLane(Lane):
@@ -117,11 +121,10 @@ class FeedbackLane(Lane):
     def take(self, limit: int) -> bytes:
         queue = self.queue
         continued = self.unfinished
-        size = sum(map(len, queue))
-        while size < limit and self.items:
+        while self.size < limit and self.items:
             for encoded in self.encode(self.items.pop()):
                 queue.append(encoded)
-                size += len(encoded)
+                self.size += len(encoded)
         self.sent = True
         last = queue[self._fitting(limit) - 1]
         self.unfinished = last[1] >= RecordType.FEEDBACK_MORE
@@ -152,6 +155,7 @@ class Outbox:
     def add(self, lane: Lane, record: bytes) -> None:
         """Queue a whole record."""
         lane.queue.append(record)
+        lane.size += len(record)
         if not lane.queued:
             lane.queued = True
             self._classes[lane.priority][1].append(lane)
