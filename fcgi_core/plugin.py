@@ -37,6 +37,7 @@ from .records import values_of
 from .sctp.carrier import AssociationStatistics
 from .text import SEVERITIES, escape, escape_word, severity_number
 from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
+from .turns import Turns
 from .unix_socket import UnixSocket
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "Stream",
     "Traffic",
     "TransportFigures",
+    "Turns",
     "UnixSocket",
     "WebHalf",
     "WebHost",
