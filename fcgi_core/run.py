@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from . import signals
 from .admin import AdminServer, Commands, open_admin, open_admin_if_possible
 from .app.making import load_application, make_application
 from .app.service import AppService
@@ -220,12 +221,12 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        signals.handle(loop, number, stopping.set)
     running = await start()
     if running.reload is not None:
-        loop.add_signal_handler(signal.SIGHUP, running.reload)
+        signals.handle(loop, signal.SIGHUP, running.reload)
     if running.reopen is not None:
-        loop.add_signal_handler(signal.SIGUSR1, running.reopen)
+        signals.handle(loop, signal.SIGUSR1, running.reopen)
     # what is there now stays; requests free what they held without help, so the collector need not come often
     gc.collect()
     gc.freeze()

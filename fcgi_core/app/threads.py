@@ -9,12 +9,15 @@ The hand-over is `queue.SimpleQueue`, which is C: a condition variable of Python
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from itertools import count
 from queue import SimpleQueue
 
 __all__ = ["ThreadPool"]
+
+log = logging.getLogger("fcgi_sctp.app")
 
 Job = Callable[[], None]
 
@@ -38,21 +41,24 @@ class ThreadPool:
         """Threads that neither wait nor are parked."""
         self._spare = 0
         """Threads that are parked."""
+        self._told = 0
+        """Threads that there were when it was last said that there can be no more."""
         self._closed = False
         self._threads: set[threading.Thread] = set()
         self._serial = count(1)
 
     def submit(self, job: Job) -> None:
-        """Run `job` on a thread; it must not raise."""
-        self._jobs.put(job)
+        """Run `job` on a thread; what it raises is logged. RuntimeError if there is none and none can be made, and then
+        it is not run."""
         if self._active < self.running:
             self._employ()
+        self._jobs.put(job)
 
     def begin_waiting(self) -> None:
         """The calling thread will wait for a client: another may take its place."""
         with self._lock:
             self._active -= 1
-        self._employ()
+        self._employ()  # which raises nothing: this thread is there
 
     def end_waiting(self) -> None:
         """The calling thread works on; for a moment there may be one more than `running`."""
@@ -90,13 +96,28 @@ class ThreadPool:
             return
         thread = threading.Thread(target=self._run, name=f"{self._name}-{next(self._serial)}", daemon=True)
         self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # there are no more, or no memory; the next request tries again
+            self._threads.discard(thread)
+            with self._lock:
+                self._made -= 1
+                self._active -= 1
+            if not self._threads:
+                raise
+            if self._told != len(self._threads):
+                self._told = len(self._threads)
+                log.warning("no more than %d threads can be started", self._told)
+            return
         if self._closed:  # `close` may have looked before the thread was there
             self._jobs.put(None)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except BaseException:
+                log.exception("a request's thread goes on after an error of its own")
             del job  # what it holds is free while this thread waits for the next
             if self._active > self.running and not self._park():
                 break
