@@ -150,6 +150,8 @@ class WebConfig(_Model):
         BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
     ] = Field(min_length=1)
     """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
+    max_workers: int = Field(64, ge=1, le=1024)
+    """Workers of one application that are connected to at most. An application tells of them when it is reached."""
     slow_start: Seconds = Field(10, ge=0)
     """How long an application that returned takes to get its whole share."""
     health: Annotated[

@@ -91,6 +91,7 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
             queue_timeout=web.queue_timeout,
             queue_length=web.queue_length,
             slow_start=web.slow_start,
+            max_workers=web.max_workers,
             probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
             socket_mode=int(web.socket_mode, 8),
