@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
+from .config_file import parse_value
 from .discovery import EnabledPlugin, checked_channels
 from .errors import ConfigError, PluginError, StartAnew
 from .isolation import Entry
@@ -26,7 +25,7 @@ def switches_off(changes: Mapping[str, str]) -> bool:
 
 
 def change_plugins(supervisor: Supervisor, changes: Mapping[str, str]) -> dict[str, str]:
-    """Change options: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as YAML.
+    """Change options: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as `parse_value` takes it.
 
     The option `enabled` belongs to every plugin. Answers for each name '' or the reason why it was not taken. The
     options of one plugin (and host) are checked together, and change together or not at all.
@@ -39,8 +38,8 @@ def change_plugins(supervisor: Supervisor, changes: Mapping[str, str]) -> dict[s
         try:
             if not option:
                 raise ValueError("write PLUGIN.OPTION=VALUE")
-            value = yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError) as error:
+            value = parse_value(text)
+        except ValueError as error:
             results[written] = str(error)
             continue
         grouped.setdefault((plugin, server_name or None), {})[option] = value

@@ -399,7 +399,7 @@ def test_options_change_while_running_and_each_name_is_answered() -> None:
         ("example.colour", "red", "no such name here"),
         ("example.enabled", "perhaps", "true or false"),
         ("example", "x", "PLUGIN.OPTION"),
-        ("example.level", "[", "while parsing"),
+        ("example.level", "[", "one value was expected"),
     ],
 )
 def test_what_is_wrong_is_told_and_changes_nothing(name: str, value: str, reason: str) -> None:
