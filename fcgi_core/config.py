@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
@@ -415,6 +415,19 @@ class Config(_Model):
     def load_plugins(self) -> list[EnabledPlugin]:
         """The enabled plugins, verified; ConfigError tells all that is wrong with them."""
         return load_plugins(self.plugins)
+
+    def differences(self, other: Config) -> list[str]:
+        """Paths of the options that `other` has otherwise; those of plugins are not in it."""
+        return [path for path in _differences(self, other) if path != "plugins"]
+
+
+def _differences(one: BaseModel, other: BaseModel, above: str = "") -> Iterator[str]:
+    for name in type(one).model_fields:
+        here, there = getattr(one, name), getattr(other, name)
+        if isinstance(here, BaseModel) and isinstance(there, BaseModel):
+            yield from _differences(here, there, f"{above}{name}.")
+        elif here != there:
+            yield f"{above}{name}"
 
 
 def schema() -> dict[str, Any]:
