@@ -294,8 +294,6 @@ def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
     environ.setdefault("SERVER_PORT", "80")
     environ.setdefault("SERVER_PROTOCOL", "HTTP/1.1")
     environ.setdefault("QUERY_STRING", "")
-    # a request cannot bring a proxy in through its headers (CVE-2016-5385)
-    environ.pop("HTTP_PROXY", None)
     # nginx passes these twice; the names without HTTP_ are the right ones (RFC 3875 section 4.1.18)
     environ.pop("HTTP_CONTENT_TYPE", None)
     environ.pop("HTTP_CONTENT_LENGTH", None)
