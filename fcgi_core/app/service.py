@@ -37,7 +37,7 @@ from ..events import (
     Writable,
 )
 from ..exchange import Exchange, status_of
-from ..records import ProtocolStatus, Role
+from ..records import ProtocolStatus, Role, encode_pairs
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings
@@ -48,6 +48,10 @@ from ..switching import change_plugins
 __all__ = ["AppExchange", "AppService", "Application"]
 
 log = logging.getLogger("fcgi_sctp.app")
+
+PROXY = "HTTP_PROXY"
+"""The variable that CGI makes of a request's header Proxy. Programs take a variable of this name for the proxy that
+they must use (CVE-2016-5385), so no application gets it, on whatever way it takes its requests."""
 
 
 class AppExchange(Exchange):
@@ -320,6 +324,9 @@ class _AppAssociation:
 
     def _begin(self, request: Request) -> AppExchange:
         assert self.link is not None
+        if PROXY in request.params:
+            del request.params[PROXY]
+            request.raw_params = encode_pairs(request.params)
         exchange = AppExchange(self.service, self.link, request)
         request.context = exchange
         self.service.supervisor.request_begin(exchange)
