@@ -36,7 +36,7 @@ from ..events import (
     RequestReceived,
     Writable,
 )
-from ..exchange import Exchange, status_of
+from ..exchange import Exchange
 from ..records import ProtocolStatus, Role
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
@@ -129,7 +129,8 @@ class AppExchange(Exchange):
             return
         if self.first_byte is None:
             self.first_byte = time.monotonic()  # the loop's own clock may stand still for a turn
-            self.status = status_of(data[:4096])
+        if not self.head_size:
+            self.read_head(data)
         self.bytes_out += len(data)
         self.connection.send_output(self.request, data)
         self.link.driver.wake()
