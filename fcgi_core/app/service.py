@@ -99,6 +99,10 @@ class AppExchange(Exchange):
         assert peer is not None
         return f"{peer.instance}.{peer.association}.{self.request.id}.{self.request.generation}"
 
+    def is_whole(self) -> bool:
+        # what waits for credit, and is thrown away when the client goes, was not passed on
+        return self.request.send_window.sent >= self.bytes_out and super().is_whole()
+
     def take_body(self) -> bytes:
         """What has come of STDIN; the window is opened by as much."""
         data = b"".join(self.body)
