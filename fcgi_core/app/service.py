@@ -36,7 +36,7 @@ from ..events import (
     RequestReceived,
     Writable,
 )
-from ..exchange import Exchange, status_of
+from ..exchange import Exchange
 from ..records import ProtocolStatus, Role, encode_pairs
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
@@ -103,6 +103,10 @@ class AppExchange(Exchange):
         assert peer is not None
         return f"{peer.instance}.{peer.association}.{self.request.id}.{self.request.generation}"
 
+    def is_whole(self) -> bool:
+        # what waits for credit, and is thrown away when the client goes, was not passed on
+        return self.request.send_window.sent >= self.bytes_out and super().is_whole()
+
     def take_body(self) -> bytes:
         """What has come of STDIN; the window is opened by as much."""
         data = b"".join(self.body)
@@ -133,7 +137,8 @@ class AppExchange(Exchange):
             return
         if self.first_byte is None:
             self.first_byte = time.monotonic()  # the loop's own clock may stand still for a turn
-            self.status = status_of(data[:4096])
+        if not self.head_size:
+            self.read_head(data)
         self.bytes_out += len(data)
         self.connection.send_output(self.request, data)
         self.link.driver.wake()

@@ -32,10 +32,9 @@ from ..events import (
 from ..records import KEEP_CONN, ProtocolStatus, RecordType
 from ..request import Request
 from ..sctp.carrier import Address, Association, Carrier, CarrierError
-from ..states import Input
 from ..supervisor import Supervisor
 from ..web_connection import WebConnection
-from .attempts import STEADY, Attempts, Presence
+from .attempts import FIRST_RETRY, LAST_RETRY, STEADY, Attempts, Presence
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .downstream import WebExchange
 from .probe import Probe, ProbeOptions, Prober
@@ -76,8 +75,9 @@ class Owner(Protocol):
         """Nobody knows how far `failed` came with it: give it to another application if that can do no harm, and
         nothing of an answer has gone on."""
 
-    def requeue(self, exchange: WebExchange) -> None:
-        """Nothing of the exchange has reached an application: let another take it."""
+    def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
+        """No application has begun the exchange: let another take it, or the same one in a while. `overloaded`: an
+        application refused it, which has more to do than it takes."""
 
 
 class Ending(NamedTuple):
@@ -143,6 +143,11 @@ class Upstream:
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
         self._prober = None if probes is None else Prober(probes, self, loop)
+        self._most = 0
+        """Requests that it had under way when it said that it takes no more; it gets no more than those."""
+        self._relief: asyncio.TimerHandle | None = None
+        """Until when `_most` holds; None: it does not."""
+        self._back_off = FIRST_RETRY
 
     def start(self) -> None:
         """Try to make an association, and keep at it."""
@@ -199,7 +204,10 @@ class Upstream:
     @property
     def capacity(self) -> int:
         """Requests that it would take now."""
-        return 0 if self.link is None or self.health.out else self._connection.capacity
+        if self.link is None or self.health.out:
+            return 0
+        capacity = self._connection.capacity
+        return capacity if self._relief is None else max(0, min(capacity, self._most - len(self._connection.requests)))
 
     @property
     def state(self) -> str:
@@ -238,6 +246,8 @@ class Upstream:
         link = self.link
         if link is None or self.health.out:
             raise RequestRefused(f"{self.address} is {self.state}")
+        if self._relief is not None and self.capacity <= 0:
+            raise RequestRefused(f"{self.address} is overloaded")
         whole = exchange.input_closed
         pieces: list[bytes] = []
         for kind, content in exchange.body:
@@ -254,7 +264,9 @@ class Upstream:
         exchange.request = request
         exchange.state = self
         exchange.can_be_sent_again = whole
-        if not whole:
+        if whole:
+            exchange.downstream.read_on(exchange)  # while it waited its body may have been more than is kept
+        else:
             self.send_input(exchange)
         self.driver.wake()
 
@@ -268,8 +280,10 @@ class Upstream:
                 self._connection.send_input(request, content, is_data=is_data)
             else:
                 self._connection.end_input(request, is_data=is_data)
-        if not request.writable:
-            exchange.downstream.stop_reading()
+        if request.writable or exchange.input_closed:
+            exchange.downstream.read_on(exchange)
+        else:
+            exchange.downstream.stop_reading(exchange)
         self.driver.wake()
 
     def abort(self, exchange: WebExchange) -> None:
@@ -326,9 +340,8 @@ class Upstream:
                 exchange = event.request.context
                 if isinstance(exchange, Probe):
                     continue
-                if exchange.input is not Input.COMPLETE:
-                    exchange.last_activity = self._loop.time()
-                exchange.downstream.read_on()
+                exchange.last_activity = self._loop.time()
+                exchange.downstream.read_on(exchange)
             elif isinstance(event, FeedbackReceived):
                 if self.link is not None:
                     context = None if event.request is None else event.request.context
@@ -356,12 +369,16 @@ class Upstream:
             return
         if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
             # the application had not begun it
+            draining = self._connection.peer_draining
+            if not draining:
+                self._overloaded()
             if exchange.can_be_sent_again:
-                self._owner.requeue(exchange)
+                self._owner.requeue(exchange, overloaded=not draining)
             else:
                 exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
                 self._owner.finished(exchange, error="overloaded")
             return
+        self._back_off = FIRST_RETRY
         if event.status is ProtocolStatus.INCOMPLETE:
             self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
             return
@@ -377,6 +394,21 @@ class Upstream:
             return
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
+
+    def _overloaded(self) -> None:
+        """The application takes no more than it has: it gets the next when one of those has ended, or after a while."""
+        self._most = len(self._connection.requests)
+        if self._relief is None:
+            self._relief = self._loop.call_later(self._back_off, self._relieved)
+            self._back_off = min(self._back_off * 2, LAST_RETRY)
+
+    def _relieved(self) -> None:
+        self._relief = None
+        self._owner.upstream_ready()
+
+    def has_answered(self, exchange: WebExchange) -> bool:
+        """Whether the application has ended the exchange, whose END_REQUEST waits for its STDERR."""
+        return exchange.request in self._ending
 
     def _complete(self, request: Request) -> None:
         """End the answer whose end waited for STDERR: it has come, or takes too long."""
@@ -470,6 +502,10 @@ class Upstream:
             self._steady = None
         if self._prober is not None:
             self._prober.stop()
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+        self._back_off = FIRST_RETRY
         for request in tuple(self._ending):
             self._complete(request)
         self.last_error = reason
