@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .complaints import shown
 from .errors import ConfigError
 from .plain_yaml import MAX_SIZE, Budget, YamlError, read_yaml
 
@@ -59,6 +60,8 @@ class Written:
     def __init__(self, where: str) -> None:
         """`where` names what is in no file."""
         self.content: dict[str, Any] = {}
+        self.problems: list[str] = []
+        """What says in one place what cannot go with another."""
         self._where = where
         self._origins: dict[str, str] = {}
 
@@ -67,7 +70,8 @@ class Written:
         self.content = self._join(self.content, content, origin, "")
 
     def where(self, path: str) -> str:
-        """The file that said what is at `path` (names with dots between them), or has said something above it."""
+        """The file that said what is at `path` (names with dots between them), or the first that has said something
+        above it."""
         above = [name for name in self._origins if path == name or path.startswith(f"{name}.")]
         return self._origins[max(above, key=len)] if above else self._where
 
@@ -76,14 +80,17 @@ class Written:
         for name, value in over.items():
             path = f"{above}{name}"
             held = joined.get(name)
-            self._origins[path] = origin
             if not isinstance(value, dict):
                 if value is None and isinstance(held, dict) and above == "plugins.":
                     continue  # `syslog:` with nothing behind it does not undo its options
+                self._origins[path] = origin
                 joined[name] = value
                 continue
             if isinstance(held, str) and name in SHORT_FOR:
                 held = {SHORT_FOR[name]: held}
+            elif held is not None and not isinstance(held, dict | bool):
+                self.problems.append(f"{path}: is {shown(held)}; names with values were expected")
+            self._origins.setdefault(path, origin)
             joined[name] = self._join(held if isinstance(held, dict) else {}, value, origin, f"{path}.")
         return joined
 
@@ -118,7 +125,7 @@ class _Files:
         if isinstance(included, str):
             included = [included]
         if not isinstance(included, list) or not all(isinstance(one, str) and one for one in included):
-            self._problems.append(f"{path}: {INCLUDE}: is {included!r}; a path or a list of paths was expected")
+            self._problems.append(f"{path}: {INCLUDE}: is {shown(included)}; a path or a list of paths was expected")
             return
         for one in included:
             self._include(path, one, (*above, os.path.realpath(path)))
@@ -140,6 +147,7 @@ class _Files:
             problems.append(f"the file holds {type(content).__name__}; names with values were expected")
             return {}
         expanded: dict[str, Any] = _expand(content or {}, self._environment, (), problems)
+        _lower_hosts(expanded, problems)
         return expanded
 
     def _include(self, path: Path, one: str, above: tuple[str, ...]) -> None:
@@ -160,6 +168,21 @@ def _text(path: Path) -> str:
     """A file's text. OSError, UnicodeDecodeError, YamlError if it is too long."""
     with open(path, encoding="utf-8", newline="") as file:
         return file.read(MAX_SIZE + 1)
+
+
+def _lower_hosts(content: dict[str, Any], problems: list[str]) -> None:
+    """Names of virtual hosts in lower case, for DNS knows no other: ``Shop.Example`` is ``shop.example``."""
+    plugins = content.get("plugins")
+    for name, options in plugins.items() if isinstance(plugins, dict) else ():
+        hosts = options.get("hosts") if isinstance(options, dict) else None
+        if not isinstance(hosts, dict):
+            continue
+        lower: dict[str, Any] = {}
+        for host, own in hosts.items():
+            if host.lower() in lower:
+                problems.append(f"plugins.{name}.hosts.{host}: stands twice, once in other letters; keep one")
+            lower[host.lower()] = own
+        options["hosts"] = lower
 
 
 def _files(path: Path, text: str) -> list[Path]:

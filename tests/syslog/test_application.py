@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ import pytest
 from fcgi_syslog import SyslogPlugin, application, batch
 from fcgi_syslog.application import SyslogApplication
 from fcgi_syslog.message import Message
+from fcgi_syslog.options import HEADER_ROOM
+from fcgi_syslog.reassembly import Reassembler
 
-from fcgi_core.plugin import AssociationInfo, Outcome, StartAnew, bound_to_request
+from fcgi_core.plugin import MAX_ITEM, AssociationInfo, Outcome, StartAnew, bound_to_request
 from tests.syslog.items import messages_in
 
 OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
@@ -231,6 +234,111 @@ def test_arguments_that_do_not_fit(make: Make, host: Any) -> None:
     assert "'%d items' with arguments that do not fit it" in texts(host)[0]
 
 
+class NoText:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+def test_a_value_without_a_text_costs_no_line(make: Make, host: Any) -> None:
+    with bare_root():  # pytest's handler would raise
+        make()
+        logging.error("payment failed", extra={"order": 17, "object": NoText(), 5: NoText})  # type: ignore[dict-item]
+        logging.error(NoText())
+        logging.error("x %d", NoText())
+    first, second, third = messages(host)
+    assert first.text == "payment failed"
+    assert first.data["fields@32473"] == {
+        "order": "17",
+        "object": "<NoText without a text: ValueError>",
+        "5": str(NoText),
+    }
+    assert second.text.startswith("<NoText without a text: ValueError> with arguments that do not fit it")
+    assert third.text.startswith("'x %d' with arguments that do not fit it")
+
+
+@pytest.mark.parametrize("created", [float("nan"), float("inf"), -1.0, 1.7e12, "noon", None, 10**20])
+def test_an_impossible_time_costs_its_line_no_more_than_the_time(make: Make, host: Any, created: Any) -> None:
+    make()
+    host.gathering.waits = True
+    before = time.time()
+    logging.error("before")
+    logging.getLogger().handle(
+        logging.makeLogRecord({"name": "shop", "msg": "when?", "levelno": 40, "created": created})
+    )
+    logging.error("after")
+    host.gathering.fetch()
+    lines = messages(host)
+    assert [line.text for line in lines] == ["before", "when?", "after"]
+    assert "fields@32473" not in lines[0].data
+    assert "seconds from 1970 to 9999 were expected" in lines[1].data["fields@32473"]["malformed"]
+    assert all(line.time is not None and before - 1 < line.time < time.time() + 1 for line in lines)
+
+
+def test_long_fields_are_cut_and_say_so(make: Make, host: Any) -> None:
+    make(max_message=MAX_ITEM - HEADER_ROOM)
+    fields = {f"field{number}": "\U0001f600" * 1024 for number in range(32)}
+    logging.error("x" * MAX_ITEM, extra=fields)
+    assert len(host.sent[0].item) < MAX_ITEM - 8
+    said = messages(host)[0].data["fields@32473"]
+    assert said["field31"] == "\U0001f600" * 128
+    assert said["cut"].endswith(" bytes in all, each cut to 128")
+
+
+def test_a_destructor_that_writes_comes_after_what_it_interrupted(
+    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage is collected wherever the interpreter likes, also inside ours."""
+    half = make(rate=1000)
+    request = make_request()
+    keep = Reassembler._keep
+    garbage = [1, 2]
+
+    def interrupted(reassembler: Reassembler, data: bytes) -> None:
+        if garbage:
+            half.stderr(request, b"ERROR: unclosed %d\n" % garbage.pop())
+            logging.error("not closed either")
+        keep(reassembler, data)
+
+    monkeypatch.setattr(Reassembler, "_keep", interrupted)
+    writing = threading.Thread(target=half.stderr, args=(request, b"one\ntwo\n"), daemon=True)
+    writing.start()
+    writing.join(10)
+    assert not writing.is_alive(), "dead-lock"
+    assert sorted(texts(host)) == [
+        *("ERROR: unclosed 1", "ERROR: unclosed 2", "not closed either", "not closed either", "one", "two"),
+    ]
+
+
+def test_a_thread_waits_for_no_other_that_is_inside(
+    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A destructor inside ours may wait for a lock of the application's, whose holder writes."""
+    half = make()
+    request = make_request()
+    entered, leave = threading.Event(), threading.Event()
+    keep = Reassembler._keep
+
+    def held_up(reassembler: Reassembler, data: bytes) -> None:
+        entered.set()
+        assert leave.wait(10)
+        keep(reassembler, data)
+
+    monkeypatch.setattr(Reassembler, "_keep", held_up)
+    inside = threading.Thread(target=half.stderr, args=(request, b"one\n"), daemon=True)
+    inside.start()
+    assert entered.wait(10)
+    other = threading.Thread(target=half.stderr, args=(request, b"two\n"), daemon=True)
+    other.start()
+    other.join(3)
+    waits = other.is_alive()
+    leave.set()
+    inside.join(10)
+    assert not waits, "dead-lock"
+    assert texts(host) == ["one", "two"]
+
+
 def test_long_and_strange_text(make: Make, host: Any) -> None:
     make(max_message=480)
     logging.error("ä" * 1000)
@@ -298,21 +406,23 @@ def test_what_is_captured(make: Make, host: Any, capture: list[str], seen: list[
 
 
 def test_our_own_messages_are_not_taken(make: Make, host: Any) -> None:
-    half = make()
+    make()
     host.log.error("about the plugin")
     logging.getLogger("fcgi_sctp").error("about the program")
     assert host.sent == []
+
+
+@pytest.mark.parametrize("spool", [False, True])
+def test_what_sending_a_line_makes_others_say_goes_once(
+    make: Make, host: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, spool: bool
+) -> None:
+    half = make(**({"delivery": "acknowledged", "spool": str(tmp_path)} if spool else {}))
     host.on_send = lambda: logging.getLogger("carrier").error("cannot send")
     logging.error("one")
-    assert texts(host) == ["one"]
-
-    def fail() -> None:
-        raise OSError("no")
-
-    host.on_send = fail
-    logging.error("two")
+    assert texts(host) == ["one", "cannot send"], "and not what sending that made them say"
     half.tick()
-    assert texts(host) == ["one", "two"]
+    assert "1 lines could not be sent (1 since the start)" in caplog.text
+    assert host.gathering.lost == 1
 
 
 def test_failures_are_reported_once(make: Make, host: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import traceback
@@ -137,11 +138,12 @@ class Capture:
             fields = record.__dict__
             level = record.levelno
             severity = _SEVERITY_OF_LEVEL.get(level)
+            created = record.created
             self._take(
                 of_level(level) if severity is None else severity,
                 msgid,
                 _text(record),
-                record.created,
+                created if isinstance(created, (float, int)) else math.nan,  # which is no time, and the line says so
                 _extra(fields) if len(fields) != _STANDARD_COUNT else NO_FIELDS,
             )
         except Exception:
@@ -184,7 +186,7 @@ def _text(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
     except Exception as error:  # arguments that do not fit the message: what there is says more than nothing
-        text = f"{record.msg!r} with arguments that do not fit it ({error})"
+        text = f"{_written(record.msg, repr)} with arguments that do not fit it ({_written(error, str)})"
     if record.exc_info:
         if not record.exc_text:
             record.exc_text = _format_exception(record.exc_info)  # logging keeps it for the handlers that come after
@@ -194,7 +196,15 @@ def _text(record: logging.LogRecord) -> str:
     return text[:-1] if text.endswith("\n") else text
 
 
+def _written(value: object, how: Callable[[object], str]) -> str:
+    """`value` as text by `str` or `repr`; where these raise, what they raised."""
+    try:
+        return how(value)
+    except Exception as error:
+        return f"<{type(value).__name__} without a text: {type(error).__name__}>"
+
+
 def _extra(fields: Mapping[str, object]) -> dict[str, str]:
     """What `extra` added to a record."""
     names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
-    return {name: str(fields[name])[:LONGEST_VALUE] for name in names}
+    return {_written(name, str): _written(fields[name], str)[:LONGEST_VALUE] for name in names}
