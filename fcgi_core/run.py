@@ -24,7 +24,7 @@ from .hook_limit import HookLimit
 from .operator_log import LineFormatter
 from .sctp import open_carrier
 from .sctp.carrier import Address
-from .settings import Settings
+from .settings import MAX_NAME, Settings
 from .standstill import StandstillWatch
 from .status import app_commands, web_commands
 from .supervisor import Supervisor
@@ -241,7 +241,7 @@ def _settings(config: Config, name: str, others: dict[str, str] | None = None) -
         max_requests=sctp.max_requests,
         window=sctp.window,
         max_message=sctp.max_message,
-        name=name.encode("ascii", "replace").decode(),  # it travels as latin-1 and is shown in logs
+        name=name.encode("ascii", "replace").decode()[:MAX_NAME],  # it travels as latin-1 and is shown in logs
         others=others or {},
     )
 

@@ -39,8 +39,8 @@ __all__ = ["FastcgiConnection", "FastcgiRequest"]
 
 REQUEST_ID = 1
 RECORD_SIZE = 32 * 1024 - 8
-"""Content of the STDIN and DATA records sent to the server, bytes: a multiple of 8 (section 3.3). All known servers take
-65,535."""
+"""Content of the STDIN and DATA records sent to the server, bytes: a multiple of 8 (section 3.3). All servers known
+take 65,535."""
 _END = struct.Struct(">IB")
 
 

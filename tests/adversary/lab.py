@@ -29,7 +29,15 @@ from typing import Any
 import yaml
 from fcgi_cli.admin import AdminClient
 
-from fcgi_core.records import RecordReader, RecordType, begin_request, decode_pairs, encode_pairs, record
+from fcgi_core.records import (
+    RecordReader,
+    RecordType,
+    begin_request,
+    decode_pairs,
+    encode_pairs,
+    record,
+    stream_records,
+)
 from fcgi_core.sctp.carrier import Address, Carrier, CarrierOptions, Message
 from fcgi_core.sctp.userspace import UserspaceCarrier
 from fcgi_core.settings import Settings
@@ -123,13 +131,16 @@ class End(Recorder):
     def request(self, request_id: int = 1, params: dict[str, str] | None = None, generation: int = 0) -> None:
         """A web side's: a whole request without a body."""
         encoded = encode_pairs(GET | (params or {}))
-        records = [
-            begin_request(request_id, 1, 0, generation),
-            record(RecordType.PARAMS, request_id, encoded, generation),
+        ends = (
             record(RecordType.PARAMS, request_id, b"", generation),
             record(RecordType.STDIN, request_id, b"", generation),
-        ]
-        self.send([Message(2, b"".join(records))])
+        )
+        parts = stream_records(RecordType.PARAMS, request_id, encoded, generation)
+        first = begin_request(request_id, 1, 0, generation)
+        if len(encoded) < 16_000:
+            self.send([Message(2, b"".join((first, *parts, *ends)))])
+        else:
+            self.send([Message(2, one) for one in (first, *parts, b"".join(ends))])
 
     def answer(self, request_id: int, generation: int, text: bytes = b"hello") -> None:
         """An application's: a whole answer."""

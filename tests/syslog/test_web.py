@@ -14,7 +14,7 @@ from fcgi_syslog import SyslogPlugin
 from fcgi_syslog.batch import encode
 from fcgi_syslog.formats import format_line
 from fcgi_syslog.message import Message
-from fcgi_syslog.web import KNOWN_HEAD_COST, SyslogWeb
+from fcgi_syslog.web import HELD_STDERR, KNOWN_HEAD_COST, SyslogWeb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -337,3 +337,26 @@ def test_heads_that_cost_much_are_not_kept(make: Make, association: AssociationI
         half.feedback("syslog", encode([(6, head, 1e9, "text", None)]), None, association)
     assert sum(head.cost for head in half._heads.values()) < 1024 * KNOWN_HEAD_COST
     assert not any(head.cost > KNOWN_HEAD_COST for head in half._heads.values())
+
+
+def test_stderr_that_waits_for_its_line_is_bounded_for_all_requests_together(
+    make: Make, host: Any, make_request: Any
+) -> None:
+    """An application leaves a line unfinished in each of many requests: what waited for longest is told as it is."""
+    half = make()
+    requests = [make_request(params={"SERVER_NAME": f"{number}.example"}) for number in range(100)]
+    for request in requests:
+        half.stderr(request, b"x" * 200_000)
+        assert half._held <= HELD_STDERR
+    told = len(host.published)
+    assert told == 100 - HELD_STDERR // 200_000
+    assert {len(entry.message) for entry in host.published} == {200_000}
+    for request in requests:
+        half.request_end(request, OVER)
+    assert len(host.published) == 100
+    assert half._held == 0
+    half.stderr(requests[0], b"Traceback (most recent call last):\n  frame\n")
+    assert half._held > 0
+    half.stderr(requests[0], b"ValueError\nnext\n")
+    half.request_end(requests[0], OVER)
+    assert half._held == 0

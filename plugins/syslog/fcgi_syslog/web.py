@@ -27,6 +27,9 @@ __all__ = ["SyslogWeb"]
 _KEY = "syslog"
 """In `RequestInfo.plugin_data`."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+HELD_STDERR = 8 << 20
+"""Bytes of FCGI_STDERR that wait for their next line, of all requests together; beyond it those that have waited for
+longest are told as they are. An application can leave `max_message` of each of thousands of requests unfinished."""
 KNOWN_HEADS = 1024
 """Beginnings of lines that are kept taken apart: one for each logger and severity, and for each request."""
 KNOWN_HEAD_LENGTH = 2048
@@ -73,7 +76,10 @@ class SyslogWeb(WebHalf):
         self._heads: dict[tuple[str | None, ...], Head] = {}
         """By their text and the name of the application; and by the virtual host, where it is the request's, or by None
         where the request is not known any more."""
-        self._holding: dict[_Source, RequestInfo] = {}  # STDERR that waits for its next line
+        self._holding: dict[_Source, RequestInfo] = {}
+        """STDERR that waits for its next line."""
+        self._held = 0
+        """Bytes of it."""
         self.malformed = 0
         """Items that were no RFC 5424 messages."""
         self._last_malformed = ""
@@ -238,11 +244,15 @@ class SyslogWeb(WebHalf):
         if self._options.stderr == "copy" or "stderr" not in self._options.capture:
             return
         source = self._source(request)
+        before = source.stderr.held
         events = source.stderr.feed(data)
+        self._held += source.stderr.held - before
         source.quiet = False
         if source.stderr:
             self._holding[source] = request
         self._publish_stderr(source, request, events)
+        while self._held > HELD_STDERR and self._holding:
+            self._flush(*next(iter(self._holding.items())))
 
     def tick(self) -> None:
         over = [(source, request) for source, request in self._holding.items() if source.quiet]
@@ -281,6 +291,7 @@ class SyslogWeb(WebHalf):
 
     def _flush(self, source: _Source, request: RequestInfo) -> None:
         del self._holding[source]
+        self._held -= source.stderr.held
         self._publish_stderr(source, request, source.stderr.flush())
 
     def _publish_stderr(self, source: _Source, request: RequestInfo, events: list[str]) -> None:
