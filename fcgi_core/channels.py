@@ -138,7 +138,7 @@ class Channel:
 
 
 class Budget:
-    """Bytes that several queues may hold together."""
+    """Bytes that several queues, or the associations of a peer, may hold together."""
 
     __slots__ = ("limit", "used")
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from .channels import MAX_CHANNELS, MAX_ITEM, Channel, Direction, Priority
+from .channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, Direction, Priority
 from .errors import LocalProtocolError, RemoteProtocolError, foreign_protocol_hint
 from .events import (
     ConfigAnswered,
@@ -65,6 +65,9 @@ while those are sent again after a loss. A sender's congestion window does not g
 MAX_ANSWERS = 2 << 20
 """Bytes of memory of answers that wait to be sent: to unknown records, refused requests, SETTINGS and CONFIG. A short
 one counts as 220; those that a peer in order asks for at once are a few."""
+MAX_HELD_OF_PEER = 64 << 20
+"""Bytes of memory that one peer makes this side hold on all its associations together and that are of no use yet: see
+`Connection.held`. What one association may hold of each kind has bounds of its own; thousands of them have this one."""
 MAX_REASON = 500
 """Characters of the reason why a change of configuration was not taken."""
 EARLY_OVERHEAD = 128
@@ -124,6 +127,10 @@ class Connection:
         self.peer_settings: Settings | None = None
         self.requests: dict[tuple[int, int], Request] = {}
         """Requests under way."""
+        self.account: Budget | None = None
+        """What the peer's associations hold together, where somebody counts it."""
+        self._charged = 0
+        """Of it, what this one is charged for."""
         self.blocked: dict[Request, None] = {}
         """Those that hold what SCTP has no room for, though the peer takes it. See `MAX_AHEAD`."""
         self.pool = StreamPool(plan, FIRST_STREAM)
@@ -185,8 +192,31 @@ class Connection:
         except RemoteProtocolError as error:
             # without its frames, which hold the event that will hold the error: a circle
             self._fail(error.with_traceback(None))
+        if self.account is not None:
+            self._charge(self.account)
         events, self._events = self._events, []
         return events
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the peer makes this side hold and that are of no use yet: messages before SETTINGS,
+        items of feedback that are not whole, and answers that wait to be read."""
+        outbox = self._outbox
+        waiting = outbox.posted_bytes(Priority.CONTROL) + outbox.posted_bytes(Priority.CONTENT)
+        return self._early_bytes + self.feedback.unfinished_bytes + waiting
+
+    def _charge(self, account: Budget) -> None:
+        held = self.held
+        if held != self._charged:
+            account.used += held - self._charged
+            self._charged = held
+            if account.used > account.limit and not self.failed:
+                self._fail(
+                    RemoteProtocolError(
+                        f"the associations of this peer hold more than {account.limit} bytes that are of no use yet",
+                        advice="it begins what it does not finish, or does not read what it is answered",
+                    )
+                )
 
     def take(self, room: int, urgent: bool = False) -> list[Message]:
         """Messages to hand to the carrier, the most urgent first, about `room` bytes; empty if nothing waits.
@@ -325,7 +355,11 @@ class Connection:
         self._outbox = ClosedOutbox()
         self._events.clear()
         self._early.clear()
+        self._early_bytes = 0
         self.feedback.close()
+        if self.account is not None:
+            self.account.used -= self._charged
+            self.account = None
         for request in tuple(self.requests.values()):
             request.context = request.feedback = request.stderr = None
             self._discard_output(request)
@@ -490,6 +524,7 @@ class Connection:
         self._outbox.open = True
         self._events.append(PeerReady(settings))
         early, self._early = self._early, []
+        self._early_bytes = 0
         for message in early:
             self._receive_message(message)
 

@@ -19,6 +19,8 @@ MAX_FEEDBACK_WAITING = 64 << 20
 """Bytes of feedback that may wait on one association, all channels and requests together."""
 LEAST_URGENT = 7
 """What is not known to be more urgent."""
+PARTS_OVERHEAD = 400
+"""Bytes of memory of an unfinished item beside its own: its place in a dictionary, and a buffer that may grow."""
 MAX_UNFINISHED_ITEMS = 256
 """Items of feedback of which the first part has come and the last has not, at once."""
 
@@ -197,6 +199,11 @@ class Feedback:
     def peer_number(self, channel: str) -> int | None:
         """The peer's number of a channel that it sends on; None if it does not."""
         return self._peer_channels.index(channel) if channel in self._peer_channels else None
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes of memory of items of which the last part has not come."""
+        return sum([len(parts) + PARTS_OVERHEAD for parts in self._parts.values()]) if self._parts else 0
 
     def receive(self, stream: int, kind: int, key: tuple[int, int], content: bytes) -> tuple[str, bytes] | None:
         """Take a FEEDBACK or FEEDBACK_MORE record; the channel and the item that it completes, if one and if it is

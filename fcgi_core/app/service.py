@@ -14,6 +14,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..application_connection import ApplicationConnection
+from ..channels import Budget
+from ..connection import MAX_HELD_OF_PEER
 from ..delivery import Link
 from ..discovery import EnabledPlugin
 from ..driver import Driver
@@ -216,6 +218,8 @@ class AppService:
             plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
         )
         self._associations: set[_AppAssociation] = set()
+        self._accounts: dict[str, tuple[Budget, set[int]]] = {}
+        """By host of web sides: what their associations hold together, and the numbers of those."""
         self._listeners: list[Listener] = []
         self.requests_ended = 0
         self._serial = 0
@@ -272,12 +276,18 @@ class AppService:
             return None
         self._serial += 1
         connection = ApplicationConnection(self._settings, channels=self.supervisor.channels, plan=self._plan)
+        connection.account, numbers = self._accounts.setdefault(host_of(peer), (Budget(MAX_HELD_OF_PEER), set()))
+        numbers.add(self._serial)
         association = _AppAssociation(self, connection, peer, self._serial)
         self._associations.add(association)
         return association.driver
 
     def _gone(self, association: _AppAssociation) -> None:
         self._associations.discard(association)
+        _, numbers = self._accounts[association.host]
+        numbers.discard(association.serial)
+        if not numbers:
+            del self._accounts[association.host]
         if self._stopping is not None:
             self._stopping.set()
 
@@ -289,6 +299,7 @@ class _AppAssociation:
         self.service = service
         self.connection = connection
         self.peer = peer
+        self.host = host_of(peer)
         self.serial = serial
         self.link: Link | None = None
         self.changes = PeerChanges(service.supervisor, service.remote_changes)
@@ -348,9 +359,7 @@ class _AppAssociation:
             case PeerReady():
                 assert self.driver.association is not None
                 self.peer = self.driver.association.peer
-                self.link = self.service.supervisor.association_up(
-                    self.driver, self.serial, self.peer, host_of(self.peer)
-                )
+                self.link = self.service.supervisor.association_up(self.driver, self.serial, self.peer, self.host)
                 name = event.settings.name or event.settings.instance
                 log.info("association %d with web side %s at %s is up", self.serial, name, self.peer)
             case RequestAborted():

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
+from ..channels import Budget
+from ..connection import MAX_HELD_OF_PEER
 from ..delivery import Link
 from ..driver import Driver
 from ..endpoints import resolve
@@ -126,6 +128,8 @@ class Upstream:
         """The association, while requests may be sent on it."""
         self.last_up = loop.time()
         self.last_error = ""
+        self.account: Budget = Budget(MAX_HELD_OF_PEER) if origin is None else origin.account
+        """What the associations of this member hold together."""
         self._sums = Sums(log, loop, f"application {address}")
         self._carrier = carrier
         self._owner = owner
@@ -174,6 +178,7 @@ class Upstream:
 
     def _connect(self, address: Address) -> None:
         self._connection, self._number = self._owner.make_connection()
+        self._connection.account = self.account
         driver = Driver(self._connection, self._loop, on_events=self._on_events, on_down=self._on_down)
         self._driver = driver
         try:

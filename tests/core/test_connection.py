@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fcgi_core import connection as module
 from fcgi_core.application_connection import ApplicationConnection
-from fcgi_core.channels import MAX_CHANNELS, MAX_ITEM, Channel, Direction, Priority, Scope
+from fcgi_core.channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, Direction, Priority, Scope
 from fcgi_core.connection import MAX_EARLY, SETTINGS_TIMEOUT, Connection
 from fcgi_core.errors import LocalProtocolError, RemoteProtocolError
 from fcgi_core.events import (
@@ -319,6 +319,27 @@ def test_config_is_one_record(lone: Connection) -> None:
     assert MAX_CONTENT - 30 < len(result.content) <= MAX_CONTENT
     assert pairs["FCGI_SCTP_ID"] == "1"
     assert "0000" in pairs
+
+
+def test_associations_of_a_peer_hold_so_much_together_and_give_it_back() -> None:
+    account = Budget(100_000)
+    ends = [WebConnection(channels=CHANNELS), ApplicationConnection(channels=CHANNELS)]
+    for end in ends:
+        end.account = account
+        end.open(64, 0.0)
+        assert not of(end.receive([message(RecordType.STDIN, 1, bytes(40_000))], 0.0), ConnectionFailed)
+    assert 80_000 < account.used <= 100_000
+    last = ApplicationConnection(channels=CHANNELS)
+    last.account = account
+    last.open(64, 0.0)
+    error = one(last.receive([message(RecordType.STDIN, 1, bytes(40_000))], 0.0), ConnectionFailed).error
+    assert "the associations of this peer hold more than 100000 bytes" in str(error)
+    last.close()
+    ends[0].receive([settings_message(Settings())], 0.0)  # what came too early is of use now
+    assert account.used < 60_000
+    for end in ends:
+        end.close()
+    assert account.used == 0
 
 
 def test_reasons_are_short_and_of_any_characters(lone: Connection) -> None:
