@@ -98,6 +98,17 @@ class Served:
             pass
 
 
+def with_children(count: int, serve: Callable[[Served], Awaitable[None]]) -> Callable[[Served], Awaitable[None]]:
+    """As `serve`, on `count` connections at once: a child has a connection until it is closed, and others wait."""
+    free = asyncio.Semaphore(count)
+
+    async def child(connection: Served) -> None:
+        async with free:
+            await serve(connection)
+
+    return child
+
+
 @asynccontextmanager
 async def fastcgi_server(path: Path, serve: Callable[[Served], Awaitable[None]]) -> AsyncIterator[list[Served]]:
     """Run `serve` for each connection, which is closed when it returns; gives the list of all there have been."""

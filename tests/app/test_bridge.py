@@ -19,8 +19,8 @@ from fcgi_core.app.fastcgi_pool import parse_address
 from fcgi_core.discovery import EnabledPlugin
 from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo
 from fcgi_core.records import HEADER, ProtocolStatus, RecordType, Role, end_request, record
-from tests.app.fastcgi_server import Served, fastcgi_server
-from tests.app.harness import serving, settle, until
+from tests.app.fastcgi_server import Served, fastcgi_server, with_children
+from tests.app.harness import Web, serving, settle, until
 
 BODY = bytes(range(256)) * 400
 
@@ -53,29 +53,30 @@ async def answering(connection: Served) -> None:
 # ---- what goes well
 
 
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time gives no connection up."""
+    monkeypatch.setattr(pool_module, "KEEP", 1000.0)
+
+
 @run
-async def test_requests_go_one_after_the_other_on_one_connection(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "SETTLED", 0.0)
+async def test_requests_go_one_after_the_other_on_one_connection(path: Path, kept: None) -> None:
     async with fastcgi_server(path, answering) as connections, serving(bridge(path)) as web:
         assert await web.get("/x?y=1") == ("Content-Type: text/plain", b"GET 0")
         assert connections[0].params["REQUEST_URI"] == "/x?y=1"
-        assert (await web.post("/", BODY))[1] == b"POST 102400"
-        assert connections[0].stdin == BODY
+        assert (await web.call(body=BODY[:1000]).over())[1] == b"GET 1000"
+        assert connections[0].stdin == BODY[:1000]
         assert len(connections) == 1
 
 
 @run
-async def test_what_cannot_be_repeated_goes_on_a_settled_or_new_connection(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pool_module, "SETTLED", 60.0)
-    async with fastcgi_server(path, answering) as connections, serving(bridge(path, connections=2)) as web:
-        for _ in range(4):
-            assert (await web.post("/", b"x"))[1] == b"POST 1"
-        assert len(connections) == 4
-        monkeypatch.setattr(pool_module, "SETTLED", 0.0)
-        assert (await web.post("/", b"x"))[1] == b"POST 1"
-        assert len(connections) == 4
+async def test_what_cannot_be_repeated_goes_on_a_new_connection(path: Path, kept: None) -> None:
+    async with fastcgi_server(path, answering) as connections, serving(running := bridge(path)) as web:
+        for number in range(1, 5):
+            await web.get()
+            assert (await web.post("/", BODY))[1] == b"POST 102400"
+            assert len(connections) == number + 1
+            assert running.pool.open <= 2  # the one that a POST finds idle is closed
 
 
 @run
@@ -121,13 +122,12 @@ async def test_roles_and_a_filters_data(path: Path) -> None:
             connection.data = await connection.stream_comes(RecordType.DATA)
             connection.answer(connection.stdin + b"|" + connection.data)
 
-    async with fastcgi_server(path, serve) as connections, serving(bridge(path)) as web:
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
         assert (await web.call(role=Role.AUTHORIZER).over())[1] == b"allowed"
         call = web.call(body=None, role=Role.FILTER)
         call.send(b"form", last=True)
         call.send(b"x" * 500_000, is_data=True, last=True)
         assert (await call.over())[1] == b"form|" + b"x" * 500_000
-        assert len(connections) == 1
 
 
 @run
@@ -187,7 +187,7 @@ async def test_stderr_goes_to_the_plugins_or_on(path: Path) -> None:
 
 
 @run
-async def test_no_more_connections_than_children(path: Path) -> None:
+async def test_no_more_requests_at_once_than_connections(path: Path) -> None:
     at_once = most = 0
 
     async def serve(connection: Served) -> None:
@@ -199,10 +199,10 @@ async def test_no_more_connections_than_children(path: Path) -> None:
             at_once -= 1
             connection.answer()
 
-    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=3)) as web:
+    async with fastcgi_server(path, serve), serving(bridge(path, connections=3)) as web:
         answers = await asyncio.gather(*(web.get() for _ in range(50)))
         assert {body for _, body in answers} == {b"hello"}
-        assert most == len(connections) == 3
+        assert most == 3
 
 
 @run
@@ -283,6 +283,142 @@ async def test_an_answer_before_the_body_was_read(path: Path) -> None:
         assert len(connections) == 2  # the rest of the body is not for the next request
 
 
+# ---- servers with few children
+
+
+@pytest.mark.parametrize(("children", "clients"), [(1, 1), (1, 5), (2, 5), (2, 20)])
+def test_more_connections_than_the_server_has_children(path: Path, kept: None, children: int, clients: int) -> None:
+    """No request waits on a new connection while an idle one of ours has the child that could serve it."""
+
+    async def test() -> None:
+        async def client(web: Web) -> None:
+            for _ in range(3):
+                assert (await web.get())[1] == b"GET 0"
+                assert (await web.post("/", b"x"))[1] == b"POST 1"
+                assert (await web.get())[1] == b"GET 0"
+
+        async with fastcgi_server(path, with_children(children, answering)), serving(bridge(path)) as web:
+            await asyncio.gather(*(client(web) for _ in range(clients)))
+
+    asyncio.run(test())
+
+
+@run
+async def test_two_bridges_before_one_child(path: Path) -> None:
+    """Also while one of them has always another request."""
+    over = asyncio.Event()
+
+    async def load(web: Web) -> int:
+        served = 0
+        while not over.is_set():
+            assert (await web.get())[1] == b"GET 0"
+            served += 1
+        return served
+
+    async with (
+        fastcgi_server(path, with_children(1, answering)),
+        serving(bridge(path)) as one,
+        serving(bridge(path)) as other,
+    ):
+        for _ in range(3):
+            assert (await one.get())[1] == b"GET 0"
+            assert (await other.get())[1] == b"GET 0"
+            assert (await other.post("/", b"x"))[1] == b"POST 1"
+        loads = [asyncio.create_task(load(one)) for _ in range(3)]
+        for _ in range(3):
+            assert (await other.get())[1] == b"GET 0"
+        over.set()
+        assert min(await asyncio.gather(*loads)) > 0
+
+
+class Held:
+    """A server that answers with its connection's number, those of a query only when they are let go."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, asyncio.Event] = {}
+
+    async def serve(self, connection: Served) -> None:
+        while await connection.request_comes():
+            name = connection.params["QUERY_STRING"]
+            if name:
+                await self.waiting.setdefault(name, asyncio.Event()).wait()
+            connection.answer(str(connection.number).encode())
+
+    async def has(self, name: str) -> None:
+        await until(lambda: name in self.waiting, f"request {name} comes")
+
+    def let_go(self, name: str) -> None:
+        self.waiting[name].set()
+
+
+@run
+async def test_where_more_children_were_seen_connections_are_kept_while_others_wait(path: Path, kept: None) -> None:
+    held = Held()
+    async with fastcgi_server(path, held.serve) as connections, serving(running := bridge(path)) as web:
+        first = web.call(QUERY_STRING="a")
+        await held.has("a")
+        assert await web.get() == ("Content-Type: text/plain", b"1")
+        assert running.pool.idle == 0  # the first could be waiting for just this child
+        held.let_go("a")
+        assert (await first.over())[1] == b"0"
+        second = web.call(QUERY_STRING="b")  # on the same connection
+        await held.has("b")
+        assert (await web.get())[1] == b"2"  # another child
+        assert running.pool.idle == 1
+        held.let_go("b")
+        assert (await second.over())[1] == b"0"
+        assert running.pool.idle == 2
+        third = web.call({"REQUEST_METHOD": "POST", "QUERY_STRING": "c"})  # ends them, and has a new one
+        await held.has("c")
+        assert (await web.get())[1] == b"4"
+        assert running.pool.idle == 1  # for there are two children
+        assert (await web.get())[1] == b"4"
+        held.let_go("c")
+        assert (await third.over())[1] == b"3"
+        assert len(connections) == 5
+
+
+@run
+async def test_connections_are_kept_while_requests_wait_here(path: Path, kept: None) -> None:
+    held = Held()
+    async with fastcgi_server(path, held.serve) as connections, serving(bridge(path, connections=2)) as web:
+        calls = []
+        for name in "abcd":
+            calls.append(web.call(QUERY_STRING=name))
+            if name in "ab":
+                await held.has(name)
+        for name, following in ("ac", "bd"):
+            held.let_go(name)
+            await held.has(following)
+        held.let_go("c")
+        held.let_go("d")
+        assert [(await call.over())[1] for call in calls] == [b"0", b"1", b"0", b"1"]
+        assert len(connections) == 2
+
+
+@run
+async def test_children_that_others_have_now_are_not_counted_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "KEEP", 1000.0)
+    held = Held()
+    async with fastcgi_server(path, held.serve), serving(running := bridge(path)) as web:
+        await web.get()
+        first = web.call(QUERY_STRING="a")
+        await held.has("a")
+        await web.get()
+        held.let_go("a")
+        await first.over()
+        assert running.pool.idle == 2
+        second = web.call({"REQUEST_METHOD": "POST", "QUERY_STRING": "b"})
+        await held.has("b")
+        monkeypatch.setattr(pool_module, "KEEP", 0.1)
+        waits = asyncio.get_running_loop().time()
+        await until(lambda: asyncio.get_running_loop().time() > waits + 0.1, "it has waited for long")
+        await web.get()
+        assert running.pool.idle == 0
+        held.let_go("b")
+        await second.over()
+
+
 # ---- servers that close connections
 
 
@@ -301,7 +437,7 @@ async def test_a_server_that_closes_after_each_answer_though_it_was_to_stay(path
 
 
 @run
-async def test_a_kept_connection_that_breaks_before_the_answer(path: Path) -> None:
+async def test_a_kept_connection_that_breaks_before_the_answer(path: Path, kept: None) -> None:
     async def serve(connection: Served) -> None:
         while await connection.request_comes():
             if connection.params["QUERY_STRING"] == "break" and connection.number == 0:
@@ -315,7 +451,7 @@ async def test_a_kept_connection_that_breaks_before_the_answer(path: Path) -> No
 
 
 @run
-async def test_what_may_not_be_made_twice_is_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_may_not_be_made_twice_is_not(path: Path) -> None:
     made: list[str] = []
 
     async def serve(connection: Served) -> None:
@@ -325,7 +461,6 @@ async def test_what_may_not_be_made_twice_is_not(path: Path, monkeypatch: pytest
                 return
             connection.answer()
 
-    monkeypatch.setattr(pool_module, "SETTLED", 0.0)
     async with fastcgi_server(path, serve), serving(bridge(path)) as web:
         await web.get()
         call = web.call({"REQUEST_METHOD": "POST"}, b"buy")
@@ -336,14 +471,18 @@ async def test_what_may_not_be_made_twice_is_not(path: Path, monkeypatch: pytest
 
 @run
 async def test_a_new_connection_that_breaks_is_an_error(path: Path) -> None:
-    async def serve(connection: Served) -> None:
-        assert await connection.request_comes()
+    """The server is there: the request itself may have killed its child, and does not get another."""
+    begun: list[int] = []
 
-    async with fastcgi_server(path, serve) as connections, serving(bridge(path)) as web:
+    async def serve(connection: Served) -> None:
+        if await connection.request_comes():
+            begun.append(connection.number)
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
         call = web.call()
         await call.over()
         assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
-        assert len(connections) == 1
+        assert begun == [0]
 
 
 @run
@@ -369,6 +508,78 @@ async def test_a_server_that_sends_no_end_request(path: Path) -> None:
         call = web.call()
         assert (await call.over())[1] == b"whole"
         assert call.status is ProtocolStatus.REQUEST_COMPLETE
+
+
+LENGTH = b"Content-Length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "method", "keep", "whole"),
+    [
+        (b"Content-Type: text/plain\r\ncontent-length: 5\r\n\r\nwhole", "GET", True, True),
+        (b"Content-Type: text/plain\nContent-Length:5\n\nwhole", "GET", True, True),
+        (LENGTH + b"cut", "GET", True, False),
+        (LENGTH + b"cut", "GET", False, False),
+        (LENGTH, "HEAD", True, True),
+        (b"Status: 204 No Content\r\n\r\n", "GET", True, True),
+        (b"Status: 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "GET", True, True),
+        (b"X: Content-Length: 5\r\n\r\nwhole", "GET", True, False),
+        (b"X: y\r\n\r\nContent-Length: 0\r\n\r\n", "GET", True, False),
+        (b"Content-Type: text/plain\r\n\r\nwhole", "GET", False, True),
+        (b"Content-Type: text/plain\r\n", "GET", False, False),
+        (b"", "GET", False, False),
+    ],
+)
+def test_a_server_that_closes_and_says_no_end(path: Path, answer: bytes, method: str, keep: bool, whole: bool) -> None:
+    """nginx takes it for the end where it did not ask for the connection to be kept, or knows the length."""
+
+    async def test() -> None:
+        async def serve(connection: Served) -> None:
+            if await connection.request_comes():
+                connection.output(answer[:20])
+                await connection.drained()
+                await asyncio.sleep(0)
+                connection.output(answer[20:])
+
+        async with fastcgi_server(path, serve), serving(bridge(path, keep_connections=keep)) as web:
+            call = web.call({"REQUEST_METHOD": method})
+            await call.over()
+            assert call.out == answer
+            assert call.status is (ProtocolStatus.REQUEST_COMPLETE if whole else ProtocolStatus.INCOMPLETE)
+
+    asyncio.run(test())
+
+
+@run
+async def test_a_record_that_is_cut_is_no_end(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        if await connection.request_comes():
+            connection.output(LENGTH + b"whole")
+            connection.write(record(RecordType.STDERR, 1, b"why")[:-1])
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call()
+        await call.over()
+        assert call.status is ProtocolStatus.INCOMPLETE
+
+
+@run
+async def test_a_server_that_closes_its_side_with_input_unread(path: Path) -> None:
+    """What is left of the input is not waited for."""
+    over = asyncio.Event()
+
+    async def serve(connection: Served) -> None:
+        if await connection.params_come():
+            connection.output(b"Content-Type: text/plain\r\n\r\ntoo large")
+            connection.write(record(RecordType.STDOUT, 1))
+            connection.writer.write_eof()
+            await over.wait()
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call(body=None)
+        call.send(b"x" * 5_000_000)
+        assert (await call.over())[1] == b"too large"
+        over.set()
 
 
 @run
@@ -403,10 +614,9 @@ async def test_what_nobody_asked_for_ends_the_connection(path: Path) -> None:
 
 @run
 async def test_an_idle_connection_is_given_up_after_a_while(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "KEEP_IDLE", 0.02)
+    monkeypatch.setattr(pool_module, "KEEP", 0.05)
     async with fastcgi_server(path, answering), serving(running := bridge(path)) as web:
         await web.get()
-        assert running.pool.idle == 1
         await until(lambda: running.pool.open == 0, "the connection is closed")
         assert (await web.get())[1] == b"GET 0"
 
@@ -435,6 +645,47 @@ async def test_a_server_that_is_started_anew(path: Path, caplog: pytest.LogCaptu
         await until(lambda: "cannot be reached" in caplog.text, "the first attempt fails")
         async with fastcgi_server(path, answering):
             assert (await call.over())[1] == b"GET 0"
+
+
+@run
+async def test_a_server_that_ends_before_it_has_accepted(path: Path) -> None:
+    """What may be made twice waits for its return; what may not is 502, for nobody can tell whether it was begun."""
+    listening = listener(path)
+    async with serving(running := bridge(path)) as web:
+        get, post = web.call(), web.call({"REQUEST_METHOD": "POST"}, b"buy")
+        await until(lambda: running.pool.open == 2 and not running.pool.queue, "both are sent")
+        listening.close()
+        path.unlink()
+        await post.over()
+        assert (post.out, post.status) == (b"", ProtocolStatus.INCOMPLETE)
+        assert get.end is None
+        async with fastcgi_server(path, answering):
+            assert (await get.over())[1] == b"GET 0"
+
+
+@run
+async def test_a_server_that_ends_again_and_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Perhaps it is the request that ends it."""
+    async with serving(running := bridge(path)) as web:
+        call = web.call()
+        for number in range(bridge_module.MAX_REPEATS + 1):
+            listening = listener(path)
+            await until(lambda: running.pool.open == 1 and not running.pool.queue, "the request is sent")
+            listening.close()
+            path.unlink()
+            if number < bridge_module.MAX_REPEATS:
+                await until(lambda: running.pool.queue, "it waits for the server's return")
+        await call.over()
+        assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
+    assert "closed the connection before its answer's end" in caplog.text
+
+
+def listener(path: Path) -> socket.socket:
+    """The socket of a server that does not accept."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    return listening
 
 
 @run
