@@ -160,7 +160,8 @@ class BridgedRequest:
         self._send_input()
 
     def unreachable(self, why: str) -> None:
-        self._give_up(HTTPStatus.BAD_GATEWAY, f"the FastCGI server cannot be reached: {why}")
+        # the pool has logged it, once for all requests
+        self._give_up(HTTPStatus.BAD_GATEWAY, f"the FastCGI server cannot be reached: {why}", logging.DEBUG)
 
     # ---- input
 
@@ -260,9 +261,10 @@ class BridgedRequest:
         what = "answered nothing" if self._connection is not None else "had no connection free"
         self._give_up(HTTPStatus.GATEWAY_TIMEOUT, f"the FastCGI server {what} for {self._owner.timeout:g} s")
 
-    def _give_up(self, status: HTTPStatus, why: str) -> None:
+    def _give_up(self, status: HTTPStatus, why: str, level: int = logging.WARNING) -> None:
         exchange = self._exchange
-        log.warning("%s %s: %s", exchange.params.get("REQUEST_METHOD", ""), exchange.params.get("REQUEST_URI", ""), why)
+        method, uri = exchange.params.get("REQUEST_METHOD", ""), exchange.params.get("REQUEST_URI", "")
+        log.log(level, "%s %s: %s", method, uri, why)
         self._drop()
         if exchange.bytes_out == 0 and status is not HTTPStatus.BAD_GATEWAY:
             exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))

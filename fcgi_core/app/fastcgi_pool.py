@@ -20,6 +20,7 @@ import asyncio
 import errno
 import logging
 import socket
+import struct
 from collections import deque
 from math import inf
 from typing import Protocol
@@ -83,6 +84,8 @@ class FastcgiPool:
         self.returns = 0
         """How often the server was there again after it could not be reached."""
         self._target = parse_address(address)
+        self._found: tuple[str, int] | None = None
+        """The address of the last connection: the host's name is looked up again when one fails."""
         self.keeps = keep and isinstance(self._target, str)
         """Whether the server is to keep connections."""
         self._loop = asyncio.get_running_loop()
@@ -97,6 +100,8 @@ class FastcgiPool:
         self._connecting: set[asyncio.Task[None]] = set()
         self._attempts = 0
         self._down_since: float | None = None
+        self._refused = 0
+        """Requests that were told since then that the server is down."""
         self._retry = FIRST_RETRY
         self._retry_handle: asyncio.TimerHandle | None = None
         self._idle_handle: asyncio.TimerHandle | None = None
@@ -233,10 +238,7 @@ class FastcgiPool:
         if self._closed:
             connection.close()
             return
-        if self._down_since is not None:
-            log.info("the FastCGI server at %s is back", self.address)
-            self._down_since = None
-            self.returns += 1
+        self._reached()
         self._retry = FIRST_RETRY
         if self.queue:
             self.queue.popleft().connected(connection)
@@ -246,8 +248,7 @@ class FastcgiPool:
 
     async def _open_connection(self) -> _PooledConnection:
         if isinstance(self._target, tuple):
-            _, connection = await self._loop.create_connection(lambda: _PooledConnection(self), *self._target)
-            return connection
+            return await self._open_tcp_connection(self._target)
         # connected here: loops take the EAGAIN of a full backlog for a connection under way, or for an error
         with_path = socket.socket(socket.AF_UNIX)
         try:
@@ -259,13 +260,45 @@ class FastcgiPool:
             raise
         return connection
 
+    async def _open_tcp_connection(self, target: tuple[str, int]) -> _PooledConnection:
+        try:
+            transport, connection = await self._loop.create_connection(
+                lambda: _PooledConnection(self), *(self._found or target)
+            )
+        except BaseException:
+            self._found = None
+            raise
+        peer = transport.get_extra_info("peername")
+        if len(peer) == 2 or not peer[3]:  # without a zone, which a host's name does not have here
+            self._found = peer[:2]
+        # each request has a connection: without TIME_WAIT, in which each would hold a port for a minute
+        linger = struct.pack("ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        return connection
+
+    def _reached(self) -> None:
+        if self._down_since is not None:
+            lost = f"; {self._refused} requests got 502 meanwhile" if self._refused else ""
+            log.info("the FastCGI server at %s is back%s", self.address, lost)
+            self._down_since = None
+            self._refused = 0
+            self.returns += 1
+
     def _connect_failed(self, error: OSError) -> None:
         now = self._loop.time()
-        if error.errno != errno.EAGAIN:  # a full backlog is a server that works
+        if error.errno == errno.EAGAIN:
+            self._reached()  # a full backlog is a server that works
+        else:
             if self._down_since is None:
                 self._down_since = now
                 log.warning("the FastCGI server at %s cannot be reached: %s", self.address, _reason(error))
             if now - self._down_since >= PATIENCE:
+                if not self._refused:
+                    log.warning(
+                        "the FastCGI server at %s has been away for %g s; requests get 502 until it is back",
+                        *(self.address, now - self._down_since),
+                    )
+                self._refused += len(self.queue)
                 waiting, self.queue = self.queue, deque()
                 for waiter in waiting:
                     waiter.unreachable(_reason(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 from collections import Counter
@@ -16,11 +17,13 @@ from fcgi_core.app import bridge as bridge_module
 from fcgi_core.app import fastcgi_pool as pool_module
 from fcgi_core.app.bridge import BridgedRequest, FastcgiBridge
 from fcgi_core.app.fastcgi_pool import parse_address
+from fcgi_core.config import WebConfig
 from fcgi_core.discovery import EnabledPlugin
 from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo
 from fcgi_core.records import HEADER, ProtocolStatus, RecordType, Role, end_request, record
 from tests.app.fastcgi_server import Served, fastcgi_server, with_children
 from tests.app.harness import Web, serving, settle, until
+from tests.system.stack import free_port
 
 BODY = bytes(range(256)) * 400
 
@@ -621,12 +624,59 @@ async def test_an_idle_connection_is_given_up_after_a_while(path: Path, monkeypa
         assert (await web.get())[1] == b"GET 0"
 
 
+# ---- TCP
+
+
+@run
+async def test_each_request_has_a_connection_of_its_own_over_tcp(path: Path) -> None:
+    """A name is looked up for the first; no connection stays behind in TIME_WAIT and holds a port."""
+    looked_up: list[str] = []
+    loop = asyncio.get_running_loop()
+    getaddrinfo = loop.getaddrinfo
+
+    async def counted(host: Any, port: Any, **named: Any) -> Any:
+        looked_up.append(host)
+        return await getaddrinfo(host, port, **named)
+
+    port = free_port()
+    async with fastcgi_server(port, answering) as connections, serving(FastcgiBridge(f"localhost:{port}")) as web:
+        loop.getaddrinfo = counted  # type: ignore[method-assign]
+        for number in range(1, 6):
+            assert (await web.get())[1] == b"GET 0"
+            assert (await web.post("/", b"x"))[1] == b"POST 1"
+            assert len(connections) == 2 * number
+        assert looked_up == ["localhost"]
+    assert states(port) <= {LISTEN}
+
+
+LISTEN = "0A"
+
+
+def states(port: int) -> set[str]:
+    """Of the TCP sockets that have something to do with this port, over IPv4."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {line[3] for line in lines if f"{port:04X}" in (line[1].partition(":")[2], line[2].partition(":")[2])}
+
+
+@run
+async def test_a_name_is_looked_up_again_when_its_address_fails() -> None:
+    async with serving(running := FastcgiBridge(f"localhost:{free_port()}")) as web:
+        running.pool._found = ("127.0.0.1", free_port())  # nothing listens there
+        call = web.call()
+        await until(lambda: running.pool._found is None, "the attempt fails")
+        async with fastcgi_server(running.pool._target[1], answering):  # type: ignore[arg-type]
+            assert (await call.over())[1] == b"GET 0"
+
+
 # ---- servers that are away, and silent ones
 
 
 @run
-async def test_a_server_that_is_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_away(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(pool_module, "PATIENCE", 0.1)
+    caplog.set_level("INFO")
     async with serving(bridge(path)) as web:
         calls = [web.call() for _ in range(10)]
         for call in calls:
@@ -636,6 +686,17 @@ async def test_a_server_that_is_away(path: Path, monkeypatch: pytest.MonkeyPatch
         await late.over()
         async with fastcgi_server(path, answering):
             assert (await web.get())[1] == b"GET 0"
+    about = [text for _, _, text in caplog.record_tuples if str(path) in text]
+    assert [text.partition(str(path))[2] for text in about] == [
+        " cannot be reached: No such file or directory",
+        about[1].partition(str(path))[2],
+        " is back; 11 requests got 502 meanwhile",
+    ]
+    assert "requests get 502 until it is back" in about[1]
+
+
+def test_a_server_is_waited_for_as_an_application_is() -> None:
+    assert WebConfig.model_fields["queue_timeout"].default == pool_module.PATIENCE
 
 
 @run
@@ -680,32 +741,39 @@ async def test_a_server_that_ends_again_and_again(path: Path, caplog: pytest.Log
     assert "closed the connection before its answer's end" in caplog.text
 
 
-def listener(path: Path) -> socket.socket:
+def listener(path: Path, backlog: int = 128) -> socket.socket:
     """The socket of a server that does not accept."""
     listening = socket.socket(socket.AF_UNIX)
+    listening.setblocking(False)
     listening.bind(str(path))
-    listening.listen()
+    listening.listen(backlog)
     return listening
 
 
 @run
-async def test_a_full_backlog_is_waited_for(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.setblocking(False)
-        listening.bind(str(path))
-        listening.listen(0)
-        async with serving(bridge(path, keep_connections=False)) as web:
-            calls = [web.call() for _ in range(4)]  # one or two fit the backlog, and then connect says EAGAIN
-            await settle(200)
-            assert all(call.end is None for call in calls)
-            loop = asyncio.get_running_loop()
-            for number in range(4):
-                accepted, _ = await loop.sock_accept(listening)
-                served = Served(*await asyncio.open_unix_connection(sock=accepted), number)
-                assert await served.request_comes()
-                served.answer()
-                served.writer.close()
-                await served.writer.wait_closed()
+async def test_a_full_backlog_is_waited_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also after the server was away: it is there again."""
+    caplog.set_level("INFO")
+    async with serving(bridge(path, keep_connections=False)) as web:
+        calls = [web.call() for _ in range(4)]
+        await until(lambda: "cannot be reached" in caplog.text, "the server is away")
+        with listener(path, backlog=0) as listening, contextlib.ExitStack() as others:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    other = others.enter_context(socket.socket(socket.AF_UNIX))
+                    other.setblocking(False)
+                    other.connect(str(path))
+            await until(lambda: "is back" in caplog.text, "connect says EAGAIN")
+            others.close()
+            served = 0
+            while served < 4:
+                accepted, _ = await asyncio.get_running_loop().sock_accept(listening)
+                connection = Served(*await asyncio.open_unix_connection(sock=accepted), served)
+                if await connection.request_comes():
+                    connection.answer()
+                    served += 1
+                connection.writer.close()
+                await connection.writer.wait_closed()
             for call in calls:
                 assert (await call.over())[1] == b"hello"
 
@@ -747,10 +815,13 @@ async def test_a_slow_client_is_not_the_servers_fault(path: Path, monkeypatch: p
             connection.answer(b"x" * 2_000_000)
             await connection.drained()
 
-    async with fastcgi_server(path, serve), serving(bridge(path, timeout=0.05)) as web:
+    async with fastcgi_server(path, serve), serving(running := bridge(path)) as web:
         upload, download = web.call(body=None), web.call(hold=True)
         upload.send(b"begun")
+        await until(lambda: len(download.out) > 200_000, "the window fills")
+        running.timeout = 0.0  # from now on each look finds both late
         await until(lambda: len(too_long) == 2 and min(too_long.values()) >= 2, "both are late, twice")
+        running.timeout = 60.0
         assert upload.end is download.end is None
         upload.send(b"done", last=True)
         download.release()
