@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -158,7 +159,7 @@ def test_php_for_a_reader_that_stops(php: Path, folder: Path) -> None:
     asyncio.run(test())
 
 
-def test_php_that_replaces_its_children_often(folder: Path) -> None:
+def test_php_that_replaces_its_children_often(folder: Path, tmp_path: Path) -> None:
     """pm.max_requests: php closes a connection that it had kept, right behind an answer. No request is lost by it."""
 
     async def test(socket: Path) -> None:
@@ -173,11 +174,11 @@ def test_php_that_replaces_its_children_often(folder: Path) -> None:
 
             await asyncio.gather(*map(client, range(4)))
 
-    with php_fpm(folder, children=2, max_requests=3) as socket:
+    with php_fpm(tmp_path, children=2, max_requests=3) as socket:
         asyncio.run(test(socket))
 
 
-def test_one_child_of_php_for_two_bridges(folder: Path) -> None:
+def test_one_child_of_php_for_two_bridges(folder: Path, tmp_path: Path) -> None:
     """Neither knows of the other, nor of the number of children."""
 
     async def client(web: Web, name: str) -> None:
@@ -193,9 +194,23 @@ def test_one_child_of_php_for_two_bridges(folder: Path) -> None:
             await asyncio.gather(*(client(web, f"{number}") for number in range(4) for web in (one, other)))
 
     port = free_port()
-    with php_fpm(folder, children=1, lines=TCP_POOL.format(port=port, children=1)) as socket:
+    with php_fpm(tmp_path, children=1, lines=TCP_POOL.format(port=port, children=1)) as socket:
         asyncio.run(test(f"unix:{socket}"))
         asyncio.run(test(f"127.0.0.1:{port}"))
+
+
+def test_children_of_php_that_die_between_requests(php: Path, folder: Path) -> None:
+    async def test() -> None:
+        async with serving(FastcgiBridge(f"unix:{php}")) as web:
+            for turn in range(20):
+                _, pid = await page(web, folder, "pid").over()
+                os.kill(int(pid), signal.SIGKILL)
+                if turn % 2:
+                    assert (await page(web, folder, "echo", b"sent").over())[1] == b"sent"
+                else:
+                    assert (await page(web, folder, "pid").over())[1].isdigit()
+
+    asyncio.run(test())
 
 
 def test_php_that_goes_on_after_its_answer(folder: Path, tmp_path: Path) -> None:
@@ -221,7 +236,7 @@ def test_php_that_goes_on_after_its_answer(folder: Path, tmp_path: Path) -> None
         go.unlink()
 
     port = free_port()
-    with php_fpm(folder, children=2, lines=TCP_POOL.format(port=port, children=2)) as socket:
+    with php_fpm(tmp_path, children=2, lines=TCP_POOL.format(port=port, children=2)) as socket:
         asyncio.run(test(f"unix:{socket}"))
         asyncio.run(test(f"127.0.0.1:{port}"))
 
