@@ -384,12 +384,14 @@ async def test_where_more_children_were_seen_connections_are_kept_while_others_w
 @run
 async def test_connections_are_kept_while_requests_wait_here(path: Path, kept: None) -> None:
     held = Held()
-    async with fastcgi_server(path, held.serve) as connections, serving(bridge(path, connections=2)) as web:
+    running = bridge(path, connections=2)
+    async with fastcgi_server(path, held.serve) as connections, serving(running) as web:
         calls = []
         for name in "abcd":
             calls.append(web.call(QUERY_STRING=name))
             if name in "ab":
                 await held.has(name)
+        await until(lambda: len(running.pool.queue) == 2, "two wait")
         for name, following in ("ac", "bd"):
             held.let_go(name)
             await held.has(following)
@@ -599,7 +601,7 @@ async def test_a_server_that_speaks_something_else(path: Path, caplog: pytest.Lo
 
 
 @run
-async def test_what_nobody_asked_for_ends_the_connection(path: Path) -> None:
+async def test_what_nobody_asked_for_ends_the_connection(path: Path, kept: None) -> None:
     async def serve(connection: Served) -> None:
         assert await connection.request_comes()
         connection.answer()
