@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 import struct
 from collections import deque
@@ -31,6 +32,8 @@ __all__ = ["FastcgiPool", "Waiter", "parse_address"]
 
 log = logging.getLogger("fcgi_sctp.app")
 
+MAX_PATH = 107
+"""Bytes of a unix socket's path (unix(7))."""
 MAX_QUEUED = 1000
 """Requests that wait for a connection at most; php-fpm's own backlog is 511."""
 CONNECT_TIMEOUT = 5.0
@@ -65,12 +68,19 @@ class Waiter(Protocol):
 def parse_address(text: str) -> str | tuple[str, int]:
     """The path of ``unix:/PATH``, or (host, port) of ``HOST:PORT``; ValueError."""
     if text.startswith("unix:"):
-        if len(text) < 6:
+        path = text[5:]
+        if not path or "\0" in path:
             raise ValueError("write unix:/PATH")
-        return text[5:]
+        if len(os.fsencode(path)) > MAX_PATH:
+            raise ValueError(f"write unix:/PATH with a path of at most {MAX_PATH} bytes, not {len(os.fsencode(path))}")
+        return path
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in text:
         raise ValueError(f"{text!r}: write unix:/PATH or HOST:PORT")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(f"{text!r}: write unix:/PATH or HOST:PORT; no host has this name: {error}") from None
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
@@ -242,6 +252,8 @@ class FastcgiPool:
         self._retry = FIRST_RETRY
         if self.queue:
             self.queue.popleft().connected(connection)
+            if connection.closed:
+                connection.connection_lost(None)  # again: the server closed it before it had a request
             self._serve()
         else:
             connection.close()  # the one that wanted it has left; the server may have better use for its child
@@ -268,12 +280,9 @@ class FastcgiPool:
         except BaseException:
             self._found = None
             raise
-        peer = transport.get_extra_info("peername")
-        if len(peer) == 2 or not peer[3]:  # without a zone, which a host's name does not have here
+        peer = transport.get_extra_info("peername")  # None if it has gone already
+        if peer is not None and (len(peer) == 2 or not peer[3]):  # not an address with a zone
             self._found = peer[:2]
-        # each request has a connection: without TIME_WAIT, in which each would hold a port for a minute
-        linger = struct.pack("ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         return connection
 
     def _reached(self) -> None:
@@ -321,6 +330,10 @@ class _PooledConnection(FastcgiConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        made = transport.get_extra_info("socket")
+        if made.family != socket.AF_UNIX:
+            # each request has a connection: without TIME_WAIT, in which each would hold a port for a minute
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.made = asyncio.get_running_loop().time()
         self._pool.connection_made(self)
 

@@ -491,6 +491,27 @@ async def test_a_new_connection_that_breaks_is_an_error(path: Path) -> None:
 
 
 @run
+async def test_a_connection_that_is_closed_before_it_has_a_request(path: Path) -> None:
+    """As php-fpm does with clients that it does not allow."""
+
+    async def serve(connection: Served) -> None:
+        pass
+
+    async with fastcgi_server(path, serve), serving(running := bridge(path)) as web:
+        open_connection = running.pool._open_connection
+
+        async def opened() -> Any:
+            connection = await open_connection()
+            await until(lambda: connection.closed, "the server closes it")
+            return connection
+
+        running.pool._open_connection = opened  # type: ignore[method-assign]
+        call = web.call()
+        await call.over()
+        assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
+
+
+@run
 async def test_a_server_that_dies_in_its_answer(path: Path) -> None:
     async def serve(connection: Served) -> None:
         assert await connection.request_comes()
@@ -876,13 +897,29 @@ async def test_requests_that_still_run_at_the_end_are_given_up(path: Path) -> No
         ("[::1]:9000", ("::1", 9000)),
         ("php.example:9000", ("php.example", 9000)),
         (":9000", ("127.0.0.1", 9000)),
+        ("php_fpm:9000", ("php_fpm", 9000)),
+        (f"unix:/{'x' * 106}", f"/{'x' * 106}"),
     ],
 )
 def test_addresses(text: str, address: Any) -> None:
     assert parse_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "unix:", "/run/x.sock", "host", "host:", "host:0", "host:65536", "host:x"])
+WRONG = [
+    "",
+    "unix:",
+    "unix:/a\0b",
+    f"unix:/{'x' * 107}",
+    "/run/x.sock",
+    "host",
+    "host:",
+    "host:0",
+    "host:65536",
+    "host:x",
+]
+
+
+@pytest.mark.parametrize("text", [*WRONG, "a..b:1", f"{'x' * 64}:1"])
 def test_wrong_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="write unix:/PATH"):
         parse_address(text)
