@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..loggers import keep_all_enabled
 from .asgi import AsgiApplication, is_asgi
 from .bridge import FastcgiBridge
 from .wsgi import WsgiApplication
@@ -30,6 +31,7 @@ class ConfiguredApplication:
 
     async def start(self, service: AppService) -> None:
         """Make the application, put it in this one's place, and start it. Errors as of `make_application`."""
+        keep_all_enabled("fcgi_sctp")
         service.application = make_application(self._app)
         await service.application.start(service)
 
