@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO, TypeVar
+from typing import Any, ClassVar, TextIO, TypeVar
 
 __all__ = ["Output", "guarded", "listen", "nothing", "stop_listening"]
 
@@ -91,7 +91,7 @@ _here = _Here()
 class Output:
     """Stands for sys.stdout or sys.stderr: what is written goes to `take`, and to `stream` if that returns False."""
 
-    replaced = 0
+    replaced: ClassVar[int] = 0
     """How many there are."""
 
     def __init__(self, stream: TextIO, take: Callable[[str], bool]) -> None:
