@@ -14,7 +14,7 @@ The shell around a connection, whichever carrier it uses, does three things:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -58,14 +58,24 @@ __all__ = ["Connection"]
 
 SETTINGS_TIMEOUT = 10.0
 """Seconds that the peer has for its SETTINGS after the association came up; HTTP/2 servers give theirs 5 to 10."""
-MAX_EARLY = 4 << 20
-"""Bytes of messages kept that overtook the peer's SETTINGS: another stream's data may arrive while those are sent
-again after a loss, as much as SCTP's own receive buffer would hold in front of a gap (`CarrierOptions`)."""
+MAX_EARLY = 1 << 20
+"""Bytes of messages kept that overtook the peer's SETTINGS, EARLY_OVERHEAD included: another stream's data may arrive
+while those are sent again after a loss. A sender's congestion window does not grow before, so it is little."""
 MAX_ANSWERS = 10_000
 """Answers to unknown records and refused requests that wait to be sent; 20 bytes each."""
 EARLY_OVERHEAD = 128
 """Bytes that keeping a message costs beside its data."""
 
+_CONTROL = frozenset(
+    (
+        RecordType.SETTINGS,
+        RecordType.CONFIG,
+        RecordType.CONFIG_RESULT,
+        RecordType.ACK,
+        RecordType.DRAIN,
+        RecordType.ERROR,
+    )
+)
 _ACK = struct.Struct(">B7xQ")
 """channel number, reserved, number of the item"""
 
@@ -123,14 +133,6 @@ class Connection:
         self._settings_due: float | None = None
         self._settings_posted = False
         self._now = 0.0
-        self._control: dict[int, Callable[[bytes], None]] = {
-            RecordType.SETTINGS: self._on_settings,
-            RecordType.CONFIG: self._on_config,
-            RecordType.CONFIG_RESULT: self._on_config_result,
-            RecordType.ACK: self._on_ack,
-            RecordType.DRAIN: self._on_drain,
-            RecordType.ERROR: self._on_error,
-        }
 
     def set_channels(self, channels: Sequence[Channel]) -> None:
         """The channels of this side's plugins from now on, both directions; the peer is told.
@@ -175,7 +177,8 @@ class Connection:
                     break
                 self._receive_message(message)
         except RemoteProtocolError as error:
-            self._fail(error)
+            # without its frames, which hold the event that will hold the error: a circle
+            self._fail(error.with_traceback(None))
         events, self._events = self._events, []
         return events
 
@@ -304,6 +307,21 @@ class Connection:
             self.draining = True
             self._post_control(RecordType.DRAIN, b"")
 
+    def close(self) -> None:
+        """Forget what the association held, for it is gone: nothing is sent or received after this.
+
+        No circle is left, so what nobody uses is freed at once. The garbage collector would take hours to come by.
+        """
+        self.failed = True
+        self._settings_due = None
+        self._outbox = ClosedOutbox()
+        self._events.clear()
+        self._early.clear()
+        self.feedback.close()
+        for request in tuple(self.requests.values()):
+            request.context = request.feedback = request.stderr = None
+            self._discard_output(request)
+
     def fail(self, text: str) -> None:
         """Tell the peer why the association is about to be aborted; nothing else will be sent."""
         self._fail(RemoteProtocolError(text))
@@ -380,7 +398,7 @@ class Connection:
                 self._on_credit(stream, request_id, generation, content)
             elif kind >= RecordType.FEEDBACK:
                 self._on_feedback(stream, kind, request_id, generation, content)
-            elif kind in self._control:
+            elif kind in _CONTROL:
                 raise RemoteProtocolError("a control record off stream 1", stream=stream, record_type=kind)
             else:
                 self._request_error(
@@ -388,16 +406,28 @@ class Connection:
                 )
 
     def _receive_control(self, kind: int, request_id: int, content: bytes) -> None:
-        handler = self._control.get(kind)
-        if request_id != 0 or (handler is None and kind < RecordType.GET_VALUES):
+        if request_id != 0 or (kind not in _CONTROL and kind < RecordType.GET_VALUES):
             raise RemoteProtocolError(
                 f"stream 1 carries control records alone, with request id 0 and not {request_id}",
                 stream=CONTROL_STREAM,
                 record_type=kind,
             )
-        if handler is not None:
-            handler(content)
-            return
+        if kind == RecordType.ACK:
+            self._on_ack(content)
+        elif kind == RecordType.SETTINGS:
+            self._on_settings(content)
+        elif kind == RecordType.CONFIG:
+            self._on_config(content)
+        elif kind == RecordType.CONFIG_RESULT:
+            self._on_config_result(content)
+        elif kind == RecordType.DRAIN:
+            self._on_drain(content)
+        elif kind == RecordType.ERROR:
+            self._on_error(content)
+        else:
+            self._on_unknown_control(kind)
+
+    def _on_unknown_control(self, kind: int) -> None:
         error = RemoteProtocolError(
             "a control record of a type that this side does not know", stream=CONTROL_STREAM, record_type=kind
         )

@@ -23,6 +23,10 @@ BATCH = 12
 Fewer share too few packets and system calls; with more, one process works while the others wait for it."""
 
 
+def _ignore(about: object) -> None:
+    """In the place of a call-back that is not called any more."""
+
+
 class Handle(Protocol):
     """A call that is to come."""
 
@@ -95,7 +99,15 @@ class Driver(Generic[C]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._on_down(self._failure or reason)
+        on_down = self._on_down
+        # what made this driver holds it: without a circle all of it is free as soon as nothing uses it
+        self._on_events = self._on_down = _ignore
+        try:
+            on_down(self._failure or reason)
+        finally:
+            self._unsent.clear()
+            self._unsent_urgent.clear()
+            self.connection.close()
 
     # ---- the user's side
 

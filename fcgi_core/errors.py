@@ -30,6 +30,7 @@ __all__ = [
     "ConfigError",
     "PluginError",
     "HookTimeout",
+    "NO_EFFECT",
     "WorkerError",
     "foreign_protocol_hint",
 ]
@@ -108,6 +109,10 @@ class StartAnew(PluginError):
 class HookTimeout(BaseException):
     """Raised inside a hook that does not return, wherever it is. It is no Exception: a loop with ``except Exception:``
     around what it tries goes on for ever otherwise."""
+
+
+NO_EFFECT = "no effect here"
+"""What the reason begins with why a change was not taken, where it concerns the other side alone."""
 
 
 class WorkerError(FcgiSctpError):

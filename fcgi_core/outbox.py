@@ -217,11 +217,13 @@ class Outbox:
 
 
 class ClosedOutbox(Outbox):
-    """The outbox of an association that failed: what it was closed with goes, and nothing that comes later."""
+    """The outbox of an association that failed or is gone: what it was closed with goes, and nothing that comes
+    later."""
 
-    def __init__(self, last: Message) -> None:
+    def __init__(self, last: Message | None = None) -> None:
         super().__init__()
-        super().post(Priority.CONTROL, last)
+        if last is not None:
+            super().post(Priority.CONTROL, last)
 
     def post(self, priority: int, message: Message) -> None:
         pass

@@ -393,8 +393,9 @@ class Half:
 
     def configure(self, options: Any, server_name: str | None = None) -> None:
         """The options changed while running, for one virtual host if named; they are checked already. Called too, when
-        the half is made, for each host that has options of its own; `OptionsByHost` keeps them. Raise ValueError to
-        refuse them, StartAnew to be closed while another half is made with them."""
+        the half is made, for each host that has options of its own, by its name in lower case; `OptionsByHost` keeps
+        them. Raise ValueError to refuse them, StartAnew to be closed while another half is made with them. A half
+        without this hook is closed and another one made when options change, and takes none of one host."""
 
     def tick(self) -> None:
         """Called about once a second."""
@@ -457,17 +458,17 @@ class OptionsByHost:
         self._hosts: dict[str, Any] = {}
 
     def __getitem__(self, server_name: str) -> Any:
-        """What holds for this virtual host; '' for what belongs to none."""
-        return self._hosts.get(server_name, self._common)
+        """What holds for this virtual host, in letters of any case; '' for what belongs to none."""
+        return self._hosts.get(server_name.lower(), self._common) if self._hosts else self._common
 
     def change(self, options: Any, server_name: str | None = None) -> None:
         """What `configure` was called with."""
         if server_name is None:
             self._common = options
         elif options == self._common:
-            self._hosts.pop(server_name, None)
+            self._hosts.pop(server_name.lower(), None)
         else:
-            self._hosts[server_name] = options
+            self._hosts[server_name.lower()] = options
 
     def values(self) -> list[Any]:
         """All of them."""

@@ -35,6 +35,7 @@ __all__ = [
     "encode_pairs",
     "end_request",
     "header",
+    "params_records",
     "record",
     "stream_records",
     "values_of",
@@ -139,6 +140,39 @@ def stream_records(
         return [record(record_type, request_id, data, generation)] if total else []
     view = memoryview(data)  # each part is copied once
     return [record(record_type, request_id, view[start : start + size], generation) for start in range(0, total, size)]
+
+
+def params_records(request_id: int, params: bytes) -> list[bytes]:
+    """`params`, pairs that `decode_pairs` takes, as PARAMS records: one if they fit, else cut between pairs.
+
+    php-fpm and uwsgi parse each record by itself. A pair that is longer than a record is cut all the same, as section
+    3.4 has it; those two then end the connection. None for empty params (that would end the stream).
+    """
+    if len(params) <= MAX_CONTENT:
+        return [record(RecordType.PARAMS, request_id, params)] if params else []
+    records = []
+    start = position = 0
+    while position < len(params):
+        end = _pair_end(params, position)
+        if end - start > MAX_CONTENT:
+            records += stream_records(RecordType.PARAMS, request_id, params[start:position], size=MAX_CONTENT)
+            start = position
+        position = end
+    records += stream_records(RecordType.PARAMS, request_id, params[start:], size=MAX_CONTENT)
+    return records
+
+
+def _pair_end(data: bytes, position: int) -> int:
+    """Where the name-value pair that begins at `position` ends."""
+    content = 0
+    for _ in range(2):
+        length = data[position]
+        position += 1
+        if length >= 128:
+            length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
+            position += 3
+        content += length
+    return position + content
 
 
 def begin_request(request_id: int, role: int, flags: int, generation: int = 0) -> bytes:

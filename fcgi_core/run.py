@@ -18,7 +18,7 @@ from . import signals
 from .admin import AdminServer, Commands, open_admin, open_admin_if_possible
 from .app.making import ConfiguredApplication, load_application
 from .app.service import AppService
-from .app.workers import WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
+from .app.workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
@@ -39,6 +39,8 @@ __all__ = ["load_application", "run_app", "run_web"]
 
 log = logging.getLogger("fcgi_sctp")
 
+OF_PARENT = ("app.workers", "app.grace", "log_level")
+"""Options that the parent of workers uses itself."""
 LOOK_AT_LIMITS = 1.0
 """Seconds between looks at a worker's limits."""
 
@@ -95,6 +97,7 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
             queue_timeout=web.queue_timeout,
             queue_length=web.queue_length,
             slow_start=web.slow_start,
+            max_workers=web.max_workers,
             probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
             socket_mode=int(web.socket_mode, 8),
@@ -110,17 +113,18 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
     )
 
 
-async def _start_workers(app: AppConfig, count: int) -> Running:
+async def _start_workers(config: Config, app: AppConfig, count: int) -> Running:
     workers = Workers(count, worker_command(), app.grace)
     await workers.start()
-    return Running(workers.stop, workers.reload, workers.reopen)
+    return Running(workers.stop, lambda: _replace_workers(config, workers), workers.reopen)
 
 
 async def _start_app(config: Config, app: AppConfig) -> Running:
     number = os.environ.get(WORKER_VARIABLE)
     if app.workers is not None and number is None:
-        return await _start_workers(app, app.workers)
-    worker, count = int(number or 0), app.workers or 1
+        return await _start_workers(config, app, app.workers)
+    # the parent's count, for the file may say another since
+    worker, count = int(number or 0), int(os.environ.get(COUNT_VARIABLE) or 1)
     listen = [await resolve(Address.parse(text)) for text in app.listen]
     name = app.name or app.application or (app.fastcgi.address if app.fastcgi else "")
     service = AppService(
@@ -129,7 +133,9 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         [shifted(address, worker) for address in listen],
         plugins=config.load_plugins(),
         settings=_settings(
-            config, f"{name}#{worker}" if app.workers else name, advertisement(listen[0], count) if listen else {}
+            config,
+            f"{name}#{worker}" if number is not None else name,
+            advertisement(listen[0], count) if listen else {},
         ),
         plan=config.sctp.plan,
     )
@@ -168,18 +174,45 @@ async def _stop(admin: AdminServer | None, stopping: Awaitable[None]) -> None:
 
 
 def _adopt(config: Config, supervisor: Supervisor) -> None:
-    """SIGHUP: read the file anew and take over what can be changed while running; one with an error changes nothing."""
-    if config.read_again is None:
-        log.warning("SIGHUP: there is no configuration file to read again")
+    """SIGHUP: read the file anew and take over what can be changed while running, the plugins; one with an error
+    changes nothing. Of what else has changed the log says that it waits for a restart."""
+    fresh = _read_again(config)
+    if fresh is None:
         return
-    try:
-        problems = adopt_plugins(supervisor, config.read_again().load_plugins())
-    except ConfigError as error:
-        problems = error.problems
+    problems = adopt_plugins(supervisor, fresh.load_plugins())
     for problem in problems:
         log.error("configuration not taken over: %s", problem)
+    _tell_what_waits(config.differences(fresh))
     if not problems:
         log.info("configuration taken over")
+
+
+def _replace_workers(config: Config, workers: Workers) -> None:
+    """SIGHUP in the parent: others take the workers' places, which read the file anew; not if it has an error."""
+    if config.read_again is not None:
+        fresh = _read_again(config)
+        if fresh is None:
+            return
+        _tell_what_waits([path for path in config.differences(fresh) if path in OF_PARENT])
+    workers.reload()
+
+
+def _read_again(config: Config) -> Config | None:
+    """The configuration as the file has it now; None if there is no file, or it has errors, which the log tells."""
+    if config.read_again is None:
+        log.warning("SIGHUP: there is no configuration file to read again")
+        return None
+    try:
+        return config.read_again()
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("configuration not taken over: %s", problem)
+        return None
+
+
+def _tell_what_waits(paths: list[str]) -> None:
+    if paths:
+        log.warning("changed in the file, and waiting for a restart: %s", ", ".join(paths))
 
 
 def _watch_limits(service: AppService, app: AppConfig) -> None:

@@ -41,6 +41,7 @@ def web_commands(service: WebService) -> Commands:
             "waiting": service.waiting,
             "ended": service.requests_ended,
         }
+        told["stderr_left_out"] = service.stderr_left_out
         told["upstreams"] = [
             {
                 "address": str(one.address),

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
+from .config_file import parse_value
 from .discovery import EnabledPlugin, checked_channels
-from .errors import ConfigError, PluginError, StartAnew
+from .errors import NO_EFFECT, ConfigError, PluginError, StartAnew
 from .isolation import Entry
 from .supervisor import Supervisor
 
@@ -26,32 +25,35 @@ def switches_off(changes: Mapping[str, str]) -> bool:
 
 
 def change_plugins(supervisor: Supervisor, changes: Mapping[str, str]) -> dict[str, str]:
-    """Change options: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as YAML.
+    """Change options: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as `parse_value` takes it.
 
-    The option `enabled` belongs to every plugin. Answers for each name '' or the reason why it was not taken. The
+    The option `enabled` belongs to every plugin. Answers for each name '' or the reason why it was not taken;
+    it begins with `NO_EFFECT` where the change concerns the other side alone. The
     options of one plugin (and host) are checked together, and change together or not at all.
     """
     results: dict[str, str] = {}
     grouped: dict[tuple[str, str | None], dict[str, Any]] = {}
+    names: dict[tuple[str, str | None], list[str]] = {}
     for written, text in changes.items():
         path, _, server_name = written.partition("@")
         plugin, _, option = path.partition(".")
         try:
             if not option:
                 raise ValueError("write PLUGIN.OPTION=VALUE")
-            value = yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError) as error:
+            value = parse_value(text)
+        except ValueError as error:
             results[written] = str(error)
             continue
-        grouped.setdefault((plugin, server_name or None), {})[option] = value
+        target = plugin, server_name.lower() or None  # DNS knows no capitals
+        grouped.setdefault(target, {})[option] = value
+        names.setdefault(target, []).append(written)
     for (plugin, host), options in grouped.items():
         reason = ""
         try:
             _change(supervisor, plugin, dict(options), host)
         except ConfigError as error:
             reason = "; ".join(error.problems)
-        for option in options:
-            results[f"{plugin}.{option}" + (f"@{host}" if host else "")] = reason
+        results.update(dict.fromkeys(names[plugin, host], reason))
     return results
 
 
@@ -88,11 +90,10 @@ def adopt_plugins(supervisor: Supervisor, enabled: Iterable[EnabledPlugin]) -> l
 
 def _configure(supervisor: Supervisor, entry: Entry, fresh: EnabledPlugin) -> None:
     """Tell a half what is different in a new configuration; whatever its `configure` raises."""
-    configure = entry.half.configure
     if fresh.raw != entry.enabled.raw:
-        supervisor.bounded(configure, fresh.options, None)
+        supervisor.configure(entry, fresh.options, None)
     for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # those that have none any more, too
-        supervisor.bounded(configure, fresh.hosts.get(server_name, fresh.options), server_name)
+        supervisor.configure(entry, fresh.hosts.get(server_name, fresh.options), server_name)
     entry.enabled = fresh
 
 
@@ -132,10 +133,11 @@ def _change(supervisor: Supervisor, name: str, changes: dict[str, Any], server_n
 
 def _tell(supervisor: Supervisor, entry: Entry, after: EnabledPlugin, server_name: str | None) -> None:
     """Tell a half its options, or those of one host; whatever its `configure` raises."""
-    configure = entry.half.configure
-    supervisor.bounded(configure, after.options if server_name is None else after.hosts[server_name], server_name)
+    options = after.options if server_name is None else after.hosts[server_name]
+    if not supervisor.configure(entry, options, server_name):
+        raise PluginError(f"{NO_EFFECT}: the half of {entry.name} on this side takes no options of one virtual host")
     for name_of_host, its_options in after.hosts.items() if server_name is None else ():
-        supervisor.bounded(configure, its_options, name_of_host)
+        supervisor.configure(entry, its_options, name_of_host)
     entry.enabled = after
 
 

@@ -115,8 +115,7 @@ def _web(args: argparse.Namespace) -> int:
             "admin": args.admin,
             "name": args.name,
         }
-        config = load_config(args.config, overrides)
-        run_web(config)
+        run_web(load_config(args.config, overrides, "web"))
 
     return _guarded(run)
 
@@ -140,8 +139,7 @@ def _app(args: argparse.Namespace) -> int:
             "admin": args.admin,
             "name": args.name,
         }
-        config = load_config(args.config, overrides)
-        run_app(config)
+        run_app(load_config(args.config, overrides, "app"))
 
     return _guarded(run)
 

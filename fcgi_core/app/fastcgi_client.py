@@ -5,6 +5,7 @@ What servers get wrong, or take otherwise than the specification (section number
 * php-fpm, libfcgi and uwsgi know request id 1 only, or any but one at a time: id 1 is used, and nothing is multiplexed.
 * php-fpm takes any record that it does not expect for the end of the input. So ABORT_REQUEST is never sent: who does
   not wait for the answer any more closes the connection, which every server understands.
+* php-fpm and uwsgi parse each PARAMS record by itself: one is sent where all fits, else they are cut between pairs.
 * php-fpm does not skip the padding of an empty record: none of ours is padded.
 * php-fpm and php-cgi answer GET_VALUES and close: nobody asks for values.
 * uwsgi reads CONTENT_LENGTH bytes of input, answers and closes, though the record that ends the input is still to come:
@@ -22,13 +23,23 @@ import struct
 from typing import Protocol, cast
 
 from ..errors import RemoteProtocolError
-from ..records import KEEP_CONN, ProtocolStatus, RecordReader, RecordType, Role, begin_request, record, stream_records
+from ..records import (
+    KEEP_CONN,
+    ProtocolStatus,
+    RecordReader,
+    RecordType,
+    Role,
+    begin_request,
+    params_records,
+    record,
+    stream_records,
+)
 
 __all__ = ["FastcgiConnection", "FastcgiRequest"]
 
 REQUEST_ID = 1
 RECORD_SIZE = 32 * 1024 - 8
-"""Content of the records sent to the server, bytes: a multiple of 8 (section 3.3). All known servers take 65,535."""
+"""Content of the STDIN and DATA records sent to the server, bytes: a multiple of 8 (section 3.3). All known servers take 65,535."""
 _END = struct.Struct(">IB")
 
 
@@ -167,7 +178,7 @@ class FastcgiConnection(asyncio.Protocol):
         self.kept = keep
         self._inputs_open = {Role.RESPONDER: 1, Role.AUTHORIZER: 0, Role.FILTER: 2}[role]
         self._parts.append(begin_request(REQUEST_ID, role, KEEP_CONN if keep else 0))
-        self._parts += stream_records(RecordType.PARAMS, REQUEST_ID, params, size=RECORD_SIZE)
+        self._parts += params_records(REQUEST_ID, params)
         self._parts.append(record(RecordType.PARAMS, REQUEST_ID))
 
     def send(self, kind: RecordType, data: bytes) -> None:

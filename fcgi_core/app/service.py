@@ -36,8 +36,8 @@ from ..events import (
     RequestReceived,
     Writable,
 )
-from ..exchange import Exchange, status_of
-from ..records import ProtocolStatus, Role
+from ..exchange import Exchange
+from ..records import ProtocolStatus, Role, encode_pairs
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings
@@ -48,6 +48,10 @@ from ..switching import change_plugins
 __all__ = ["AppExchange", "AppService", "Application"]
 
 log = logging.getLogger("fcgi_sctp.app")
+
+PROXY = "HTTP_PROXY"
+"""The variable that CGI makes of a request's header Proxy. Programs take a variable of this name for the proxy that
+they must use (CVE-2016-5385), so no application gets it, on whatever way it takes its requests."""
 
 
 class AppExchange(Exchange):
@@ -99,6 +103,10 @@ class AppExchange(Exchange):
         assert peer is not None
         return f"{peer.instance}.{peer.association}.{self.request.id}.{self.request.generation}"
 
+    def is_whole(self) -> bool:
+        # what waits for credit, and is thrown away when the client goes, was not passed on
+        return self.request.send_window.sent >= self.bytes_out and super().is_whole()
+
     def take_body(self) -> bytes:
         """What has come of STDIN; the window is opened by as much."""
         data = b"".join(self.body)
@@ -129,7 +137,8 @@ class AppExchange(Exchange):
             return
         if self.first_byte is None:
             self.first_byte = time.monotonic()  # the loop's own clock may stand still for a turn
-            self.status = status_of(data[:4096])
+        if not self.head_size:
+            self.read_head(data)
         self.bytes_out += len(data)
         self.connection.send_output(self.request, data)
         self.link.driver.wake()
@@ -334,6 +343,9 @@ class _AppAssociation:
 
     def _begin(self, request: Request) -> AppExchange:
         assert self.link is not None
+        if PROXY in request.params:
+            del request.params[PROXY]
+            request.raw_params = encode_pairs(request.params)
         exchange = AppExchange(self.service, self.link, request)
         request.context = exchange
         self.service.supervisor.request_begin(exchange)

@@ -395,8 +395,6 @@ def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
     if not environ.get("SERVER_NAME") or not environ.get("SERVER_PORT"):
         # nginx passes them empty where it has no server_name, and on a unix socket
         environ["SERVER_NAME"], environ["SERVER_PORT"] = server_of(environ, secure)
-    # a request cannot bring a proxy in through its headers (CVE-2016-5385)
-    environ.pop("HTTP_PROXY", None)
     # nginx passes these twice; the names without HTTP_ are the right ones (RFC 3875 section 4.1.18)
     environ.pop("HTTP_CONTENT_TYPE", None)
     environ.pop("HTTP_CONTENT_LENGTH", None)

@@ -25,6 +25,8 @@ PAGES = {
     "dies": "<?php posix_kill(getmypid(), 9);",
     "forever": "<?php register_shutdown_function(fn() => touch(__DIR__ . '/stopped'));"
     " while (true) { echo 'still here '; flush(); usleep(1000); }",
+    "headers": "<?php $n = 0; foreach ($_SERVER as $k => $v) if (str_starts_with($k, 'HTTP_X_')) $n += strlen($v);"
+    " echo $n, ' ', hash('sha256', $_SERVER['HTTP_X_3']);",
     "big": "<?php for ($i = 0; $i < 320; $i++) echo str_repeat(chr($i % 256), 32768);",
 }
 
@@ -75,6 +77,20 @@ def test_php_keeps_connections_and_gets_no_more_than_it_has_children(php: Path, 
             answers = await asyncio.gather(*(page(web, folder, "pid").over() for _ in range(40)))
             assert len({body for _, body in answers}) == 2  # its two children, and nothing failed
             assert bridge.pool.open == bridge.pool.idle == 2
+
+    asyncio.run(test())
+
+
+def test_php_gets_more_headers_than_a_record_holds(php: Path, folder: Path) -> None:
+    """php-fpm parses each record of PARAMS by itself."""
+
+    async def test() -> None:
+        async with serving(FastcgiBridge(f"unix:{php}")) as web:
+            for size, count in ((9_000, 6), (40_000, 6), (64_000, 6)):
+                values = [chr(65 + number) * (size + number) for number in range(count)]
+                more = {f"HTTP_X_{number}": value for number, value in enumerate(values)}
+                _, body = await page(web, folder, "headers", **more).over()
+                assert body.decode() == f"{len(''.join(values))} {hashlib.sha256(values[3].encode()).hexdigest()}"
 
     asyncio.run(test())
 

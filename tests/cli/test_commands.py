@@ -15,6 +15,7 @@ from fcgi_cli.admin import AdminError
 from fcgi_cli.main import main, make_parser
 from fcgi_cli.webserver import SERVERS, snippet
 
+from fcgi_core.errors import NO_EFFECT
 from fcgi_core.sctp import probe
 from fcgi_core.sctp.carrier import CarrierError
 from fcgi_core.sctp.probe import Finding, State
@@ -123,6 +124,15 @@ def test_set_refused(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "web: a.b: refused: no \\x1b such\n"
     assert main(["set", "a.b=1", "-o", "json"]) == 1
     assert json.loads(capsys.readouterr().out) == [{"web": {"a.b": "no \x1b such"}}]
+
+
+def test_set_what_concerns_one_side_alone(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
+    idle = f"{NO_EFFECT}: not this side"
+    admin.answers = {"/web.sock": {"web": {"a.b@c": idle}, "192.0.2.1:9000": {"a.b@c": ""}}}
+    assert main(["set", "a.b@c=1"]) == 0
+    assert capsys.readouterr().out == "web: a.b@c: no effect here: not this side\n192.0.2.1:9000: a.b@c: taken\n"
+    admin.answers = {"/web.sock": {"web": {"a.b@c": idle, "a.d@c": ""}, "192.0.2.1:9000": {"a.b@c": idle}}}
+    assert main(["set", "a.b@c=1", "a.d@c=1", "-o", "json"]) == 1, "an effect nowhere"
 
 
 @pytest.mark.parametrize("answers", [{}, {"/app.sock": "nobody here answers 'change'"}, {"/web.sock": "no such file"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,6 +193,11 @@ def test_early_messages_are_bounded(fresh: Connection, size: int) -> None:
     assert fresh.receive([data] * count, 0.0) == []
     fresh.take(ROOM)
     assert "before SETTINGS" in str(failure(fresh, data))
+
+
+def test_the_document_names_the_bound_of_early_messages() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    assert f"messages that come too early are kept, up to {MAX_EARLY >> 20} MiB (`MAX_EARLY`" in document
 
 
 # ---- bad messages

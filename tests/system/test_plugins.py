@@ -144,6 +144,10 @@ def test_a_file_that_is_wrong_changes_nothing(start: Start) -> None:
     stack.web.says("plugins.nosuch: no such plugin")
     stack.ask("/log?text=as%20before")
     stack.lines_with("as before")
+    stack.write("web", {"web": {**stack._web, "grace": "17s", "name": "x"}, **stack._common, "sctp": {"window": "2M"}})
+    stack.web.send(signal.SIGHUP)
+    stack.web.says("changed in the file, and waiting for a restart: web.grace, web.name, sctp.")
+    stack.web.says("sctp.window")
 
 
 def test_a_change_for_one_virtual_host(start: Start) -> None:

@@ -85,9 +85,9 @@ class RulesByHost:
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: the same for all virtual hosts")
         if options == self._options:
-            self._hosts.pop(server_name, None)
+            self._hosts.pop(server_name.lower(), None)
         else:
-            self._hosts[server_name] = Rules(options)
+            self._hosts[server_name.lower()] = Rules(options)
         self._look()
 
     def _look(self) -> None:
@@ -95,7 +95,8 @@ class RulesByHost:
         self.holds = any(rules.hold for rules in (self.base, *self._hosts.values()))
 
     def __getitem__(self, server_name: str) -> Rules:
-        return self._hosts.get(server_name, self.base)
+        """Those of a host, in letters of any case."""
+        return self.base if self.same else self._hosts.get(server_name.lower(), self.base)
 
     @property
     def lowest(self) -> int:
