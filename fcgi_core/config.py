@@ -284,6 +284,9 @@ class AppConfig(_Model):
     for none. Workers add their number: app.0.sock."""
     admin_group: str | None = None
     """Group that may use the admin socket."""
+    remote_changes: bool = True
+    """Whether web sides may change those options of plugins that allow it (`fcgi-sctp set` on their host); false: none.
+    """
     path: str | None = None
     """Directory put before Python's own search path; the working directory if not given."""
     grace: Seconds = Field(10, ge=0)
