@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from . import signals
 from .admin import AdminServer, Commands, open_admin, open_admin_if_possible
-from .app.making import load_application, make_application
+from .app.making import ConfiguredApplication, load_application
 from .app.service import AppService
 from .app.workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
@@ -70,6 +72,8 @@ class Running:
     """What SIGUSR1 does."""
     supervisor: Supervisor | None = None
     """Runs plugins in this process."""
+    close: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """What comes after `stop`, and after all that the application does when the process ends (atexit)."""
 
 
 async def _start_web(config: Config, web: WebConfig) -> Running:
@@ -122,11 +126,10 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         return await _start_workers(config, app, app.workers)
     # the parent's count, for the file may say another since
     worker, count = int(number or 0), int(os.environ.get(COUNT_VARIABLE) or 1)
-    application = make_application(app)
     listen = [await resolve(Address.parse(text)) for text in app.listen]
     name = app.name or app.application or (app.fastcgi.address if app.fastcgi else "")
     service = AppService(
-        application,
+        ConfiguredApplication(app),
         open_carrier(config.sctp.carrier, config.sctp.carrier_options()),
         [shifted(address, worker) for address in listen],
         plugins=config.load_plugins(),
@@ -145,10 +148,11 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
     end_with_parent()
     tell_ready()
     return Running(
-        lambda: _stop(admin, service.stop(app.grace)),
+        lambda: _stop(admin, service.finish(app.grace)),
         lambda: _adopt(config, service.supervisor),
         service.supervisor.reopen,
         service.supervisor,
+        service.close,
     )
 
 
@@ -248,11 +252,20 @@ def _settings(config: Config, name: str, others: dict[str, str] | None = None) -
 
 def _run(config: Config, start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     _start_log(config.log_level)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_main(start, config.hook_limit))
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    with ExitStack() as ending:
+        ending.callback(runner.close)
+        # what an application registers when it is imported comes before this, and its last lines still go
+        at_exit = ExitStack()
+        atexit.register(at_exit.close)
+        running = runner.run(_main(start, config.hook_limit))
+        close = running.close
+        if close is not None:
+            ending.callback(lambda: runner.run(close()))
+            at_exit.push(ending.pop_all())
 
 
-async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: float | None) -> None:
+async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: float | None) -> Running:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -281,6 +294,7 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     watch.stop()
     if limit is not None:
         limit.remove()
+    return running
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ClientGone, FcgiSctpError
 from ..exchange import error_page
+from ..forks import leave
 from ..plugin import bound_to_request
 from ..records import PREFERRED_CONTENT, Role
 from .asgi_scope import ASGI_VERSIONS, make_scope
@@ -185,6 +186,8 @@ class AsgiRequest:
                         error = "the application returned before its response was complete"
                         application_log.error("%s: %s", self._name(), error)
             except BaseException as exception:
+                if isinstance(exception, SystemExit):
+                    leave(exception)
                 if isinstance(exception, GeneratorExit) and exchange.service.loop.is_closed():
                     raise  # not the application's: what was left of this task is thrown away
                 if self._gone and _caused_by_absence(exception):
@@ -199,6 +202,7 @@ class AsgiRequest:
             if self._wrong:
                 log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
                 error = self._wrong
+        leave(SystemExit(1) if error else None)
         owner.tasks.pop(self.task, None)  # here and not in a call-back, for which the loop would turn once more
         self._finish(error)
 

@@ -227,7 +227,11 @@ class AppService:
 
     async def start(self) -> None:
         """Start the application, then listen. CarrierError, or what the application's start raises."""
-        await self.application.start(self)
+        try:
+            await self.application.start(self)
+        except BaseException:
+            self.supervisor.close()  # what was said until now, and why it cannot start
+            raise
         for address in self._wanted:
             listener = self._carrier.listen(address, self._accept)
             self._listeners.append(listener)
@@ -235,7 +239,13 @@ class AppService:
             log.info("listening for associations at %s (%s SCTP)", listener.address, self._carrier.name)
 
     async def stop(self, grace: float = 10.0) -> None:
-        """Take no new requests, let those that run end within `grace` seconds, then close everything."""
+        """`finish`, then `close`."""
+        await self.finish(grace)
+        await self.close()
+
+    async def finish(self, grace: float) -> None:
+        """Take no new requests, let those that run end within `grace` seconds, and end the application. What it says
+        meanwhile still goes: the associations stay up."""
         self._stopping = asyncio.Event()
         for listener in self._listeners:
             listener.close()
@@ -250,6 +260,11 @@ class AppService:
                     await self._stopping.wait()
         except TimeoutError:
             log.warning("requests still ran after %g s and are given up", grace)
+        await self.application.stop()
+
+    async def close(self) -> None:
+        """After `finish`: plugins say their last, and the associations end."""
+        assert self._stopping is not None
         self.supervisor.close()
         for association in tuple(self._associations):
             association.driver.shutdown()
@@ -261,7 +276,6 @@ class AppService:
         except TimeoutError:
             pass  # the peer is gone; closing the carrier aborts what is left
         self._carrier.close()
-        await self.application.stop()
 
     def finished(self, exchange: AppExchange, aborted: bool, error: str) -> None:
         """A request has ended: plugins hear of it."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ClientGone, RequestCut
 from ..exchange import error_page
+from ..forks import leave
 from ..plugin import bound_to_request
 from ..records import PREFERRED_CONTENT, ProtocolStatus, Role
 from .asgi_scope import is_secure, server_of
@@ -250,12 +251,15 @@ class WsgiRequest:
                     last = self._error_page(HTTPStatus.BAD_REQUEST)
                     self.complete = True
             except BaseException as exception:
+                if isinstance(exception, SystemExit):
+                    leave(exception)
                 # SystemExit and KeyboardInterrupt, too: this is no main thread, and others' requests go on
                 application_log.exception("uncaught exception in %s", self._name())
                 error = f"uncaught {type(exception).__name__}"
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.INTERNAL_SERVER_ERROR)
                     self.complete = True
+        leave(SystemExit(1) if error else None)
         owner.hand_over(self, last, True, error)
 
     def _name(self) -> str:

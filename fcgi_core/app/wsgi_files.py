@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClientGone, RequestCut
+from ..forks import in_child
 from .rules import NO_LENGTH
 from .threads import ThreadPool
 
@@ -146,6 +147,9 @@ class Errors(io.TextIOBase):
         exchange = self._exchange
         data = text.encode("utf-8", "backslashreplace")
         if data and not exchange.service.supervisor.stderr(exchange, data):
+            if in_child():
+                sys.stderr.write(text)  # the loop is the parent's
+                return len(text)
             try:
                 exchange.service.loop.call_soon_threadsafe(exchange.stderr, data)
             except RuntimeError:

@@ -177,30 +177,151 @@ def test_where_nobody_configured_logging(make: Make, host: Any) -> None:
     assert texts(host) == ["seen"]
 
 
-def test_an_application_that_configures_logging_late(
-    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def enabled_after() -> Iterator[None]:
+    """Loggers that a configuration disables are so for this test alone."""
+    try:
+        yield
+    finally:
+        for logger in logging.root.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                logger.disabled = False
+
+
+CONFIGURE: dict[str, Callable[[], object]] = {
+    "dictConfig": lambda: logging.config.dictConfig({"version": 1, "root": {"level": "INFO"}}),
+    "dictConfig with a handler": lambda: logging.config.dictConfig(
+        {
+            "version": 1,
+            "handlers": {"null": {"class": "logging.NullHandler"}},
+            "root": {"level": "INFO", "handlers": ["null"]},
+        }
+    ),
+    "basicConfig by force": lambda: logging.basicConfig(
+        force=True, level=logging.INFO, handlers=[logging.NullHandler()]
+    ),
+    "handlers taken off": lambda: logging.getLogger().handlers.clear(),
+}
+
+
+@pytest.mark.parametrize("how", CONFIGURE)
+def test_an_application_that_configures_logging_late(make: Make, host: Any, how: str) -> None:
+    """Lines and warnings go on at once."""
+    with bare_root(), enabled_after(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        half = make()
+        logging.getLogger("py.warnings")
+        logging.getLogger("fcgi_sctp.application")
+        CONFIGURE[how]()
+        logging.getLogger(f"new after {how}").error("line")
+        warnings.warn("warning", UserWarning, stacklevel=1)
+        logging.getLogger("fcgi_sctp.application").error("escaped")
+        half.close()
+    assert len(texts(host)) == 3, texts(host)
+    line, warning, escaped = texts(host)
+    assert (line, escaped) == ("line", "escaped")
+    assert "UserWarning: warning" in warning
+
+
+def test_the_applications_own_configuration_is_what_it_would_be_without_us(make: Make, host: Any) -> None:
+    """basicConfig() does nothing where the root logger has a handler, and INFO is not what it asks for."""
+    with bare_root() as root:
+        half = make(severity="debug")
+        logging.getLogger("shop").debug("before")
+        got: list[str] = []
+        own = logging.Handler()
+        own.emit = lambda record: got.append(record.getMessage())  # type: ignore[method-assign]
+        logging.basicConfig(handlers=[own])
+        assert root.handlers == [own]
+        logging.getLogger("shop").warning("for both")
+        logging.getLogger("shop").info("ours alone")
+        chatty = logging.getLogger("shop.chatty")
+        chatty.setLevel(logging.INFO)
+        chatty.info("for both")
+        chatty.setLevel(logging.NOTSET)
+        half.close()
+        assert (root.handlers, root.level) == ([own], logging.WARNING)
+    assert texts(host) == ["before", "for both", "ours alone", "for both"]
+    assert got == ["for both"] * 2
+
+
+def test_lines_that_nobody_has_yet_are_on_stderr_too(
+    make: Make, host: Any, association: AssociationInfo, make_request: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logger = logging.getLogger("fcgi_sctp.application")
-    monkeypatch.setattr(logger, "disabled", True)  # what dictConfig does by default; to all of pytest's loggers, too
+    """Perhaps nobody ever comes: the application may end before there is an association."""
+    before = logging.lastResort
     with bare_root():
         half = make()
-        logging.config.dictConfig({"version": 1, "root": {"level": "INFO"}, "disable_existing_loggers": False})
-        logger.error("lost")
-        half.request_begin(make_request())
-        logger.error("seen")
+        host.gathering.waits = True
+        logging.getLogger("shop").error("at import")
+        host.by_request = {make_request(): association}
+        half.association_up(association)
+        logging.getLogger("shop").error("later")
+        host.by_request = {}
+        half.association_down(association, "gone")
+        logging.getLogger("shop").error("alone again")
         half.close()
-    assert texts(host) == ["seen"]
+    host.gathering.fetch()
+    assert texts(host) == ["at import", "later", "alone again"]
+    assert capsys.readouterr().err == "at import\nalone again\n"
+    assert logging.lastResort is before
 
 
-def test_a_filter_on_the_handler_counts(make: Make, host: Any) -> None:
-    with bare_root() as root:
-        half = make()
-        (handler,) = root.handlers
-        handler.addFilter(lambda record: "no" not in record.getMessage())
-        logging.error("yes")
-        logging.error("no")
+@pytest.mark.parametrize("capture", [["logging"], ["logging", "unpropagated"]])
+def test_loggers_that_do_not_propagate(make: Make, host: Any, capture: list[str]) -> None:
+    logger = logging.getLogger("uvicorn.error")
+    above = logging.getLogger("uvicorn")
+    above.propagate = False
+    try:
+        make(capture=capture)
+        logger.error("started")
+        logging.getLogger("shop").error("line")
+    finally:
+        above.propagate = True
+    assert texts(host) == (["started", "line"] if "unpropagated" in capture else ["line"])
+
+
+@pytest.mark.parametrize("stderr", ["take", "copy"])
+def test_what_is_printed(
+    make: Make,
+    host: Any,
+    association: AssociationInfo,
+    make_request: Any,
+    capsys: pytest.CaptureFixture[str],
+    stderr: str,
+) -> None:
+    with bare_root():
+        half = make(capture=["logging", "output"], stderr=stderr, scope="stream")
+        host.by_request = {make_request(): association}
+        half.association_up(association)
+        request = make_request()
+        with bound_to_request(request):
+            print("printed", 17, end="")
+            print(" and", "more")
+            sys.stderr.writelines(["WARNING: on ", "stderr\n"])
+        handler = logging.StreamHandler()  # which writes to what stands for sys.stderr
+        logging.getLogger("shop").addHandler(handler)
+        logging.getLogger("shop").error("a record")
+        logging.getLogger("shop").removeHandler(handler)
+        assert sys.stdout.isatty() is False
         half.close()
-    assert texts(host) == ["yes"]
+        print("after")
+    assert texts(host) == ["printed 17 and more", "WARNING: on stderr", "a record"]
+    assert [sent.request for sent in host.sent] == [request, request, None]
+    out, err = capsys.readouterr()
+    assert out == ("printed 17 and more\n" if stderr == "copy" else "") + "after\n"
+    assert err == ("WARNING: on stderr\n" if stderr == "copy" else "") + "a record\n"
+
+
+def test_what_is_printed_while_a_line_is_taken_goes_where_it_went(
+    make: Make, host: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = make(capture=["output"])
+    host.on_send = lambda: print("sending")
+    print("line")
+    half.close()
+    assert texts(host) == ["line"]
+    assert "sending\n" in capsys.readouterr().out
 
 
 def test_what_was_held_for_one_request_is_looked_for_in_all(make: Make, host: Any, make_request: Any) -> None:

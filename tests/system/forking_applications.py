@@ -52,7 +52,21 @@ def talking(environ: dict[str, Any]) -> str:
     return str(child.exitcode)
 
 
+def forked(how: str) -> str:
+    """By os.fork() alone, where the child comes back into the server's own code."""
+    child = os.fork()
+    if child == 0:
+        if how == "exits":
+            sys.exit(3)
+        if how == "raises":
+            raise LookupError("raised in a child")
+        return "in the child"
+    return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
 def page(path: str, environ: dict[str, Any]) -> bytes:
+    if path.startswith("/forked/"):
+        return forked(path.removeprefix("/forked/")).encode()
     if path == "/terminated":
         return terminated().encode()
     if path == "/pooled":

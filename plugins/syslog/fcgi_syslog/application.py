@@ -164,13 +164,18 @@ class SyslogApplication(ApplicationHalf):
         self._hosts: dict[str, _Source] = {}
         """By SERVER_NAME as it came, where the web side says whose lines are: what they have in common."""
         self._holding: dict[_Source, RequestInfo | None] = {}  # STDERR that waits for its next line
-        self._capture = Capture(self._take, host.log.name, self._lose)
+        self._capture = Capture(self._take, self._take_output, host.log.name, self._lose)
         self._apply(options)
         self._named: dict[str, RequestInfo] = {}
         """With `listen`: the requests that run, by identity."""
         self._listener: LocalSocket | None = None
         if options.listen is not None and (worker or "0") == "0":  # one socket, however many workers
-            self._listener = LocalSocket(options.listen, self._take_local, self._lose)
+            try:
+                self._listener = LocalSocket(options.listen, self._take_local, self._lose)
+            except BaseException:
+                self._capture.uninstall()
+                self._capture.close()
+                raise
 
     def configure(self, options: SyslogOptions, server_name: str | None = None) -> None:
         """The new options; StartAnew for what takes another half, ValueError for what is not for one host alone."""
@@ -198,8 +203,13 @@ class SyslogApplication(ApplicationHalf):
         self._keep_stderr = options.stderr == "take"
         self._capture.install(options.capture, self._rules.lowest)
 
+    def association_up(self, association: AssociationInfo) -> None:
+        self._capture.heard(True)
+
+    def association_down(self, association: AssociationInfo, reason: str) -> None:
+        self._capture.heard(bool(self._host.associations()))
+
     def request_begin(self, request: RequestInfo) -> None:
-        self._capture.stay()
         if self._listener is not None:
             self._named[request.identity] = request
 
@@ -220,6 +230,15 @@ class SyslogApplication(ApplicationHalf):
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         if not self._take_stderr:
             return False
+        if self._capture.forked:
+            return self._capture.from_fork(data)
+        return self._pieces(request, data)
+
+    def _take_output(self, data: bytes) -> bool:
+        """What the process prints is put together and looked at as STDERR is."""
+        return self._pieces(current_request(), data)
+
+    def _pieces(self, request: RequestInfo | None, data: bytes) -> bool:
         source = self._source(request)
         waiting = len(source.turns)
         if waiting < MOST_PIECES:
@@ -238,7 +257,6 @@ class SyslogApplication(ApplicationHalf):
         self._send_stderr(source, request, events)
 
     def tick(self) -> None:
-        self._capture.stay()
         for source in list(self._holding):  # other threads add some meanwhile
             if source.quiet:
                 self._flush(source, self._holding.get(source))

@@ -187,10 +187,11 @@ class SyslogOptions(Plugin.Options):
     """The facility of every line; `user` is syslog(3)'s own default."""
     app_name: str = Field(default="", max_length=48)
     """What the lines say wrote them; empty: the application's name."""
-    capture: list[Literal["logging", "warnings", "stderr", "exceptions"]] = Field(
+    capture: list[Literal["logging", "unpropagated", "warnings", "stderr", "exceptions", "output"]] = Field(
         default=["logging", "warnings", "stderr", "exceptions"]
     )
-    """What the application side takes lines from."""
+    """What the application side takes lines from. `unpropagated`: of loggers with `propagate=False`, too; `output`:
+    what the process prints, to sys.stdout and sys.stderr."""
     listen: str | None = None
     """Application side: path of a datagram socket for programs that call syslog(3), as /dev/log is."""
     stderr: Literal["take", "copy"] = "take"
