@@ -33,7 +33,7 @@ from fcgi_core.events import (
     RequestReceived,
     Writable,
 )
-from fcgi_core.feedback import MAX_UNFINISHED_ITEMS
+from fcgi_core.feedback import MAX_FEEDBACK_WAITING, MAX_UNFINISHED_ITEMS, Feedback
 from fcgi_core.records import (
     HEADER,
     MAX_CONTENT,
@@ -340,6 +340,18 @@ def test_associations_of_a_peer_hold_so_much_together_and_give_it_back() -> None
     for end in ends:
         end.close()
     assert account.used == 0
+
+
+def test_all_queues_of_an_association_are_bounded_together() -> None:
+    """Whatever channels have each for itself, and however many requests there are."""
+    lone = ready(WebConnection(channels=CHANNELS))
+    lone.feedback.budget.limit = 10_000
+    requests = [lone.begin_request(PARAMS) for _ in range(20)]
+    for request in requests:
+        lone.send_feedback("application.request", bytes(1000), request)
+    assert lone.feedback_waiting <= 10_000
+    assert lone.feedback.figures["application.request"].dropped == {6: 10}
+    assert Feedback([], []).budget.limit == MAX_FEEDBACK_WAITING
 
 
 def test_reasons_are_short_and_of_any_characters(lone: Connection) -> None:

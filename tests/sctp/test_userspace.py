@@ -443,6 +443,17 @@ class TestUserspace:
 
         self.whole(body)
 
+    def test_messages_without_an_end_are_bounded_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(userspace_association, "PARTIAL_TOTAL", 300_000)
+
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab)
+            near.send([Message(1, bytes(600_000))])
+            assert "more than 300000 bytes of messages that are not complete" in await far.end()
+            assert far.received == 0
+
+        self.whole(body)
+
     def test_a_handler_that_fails_costs_its_association_only(self) -> None:
         class Bad(Recorder):
             def messages_received(self, messages: Any) -> None:

@@ -369,6 +369,19 @@ def test_one_that_is_refused_again_and_again_waits_for_queue_timeout_and_no_long
     run(body)
 
 
+def test_so_many_requests_wait_for_an_application_and_the_next_is_refused_at_once() -> None:
+    async def body() -> None:
+        async with running(overloaded, queue_timeout=60, queue_length=3) as bench:
+            waiting = [bench.begin() for _ in range(3)]
+            await until(lambda: bench.service.waiting == 3, "they wait")
+            answered = await bench.ask()
+            assert answered.startswith(b"Status: 503")
+            assert bench.service.waiting == 3
+            assert not any(is_over(wire) for wire in waiting)
+
+    run(body)
+
+
 PROBES = ProbeOptions(PROBE, interval=0.02, timeout=0.02, rise=2, fall=2)
 
 
