@@ -356,6 +356,23 @@ def test_a_prompt() -> None:
     assert not prompt.key("\x7f")
 
 
+def test_a_prompt_shows_names_that_are_harmless() -> None:
+    """Tab goes through virtual hosts, and applications say what those are called."""
+    answers: list[str] = []
+    prompt = Prompt("host:", lambda text: answers.append(text) or "no \x1b such", ["\x1b]0;owned\x07\u202e"])  # type: ignore[func-returns-value]
+    assert prompt.key("\t")
+    assert prompt.show(80) == ("host: \\x1b]0;owned\\x07\\u202e", "")
+    assert "\x1b" not in prompt.show(12)[0]
+    assert prompt.key("\n")
+    assert answers == ["\x1b]0;owned\x07\u202e"]
+    assert prompt.show(80)[1] == "  (no \\x1b such)"
+
+
+def test_errors_show_names_of_files_that_are_harmless(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "--no-follow", f"{tmp_path}/\x1b[2J"]) != 0
+    assert "\\x1b[2J" in capsys.readouterr().err
+
+
 # ---- another terminal
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fcgi_core.text import escape
+
 __all__ = ["Event", "Line", "Lost", "Note", "OutputClosed", "Skipped", "SourceError"]
 
 
 class SourceError(Exception):
-    """A feed or a file cannot be read; a sentence for the user."""
+    """A feed or a file cannot be read; a sentence for the user, in which names of files are harmless."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(escape(text))
 
 
 class OutputClosed(Exception):
