@@ -62,6 +62,7 @@ __all__ = [
     "OTHER",
     "OptionsByHost",
     "Outcome",
+    "OutputFigures",
     "Plugin",
     "PluginError",
     "Priority",
@@ -194,6 +195,29 @@ class AssociationFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFigures:
+    """How one place fares that a half writes to: a file, a server. Counters begin with the half."""
+
+    name: str
+    state: str
+    """``idle``: nothing waits; ``writing``; ``stalled``: it neither takes what waits nor fails; ``failing``."""
+    last_error: str
+    """Why it fails, '' if it does not."""
+    errors: int
+    """Attempts to write that failed."""
+    written: int
+    """Events; so are `waiting`, `lost` and `cut`."""
+    waiting: int
+    waiting_bytes: int
+    """Bytes of memory that these hold, about."""
+    lost: int
+    lost_bytes: int
+    """Characters of their text."""
+    cut: int
+    """Events that were too long and were written shorter."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransportFigures:
     """What the transport does."""
 
@@ -201,6 +225,8 @@ class TransportFigures:
     """Those that are up."""
     channels: Sequence[ChannelTotals]
     """Of all plugins."""
+    outputs: Sequence[tuple[str, OutputFigures]] = ()
+    """What plugins write to, each with the name of its plugin."""
 
 
 class FeedEntry(NamedTuple):
@@ -398,6 +424,10 @@ class Half:
 
     def tick(self) -> None:
         """Called about once a second."""
+
+    def output_figures(self) -> Sequence[OutputFigures]:
+        """How the places fare that this half writes to: shown by `fcgi-sctp status`, `plugins list` and the metrics."""
+        return ()
 
     def close(self) -> None:
         """The last call."""

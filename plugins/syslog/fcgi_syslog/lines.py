@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from sys import getsizeof
 
 from fcgi_core.plugin import FeedEntries, FeedEntry
 
 from .about import details
 
-__all__ = ["Head", "Lines", "OfRequest"]
+__all__ = ["Head", "Lines", "OfRequest", "cost_of"]
+
+ENTRY_COST, FIELD_COST, HEAD_COST, LINES_COST, LINE_COST = 640, 192, 400, 640, 112
+"""Bytes of memory that an entry, a field, a head, many lines together and each of those take beside their texts."""
+EMPTY = getsizeof("")
+"""Of the size of a text, what an empty one has."""
+
+
+def cost_of(entry: FeedEntry) -> int:
+    """Bytes of memory that an entry holds, about."""
+    return ENTRY_COST + getsizeof(entry.message) + _fields_cost(entry.fields)
+
+
+def _fields_cost(fields: Mapping[str, str] | None) -> int:
+    if not fields:
+        return 0
+    return sum(map(getsizeof, fields.values())) + sum(map(getsizeof, fields)) + len(fields) * FIELD_COST
 
 
 class Head:
     """What a `FeedEntry` has beside time and message, and texts that outputs make of that once."""
 
-    __slots__ = ("about", "fields", "mark", "message", "server_name", "severity")
+    __slots__ = ("about", "cost", "fields", "mark", "message", "server_name", "severity")
 
     def __init__(
         self,
@@ -33,6 +50,8 @@ class Head:
         self.about = (server_name, application, facility, process, kind, request, fields, host)
         """The fields of a `FeedEntry` after `message`."""
         self.fields = fields
+        self.cost = HEAD_COST + len(server_name) + len(application) + len(host) + _fields_cost(fields)
+        """Bytes of memory, about; so many has what outputs make of it, too."""
         self.mark = ""
         """What stands in a line of a file between time and request; made when first wanted."""
         self.message: tuple[str, str] | None = None
@@ -62,7 +81,7 @@ class Lines(FeedEntries):
     """By column: the heads, and for each line its time, the number of its head, its text, and its request if the head
     does not say that. A sequence of entries, each made when somebody wants it."""
 
-    __slots__ = ("clean", "heads", "numbers", "requests", "size", "texts", "times")
+    __slots__ = ("_held", "clean", "heads", "numbers", "requests", "size", "texts", "times")
 
     def __init__(
         self,
@@ -84,17 +103,23 @@ class Lines(FeedEntries):
         """None: heads say all that is to be said."""
         self.size = sum(map(len, texts))
         """Characters of text."""
+        self._held = 0
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def held(self) -> int:
-        size = self.size
-        for request in self.requests or ():
-            if request is not None:
-                size += len(request.params)
-        return size
+        if not self._held:
+            texts = self.size if self.clean else sum(map(getsizeof, self.texts)) - len(self.texts) * EMPTY
+            size = LINES_COST + len(self.texts) * LINE_COST + texts + sum([head.cost for head in self.heads])
+            last: OfRequest | None = None
+            for request in self.requests or ():
+                if request is not None and request is not last:  # lines of a request often follow each other
+                    last = request
+                    size += LINE_COST + len(request.params)
+            self._held = size
+        return self._held
 
     def entry(self, position: int) -> FeedEntry:
         head = self.heads[self.numbers[position]]
@@ -114,6 +139,12 @@ class Lines(FeedEntries):
         if not chosen:
             return None
         return self._of(chosen)
+
+    def part(self, first: int, last: int) -> Lines:
+        """The lines from `first` to before `last`."""
+        if first == 0 and last >= len(self.texts):
+            return self
+        return self._of(range(first, min(last, len(self.texts))))
 
     def by_host(self) -> dict[str, Lines]:
         """The lines of each virtual host."""
