@@ -311,6 +311,33 @@ def test_a_destructor_that_writes_comes_after_what_it_interrupted(
     ]
 
 
+def test_destructors_do_not_wait_for_the_thread_that_they_interrupt(
+    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One collection may run thousands of them; what is too much is lost and counted."""
+    half = make()
+    request = make_request()
+    keep = Reassembler._keep
+    garbage = 10_050
+
+    def interrupted(reassembler: Reassembler, data: bytes) -> None:
+        nonlocal garbage
+        count, garbage = garbage, 0
+        for number in range(count):
+            half.stderr(request, b"%d\n" % number)
+        keep(reassembler, data)
+
+    slept: list[float] = []
+    monkeypatch.setattr(Reassembler, "_keep", interrupted)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    writing = threading.Thread(target=half.stderr, args=(request, b"first\n"))
+    writing.start()
+    writing.join(60)
+    assert texts(host) == ["first", *map(str, range(10_000))]
+    assert slept == []
+    assert host.gathering.lost == 50
+
+
 def test_a_thread_waits_for_no_other_that_is_inside(
     make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

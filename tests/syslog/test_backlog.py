@@ -23,7 +23,8 @@ def lines_of(texts: list[str], cost: int = 0) -> Lines:
 def test_all_comes_out_in_order_and_nothing_is_held_then(counts: list[int], most: int, cost: int) -> None:
     backlog = Backlog()
     texts = [[f"{part}.{number}" for number in range(count)] for part, count in enumerate(counts)]
-    backlog.extend([FeedEntry(0.0, 6, "alone") if not one else lines_of(one, cost) for one in texts])
+    parts = [FeedEntry(0.0, 6, "alone") if not one else lines_of(one, cost) for one in texts]
+    backlog.extend((part, held_by(part)) for part in parts)
     assert backlog.lines == sum(len(one) or 1 for one in texts)
     seen: list[str] = []
     while backlog:
@@ -38,7 +39,7 @@ def test_all_comes_out_in_order_and_nothing_is_held_then(counts: list[int], most
 def test_what_fits_is_not_taken_apart() -> None:
     backlog = Backlog()
     lines = lines_of(["one", "two"])
-    backlog.extend([lines])
+    backlog.extend([(lines, held_by(lines))])
     assert backlog.held == held_by(lines)
     assert backlog.take(100_000) is lines
 
@@ -79,6 +80,7 @@ def batch(number, count, text, head_fields=0, params=0):
     requests = [OfRequest(f"r{number}", bytes(params + number % 2), str)] * count if params else None
     return Lines([head], columns.times, columns.numbers, columns.texts, columns.clean, requests)
 
+FIELDS = {f"f{n}": "x" * 1000 for n in range(10)}
 MAKE = {
     "empty entries": lambda n: entry(n, ""),
     "entries with fields": lambda n: entry(n, "x", 10),
@@ -90,6 +92,7 @@ MAKE = {
     "lines beyond latin-1": lambda n: batch(n, 100, "\\U0001f600" * 100),
     "heads with fields": lambda n: batch(n, 1, "x", 32),
     "requests": lambda n: batch(n, 3, "x", 0, 5000),
+    "one request": lambda n: FeedEntry(float(n), 6, f"{n}", "a", "b", 1, "", "", "c", FIELDS),
 }[sys.argv[1]]
 sink = Standing("standing", logging.getLogger())
 for number in range(20):
@@ -109,7 +112,7 @@ print((rss() - before) / sink.bound)
     "what",
     [
         *("empty entries", "entries with fields", "long entries", "entries beyond latin-1", "a line each"),
-        *("short lines", "lines", "lines beyond latin-1", "heads with fields", "requests"),
+        *("short lines", "lines", "lines beyond latin-1", "heads with fields", "requests", "one request"),
     ],
 )
 def test_what_is_counted_is_what_memory_costs(what: str) -> None:

@@ -226,7 +226,7 @@ class SyslogApplication(ApplicationHalf):
             source.turns.add(partial(self._feed, source, request, data))
         else:
             self._lose()
-        if waiting > MANY_PIECES and threading.get_ident() != self._loop_thread:
+        if waiting > MANY_PIECES and not source.turns.mine and threading.get_ident() != self._loop_thread:
             time.sleep(LET_GO_FIRST)
         return self._keep_stderr
 

@@ -6,6 +6,7 @@ They wait as they came, many together: as text each would have all that it has i
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from fcgi_core.plugin import FeedEntry
 
@@ -26,16 +27,19 @@ def size_of(part: Part) -> int:
     return part.size if isinstance(part, Lines) else len(part.message)
 
 
-def held_by(part: Part) -> int:
-    """Bytes of memory that they hold, about."""
-    return part.held if isinstance(part, Lines) else cost_of(part)
+def held_by(part: Part, before: Part | None = None) -> int:
+    """Bytes of memory that they hold, about, beside those that came `before` them."""
+    if isinstance(part, Lines):
+        return part.held
+    return cost_of(part, None if isinstance(before, Lines) else before)
 
 
 class Backlog:
     """Not for more than one thread."""
 
     def __init__(self) -> None:
-        self._parts: deque[Part] = deque()
+        self._parts: deque[tuple[Part, int]] = deque()
+        """With what each holds."""
         self._begun = 0
         """Lines of the first part that were taken out."""
         self.held = 0
@@ -45,15 +49,17 @@ class Backlog:
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def extend(self, parts: list[Part]) -> None:
-        self._parts.extend(parts)
-        self.held += sum(map(held_by, parts))
-        self.lines += sum(map(count_of, parts))
+    def extend(self, parts: Iterable[tuple[Part, int]]) -> None:
+        """Add lines, each with the bytes of memory that they hold."""
+        for part, held in parts:
+            self._parts.append((part, held))
+            self.held += held
+            self.lines += count_of(part)
 
     def take(self, most: int) -> Part:
         """Take out the oldest lines, which make about `most` bytes of text at most when each is written by itself; one
         at least. There must be some."""
-        part = self._parts[0]
+        part, held = self._parts[0]
         taken: Part = part
         over = True
         if isinstance(part, Lines):
@@ -64,6 +70,6 @@ class Backlog:
             self._begun = 0 if over else last
         if over:
             self._parts.popleft()
-            self.held -= held_by(part)
+            self.held -= held
         self.lines -= count_of(taken)
         return taken

@@ -17,9 +17,10 @@ EMPTY = getsizeof("")
 """Of the size of a text, what an empty one has."""
 
 
-def cost_of(entry: FeedEntry) -> int:
-    """Bytes of memory that an entry holds, about."""
-    return ENTRY_COST + getsizeof(entry.message) + _fields_cost(entry.fields)
+def cost_of(entry: FeedEntry, before: FeedEntry | None = None) -> int:
+    """Bytes of memory that an entry holds, about, beside the one `before` it: lines of a request share their fields."""
+    fields = None if before is not None and entry.fields is before.fields else entry.fields
+    return ENTRY_COST + getsizeof(entry.message) + _fields_cost(fields)
 
 
 def _fields_cost(fields: Mapping[str, str] | None) -> int:

@@ -73,7 +73,9 @@ class Sink(ABC):
         self.closing = False
         self._log = log
         self._changed = threading.Condition()
-        self._queue: list[Part] = []
+        self._queue: list[tuple[Part, int]] = []
+        """With the memory that each holds."""
+        self._last: Part | None = None
         self._queued = 0
         self._queued_lines = 0
         self._backlog = Backlog()
@@ -108,16 +110,18 @@ class Sink(ABC):
         self._take(lines)
 
     def _take(self, part: Part) -> None:
-        held, count = held_by(part), count_of(part)
+        count = count_of(part)
         with self._changed:
             if self.closing:
                 return
+            held = held_by(part, self._last)
             if self._queued + self._unwritten + held > self.bound:
                 self._full += count
                 self.lost += count
                 self.lost_bytes += size_of(part)
                 return
-            self._queue.append(part)
+            self._last = part
+            self._queue.append((part, held))
             self._queued += held
             self._queued_lines += count
             self.accepted += count
