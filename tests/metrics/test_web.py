@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -219,6 +220,28 @@ def test_statsd_by_the_clock(run: Any, host: Any, clock: Clock) -> None:
         b"fcgi_web_requests.shop_example.2xx:1|c",
         b"fcgi_web_requests.shop_example.2xx:5|c",
     ]
+
+
+def test_a_report_that_fails_is_reported_once_and_the_next_one_goes(
+    run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: Clock
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        statsd = half._statsd
+        assert statsd is not None
+        sent = []
+        monkeypatch.setattr(statsd, "send", lambda samples: 1 / 0)
+        for _ in range(2):
+            half.tick()
+            while half._reporting is not None:
+                await asyncio.sleep(0)
+            clock.now += 10
+            monkeypatch.setattr(statsd, "send", sent.append)
+        assert len(sent) == 1
+        gc.collect()
+        await asyncio.sleep(0)
+
+    run(check, statsd="127.0.0.1:9")
+    assert [record.name for record in caplog.records] == ["fcgi_sctp.plugin.metrics"], "and asyncio has nothing to add"
 
 
 def test_a_page_that_cannot_be_made_is_logged(

@@ -6,6 +6,7 @@ counted by reason. All of this runs on one thread that is not the event loop's.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from .encoding import encode
 from .families import APPLICATION, FAMILIES, RESERVED
 from .samples import PROCESS, Buckets, Labels, Sample, Value, add_values
 from .snapshot import Meta, parse
+from .validity import is_bound, is_valid, valid_groups
 
 __all__ = ["Exposition", "Snapshot"]
 
@@ -34,6 +36,10 @@ _SUFFIXES = {
     "unknown": ("",),
 }
 """What the samples of a family of each type are called after it (OpenMetrics 1.0, "Metric Types")."""
+
+
+_CREATED = dict.fromkeys(("counter", "histogram", "summary"), ("_created",))
+"""What else belongs to such a family, though it does not pass through here."""
 
 
 class Snapshot(NamedTuple):
@@ -132,7 +138,7 @@ class Exposition:
     def _join(self, metrics: dict[str, Metric], claimed: dict[str, str], name: str, metric: Metric) -> None:
         """Add a worker's metric to those of the others, if they agree on what it is."""
         meaning = f"{name} {metric.type}"
-        names = {name + suffix for suffix in ("", *_SUFFIXES[metric.type])}
+        names = {name + suffix for suffix in ("", *_SUFFIXES[metric.type], *_CREATED.get(metric.type, ()))}
         if any(claimed.get(one, meaning) != meaning for one in names):
             self.omitted["conflict"] = self.omitted.get("conflict", 0) + len(metric.samples)
             return
@@ -141,6 +147,10 @@ class Exposition:
         if known is None:
             known = metrics[name] = Metric(name, metric.documentation, metric.type)
         known.samples.extend(metric.samples)
+
+
+def _are_buckets(value: Buckets) -> bool:
+    return 0 <= value.total < math.inf and all(is_bound(bound) for bound, _ in value.counts)
 
 
 class _Collected(Collector):
@@ -178,10 +188,17 @@ class _Parser:
                     self._own_sample(line)
                 else:
                     self._sample(line)
+        for family, metric in list(self._metrics.items()):
+            samples = valid_groups(metric.type, family, metric.samples)
+            if len(samples) < len(metric.samples):
+                self._omit("malformed", len(metric.samples) - len(samples))
+            metric.samples = samples
+            if not samples:
+                del self._metrics[family]
         return _Parsed(self._snapshot.number, self._own, self._metrics, self._omitted)
 
-    def _omit(self, reason: str) -> None:
-        self._omitted[reason] = self._omitted.get(reason, 0) + 1
+    def _omit(self, reason: str, count: int = 1) -> None:
+        self._omitted[reason] = self._omitted.get(reason, 0) + count
 
     def _meta(self, meta: Meta) -> None:
         if len(self._types) + len(self._helps) >= 2 * self._left:
@@ -201,17 +218,21 @@ class _Parser:
         if {label for label, _ in labels} != wanted or ("server_name" in family.labels) is (scope == PROCESS):
             self._omit("unknown")
             return
+        if not (_are_buckets(value) if isinstance(value, Buckets) else 0 <= value < math.inf):
+            self._omit("malformed")  # none of ours is negative, or no number
+            return
         self._left -= 1
         self._own.append(Sample(scope if scope == PROCESS else clean_host(scope), name, labels, value))
 
     def _sample(self, sample: Sample) -> None:
         _, name, labels, value = sample
         family, kind = self._family(name)
-        label_names = {label for label, _ in labels}
+        by_name = dict(labels)
         if isinstance(value, Buckets) or not family or sample.scope != PROCESS:
             self._omit("unknown")
             return
-        if (name == family + "_bucket" and "le" not in label_names) or any(one.startswith("__") for one in label_names):
+        suffix = name.removeprefix(family)
+        if any(one.startswith("__") for one in by_name) or not is_valid(kind, suffix, by_name, family, value):
             self._omit("malformed")
             return
         renamed = tuple(sorted((f"exported_{label}" if label == "worker" else label, text) for label, text in labels))

@@ -180,6 +180,8 @@ class MetricsWeb(WebHalf):
 
         def reported(future: asyncio.Future[None]) -> None:
             self._reporting = None
+            if not future.cancelled():
+                future.exception()  # it is in the log already: asyncio need not report it a second time
 
         self._reporting = asyncio.ensure_future(self._off_loop(report))
         self._reporting.add_done_callback(reported)

@@ -176,17 +176,15 @@ class StreamSink(Sink):
         """Give the first unsent batch to the socket, whole."""
         batch = self._unsent[0]
         view = memoryview(batch.data)
-        give_up: float | None = None
+        since = time.monotonic()
         while self._offset < len(view):
             try:
                 sent = used.send(view[self._offset :])
             except TimeoutError:
-                patience = CLOSE_WITHIN / 2 if self.closing else STALLED_AFTER
-                give_up = give_up or time.monotonic() + patience
-                if time.monotonic() > give_up:
+                if time.monotonic() - since > (CLOSE_WITHIN / 4 if self.closing else STALLED_AFTER):
                     raise _DoesNotRead("the server does not read what is sent") from None
                 continue
-            give_up = None
+            since = time.monotonic()
             self._offset += sent
             self._sent += sent
         self._offset = 0
