@@ -8,8 +8,9 @@ and no character that turns the direction of what follows (CVE-2021-42574, "Troj
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-__all__ = ["SEVERITIES", "escape", "escape_word", "severity_number"]
+__all__ = ["SEVERITIES", "escape", "escape_word", "name_of_request", "severity_number"]
 
 SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 """RFC 5424 section 6.2.1, by number; the names are those of syslog.conf(5)."""
@@ -51,6 +52,12 @@ def escape(text: str) -> str:
 def escape_word(text: str) -> str:
     """`text` as one column of a line: escaped, spaces too; ``-`` if there is nothing."""
     return escape(text).replace(" ", "\\x20") or "-"
+
+
+def name_of_request(params: Mapping[str, str]) -> str:
+    """What a log of ours calls a request: method and URI, without the query, which may have passwords and tokens."""
+    path, _, query = params.get("REQUEST_URI", "").partition("?")
+    return escape(f"{params.get('REQUEST_METHOD', '')} {path}{query and '?***'}")
 
 
 def severity_number(name: str) -> int:

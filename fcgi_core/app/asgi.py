@@ -19,6 +19,7 @@ from ..errors import ClientGone, FcgiSctpError
 from ..exchange import error_page
 from ..plugin import bound_to_request
 from ..records import PREFERRED_CONTENT
+from ..text import name_of_request
 from .asgi_scope import ASGI_VERSIONS, make_scope
 
 if TYPE_CHECKING:
@@ -192,8 +193,7 @@ class AsgiRequest:
         self._changed()
 
     def _name(self) -> str:
-        params = self.exchange.params
-        return f"{params.get('REQUEST_METHOD', '')} {params.get('REQUEST_URI', '')}"
+        return name_of_request(self.exchange.params)
 
     async def receive(self) -> Event:
         """ASGI's receive: the body as it comes, then http.disconnect once there is nobody or nothing more to say."""

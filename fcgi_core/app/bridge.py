@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ..exchange import error_page
 from ..records import ProtocolStatus, RecordType, Role
+from ..text import name_of_request
 from .fastcgi_client import FastcgiConnection
 from .fastcgi_pool import FastcgiPool
 
@@ -234,7 +235,7 @@ class BridgedRequest:
 
     def _give_up(self, status: HTTPStatus, why: str) -> None:
         exchange = self._exchange
-        log.warning("%s %s: %s", exchange.params.get("REQUEST_METHOD", ""), exchange.params.get("REQUEST_URI", ""), why)
+        log.warning("%s: %s", name_of_request(exchange.params), why)
         self._drop()
         if exchange.bytes_out == 0 and status is not HTTPStatus.BAD_GATEWAY:
             exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))

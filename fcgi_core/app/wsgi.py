@@ -19,6 +19,7 @@ from ..errors import ClientGone
 from ..exchange import error_page
 from ..plugin import bound_to_request
 from ..records import PREFERRED_CONTENT
+from ..text import name_of_request
 from .threads import ThreadPool
 from .wsgi_files import Body, Errors, Wait
 
@@ -184,11 +185,7 @@ class WsgiRequest:
             except BaseException as exception:
                 if isinstance(exception, (KeyboardInterrupt, GeneratorExit)):
                     raise
-                application_log.exception(
-                    "uncaught exception in %s %s",
-                    exchange.params.get("REQUEST_METHOD", ""),
-                    exchange.params.get("REQUEST_URI", ""),
-                )
+                application_log.exception("uncaught exception in %s", name_of_request(exchange.params))
                 error = f"uncaught {type(exception).__name__}"
                 if not self._head_sent:
                     last = error_page(HTTPStatus.INTERNAL_SERVER_ERROR, exchange.params.get("REQUEST_METHOD", ""))

@@ -758,3 +758,10 @@ def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeyp
     assert host.gathering.lost == 12
     host.gathering.fetch()
     assert len(texts(host)) == 12
+
+
+def test_what_the_default_hides(make: Make, host: Any) -> None:
+    make()
+    logging.error("uncaught exception in GET /?password=hunter2", extra={"token": "hunter2", "to": "/?pwd=hunter2"})
+    assert b"hunter2" not in host.sent[0].item
+    assert host.sent[0].item.count(b"***") == 3

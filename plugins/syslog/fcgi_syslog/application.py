@@ -368,7 +368,7 @@ class SyslogApplication(ApplicationHalf):
             return
         if fields:
             if rules.redacts:
-                fields = {name: rules.redact(value) for name, value in fields.items()}
+                fields = {name: rules.redact_field(name, value) for name, value in fields.items()}
             head = self._begin(source, severity, msgid, source.data + _format_fields(fields))
         else:
             head = source.heads.get((severity, msgid)) or self._head(source, severity, msgid)

@@ -96,11 +96,11 @@ class Redaction(_Model):
         return self
 
 
-SECRETS = Redaction(
-    match=r"([?&;](?i:pass(?:word|wd)?|pwd|secret|(?:access_|refresh_|id_)?token|api_?key|sig(?:nature)?)=)[^&;\s\"'<>]+",
-    replace=r"\1***",
-)
+_SECRET_NAMES = r"(?i:pass(?:word|wd)?|pwd|secret|(?:access_|refresh_|id_)?token|api_?key|sig(?:nature)?)"
+SECRETS = Redaction(match=rf"([?&;]{_SECRET_NAMES}=)[^&;\s\"'<>]+", replace=r"\1***")
 """Parameters of a query string that are no business of who reads the log."""
+is_secret = re.compile(_SECRET_NAMES).fullmatch
+"""Whether the value of a field of this name is none of it, either."""
 
 
 def may_have_secrets(text: str) -> bool:
