@@ -765,3 +765,15 @@ def test_what_the_default_hides(make: Make, host: Any) -> None:
     logging.error("uncaught exception in GET /?password=hunter2", extra={"token": "hunter2", "to": "/?pwd=hunter2"})
     assert b"hunter2" not in host.sent[0].item
     assert host.sent[0].item.count(b"***") == 3
+
+
+def test_loggers_without_number_cost_no_memory_without_bound(
+    make: Make, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = make()
+    host.gathering.waits = True
+    for number in range(25_000):
+        logging.getLogger().handle(logging.makeLogRecord({"name": f"r{number}", "msg": "x", "levelno": 40}))
+        assert len(half._process.heads) <= 1000
+    assert len(half._capture._msgids) <= 10_000
+    host.gathering.fetch()

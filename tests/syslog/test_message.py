@@ -107,6 +107,13 @@ def test_what_is_too_much_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch, da
     assert "more than 64 parameters" in problem
 
 
+@pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_a_time_that_utc_has_no_year_for(when: str) -> None:
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        parse(f"<13>1 {when} - - - - - text".encode())
+    assert read(f"<13>1 {when} - - - - - text".encode())[0].time is None
+
+
 def test_as_many_as_there_may_be() -> None:
     fields = {f"f{number}": "=" * 500 for number in range(64)}
     assert parse(Message("text", data={"x": fields}).encode()) == Message("text", data={"x": fields})

@@ -184,6 +184,21 @@ def test_stderr(make: Make, host: Any, make_request: Any) -> None:
     assert [entry.message for entry in host.published[1:]] == ["no newline", "and"]
 
 
+def test_stderr_that_waits_for_its_next_line_is_bounded_for_all_requests_together(
+    make: Make, host: Any, make_request: Any
+) -> None:
+    half = make()
+    requests = [make_request(f"req-{number}") for number in range(200)]
+    for number, request in enumerate(requests):
+        half.stderr(request, b"x" * (100 << 10))
+        assert len(host.published) == (164 if number >= 163 else 0)
+        assert half._held <= 16 << 20
+    half.close()
+    assert len(host.published) == 200
+    assert half._held == 0
+    assert {len(entry.message) for entry in host.published} == {100 << 10}
+
+
 def test_a_request_goes_when_it_is_over(make: Make, host: Any, make_request: Any, association: AssociationInfo) -> None:
     half = make()
     request = make_request()

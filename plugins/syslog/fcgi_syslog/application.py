@@ -56,6 +56,8 @@ _FIXED = ("scope", "delivery", "spool", "spool_bytes", "listen")
 """Options that a running half cannot change."""
 KNOWN_HOSTS = 1000
 """Virtual hosts whose beginnings of lines are kept; names come from clients where a web server passes them on."""
+KNOWN_HEADS = 1000
+"""Beginnings of lines that are kept for each of them: an application may name loggers after its requests."""
 _WORD = re.compile(r"[0-9A-Za-z._-]{8,}")
 """What may be the identity of a request: nginx's $request_id has 32 hexadecimal digits."""
 LOOK_AT = 1024
@@ -254,8 +256,8 @@ class SyslogApplication(ApplicationHalf):
             self._listener.close()
         self._capture.uninstall()
         self._capture.close()
-        for source, request in list(self._holding.items()):
-            self._flush(source, request)
+        for source in list(self._holding):  # other threads may still add some
+            self._flush(source, self._holding.get(source))
         self._report_suppressed()
 
     def _source(self, request: RequestInfo | None) -> _Source:
@@ -386,6 +388,8 @@ class SyslogApplication(ApplicationHalf):
 
     def _head(self, source: _Source, severity: int, msgid: str) -> str:
         """The one of all lines that add nothing."""
+        if len(source.heads) >= KNOWN_HEADS:
+            source.heads.clear()
         head = source.heads[severity, msgid] = self._begin(source, severity, msgid, source.data)
         return head
 

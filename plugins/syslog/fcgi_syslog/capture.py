@@ -23,6 +23,8 @@ APPLICATION_LOGGER = "fcgi_sctp.application"
 """Where the application server logs what escapes from the application: the one of our own loggers that is taken."""
 _OWN_LOGGER = "fcgi_sctp"
 _MOST_FIELDS = 32
+KNOWN_NAMES = 10_000
+"""Loggers whose MSGID is kept: an application may name them after its requests."""
 NO_FIELDS: dict[str, str] = {}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _STANDARD_COUNT = len(vars(logging.makeLogRecord({})))
@@ -157,6 +159,8 @@ class Capture:
             ours = "exceptions" not in self._kinds
         # the end of a long name says more than its beginning
         msgid = "" if ours else clean_name(name[-MSGID_LENGTH:], MSGID_LENGTH)
+        if len(self._msgids) >= KNOWN_NAMES:
+            self._msgids.clear()
         self._msgids[name] = msgid
         return msgid
 

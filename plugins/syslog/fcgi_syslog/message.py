@@ -42,6 +42,8 @@ FACILITIES = (
 """RFC 5424 section 6.2.1, by number; the names are those of syslog.conf(5)."""
 HOSTNAME_LENGTH, APP_NAME_LENGTH, PROCID_LENGTH, MSGID_LENGTH, DATA_NAME_LENGTH = 255, 48, 128, 32, 32
 """Characters at most (RFC 5424 section 6)."""
+FIRST_SECOND, LAST_SECOND = -62135596800, 253402300799
+"""Seconds from the epoch to the first and last that RFC 3339 can name."""
 _DEFAULT_PRIORITY = 13
 """user.notice, for a message that says none (RFC 3164 section 4.3.3)."""
 
@@ -289,4 +291,7 @@ def _parse_time(text: str) -> float:
 
 @lru_cache(maxsize=64)
 def _epoch(second: str, offset: str) -> int:
-    return int(datetime.fromisoformat(second + offset).timestamp())
+    seconds = int(datetime.fromisoformat(second + offset).timestamp())
+    if not FIRST_SECOND <= seconds <= LAST_SECOND:
+        raise ValueError("years 1 to 9999 of UTC were expected")
+    return seconds

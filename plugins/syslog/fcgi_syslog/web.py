@@ -37,6 +37,8 @@ _KEY = "syslog"
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 KNOWN_HEADS = 1024
 """Beginnings of lines that are kept taken apart: one for each logger and severity, and for each request."""
+MOST_HELD = 16 << 20
+"""Bytes of STDERR of all requests that wait for their next line; where it is more, all are taken for whole."""
 KNOWN_HEAD_LENGTH = 2048
 """Characters of the longest that is kept."""
 
@@ -80,6 +82,7 @@ class SyslogWeb(WebHalf):
         """By their text and the name of the application; and by the virtual host, where it is the request's, or by None
         where the request is not known any more."""
         self._holding: dict[_Source, RequestInfo] = {}  # STDERR that waits for its next line
+        self._held = 0
         self.malformed = 0
         """Items that were no RFC 5424 messages."""
         self._last_malformed = ""
@@ -246,11 +249,16 @@ class SyslogWeb(WebHalf):
         if self._options.stderr == "copy" or "stderr" not in self._options.capture:
             return
         source = self._source(request)
+        held = source.stderr.held
         events = source.stderr.feed(data)
         source.quiet = False
         if source.stderr:
             self._holding[source] = request
+        self._held += source.stderr.held - held
         self._publish_stderr(source, request, events)
+        if self._held > MOST_HELD:
+            for one, of_request in list(self._holding.items()):
+                self._flush(one, of_request)
 
     def tick(self) -> None:
         over = [(source, request) for source, request in self._holding.items() if source.quiet]
@@ -291,6 +299,7 @@ class SyslogWeb(WebHalf):
 
     def _flush(self, source: _Source, request: RequestInfo) -> None:
         del self._holding[source]
+        self._held -= source.stderr.held
         self._publish_stderr(source, request, source.stderr.flush())
 
     def _publish_stderr(self, source: _Source, request: RequestInfo, events: list[str]) -> None:
