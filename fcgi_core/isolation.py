@@ -145,7 +145,10 @@ class HookCaller:
         took = perf_counter() - began
         if on_loop:
             self.hook_due = due + took  # it was not the outer one's
-        self._took(entry, name, took)
+            self._took(entry, name, took)
+        else:  # on a thread of the application it holds up that thread alone
+            entry.tally.calls += 1
+            entry.tally.seconds += took
         return result
 
     def _gathered(self, entry: Entry, make: Make, crowded: bool) -> Iterable[tuple[bytes, int, AssociationInfo | None]]:

@@ -31,7 +31,7 @@ class Turns:
         `call` by then, or if it is this thread, it makes `call` later."""
         self._calls.append(call)
         while self._calls:  # the thread that was at work may have looked before `call` was there
-            if self._maker == threading.get_ident():
+            if self.mine:
                 return
             if not (self._busy.acquire(timeout=patience) if patience else self._busy.acquire(blocking=False)):
                 return
@@ -42,6 +42,11 @@ class Turns:
             finally:
                 self._maker = 0
                 self._busy.release()
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread is the one that makes calls now."""
+        return self._maker == threading.get_ident()
 
     def __len__(self) -> int:
         """How many calls wait."""

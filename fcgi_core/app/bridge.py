@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from ..exchange import error_page, status_of
 from ..records import ProtocolStatus, RecordType, Role
+from ..text import name_of_request
 from .fastcgi_client import FastcgiConnection
 from .fastcgi_pool import FastcgiPool
 
@@ -263,8 +264,7 @@ class BridgedRequest:
 
     def _give_up(self, status: HTTPStatus, why: str, level: int = logging.WARNING) -> None:
         exchange = self._exchange
-        method, uri = exchange.params.get("REQUEST_METHOD", ""), exchange.params.get("REQUEST_URI", "")
-        log.log(level, "%s %s: %s", method, uri, why)
+        log.log(level, "%s: %s", name_of_request(exchange.params), why)
         self._drop()
         if exchange.bytes_out == 0 and status is not HTTPStatus.BAD_GATEWAY:
             exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))

@@ -20,6 +20,7 @@ from ..exchange import error_page
 from ..forks import leave
 from ..plugin import bound_to_request
 from ..records import PREFERRED_CONTENT, ProtocolStatus, Role
+from ..text import name_of_request
 from .asgi_scope import is_secure, server_of
 from .rules import NO_LENGTH, as_bytes, has_no_body, make_text_head, request_length
 from .threads import ThreadPool
@@ -217,7 +218,7 @@ class WsgiRequest:
         error = ""
         with bound_to_request(exchange):
             if self._wrong:
-                log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
+                log.warning("%s: %s; it is answered with 400", name_of_request(exchange.params), self._wrong)
                 self.complete = True
                 owner.hand_over(self, self._error_page(HTTPStatus.BAD_REQUEST), True, self._wrong)
                 return
@@ -233,7 +234,7 @@ class WsgiRequest:
                     if self._left > 0:
                         sent = self._length - self._left
                         error = f"the response ended after {sent} of the {self._length} bytes of its Content-Length"
-                        application_log.error("%s: %s", self._name(), error)
+                        application_log.error("%s: %s", name_of_request(exchange.params), error)
                     else:
                         self.complete = True
                 finally:
@@ -243,10 +244,10 @@ class WsgiRequest:
                 error = "the client went away"
             except BodyTooLong as exception:
                 error = str(exception)
-                application_log.error("%s: %s", self._name(), error)
+                application_log.error("%s: %s", name_of_request(exchange.params), error)
             except RequestCut as exception:
                 error = str(exception)
-                log.warning("%s: %s", self._name(), error)
+                log.warning("%s: %s", name_of_request(exchange.params), error)
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.BAD_REQUEST)
                     self.complete = True
@@ -254,17 +255,13 @@ class WsgiRequest:
                 if isinstance(exception, SystemExit):
                     leave(exception)
                 # SystemExit and KeyboardInterrupt, too: this is no main thread, and others' requests go on
-                application_log.exception("uncaught exception in %s", self._name())
+                application_log.exception("uncaught exception in %s", name_of_request(exchange.params))
                 error = f"uncaught {type(exception).__name__}"
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.INTERNAL_SERVER_ERROR)
                     self.complete = True
         leave(SystemExit(1) if error else None)
         owner.hand_over(self, last, True, error)
-
-    def _name(self) -> str:
-        params = self.exchange.params
-        return f"{params.get('REQUEST_METHOD', '')} {params.get('REQUEST_URI', '')}"
 
     def _error_page(self, status: HTTPStatus) -> bytes:
         return error_page(status, self.exchange.params.get("REQUEST_METHOD", ""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from fcgi_core.isolation import (
     SLOW,
     TELL_SLOW_EVERY,
 )
-from fcgi_core.plugin import Host, Outcome, RequestInfo, WebHalf
+from fcgi_core.plugin import ApplicationHalf, Host, Outcome, RequestInfo, WebHalf
 from fcgi_core.supervisor import Supervisor
 from tests.core.supervised import ANY, OVER, Example, Recorder, VirtualLoop, linked, start
 
@@ -191,3 +193,25 @@ def test_a_hook_that_keeps_failing_is_not_excused_by_others_that_work(caplog: py
         plugin.half.broken = False
     assert supervisor.statistics()[0]["state"] == "set aside"
     assert f"plugin example failed {FAILURES_ALLOWED} times in a row and is set aside for 60 s" in caplog.messages
+
+
+def test_a_slow_hook_on_a_thread_of_the_application_holds_up_that_thread_alone() -> None:
+    class Slow(ApplicationHalf):
+        def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
+            time.sleep(SLOW + 0.01)
+            return True
+
+    class Writes(Example):
+        def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+            return Slow()
+
+    enabled = load_plugins({"example": {}}, {"example": Writes()}.__getitem__)
+    supervisor = Supervisor(enabled, VirtualLoop(), lambda call: call(), web=False)
+    for _ in range(2):
+        thread = threading.Thread(target=supervisor.stderr, args=(None, b"x"))
+        thread.start()
+        thread.join(10)
+    hooks = supervisor.statistics()[0]["hooks"]
+    assert (hooks["calls"], hooks["slow"]) == (2, 0)
+    assert supervisor.stderr(None, b"x")
+    assert supervisor.statistics()[0]["hooks"]["slow"] == 1

@@ -12,11 +12,13 @@ def test_a_call_that_adds_others_is_not_interrupted_by_them() -> None:
     seen: list[str] = []
 
     def outer() -> None:
+        assert turns.mine
         turns.add(lambda: seen.append("inner"), patience=60)
         seen.append("outer")
 
     turns.add(outer)
     assert seen == ["outer", "inner"]
+    assert not turns.mine
     assert len(turns) == 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
-from fcgi_core.loggers import keep_enabled
+from fcgi_core.plugin import keep_enabled
 
 from .about import LONGEST_VALUE
 from .forked import Relay
@@ -29,6 +29,8 @@ APPLICATION_LOGGER = "fcgi_sctp.application"
 _OWN_LOGGER = "fcgi_sctp"
 _WARNINGS_LOGGER = "py.warnings"
 _MOST_FIELDS = 32
+KNOWN_NAMES = 10_000
+"""Loggers whose MSGID is kept: an application may name them after its requests."""
 NO_FIELDS: dict[str, str] = {}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _STANDARD_COUNT = len(vars(logging.makeLogRecord({})))
@@ -240,6 +242,8 @@ class Capture:
             wanted = "logging" in kinds or (name == _WARNINGS_LOGGER and "warnings" in kinds)
         # the end of a long name says more than its beginning
         msgid = clean_name(name[-MSGID_LENGTH:], MSGID_LENGTH) if wanted else ""
+        if len(self._msgids) >= KNOWN_NAMES:
+            self._msgids.clear()
         self._msgids[name] = msgid
         return msgid
 
