@@ -272,8 +272,8 @@ class Sink(ABC):
                 closing = self.closing
             if reopen:
                 self.release()
-            self._attempt()
-            self._report(closing)
+            recovered = self._attempt()
+            self._report(closing or recovered)
         self._end()
 
     def _patience(self) -> float | None:
@@ -284,7 +284,8 @@ class Sink(ABC):
             return max(0.0, self._report_at - time.monotonic())
         return None
 
-    def _attempt(self) -> None:
+    def _attempt(self) -> bool:
+        """Whether it is written again."""
         failure = self._write_backlog()
         if failure is not None:
             with self._changed:
@@ -299,6 +300,8 @@ class Sink(ABC):
         elif self._failing:
             self._failing = False
             self._log.warning("%s is written again", self.name)
+            return True
+        return False
 
     def _write_backlog(self) -> OSError | None:
         """Write what there is, portion by portion, until one cannot be written; why not."""
