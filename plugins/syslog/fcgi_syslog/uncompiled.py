@@ -1,16 +1,19 @@
 """What must run as it is, though all around it is compiled: mypyc has its limits.
 
-A class derived from `logging.Handler` has slow attributes, and a generator's `finally` does not run when whoever
-iterates over it gives up.
+A class derived from `logging.Handler` has slow attributes, one derived from `threading.local` might have some that all
+threads share, and a generator's `finally` does not run when whoever iterates over it gives up.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-__all__ = ["Handler", "guarded"]
+from fcgi_core.plugin import RequestInfo
+
+__all__ = ["Handler", "Sending", "guarded"]
 
 T = TypeVar("T")
 
@@ -32,6 +35,17 @@ class Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record; never raises."""
         self.handle(record)
+
+
+class Sending(threading.local):
+    """What a thread of the application sends by itself, not through the loop."""
+
+    now = False
+    echo = False
+    """What it sends was said while it sent something else."""
+
+    def __init__(self) -> None:
+        self.later: list[tuple[str, bytes, RequestInfo | None, int]] = []
 
 
 def guarded(items: Iterable[T], busy: Callable[[bool], None]) -> Iterator[T]:
