@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from .about import LONGEST_VALUE
 from .message import MSGID_LENGTH, clean_name
@@ -140,7 +140,7 @@ class Capture:
             fields = record.__dict__
             level = record.levelno
             severity = _SEVERITY_OF_LEVEL.get(level)
-            created = record.created
+            created = fields["created"]  # not its attribute, which compiled code believes to be a float
             self._take(
                 of_level(level) if severity is None else severity,
                 msgid,
@@ -208,7 +208,7 @@ def _written(value: object, how: Callable[[object], str]) -> str:
         return f"<{type(value).__name__} without a text: {type(error).__name__}>"
 
 
-def _extra(fields: Mapping[str, object]) -> dict[str, str]:
+def _extra(fields: Mapping[Any, object]) -> dict[str, str]:
     """What `extra` added to a record."""
     names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
     return {_written(name, str): _written(fields[name], str)[:LONGEST_VALUE] for name in names}

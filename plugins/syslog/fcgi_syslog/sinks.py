@@ -41,7 +41,7 @@ CLOSE_WITHIN = 5.0
 STALLED_AFTER = 5.0
 """Seconds without progress after which a sink that neither writes nor fails is said to stall."""
 REPORT_EVERY = 60.0
-"""Seconds between two reports of lines that one sink lost."""
+"""Seconds between two reports of lines that one sink lost, unless it has written all that waited, or ends."""
 
 _ending: set[Sink] = set()
 """Those that were closed and still write."""
@@ -273,7 +273,7 @@ class Sink(ABC):
             if reopen:
                 self.release()
             recovered = self._attempt()
-            self._report(closing or recovered)
+            self._report(closing or recovered or not self._unwritten)
         self._end()
 
     def _patience(self) -> float | None:
