@@ -125,6 +125,32 @@ def test_the_queue_is_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
     assert [record.getMessage() for record in caplog.records] == ["recorder: 1 lines found its queue full and are lost"]
 
 
+def test_all_that_was_lost_is_reported_when_it_is_written_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then no more often than once in a while."""
+    monkeypatch.setattr(sinks, "RETRY_AFTER", 0.001)
+    monkeypatch.setattr(sinks, "RETRY_MOST", 0.001)
+    sink = Recorder()
+    sink.bound = 2 * cost_of(entry("x"))
+    sink.failure = OSError(28, "No space left on device")
+
+    def reported() -> list[int]:
+        return [record.args[1] for record in caplog.records if "queue full" in record.msg]  # type: ignore[index,misc]
+
+    for number in range(10):
+        sink.write(entry(str(number)))
+        sink.attempted.clear()
+        assert sink.attempted.wait(10)
+    assert reported() == [1]
+    sink.failure = None
+    assert sink.drain(10)
+    sink.close()
+    assert sink.join(10)
+    assert reported() == [1, 7]
+    assert sink.texts == ["0", "1"]
+
+
 def test_what_cannot_be_written_at_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
     sink = Recorder()
     sink.failure = OSError(28, "No space left on device")

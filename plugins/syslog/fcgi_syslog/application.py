@@ -44,7 +44,7 @@ from .reassembly import Reassembler
 from .rules import Rules, RulesByHost
 from .severity import CRIT, WARNING
 from .storm import StormControl
-from .uncompiled import guarded
+from .uncompiled import Sending, guarded
 
 __all__ = ["SyslogApplication"]
 
@@ -118,23 +118,12 @@ class _Source:
         self.quiet = False
 
 
-class _Sending(threading.local):
-    """What a thread sends by itself, not through the loop."""
-
-    now = False
-    echo = False
-    """What it sends was said while it sent something else."""
-
-    def __init__(self) -> None:
-        self.later: list[tuple[str, bytes, RequestInfo | None, int]] = []
-
-
 class SyslogApplication(ApplicationHalf):
     """Takes lines on any thread."""
 
     def __init__(self, host: ApplicationHost, options: SyslogOptions) -> None:
         self._host = host
-        self._sending = _Sending()
+        self._sending = Sending()
         self._failures = 0
         self._reported = 0
         self._hostname = clean_name(socket.gethostname(), HOSTNAME_LENGTH)

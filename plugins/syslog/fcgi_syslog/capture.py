@@ -180,7 +180,7 @@ class Capture:
                 return
             fields = record.__dict__
             severity = _SEVERITY_OF_LEVEL.get(level)
-            created = record.created
+            created = fields["created"]  # not its attribute, which compiled code believes to be a float
             self._line(
                 of_level(level) if severity is None else severity,
                 msgid,
@@ -312,7 +312,7 @@ def _written(value: object, how: Callable[[object], str]) -> str:
         return f"<{type(value).__name__} without a text: {type(error).__name__}>"
 
 
-def _extra(fields: Mapping[str, object]) -> dict[str, str]:
+def _extra(fields: Mapping[Any, object]) -> dict[str, str]:
     """What `extra` added to a record."""
     names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
     return {_written(name, str): _written(fields[name], str)[:LONGEST_VALUE] for name in names}

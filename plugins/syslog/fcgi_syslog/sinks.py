@@ -41,7 +41,7 @@ CLOSE_WITHIN = 5.0
 STALLED_AFTER = 5.0
 """Seconds without progress after which a sink that neither writes nor fails is said to stall."""
 REPORT_EVERY = 60.0
-"""Seconds between two reports of lines that one sink lost."""
+"""Seconds between two reports of lines that one sink lost, unless it has written all that waited, or ends."""
 
 _ending: set[Sink] = set()
 """Those that were closed and still write."""
@@ -272,8 +272,8 @@ class Sink(ABC):
                 closing = self.closing
             if reopen:
                 self.release()
-            self._attempt()
-            self._report(closing)
+            recovered = self._attempt()
+            self._report(closing or recovered or not self._unwritten)
         self._end()
 
     def _patience(self) -> float | None:
@@ -284,7 +284,8 @@ class Sink(ABC):
             return max(0.0, self._report_at - time.monotonic())
         return None
 
-    def _attempt(self) -> None:
+    def _attempt(self) -> bool:
+        """Whether it is written again."""
         failure = self._write_backlog()
         if failure is not None:
             with self._changed:
@@ -299,6 +300,8 @@ class Sink(ABC):
         elif self._failing:
             self._failing = False
             self._log.warning("%s is written again", self.name)
+            return True
+        return False
 
     def _write_backlog(self) -> OSError | None:
         """Write what there is, portion by portion, until one cannot be written; why not."""
