@@ -34,6 +34,7 @@ class Request:
         "feedback",
         "flags",
         "generation",
+        "growing_params",
         "held",
         "id",
         "input",
@@ -60,6 +61,8 @@ class Request:
         self.flags = flags
         self.raw_params = b""
         """The content of all PARAMS records, as it travels."""
+        self.growing_params: bytearray | None = None
+        """The same, while it comes in more than one record."""
         self._params: dict[str, str] | None = None
         self.input = Input.PARAMS
         self.output = Output.OPEN
@@ -90,6 +93,11 @@ class Request:
         if self._params is None:
             self._params = decode_pairs(self.raw_params)
         return self._params
+
+    def size_of_params(self) -> int:
+        """Bytes of PARAMS that have come."""
+        growing = self.growing_params
+        return len(self.raw_params) if growing is None else len(growing)
 
     @property
     def writable(self) -> bool:

@@ -118,7 +118,7 @@ class Errors(io.TextIOBase):
         data = text.encode("utf-8", "backslashreplace")
         if data and not exchange.service.supervisor.stderr(exchange, data):
             try:
-                exchange.service.loop.call_soon_threadsafe(exchange.stderr, data)
+                exchange.service.say(exchange, data)
             except RuntimeError:
                 sys.stderr.write(text)  # the loop is closed: the program ends
         return len(text)
