@@ -24,6 +24,7 @@ from ..unix_socket import BACKLOG, UnixSocket
 from ..web_connection import WebConnection
 from .balance import choose
 from .downstream import Connections, DownstreamConnection, WebExchange
+from .faults import FaultFeed, about
 from .feed import Feed
 from .probe import ProbeOptions
 from .upstream import Upstream
@@ -101,6 +102,7 @@ class WebService:
         self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
         self._plan = plan
         self._feed = feed
+        self._faults: FaultFeed | None = None
         self.supervisor = Supervisor(
             plugins,
             self._loop,
@@ -143,6 +145,9 @@ class WebService:
                     raise ListenError(why) from error
                 log.warning("%s; going on without", why)
                 self._feed = None
+        if self._feed is not None:
+            self._faults = FaultFeed(self._feed.publish, self._loop)
+            log.addHandler(self._faults)
         for upstream in self.upstreams:
             upstream.start()
         try:
@@ -152,8 +157,7 @@ class WebService:
         except ListenError:
             for unix in self._unix_sockets:
                 unix.close()
-            if self._feed is not None:
-                self._feed.close()
+            self._close_feed()
             raise
         self._sweep()
 
@@ -199,8 +203,7 @@ class WebService:
         for connection in self._connections:
             connection.abort()
         self.supervisor.close()
-        if self._feed is not None:
-            self._feed.close()
+        self._close_feed()
 
     async def change(self, changes: dict[str, str]) -> dict[str, dict[str, str]]:
         """Change options of plugins here and in all applications; for each of them, by name '' or the reason why
@@ -380,7 +383,7 @@ class WebService:
         self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
 
     def _refuse(self, exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
-        log.error("answered %d: %s", status.value, why)
+        log.error("answered %d: %s", status.value, why, extra=about(exchange))
         exchange.fail(status, why, retry_after)
         self.requests_ended += 1
         if self.supervisor.follows_requests:
@@ -410,11 +413,18 @@ class WebService:
                 upstream.address,
                 self.options.request_timeout,
                 exchange.identity,
+                extra=about(exchange),
             )
             upstream.failed()
             exchange.fail(HTTPStatus.GATEWAY_TIMEOUT, "the application took too long")
             upstream.abort(exchange)
             self.finished(exchange, error="timed out")
+
+    def _close_feed(self) -> None:
+        if self._faults is not None:
+            log.removeHandler(self._faults)
+        if self._feed is not None:
+            self._feed.close()
 
     def _publish_all(self, entries: Iterable[FeedEntry]) -> None:
         if self._feed is not None:

@@ -37,6 +37,7 @@ from ..supervisor import Supervisor
 from ..web_connection import WebConnection
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .downstream import WebExchange
+from .faults import about
 from .probe import Probe, ProbeOptions, Prober
 
 __all__ = ["Owner", "Upstream"]
@@ -381,7 +382,12 @@ class Upstream:
             self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
             return
         if exchange.first_byte is None and not exchange.bytes_out:
-            log.warning("application %s ended request %s without an answer", self.address, exchange.identity)
+            log.warning(
+                "application %s ended request %s without an answer",
+                self.address,
+                exchange.identity,
+                extra=about(exchange),
+            )
         if exchange.status in GATEWAY_FAILURES:
             self.failed()
         else:
@@ -419,9 +425,17 @@ class Upstream:
     def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
         """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
         self.failed()
-        if not self._owner.try_another(exchange, self):
-            exchange.fail(HTTPStatus.BAD_GATEWAY, why)
-            self._owner.finished(exchange, error=error)
+        if self._owner.try_another(exchange, self):
+            log.warning(
+                "application %s, request %s: %s; another application is asked", self.address, exchange.identity, error
+            )
+            return
+        seen = "answered 502" if exchange.first_byte is None else "the response is cut"
+        log.error(
+            "application %s, request %s: %s; %s", self.address, exchange.identity, error, seen, extra=about(exchange)
+        )
+        exchange.fail(HTTPStatus.BAD_GATEWAY, why)
+        self._owner.finished(exchange, error=error)
 
     def failed(self) -> None:
         """A request failed by the application's fault, not the association's."""
@@ -435,9 +449,9 @@ class Upstream:
             case PeerReady():
                 self._ready(event)
             case RequestFailed():
-                log.error("application %s: %s", self.address, event.error)
                 exchange: WebExchange | Probe = event.request.context
                 if isinstance(exchange, Probe):
+                    log.error("application %s: %s", self.address, event.error)
                     exchange.end(str(event.error))
                 else:
                     self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
@@ -485,11 +499,15 @@ class Upstream:
             self._complete(request)
         if link is not None:
             self.last_up = self._loop.time()
+            lost = self._give_up_requests(reason)
             if not self._stopping:
                 log.warning(
-                    "association %d with %s is down: %s", self._number, self.address, reason or "it was shut down"
+                    "association %d with %s is down: %s%s",
+                    self._number,
+                    self.address,
+                    reason or "it was shut down",
+                    f"; requests lost: {lost}" if lost else "",
                 )
-            self._give_up_requests(reason)
             self._owner.supervisor.association_down(link, reason)
         elif reason != self.last_error or not self._told:
             log.warning("no association with %s: %s; trying on", self.address, reason or "it was shut down")
@@ -503,7 +521,9 @@ class Upstream:
         self._retry_handle = self._loop.call_later(self._retry * random.uniform(0.7, 1.0), self.start)
         self._retry = min(self._retry * 2, LAST_RETRY)
 
-    def _give_up_requests(self, reason: str) -> None:
+    def _give_up_requests(self, reason: str) -> int:
+        """Give to others what may be given to others; the number of requests that are answered 502, or cut."""
+        lost = 0
         for request in tuple(self._connection.requests.values()):
             exchange: WebExchange | Probe = request.context
             if isinstance(exchange, Probe) or exchange.over:
@@ -516,3 +536,5 @@ class Upstream:
                 continue
             exchange.fail(HTTPStatus.BAD_GATEWAY, f"the association with the application was lost: {reason}")
             self._owner.finished(exchange, error=f"association lost: {reason}")
+            lost += 1
+        return lost

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +34,7 @@ from fcgi_core.web import service as service_module
 from fcgi_core.web import upstream as upstream_module
 from fcgi_core.web.balance import MAX_FAILURES
 from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
+from fcgi_core.web.feed import Feed
 from fcgi_core.web.probe import ProbeOptions
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from tests.app.harness import LiveNetwork, until
@@ -197,7 +201,7 @@ def stdout(wire: Wire) -> bytes:
 
 
 @asynccontextmanager
-async def running(*does: Behaviour, **options: Any) -> AsyncIterator[Bench]:
+async def running(*does: Behaviour, feed: Feed | None = None, **options: Any) -> AsyncIterator[Bench]:
     network = LiveNetwork()
     addresses = [Address((f"10.0.0.{number}",), 9000) for number in range(1, len(does) + 1)]
     applications = [Application(one) for one in does]
@@ -206,7 +210,11 @@ async def running(*does: Behaviour, **options: Any) -> AsyncIterator[Bench]:
         services.append(AppService(application, network.carrier(), [address]))
         await services[-1].start()
     web = WebService(
-        network.carrier(), [], [BackEndOptions(one) for one in addresses], options=WebOptions(slow_start=0, **options)
+        network.carrier(),
+        [],
+        [BackEndOptions(one) for one in addresses],
+        feed=feed,
+        options=WebOptions(slow_start=0, **options),
     )
     await web.start()
     bench = Bench(web, applications, services)
@@ -671,5 +679,58 @@ def test_stopping_waits_until_the_last_answer_has_gone() -> None:
             assert (server.wire.closing, stopping.done()) == ("closed", False)
             server.connection.connection_lost(None)  # when it has gone
             await until(stopping.done, "the service has stopped")
+
+    run(body)
+
+
+# ---- faults in the live feed
+
+
+def told(feed: Feed, said: str) -> dict[str, Any] | None:
+    """The first entry of a feed that says so."""
+    entries = [json.loads(feed.line(number)) for number in range(feed.first, feed.next)]
+    return next((entry for entry in entries if said in entry["message"]), None)
+
+
+def test_faults_of_requests_are_in_the_live_feed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(service_module, "SWEEP", 0.01)
+
+    async def body() -> None:
+        feed = Feed(tmp_path / "feed.sock")
+        async with running(break_off, feed=feed, request_timeout=0.05) as bench:
+            (application,) = bench.applications
+            assert b"502" in await bench.ask()
+            assert told(feed, "the answer broke off; answered 502") is not None
+            application.does = break_the_protocol
+            await bench.ask()
+            assert told(feed, "does not take") is not None
+            application.does = hang
+            assert b"504" in await bench.ask()
+            entry = told(feed, "answered 504")
+            assert entry is not None
+            assert (entry["severity"], entry["server_name"], entry["application"]) == (3, "shop.example", "fcgi-sctp")
+            assert entry["request"] in entry["message"]
+
+    run(body)
+
+
+def test_an_application_that_is_down_is_in_the_live_feed(tmp_path: Path) -> None:
+    async def body() -> None:
+        feed = Feed(tmp_path / "feed.sock")
+        async with running(hang, feed=feed) as bench:
+            wire = bench.begin("POST", b"x")
+            await until(lambda: bench.applications[0].requests, "it has come")
+            bench.service.upstreams[0].driver.abort("on purpose")
+            await until(lambda: is_over(wire), "it is given up")
+            entry = told(feed, "is down: ")
+            assert entry is not None
+            assert entry["message"].endswith("on purpose.; requests lost: 1")
+            assert entry["severity"] == 4
+            thread = threading.Thread(target=service_module.log.warning, args=("from a thread",))
+            thread.start()
+            await until(lambda: told(feed, "from a thread"), "any thread may log")
+            thread.join()
+        service_module.log.warning("afterwards")
+        assert told(feed, "afterwards") is None
 
     run(body)
