@@ -54,8 +54,9 @@ MAX_HELD_STDERR = 32 * 1024
 """Bytes of STDERR held until the response's head comes; nginx logs 2 KiB of it. The plugins have it all."""
 STDERR_OVERHEAD = 64
 """Bytes counted for each piece of STDERR that is held, beside its text."""
-HEAD_BUFFER = 4096
-"""Bytes into which nginx reads the response's head and the records before it (fastcgi_buffer_size: one page)."""
+HEAD_BUFFER = 4096 - 256
+"""Bytes that the response's head and the STDERR before it may have together: nginx reads them into one page
+(fastcgi_buffer_size), and stalls if the head ends just where that does."""
 MAX_UNREAD_STDERR = 256 * 1024
 """Bytes of STDERR that wait on a connection whose web server does not read; what is beyond is left out and reported."""
 MAX_UNFINISHED_PARAMS = 64 << 20

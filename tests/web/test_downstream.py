@@ -670,8 +670,8 @@ async def test_stderr_that_came_before_the_head_goes_before_it(head: bytes, size
     first = kinds.index(RecordType.STDOUT)
     before = sum(8 + len(content) for _, _, content in answer[:first])
     held = sum(8 + len(text) for text in written)
-    assert before + 8 + len(head) <= 4096
-    assert before >= min(held, 4096 - 8 - len(head) - 8)
+    assert before + 8 + len(head) <= module.HEAD_BUFFER
+    assert before >= min(held, module.HEAD_BUFFER - 8 - len(head) - 8)
     stderr = [content for kind, _, content in answer if kind == RecordType.STDERR]
     assert b"".join(stderr) == b"".join(written[: sum(map(len, stderr)) // size]) + b"late\n"
     assert kinds[-1] == RecordType.END_REQUEST
