@@ -30,6 +30,7 @@ class Request:
         "_params",
         "aborted",
         "context",
+        "credited_at",
         "ended_at",
         "feedback",
         "flags",
@@ -78,6 +79,8 @@ class Request:
         """Bytes of STDERR that were queued to be sent (application side), or have come (web side)."""
         self.feedback: dict[int, FeedbackLane] | None = None
         """By channel number; None while there is none."""
+        self.credited_at = 0.0
+        """When the peer last granted credit, which says that it goes on."""
         self.ended_at = 0.0
         self.outlived = False
         """Application side: records of it may come after its end."""

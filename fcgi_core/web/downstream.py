@@ -52,8 +52,8 @@ MAX_REQUESTS_PER_CONNECTION = 1024
 """Requests at once on one connection of a multiplexing client; HAProxy's own limit is 100 by default."""
 MAX_HELD_STDERR = 32 * 1024
 """Bytes of STDERR held until the response's head comes; nginx logs 2 KiB of it. The plugins have it all."""
-STDERR_OVERHEAD = 64
-"""Bytes counted for each piece of STDERR that is held, beside its text."""
+RECORD_COST = 128
+"""Bytes that keeping a piece of input or STDERR costs beside its content."""
 HEAD_BUFFER = 4096 - 256
 """Bytes that the response's head and the STDERR before it may have together: nginx reads them into one page
 (fastcgi_buffer_size), and stalls if the head ends just where that does."""
@@ -125,6 +125,7 @@ class WebExchange(Exchange):
         "role",
         "state",
         "tried_again",
+        "waiting_bytes",
     )
 
     def __init__(self, downstream: DownstreamConnection, request_id: int, role: Role, flags: int) -> None:
@@ -150,6 +151,8 @@ class WebExchange(Exchange):
         """When it will have waited for an application for long enough, in the loop's time; 0: it has not waited yet."""
         self.overloaded_at = 0.0
         """When an application first refused it because it had too much to do, in the loop's time; 0: none has."""
+        self.waiting_bytes = 0
+        """What it holds, as the dispatcher counts it while it waits for an application."""
         self.tried_again = False
         """It was given to a second application after the first was lost."""
         self.dispatched = False
@@ -162,6 +165,10 @@ class WebExchange(Exchange):
         """STDERR that came before the response's head; None once that has gone."""
         self._held_bytes = 0
         self._owed = 0
+
+    def size_of_input(self) -> int:
+        """Bytes that keeping its input costs, while all that has come of it is kept."""
+        return self.bytes_in + len(self.body) * RECORD_COST
 
     def size_of_params(self) -> int:
         """Bytes of PARAMS that have come."""
@@ -210,6 +217,7 @@ class WebExchange(Exchange):
         self.last_activity = now = time.monotonic()
         if self.first_byte is None:
             self.first_byte = now
+            self.body.clear()  # nobody is given the request again
         if not self.head_size:
             self.read_head(data)
         after = (
@@ -238,7 +246,7 @@ class WebExchange(Exchange):
         downstream = self.downstream
         held = self._held_stderr
         if held is not None:
-            self._held_bytes += len(data) + STDERR_OVERHEAD
+            self._held_bytes += len(data) + RECORD_COST
             if self._held_bytes <= MAX_HELD_STDERR:
                 held.append(data)
             else:

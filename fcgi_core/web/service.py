@@ -37,8 +37,8 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 MAX_QUEUED_INPUT = 64 * 1024
 """Bytes of a waiting request's body beyond which its connection is not read on."""
-RECORD_COST = 128
-"""Bytes that keeping a record of a body costs beside its content."""
+MAX_WAITING_BYTES = 256 << 20
+"""Bytes of PARAMS and bodies of waiting requests beyond which the next is answered 503: 27 KiB for each of 10,000."""
 OVERLOADED_FOR = 1.0
 """Seconds after an application's first refusal of a request, because it has more to do than it takes, from which on
 the next refusal is answered 503; a FastCGI server whose backlog is full refuses at once."""
@@ -128,6 +128,8 @@ class WebService:
         self.requests_ended = 0
         self._active: set[WebExchange] = set()
         self._queue: deque[tuple[float, WebExchange]] = deque()
+        self._waiting_bytes = 0
+        """Bytes that the requests in it hold."""
         self._servers: list[asyncio.Server] = []
         self._unix_sockets: list[UnixSocket] = []
         self._association = 0
@@ -244,8 +246,10 @@ class WebService:
         upstream = exchange.state
         if isinstance(upstream, Upstream):
             upstream.send_input(exchange)
-        elif not exchange.input_closed and exchange.bytes_in + len(exchange.body) * RECORD_COST > MAX_QUEUED_INPUT:
+        elif not exchange.input_closed and exchange.size_of_input() > MAX_QUEUED_INPUT:
             exchange.downstream.stop_reading(exchange)
+        if exchange.waiting_bytes:
+            self._count_waiting(exchange)
 
     def client_gone(self, exchange: WebExchange) -> None:
         upstream = exchange.state
@@ -320,7 +324,7 @@ class WebService:
         if exchange.queue_deadline < now or (overloaded and exchange.overloaded_at + OVERLOADED_FOR < now):
             self._refuse_late(exchange)
             return
-        self._queue.append((exchange.queue_deadline, exchange))
+        self._enqueue(exchange)
         self._loop.call_soon(self._serve_queue)  # not now: there may be more of them
 
     def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
@@ -354,7 +358,7 @@ class WebService:
 
     def _wait(self, exchange: WebExchange) -> None:
         now = self._loop.time()
-        if len(self._queue) >= self.options.queue_length:
+        if len(self._queue) >= self.options.queue_length or self._waiting_bytes > MAX_WAITING_BYTES:
             self._refuse(
                 exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
             )
@@ -367,7 +371,20 @@ class WebService:
             self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
         else:
             exchange.queue_deadline = now + self.options.queue_timeout
-            self._queue.append((exchange.queue_deadline, exchange))
+            self._enqueue(exchange)
+
+    def _enqueue(self, exchange: WebExchange) -> None:
+        self._queue.append((exchange.queue_deadline, exchange))
+        self._count_waiting(exchange)
+
+    def _count_waiting(self, exchange: WebExchange) -> None:
+        self._waiting_bytes -= exchange.waiting_bytes
+        exchange.waiting_bytes = len(exchange.raw_params) + exchange.size_of_input()
+        self._waiting_bytes += exchange.waiting_bytes
+
+    def _dequeued(self, exchange: WebExchange) -> None:
+        self._waiting_bytes -= exchange.waiting_bytes
+        exchange.waiting_bytes = 0
 
     def _serve_queue(self) -> None:
         queue = self._queue
@@ -375,6 +392,7 @@ class WebService:
             exchange = queue[0][1]
             if exchange.over or self._begin(exchange):
                 queue.popleft()
+                self._dequeued(exchange)
             else:
                 return
 
@@ -400,11 +418,12 @@ class WebService:
             if self._idle is not None:
                 self._idle.set()
         for _, exchange in late:
+            self._dequeued(exchange)
             if not exchange.over:
                 self._refuse_late(exchange)
         limit = now - self.options.request_timeout
         for exchange in [one for one in self._active if one.last_activity < limit]:
-            if exchange.waits_for_web_server():
+            if exchange.over or exchange.request.credited_at > limit or exchange.waits_for_web_server():
                 continue
             upstream = exchange.state
             assert isinstance(upstream, Upstream)

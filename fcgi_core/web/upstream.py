@@ -366,6 +366,8 @@ class Upstream:
         if isinstance(exchange, Probe):
             exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
             return
+        if exchange.over:
+            return  # another's answer on the same connection broke off
         if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
             # the application had not begun it
             draining = self._connection.peer_draining
@@ -425,6 +427,8 @@ class Upstream:
     def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
         """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
         self.failed()
+        if exchange.over:
+            return
         if self._owner.try_another(exchange, self):
             log.warning(
                 "application %s, request %s: %s; another application is asked", self.address, exchange.identity, error

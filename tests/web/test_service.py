@@ -565,6 +565,34 @@ def test_another_application_takes_what_one_refuses() -> None:
     run(body)
 
 
+def test_what_waits_has_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "MAX_WAITING_BYTES", 300_000)
+
+    async def body() -> None:
+        async with running(read_all, probes=PROBES) as bench:
+            (application,) = bench.applications
+            application.on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "it takes nothing")
+            servers = [bench.connect().begin("POST", bytes(100_000)) for _ in range(5)]
+            assert bench.service.waiting == 3
+            await until(lambda: is_over(servers[-1].wire), "the last is refused")
+            assert [b"Status: 503" in server.answer() for server in servers] == [False] * 3 + [True] * 2
+            servers[0].connection.connection_lost(None)
+            application.on_probe = answer(b"well")
+            await until(lambda: all(is_over(server.wire) for server in servers[1:3]), "the answers")
+            assert bench.service._waiting_bytes == 0
+            application.on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "it takes nothing")
+            slow = bench.connect().begin_to_send().flush()
+            for _ in range(50):
+                slow.send(b"x").flush()
+            assert bench.service._waiting_bytes > 50 * 100
+            bench.begin("POST", bytes(100_000))
+            assert bench.service.waiting == 2
+
+    run(body)
+
+
 # ---- time
 
 
@@ -587,6 +615,53 @@ def test_a_slow_upload_is_not_the_applications_fault(monkeypatch: pytest.MonkeyP
             server.send(b", and ended").close_input()
             await until(lambda: is_over(server.wire), "the answer")
             assert server.answer().endswith(b"\r\n16")
+
+    run(body)
+
+
+def test_an_application_that_reads_slowly_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the credit that it grants, if by nothing else."""
+    monkeypatch.setattr(service_module, "SWEEP", 0.01)
+
+    async def body() -> None:
+        async with running(hang) as bench:
+            slow, hung = bench.connect().begin("PUT", b"x"), bench.connect().begin("POST", b"x")
+            exchanges = {one.params["REQUEST_METHOD"]: one for one in bench.service._active}
+            exchanges["PUT"].request.credited_at = asyncio.get_running_loop().time()
+            for one in exchanges.values():
+                one.last_activity -= 1000
+            await until(lambda: is_over(hung.wire), "nothing was heard of it")
+            assert not is_over(slow.wire)
+            exchanges["PUT"].request.credited_at -= 1000
+            await until(lambda: is_over(slow.wire), "nor of this one, now")
+
+    run(body)
+
+
+def test_answers_that_break_off_take_along_what_else_their_connection_has() -> None:
+    """Each of a multiplexing web server's requests is counted once, in one batch or many."""
+
+    def cut(exchange: AppExchange) -> None:
+        exchange.send(b"Content-Type: text/plain\r\n\r\nhalf")
+        waiting.append(exchange)
+        if len(waiting) == 3:
+            for one in waiting:
+                one.fail("on purpose")
+
+    waiting: list[AppExchange] = []
+
+    async def body() -> None:
+        async with running(cut) as bench:
+            server = bench.connect()
+            for number in (1, 2, 3):
+                sent = begin_request(number, Role.RESPONDER, KEEP_CONN)
+                sent += record(RecordType.PARAMS, number, encode_pairs({"REQUEST_METHOD": "GET"}))
+                sent += record(RecordType.PARAMS, number) + record(RecordType.STDIN, number)
+                server.connection.data_received(sent)
+            await until(lambda: server.wire.closing, "it is closed")
+            await until(lambda: not bench.service.in_flight, "all is over")
+            assert bench.service.requests_ended == 3
+            assert bench.service.upstreams[0].outstanding == 0
 
     run(body)
 
