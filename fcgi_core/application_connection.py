@@ -176,7 +176,8 @@ class ApplicationConnection(Connection):
         # STDERR is still wanted
         ahead = [encoded for encoded in request.lane.queue if encoded[1] == RecordType.STDERR]
         super()._discard_output(request)
-        request.lane.queue += ahead
+        for encoded in ahead:
+            self._outbox.add(request.lane, encoded)
 
     def _receiving(self, request: Request) -> bool:
         return request.input is not Input.COMPLETE and request.key in self.requests
