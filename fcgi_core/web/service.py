@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import NamedTuple, cast
 
 from ..discovery import EnabledPlugin
+from ..endpoints import advertised
 from ..errors import FcgiSctpError, RequestRefused
 from ..plugin import FeedEntry
 from ..sctp.carrier import Address, Carrier
-from ..settings import Settings
+from ..settings import Settings, new_instance
 from ..streams import Plan
 from ..supervisor import Supervisor
 from ..switching import change_plugins, switches_off
@@ -76,6 +76,8 @@ class WebOptions:
     """What each application is asked now and then to see whether it answers."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
+    max_workers: int = 64
+    """Workers of one application that are connected to at most."""
     needs_feed: bool = True
     """Whether it is an error that the live feed cannot be offered."""
 
@@ -99,7 +101,7 @@ class WebService:
         self.options = options or WebOptions()
         self._carrier = carrier
         self._listen = listen
-        self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
+        self._settings = replace(settings or Settings(), instance=new_instance())
         self._plan = plan
         self._feed = feed
         self._faults: FaultFeed | None = None
@@ -272,19 +274,30 @@ class WebService:
         settings = replace(self._settings, association=self._association)
         return WebConnection(settings, channels=self.supervisor.channels, plan=self._plan), self._association
 
-    def workers_told(self, upstream: Upstream, addresses: Sequence[Address]) -> None:
-        origin = upstream.origin or upstream
-        known = {one.address: one for one in self.upstreams if one is origin or one.origin is origin}
-        if not addresses or self._idle is not None:
+    def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
+        for one in self.upstreams:
+            if one.link is not None and one.link.info.peer_instance == instance and one.member != upstream.member:
+                return one
+        return None
+
+    def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
+        if self._idle is not None:
             return
-        for address in addresses:
-            if address not in known:
-                log.info("application at %s has a worker at %s", origin.address, address)
-                self._add_worker(address, origin)
-        for address, one in known.items():
-            if one.origin is origin and address not in addresses:
-                self.upstreams.remove(one)
-                one.stop(lambda: None)
+        addresses, problem = advertised(origin.address, others, self.options.max_workers)
+        if problem != origin.workers_problem:
+            origin.workers_problem = problem
+            if problem:
+                log.warning("application %s tells of its workers what is left out: %s", origin.address, problem)
+        known = {one.address for one in self.upstreams}
+        fresh = [address for address in addresses if address not in known]
+        gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]
+        if fresh or gone:
+            log.info("application %s has %d workers", origin.address, len(addresses))
+        for address in fresh:
+            self._add_worker(address, origin)
+        for one in gone:
+            self.upstreams.remove(one)
+            one.stop(lambda: None)
 
     def _add_worker(self, address: Address, origin: Upstream) -> None:
         worker = Upstream(
@@ -298,7 +311,7 @@ class WebService:
             origin=origin,
         )
         self.upstreams.append(worker)
-        worker.start()
+        worker.start_soon()
 
     def upstream_ready(self) -> None:
         self._serve_queue()

@@ -1,102 +1,81 @@
-"""The application side's service: what its exchanges say, and how it stops."""
+"""What holds for every application, whichever way it takes its requests."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fcgi_core.app import service as module
-from fcgi_core.app.service import AppExchange, AppService
-from tests.app.harness import serving, settle, until
+from fcgi_core.app.asgi import AsgiApplication
+from fcgi_core.app.bridge import FastcgiBridge
+from fcgi_core.app.service import Application
+from fcgi_core.app.wsgi import WsgiApplication
+from fcgi_core.discovery import EnabledPlugin
+from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo
+from tests.app.fastcgi_server import Served, fastcgi_server
+from tests.app.harness import serving
 
 
-class Application:
-    """Does with each request what it is told."""
-
-    def __init__(self, does: Callable[[AppExchange], None]) -> None:
-        self.does = does
-        self.service: AppService
-
-    async def start(self, service: AppService) -> None:
-        self.service = service
-
-    def request(self, exchange: AppExchange) -> None:
-        self.does(exchange)
-
-    async def stop(self) -> None:
-        pass
+def told(variables: Mapping[str, str]) -> bytes:
+    """The request's headers, as an application says them."""
+    return repr(sorted(pair for pair in variables.items() if pair[0].startswith("HTTP_"))).encode()
 
 
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(body())  # type: ignore[arg-type]
+def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [])
+    return [told(environ)]
 
 
-def test_what_a_thread_said_comes_before_what_it_sent_after_it() -> None:
-    """STDERR is handed over apart from the response, which another request's may take along before its turn."""
-
-    def answer(exchange: AppExchange) -> None:
-        for number in range(3):
-            exchange.service.say(exchange, b"line %d\n" % number)
-        exchange.send(b"Content-Type: text/plain\r\n\r\nbody")
-        exchange.service.say(exchange, b"last line\n")
-        exchange.end()
-
-    async def body() -> None:
-        async with serving(Application(answer)) as web:
-            call = web.call()
-            await call.over()
-            assert call.err == b"line 0\nline 1\nline 2\nlast line\n"
-
-    run(body)
+async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Awaitable[None]]) -> None:
+    headers = {"HTTP_" + name.decode().upper().replace("-", "_"): value.decode() for name, value in scope["headers"]}
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": told(headers)})
 
 
-def test_stderr_that_is_left_out_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    left_out: list[int] = []
-
-    def answer(exchange: AppExchange) -> None:
-        exchange.stderr(bytes(3 << 20))
-        left_out.append(exchange.connection.stderr_dropped)
-        exchange.end()
-
-    async def body() -> None:
-        async with serving(Application(answer)) as web:
-            await web.call().over()
-
-    run(body)
-    assert left_out[0] >= 2 << 20
-    assert f"{left_out[0]} bytes of STDERR of " in caplog.text
+async def fastcgi(connection: Served) -> None:
+    while await connection.request_comes():
+        connection.answer(told(connection.params))
 
 
-def test_a_web_side_that_never_answers_drain_does_not_hold_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAINED_WITHIN", 0.05)
-    begun: list[AppExchange] = []
+class Seen(Plugin):
+    """Notes the variables of each request."""
 
-    async def body() -> None:
-        application = Application(begun.append)
-        async with serving(application) as web:
-            web.call()
-            web.connection.draining = True  # as if it had told already: it says no more
-            await until(lambda: begun, "a request")
-            stopping = asyncio.create_task(application.service.stop(600))
-            await settle()
-            assert not stopping.done(), "a request still runs"
-            begun[0].end()
-            await until(stopping.done, "the service has stopped")
+    name = "seen"
 
-    run(body)
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+        seen = self
+
+        class Half(ApplicationHalf):
+            def request_begin(self, request: RequestInfo) -> None:
+                seen.names += request.params
+
+        return Half()
 
 
-def test_requests_that_outlive_the_grace_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    async def body() -> None:
-        begun: list[AppExchange] = []
-        application = Application(begun.append)
-        async with serving(application) as web:
-            for _ in range(3):
-                web.call()
-            await until(lambda: len(begun) == 3, "the requests")
-            await application.service.stop(0.01)
+@pytest.mark.parametrize("kind", ["wsgi", "asgi", "fastcgi"])
+def test_no_application_gets_a_proxy_from_a_header(kind: str, tmp_path: Path) -> None:
+    """HTTP_PROXY, CVE-2016-5385. The variables before and behind it come as they were."""
 
-    run(body)
-    assert "3 requests still ran after 0.01 s" in caplog.text
+    async def test() -> None:
+        path = tmp_path / "s"
+        applications: dict[str, Callable[[], Application]] = {
+            "wsgi": lambda: WsgiApplication(wsgi),
+            "asgi": lambda: AsgiApplication(asgi),
+            "fastcgi": lambda: FastcgiBridge(f"unix:{path}"),
+        }
+        seen = Seen()
+        plugins = [EnabledPlugin(seen, None, (), {}, {})]
+        async with fastcgi_server(path, fastcgi), serving(applications[kind](), plugins=plugins) as web:
+            about = {"HTTP_HOST": "shop.example", "HTTP_PROXY_NAME": "x" * 200}
+            _, body = await web.get(HTTP_PROXY="http://evil.example/", **about)
+            assert body == told(about)
+            assert "HTTP_PROXY_NAME" in seen.names
+            assert "HTTP_PROXY" not in seen.names
+
+    asyncio.run(test())

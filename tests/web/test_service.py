@@ -15,6 +15,7 @@ import pytest
 
 from fcgi_core.app.service import AppExchange, AppService
 from fcgi_core.channels import Priority
+from fcgi_core.endpoints import advertisement, shifted
 from fcgi_core.outbox import PPID
 from fcgi_core.records import (
     KEEP_CONN,
@@ -435,6 +436,37 @@ def test_a_probe_whose_answer_breaks_the_protocol() -> None:
         async with running(answer(b"x"), probes=PROBES) as bench:
             bench.applications[0].on_probe = break_the_protocol
             await until(lambda: bench.states() == ["out"], "it counts")
+
+    run(body)
+
+
+def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    base = Address(("10.0.0.1",), 9000, 9900)
+
+    async def body() -> None:
+        network = LiveNetwork()
+        second = BackEndOptions(shifted(base, 1))
+        web = WebService(
+            network.carrier(), [], [BackEndOptions(base), second], options=WebOptions(slow_start=0, max_workers=3)
+        )
+        await web.start()
+        first = web.upstreams[0]
+
+        def ports() -> list[int]:
+            return [one.address.port for one in web.upstreams]
+
+        web.workers_told(first, advertisement(base, 5))
+        assert ports() == [9000, 9001, 9002], "9001 is configured itself"
+        assert "it has 5 workers and 3 are used: raise web.max_workers" in caplog.text
+        caplog.clear()
+        web.workers_told(first, advertisement(base, 5))
+        assert ports() == [9000, 9001, 9002]
+        assert not caplog.text, "it was said before"
+        web.workers_told(first, {})
+        assert ports() == [9000, 9001], "it has one process now"
+        await web.stop(0)
 
     run(body)
 
