@@ -1,4 +1,4 @@
-"""The application side's service: what its exchanges say, and how it stops."""
+"""What the exchanges of the application side say, and how its service stops."""
 
 from __future__ import annotations
 
