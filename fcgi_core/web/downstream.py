@@ -220,9 +220,11 @@ class WebExchange(Exchange):
             self.body.clear()  # nobody is given the request again
         if not self.head_size:
             self.read_head(data)
-        after = (
-            None if self._held_stderr is None else self._send_held(self.head_size or max(len(data), HEAD_BUFFER // 2))
-        )
+        after = None
+        if self._held_stderr:
+            after = self._send_held(self.head_size or max(len(data), HEAD_BUFFER // 2))
+        else:
+            self._held_stderr = None
         self.bytes_out += len(data)
         for start in range(0, len(data), PREFERRED_CONTENT):  # once: what came over SCTP was cut to that
             part = data if len(data) <= PREFERRED_CONTENT else data[start : start + PREFERRED_CONTENT]
@@ -456,7 +458,8 @@ class DownstreamConnection:
     def _give_up_requests(self) -> None:
         exchanges, self._exchanges = self._exchanges, {}
         for exchange in exchanges.values():
-            self._forget_params(exchange)
+            if exchange.input is Input.PARAMS:
+                self._connections.unfinished_params -= exchange.size_of_params()
             self.read_on(exchange)
             if not exchange.over:
                 exchange.over = True
@@ -487,7 +490,8 @@ class DownstreamConnection:
     def finished(self, exchange: WebExchange) -> None:
         """Nothing more is written for the exchange; its END_REQUEST stands in the queue, or goes there now."""
         self._exchanges.pop(exchange.id, None)
-        self._forget_params(exchange)
+        if exchange.input is Input.PARAMS:
+            self._connections.unfinished_params -= exchange.size_of_params()
         if exchange.input is not Input.COMPLETE or exchange.role is Role.AUTHORIZER:  # whose STDIN clients close
             self._unread = True
         if not exchange.flags & KEEP_CONN:
@@ -644,17 +648,12 @@ class DownstreamConnection:
                 log.warning("%s sent more than %d bytes of PARAMS; answered 431", self._peer(), MAX_PARAMS)
                 exchange.fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {MAX_PARAMS} bytes of PARAMS")
             return
-        self._forget_params(exchange)
         if exchange.growing_params is not None:
             exchange.raw_params, exchange.growing_params = bytes(exchange.growing_params), None
+        connections.unfinished_params -= len(exchange.raw_params)
         exchange.input = AFTER_PARAMS[exchange.role]
         exchange.input_closed = exchange.input is Input.COMPLETE
         ready.append(exchange)
-
-    def _forget_params(self, exchange: WebExchange) -> None:
-        """Its PARAMS are whole, or it is over."""
-        if exchange.input is Input.PARAMS:
-            self._connections.unfinished_params -= exchange.size_of_params()
 
     def unfinished_params(self) -> int:
         """Bytes of PARAMS that are not whole."""

@@ -377,7 +377,10 @@ class Upstream:
     def _ended(self, event: RequestEnded) -> None:
         exchange: WebExchange | Probe = event.request.context
         if isinstance(exchange, Probe):
-            exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
+            if event.status is ProtocolStatus.OVERLOADED:
+                exchange.end(None)
+            else:
+                exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
             return
         if exchange.over:
             return  # another's answer on the same connection broke off

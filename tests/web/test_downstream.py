@@ -7,7 +7,8 @@ import functools
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -525,6 +526,42 @@ async def test_an_answer_that_broke_off_is_read_too() -> None:
     other.send_output(b"late")
     other.end()
     await asyncio.sleep(0)
+
+
+class Refusing(Dispatcher):
+    """Answers before the input has come."""
+
+    def dispatch(self, exchange: WebExchange) -> None:
+        super().dispatch(exchange)
+        exchange.send_output(b"Status: 413\r\n\r\n" + b"x" * 100_000)
+        exchange.end()
+
+
+@run
+async def test_a_web_server_that_sends_all_before_it_reads_gets_the_answer(tmp_path: Path) -> None:
+    """On a real socket, with asyncio's own loop."""
+    loop = asyncio.get_running_loop()
+    connections = Connections()
+    path = str(tmp_path / "s")
+
+    def make() -> asyncio.Protocol:
+        return cast(asyncio.Protocol, DownstreamConnection(Refusing(), connections))
+
+    server = await loop.create_unix_server(make, path)
+    async with asyncio.timeout(30):
+        for _ in range(5):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(request(1, bytes(8 << 20), flags=0))
+            await writer.drain()
+            while writer.transport.get_write_buffer_size():  # type: ignore[attr-defined]
+                await asyncio.sleep(0.001)
+            answer = RecordReader().feed(await reader.read())
+            assert sum(len(content) for kind, _, content in answer if kind == RecordType.STDOUT) > 100_000
+            assert answer[-1].type == RecordType.END_REQUEST
+            writer.close()
+        while connections:
+            await asyncio.sleep(0.001)
+    server.close()
 
 
 @run

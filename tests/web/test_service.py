@@ -420,6 +420,22 @@ def test_the_only_application_hangs() -> None:
     run(body)
 
 
+def test_an_application_that_is_overloaded_is_not_ill() -> None:
+    """To give it nothing at all would make it worse for the clients."""
+
+    async def body() -> None:
+        async with running(answer(b"x"), answer(b"y"), probes=PROBES) as bench:
+            busy, other = bench.applications
+            busy.on_probe = overloaded
+            seen = busy.probes
+            await until(lambda: busy.probes >= seen + 3 * PROBES.fall, "some probes")
+            assert bench.states() == ["up", "up"]
+            other.on_probe = break_off
+            await until(lambda: bench.states() == ["up", "out"], "that is another matter")
+
+    run(body)
+
+
 def test_probes_are_no_requests_of_the_service() -> None:
     async def body() -> None:
         async with running(answer(b"x"), probes=PROBES) as bench:
