@@ -565,8 +565,10 @@ class Connection:
         if len(content) != 8:
             self._request_error(f"CREDIT of {len(content)} bytes, not 8", stream, RecordType.CREDIT, request.key)
             return
-        if request.send_window.grant(int.from_bytes(content, "big")) and request.held:
-            self._send_held(request)
+        if request.send_window.grant(int.from_bytes(content, "big")):
+            request.credited_at = self._now
+            if request.held:
+                self._send_held(request)
 
     def _on_feedback(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> None:
         try:

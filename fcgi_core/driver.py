@@ -87,6 +87,8 @@ class Driver(Generic[C]):
     def messages_received(self, messages: Sequence[Message]) -> None:
         self._deliver(self.connection.receive(messages, self._loop.time()))
         self.flush()
+        if self._timer is None:
+            self._set_timer()
 
     def writable(self) -> None:
         self.flush()
@@ -198,9 +200,11 @@ class Driver(Generic[C]):
 
     def _set_timer(self) -> None:
         due = self.connection.timer()
-        self._timer = None if due is None else self._loop.call_at(due, self._timer_due)
+        if due is not None and self.association is not None:
+            self._timer = self._loop.call_at(due, self._timer_due)
 
     def _timer_due(self) -> None:
         self._timer = None
         self._deliver(self.connection.handle_timer(self._loop.time()))
+        self.flush()
         self._set_timer()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -50,6 +52,9 @@ __all__ = ["AppExchange", "AppService", "Application"]
 
 log = logging.getLogger("fcgi_sctp.app")
 
+DRAINED_WITHIN = 2.0
+"""Seconds for which a web side that has no request here is given to answer DRAIN: what a request takes that it had sent
+before it knew, lost packets included."""
 PROXY = "HTTP_PROXY"
 """The variable that CGI makes of a request's header Proxy. Programs take a variable of this name for the proxy that
 they must use (CVE-2016-5385), so no application gets it, on whatever way it takes its requests."""
@@ -136,6 +141,8 @@ class AppExchange(Exchange):
         """Part of the response: CGI header and body, as they come."""
         if self.ended or not data:
             return
+        if self.service.said:
+            self.service.hear()
         if self.first_byte is None:
             self.first_byte = time.monotonic()  # the loop's own clock may stand still for a turn
         if not self.head_size:
@@ -147,7 +154,12 @@ class AppExchange(Exchange):
     def stderr(self, data: bytes) -> None:
         """FCGI_STDERR. Plugins have had their chance before."""
         if not self.ended:
-            self.connection.send_stderr(self.request, data)
+            connection = self.connection
+            dropped = connection.stderr_dropped
+            connection.send_stderr(self.request, data)
+            dropped = connection.stderr_dropped - dropped
+            if dropped:
+                log.warning("%d bytes of STDERR of %s are left out: too much of it waits", dropped, self.identity)
             self.link.driver.wake()
 
     def end(
@@ -164,6 +176,8 @@ class AppExchange(Exchange):
     def _end(self, app_status: int, status: ProtocolStatus, error: str) -> None:
         if self.ended:
             return
+        if self.service.said:
+            self.service.hear()
         self.ended = True
         request = self.request
         # no circles: what is over is free at once, and the garbage collector has nothing to look for
@@ -220,6 +234,10 @@ class AppService:
         self.requests_ended = 0
         self._serial = 0
         self._stopping: asyncio.Event | None = None
+        self.said: deque[tuple[AppExchange, bytes]] = deque()
+        """STDERR of threads that is not sent yet."""
+        self._hears = False
+        """Whether `hear` has been called for."""
 
     async def start(self) -> None:
         """Start the application, then listen. CarrierError, or what the application's start raises."""
@@ -248,14 +266,17 @@ class AppService:
         for association in tuple(self._associations):
             association.driver.connection.drain()
             association.driver.wake()
-        try:
-            async with asyncio.timeout(grace):
-                # a web side answers DRAIN with its own when none of its requests is left, those on their way included
-                while any(one.connection.requests or not one.connection.peer_draining for one in self._associations):
-                    self._stopping.clear()
+        deadline = self.loop.time() + grace
+        while (wait := min(self._holds_for(), deadline - self.loop.time())) > 0:
+            self._stopping.clear()
+            try:
+                async with asyncio.timeout(wait):
                     await self._stopping.wait()
-        except TimeoutError:
-            log.warning("requests still ran after %g s and are given up", grace)
+            except TimeoutError:
+                pass  # look again
+        left = sum(len(one.connection.requests) for one in self._associations)
+        if left:
+            log.warning("%d requests still ran after %g s and are given up", left, grace)
         await self.application.stop()
 
     async def close(self) -> None:
@@ -281,6 +302,36 @@ class AppService:
         if self._stopping is not None:
             self._stopping.set()
 
+    def _holds_for(self) -> float:
+        """Seconds for which the associations hold a stop, as it looks now."""
+        now = self.loop.time()
+        longest = 0.0
+        for one in self._associations:
+            connection = one.connection
+            if connection.requests:
+                one.idle_since = now
+                longest = math.inf
+            elif not connection.peer_draining:
+                # a web side answers DRAIN with its own when none of its requests is left, those on their way included
+                one.idle_since = one.idle_since or now
+                longest = max(longest, one.idle_since + DRAINED_WITHIN - now)
+        return longest
+
+    def say(self, exchange: AppExchange, data: bytes) -> None:
+        """FCGI_STDERR from any thread: it comes before what is sent after it. RuntimeError if the loop is closed."""
+        self.said.append((exchange, data))
+        if not self._hears:
+            self._hears = True
+            self.loop.call_soon_threadsafe(self.hear)
+
+    def hear(self) -> None:
+        """Send what threads have said."""
+        self._hears = False
+        said = self.said
+        for _ in range(len(said)):  # what comes meanwhile has been called for again
+            exchange, data = said.popleft()
+            exchange.stderr(data)
+
     def _accept(self, peer: str) -> Driver[ApplicationConnection] | None:
         if self._stopping is not None:
             return None
@@ -305,6 +356,8 @@ class _AppAssociation:
         self.peer = peer
         self.serial = serial
         self.link: Link | None = None
+        self.idle_since = 0.0
+        """While the service stops: since when it has had no request, in the loop's time."""
         self.changes = PeerChanges(service.supervisor, service.remote_changes)
         self.sums = Sums(log, service.loop, f"web side {peer}")
         self.driver = Driver(connection, service.loop, on_events=self._on_events, on_down=self._on_down)
