@@ -1,7 +1,7 @@
 """What must run as it is, though all around it is compiled: mypyc has its limits.
 
 A compiled function does not become a method of a class that is not, a class derived from `threading.local` might have
-attributes that all threads share, and a generator's `finally` does not run when the code that iterates over it gives up.
+attributes that all threads share, and a generator's `finally` does not run when the code that iterates over it stops.
 """
 
 from __future__ import annotations
