@@ -214,6 +214,7 @@ class BridgedRequest:
             self._connection.stop_reading()
 
     def stderr(self, data: bytes) -> None:
+        self.last_activity = self._owner.service.loop.time()
         exchange = self._exchange
         if not exchange.service.supervisor.stderr(exchange, data):
             exchange.stderr(data)

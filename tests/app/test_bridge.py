@@ -822,6 +822,28 @@ async def test_a_silent_server_is_a_504_or_a_cut(path: Path, monkeypatch: pytest
 
 
 @run
+async def test_a_server_that_writes_to_stderr_is_not_silent(path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        await go_on.wait()
+        connection.write(record(RecordType.STDERR, 1, b"still here\n"))
+        await connection.closed()
+
+    async with fastcgi_server(path, serve) as connections, serving(running := bridge(path)) as web:
+        call = web.call()
+        await until(lambda: connections and connections[0].params, "the request is there")
+        (request,) = running._active
+        asked = request.last_activity
+        go_on.set()
+        await until(lambda: call.err, "STDERR comes")
+        assert request.last_activity > asked
+        call.abort()
+        await until(lambda: not web.connection.requests, "it ends")
+
+
+@run
 async def test_a_slow_client_is_not_the_servers_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge_module, "SWEEP", 0.01)
     too_long: Counter[object] = Counter()
