@@ -550,6 +550,7 @@ LENGTH = b"Content-Length: 5\r\n\r\n"
         (b"Status: 204 No Content\r\n\r\n", "GET", True, True),
         (b"Status: 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "GET", True, True),
         (b"X: Content-Length: 5\r\n\r\nwhole", "GET", True, False),
+        (b"Content-Length: %b\r\n\r\nwhole" % (b"9" * 5000), "GET", True, False),
         (b"X: y\r\n\r\nContent-Length: 0\r\n\r\n", "GET", True, False),
         (b"Content-Type: text/plain\r\n\r\nwhole", "GET", False, True),
         (b"Content-Type: text/plain\r\n", "GET", False, False),
