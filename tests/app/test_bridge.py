@@ -725,11 +725,18 @@ def test_a_server_is_waited_for_as_an_application_is() -> None:
 
 @run
 async def test_a_server_that_is_started_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(bridge(path)) as web:
-        call = web.call()
+    """It may take as long as a restart of php-fpm takes that lets its scripts end first."""
+    async with serving(running := bridge(path)) as web:
+        get, post = web.call(), web.call({"REQUEST_METHOD": "POST"}, b"buy")
         await until(lambda: "cannot be reached" in caplog.text, "the first attempt fails")
+        pool = running.pool
+        assert pool._down_since is not None
+        pool._down_since -= 9.0
+        retry = pool._retry
+        await until(lambda: pool._retry > retry, "another attempt fails, 9 s later")
         async with fastcgi_server(path, answering):
-            assert (await call.over())[1] == b"GET 0"
+            assert (await get.over())[1] == b"GET 0"
+            assert (await post.over())[1] == b"POST 3"
 
 
 @run
