@@ -215,6 +215,7 @@ class BridgedRequest:
             self._connection.stop_reading()
 
     def stderr(self, data: bytes) -> None:
+        self.last_activity = self._owner.service.loop.time()
         exchange = self._exchange
         if not exchange.service.supervisor.stderr(exchange, data):
             exchange.stderr(data)
@@ -290,7 +291,7 @@ class BridgedRequest:
 
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(rb"^content-length:[ \t]*(\d+)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
 def is_whole(output: bytes, sent: int, method: str, *, closed: bool) -> bool:
