@@ -241,11 +241,12 @@ class WsgiRequest:
                         result.close()
             except ClientGone:
                 error = "the client went away"
-            except BodyTooLong as exception:
-                error = str(exception)
+            # a name for each: compiled, a variable has the type of the first thing that it stands for
+            except BodyTooLong as too_long:
+                error = str(too_long)
                 application_log.error("%s: %s", self._name(), error)
-            except RequestCut as exception:
-                error = str(exception)
+            except RequestCut as cut:
+                error = str(cut)
                 log.warning("%s: %s", self._name(), error)
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.BAD_REQUEST)
