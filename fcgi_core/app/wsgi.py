@@ -270,9 +270,7 @@ class WsgiRequest:
     def _error_page(self, status: HTTPStatus) -> bytes:
         return error_page(status, self.exchange.params.get("REQUEST_METHOD", ""))
 
-    def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333, "The start_response() Callable"."""
         if exc_info is not None:
             try:
@@ -332,7 +330,7 @@ class WsgiRequest:
             return self._head + b"Content-Length: %d\r\n\r\n" % content_length
         return self._head + b"\r\n"
 
-    def _send_result(self, result: Iterable[bytes]) -> bytes:
+    def _send_result(self, result: Any) -> bytes:
         """Send what the application returned; what is left to be sent with the end is returned."""
         if isinstance(result, (list, tuple)) and len(result) == 1 and not self._head_sent:
             # the whole response is known: head, body and end go in one piece, with its length (PEP 3333,

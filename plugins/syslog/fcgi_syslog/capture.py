@@ -178,7 +178,7 @@ class Capture:
                 return
             fields = record.__dict__
             severity = _SEVERITY_OF_LEVEL.get(level)
-            created = record.created
+            created = fields["created"]  # not by its attribute, for which logging promises a float
             self._line(
                 of_level(level) if severity is None else severity,
                 msgid,
@@ -290,7 +290,9 @@ def _text(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
     except Exception as error:  # arguments that do not fit the message: what there is says more than nothing
-        text = f"{_written(record.msg, repr)} with arguments that do not fit it ({_written(error, str)})"
+        text = (
+            f"{_written(record.__dict__.get('msg'), repr)} with arguments that do not fit it ({_written(error, str)})"
+        )
     if record.exc_info:
         if not record.exc_text:
             record.exc_text = _format_exception(record.exc_info)  # logging keeps it for the handlers that come after
