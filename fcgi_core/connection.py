@@ -8,7 +8,7 @@ The shell around a connection, whichever carrier it uses, does three things:
 * gives it each batch of messages: ``for event in connection.receive(messages, now): ...``
 * after anything that may have queued something: ``association.send(connection.take(association.room()))`` while there
   is room and something is returned, having told the carrier of `pool.priorities` and `pool.wanted` before
-* calls `handle_timer(now)` when `timer()` is due.
+* calls `handle_timer(now)` when `timer()` is due, and `resume()` when `may_resume()` says so, after take().
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from .events import (
     Writable,
 )
 from .feedback import Feedback
+from .flow import MAX_AHEAD
 from .outbox import PPID, ClosedOutbox, Lane, Outbox
 from .records import (
     HEADER_SIZE,
@@ -61,8 +62,11 @@ SETTINGS_TIMEOUT = 10.0
 MAX_EARLY = 1 << 20
 """Bytes of messages kept that overtook the peer's SETTINGS, EARLY_OVERHEAD included: another stream's data may arrive
 while those are sent again after a loss. A sender's congestion window does not grow before, so it is little."""
-MAX_ANSWERS = 10_000
-"""Answers to unknown records and refused requests that wait to be sent; 20 bytes each."""
+MAX_ANSWERS = 2 << 20
+"""Bytes of memory of answers that wait to be sent: to unknown records, refused requests, SETTINGS and CONFIG. A short
+one counts as 220; those that a peer in order asks for at once are a few."""
+MAX_REASON = 500
+"""Characters of the reason why a change of configuration was not taken."""
 EARLY_OVERHEAD = 128
 """Bytes that keeping a message costs beside its data."""
 
@@ -120,6 +124,8 @@ class Connection:
         self.peer_settings: Settings | None = None
         self.requests: dict[tuple[int, int], Request] = {}
         """Requests under way."""
+        self.blocked: dict[Request, None] = {}
+        """Those that hold what SCTP has no room for, though the peer takes it. See `MAX_AHEAD`."""
         self.pool = StreamPool(plan, FIRST_STREAM)
         self.draining = False
         self.peer_draining = False
@@ -289,12 +295,14 @@ class Connection:
     def answer_config(self, number: int, results: dict[str, str]) -> None:
         """Answer a ConfigReceived: '' for each name that was taken, the reason for each that was not.
 
-        What one record does not hold is left out, for how many names there are is the peer's doing.
+        What one record does not hold is left out, for how many names there are is the peer's doing; so is what a reason
+        has beyond MAX_REASON.
         """
         parts = [encode_pairs({"FCGI_SCTP_ID": str(number)})]
         size = len(parts[0])
-        for pair in results.items():
-            encoded = encode_pairs((pair,))
+        for name, reason in results.items():
+            shown = reason[:MAX_REASON].encode("latin-1", "backslashreplace").decode("latin-1")
+            encoded = encode_pairs(((name, shown),))
             size += len(encoded)
             if size > MAX_CONTENT:
                 break
@@ -511,6 +519,7 @@ class Connection:
         self.feedback.meet(settings.channels, settings.accepts, settings.seen)
 
     def _on_config(self, content: bytes) -> None:
+        self._expect_answer(Priority.CONTROL)
         number, pairs = self._config_pairs(RecordType.CONFIG, content)
         self._events.append(ConfigReceived(number, pairs))
 
@@ -521,7 +530,10 @@ class Connection:
     def _config_pairs(self, kind: int, content: bytes) -> tuple[int, dict[str, str]]:
         try:
             pairs = decode_pairs(content)
-            return int(pairs.pop("FCGI_SCTP_ID")), pairs
+            number = pairs.pop("FCGI_SCTP_ID")
+            if not (number.isascii() and number.isdigit() and len(number) < 19):
+                raise ValueError(f"it is {number[:40]!r}")
+            return int(number), pairs
         except (ValueError, KeyError) as error:
             raise RemoteProtocolError(
                 f"CONFIG without a readable FCGI_SCTP_ID: {error}", stream=CONTROL_STREAM, record_type=kind
@@ -568,9 +580,14 @@ class Connection:
 
     def _answer_control(self, priority: int, message: Message) -> None:
         """Answer what the peer did wrong; one that floods and does not read the answers is given up."""
-        if self._outbox.posted(priority) >= MAX_ANSWERS:
-            raise RemoteProtocolError(f"{MAX_ANSWERS} answers wait, and more of what they answer comes")
+        self._expect_answer(priority)
         self._outbox.post(priority, message)
+
+    def _expect_answer(self, priority: int) -> None:
+        if self._outbox.posted_bytes(priority) >= MAX_ANSWERS:
+            raise RemoteProtocolError(
+                f"{MAX_ANSWERS} bytes of answers wait to be read, and more of what they answer comes"
+            )
 
     # ---- sending
 
@@ -587,10 +604,16 @@ class Connection:
             return
         window = request.send_window
         length = len(data)
-        if length > window.available:
+        room = window.available
+        ahead = MAX_AHEAD - request.lane.size
+        if room > ahead:
+            room = max(ahead, 0)
+            if length > room:
+                self.blocked[request] = None
+        if length > room:
             # a view, so that what is long is not copied again with each credit
             view = memoryview(data)
-            length = window.available
+            length = room
             request.held.append((kind, view[length:]))
             data = view[:length]
         window.sent += length
@@ -611,6 +634,21 @@ class Connection:
         else:
             self._outbox.add(request.lane, encoded)
             self._sent_end(request)
+
+    def may_resume(self) -> bool:
+        """Whether resume() would send something on."""
+        return any(request.lane.size <= MAX_AHEAD // 2 for request in self.blocked)
+
+    def resume(self) -> list[Event]:
+        """Send on what waited for SCTP to take what was before it; the events that this causes. To be called after
+        take(), when may_resume() says so."""
+        for request in tuple(self.blocked):
+            if request.lane.size <= MAX_AHEAD // 2:
+                del self.blocked[request]
+                if request.held:
+                    self._send_held(request)
+        events, self._events = self._events, []
+        return events
 
     def _send_held(self, request: Request) -> None:
         held, request.held = request.held, []
@@ -633,6 +671,7 @@ class Connection:
 
     def _discard_output(self, request: Request) -> None:
         """Forget what the request was still to send."""
+        self.blocked.pop(request, None)
         request.held.clear()
         request.lane.clear()
 

@@ -67,6 +67,7 @@ class Driver(Generic[C]):
         self._woken = 0
         """Calls of wake() in this turn of the loop."""
         self._ending = False
+        self._resuming = False
         self._timer: Handle | None = None
         self._failure = ""
 
@@ -144,6 +145,16 @@ class Driver(Generic[C]):
         if self._hand_over(association, False) and self._ending:
             self._ending = False
             association.shutdown()
+        connection = self.connection
+        if connection.blocked and not self._resuming and connection.may_resume():
+            self._resuming = True
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self.association is not None:
+            self._deliver(self.connection.resume())
+            self.flush()
 
     def _hand_over(self, association: Association, urgent: bool) -> bool:
         """Whether nothing is left that could be handed over."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from .sctp.carrier import Address, CarrierError
 
-__all__ = ["advertised", "advertisement", "resolve", "shifted"]
+__all__ = ["advertised", "advertisement", "host_of", "resolve", "shifted"]
 
 WORKERS_SETTING = "FCGI_SCTP_WORKERS"
 """In SETTINGS: ``PORT/UDPPORT`` of each worker, with commas."""
@@ -30,6 +30,11 @@ async def resolve(address: Address, attempt: int = 0) -> Address:
             raise CarrierError(f"{address}: host {host!r} cannot be found: {error.strerror}") from None
         hosts.append(str(found[attempt % len(found)][4][0]))
     return address._replace(hosts=tuple(hosts))
+
+
+def host_of(peer: str) -> str:
+    """The host of a peer as carriers name it, ``HOST:PORT``."""
+    return peer.rpartition(":")[0]
 
 
 def shifted(address: Address, worker: int) -> Address:

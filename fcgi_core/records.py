@@ -19,6 +19,7 @@ __all__ = [
     "HEADER_SIZE",
     "KEEP_CONN",
     "MAX_CONTENT",
+    "MAX_PAIRS",
     "MAX_PARAMS",
     "PREFERRED_CONTENT",
     "VERSION",
@@ -51,6 +52,9 @@ MAX_CONTENT = 65535
 """Largest content of one record, bytes (section 3.3)."""
 MAX_PARAMS = 1 << 20
 """Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
+MAX_PAIRS = 10_000
+"""Name-value pairs that are taken apart: taken, a pair of three bytes costs fifty times as much. nginx passes 30, and
+those of a header of 32 KiB."""
 PREFERRED_CONTENT = 16376
 """Content of the records that we cut ourselves, bytes: with the header 16 KiB, a whole message as it is by default,
 unpadded and a multiple of 8 as section 3.3 recommends. HAProxy's multiplexer stalls on padded records of 65,535 bytes
@@ -215,7 +219,7 @@ def encode_pairs(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> bytes:
 def decode_pairs(data: bytes) -> dict[str, str]:
     """The name-value pairs of `data`, as latin-1 text; of a name given twice the last value counts.
 
-    ValueError if a length points beyond the end. Section 3.4.
+    ValueError if a length points beyond the end, or if there are more than MAX_PAIRS. Section 3.4.
     """
     text = data.decode("latin-1")
     end = len(data)
@@ -247,6 +251,8 @@ def decode_pairs(data: bytes) -> dict[str, str]:
         position = end + 1
     if position != end:
         raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
+    if len(pairs) > MAX_PAIRS:
+        raise ValueError(f"{len(pairs)} name-value pairs; {MAX_PAIRS} at most are taken")
     return pairs
 
 

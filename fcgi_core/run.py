@@ -23,9 +23,10 @@ from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
 from .hook_limit import HookLimit
+from .operator_log import LineFormatter
 from .sctp import open_carrier
 from .sctp.carrier import Address
-from .settings import Settings
+from .settings import MAX_NAME, Settings
 from .standstill import StandstillWatch
 from .status import app_commands, web_commands
 from .supervisor import Supervisor
@@ -138,6 +139,7 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
             advertisement(listen[0], count) if listen else {},
         ),
         plan=config.sctp.plan,
+        remote_changes=app.remote_changes,
     )
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:
@@ -243,7 +245,7 @@ def _settings(config: Config, name: str, others: dict[str, str] | None = None) -
         max_requests=sctp.max_requests,
         window=sctp.window,
         max_message=sctp.max_message,
-        name=name.encode("ascii", "replace").decode(),  # it travels as latin-1 and is shown in logs
+        name=name.encode("ascii", "replace").decode()[:MAX_NAME],  # it travels as latin-1 and is shown in logs
         others=others or {},
     )
 
@@ -322,11 +324,12 @@ def _start_log(level: str) -> None:
     """The operator's log on stderr, which is not the application's: it does not pass through the root logger, so that
     no plugin sends the program's own lines to the other side."""
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    plain = LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JournalFormatter() if journal_reads(2) else plain)
     log.addHandler(handler)
     log.setLevel(level.upper())
     log.propagate = False
+    logging.getLogger("asyncio").addHandler(handler)  # what was thrown in a call-back, by lastResort otherwise
     # uncaught exceptions of the application go both ways: to the operator and to the plugins
     logging.getLogger("fcgi_sctp.application").parent = logging.getLogger()
     logging.getLogger("fcgi_sctp.application").addHandler(handler)

@@ -14,7 +14,9 @@ __all__ = ["is_secure", "make_scope", "server_of"]
 ASGI_VERSIONS = {"version": "3.0", "spec_version": "2.4"}
 """2.4: send() raises an OSError once the client has gone."""
 MAX_KNOWN_NAMES = 1000
-"""Header names remembered with their translation; clients can make names up, so there is an end to it."""
+"""Header names remembered with their translation; clients can make names up, so there is an end to it,"""
+MAX_KNOWN_NAME = 128
+"""and to their characters."""
 
 _header_names: dict[str, bytes] = {}
 _OWN = {"HTTP_CONTENT_TYPE": b"content-type", "HTTP_CONTENT_LENGTH": b"content-length"}
@@ -87,7 +89,7 @@ def _headers(params: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
             header = known.get(name)
             if header is None:
                 header = name[5:].lower().replace("_", "-").encode("latin-1")
-                if len(known) < MAX_KNOWN_NAMES:
+                if len(known) < MAX_KNOWN_NAMES and len(name) <= MAX_KNOWN_NAME:
                     known[name] = header
             headers.append((header, value.encode("latin-1")))
     for name, header in _OWN.items():

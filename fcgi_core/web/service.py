@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from ..endpoints import advertised
 from ..errors import FcgiSctpError, RequestRefused
 from ..plugin import FeedEntry
 from ..sctp.carrier import Address, Carrier
-from ..settings import Settings
+from ..settings import Settings, new_instance
 from ..streams import Plan
 from ..supervisor import Supervisor
 from ..switching import change_plugins, switches_off
@@ -101,7 +100,7 @@ class WebService:
         self.options = options or WebOptions()
         self._carrier = carrier
         self._listen = listen
-        self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
+        self._settings = replace(settings or Settings(), instance=new_instance())
         self._plan = plan
         self._feed = feed
         self.supervisor = Supervisor(
@@ -267,6 +266,12 @@ class WebService:
         self._association += 1
         settings = replace(self._settings, association=self._association)
         return WebConnection(settings, channels=self.supervisor.channels, plan=self._plan), self._association
+
+    def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
+        for one in self.upstreams:
+            if one.link is not None and one.link.info.peer_instance == instance and one.member != upstream.member:
+                return one
+        return None
 
     def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
         if self._idle is not None:

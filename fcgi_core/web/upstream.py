@@ -29,6 +29,7 @@ from ..events import (
     StderrReceived,
     Writable,
 )
+from ..operator_log import Sums
 from ..records import KEEP_CONN, ProtocolStatus, RecordType
 from ..request import Request
 from ..sctp.carrier import Address, Association, Carrier, CarrierError
@@ -61,6 +62,9 @@ class Owner(Protocol):
 
     def make_connection(self) -> tuple[WebConnection, int]:
         """A new connection and the association's number."""
+
+    def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
+        """An upstream that is another member's and whose association is with the process of this instance."""
 
     def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
         """An application that is configured is up; `others` of its SETTINGS may tell of workers."""
@@ -122,6 +126,7 @@ class Upstream:
         """The association, while requests may be sent on it."""
         self.last_up = loop.time()
         self.last_error = ""
+        self._sums = Sums(log, loop, f"application {address}")
         self._carrier = carrier
         self._owner = owner
         self._loop = loop
@@ -190,6 +195,7 @@ class Upstream:
         if self._lookup is not None:
             self._lookup.cancel()
         if self._driver is None:
+            self._sums.close()
             on_stopped()
             return
         self._on_stopped = on_stopped
@@ -208,6 +214,11 @@ class Upstream:
             return 0
         capacity = self._connection.capacity
         return capacity if self._relief is None else max(0, min(capacity, self._most - len(self._connection.requests)))
+
+    @property
+    def member(self) -> str:
+        """The application as it was configured; its workers are the same member."""
+        return str((self.origin or self).address)
 
     @property
     def state(self) -> str:
@@ -383,7 +394,8 @@ class Upstream:
             self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
             return
         if exchange.first_byte is None and not exchange.bytes_out:
-            log.warning("application %s ended request %s without an answer", self.address, exchange.identity)
+            text = "application %s ended request %s without an answer"
+            self._say(logging.WARNING, "requests were ended without an answer", text, exchange.identity)
         if exchange.status in GATEWAY_FAILURES:
             self.failed()
         else:
@@ -437,7 +449,7 @@ class Upstream:
             case PeerReady():
                 self._ready(event)
             case RequestFailed():
-                log.error("application %s: %s", self.address, event.error)
+                self._say(logging.ERROR, "answers broke the protocol", "application %s: %s", event.error)
                 exchange: WebExchange | Probe = event.request.context
                 if isinstance(exchange, Probe):
                     exchange.end(str(event.error))
@@ -453,19 +465,29 @@ class Upstream:
                 if answer is not None and not answer.done():
                     answer.set_result(event.results)
             case RecordRefused():
-                log.warning("application %s: left out %s", self.address, event.error)
+                self._say(logging.WARNING, "records were left out", "application %s: left out %s", event.error)
             case PeerError():
-                log.log(self._level(logging.ERROR), "application %s reports: %s", self.address, event.text)
+                self._say(logging.ERROR, "errors were reported", "application %s reports: %s", event.text)
             case ConnectionFailed():
-                log.log(self._level(logging.ERROR), "application %s broke the protocol: %s", self.address, event.error)
+                text = "application %s broke the protocol: %s"
+                self._say(logging.ERROR, "associations broke the protocol", text, event.error)
             case _:
                 pass
+
+    def _say(self, level: int, what: str, text: str, value: object) -> None:
+        self._sums.say(self._level(level), what, text, self.address, value)
 
     def _level(self, level: int) -> int:
         """The level of a log line about one association: none of one that comes and goes for ever fills the log."""
         return logging.DEBUG if self._presence.flaps else level
 
     def _ready(self, event: PeerReady) -> None:
+        instance = event.settings.instance
+        other = self._owner.other_with(instance, self) if instance else None
+        if other is not None:
+            # it claims to be the other's process, or is reached twice: either way what is the other's stays so
+            self.driver.abort(f"instance {instance} is associated at {other.address} already: connect to it once")
+            return
         now = self._loop.time()
         presence = self._presence
         presence.came_up(now)
@@ -480,7 +502,7 @@ class Upstream:
         )
         if presence.flaps:
             self._steady = self._loop.call_later(STEADY, self._is_steady)
-        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address))
+        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address), self.member)
         if self._prober is not None:
             self._prober.start()
         if self.origin is None:
@@ -519,6 +541,7 @@ class Upstream:
             self._give_up_requests(reason)
             self._owner.supervisor.association_down(link, reason)
         if self._stopping:
+            self._sums.close()
             on_stopped, self._on_stopped = self._on_stopped, None
             if on_stopped is not None:
                 on_stopped()

@@ -88,6 +88,9 @@ class Owner:
     def make_connection(self) -> tuple[WebConnection, int]:
         return WebConnection(), 1
 
+    def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
+        return None
+
     def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
         self.told.append((origin, dict(others)))
 

@@ -25,7 +25,7 @@ from fcgi_core.plugin import (
 )
 
 from . import batch
-from .about import FIELDS_ELEMENT, REQUEST_ELEMENT, details, server_name
+from .about import FIELDS_ELEMENT, LONGEST_VALUE, REQUEST_ELEMENT, details, server_name
 from .capture import NO_FIELDS, Capture
 from .hold import Held, HeldLine
 from .local_socket import LocalLine, LocalSocket
@@ -300,10 +300,12 @@ class SyslogApplication(ApplicationHalf):
     def _host_source(self, request: RequestInfo) -> _Source:
         """What the lines of all requests of a virtual host have in common: the web side knows the request itself, and
         what was said of it here would be made for nothing."""
-        if len(self._hosts) >= KNOWN_HOSTS:
-            self._hosts.clear()
         name = server_name(request)
-        host = self._hosts[request.server_name] = _Source(self._limit, name, self._data({"server_name": name}), {})
+        host = _Source(self._limit, name, self._data({"server_name": name}), {})
+        if len(request.server_name) <= LONGEST_VALUE:
+            if len(self._hosts) >= KNOWN_HOSTS:
+                self._hosts.clear()
+            self._hosts[request.server_name] = host
         return host
 
     def _data(self, about: dict[str, str]) -> str:
