@@ -8,6 +8,7 @@ again on another: at least once, numbered, so that the receiver can tell a repet
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -28,6 +29,8 @@ from .settings import Settings
 from .spool import Spool
 
 __all__ = ["Delivery", "Gathering", "Link", "MAX_EXTRA_STREAMS", "RoutedRequest", "Stream", "mark_of"]
+
+log = logging.getLogger("fcgi_sctp.plugin")
 
 _STREAMS = "fcgi_sctp.streams"
 """In `RequestInfo.plugin_data`: how many more streams were opened, by channel. No plugin has a dot in its name."""
@@ -443,9 +446,15 @@ class Delivery:
             driver.wake()
 
     def close(self) -> None:
-        """Send what is queued; nothing is taken after it."""
+        """Send what is queued; nothing is taken after it. What found no peer is lost, and the log says so; a spool's
+        file keeps it."""
         self._closed = True
         self.flush()
+        unsent = [] if self.links else [name for name, spool in self._spools.items() if spool.path is None]
+        for name in (*self._waiting, *unsent):
+            count = self.spooled(name)
+            if count:
+                log.warning("channel %s: %d items are lost with this process, for no peer has taken them", name, count)
         for spool in (*self._spools.values(), *self._resting.values()):
             spool.close()
 

@@ -242,11 +242,12 @@ class WsgiRequest:
                         result.close()
             except ClientGone:
                 error = "the client went away"
-            except BodyTooLong as exception:
-                error = str(exception)
+            # a name for each: compiled, a variable has the type of the first thing that it stands for
+            except BodyTooLong as too_long:
+                error = str(too_long)
                 application_log.error("%s: %s", name_of_request(exchange.params), error)
-            except RequestCut as exception:
-                error = str(exception)
+            except RequestCut as cut:
+                error = str(cut)
                 log.warning("%s: %s", name_of_request(exchange.params), error)
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.BAD_REQUEST)
@@ -266,9 +267,7 @@ class WsgiRequest:
     def _error_page(self, status: HTTPStatus) -> bytes:
         return error_page(status, self.exchange.params.get("REQUEST_METHOD", ""))
 
-    def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333, "The start_response() Callable"."""
         if exc_info is not None:
             try:
@@ -328,7 +327,7 @@ class WsgiRequest:
             return self._head + b"Content-Length: %d\r\n\r\n" % content_length
         return self._head + b"\r\n"
 
-    def _send_result(self, result: Iterable[bytes]) -> bytes:
+    def _send_result(self, result: Any) -> bytes:
         """Send what the application returned; what is left to be sent with the end is returned."""
         if isinstance(result, (list, tuple)) and len(result) == 1 and not self._head_sent:
             # the whole response is known: head, body and end go in one piece, with its length (PEP 3333,

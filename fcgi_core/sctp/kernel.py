@@ -23,6 +23,7 @@ from collections.abc import Callable
 import _sctp as pysctp_calls
 import sctp as pysctp
 
+from fcgi_core.forks import keep_from_children
 from fcgi_core.sctp import kernel_socket as linux
 from fcgi_core.sctp.carrier import Address, AssociationHandler, CarrierError, CarrierOptions
 from fcgi_core.sctp.kernel_association import READ_SIZE, KernelAssociation, read_change
@@ -133,12 +134,14 @@ class KernelCarrier:
         Linux does that only in the network namespace of `sock`, which the lab, with two of them, sees to.
         """
         peeled = socket.socket(fileno=pysctp_calls.peeloff(sock.fileno(), identifier))
+        keep_from_children(peeled)
         peeled.setblocking(False)
         os.set_inheritable(peeled.fileno(), False)
         return peeled
 
     def listen(self, address: Address, accept: Callable[[str], AssociationHandler | None]) -> KernelListener:
         sock, send_limit = linux.open_socket(address, self.options, listening=True)
+        keep_from_children(sock)
         try:
             pysctp.sctpsocket_tcp(sock.family, sock).bindx([(host, address.port) for host in address.hosts])
             sock.listen(128)
@@ -152,6 +155,7 @@ class KernelCarrier:
 
     def connect(self, address: Address, handler: AssociationHandler) -> KernelAssociation:
         sock, send_limit = linux.open_socket(address, self.options, listening=False)
+        keep_from_children(sock)
         association = KernelAssociation(self, sock, str(Address(address.hosts[:1], address.port)), send_limit)
         association.start(address, handler)
         return association

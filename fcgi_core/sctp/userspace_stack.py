@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, ClassVar
 
+from ..forks import keep_from_children
 from .carrier import CarrierError, CarrierOptions
 
 try:
@@ -183,6 +184,7 @@ class Endpoint:
         self.stack = stack
         self.users = 0
         self.socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        keep_from_children(self.socket)
         try:
             for name, forced in ((socket.SO_RCVBUF, 33), (socket.SO_SNDBUF, 32)):  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
                 try:

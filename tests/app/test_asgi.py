@@ -589,6 +589,19 @@ def test_a_response_that_is_shorter_is_seen_to_be_cut(pieces: list[bytes], caplo
     assert "ended after 5 of the 10 bytes of its Content-Length" in caplog.text
 
 
+@pytest.mark.parametrize("pairs", [[[b"x-a", b"1"]], ((b"x-a", b"1"),), iter([(b"x-a", b"1")])])
+def test_headers_are_any_iterable_of_any_pairs(pairs: Any) -> None:
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": pairs})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async def test() -> None:
+        async with serving(http(handler)) as web:
+            assert (await web.get())[0] == "Status: 200 OK\r\nx-a: 1\r\nContent-Length: 5"
+
+    asyncio.run(test())
+
+
 @run
 async def test_what_is_of_the_connection_is_left_out() -> None:
     names = [b"Connection", b"keep-alive", b"Transfer-Encoding", b"TE", b"Upgrade", b"Proxy-Connection", b"Trailer"]

@@ -252,3 +252,24 @@ def test_what_was_not_handed_over_when_an_association_ended_goes_to_the_next() -
     assert came == [b"%d" % number for number in range(10 - len(came), 10)]
     assert len(came) == sender.spooled("p") + other.connection.feedback.figures["p"].sent
     assert sender.lost == {}
+
+
+def test_what_no_peer_has_taken_at_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    sender = delivery()
+    for _ in range(3):
+        sender.queue("p", b"x", None, 6)
+    sender.queue("p.sure", b"x", None, 6)
+    sender.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "channel p: 3 items are lost with this process, for no peer has taken them",
+        "channel p.sure: 1 items are lost with this process, for no peer has taken them",
+    ]
+
+
+def test_nothing_is_told_at_the_end_where_a_peer_has_taken_all(caplog: pytest.LogCaptureFixture) -> None:
+    sender = delivery()
+    sender.queue("p", b"x", None, 6)
+    _pair, link = linked()
+    sender.add(link)
+    sender.close()
+    assert caplog.records == []

@@ -294,7 +294,9 @@ def _text(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
     except Exception as error:  # arguments that do not fit the message: what there is says more than nothing
-        text = f"{_written(record.msg, repr)} with arguments that do not fit it ({_written(error, str)})"
+        text = (
+            f"{_written(record.__dict__.get('msg'), repr)} with arguments that do not fit it ({_written(error, str)})"
+        )
     if record.exc_info:
         if not record.exc_text:
             record.exc_text = _format_exception(record.exc_info)  # logging keeps it for the handlers that come after
