@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Mapping
 
+from .sctp.addresses import host_of
 from .sctp.carrier import Address, CarrierError
 
 __all__ = ["advertised", "advertisement", "resolve", "shifted"]
@@ -28,7 +29,7 @@ async def resolve(address: Address, attempt: int = 0) -> Address:
             found = await loop.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
         except OSError as error:
             raise CarrierError(f"{address}: host {host!r} cannot be found: {error.strerror}") from None
-        hosts.append(str(found[attempt % len(found)][4][0]))
+        hosts.append(host_of(found[attempt % len(found)][4]))
     return address._replace(hosts=tuple(hosts))
 
 
