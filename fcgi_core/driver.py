@@ -74,6 +74,9 @@ class Driver(Generic[C]):
 
     def association_up(self, association: Association) -> None:
         self.association = association
+        if self._failure:  # it was aborted before it was up
+            association.abort(self._failure)
+            return
         try:
             self.connection.open(association.outgoing_streams, self._loop.time())
         except RemoteProtocolError as error:
@@ -126,7 +129,8 @@ class Driver(Generic[C]):
         self.flush()
 
     def abort(self, reason: str) -> None:
-        """End the association now, telling the peer why."""
+        """End the association now, or as soon as it is up, telling the peer why."""
+        self._failure = reason
         self.connection.fail(reason)
         self.flush()
         if self.association is not None:

@@ -129,6 +129,8 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
             config, f"{name}#{worker}" if app.workers else name, advertisement(listen[0], count) if listen else {}
         ),
         plan=config.sctp.plan,
+        max_associations=config.sctp.max_associations,
+        max_associations_per_address=config.sctp.max_associations_per_address,
     )
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:
