@@ -229,7 +229,7 @@ class AssociationStatistics:
     interleaving: bool | None = None
     """Whether I-DATA is in use on this association."""
     paths: tuple[tuple[str, str], ...] = ()
-    """Each peer address with its state: ``active``, ``inactive``, ``unconfirmed``."""
+    """Each peer address with its state: ``active``, ``inactive``, ``unconfirmed``, ``unknown``."""
 
 
 class Association(Protocol):

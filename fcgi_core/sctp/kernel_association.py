@@ -445,7 +445,9 @@ class KernelAssociation:
     def _end(self, reason: str) -> None:
         """Close; the handler is told on a later turn of the loop."""
         if self.discard():
-            self._carrier.call_soon(self._handler.association_down, reason)
+            handler = self._handler
+            del self._handler  # it may hold this association: a circle
+            self._carrier.call_soon(handler.association_down, reason)
 
     def refuse(self, reason: str) -> None:
         """Abort what was never handed to a user."""

@@ -337,8 +337,11 @@ def paths(sock: socket.socket) -> tuple[tuple[str, str], ...]:
     wrapped = pysctp.sctpsocket_tcp(sock.family, sock)
     found = []
     for address in wrapped.getpaddrs():
-        state = wrapped.get_paddrinfo(0, address).state
-        found.append((plain_host(address[0]), PATH_STATES.get(state, "inactive")))
+        try:
+            state = PATH_STATES.get(wrapped.get_paddrinfo(0, address).state, "inactive")
+        except OSError:  # a link-local address, whose zone pysctp does not know
+            state = "unknown"
+        found.append((plain_host(address[0]), state))
     return tuple(found)
 
 
