@@ -301,6 +301,14 @@ class SctpConfig(_Model):
     max_requests: int = Field(DEFAULT_MAX_REQUESTS, ge=1, le=65535)
     """Requests at once on one association."""
 
+    @model_validator(mode="after")
+    def _a_message_fits(self) -> SctpConfig:
+        if self.max_message > self.send_buffer:
+            raise ValueError(
+                f"max_message ({self.max_message}) must not be larger than send_buffer ({self.send_buffer})"
+            )
+        return self
+
     def carrier_options(self) -> CarrierOptions:
         return CarrierOptions(
             outgoing_streams=self.streams,

@@ -167,7 +167,12 @@ class Driver(Generic[C]):
                 wanted, pool.wanted = pool.wanted, 0
                 if not association.add_streams(wanted):
                     pool.grow(association.outgoing_streams)
-            taken = association.send(batch, urgent)
+            try:
+                taken = association.send(batch, urgent)
+            except ValueError as error:  # larger than the send buffer, for example
+                unsent.clear()
+                self.abort(f"a message cannot be sent: {error}")
+                return False
             unsent.clear()
             unsent.extend(batch[taken:])
             if taken < len(batch):

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fcgi_core.sctp import kernel_socket as linux
@@ -175,7 +175,7 @@ class KernelAssociation:
         self._up = True
         self._silence = Watch(self._loop, self._options.dead_after, self._packets_received, self._silent)
         self._loop.add_reader(sock.fileno(), self._readable)
-        handler.association_up(self)
+        self._tell(handler.association_up, self)
 
     def _packets_received(self) -> int | None:
         try:
@@ -222,7 +222,16 @@ class KernelAssociation:
 
     def _deliver(self, batch: list[Message]) -> None:
         if batch and self._sock is not None:
-            self._handler.messages_received(batch)
+            self._tell(self._handler.messages_received, batch)
+
+    def _tell(self, hook: Callable[..., None], *about: object) -> None:
+        """Call the handler. One that raises costs its association: what it did not take is lost."""
+        try:
+            hook(*about)
+        except Exception as error:
+            message = f"The handler of the SCTP association with {self.peer} failed"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+            self.abort("internal error")
 
     def _received(self, data: bytes, info: bytes, whole: bool) -> Message | None:
         """The message that `data` is or ends; None if it goes on. Parts of several streams may alternate (I-DATA)."""
@@ -253,7 +262,7 @@ class KernelAssociation:
             self._association_changed(data)
         elif kind == linux.STREAM_CHANGE:
             self._refresh_streams()
-            self._handler.streams_changed()
+            self._tell(self._handler.streams_changed)
         elif kind == linux.SHUTDOWN_EVENT:
             self._ending = True  # the peer takes nothing new; what it sent before still arrives
         elif kind == linux.PARTIAL_DELIVERY and len(data) >= 24:
@@ -335,7 +344,7 @@ class KernelAssociation:
         except OSError:
             return  # it is gone, which its notification will tell
         if not self._ending:
-            self._handler.writable()
+            self._tell(self._handler.writable)
 
     def room(self, urgent: bool = False) -> int:
         sock = self._sock

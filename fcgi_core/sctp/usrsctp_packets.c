@@ -255,11 +255,11 @@ static bool source_is_allowed(const struct endpoint *endpoint, const uint8_t *ad
 }
 
 /*
- * Whether an address sends INITs no faster than it may: an INIT ACK is seven times as long, and INITs may come in a
- * victim's name. IPv6 counts by the first 64 bits. Addresses that hash alike share what they may. The loopback
- * is free: nobody else can be meant there.
+ * Whether an address sends INITs, and cookies as a stranger, no faster than it may: each takes a slot of a stranger, an
+ * INIT ACK is seven times as long, and INITs may come in a victim's name. IPv6 counts by the first 64 bits. Addresses
+ * that hash alike share what they may. The loopback is free: nobody else can be meant there.
  */
-static bool init_is_due(const uint8_t *address) {
+static bool opening_is_due(const uint8_t *address) {
     static uint64_t full_us[1 << INIT_PLACES]; /* when all of INIT_BURST is to be had again */
     static const uint8_t v4_prefix[12] = {[10] = 0xff, [11] = 0xff};
     static const uint8_t loopback[2][16] = {{[15] = 1}, {[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1}};
@@ -520,7 +520,7 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
             why = CARRIER_NOT_ALLOWED;
         else if (endpoint->associations >= endpoint->max_associations)
             why = CARRIER_FULL;
-        else if (type == SCTP_INITIATION && !init_is_due(source.address))
+        else if (!opening_is_due(source.address))
             why = CARRIER_TOO_OFTEN;
         else if (!at && !(at = peer_make(&source)))
             why = CARRIER_TOO_MANY;
@@ -536,7 +536,7 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
     peer->packets_in++;
     peer->small |= length < LARGE_PACKET && (type == SCTP_DATA || type == I_DATA) &&
                    !(packet[COMMON_HEADER + 1] & LAST_FRAGMENT);
-    if (!peer->references) { /* longest unused first */
+    if (!peer->references && opening) { /* the longest unused is first; what else it sends does not count */
         peer->used_ms = now_ms();
         unclaimed_unlink(endpoint, at);
         unclaimed_append(endpoint, at);
