@@ -279,7 +279,8 @@ class Association(Protocol):
 
 
 class AssociationHandler(Protocol):
-    """What an association tells its user. Always on the loop's thread, never from inside a call of the user's."""
+    """What an association tells its user. Always on the loop's thread, never from inside a call of the user's. A call
+    that raises costs the association: what it did not take is lost."""
 
     def association_up(self, association: Association) -> None:
         """The association is established; streams are known; it may be sent on."""

@@ -343,27 +343,3 @@ def test_addresses_to_listen_at(address: Address, message: str) -> None:
             lab.carrier("app").listen(address, lambda peer: None)
 
     lab().run(body)
-
-
-@pytest.mark.usefixtures("plain")
-def test_a_handler_that_raises_leaves_the_association_up() -> None:
-    class Raising(Recorder):
-        def messages_received(self, messages: Any) -> None:
-            super().messages_received(messages)
-            raise RuntimeError("on purpose")
-
-    async def body(lab: Lab) -> None:
-        seen: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: seen.append(context))
-        address = Address(APP[:1], 7004)
-        far, near = Raising(), Recorder()
-        lab.carrier("app").listen(address, lambda peer: far)
-        lab.carrier("web").connect(address, near)
-        await near.until(lambda: near.association is not None)
-        for count in (1, 2):
-            near.send([Message(1, b"x")])
-            await far.until(lambda count=count: far.received == count)  # type: ignore[misc]
-        assert len(seen) == 2
-        assert not near.down
-
-    lab().run(body)

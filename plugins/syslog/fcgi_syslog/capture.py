@@ -40,6 +40,16 @@ class Take(Protocol):
     ) -> None: ...
 
 
+def _no_line(
+    severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
+) -> None:
+    """In the place of `take` once nobody takes lines."""
+
+
+def _nothing(*about: object) -> None:
+    """In the place of a call-back that is not called any more."""
+
+
 class Capture:
     """Hands lines to `take`, from any thread, and leaves alone what the loggers named `own` say.
 
@@ -61,8 +71,8 @@ class Capture:
         self._previous_hook: Callable[..., object] | None = None
         self._previous_thread_hook: Callable[..., object] | None = None
         # a bound method is a new object each time; these are compared when the hooks are taken out again
-        self._our_hook = self._uncaught
-        self._our_thread_hook = self._uncaught_in_thread
+        self._our_hook: Callable[..., None] = self._uncaught
+        self._our_thread_hook: Callable[..., None] = self._uncaught_in_thread
 
     def install(self, kinds: Collection[str], severity: int) -> None:
         """Begin to catch `kinds`, down to `severity`."""
@@ -114,8 +124,11 @@ class Capture:
         self._watched = []
 
     def close(self) -> None:
-        """After `uninstall`, for good."""
+        """After `uninstall`, for good. Nothing of what it was given is held any more: its owner holds it, a circle."""
         self._handler.close()
+        self._handler.let_go()
+        self._take = _no_line
+        self._failed = self._our_hook = self._our_thread_hook = _nothing
 
     def _loggers(self) -> list[logging.Logger]:
         if "logging" in self._kinds:

@@ -29,9 +29,19 @@ class Handler(logging.Handler):
         """None: `handle` shares nothing that a lock would have to guard."""
         self.lock = None
 
+    def let_go(self) -> None:
+        """Give records to nothing any more: what `handle` belongs to holds this handler, a circle. Not in `close`:
+        `logging.config` calls that of all handlers that there are."""
+        self.handle = _pass_over  # type: ignore[method-assign]
+
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record; never raises."""
         self.handle(record)
+
+
+def _pass_over(record: logging.LogRecord) -> bool:
+    """The `handle` of one that was let go."""
+    return False
 
 
 def guarded(items: Iterable[T], busy: Callable[[bool], None]) -> Iterator[T]:
