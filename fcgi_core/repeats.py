@@ -1,6 +1,6 @@
 """Lines of one kind in the log: the first ones each, the others in one line that counts them.
 
-Whoever causes such a line, by a packet perhaps, can do so as often as it likes, and must not fill the disk with it.
+A peer can cause such a line as often as it likes, by a packet for example. It must not fill the disk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["Repeats"]
 AT_ONCE = 3
 """Lines that are written as they come, in each period."""
 PERIOD = 60.0
-"""Seconds after which what came beyond is told of."""
+"""Seconds after which the lines beyond AT_ONCE are reported in one."""
 
 
 class Repeats:
@@ -43,16 +43,16 @@ class Repeats:
     def _over(self) -> None:
         self._period = None
         self._written = 0
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._more:
             self._log.log(self._level, "%d more like this: %s", self._more, self._last)
             self._more = 0
 
     def close(self) -> None:
-        """Nothing more will come: tell of what has not been told of."""
+        """Report what is not reported yet; nothing more comes."""
         if self._period is not None:
             self._period.cancel()
             self._period = None
-        self._tell()
+        self._report()
