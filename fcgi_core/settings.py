@@ -96,12 +96,6 @@ class Settings:
                 "use the same release on both sides",
             )
 
-        def number(name: str, default: int, least: int, most: int) -> int:
-            text = pairs.pop(name, str(default))
-            if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-                raise _wrong(f"{name} is {text[:40]!r}; a number from {least} to {most} was expected")
-            return int(text)
-
         pairs.pop("FCGI_MPXS_CONNS", None)
         channels = []
         for index in range(MAX_CHANNELS):
@@ -110,16 +104,16 @@ class Settings:
                 break
             channels.append(description)
         return cls(
-            max_requests=number("FCGI_MAX_REQS", DEFAULT_MAX_REQUESTS, 1, 65535),
-            window=number("FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
-            max_message=number("FCGI_SCTP_MAX_MESSAGE", DEFAULT_MAX_MESSAGE, MIN_MAX_MESSAGE, 1 << 30),
+            max_requests=_number(pairs, "FCGI_MAX_REQS", DEFAULT_MAX_REQUESTS, 1, 65535),
+            window=_number(pairs, "FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
+            max_message=_number(pairs, "FCGI_SCTP_MAX_MESSAGE", DEFAULT_MAX_MESSAGE, MIN_MAX_MESSAGE, 1 << 30),
             instance=pairs.pop("FCGI_SCTP_INSTANCE", ""),
-            association=number("FCGI_SCTP_ASSOCIATION", 0, 0, 1 << 62),
+            association=_number(pairs, "FCGI_SCTP_ASSOCIATION", 0, 0, 1 << 62),
             name=pairs.pop("FCGI_SCTP_NAME", ""),
             channels=tuple(channels),
             accepts=tuple(name for name in pairs.pop("FCGI_SCTP_ACCEPT", "").split(",") if name),
-            serial=number("FCGI_SCTP_SERIAL", 0, 0, 1 << 31),
-            seen=number("FCGI_SCTP_SEEN", 0, 0, 1 << 31),
+            serial=_number(pairs, "FCGI_SCTP_SERIAL", 0, 0, 1 << 31),
+            seen=_number(pairs, "FCGI_SCTP_SEEN", 0, 0, 1 << 31),
             others=pairs,
         )
 
@@ -135,6 +129,14 @@ class Settings:
     def largest_content(self) -> int:
         """The largest record content that fits a message of this side's."""
         return self.max_message - HEADER_SIZE
+
+
+def _number(pairs: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+    """A number, taken out of the pairs. Not a function inside of another one: compiled, that is a circle each time."""
+    text = pairs.pop(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        raise _wrong(f"{name} is {text[:40]!r}; a number from {least} to {most} was expected")
+    return int(text)
 
 
 def _wrong(what: str, advice: str = "") -> RemoteProtocolError:
