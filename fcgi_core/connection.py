@@ -318,7 +318,8 @@ class Connection:
     def close(self) -> None:
         """Forget what the association held, for it is gone: nothing is sent or received after this.
 
-        No circle is left, so what nobody uses is freed at once. The garbage collector would take hours to come by.
+        It breaks all reference cycles, so that what is not used any more is freed at once. The garbage collector would
+        free it hours later.
         """
         self.failed = True
         self._settings_due = None

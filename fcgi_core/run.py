@@ -140,6 +140,8 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         ),
         plan=config.sctp.plan,
         remote_changes=app.remote_changes,
+        max_associations=config.sctp.max_associations,
+        max_associations_per_address=config.sctp.max_associations_per_address,
     )
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:

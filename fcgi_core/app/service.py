@@ -19,7 +19,7 @@ from ..application_connection import ApplicationConnection
 from ..delivery import Link
 from ..discovery import EnabledPlugin
 from ..driver import Driver
-from ..endpoints import host_of
+from ..endpoints import peer_host
 from ..events import (
     ConfigReceived,
     ConnectionFailed,
@@ -41,12 +41,14 @@ from ..events import (
 from ..exchange import Exchange
 from ..operator_log import Sums
 from ..records import ProtocolStatus, Role, encode_pairs
+from ..repeats import Repeats
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings, new_instance
 from ..streams import Plan
 from ..supervisor import Supervisor
 from ..switching import PeerChanges
+from .admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS, Admission
 
 __all__ = ["AppExchange", "AppService", "Application"]
 
@@ -215,6 +217,8 @@ class AppService:
         settings: Settings | None = None,
         plan: Plan = Plan.PER_CHANNEL,
         remote_changes: bool = True,
+        max_associations: int = MAX_ASSOCIATIONS,
+        max_associations_per_address: int = MAX_ASSOCIATIONS_PER_ADDRESS,
     ) -> None:
         """`remote_changes`: whether web sides may change options of plugins."""
         self.loop = asyncio.get_running_loop()
@@ -230,6 +234,14 @@ class AppService:
             plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
         )
         self._associations: set[_AppAssociation] = set()
+        self._admission: Admission[_AppAssociation] = Admission(
+            max_associations, max_associations_per_address, _end_association
+        )
+        self._refused = Repeats(log, logging.WARNING, self.loop)
+        self.failed = Repeats(log, logging.WARNING, self.loop)
+        """Of associations that did not come up: their peers decide how many there are."""
+        self.broken = Repeats(log, logging.ERROR, self.loop)
+        """Of those whose peer broke the protocol, in the same way."""
         self._listeners: list[Listener] = []
         self.requests_ended = 0
         self._serial = 0
@@ -293,6 +305,8 @@ class AppService:
         except TimeoutError:
             pass  # the peer is gone; closing the carrier aborts what is left
         self._carrier.close()
+        for repeats in (self._refused, self.failed, self.broken):
+            repeats.close()
 
     def finished(self, exchange: AppExchange, aborted: bool, error: str) -> None:
         """A request has ended: plugins hear of it."""
@@ -338,13 +352,25 @@ class AppService:
         self._serial += 1
         connection = ApplicationConnection(self._settings, channels=self.supervisor.channels, plan=self._plan)
         association = _AppAssociation(self, connection, peer, self._serial)
+        why = self._admission.enter(association, peer, self.loop.time())
+        if why:
+            self._refused.log(f"association from {peer} refused: {why}")
+            return None
         self._associations.add(association)
         return association.driver
 
+    def _ready(self, association: _AppAssociation) -> None:
+        self._admission.ready(association)
+
     def _gone(self, association: _AppAssociation) -> None:
+        self._admission.leave(association)
         self._associations.discard(association)
         if self._stopping is not None:
             self._stopping.set()
+
+
+def _end_association(association: _AppAssociation, why: str) -> None:
+    association.driver.abort(why)
 
 
 class _AppAssociation:
@@ -414,9 +440,10 @@ class _AppAssociation:
         match event:
             case PeerReady():
                 assert self.driver.association is not None
+                self.service._ready(self)
                 self.peer = self.driver.association.peer
                 self.link = self.service.supervisor.association_up(
-                    self.driver, self.serial, self.peer, host_of(self.peer)
+                    self.driver, self.serial, self.peer, peer_host(self.peer)
                 )
                 name = event.settings.name or event.settings.instance
                 log.info("association %d with web side %s at %s is up", self.serial, name, self.peer)
@@ -450,7 +477,8 @@ class _AppAssociation:
             case PeerError():
                 self._say(logging.ERROR, "errors were reported", "web side %s reports: %s", event.text)
             case ConnectionFailed():
-                log.error("web side %s broke the protocol: %s", self.peer, event.error)
+                if self.link is not None:  # else its end says the same
+                    self.service.broken.log(f"web side {self.peer} broke the protocol: {event.error}")
             case _:
                 pass
 
@@ -469,7 +497,7 @@ class _AppAssociation:
             log.info("association %d with %s is down%s", self.serial, self.peer, f": {reason}" if reason else "")
             self.service.supervisor.association_down(self.link, reason)
         else:
-            log.warning("association with %s did not come up: %s", self.peer, reason or "it was shut down")
+            self.service.failed.log(f"association with {self.peer} did not come up: {reason or 'it was shut down'}")
         for request in tuple(self.connection.requests.values()):
             request.aborted = True
             exchange = request.context

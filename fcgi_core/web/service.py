@@ -287,7 +287,7 @@ class WebService:
         if problem != origin.workers_problem:
             origin.workers_problem = problem
             if problem:
-                log.warning("application %s tells of its workers what is left out: %s", origin.address, problem)
+                log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
         known = {one.address for one in self.upstreams}
         fresh = [address for address in addresses if address not in known]
         gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]

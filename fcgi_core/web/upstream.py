@@ -118,7 +118,7 @@ class Upstream:
         self.origin = origin
         """The configured upstream whose application told of this one; None if this is configured itself."""
         self.workers_problem = ""
-        """What was wrong with what it told of its workers."""
+        """Why some of the workers that it reported are ignored; empty if none is."""
         self.weight = weight
         self.requests = 0
         """Requests that were sent on to it."""
@@ -494,7 +494,7 @@ class Upstream:
         self._sums.say(self._level(level), what, text, self.address, *values, extra=extra)
 
     def _level(self, level: int) -> int:
-        """The level of a log line about one association: none of one that comes and goes for ever fills the log."""
+        """The level of a log line about one association: DEBUG where they would fill the log."""
         return logging.DEBUG if self._presence.flaps else level
 
     def _ready(self, event: PeerReady) -> None:

@@ -61,6 +61,7 @@ class Endpoint:
             self._starting.cancel()
         if self._server is not None:
             self._server.close()
+            self._server = None  # what it makes its protocols with holds this endpoint: a circle
         if self._unix is not None:
             self._unix.close()
         self._socket.close()

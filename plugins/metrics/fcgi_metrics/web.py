@@ -139,6 +139,7 @@ class MetricsWeb(WebHalf):
     def close(self) -> None:
         if self.endpoint is not None:
             self.endpoint.close()
+            self.endpoint = None  # it calls `page`: a circle
         if self._reporting is not None:
             self._reporting.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -50,6 +50,26 @@ class Take(Protocol):
     ) -> None: ...
 
 
+def _no_line(
+    severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
+) -> None:
+    """In the place of `take` after the end."""
+
+
+def _no_output(data: bytes) -> bool:
+    """In the place of `take_output` after the end."""
+    return False
+
+
+def _no_record(logger: logging.Logger, record: logging.LogRecord) -> bool:
+    """In the place of `handle` after the end."""
+    return False
+
+
+def _nothing(*about: object) -> None:
+    """In the place of a call-back that is not called any more."""
+
+
 class TakeOutput(Protocol):
     """Takes what was printed, or written to STDERR; False if it is to go on to where it went."""
 
@@ -84,9 +104,9 @@ class Capture:
         self._streams: dict[str, Output] = {}
         """By name in `sys`: what stands there."""
         # a bound method is a new object each time; these are compared when the hooks are taken out again
-        self._our_hook = self._uncaught
-        self._our_thread_hook = self._uncaught_in_thread
-        self._listener = self.handle
+        self._our_hook: Callable[..., None] = self._uncaught
+        self._our_thread_hook: Callable[..., None] = self._uncaught_in_thread
+        self._listener: Callable[[logging.Logger, logging.LogRecord], bool] = self.handle
         self._relay = Relay(self._from_child)
         keep_enabled(APPLICATION_LOGGER)
         keep_enabled(_WARNINGS_LOGGER)
@@ -155,8 +175,10 @@ class Capture:
         self._kinds = frozenset()
 
     def close(self) -> None:
-        """After `uninstall`, for good."""
+        """After `uninstall`, for good. It then holds nothing that it was given, for its owner holds it."""
         self._relay.close()
+        self._take, self._take_output, self._listener = _no_line, _no_output, _no_record
+        self._failed = self._our_hook = self._our_thread_hook = _nothing
 
     def handle(self, logger: logging.Logger, record: logging.LogRecord) -> bool:
         """Take a record, if it is one that is wanted; never raises. True if there would be none without us, so that no
