@@ -310,7 +310,7 @@ def _written(value: object, how: Callable[[object], str]) -> str:
         return f"<{type(value).__name__} without a text: {type(error).__name__}>"
 
 
-def _extra(fields: Mapping[str, object]) -> dict[str, str]:
+def _extra(fields: Mapping[Any, object]) -> dict[str, str]:
     """What `extra` added to a record."""
     names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
     return {_written(name, str): _written(fields[name], str)[:LONGEST_VALUE] for name in names}
