@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"fcgi-sctp status: {escape(error)}", file=sys.stderr)
     if args.output == "json":
         print(json.dumps(answers, indent=2))
-    else:
+    elif answers:
         print("\n\n".join("\n".join(render(answer, everything=args.all)) for answer in answers))
     return 0 if answers else EX_UNAVAILABLE
 

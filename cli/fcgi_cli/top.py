@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fcgi_core.text import escape
 
 from .admin import AdminClient, add_admin_argument, ask_all, sockets
+from .output import output_is_gone
 from .rates import view
 from .status import STATES
 from .units import amount, duration, seconds, size
@@ -70,7 +71,7 @@ def _watch(args: argparse.Namespace, clients: list[AdminClient]) -> int:
         live = Live(console=Console(highlight=False), screen=True, auto_refresh=False)
         live.start()
     try:
-        while left is None or left > 0:
+        while (left is None or left > 0) and not output_is_gone():
             before = {(one["side"], one["pid"]): one for one in answers}
             time.sleep(args.interval)
             answers, errors = ask_all(clients, "status", streams=False)
@@ -96,6 +97,7 @@ def _print(args: argparse.Namespace, views: list[dict[str, Any]], errors: list[s
 
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(render(views, ()))
+    sys.stdout.flush()
 
 
 def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import os
 import re
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
+from ..output import output_is_gone
 from .events import Event, Line, Note, OutputClosed, SourceError
 from .feed import FeedSource
 from .filter import Filter, Wanted
@@ -59,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
     except SourceError as error:
         print(f"fcgi-sctp logs: {error}", file=sys.stderr)
         return os.EX_UNAVAILABLE
-    except (BrokenPipeError, OutputClosed):
-        _abandon_output()
+    except OutputClosed:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -179,8 +178,6 @@ def _writer(args: argparse.Namespace, plain: Callable[[Event], str]) -> Callable
 
         painter = Painter.of(args)
         return lambda events: _write(out, painter.paint(events))
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="backslashreplace")  # a locale that cannot write a character must not end us
     return lambda events: _write_plain(events, out, plain, args)
 
 
@@ -200,6 +197,8 @@ def _write_plain(events: Iterable[Event], out: TextIO, form: Callable[[Event], s
 def _write(out: TextIO, text: str) -> None:
     out.write(text)
     out.flush()
+    if output_is_gone():
+        raise OutputClosed
 
 
 def in_colour(out: TextIO) -> bool:
@@ -220,12 +219,3 @@ def _descriptor(out: TextIO) -> int | None:
         return out.fileno()
     except (OSError, ValueError):
         return None
-
-
-def _abandon_output() -> None:
-    """Python flushes standard output at its end, and would complain about the pipe once more."""
-    descriptor = _descriptor(sys.stdout)
-    if descriptor is not None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
