@@ -70,6 +70,8 @@ class WebOptions:
     """What each application is asked now and then to see whether it answers."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
+    socket_group: str | None = None
+    """Group that may connect to it."""
     needs_feed: bool = True
     """Whether it is an error that the live feed cannot be offered."""
 
@@ -132,7 +134,7 @@ class WebService:
         if self._feed is not None:
             try:
                 await self._feed.start()
-            except (OSError, LookupError) as error:
+            except OSError as error:
                 why = f"cannot offer the live feed at {self._feed.path}: {getattr(error, 'strerror', None) or error}"
                 if self.options.needs_feed:
                     raise ListenError(why) from error
@@ -414,7 +416,8 @@ class WebService:
             except OSError as error:
                 raise ListenError(f"cannot listen at {where}: {error.strerror}") from error
         try:
-            unix = UnixSocket(where.removeprefix("unix:"), mode=self.options.socket_mode)
+            options = self.options
+            unix = UnixSocket(where.removeprefix("unix:"), mode=options.socket_mode, group=options.socket_group)
         except OSError as error:
             raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
         self._unix_sockets.append(unix)
