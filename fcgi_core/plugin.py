@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
+from .folders import folder_problem
 from .records import values_of
 from .sctp.carrier import AssociationStatistics
 from .text import SEVERITIES, escape, escape_word, severity_number
@@ -81,6 +82,7 @@ __all__ = [
     "current_request",
     "escape",
     "escape_word",
+    "folder_problem",
     "severity_number",
     "values_of",
 ]
@@ -434,6 +436,11 @@ class Plugin:
 
     def channels(self, options: Any) -> Sequence[Channel]:
         """The channels that this plugin needs with these options; the same on both sides."""
+        return ()
+
+    def missing(self, options: Any, web: bool) -> Sequence[str]:
+        """What one side needs with these options, and this machine does not have: one sentence each that begins with
+        the option's name. `fcgi-sctp check` shows them; nothing is started, and no file is written."""
         return ()
 
     def application_half(self, host: ApplicationHost, options: Any) -> ApplicationHalf | None:

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from fcgi_core.text import escape
+
 __all__ = ["SERVERS", "add_arguments", "run", "snippet"]
 
 DEFAULT_LISTEN = "unix:/run/fcgi-sctp/web.sock"
@@ -105,16 +107,16 @@ def run(args: argparse.Namespace) -> int:
             web = load_config(args.config, {}).web
         except ConfigError as error:
             for problem in error.problems:
-                print(f"fcgi-sctp nginx-config: {problem}", file=sys.stderr)
+                print(f"fcgi-sctp nginx-config: {escape(problem)}", file=sys.stderr)
             return os.EX_CONFIG
         if web is None:
-            print(f"fcgi-sctp nginx-config: {args.config}: says nothing of `web`", file=sys.stderr)
+            print(f"fcgi-sctp nginx-config: {escape(args.config)}: says nothing of `web`", file=sys.stderr)
             return os.EX_CONFIG
         listen = web.listen[0]
     try:
         text = snippet(args.server, listen or DEFAULT_LISTEN, args.server_name)
     except ValueError as error:
-        print(f"fcgi-sctp nginx-config: {error}", file=sys.stderr)
+        print(f"fcgi-sctp nginx-config: {escape(str(error))}", file=sys.stderr)
         return os.EX_USAGE
     sys.stdout.write(text)
     return 0
