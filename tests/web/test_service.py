@@ -395,7 +395,7 @@ def test_who_may_connect_to_the_socket(tmp_path: Path) -> None:
     async def body() -> None:
         assert await mode(tmp_path / "a.sock") == 0o666
         assert await mode(tmp_path / "b.sock", socket_mode=0o660, socket_group=group) == 0o660
-        with pytest.raises(ListenError, match="b.sock: there is no group 'no-such'"):
+        with pytest.raises(ListenError, match=r"b\.sock: there is no group 'no-such'"):
             await mode(tmp_path / "b.sock", socket_group="no-such")
 
     run(body)

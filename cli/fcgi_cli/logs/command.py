@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
+from fcgi_core.text import escape
+
 from ..output import output_is_gone
 from .events import Event, Line, Note, OutputClosed, SourceError
 from .feed import FeedSource
@@ -26,6 +28,7 @@ from .source import Source
 __all__ = ["run"]
 
 INTERRUPTED = 130
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = _wanted(args)
         plain = _plain_form(args, Clock(utc=args.utc))
     except ValueError as error:
-        print(f"fcgi-sctp logs: {error}", file=sys.stderr)
+        print(f"fcgi-sctp logs: {escape(str(error))}", file=sys.stderr)
         return os.EX_USAGE
     follow = not args.no_follow and wanted.until > args.started
     tail = DEFAULT_TAIL if args.tail is None and args.since is None else args.tail
@@ -57,12 +60,20 @@ def run(args: argparse.Namespace) -> int:
         finally:
             pump.close()
     except SourceError as error:
-        print(f"fcgi-sctp logs: {error}", file=sys.stderr)
+        for sentence in error.sentences:
+            print(f"fcgi-sctp logs: {escape(sentence)}", file=sys.stderr)
         return os.EX_UNAVAILABLE
     except OutputClosed:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
+    return status_of(goal, pump)
+
+
+def status_of(goal: Goal, pump: Pump) -> int:
+    """The exit status when all is over."""
+    if pump.failures and not goal.reached:
+        return os.EX_UNAVAILABLE if len(pump.failures) == len(pump.sources) else 1
     return goal.status
 
 
@@ -127,6 +138,8 @@ def _sources(args: argparse.Namespace, follow: bool, tail: int | None) -> list[S
             from .files import FileSource
 
             sources.append(FileSource(path, tail=one_tail, follow=follow, name=name))
+        elif word not in args.feed and os.path.isdir(path):
+            raise SourceError(f"{path}: is a folder; name the files in it")
         elif word not in args.feed and (path == "-" or _is_pipe(path)):
             from .files import PipeSource
 
@@ -145,7 +158,7 @@ def _is_file(path: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
-        return path.endswith((".log", ".json", ".jsonl", ".gz"))
+        return path.endswith((".log", ".json", ".jsonl", *COMPRESSED))
 
 
 def _is_pipe(path: str) -> bool:
