@@ -160,7 +160,7 @@ def test_snippets_are_what_the_servers_take(server: str, listen: str, tmp_path: 
         command = [program, "-t", "-e", "stderr", "-c", str(file)]
     elif server == "apache":
         modules = Path("/usr/lib/apache2/modules")
-        names = ("mpm_event", "proxy", "proxy_fcgi", "unique_id", "authz_core")
+        names = ("mpm_event", "proxy", "proxy_fcgi", "unique_id", "authz_core", "env")
         load = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in names]
         text = "\n".join([f"ServerRoot {tmp_path}", "ServerName x", "ErrorLog error.log", *load, text])
         command = [program, "-t", "-f", str(file)]
