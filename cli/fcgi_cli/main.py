@@ -10,6 +10,7 @@ from typing import Any
 from fcgi_core import __version__
 from fcgi_core.text import escape
 
+from .admin import AdminError
 from .output import guarded
 
 __all__ = ["main", "make_parser"]
@@ -39,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
                 args = parser.parse_args(arguments)
                 if args.run not in (_web, _app):  # what an application prints is its own affair
                     status = args.run(args)
+            except AdminError as error:
+                print(f"fcgi-sctp: {escape(str(error))}", file=sys.stderr)
+                status = os.EX_UNAVAILABLE
             except SystemExit as end:  # help, and wrong words
                 ended = end
             sys.stdout.flush()

@@ -133,6 +133,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536
+
+
 def snippet(server: str, listen: str, server_name: str) -> str:
     """The text for a server. ValueError if an address or a name is none."""
     if not server_name or not all(letter.isalnum() or letter in "-._" for letter in server_name):
@@ -149,7 +153,7 @@ def snippet(server: str, listen: str, server_name: str) -> str:
             haproxy_address=f"unix@{path}",
         )
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or any(letter in host for letter in " \t\n\"';{}|\\/"):
+    if not host or not _is_port(port) or any(letter in host for letter in " \t\n\"';{}|\\/"):
         raise ValueError(f"{listen!r}: write unix:/PATH or HOST:PORT")
     return SERVERS[server].format(
         server_name=server_name,
