@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -311,7 +312,12 @@ def test_what_cannot_be_meant_is_one_line(tmp_path: Path, words: list[str], caps
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Anchorage", "UTC"])
 @pytest.mark.parametrize("words", [["--utc"], ["-o", "json"], ["-o", "raw"], ["-t", "{time}"], []])
 def test_times_at_the_ends_of_the_calendar(
-    tmp_path: Path, moment: str, zone: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    moment: str,
+    zone: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TZ", zone)
     time.tzset()
@@ -326,9 +332,27 @@ def test_times_at_the_ends_of_the_calendar(
             + "\n"
         )
         assert main(["logs", "--no-follow", str(tmp_path / "a.log"), *words]) == 0
+        out = capsys.readouterr().out
+        assert all(
+            re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T", line) for line in out.splitlines() if words in ([], ["--utc"])
+        )
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_time_that_is_impossible_is_that_of_the_line_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.log").write_text(
+        "2026-01-31T00:00:00Z err shop.example cart [r1] one\n"
+        "0001-01-01T00:00:00+14:00 err shop.example cart [r1] two\n"
+        '{"time": 1769817600000, "severity": 3, "message": "milliseconds"}\n'
+        '{"time": "9999-12-31T23:59:59-14:00", "severity": 3, "message": "four"}\n'
+        '{"time": "5200-06-01T00:00:00Z", "severity": 3, "message": "five"}\n'
+    )
+    assert main(["logs", "--no-follow", "--utc", "-t", "{time}", str(tmp_path / "a.log")]) == 0
+    assert [line[:10] for line in capsys.readouterr().out.splitlines()] == ["2026-01-31"] * 4 + ["5200-06-01"]
 
 
 @pytest.mark.parametrize("moment", [1e11 - 1, -1e11 + 1, 253402300800, -62135596801, 1e300, float("nan"), -0.0])
