@@ -195,6 +195,8 @@ class WebConfig(_Model):
         BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
     ] = Field(min_length=1)
     """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
+    max_workers: int = Field(64, ge=1, le=1024)
+    """Workers of one application that are connected to at most. An application tells of them when it is reached."""
     slow_start: Seconds = Field(10, ge=0)
     """How long an application that returned takes to get its whole share."""
     health: Annotated[
@@ -253,10 +255,12 @@ class FastcgiConfig(_Model):
     address: Annotated[str, AfterValidator(_fastcgi_address)]
     """unix:/PATH or HOST:PORT."""
     connections: int = Field(5, ge=1, le=10_000)
-    """Connections at most: as many as the server has children, for each connection holds one; php-fpm's pm.max_children
-    is 5 in Debian. Each worker has as many."""
+    """Requests that the server gets at once, at most, each on a connection; more wait in the bridge. As many as the
+    server has children use it fully (php-fpm's pm.max_children is 5 in Debian); with more, requests wait at its socket.
+    Each worker has as many."""
     keep_connections: bool = True
-    """Send one request after the other on a connection, if the server does its part."""
+    """Send one request after the other on a connection to a unix socket, for 20 ms at most, if the server does its
+    part. Over TCP each request has a connection of its own."""
     timeout: Seconds = Field(60, gt=0)
     """Longest silence of the server in one request, then 504."""
 
@@ -290,6 +294,9 @@ class AppConfig(_Model):
     for none. Workers add their number: app.0.sock."""
     admin_group: str | None = None
     """Group that may use the admin socket."""
+    remote_changes: bool = True
+    """Whether web sides may change those options of plugins that allow it (`fcgi-sctp set` on their host); false: none.
+    """
     path: str | None = None
     """Directory put before Python's own search path; the working directory if not given."""
     grace: Seconds = Field(10, ge=0)

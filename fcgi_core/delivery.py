@@ -108,6 +108,11 @@ def mark_of(web_side: Settings) -> int:
 Target = RequestInfo | Link | Stream | None
 
 
+def _nothing(crowded: bool) -> tuple[tuple[bytes, int, AssociationInfo | None], ...]:
+    """The `make` of a gathering whose channel was withdrawn."""
+    return ()
+
+
 class Gathering:
     """Implements `fcgi_core.plugin.Gathering`."""
 
@@ -161,7 +166,6 @@ class Delivery:
         self._gatherings: list[Gathering] = []
         self._gathering = False
         """Whether a gathering is to come."""
-        self._losing = threading.Lock()
         self._loop_thread = threading.get_ident()
         self._takers: dict[str, Link] = {}
         """By channel of association scope: the association that gets its items. Emptied when associations change."""
@@ -214,7 +218,13 @@ class Delivery:
             self._lose(name, item)
         self._waiting_bytes.pop(name, None)
         self._filled.pop(name, None)
-        self._gatherings = [one for one in self._gatherings if one.channel.name != name]
+        kept: list[Gathering] = []
+        for gathering in self._gatherings:
+            if gathering.channel.name == name:
+                gathering.make = _nothing  # it is the half's, which holds the gathering: a circle
+            else:
+                kept.append(gathering)
+        self._gatherings = kept
         spool = self._spools.pop(name, None)
         if spool is not None:
             self._resting[name] = spool
@@ -266,8 +276,9 @@ class Delivery:
         if declared is None or declared.scope is not Scope.REQUEST:
             raise PluginError(f"channel {channel!r} was not declared for sending on this side at request scope")
         opened = request.plugin_data.setdefault(_STREAMS, {})
-        with self._losing:
-            extra = opened[channel] = opened.get(channel, 0) + 1
+        opened.setdefault(channel, 0)
+        opened[channel] += 1  # another thread may do the same: nothing is called in between
+        extra = opened[channel]
         if extra > MAX_EXTRA_STREAMS:
             raise PluginError(f"channel {channel}: {MAX_EXTRA_STREAMS} more streams are all that a request can have")
         return Stream(self, channel, cast(RoutedRequest, request), extra)
@@ -280,8 +291,8 @@ class Delivery:
 
     def lose(self, name: str, count: int) -> None:
         """Count events that are lost."""
-        with self._losing:
-            self.lost[name] = self.lost.get(name, 0) + count
+        self.lost.setdefault(name, 0)
+        self.lost[name] += count  # nothing is called in between, so neither a thread nor a destructor can interfere
 
     # ---- the loop's thread
 

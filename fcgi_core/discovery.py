@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from .channels import Channel
 from .complaints import complaints, meant, shown, written_path
 from .errors import ConfigError, PluginError
-from .plugin import API_VERSION, Half, Plugin
+from .plugin import API_VERSION, MAY_BE_SET_BY_PEER, Half, Plugin
 
-__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "installed_plugins", "load_plugins", "verify_half"]
+__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "from_peer", "installed_plugins", "load_plugins", "verify_half"]
 
 ENTRY_POINT_GROUP = "fcgi_sctp.plugins"
 RESERVED = ("hosts", "enabled")
@@ -62,6 +62,13 @@ class EnabledPlugin:
         if problems:
             raise ConfigError(problems)
         return hosts
+
+
+def from_peer(plugin: Plugin) -> list[str]:
+    """The options that a web side may change in an application; `enabled` is one of them if the plugin says so."""
+    fields = plugin.Options.model_fields
+    options = [name for name, field in fields.items() if MAY_BE_SET_BY_PEER in field.metadata]
+    return [*options, "enabled"] if plugin.switched_by_peer else options
 
 
 def name_problem(plugin: str, channel: Channel) -> str:

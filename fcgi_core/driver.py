@@ -23,6 +23,10 @@ BATCH = 12
 Fewer share too few packets and system calls; with more, one process works while the others wait for it."""
 
 
+def _ignore(about: object) -> None:
+    """In the place of a call-back that is not called any more."""
+
+
 class Handle(Protocol):
     """A call that is to come."""
 
@@ -63,6 +67,7 @@ class Driver(Generic[C]):
         self._woken = 0
         """Calls of wake() in this turn of the loop."""
         self._ending = False
+        self._resuming = False
         self._timer: Handle | None = None
         self._failure = ""
 
@@ -95,7 +100,15 @@ class Driver(Generic[C]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._on_down(self._failure or reason)
+        on_down = self._on_down
+        # what made this driver holds it: without a circle all of it is free as soon as nothing uses it
+        self._on_events = self._on_down = _ignore
+        try:
+            on_down(self._failure or reason)
+        finally:
+            self._unsent.clear()
+            self._unsent_urgent.clear()
+            self.connection.close()
 
     # ---- the user's side
 
@@ -132,6 +145,16 @@ class Driver(Generic[C]):
         if self._hand_over(association, False) and self._ending:
             self._ending = False
             association.shutdown()
+        connection = self.connection
+        if connection.blocked and not self._resuming and connection.may_resume():
+            self._resuming = True
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self.association is not None:
+            self._deliver(self.connection.resume())
+            self.flush()
 
     def _hand_over(self, association: Association, urgent: bool) -> bool:
         """Whether nothing is left that could be handed over."""

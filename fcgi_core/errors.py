@@ -10,6 +10,7 @@ FcgiSctpError
  |    +-- StartAnew             a half does not take these options while it runs; another one would
  +-- WorkerError                a worker process ended before it was ready
 
+ClientGone, RequestCut         OSErrors that an application gets: the client has gone, its request's body is not whole
 HookTimeout                    ends a hook of a plugin that does not return; not an Exception, which it may swallow
 
 `fcgi_core.sctp.carrier.CarrierError` is the carriers' own: they stand alone.
@@ -25,6 +26,7 @@ __all__ = [
     "RequestRefused",
     "StartAnew",
     "ClientGone",
+    "RequestCut",
     "ConfigError",
     "PluginError",
     "HookTimeout",
@@ -81,6 +83,10 @@ class RequestRefused(FcgiSctpError):
 
 class ClientGone(ConnectionError):
     """Nobody waits for the answer any more; an OSError, as ASGI wants send() to raise."""
+
+
+class RequestCut(ConnectionError):
+    """A request's body ended before it had the length that its CONTENT_LENGTH says."""
 
 
 class ConfigError(FcgiSctpError):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 import zlib
 from collections import deque
 from collections.abc import Hashable
+from functools import partial
 from pathlib import Path
+
+from .channels import MAX_ITEM
+from .turns import Turns
 
 __all__ = ["Spool"]
 
@@ -24,6 +27,10 @@ COMPACT = 4
 """A file this many times as long as what it keeps is written anew."""
 ITEM_OVERHEAD = 64
 """Bytes counted for an item beside its own."""
+LONGEST = MAX_ITEM - 8
+"""Bytes of an item: with its number no longer one could ever be sent, and it would hold up all that came after it."""
+PATIENCE = 1.0
+"""Seconds at most that `add` waits for another thread that writes the file: then that thread writes the item, too."""
 
 
 class Spool:
@@ -37,13 +44,16 @@ class Spool:
         read or written."""
         self.bound = bound
         self._items: dict[int, bytes] = {}
+        self._again: deque[int] = deque()
+        """Items that a lost receiver had, all older than those of `_unsent`."""
         self._unsent: deque[int] = deque()
         self._sent: dict[Hashable, dict[int, None]] = {}
         """By receiver: numbers in the order in which they were sent to it."""
         self.size = 0
         """Bytes kept, with what counts for each item."""
         self._next = 1
-        self._lock = threading.Lock()
+        self._turns = Turns()
+        """For what changes items, numbers and the file; the rest is the loop's alone."""
         self.path = path
         self._file_size = 0
         self._file: int | None = None
@@ -56,30 +66,33 @@ class Spool:
         return len(self._items)
 
     def add(self, item: bytes) -> bool:
-        """Keep an item; False if there is no room."""
+        """Keep an item; False if there is no room, or it is longer than can be sent."""
         cost = len(item) + ITEM_OVERHEAD
-        with self._lock:
-            if self.size + cost > self.bound:
-                return False
-            number = self._next
-            self._next += 1
-            self._items[number] = item
-            self.size += cost
-            if self._file is not None:
-                self._write(_record(number, item))
-            self._unsent.append(number)
+        if self.size + cost > self.bound or len(item) > LONGEST:
+            return False
+        self.size += cost
+        self._turns.add(partial(self._add, item), PATIENCE)
         return True
 
+    def _add(self, item: bytes) -> None:
+        number = self._next
+        self._next += 1
+        self._items[number] = item
+        if self._file is not None:
+            self._write(_record(number, item))
+        self._unsent.append(number)
+
     def next(self) -> tuple[int, bytes] | None:
-        """The oldest item that nobody has been sent."""
-        if not self._unsent:
+        """The oldest item that has not been sent."""
+        waiting = self._again or self._unsent
+        if not waiting:
             return None
-        number = self._unsent[0]
+        number = waiting[0]
         return number, self._items[number]
 
     def sent(self, receiver: Hashable, number: int) -> None:
         """What `next` gave has been sent to `receiver`, in this order."""
-        self._unsent.popleft()
+        (self._again or self._unsent).popleft()
         self._sent.setdefault(receiver, {})[number] = None
 
     def acknowledge(self, receiver: Hashable, number: int) -> None:
@@ -87,38 +100,43 @@ class Spool:
         sent = self._sent.get(receiver)
         if sent is None or number not in sent:
             return
-        with self._lock:
-            taken: list[int] = []
-            for one in sent:
-                taken.append(one)
-                if one == number:
-                    break
-            for one in taken:
-                del sent[one]
-                self.size -= len(self._items.pop(one)) + ITEM_OVERHEAD
-            if self._file is not None:
-                self._write(b"".join(_record(one, None) for one in taken))
-            if self._file is not None and self._file_size > max(COMPACT * max(self.size, 65536), self._not_before):
-                try:
-                    self._rewrite()
-                except OSError:  # no file descriptor, or a full disk: the file that there is goes on
-                    self._not_before = 2 * self._file_size
+        taken: list[int] = []
+        for one in sent:
+            taken.append(one)
+            if one == number:
+                break
+        for one in taken:
+            del sent[one]
+        self._turns.add(partial(self._leave_out, taken))
+
+    def _leave_out(self, numbers: list[int]) -> None:
+        for one in numbers:
+            cost = len(self._items.pop(one)) + ITEM_OVERHEAD
+            self.size -= cost  # no call in between: `add` changes it on other threads
+        if self._file is not None:
+            self._write(b"".join(_record(one, None) for one in numbers))
+        if self._file is not None and self._file_size > max(COMPACT * max(self.size, 65536), self._not_before):
+            try:
+                self._rewrite()
+            except OSError:  # no file descriptor, or a full disk: the file that there is goes on
+                self._not_before = 2 * self._file_size
 
     def forget(self, receiver: Hashable) -> int:
         """`receiver` is gone: what it had not acknowledged is to be sent again, first. How many items that are."""
         sent = self._sent.pop(receiver, None)
         if not sent:
             return 0
-        with self._lock:
-            self._unsent = deque(sorted({*sent, *self._unsent}))
+        self._again = deque(sorted({*sent, *self._again}))
         return len(sent)
 
     def close(self) -> None:
         """Close the file; it is removed if nothing is left in it."""
+        self._turns.add(self._close)
+
+    def _close(self) -> None:
         if self._file is not None:
-            with self._lock:
-                os.close(self._file)
-                self._file = None
+            os.close(self._file)
+            self._file = None
             if not self._items and self.path is not None:
                 self.path.unlink(missing_ok=True)
 

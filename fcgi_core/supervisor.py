@@ -79,8 +79,10 @@ class _HalfHost:
         link: Link | None = getattr(request, "link", None)
         return None if link is None else link.info
 
-    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
-        return self._supervisor.find_requests(numbers)
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
+        return self._supervisor.find_requests(numbers, association)
 
     def transport(self) -> TransportFigures:
         return self._supervisor.transport()
@@ -157,11 +159,11 @@ class Supervisor(HookCaller):
 
     # ---- associations
 
-    def association_up(self, driver: Driver[Any], identity: int, peer: str) -> Link:
-        """The peer's SETTINGS have come."""
+    def association_up(self, driver: Driver[Any], identity: int, peer: str, member: str = "") -> Link:
+        """The peer's SETTINGS have come. `member`: see `AssociationInfo`."""
         settings = driver.connection.peer_settings
         assert settings is not None
-        info = AssociationInfo(identity, peer, settings.name, settings.instance)
+        info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
         link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings))
         self._tell_channels(link)  # they may have changed since the association was begun
         link.taken = link.connection.feedback.taken
@@ -188,9 +190,12 @@ class Supervisor(HookCaller):
             if any(channel.name in link.taken - before for channel in entry.channels):
                 self._call(entry, entry.half.association_up, link.info)
 
-    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
         """See `Host.find_requests`."""
-        by_mark = {link.mark: link.connection for link in self.links}
+        theirs = [one for one in self.links if association is None or one.info.process == association.process]
+        by_mark = {link.mark: link.connection for link in theirs}
         found: list[RequestInfo | None] = []
         last = 0
         context: RequestInfo | None = None

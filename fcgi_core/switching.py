@@ -9,12 +9,21 @@ from dataclasses import replace
 from typing import Any
 
 from .config_file import parse_value
-from .discovery import EnabledPlugin, checked_channels
+from .discovery import EnabledPlugin, checked_channels, from_peer
 from .errors import NO_EFFECT, ConfigError, PluginError, StartAnew
 from .isolation import Entry
 from .supervisor import Supervisor
 
-__all__ = ["adopt_plugins", "change_plugins", "switches_off"]
+__all__ = ["PeerChanges", "adopt_plugins", "change_plugins", "switches_off"]
+
+MAX_CHANGES = 256
+"""Changes that a peer may make at once: an option for 256 virtual hosts."""
+CHANGES_A_SECOND = 5.0
+"""Changes that it may make over a longer time."""
+MAX_HOSTS = 1000
+"""Virtual hosts of a plugin with options of their own, beyond which a peer can name no further one."""
+MAX_NAME = 400
+"""Characters of the name of a change: a plugin, an option, and a virtual host of 253."""
 
 
 def switches_off(changes: Mapping[str, str]) -> bool:
@@ -24,8 +33,36 @@ def switches_off(changes: Mapping[str, str]) -> bool:
     )
 
 
-def change_plugins(supervisor: Supervisor, changes: Mapping[str, str]) -> dict[str, str]:
+class PeerChanges:
+    """What one peer changes here, within bounds: options that their plugins say may be changed so, and not too many."""
+
+    __slots__ = ("_allowed", "_left", "_supervisor", "_when")
+
+    def __init__(self, supervisor: Supervisor, allowed: bool) -> None:
+        """`allowed`: whether peers may change anything at all."""
+        self._supervisor = supervisor
+        self._allowed = allowed
+        self._left = float(MAX_CHANGES)
+        self._when = 0.0
+
+    def change(self, changes: Mapping[str, str], now: float) -> dict[str, str]:
+        """The answer for each name, as of `change_plugins`; `now` in seconds of a monotonic clock."""
+        if not self._allowed:
+            return dict.fromkeys(changes, "this application takes no changes from a web side (app.remote_changes)")
+        self._left = min(MAX_CHANGES, self._left + (now - self._when) * CHANGES_A_SECOND)
+        self._when = now
+        if len(changes) > self._left:
+            many = f"{MAX_CHANGES} changes at once and {CHANGES_A_SECOND:g} a second over a longer time"
+            return dict.fromkeys(changes, f"too many changes: a web side may make {many}; try again later")
+        self._left -= len(changes)
+        if any(len(name) > MAX_NAME for name in changes):
+            return dict.fromkeys(changes, f"the name of a change has more than {MAX_NAME} characters")
+        return change_plugins(self._supervisor, changes, by_peer=True)
+
+
+def change_plugins(supervisor: Supervisor, changes: Mapping[str, str], *, by_peer: bool = False) -> dict[str, str]:
     """Change options: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as `parse_value` takes it.
+    `by_peer`: a web side asks for it, which may change what `FromPeer` marks.
 
     The option `enabled` belongs to every plugin. Answers for each name '' or the reason why it was not taken;
     it begins with `NO_EFFECT` where the change concerns the other side alone. The
@@ -50,11 +87,28 @@ def change_plugins(supervisor: Supervisor, changes: Mapping[str, str]) -> dict[s
     for (plugin, host), options in grouped.items():
         reason = ""
         try:
+            if by_peer:
+                _check_peer(supervisor, plugin, options, host)
             _change(supervisor, plugin, dict(options), host)
         except ConfigError as error:
             reason = "; ".join(error.problems)
         results.update(dict.fromkeys(names[plugin, host], reason))
     return results
+
+
+def _check_peer(supervisor: Supervisor, name: str, options: Iterable[str], host: str | None) -> None:
+    """ConfigError if one of the options is not a peer's to change."""
+    known = supervisor.known.get(name)
+    if known is None:
+        return  # `_change` says so
+    allowed = from_peer(known.plugin)
+    wrong = [option for option in options if option not in allowed]
+    if wrong:
+        theirs = ", ".join(allowed) or "none of its options"
+        here = "in this application's own file, or with fcgi-sctp set on its host"
+        raise ConfigError([f"{name}.{wrong[0]}: a web side may change {theirs}; change it {here}"])
+    if host is not None and host not in known.raw_hosts and len(known.raw_hosts) >= MAX_HOSTS:
+        raise ConfigError([f"{MAX_HOSTS} virtual hosts have options of their own, and no further one is taken"])
 
 
 def adopt_plugins(supervisor: Supervisor, enabled: Iterable[EnabledPlugin]) -> list[str]:

@@ -1,8 +1,11 @@
 """``fcgi-sctp set``: options of plugins, changed while the program runs, on the web side and in all applications.
 
+Each process with an admin socket on this host is asked. A web side asks its applications, which take from it what the
+plugin and the application's file (app.remote_changes) allow.
+
 What is set holds until the processes end or their file is read again (SIGHUP).
 
-Exit status: 0; 1 if anybody refuses a change, or it has an effect nowhere; 69 (EX_UNAVAILABLE) if no web side has
+Exit status: 0; 1 if anybody refuses a change, or it has an effect nowhere; 69 (EX_UNAVAILABLE) if no process has
 answered.
 """
 
@@ -30,8 +33,9 @@ EPILOG = """
   fcgi-sctp set syslog.severity@shop.example=debug                  the same
   fcgi-sctp set metrics.enabled=false                               switches a plugin off
 
-It holds until the processes end, or read their file again (SIGHUP).
-Exit status: 0; 1 if anybody refuses, or it has an effect nowhere; 64 for wrong words; 69 if no web side answers.
+It holds until the processes end, or read their file again (SIGHUP). Each process of this host is asked, and by its web
+sides the applications on other hosts: those take what the plugin lets web sides change.
+Exit status: 0; 1 if anybody refuses, or it has an effect nowhere; 64 for wrong words; 69 if no process answers.
 """
 
 
@@ -56,13 +60,11 @@ def run(args: argparse.Namespace) -> int:
     paths = sockets(args.admin)
     changes = _for_hosts(args.changes, args.server_name)
     answers, errors = ask_once([AdminClient(path) for path in paths], "change", changes=changes)
-    # applications are asked by their web sides, not here
-    errors = [error for error in errors if "nobody here answers 'change'" not in error]
     for error in errors:
         print(f"fcgi-sctp set: {escape(error)}", file=sys.stderr)
     if not answers:
         if not errors:
-            print("fcgi-sctp set: no web side with an admin socket answers; --admin names one", file=sys.stderr)
+            print("fcgi-sctp set: no process with an admin socket answers; --admin names one", file=sys.stderr)
         return EX_UNAVAILABLE
     if args.output == "json":
         print(json.dumps(answers, indent=2))
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(answer: dict[str, Any]) -> Iterator[str]:
-    """What a web side and its applications say."""
+    """What a process, and the applications that it asked, say."""
     for who, results in answer.items():
         for name, why in results.items():
             said = f"refused: {why}" if why and not why.startswith(NO_EFFECT) else why or "taken"

@@ -257,5 +257,6 @@ async def _byte_from(reader: int) -> bool:
 
 
 def worker_command() -> list[str]:
-    """How this program was called, for its workers."""
-    return [sys.executable, "-m", "fcgi_cli", *sys.argv[1:]]
+    """How this program was called, for its workers. -P: the working directory is no place to import from, as it is none
+    for the program itself; a yaml.py there would run in each worker."""
+    return [sys.executable, "-P", "-m", "fcgi_cli", *sys.argv[1:]]

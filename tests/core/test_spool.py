@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,3 +157,31 @@ def test_what_a_full_disk_did_not_take_hides_nothing_that_comes_later(
     assert drain(again, "a") == [(1, b"before"), (3, b"after")]
     again.close()
     spool.close()
+
+
+def test_foreign_code_inside_it_can_add(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A destructor logs while its thread is in the middle of writing; one waits for a thread that logs itself."""
+    spool = Spool(1 << 20, tmp_path / "spool")
+    monkeypatch.setattr("fcgi_core.spool.PATIENCE", 0.01)
+    write = os.write
+    foreign = [b"of the same thread", b"of another thread"]
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        if foreign:
+            assert spool.add(foreign.pop(0))
+            other = threading.Thread(target=lambda: foreign and spool.add(foreign.pop()), daemon=True)
+            other.start()
+            other.join(10)
+            assert not other.is_alive()
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupted)
+        adding = threading.Thread(target=spool.add, args=(b"first",), daemon=True)
+        adding.start()
+        adding.join(10)
+        assert not adding.is_alive(), "dead-lock"
+    expected = [(1, b"first"), (2, b"of the same thread"), (3, b"of another thread")]
+    assert drain(spool, "a") == expected
+    spool.close()
+    assert drain(Spool(1 << 20, tmp_path / "spool"), "a") == expected

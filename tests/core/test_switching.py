@@ -29,7 +29,15 @@ from fcgi_core.plugin import (
     WhenFull,
 )
 from fcgi_core.supervisor import Supervisor
-from fcgi_core.switching import adopt_plugins, change_plugins
+from fcgi_core.switching import (
+    CHANGES_A_SECOND,
+    MAX_CHANGES,
+    MAX_HOSTS,
+    MAX_NAME,
+    PeerChanges,
+    adopt_plugins,
+    change_plugins,
+)
 from fcgi_core.testing import PluginHarness
 from tests.core.supervised import Example, Recorder, VirtualLoop, linked, start
 
@@ -645,3 +653,72 @@ def test_options_by_host() -> None:
     assert options.values() == ["another", "own"]
     options.change("another", "a.test")
     assert options.values() == ["another"]
+
+
+# ---- what a peer may change
+
+
+def test_a_peer_changes_what_the_plugin_lets_it() -> None:
+    supervisor, half, _ = start()
+    peer = PeerChanges(supervisor, True)
+    assert peer.change({"example.level": "high", "example.level@a.test": "low"}, 0.0) == {
+        "example.level": "",
+        "example.level@a.test": "",
+    }
+    for name, value in (("example.wide", "true"), ("example.enabled", "false"), ("example.wide@a.test", "true")):
+        (reason,) = peer.change({name: value}, 0.0).values()
+        assert "a web side may change level; change it in this application's own file" in reason
+    both = peer.change({"example.level": "low", "example.wide": "true"}, 0.0)
+    assert all(both.values()), "the options of a plugin change together or not at all"
+    assert half.options[None].level == "high"
+    assert not half.closed
+    assert "not enabled" in peer.change({"nobody.level": "1"}, 0.0)["nobody.level"]
+    for value in ("[high]", "{a: 1}", "[" * 1000, "x" * 2000, "&a [*a]"):
+        assert peer.change({"example.level": value}, 0.0)["example.level"]
+    assert half.options[None].level == "high"
+
+
+def test_a_plugin_may_let_a_peer_switch_it() -> None:
+    class Switched(Example):
+        switched_by_peer = True
+
+    plugin = Switched()
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, lambda name: plugin), VirtualLoop(), lambda call: call(), web=True
+    )
+    assert PeerChanges(supervisor, True).change({"example.enabled": "false"}, 0.0) == {"example.enabled": ""}
+    assert plugin.half.closed
+
+
+def test_a_peer_changes_nothing_where_it_may_not() -> None:
+    supervisor, half, _ = start()
+    (reason,) = PeerChanges(supervisor, False).change({"example.level": "high"}, 0.0).values()
+    assert "app.remote_changes" in reason
+    assert half.options[None].level == "low"
+
+
+def test_a_peer_makes_so_many_changes_and_no_more() -> None:
+    supervisor, half, _ = start()
+    peer = PeerChanges(supervisor, True)
+    for number in range(MAX_CHANGES):
+        assert peer.change({"example.level": ("low", "high")[number % 2]}, 100.0) == {"example.level": ""}
+    assert "too many changes" in peer.change({"example.level": "low"}, 100.0)["example.level"]
+    assert half.options[None].level == "high"
+    assert peer.change({"example.level": "low"}, 100.0 + 1 / CHANGES_A_SECOND) == {"example.level": ""}
+    many = {f"example.level@{number}": "low" for number in range(MAX_CHANGES + 1)}
+    assert all(peer.change(many, 10_000.0).values())
+    assert set(half.options) == {None}
+
+
+def test_a_peer_names_so_many_hosts_and_no_more() -> None:
+    supervisor, half, _ = start()
+    peer = PeerChanges(supervisor, True)
+    for number in range(MAX_HOSTS):
+        assert peer.change({f"example.level@{number}.test": "high"}, 1000.0 * number) != {"": ""}
+    assert len(half.options) == 1 + MAX_HOSTS
+    (reason,) = peer.change({"example.level@more.test": "high"}, 1e9).values()
+    assert f"{MAX_HOSTS} virtual hosts" in reason
+    assert peer.change({"example.level@1.test": "low"}, 1e9) == {"example.level@1.test": ""}
+    assert len(half.options) == 1 + MAX_HOSTS
+    (reason,) = peer.change({f"example.level@{'x' * MAX_NAME}": "high"}, 1e9).values()
+    assert f"more than {MAX_NAME} characters" in reason
