@@ -37,7 +37,7 @@ from .sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
 from .settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
 from .streams import Plan
 
-__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "schema"]
+__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "path_of", "schema"]
 
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 ADMIN_DIRECTORY = "/run/fcgi-sctp"
@@ -105,6 +105,8 @@ def _web_listen(value: str) -> str:
 
 def _mode(value: object) -> object:
     """Permissions, octal: YAML reads them as a number where they have no quotes."""
+    if value is None:
+        return None
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
         raise ValueError("write permissions in octal and in quotes: '0660' for owner and group, '0666' for all")
     return value
@@ -212,8 +214,11 @@ class WebConfig(_Model):
     for none."""
     admin_group: str | None = None
     """Group that may use the admin socket."""
-    socket_mode: Annotated[str, BeforeValidator(_mode, json_schema_input_type=str)] = "0666"
-    """Permissions of unix:/PATH in `listen`, octal, in quotes."""
+    socket_group: str | None = None
+    """Group that may connect to unix:/PATH in `listen`: the web server's, www-data for example."""
+    socket_mode: Annotated[str | None, BeforeValidator(_mode, json_schema_input_type=str | None)] = None
+    """Permissions of unix:/PATH in `listen`, octal, in quotes. Null: '0660' with `socket_group`; without one '0666',
+    with which every local user may send requests and claim to be any client, unless the folder keeps them out."""
     request_timeout: Seconds = Field(60, gt=0)
     """Longest silence of an application in one request, then 504."""
     queue_timeout: Seconds = Field(10, ge=0)
@@ -224,6 +229,11 @@ class WebConfig(_Model):
     """How long requests may go on after SIGTERM."""
     name: str = ""
     """What this process is called in the application's log; the host's name if empty."""
+
+    @property
+    def mode(self) -> int:
+        """Permissions of the sockets toward the web server."""
+        return int(self.socket_mode or ("0660" if self.socket_group else "0666"), 8)
 
 
 def _fastcgi_address(value: str) -> str:
@@ -428,11 +438,21 @@ class Config(_Model):
     """The operator's log, on stderr."""
 
     _read_again: Callable[[], Config] | None = PrivateAttr(None)
+    _origin: Callable[[str], str] | None = PrivateAttr(None)
 
     @property
     def read_again(self) -> Callable[[], Config] | None:
         """Reads the same file anew, with the same flags over it; None if there is no file."""
         return self._read_again
+
+    def origin(self, path: str) -> str:
+        """The file that says what is at a path, names with dots between them."""
+        return "flags" if self._origin is None else self._origin(path)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the file might as well not be there."""
+        return self.web is None and self.app is None and not self.model_fields_set - {"web", "app"}
 
     def load_plugins(self) -> list[EnabledPlugin]:
         """The enabled plugins, verified; ConfigError tells all that is wrong with them."""
@@ -526,10 +546,16 @@ def load_config(path: str | None, overrides: dict[str, Any], side: Side | None =
     except ConfigError as error:
         problems += error.problems
     if problems:
-        raise ConfigError([f"{written.where(problem.partition(': ')[0])}: {problem}" for problem in problems])
+        raise ConfigError([f"{written.where(path_of(problem))}: {problem}" for problem in problems])
+    config._origin = written.where
     if path is not None:
         config._read_again = lambda: load_config(path, overrides, side)
     return config
+
+
+def path_of(problem: str) -> str:
+    """The path that a problem's sentence begins with."""
+    return problem.partition(": ")[0]
 
 
 def _readable_plugins(plugins: object) -> dict[str, dict[str, Any]]:

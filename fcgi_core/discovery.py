@@ -226,7 +226,8 @@ def verify_half(half: Any, kind: type[Half]) -> None:
 
 
 def wrong_hooks(implementation: Any, base: type) -> list[str]:
-    """What is wrong with methods that `base` calls: each must be a plain function that takes its arguments."""
+    """What is wrong with methods that `base` calls, of an object or of its class: each must be a plain function that
+    takes its arguments."""
     wrong = []
     for hook, declared in inspect.getmembers(base, inspect.isfunction):
         if hook.startswith("_"):
@@ -248,7 +249,10 @@ def wrong_hooks(implementation: Any, base: type) -> list[str]:
         except (TypeError, ValueError):
             continue  # of a compiled module: it cannot be known
         try:
-            signature.bind(*list(inspect.signature(declared).parameters)[1:])
+            unbound = isinstance(implementation, type) and inspect.isfunction(
+                inspect.getattr_static(implementation, hook)
+            )
+            signature.bind(*list(inspect.signature(declared).parameters)[0 if unbound else 1 :])
         except TypeError:
             wrong.append(f"{called} cannot be called like that: it is {hook}{signature}")
     return wrong

@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
+from .folders import folder_problem
 from .loggers import keep_enabled
 from .memory_cost import memory_cost
 from .records import values_of
@@ -88,6 +89,7 @@ __all__ = [
     "current_request",
     "escape",
     "escape_word",
+    "folder_problem",
     "is_secret",
     "keep_enabled",
     "may_have_secrets",
@@ -499,6 +501,11 @@ class Plugin:
 
     def channels(self, options: Any) -> Sequence[Channel]:
         """The channels that this plugin needs with these options; the same on both sides."""
+        return ()
+
+    def missing(self, options: Any, web: bool) -> Sequence[str]:
+        """What one side needs with these options, and this machine does not have: one sentence each that begins with
+        the option's name. `fcgi-sctp check` shows them; nothing is started, and no file is written."""
         return ()
 
     def application_half(self, host: ApplicationHost, options: Any) -> ApplicationHalf | None:

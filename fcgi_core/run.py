@@ -101,10 +101,16 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
             max_workers=web.max_workers,
             probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
-            socket_mode=int(web.socket_mode, 8),
+            socket_mode=web.mode,
+            socket_group=web.socket_group,
         ),
     )
     await service.start()
+    for listen in web.listen if web.mode & 0o002 else ():
+        if listen.startswith("unix:"):
+            log.info(
+                "any local user may send requests to %s, mode %04o; web.socket_group limits that", listen, web.mode
+            )
     admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
     return Running(
         lambda: _stop(admin, service.stop(web.grace)),

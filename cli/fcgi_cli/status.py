@@ -13,7 +13,7 @@ from typing import Any
 
 from fcgi_core.text import escape
 
-from .admin import AdminClient, add_admin_argument, ask_all, sockets
+from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
 from .units import amount, duration, seconds, size
 
 __all__ = ["add_arguments", "picture", "render", "run"]
@@ -44,13 +44,15 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return EX_UNAVAILABLE
-    answers, errors = ask_all([AdminClient(path) for path in paths], "status")
+    answers, errors = ask_once([AdminClient(path) for path in paths], "status")
     for error in errors:
         print(f"fcgi-sctp status: {escape(error)}", file=sys.stderr)
     if args.output == "json":
         print(json.dumps(answers, indent=2))
-    else:
-        print("\n\n".join("\n".join(render(answer, everything=args.all)) for answer in answers))
+    elif answers:
+        with understood():
+            text = "\n\n".join("\n".join(render(answer, everything=args.all)) for answer in answers)
+        print(text)
     return 0 if answers else EX_UNAVAILABLE
 
 

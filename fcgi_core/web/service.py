@@ -76,6 +76,8 @@ class WebOptions:
     """What each application is asked now and then to see whether it answers."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
+    socket_group: str | None = None
+    """Group that may connect to it."""
     max_workers: int = 64
     """Workers of one application that are connected to at most."""
     needs_feed: bool = True
@@ -143,7 +145,7 @@ class WebService:
         if self._feed is not None:
             try:
                 await self._feed.start()
-            except (OSError, LookupError) as error:
+            except OSError as error:
                 why = f"cannot offer the live feed at {self._feed.path}: {getattr(error, 'strerror', None) or error}"
                 if self.options.needs_feed:
                     raise ListenError(why) from error
@@ -475,7 +477,8 @@ class WebService:
             except OSError as error:
                 raise ListenError(f"cannot listen at {where}: {error.strerror}") from error
         try:
-            unix = UnixSocket(where.removeprefix("unix:"), mode=self.options.socket_mode)
+            options = self.options
+            unix = UnixSocket(where.removeprefix("unix:"), mode=options.socket_mode, group=options.socket_group)
         except OSError as error:
             raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
         self._unix_sockets.append(unix)

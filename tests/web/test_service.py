@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import grp
 import json
+import os
+import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -37,7 +40,7 @@ from fcgi_core.web.balance import MAX_FAILURES
 from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
 from fcgi_core.web.feed import Feed
 from fcgi_core.web.probe import ProbeOptions
-from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
+from fcgi_core.web.service import BackEndOptions, ListenError, WebOptions, WebService
 from tests.app.harness import LiveNetwork, until
 from tests.web.test_downstream import Wire
 
@@ -452,6 +455,25 @@ def test_a_probe_whose_answer_breaks_the_protocol() -> None:
         async with running(answer(b"x"), probes=PROBES) as bench:
             bench.applications[0].on_probe = break_the_protocol
             await until(lambda: bench.states() == ["out"], "it counts")
+
+    run(body)
+
+
+def test_who_may_connect_to_the_socket(tmp_path: Path) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+
+    async def mode(path: Path, **options: Any) -> int:
+        web = WebService(LiveNetwork().carrier(), [f"unix:{path}"], [], options=WebOptions(**options))
+        await web.start()
+        found = stat.S_IMODE(path.stat().st_mode)
+        await web.stop(0)
+        return found
+
+    async def body() -> None:
+        assert await mode(tmp_path / "a.sock") == 0o666
+        assert await mode(tmp_path / "b.sock", socket_mode=0o660, socket_group=group) == 0o660
+        with pytest.raises(ListenError, match=r"b\.sock: there is no group 'no-such'"):
+            await mode(tmp_path / "b.sock", socket_group="no-such")
 
     run(body)
 

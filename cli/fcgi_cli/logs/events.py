@@ -7,8 +7,20 @@ from dataclasses import dataclass, field
 __all__ = ["Event", "Line", "Lost", "Note", "OutputClosed", "Skipped", "SourceError"]
 
 
+OVERHEAD = 100
+"""Characters that a line counts for beside its text."""
+
+
 class SourceError(Exception):
-    """A feed or a file cannot be read; a sentence for the user."""
+    """A feed or a file cannot be read; a sentence for the user, or a list of them."""
+
+    @property
+    def sentences(self) -> list[str]:
+        (what,) = self.args
+        return what if isinstance(what, list) else [what]
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
 
 
 class OutputClosed(Exception):
@@ -34,6 +46,11 @@ class Line:
     """Which feed or file it came from; '' if there is but one."""
     past: bool = field(default=False, compare=False)
     """It was there when we came."""
+
+    @property
+    def size(self) -> int:
+        """Characters that it holds, about, with what an object takes."""
+        return len(self.message) + sum(map(len, self.fields.values())) + OVERHEAD
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fcgi_core.text import escape
+
 __all__ = ["Prompt"]
 
 
@@ -49,7 +51,9 @@ class Prompt:
 
     def show(self, width: int) -> tuple[str, str]:
         """What stands before the cursor, and after it, in `width` cells; of a long text its end."""
-        after = f"  ({self._problem})" if self._problem else ""
+        after = f"  ({escape(self._problem)})" if self._problem else ""
         room = max(0, width - len(self._question) - 3)
-        text = self._text if len(self._text) <= room else "…" + self._text[len(self._text) - room + 1 :]
+        text = escape(self._text)  # a name that came over the network may stand there
+        if len(text) > room:
+            text = "…" + text[len(text) - room + 1 :]
         return f"{self._question} {text}", after
