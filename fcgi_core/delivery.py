@@ -8,6 +8,7 @@ again on another: at least once, numbered, so that the receiver can tell a repet
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from .channels import Channel, Scope, WhenFull
+from .channels import MAX_ITEM, Channel, Scope, WhenFull
 from .connection import Connection
 from .driver import Driver
 from .errors import PluginError
@@ -28,6 +29,8 @@ from .settings import Settings
 from .spool import Spool
 
 __all__ = ["Delivery", "Gathering", "Link", "MAX_EXTRA_STREAMS", "RoutedRequest", "Stream", "mark_of"]
+
+log = logging.getLogger("fcgi_sctp.plugins")
 
 _STREAMS = "fcgi_sctp.streams"
 """In `RequestInfo.plugin_data`: how many more streams were opened, by channel. No plugin has a dot in its name."""
@@ -182,7 +185,7 @@ class Delivery:
             old = self._spools.get(name) or self._resting.get(name)
             if channel.acknowledged and (old is None or old.path != _spool_path(channel)):
                 try:
-                    made[name] = Spool(channel.queue_bytes, _spool_path(channel))
+                    made[name] = self._open_spool(channel)
                 except OSError:
                     for spool in made.values():
                         spool.close()
@@ -208,6 +211,26 @@ class Delivery:
         self._withdrawn = (self._withdrawn | self._channels.keys()) - fresh.keys()
         self._channels = fresh
         self._takers.clear()
+
+    def _open_spool(self, channel: Channel) -> Spool:
+        spool = Spool(channel.queue_bytes, _spool_path(channel))
+        if spool.unreadable:
+            log.warning(
+                "spool %s: %d bytes are damaged and were stepped over; %d items could be read",
+                spool.path,
+                spool.unreadable,
+                len(spool) + spool.left_out,
+            )
+        if spool.left_out:
+            log.warning(
+                "spool %s holds more than the %d bytes of channel %s; its latest %d items are lost",
+                spool.path,
+                spool.bound,
+                channel.name,
+                spool.left_out,
+            )
+            self.lose(channel.name, spool.left_out)
+        return spool
 
     def _withdraw(self, name: str) -> None:
         for item, _ in self._waiting.pop(name, ()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -252,3 +253,31 @@ def test_what_was_not_handed_over_when_an_association_ended_goes_to_the_next() -
     assert came == [b"%d" % number for number in range(10 - len(came), 10)]
     assert len(came) == sender.spooled("p") + other.connection.feedback.figures["p"].sent
     assert sender.lost == {}
+
+
+# ---- spools
+
+
+def test_a_damaged_spool_and_one_that_holds_too_much_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def sender(bound: int) -> Delivery:
+        channel = Channel("p.sure", acknowledged=True, queue_bytes=bound, spool=str(tmp_path), counted=True)
+        return Delivery([channel], lambda call: None, lambda delay, call: None)
+
+    path = tmp_path / "p.sure.0.spool"
+    first = sender(1 << 20)
+    for _ in range(20):
+        first.queue("p.sure", of_events(1, 996), None, 6)
+    first.close()
+    assert caplog.messages == []
+    with path.open("r+b") as file:
+        file.seek(1030)
+        file.write(b"\xaa")
+    again = sender(4096)
+    assert caplog.messages == [
+        f"spool {path}: 1016 bytes are damaged and were stepped over; 19 items could be read",
+        f"spool {path} holds more than the 4096 bytes of channel p.sure; its latest 16 items are lost",
+    ]
+    assert (again.spooled("p.sure"), again.lost) == (3, {"p.sure": 16})
+    again.close()
