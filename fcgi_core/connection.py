@@ -14,7 +14,7 @@ The shell around a connection, whichever carrier it uses, does three things:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -132,8 +132,9 @@ class Connection:
             RecordType.ERROR: self._on_error,
         }
 
-    def set_channels(self, channels: Sequence[Channel]) -> None:
-        """The channels of this side's plugins from now on, both directions; the peer is told.
+    def set_channels(self, channels: Sequence[Channel], aside: Collection[str] = ()) -> None:
+        """The channels of this side's plugins from now on, both directions, and the names of those on which nothing is
+        taken for now; the peer is told.
 
         What waits on one that is gone still goes, and nothing more can be sent on it. LocalProtocolError if this
         association has no number left for one that is new, and nothing has changed.
@@ -142,7 +143,7 @@ class Connection:
         incoming = [channel for channel in channels if channel.direction is not self.sends]
         opened = self._settings_posted
         serial = self.settings.serial + 1 if opened else 0
-        if self.feedback.change(outgoing, incoming, serial):
+        if self.feedback.change(outgoing, incoming, serial, aside):
             self.settings = replace(
                 self.settings, channels=self.feedback.descriptions(), accepts=self.feedback.accepts, serial=serial
             )
