@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from .channels import MAX_ITEM, Channel, Scope, WhenFull
+from .channels import Channel, Scope, WhenFull
 from .connection import Connection
 from .driver import Driver
 from .errors import PluginError

@@ -19,7 +19,7 @@ from .app.workers import WORKER_VARIABLE, Workers, end_with_parent, tell_ready, 
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
-from .hook_limit import HookLimit
+from .hook_limit import HookLimit, end_process, is_started_again
 from .sctp import open_carrier
 from .sctp.carrier import Address
 from .settings import Settings
@@ -232,7 +232,7 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     gc.set_threshold(20_000, 20, 20)
     limit = None
     if running.supervisor is not None and hook_limit is not None:
-        limit = HookLimit(running.supervisor, hook_limit)
+        limit = HookLimit(running.supervisor, hook_limit, give_up=end_process if is_started_again() else None)
         limit.install()
     watch = StandstillWatch() if limit is None else StandstillWatch(limit.look)
     watch.start()

@@ -126,8 +126,6 @@ class Supervisor(HookCaller):
         self._entries: list[Entry] = []
         self._tallies: dict[str, Tally] = {}
         self._tick_handle: Handle | None = None
-        self._missed: dict[str, int] = {}
-        """By channel: events that came while their plugin was set aside."""
         self._request_begin: list[tuple[Entry, Callable[..., Any]]] = []
         self._request_end: list[tuple[Entry, Callable[..., Any]]] = []
         self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
@@ -217,17 +215,18 @@ class Supervisor(HookCaller):
             if entry.aside_until and self._is_aside(entry):
                 continue
             began = perf_counter()
+            self.hook = hook
             self.hook_due = began + self.hook_limit
             try:
                 hook(request)
             except BaseException:
                 self.hook_due = NEVER
-                self._failed(entry, "request_begin")
+                self._failed(entry, "request_begin", entry)
             else:
                 self.hook_due = NEVER
                 if entry.failing:
                     entry.failing.pop("request_begin", None)
-            self._took(entry, "request_begin", perf_counter() - began)
+            self._took(entry, "request_begin", perf_counter() - began, entry)
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         if self.traffic is not None:
@@ -236,17 +235,18 @@ class Supervisor(HookCaller):
             if entry.aside_until and self._is_aside(entry):
                 continue
             began = perf_counter()
+            self.hook = hook
             self.hook_due = began + self.hook_limit
             try:
                 hook(request, outcome)
             except BaseException:
                 self.hook_due = NEVER
-                self._failed(entry, "request_end")
+                self._failed(entry, "request_end", entry)
             else:
                 self.hook_due = NEVER
                 if entry.failing:
                     entry.failing.pop("request_end", None)
-            self._took(entry, "request_end", perf_counter() - began)
+            self._took(entry, "request_end", perf_counter() - began, entry)
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         """True if a plugin took it. Any thread."""
@@ -260,19 +260,19 @@ class Supervisor(HookCaller):
         """An item from the other side."""
         known = self._by_channel.get(channel)
         if known is None:
+            link.connection.feedback.refuse(channel, item)  # its plugin went while this batch was looked at
             return
         entry, declared = known
-        if entry.aside_until and self._is_aside(entry):
-            if declared.acknowledged:
-                entry.kept.append((channel, item, link))  # it is not acknowledged before the plugin has it
-            else:
-                self._missed[channel] = self._missed.get(channel, 0) + declared.events(item)
+        peer = entry.peer(link.info.peer)
+        if (entry.aside_until and self._is_aside(entry)) or (peer.aside_until and self._is_aside(entry, peer)):
+            # it was under way when the other side was told. What is not acknowledged comes again.
+            link.connection.feedback.refuse(channel, item)
             return
         if declared.acknowledged:
             number, item = int.from_bytes(item[:8], "big"), item[8:]
             if not self._acknowledger.received(entry, channel, link, number) or not item:
                 return  # it came before, by an association that was lost before we could say so
-        self._call(entry, entry.half.feedback, channel, item, request, link.info)
+        self._call_feedback(entry, peer, channel, item, request, link.info)
 
     def reopen(self) -> None:
         """SIGUSR1: whoever writes files has to open them anew."""
@@ -281,20 +281,22 @@ class Supervisor(HookCaller):
 
     def _on_tick(self) -> None:
         self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+        up = {link.info.peer for link in self.links}
         for entry in tuple(self._entries):
-            if entry.aside_until:
-                self._is_aside(entry)
+            self._end_window(entry)
+            self._look_at_those_aside(entry, up)
         for entry, hook in tuple(self._tick):
             self._call(entry, hook)
 
+    def _was_set_aside(self) -> None:
+        self._wake_loop(self._tell_all)
+
     def _comes_back(self, entry: Entry) -> None:
-        """It gets what was kept for it, and what it has is fetched."""
-        if entry.withheld:
+        """What waits for it on the other side may come, and what it has is fetched."""
+        if entry.withheld and not entry.aside_until:
             entry.withheld = False
             self.delivery.gather_soon()
-        kept, entry.kept = entry.kept, []
-        for channel, item, link in kept:
-            self.feedback(channel, item, None, link)
+        self._wake_loop(self._tell_all)
 
     def stop_ticks(self) -> None:
         """Call no more ticks."""
@@ -319,7 +321,8 @@ class Supervisor(HookCaller):
     def start(self, one: EnabledPlugin) -> None:
         """Make a half, verify it, and let it run. PluginError if it cannot, and nothing has changed."""
         name = one.plugin.name
-        entry = Entry(one, self._kind(), self._tallies.setdefault(name, Tally()), list(one.channels))
+        tally = self._tallies.setdefault(name, Tally())
+        entry = Entry(one, self._kind(), tally, list(one.channels), self._loop.time())
         self._entries.append(entry)
         make = one.plugin.web_half if self._web else one.plugin.application_half
         try:
@@ -348,7 +351,6 @@ class Supervisor(HookCaller):
         self._close(entry)
         self.delivery.flush()
         entry.aside_until = math.inf
-        entry.kept.clear()
         self._entries.remove(entry)
         self._declare()
         self._look_at_hooks()
@@ -358,12 +360,24 @@ class Supervisor(HookCaller):
         self.channels = [channel for entry in self._entries for channel in entry.channels]
         self.delivery.declare(channel for channel in self.channels if channel.direction is self._sends)
         self._by_channel = {channel.name: (entry, channel) for entry in self._entries for channel in entry.channels}
+        self._tell_all()
+
+    def _tell_all(self) -> None:
         for link in self.links:
             self._tell_channels(link)
 
     def _tell_channels(self, link: Link) -> None:
-        link.connection.set_channels(self.channels)
+        link.connection.set_channels(self.channels, self._aside_on(link))
         link.driver.wake()
+
+    def _aside_on(self, link: Link) -> set[str]:
+        """The channels on which nothing is taken from an association for now."""
+        aside: set[str] = set()
+        for entry in self._entries:
+            account = entry.peers.get(link.info.peer)
+            if entry.aside_until or (account is not None and account.aside_until):
+                aside.update(channel.name for channel in entry.channels)
+        return aside
 
     def put_in_order(self) -> None:
         """Call hooks in the order of the configuration from now on."""
@@ -436,7 +450,7 @@ class Supervisor(HookCaller):
         )
 
     def _totals(self, channel: Channel) -> ChannelTotals:
-        lost = self.delivery.lost.get(channel.name, 0) + self._missed.get(channel.name, 0)
+        lost = self.delivery.lost.get(channel.name, 0)
         return self._ledger.totals(channel, [link.connection for link in self.links], lost)
 
     def statistics(self) -> list[dict[str, Any]]:
@@ -456,7 +470,13 @@ class Supervisor(HookCaller):
                 "seconds": round(tally.seconds, 6),
                 "slowest": round(tally.slowest, 6),
                 "slow": tally.slow,
+                "share": 0.0 if entry is None else round(entry.share, 4),
             },
+            "aside": [
+                {"peer": address, "seconds": round(account.aside_until - now, 1)}
+                for address, account in (() if entry is None else entry.peers.items())
+                if account.aside_until > now
+            ],
             "channels": [
                 {
                     **asdict(self._totals(channel)),

@@ -113,6 +113,6 @@ def start(options: Mapping[str, Any] | None = None) -> tuple[Supervisor, Recorde
     return supervisor, plugin.half, loop
 
 
-def linked(supervisor: Supervisor) -> tuple[Pair, Link]:
+def linked(supervisor: Supervisor, peer: str = "peer") -> tuple[Pair, Link]:
     pair = Pair(channels=tuple(supervisor.channels))
-    return pair, supervisor.association_up(idle(pair.web), 1, "peer")
+    return pair, supervisor.association_up(idle(pair.web), 1, peer)
