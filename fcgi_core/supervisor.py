@@ -131,7 +131,7 @@ class Supervisor(HookCaller):
         self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
         self._tick: list[tuple[Entry, Callable[..., Any]]] = []
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
-        self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call))
+        self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call), loop.time)
         self.known = {one.plugin.name: one for one in enabled}
         """By name: all plugins of the configuration, in its order, those that are off too."""
         for one in self.known.values():
@@ -481,6 +481,7 @@ class Supervisor(HookCaller):
                 {
                     **asdict(self._totals(channel)),
                     "streams": sum(streams_of(link.connection, channel.name) for link in self.links),
+                    "waiting": self.delivery.spooled(channel.name),
                 }
                 for channel in (() if entry is None else entry.channels)
             ],
