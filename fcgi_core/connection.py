@@ -152,6 +152,10 @@ class Connection:
             if opened:
                 self._post_control(RecordType.SETTINGS, self.settings.encode())
 
+    def is_known(self) -> bool:
+        """Whether the peer has seen this side's latest SETTINGS, and said so."""
+        return self.peer_settings is not None and self.peer_settings.seen >= self.settings.serial
+
     # ---- what the shell calls
 
     def open(self, outgoing_streams: int, now: float) -> None:

@@ -65,10 +65,14 @@ class Driver(Generic[C]):
         self._ending = False
         self._timer: Handle | None = None
         self._failure = ""
+        self._given_up = False
 
     # ---- the carrier's side
 
     def association_up(self, association: Association) -> None:
+        if self._given_up:
+            association.abort("it came up too late")
+            return
         self.association = association
         try:
             self.connection.open(association.outgoing_streams, self._loop.time())
@@ -95,7 +99,8 @@ class Driver(Generic[C]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._on_down(self._failure or reason)
+        if not self._given_up:
+            self._on_down(self._failure or reason)
 
     # ---- the user's side
 
@@ -112,6 +117,11 @@ class Driver(Generic[C]):
         """End the association gracefully, once what waits has been handed over."""
         self._ending = True
         self.flush()
+
+    def give_up(self) -> None:
+        """The association has not come up, and nothing waits for it: if it does, it is aborted, and `on_down` is not
+        called."""
+        self._given_up = True
 
     def abort(self, reason: str) -> None:
         """End the association now, telling the peer why."""

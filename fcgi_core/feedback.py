@@ -69,7 +69,8 @@ class Feedback:
         self, outgoing: Sequence[Channel], incoming: Sequence[Channel], serial: int, aside: Collection[str] = ()
     ) -> bool:
         """The channels from now on, to be named in the SETTINGS that have this serial; whether anything is different.
-        Those of `incoming` whose names are in `aside` are known, and nothing is taken on them now.
+        Those of `incoming` whose names are in `aside` are known, and the peer is told to send nothing on them for now;
+        what is under way on them still comes.
 
         What waits on a channel that is withdrawn still goes. One that is declared in another way than before gets
         another number, so that nobody takes an item of the old kind for one of the new. LocalProtocolError if no number
@@ -93,7 +94,7 @@ class Feedback:
             self._numbers[channel.name] = number
             self._since[channel.name] = serial
         self.accepts = accepts
-        self._incoming = {channel.name: channel for channel in incoming if channel.name not in aside}
+        self._incoming = {channel.name: channel for channel in incoming}
         for channel in (*outgoing, *incoming):
             self._declared[channel.name] = channel
             self.figures.setdefault(channel.name, ChannelFigures())

@@ -130,6 +130,9 @@ class Supervisor(HookCaller):
         self._request_end: list[tuple[Entry, Callable[..., Any]]] = []
         self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
         self._tick: list[tuple[Entry, Callable[..., Any]]] = []
+        self._on_silence: Callable[[], None] | None = None
+        """Called when the other sides know that nothing is taken any more."""
+        self._taking = True
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call), loop.time)
         self.known = {one.plugin.name: one for one in enabled}
@@ -174,11 +177,13 @@ class Supervisor(HookCaller):
             self._ledger.close(link.connection)
             for entry in self._entries:
                 self._call(entry, entry.half.association_down, link.info, reason)
+            self._look_for_silence()
 
     def peer_changed(self, link: Link) -> None:
         """The peer takes other channels than before, or has taken notice of ours."""
         if link not in self.links:
             return
+        self._look_for_silence()
         before, link.taken = link.taken, link.connection.feedback.taken
         self.delivery.changed(link)
         for entry in tuple(self._entries):
@@ -304,6 +309,20 @@ class Supervisor(HookCaller):
             self._tick_handle.cancel()
             self._tick_handle = None
 
+    def take_no_more(self, on_silence: Callable[[], None]) -> None:
+        """Have the other sides send nothing more; what is under way is still taken. `on_silence` is called when they
+        have said that they know, perhaps at once. The end of a process: they keep what they have, or give it to
+        another, and nothing is lost on the way."""
+        self._taking = False
+        self._on_silence = on_silence
+        self._tell_all()
+        self._look_for_silence()
+
+    def _look_for_silence(self) -> None:
+        if self._on_silence is not None and all(link.connection.is_known() for link in self.links):
+            on_silence, self._on_silence = self._on_silence, None
+            on_silence()
+
     def close(self) -> None:
         """Call each half's `close`, and send what it still had to say; nothing is called after it."""
         self.stop_ticks()
@@ -375,7 +394,7 @@ class Supervisor(HookCaller):
         aside: set[str] = set()
         for entry in self._entries:
             account = entry.peers.get(link.info.peer)
-            if entry.aside_until or (account is not None and account.aside_until):
+            if not self._taking or entry.aside_until or (account is not None and account.aside_until):
                 aside.update(channel.name for channel in entry.channels)
         return aside
 

@@ -36,7 +36,8 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 MAX_QUEUED_INPUT = 64 * 1024
 """Bytes of a waiting request's body beyond which its connection is not read on."""
-
+LAST_WORD = 0.5
+"""Seconds that applications have at the end to say that they send no more to plugins: a few round trips."""
 
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods whose requests may be made twice: the safe ones (RFC 9110 section 9.2.1). PUT and DELETE are idempotent, but
@@ -170,6 +171,14 @@ class WebService:
             log.warning(
                 "%d requests still ran after %g s and are given up", len(self._active) + len(self._queue), grace
             )
+        silent = asyncio.Event()
+        self.supervisor.take_no_more(silent.set)
+        try:
+            async with asyncio.timeout(LAST_WORD):
+                await silent.wait()
+        except TimeoutError:
+            pass  # what still comes is counted as dropped
+        self.supervisor.close()  # while there are associations that take what plugins say last
         stopped = asyncio.Event()
         left = len(self.upstreams)
 
@@ -191,7 +200,6 @@ class WebService:
             self._sweep_handle.cancel()
         for connection in self._connections:
             connection.abort()
-        self.supervisor.close()
         if self._feed is not None:
             self._feed.close()
 

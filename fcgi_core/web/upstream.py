@@ -187,11 +187,12 @@ class Upstream:
         if self._driver is None:
             on_stopped()
             return
-        self._on_stopped = on_stopped
         if self._driver.association is None:
-            self._driver = None  # it has not come up, and nobody waits for it
+            self._driver.give_up()
+            self._driver = None
             on_stopped()
         else:
+            self._on_stopped = on_stopped
             self._driver.shutdown()
 
     @property
