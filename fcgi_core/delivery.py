@@ -202,7 +202,6 @@ class Delivery:
         self._gatherings: list[Gathering] = []
         self._gathering = False
         """Whether a gathering is to come."""
-        self._losing = threading.Lock()
         self._loop_thread = threading.get_ident()
         self._takers: dict[str, Link] = {}
         """By channel of association scope: the association that gets its items. Emptied when associations change."""
@@ -342,8 +341,9 @@ class Delivery:
         if declared is None or declared.scope is not Scope.REQUEST:
             raise PluginError(f"channel {channel!r} was not declared for sending on this side at request scope")
         opened = request.plugin_data.setdefault(_STREAMS, {})
-        with self._losing:
-            extra = opened[channel] = opened.get(channel, 0) + 1
+        opened.setdefault(channel, 0)
+        opened[channel] += 1  # another thread may do the same: nothing is called in between
+        extra = opened[channel]
         if extra > MAX_EXTRA_STREAMS:
             raise PluginError(f"channel {channel}: {MAX_EXTRA_STREAMS} more streams are all that a request can have")
         return Stream(self, channel, cast(RoutedRequest, request), extra)
@@ -377,13 +377,12 @@ class Delivery:
     def _exceed(self, quota: _Quota, channel: str, item: bytes) -> None:
         """Drop an item, for its plugin has handed over too many."""
         events = self._lose(channel, item)
-        with self._losing:
-            quota.excess += events
-            now = self._clock()
-            if now < quota.told + TELL_EXCESS_EVERY:
-                return
-            quota.told = now
-            excess, quota.excess = quota.excess, 0
+        quota.excess += events
+        now = self._clock()
+        if now < quota.told + TELL_EXCESS_EVERY:
+            return
+        quota.told = now
+        excess, quota.excess = quota.excess, 0
         log.warning(
             "plugin %s hands over more than %d items a second; what is more is dropped (%d events since this was last"
             " said)",
@@ -394,8 +393,8 @@ class Delivery:
 
     def lose(self, name: str, count: int) -> None:
         """Count events that are lost."""
-        with self._losing:
-            self.lost[name] = self.lost.get(name, 0) + count
+        self.lost.setdefault(name, 0)
+        self.lost[name] += count  # nothing is called in between, so neither a thread nor a destructor can interfere
 
     # ---- the loop's thread
 

@@ -108,10 +108,12 @@ class Entry(Account):
         self.withheld = False
         """Set aside for what its `make` did: nothing is gathered. Else that goes on, for threads wait for it."""
         self.window_began = now
-        self.window_from = tally.seconds
-        """`tally.seconds` when it began."""
-        self.budget = self.window_from + SHARE_TOLD * SHARE_WINDOW
-        """The `tally.seconds` from which on its share has to be looked at."""
+        self.held = 0.0
+        """Seconds that its hooks held the loop."""
+        self.window_from = 0.0
+        """`held` when the window began."""
+        self.budget = SHARE_TOLD * SHARE_WINDOW
+        """The `held` from which on its share has to be looked at."""
 
     def peer(self, address: str) -> Account:
         """The account of an association."""
@@ -183,15 +185,18 @@ class HookCaller:
         return result
 
     def _call_elsewhere(self, entry: Entry, hook: Callable[..., Any], name: str, failed: Any, *args: Any) -> Any:
-        """Call a hook on another thread than the loop's: it holds up that thread alone, and its time is not counted."""
-        entry.tally.calls += 1
+        """Call a hook on another thread than the loop's: it holds up that thread alone."""
+        began = perf_counter()
         try:
             result = hook(*args)
         except BaseException:
             self._failed(entry, name, entry)
-            return failed
-        if entry.failing:
-            entry.failing.pop(name, None)
+            result = failed
+        else:
+            if entry.failing:
+                entry.failing.pop(name, None)
+        entry.tally.calls += 1
+        entry.tally.seconds += perf_counter() - began
         return result
 
     def _call_feedback(
@@ -252,7 +257,8 @@ class HookCaller:
         tally.seconds += seconds
         if seconds > SLOW:
             self._slow(entry, hook, seconds, account)
-        if tally.seconds > entry.budget:
+        entry.held += seconds
+        if entry.held > entry.budget:
             self._look_at_share(entry, hook)
 
     def _comes_back(self, entry: Entry) -> None:
@@ -325,7 +331,7 @@ class HookCaller:
         """Its hooks have taken as much of the loop's time, in this window, as is to be looked at."""
         now = self._loop.time()
         window = max(now - entry.window_began, SHARE_WINDOW)  # a tick that is late ends it late
-        spent = entry.tally.seconds - entry.window_from
+        spent = entry.held - entry.window_from
         share = spent / window
         if share > SHARE_ALLOWED:
             self._overspent(entry, share)
@@ -344,7 +350,7 @@ class HookCaller:
 
     def _overspent(self, entry: Entry, share: float) -> None:
         """Set aside whoever is to blame: the association whose items cost most, if items cost most; else the plugin."""
-        spent = entry.tally.seconds - entry.window_from
+        spent = entry.held - entry.window_from
         why = f"took {share * 100:.0f} % of the time of everything"
         most = max(entry.peers.values(), key=lambda peer: peer.spent, default=None)
         if most is not None and sum(peer.spent for peer in entry.peers.values()) > spent / 2:
@@ -353,7 +359,7 @@ class HookCaller:
             most.spent = 0.0
         else:
             self._set_aside(entry, entry, why)
-            entry.window_from = entry.tally.seconds
+            entry.window_from = entry.held
         entry.budget = entry.window_from + SHARE_TOLD * SHARE_WINDOW
 
     def _end_window(self, entry: Entry) -> None:
@@ -362,8 +368,8 @@ class HookCaller:
         window = now - entry.window_began
         if window < SHARE_WINDOW:
             return
-        entry.share = (entry.tally.seconds - entry.window_from) / window
-        entry.window_began, entry.window_from = now, entry.tally.seconds
+        entry.share = (entry.held - entry.window_from) / window
+        entry.window_began, entry.window_from = now, entry.held
         entry.budget = entry.window_from + SHARE_TOLD * SHARE_WINDOW
         for peer in entry.peers.values():
             peer.spent = 0.0

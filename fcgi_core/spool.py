@@ -38,7 +38,7 @@ LEAST = 64 << 10
 """Bytes that a file may have in any case before it is written anew."""
 STEP = 256 << 10
 """Bytes of that with one call: the write takes some 0.1 ms."""
-LONGEST = 16
+MOST_READ = 16
 """A file this many times as long as the spool's bound is read no further: no process of ours wrote it."""
 MOST_ITEMS = 1 << 40
 """Numbers are not higher: a million items a second for twelve days."""
@@ -57,6 +57,8 @@ class Spool:
         read or written, or is no regular file."""
         self.bound = bound
         self._items: dict[int, bytes] = {}
+        self._again: deque[int] = deque()
+        """Items that a lost receiver had, all older than those of `_unsent`."""
         self._unsent: deque[int] = deque()
         self._sent: dict[Hashable, dict[int, None]] = {}
         """By receiver: numbers in the order in which they were sent to it."""
@@ -91,28 +93,32 @@ class Spool:
         with self._lock:
             if self.size + cost > self.bound:
                 return False
-            number = self._next
-            self._next += 1
-            self._items[number] = item
             self.size += cost
-            if self._file is not None:
-                self._write(_record(number, item))
-                if self._fresh is not None:
-                    self._to_copy.append(number)
-                    self._copy_some()
-            self._unsent.append(number)
+            self._add(item)
         return True
 
+    def _add(self, item: bytes) -> None:
+        number = self._next
+        self._next += 1
+        self._items[number] = item
+        if self._file is not None:
+            self._write(_record(number, item))
+            if self._fresh is not None:
+                self._to_copy.append(number)
+                self._copy_some()
+        self._unsent.append(number)
+
     def next(self) -> tuple[int, bytes] | None:
-        """The oldest item that no receiver has been sent."""
-        if not self._unsent:
+        """The oldest item that has not been sent."""
+        waiting = self._again or self._unsent
+        if not waiting:
             return None
-        number = self._unsent[0]
+        number = waiting[0]
         return number, self._items[number]
 
     def sent(self, receiver: Hashable, number: int) -> None:
         """What `next` gave has been sent to `receiver`, in this order."""
-        self._unsent.popleft()
+        (self._again or self._unsent).popleft()
         self._sent.setdefault(receiver, {})[number] = None
 
     def in_flight(self, receiver: Hashable) -> int:
@@ -124,41 +130,48 @@ class Spool:
         sent = self._sent.get(receiver)
         if sent is None or number not in sent:
             return
+        taken: list[int] = []
+        for one in sent:
+            taken.append(one)
+            if one == number:
+                break
+        for one in taken:
+            del sent[one]
         with self._lock:
-            taken: list[int] = []
-            for one in sent:
-                taken.append(one)
-                if one == number:
-                    break
-            for one in taken:
-                del sent[one]
-                self.size -= len(self._items.pop(one)) + ITEM_OVERHEAD
-            if self._file is None:
-                return
-            self._write(_acknowledgements(taken))
+            self._leave_out(taken)
+
+    def _leave_out(self, numbers: list[int]) -> None:
+        for one in numbers:
+            cost = len(self._items.pop(one)) + ITEM_OVERHEAD
+            self.size -= cost
+        if self._file is None:
+            return
+        self._write(_acknowledgements(numbers))
+        if self._fresh is not None:
+            self._copy_some(_acknowledgements(one for one in numbers if one <= self._copied))
+        elif self._file_size > max(COMPACT * max(self.size, LEAST), self._not_before):
+            self._begin_anew()
             if self._fresh is not None:
-                self._copy_some(_acknowledgements(one for one in taken if one <= self._copied))
-            elif self._file_size > max(COMPACT * max(self.size, LEAST), self._not_before):
-                self._begin_anew()
-                if self._fresh is not None:
-                    self._copy_some()
+                self._copy_some()
 
     def forget(self, receiver: Hashable) -> int:
         """`receiver` is gone: what it had not acknowledged is to be sent again, first. How many items that are."""
         sent = self._sent.pop(receiver, None)
         if not sent:
             return 0
-        with self._lock:
-            self._unsent = deque(sorted({*sent, *self._unsent}))
+        self._again = deque(sorted({*sent, *self._again}))
         return len(sent)
 
     def close(self) -> None:
         """Close the file; it is removed if nothing is left in it."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
-            with self._lock:
-                self._give_up_fresh()
-                os.close(self._file)
-                self._file = None
+            self._give_up_fresh()
+            os.close(self._file)
+            self._file = None
             if not self._items and self.path is not None:
                 self.path.unlink(missing_ok=True)
 
@@ -185,7 +198,7 @@ class Spool:
 
     def _load(self, file: int, size: int) -> None:
         """Take what a file holds and no acknowledgement covers, the oldest first, as far as there is room."""
-        readable = min(size, LONGEST * max(self.bound, LEAST))
+        readable = min(size, MOST_READ * max(self.bound, LEAST))
         places: dict[int, tuple[int, int]] = {}
         position = 0
         with mmap.mmap(file, readable, access=mmap.ACCESS_READ) as data:
