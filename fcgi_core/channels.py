@@ -26,6 +26,7 @@ __all__ = [
     "MAX_ITEM",
     "Priority",
     "Scope",
+    "WITHDRAWN",
     "WhenFull",
     "events_of",
 ]
@@ -53,6 +54,9 @@ class Direction(Enum):
 ASIDE = ";aside"
 """At the end of a channel's description in FCGI_SCTP_ACCEPT: it is known, and not taken for now, because the plugin is
 set aside. Such a description is no channel's, so that nothing is sent."""
+
+WITHDRAWN = ";withdrawn"
+"""At the end of the description of a channel that its sender gave up; its number stays, for what is under way."""
 
 
 class Priority(IntEnum):

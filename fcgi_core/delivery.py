@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from .agreement import Disagreement
 from .channels import MAX_ITEM, Channel, Scope, WhenFull
 from .connection import Connection
 from .driver import Driver
@@ -83,6 +84,8 @@ class Link:
     """When it came up."""
     taken: frozenset[str] = frozenset()
     """The channels that the peer took when plugins last heard of it."""
+    disagreements: dict[str, Disagreement] = field(default_factory=dict)
+    """By plugin: where the two sides declare its channels in different ways."""
 
     @property
     def connection(self) -> Connection:

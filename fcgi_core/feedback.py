@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from .channels import ASIDE, MAX_CHANNELS, MAX_ITEM, Budget, Channel, FeedbackQueue, Scope, events_of
+from .channels import ASIDE, MAX_CHANNELS, MAX_ITEM, WITHDRAWN, Budget, Channel, FeedbackQueue, Scope, events_of
 from .errors import LocalProtocolError, RemoteProtocolError
 from .outbox import FeedbackLane
 from .records import RecordType, record
@@ -103,7 +103,10 @@ class Feedback:
     def descriptions(self) -> tuple[str, ...]:
         """For SETTINGS: the channels that this side sends on, by number; those withdrawn too, for items that are still
         under way."""
-        return tuple(channel.describe() for channel in self.outgoing)
+        return tuple(
+            channel.describe() + ("" if self._numbers.get(channel.name) == number else WITHDRAWN)
+            for number, channel in enumerate(self.outgoing)
+        )
 
     def number(self, channel: str, request: Request | None) -> int:
         """The number of a channel to send on; LocalProtocolError if it was not declared, or for the other scope."""
@@ -203,12 +206,14 @@ class Feedback:
         for name, description in zip(self._peer_names, peer_channels, strict=True):
             own = self._incoming.get(name)
             self._peer_channels.append(name if own is not None and own.is_described_by(description) else None)
-        accepted = set(peer_accepts)
+        accepted = {description.partition(";")[0]: description for description in peer_accepts}
         self.taken = frozenset(
             name
             for name, number in self._numbers.items()
             # nothing is sent on a channel before the peer is known to have been told its number
-            if self._since[name] <= seen and (name in accepted or self.outgoing[number].describe() in accepted)
+            if self._since[name] <= seen
+            and not (description := accepted.get(name, ASIDE)).endswith(ASIDE)
+            and self.outgoing[number].is_described_by(description)
         )
 
     def comes_after_requests(self) -> bool:

@@ -26,7 +26,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -199,6 +199,8 @@ class TransportFigures:
     """Those that are up."""
     channels: Sequence[ChannelTotals]
     """Of all plugins."""
+    disagreements: Mapping[str, int] = field(default_factory=dict)
+    """By plugin: the associations whose two sides declare its channels in different ways."""
 
 
 class FeedEntry(NamedTuple):
@@ -302,6 +304,11 @@ class Host(Protocol):
 
     def broadcast(self, channel: str, item: bytes) -> None:
         """Queue an item on a channel of association scope for every association there is now."""
+
+    def is_taken(self, channel: str) -> bool:
+        """False while there are associations and none takes what is sent on this channel: the other side has not
+        enabled the plugin, or with other options, or has set it aside. What is sent waits then, within the channel's
+        bound, or is counted as dropped. `association_up` is called when that is over."""
 
     def open_channel(self, channel: Channel) -> None:
         """One more channel, beside those that `Plugin.channels` told, named as those are. It carries what is sent on it

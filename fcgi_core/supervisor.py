@@ -14,6 +14,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+from .agreement import Disagreement, disagreements
 from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
 from .discovery import EnabledPlugin, name_problem, verify_half
@@ -34,12 +35,17 @@ from .plugin import (
     WebHalf,
 )
 from .receipts import Acknowledger
+from .text import escape
 from .traffic import Traffic
 
 __all__ = ["Supervisor"]
 
 TICK = 1.0
 """Seconds between ticks."""
+TELL_DISAGREEMENT_AFTER = 10.0
+"""Seconds that sides may disagree, when plugins or their options change, before it is reported."""
+MOST_SHOWN = 20
+"""Associations that disagree, for one plugin, that are shown."""
 
 
 class _HalfHost:
@@ -67,6 +73,9 @@ class _HalfHost:
 
     def close_channel(self, name: str) -> None:
         self._supervisor.close_channel(self._plugin, name)
+
+    def is_taken(self, channel: str) -> bool:
+        return self._supervisor.is_taken(channel)
 
     def open_stream(self, channel: str, request: RequestInfo) -> Stream:
         return self._supervisor.delivery.open_stream(channel, request)
@@ -133,6 +142,8 @@ class Supervisor(HookCaller):
         self._on_silence: Callable[[], None] | None = None
         """Called when the other sides know that nothing is taken any more."""
         self._taking = True
+        self._disagreeing = False
+        """Whether any association has a disagreement."""
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call), loop.time)
         self.known = {one.plugin.name: one for one in enabled}
@@ -164,6 +175,9 @@ class Supervisor(HookCaller):
         info = AssociationInfo(identity, peer, settings.name, settings.instance)
         link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings))
         self._tell_channels(link)  # they may have changed since the association was begun
+        self._compare(link)
+        for plugin, disagreement in link.disagreements.items():
+            self._tell_disagreement(link, plugin, disagreement)
         link.taken = link.connection.feedback.taken
         self.delivery.add(link)
         for entry in self._entries:
@@ -184,6 +198,7 @@ class Supervisor(HookCaller):
         if link not in self.links:
             return
         self._look_for_silence()
+        self._compare(link)
         before, link.taken = link.taken, link.connection.feedback.taken
         self.delivery.changed(link)
         for entry in tuple(self._entries):
@@ -258,7 +273,9 @@ class Supervisor(HookCaller):
         taken = False
         on_loop = get_ident() == self._loop_thread
         for entry, hook in self._stderr:
-            taken = bool(self._call(entry, hook, request, data, on_loop=on_loop)) or taken
+            takes = bool(self._call(entry, hook, request, data, on_loop=on_loop))
+            # what it cannot send is not lost: it goes the way of all STDERR
+            taken = (takes and not (self._disagreeing and self._is_unheard(entry.name, request))) or taken
         return taken
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
@@ -286,6 +303,8 @@ class Supervisor(HookCaller):
 
     def _on_tick(self) -> None:
         self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+        if self._disagreeing:
+            self._look_at_disagreements()
         up = {link.info.peer for link in self.links}
         for entry in tuple(self._entries):
             self._end_window(entry)
@@ -330,6 +349,54 @@ class Supervisor(HookCaller):
             self._close(entry)
             entry.aside_until = math.inf
         self.delivery.close()
+
+    # ---- sides that disagree
+
+    def _compare(self, link: Link) -> None:
+        """See where the two sides of an association declare channels in different ways."""
+        settings = link.connection.peer_settings
+        if settings is None:
+            return
+        declared = [channel for entry in self._entries for channel in entry.enabled.channels]
+        before, link.disagreements = link.disagreements, disagreements(declared, self._sends, settings)
+        now = self._loop.time()
+        for plugin, disagreement in link.disagreements.items():
+            old = before.get(plugin)
+            same = old is not None and str(old) == str(disagreement)
+            disagreement.since = old.since if old is not None and same else now
+            disagreement.told = old is not None and same and old.told
+        self._disagreeing = any(one.disagreements for one in (link, *self.links))
+
+    def _look_at_disagreements(self) -> None:
+        """Report those that last: when plugins are switched on or off the sides follow each other soon."""
+        before = self._loop.time() - TELL_DISAGREEMENT_AFTER
+        for link in self.links:
+            for plugin, disagreement in link.disagreements.items():
+                if not disagreement.told and disagreement.since < before:
+                    self._tell_disagreement(link, plugin, disagreement)
+
+    def _tell_disagreement(self, link: Link, plugin: str, disagreement: Disagreement) -> None:
+        disagreement.told = True
+        self._log.warning(
+            "plugin %s: this side and %s at %s declare different channels, and nothing is carried on those: %s; enable"
+            " it on both sides, with the same options",
+            plugin,
+            escape(link.info.peer_name) or "the other side",
+            escape(link.info.peer),
+            disagreement,
+        )
+
+    def _is_unheard(self, plugin: str, request: RequestInfo | None) -> bool:
+        """Whether what a plugin sends of a request, or of none, is not taken because the sides disagree. Any thread."""
+        link: Link | None = getattr(request, "link", None)
+        links = tuple(self.links) if link is None else (link,)
+        found = [one.disagreements.get(plugin) for one in links]
+        return bool(found) and all(one is not None and one.loses for one in found)
+
+    def is_taken(self, channel: str) -> bool:
+        """See `Host.is_taken`."""
+        links = tuple(self.links)
+        return not links or any(link.connection.takes(channel) for link in links)
 
     # ---- beginning and end of halves
 
@@ -384,6 +451,7 @@ class Supervisor(HookCaller):
     def _tell_all(self) -> None:
         for link in self.links:
             self._tell_channels(link)
+            self._compare(link)
 
     def _tell_channels(self, link: Link) -> None:
         link.connection.set_channels(self.channels, self._aside_on(link))
@@ -461,11 +529,20 @@ class Supervisor(HookCaller):
             self.traffic = Traffic()
         return self.traffic
 
+    def disagreements(self) -> dict[str, int]:
+        """By plugin: with how many associations this side does not agree on its channels."""
+        counts: dict[str, int] = {}
+        for link in self.links:
+            for plugin in link.disagreements:
+                counts[plugin] = counts.get(plugin, 0) + 1
+        return counts
+
     def transport(self) -> TransportFigures:
         """How the associations and channels fare now."""
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self.links],
             [self._totals(one) for one in self.channels],
+            disagreements=self.disagreements(),
         )
 
     def _totals(self, channel: Channel) -> ChannelTotals:
@@ -475,14 +552,20 @@ class Supervisor(HookCaller):
     def statistics(self) -> list[dict[str, Any]]:
         """One entry a plugin, for people and programs; times are seconds."""
         now = self._loop.time()
-        return [self._statistics(one, self.running(name), now) for name, one in self.known.items()]
+        told = [self._statistics(name, one.plugin.version, self.running(name), now) for name, one in self.known.items()]
+        for name in self.disagreements():
+            if name not in self.known:
+                told.append({**self._statistics(name, "", None, now), "state": "only there"})
+        return told
 
-    def _statistics(self, one: EnabledPlugin, entry: Entry | None, now: float) -> dict[str, Any]:
-        tally = self._tallies.get(one.plugin.name, Tally())
+    def _statistics(self, name: str, version: str, entry: Entry | None, now: float) -> dict[str, Any]:
+        tally = self._tallies.get(name, Tally())
+        disagreeing = [(link, link.disagreements[name]) for link in self.links if name in link.disagreements]
+        state = "disagrees" if disagreeing else "running"
         return {
-            "name": one.plugin.name,
-            "version": one.plugin.version,
-            "state": "off" if entry is None else "set aside" if entry.aside_until > now else "running",
+            "name": name,
+            "version": version,
+            "state": "off" if entry is None else "set aside" if entry.aside_until > now else state,
             "errors": tally.errors,
             "hooks": {
                 "calls": tally.calls,
@@ -491,6 +574,10 @@ class Supervisor(HookCaller):
                 "slow": tally.slow,
                 "share": 0.0 if entry is None else round(entry.share, 4),
             },
+            "disagreements": [
+                {"association": link.info.identity, "peer": link.info.peer, "here": one.here, "there": one.there}
+                for link, one in disagreeing[:MOST_SHOWN]
+            ],
             "aside": [
                 {"peer": address, "seconds": round(account.aside_until - now, 1)}
                 for address, account in (() if entry is None else entry.peers.items())

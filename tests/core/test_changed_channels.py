@@ -108,7 +108,7 @@ def test_a_channel_of_another_kind_has_another_number() -> None:
     pair.run()
     assert received(pair.take_web()) == [b"\0\0\0\5 of the new kind"]
     assert pair.web.feedback.figures["log"].received == 5
-    assert pair.app.settings.channels == ("log;association;ordinary", "log;association;ordinary;counted")
+    assert pair.app.settings.channels == ("log;association;ordinary;withdrawn", "log;association;ordinary;counted")
     for side in (pair.app, pair.web):
         side.set_channels((LOG,))
     pair.run()
@@ -123,10 +123,10 @@ def test_priorities_may_differ() -> None:
     pair = Pair(channels=(LOG,))
     pair.app.set_channels((replace(LOG, priority=Priority.URGENT),))
     pair.run()
-    assert not pair.app.takes("log"), "described otherwise than the web side accepts"
-    pair.web.set_channels((replace(LOG, priority=Priority.URGENT),))
+    assert pair.app.takes("log"), "it is the sender's matter"
+    assert pair.app.send_feedback("log", b"urgent")
     pair.run()
-    assert pair.app.takes("log")
+    assert received(pair.take_web()) == [b"urgent"]
 
 
 def test_numbers_are_bounded() -> None:
@@ -149,7 +149,7 @@ def test_changed_before_it_is_open() -> None:
     fresh.set_channels((MORE,))
     fresh.open(8, 0.0)
     (said,) = cut(*fresh.take(ROOM))
-    assert Settings.decode(said.content).channels == ("log;association;ordinary", "more;request;ordinary")
+    assert Settings.decode(said.content).channels == ("log;association;ordinary;withdrawn", "more;request;ordinary")
     assert Settings.decode(said.content).serial == 0
 
 

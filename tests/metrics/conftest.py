@@ -82,6 +82,7 @@ class FakeHost:
                 for info in self.up
             ],
             [ChannelTotals("syslog", "request", "ordinary", 7, 70, 8, 80, 9)],
+            disagreements={"syslog": 2},
         )
 
     def serve(self, count: int = 1, name: str = "shop.example", **named: Any) -> None:
