@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import logging.config
 import os
@@ -621,3 +622,29 @@ def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeyp
     assert host.gathering.lost == 12
     host.gathering.fetch()
     assert len(texts(host)) == 12
+
+
+def test_where_no_web_side_takes_lines_they_are_on_stderr_too(
+    make: Make, host: Any, association: AssociationInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin is not enabled there, or with other options: without it `logging` would have shown them."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "__stderr__", stderr)
+    with bare_root() as root:
+        half = make(severity="info")
+        logging.getLogger("shop").warning("as long as they are taken")
+        host.taken = False
+        half.association_up(association)
+        logging.getLogger("shop").warning("first")
+        logging.getLogger("shop").info("not even without the plugin")
+        half._capture._exception(2, "is there anyway", (None, None, None))
+        other = logging.StreamHandler(io.StringIO())
+        root.addHandler(other)
+        logging.getLogger("shop").warning("shown by another handler")
+        root.removeHandler(other)
+        host.taken = True
+        half.tick()
+        logging.getLogger("shop").warning("again taken")
+        assert stderr.getvalue() == "first\n"
+        assert "first" in texts(host), "and it waits for a web side that takes it"
+        half.close()

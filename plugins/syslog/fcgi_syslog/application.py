@@ -130,6 +130,8 @@ class SyslogApplication(ApplicationHalf):
         """Characters of long lines that wait, about: threads may count at once, and it begins anew when none waits."""
         # what is to be in a file when the call that logged it returns cannot wait for others
         self._gathering = None if options.spool else host.gather(self._batched, self._make)
+        self._unheard = False
+        """There are web sides, and none takes lines: where it would have been without us, a line is on stderr, too."""
         self._process = _Source(options.max_message, "", self._data({}), {})
         self._hosts: dict[str, _Source] = {}
         """By SERVER_NAME as it came, where the web side says whose lines are: what they have in common."""
@@ -199,7 +201,11 @@ class SyslogApplication(ApplicationHalf):
         self._send_stderr(source, request, events)
         return self._keep_stderr
 
+    def association_up(self, association: AssociationInfo) -> None:
+        self._unheard = not self._host.is_taken(self._batched)
+
     def tick(self) -> None:
+        self._unheard = not self._host.is_taken(self._batched)
         self._capture.stay()
         with self._lock:
             over = [(source, request) for source, request in self._holding.items() if source.quiet]
@@ -279,6 +285,8 @@ class SyslogApplication(ApplicationHalf):
         else:
             source = self._source(request)
         self._line(source, request, severity, msgid, text, time.time() if when is None else when, fields)
+        if self._unheard and severity <= WARNING:
+            self._capture.leave_on_stderr(msgid, text)
 
     def _take_local(self, line: LocalLine, pid: int, uid: int) -> None:
         """A line of another program, on the input's thread."""

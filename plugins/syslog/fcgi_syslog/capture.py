@@ -158,6 +158,17 @@ class Capture:
         self._msgids[name] = msgid
         return msgid
 
+    def leave_on_stderr(self, msgid: str, text: str) -> None:
+        """Write what was taken to stderr, if nothing else has shown it: as `logging` does where nobody configured it,
+        and `warnings`. Uncaught exceptions are there in any case."""
+        if msgid in ("exception", APPLICATION_LOGGER) or any(
+            handler is not self._handler for handler in logging.getLogger().handlers
+        ):
+            return
+        stream = sys.__stderr__
+        if stream is not None:
+            stream.write(f"{text}\n")
+
     def _uncaught(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         previous = self._previous_hook or sys.__excepthook__
         if issubclass(kind, Exception):  # the others end a process on purpose
