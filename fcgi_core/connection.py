@@ -314,6 +314,10 @@ class Connection:
         self._fail(RemoteProtocolError(text))
         self._events.clear()
 
+    def drop_waiting(self) -> None:
+        """The association is over: feedback that waits here, and was not taken back, counts as dropped."""
+        self._outbox.drop_feedback()
+
     # ---- what the sides override
 
     def _on_record(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> bool:

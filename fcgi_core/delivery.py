@@ -84,6 +84,8 @@ class Link:
     """When it came up."""
     taken: frozenset[str] = frozenset()
     """The channels that the peer took when plugins last heard of it."""
+    down: bool = False
+    """It is over."""
     disagreements: dict[str, Disagreement] = field(default_factory=dict)
     """By plugin: where the two sides declare its channels in different ways."""
 

@@ -145,7 +145,7 @@ class HookCaller:
         self.hook_limit = usual
 
     def bounded(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Have a half made or configured; whatever that raises, PluginError if it did not return."""
+        """Have a half made or configured; what that raises, PluginError if it did not return or is no Exception."""
         due, hook = self.hook_due, self.hook
         self.hook = call
         self.hook_due = perf_counter() + max(self.hook_limit, LIMIT_OF_CHANGES)
@@ -153,6 +153,8 @@ class HookCaller:
             return call(*args)
         except HookTimeout as error:
             raise PluginError(f"{getattr(call, '__name__', 'a call')} {error}") from error
+        except (SystemExit, CancelledError) as error:  # neither ends what the plugin is a part of
+            raise PluginError(f"{getattr(call, '__name__', 'a call')} raised {error!r}") from error
         finally:
             self.hook_due, self.hook = due, hook
 

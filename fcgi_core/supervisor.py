@@ -186,7 +186,9 @@ class Supervisor(HookCaller):
 
     def association_down(self, link: Link, reason: str) -> None:
         if link in self.links:
+            link.down = True
             self.delivery.remove(link)
+            link.connection.drop_waiting()
             self._acknowledger.forget(link)
             self._ledger.close(link.connection)
             for entry in self._entries:
@@ -437,6 +439,7 @@ class Supervisor(HookCaller):
         self._close(entry)
         self.delivery.flush()
         entry.aside_until = math.inf
+        self._acknowledger.forget_owner(entry)
         self._entries.remove(entry)
         self._declare()
         self._look_at_hooks()

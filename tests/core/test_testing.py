@@ -245,3 +245,14 @@ def test_the_longest_item_arrives_whatever_its_priority_and_nothing_else_need_mo
             half.host.send("slow", bytes(MAX_ITEM))
         harness.run(5.0)
         assert harness.figures("slow") == {"sent": 3, "received": 3, "dropped": 0}
+
+
+def test_a_request_that_cannot_arrive_is_an_error_and_not_waited_for() -> None:
+    with PluginHarness(Slow()) as harness:
+        harness.disconnect()
+        with pytest.raises(AssertionError, match="call connect"):
+            harness.begin()
+        harness.connect()
+        harness._on_event = lambda *args: None  # type: ignore[method-assign]
+        with pytest.raises(AssertionError, match="has not arrived after 60 s"):
+            harness.begin()
