@@ -56,8 +56,8 @@ MOST = 100_000
 """Items in the queue; no more are taken."""
 MOST_A_SECOND = 20_000
 """Items that one plugin may hand over in a second, and once as many after a pause: with some 10 µs each they take a
-fifth of the loop's time. One that has more puts many events into one item (`Host.gather`), as the syslog plugin does
-with 100,000 lines a second."""
+fifth of the loop's time. What is more is dropped; of an acknowledged channel it stays in the spool for a while. One
+that has more puts many events into one item (`Host.gather`), as the syslog plugin does with 100,000 lines a second."""
 TELL_EXCESS_EVERY = 60.0
 """Seconds between two lines in the log about one plugin that hands over more."""
 RETRY_FILL = 0.05
@@ -204,6 +204,8 @@ class Delivery:
         self._queue: deque[tuple[str, bytes, Target, int]] = deque()
         self._filled: dict[str, None] = {}
         """Acknowledged channels with items that were not there before."""
+        self._filling: set[str] = set()
+        """Those that are to be filled from their spool after a while."""
         self._gatherings: list[Gathering] = []
         self._gathering = False
         """Whether a gathering is to come."""
@@ -300,13 +302,13 @@ class Delivery:
                 self._lose(channel, item)  # a thread that has not noticed yet
                 return
             raise PluginError(f"channel {channel!r} was not declared for sending on this side")
-        quota = self._quotas[channel]
-        if quota.left <= 0 and not quota.renewed(self._clock()) and not self._waited_for(quota):
-            self._exceed(quota, channel, item)
-            return
-        quota.left -= 1
         spool = self._spools.get(channel)
         if spool is None:
+            quota = self._quotas[channel]
+            if quota.left <= 0 and not quota.renewed(self._clock()) and not self._waited_for(quota):
+                self._exceed(quota, channel, item)
+                return
+            quota.left -= 1
             if len(self._queue) >= MOST:
                 self._lose(channel, item)
                 return
@@ -421,11 +423,11 @@ class Delivery:
             quota = self._quotas[channel.name]
             for item, urgency, association in gathering.make(self._crowded(channel, taker)):
                 found = True
-                if quota.left <= 0 and not quota.renewed(self._clock()):
-                    self._exceed(quota, channel.name, item)
-                    continue
-                quota.left -= 1
                 if spool is None:
+                    if quota.left <= 0 and not quota.renewed(self._clock()):
+                        self._exceed(quota, channel.name, item)
+                        continue
+                    quota.left -= 1
                     target = next((link for link in self.links if link.info is association), None)
                     link = self._send(channel.name, item, target, urgency)
                     if link is not None:
@@ -608,21 +610,33 @@ class Delivery:
         return next((link for link in self.links if link.connection.takes(name)), None)
 
     def _fill(self, name: str, link: Link) -> None:
-        """Send what the spool holds and no association has, as far as there is room; an acknowledgement makes more."""
+        """Send what the spool holds and no association has, as far as there is room, which acknowledgements make, and
+        the plugin's share allows."""
         spool = self._spools[name]
         connection = link.connection
+        quota = self._quotas[name]
         while (entry := spool.next()) is not None:
             number, item = entry
             if connection.failed:
                 return  # it is about to go, and what it has goes elsewhere
             if not connection.feedback.has_room(name, len(item) + _NUMBER):
                 if not spool.in_flight(link):
-                    self._call_later(RETRY_FILL, lambda: self._fill_again(name))
+                    self._fill_later(name, RETRY_FILL)
                 return
+            if quota.left <= 0 and not quota.renewed(self._clock()):
+                self._fill_later(name, quota.since + 1.0 - self._clock())
+                return
+            quota.left -= 1
             connection.send_feedback(name, number.to_bytes(_NUMBER, "big") + item, None, 0)
             spool.sent(link, number)
 
+    def _fill_later(self, name: str, seconds: float) -> None:
+        if name not in self._filling:
+            self._filling.add(name)
+            self._call_later(seconds, lambda: self._fill_again(name))
+
     def _fill_again(self, name: str) -> None:
+        self._filling.discard(name)
         link = self._taker(name)
         if link is not None and name in self._spools:
             self._fill(name, link)

@@ -277,7 +277,8 @@ class Stream(Protocol):
 
 class Host(Protocol):
     """What a half can do. Every call may come from any thread and returns at once; but while thousands of items wait
-    for the loop, `send` lets it go first, for a millisecond, on any thread but the loop's."""
+    for the loop, or the plugin has sent more than 20,000 within a second, `send` lets it go first, for a millisecond,
+    on any thread but the loop's."""
 
     log: logging.Logger
     """For messages to the operator of this process."""
@@ -286,7 +287,8 @@ class Host(Protocol):
     """What this process is called: application, or web side."""
 
     def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
-        """Queue an item for the other half. Losses are counted; those with the highest `urgency` number go first.
+        """Queue an item for the other half. Losses are counted; those with the highest `urgency` number go first. What
+        a plugin sends beyond 20,000 items a second is lost.
 
         On a channel of request scope `request` says whose stream. On one of association scope the item goes to one
         association: that of `request` if given, else the oldest that takes the channel; if there is none yet it waits,
@@ -361,8 +363,8 @@ class WebHost(Host, Protocol):
 class Half:
     """Hooks of both halves. Inherit `ApplicationHalf` or `WebHalf`.
 
-    What is raised is logged and counted. A hook that takes longer than the configuration's `hook_limit` is ended where
-    it stands, by a HookTimeout, and its plugin set aside.
+    What is raised is logged and counted. A hook that takes longer than the configuration's `hook_limit` is ended by a
+    HookTimeout, where that tears nothing but the plugin's own code, and its plugin is set aside.
     """
 
     def association_up(self, association: AssociationInfo) -> None:

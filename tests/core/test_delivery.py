@@ -455,3 +455,22 @@ def test_what_waits_at_the_end_is_counted_and_reported(caplog: pytest.LogCapture
     sender.close()
     assert sender.lost == {"p": 15}
     assert caplog.messages == ["channel p: 15 events waited for an association that takes them, and are lost"]
+
+
+def test_what_an_acknowledged_channel_has_beyond_its_share_stays_in_the_spool_for_a_while() -> None:
+    clock = Clock()
+    sure = Channel("p.sure", acknowledged=True, queue_bytes=8 << 20)
+    sender = clock.delivery(sure)
+    pair = Pair(channels=[sure])
+    link = Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance"))
+    sender.add(link)
+    for _ in range(MOST_A_SECOND + 100):
+        sender.queue("p.sure", b"x", None, 6)
+    pair.run()
+    assert len(items(pair.web_events, "p.sure")) == MOST_A_SECOND
+    assert len(clock.later) == 1
+    clock.now += 1.0
+    clock.later.pop()()
+    pair.run()
+    assert len(items(pair.web_events, "p.sure")) == MOST_A_SECOND + 100
+    assert sender.lost == {}
