@@ -44,6 +44,10 @@ TICK = 1.0
 """Seconds between ticks."""
 TELL_DISAGREEMENT_AFTER = 10.0
 """Seconds that sides may disagree, when plugins or their options change, before it is reported."""
+SAME_DISAGREEMENT_EVERY = 600.0
+"""Seconds between two lines in the log about the same disagreement, with whichever association."""
+MOST_REMEMBERED = 100
+"""Disagreements that are remembered for that."""
 MOST_SHOWN = 20
 """Associations that disagree, for one plugin, that are shown."""
 
@@ -144,6 +148,7 @@ class Supervisor(HookCaller):
         self._taking = True
         self._disagreeing = False
         """Whether any association has a disagreement."""
+        self._told_disagreements: dict[tuple[str, str], float] = {}
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call), loop.time)
         self.known = {one.plugin.name: one for one in enabled}
@@ -315,7 +320,10 @@ class Supervisor(HookCaller):
             self._call(entry, hook)
 
     def _was_set_aside(self) -> None:
-        self._wake_loop(self._tell_all)
+        try:
+            self._wake_loop(self._tell_all)
+        except RuntimeError:
+            pass  # on a thread of the application, and the loop is closed
 
     def _comes_back(self, entry: Entry) -> None:
         """What waits for it on the other side may come, and what it has is fetched."""
@@ -379,6 +387,14 @@ class Supervisor(HookCaller):
 
     def _tell_disagreement(self, link: Link, plugin: str, disagreement: Disagreement) -> None:
         disagreement.told = True
+        # workers of one application, and associations that come again, say the same
+        now = self._loop.time()
+        same = (plugin, str(disagreement))
+        if now < self._told_disagreements.get(same, -math.inf) + SAME_DISAGREEMENT_EVERY:
+            return
+        if len(self._told_disagreements) >= MOST_REMEMBERED:
+            self._told_disagreements.clear()
+        self._told_disagreements[same] = now
         self._log.warning(
             "plugin %s: this side and %s at %s declare different channels, and nothing is carried on those: %s; enable"
             " it on both sides, with the same options",

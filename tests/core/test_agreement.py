@@ -16,7 +16,7 @@ from fcgi_core.discovery import load_plugins
 from fcgi_core.events import Event, FeedbackReceived, PeerChanged
 from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.settings import Settings
-from fcgi_core.supervisor import TELL_DISAGREEMENT_AFTER, Supervisor
+from fcgi_core.supervisor import SAME_DISAGREEMENT_EVERY, TELL_DISAGREEMENT_AFTER, Supervisor
 from fcgi_core.switching import change_plugins
 from tests.core.helpers import Pair, idle
 from tests.core.supervised import VirtualLoop
@@ -152,6 +152,13 @@ def test_both_sides_report_it_when_they_meet_and_show_it(caplog: pytest.LogCaptu
     assert sides.app.transport().disagreements == {"lines": 1}
     sides.loop.pass_time(3 * TELL_DISAGREEMENT_AFTER)
     assert len(caplog.messages) == 2, "once"
+    sides.app.association_down(sides.app_link, "")
+    sides.app.association_up(idle(sides.pair.app), 2, "web:49153")
+    assert len(caplog.messages) == 2, "nor for each association"
+    sides.app.association_down(sides.app.links[0], "")
+    sides.loop.pass_time(SAME_DISAGREEMENT_EVERY)
+    sides.app.association_up(idle(sides.pair.app), 3, "web:49154")
+    assert len(caplog.messages) == 3
 
 
 def test_a_plugin_that_is_only_there_is_shown_too(caplog: pytest.LogCaptureFixture) -> None:
