@@ -10,6 +10,7 @@ that of the machine.
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import re
@@ -19,6 +20,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["Spool"]
@@ -179,12 +181,9 @@ class Spool:
 
     def _open(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o600)
+        self._file = _open_alone(path)
         try:
             status = os.fstat(self._file)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "the spool is no regular file", str(path))
             self._file_size = status.st_size
             if status.st_size:
                 self._load(self._file, status.st_size)
@@ -231,8 +230,10 @@ class Spool:
         path = self.path.with_name(self.path.name + ".new")
         try:
             path.unlink(missing_ok=True)
-            self._fresh = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._fresh = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            _lock(self._fresh, path)
         except OSError:  # no file descriptor, for example: the file that there is goes on
+            self._give_up_fresh()
             self._not_before = 2 * self._file_size
             return
         self._fresh_size = 0
@@ -283,9 +284,37 @@ class Spool:
             _write_all(self._file, data)
         except OSError:
             # a full disk: the item is kept in memory all the same; a part of it would be in the way of the next
-            os.ftruncate(self._file, self._file_size)
+            with suppress(OSError):
+                os.ftruncate(self._file, self._file_size)
         else:
             self._file_size += len(data)
+
+
+def _open_alone(path: Path) -> int:
+    """Open a spool's file, and lock it for this process: two that write to one lose each other's items."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "the spool is no regular file", str(path))
+            _lock(descriptor, path)
+            if os.path.samestat(status, os.stat(path)):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # another process has put a new one in its place meanwhile
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise OSError(errno.EBUSY, "another process uses this spool", str(path)) from None
+        # a file system that knows no locks
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

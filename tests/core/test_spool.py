@@ -7,6 +7,8 @@ import os
 import resource
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -350,4 +352,36 @@ def test_one_that_is_closed_while_it_is_written_anew_is_whole(tmp_path: Path) ->
     assert [one.name for one in tmp_path.iterdir()] == ["x.spool"]
     again = Spool(1 << 30, path)
     assert len(again) == 100
+    again.close()
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from fcgi_core.spool import Spool
+spool = Spool(1 << 20, Path(sys.argv[1]))
+for number in range(200):
+    spool.add(bytes(10_000))
+    while (entry := spool.next()) is not None:
+        spool.sent("a", entry[0])
+    spool.acknowledge("a", number + 1)
+spool.add(b"kept")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_use_one_file(tmp_path: Path) -> None:
+    """Two applications with the same folder: each would lose what is the other's. Also after it was written anew."""
+    path = tmp_path / "x.spool"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as one:
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"ready\n"
+        with pytest.raises(OSError, match=f"another process uses this spool: '{path}'"):
+            Spool(1 << 20, path)
+        one.kill()
+    again = Spool(1 << 20, path)
+    assert [item for _, item in drain(again, "a")] == [b"kept"]
     again.close()
