@@ -1,7 +1,7 @@
-"""What pyproject.toml cannot say yet: the extension of the userspace SCTP carrier, and which modules are compiled.
+"""What pyproject.toml cannot express: the extension of the userspace SCTP carrier, and which modules are compiled.
 
-Those that a record or a request passes through are compiled by mypyc as they stand (docs/streams.md has what that
-bought). They run as they are, too: set FCGI_SCTP_INTERPRETED=1 to build without, for a debugger or another Python.
+A checkout is pure Python. Wheels, and what is measured, have the modules below compiled by mypyc as they stand: set
+FCGI_SCTP_COMPILED=1, as `script/setup compiled` does; it needs mypy.
 """
 
 import os
@@ -17,7 +17,7 @@ COMPILED = (
     *("traffic", "supervisor", "isolation", "delivery"),
     # what a request passes through
     *("web/balance", "web/downstream", "web/service", "web/upstream", "web/probe"),
-    *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/threads", "app/wsgi"),
+    *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/rules", "app/threads", "app/wsgi"),
 )
 COMPILED_SYSLOG = ("about", "application", "batch", "capture", "formats", "lines", "rules", "web")
 """Of the syslog plugin: what a line passes through."""
@@ -36,5 +36,5 @@ def compiled() -> list:
 
 setup(
     cffi_modules=["fcgi_core/sctp/_usrsctp_build.py:ffibuilder"],
-    ext_modules=[] if os.environ.get("FCGI_SCTP_INTERPRETED") else compiled(),
+    ext_modules=compiled() if os.environ.get("FCGI_SCTP_COMPILED") else [],
 )

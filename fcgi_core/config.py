@@ -6,8 +6,9 @@ The models are the reference: `fcgi-sctp check --schema` prints them as JSON Sch
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
@@ -23,8 +24,10 @@ from pydantic import (
 )
 
 from .app.fastcgi_pool import parse_address
-from .config_file import Written, read_files
+from .complaints import complaints
+from .config_file import INCLUDE, Written, read_files
 from .discovery import EnabledPlugin, installed_plugins, load_plugins
+from .endpoints import shifted
 from .errors import ConfigError
 from .flow import DEFAULT_WINDOW
 from .plugin import Plugin
@@ -38,42 +41,79 @@ __all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "sch
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 ADMIN_DIRECTORY = "/run/fcgi-sctp"
 AUTO = "auto"
+LONGEST_UNIX_PATH = 107
+"""Bytes: sun_path of unix(7), and the zero at its end."""
 CARRIER = CarrierOptions()
 """Defaults."""
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_TIMES = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_SECONDS = 10 * 365 * 86400
+"""Longer than anything runs, and short enough for every clock and timer."""
+MAX_BYTES = 1 << 48
+"""More than a machine has."""
 
 
 def _size(value: object) -> object:
     """Bytes from ``64K``, ``1M`` or a number."""
-    match = re.fullmatch(r"(\d+)\s*([kmg]?)(i?b)?", value.strip().lower()) if isinstance(value, str) else None
-    return int(match[1]) * _UNITS[match[2]] if match else value
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d{1,20})\s*([kmg]?)(i?b)?", value.strip().lower(), re.ASCII)
+    if match is None:
+        raise ValueError("write bytes as a number, with K, M or G behind it for more: 4096, 64K, 1M")
+    return int(match[1]) * _BYTES[match[2]]
 
 
 def _seconds(value: object) -> object:
     """Seconds from ``500ms``, ``10s``, ``5m`` or a number."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", value.strip().lower()) if isinstance(value, str) else None
-    return float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[match[2]] if match else value
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*(ms|[smhd]?)", value.strip().lower(), re.ASCII)
+    if match is None:
+        raise ValueError("write seconds as a number, or with a unit: 500ms, 10s, 5m, 2h, 1d")
+    return float(match[1]) * _TIMES[match[2]]
 
 
 def _address(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("an address has no control characters")
     Address.parse(value)
+    return value
+
+
+def _unix_path(value: str) -> str:
+    """A path at which a socket can be."""
+    size = len(os.fsencode(value))
+    if not size or size > LONGEST_UNIX_PATH or "\0" in value:
+        raise ValueError(f"the path of a unix socket has 1 to {LONGEST_UNIX_PATH} bytes, and no NUL")
     return value
 
 
 def _web_listen(value: str) -> str:
     if value.startswith("unix:"):
-        if len(value) < 6:
+        if value == "unix:":
             raise ValueError("write unix:/PATH")
-        return value
+        return f"unix:{_unix_path(value.removeprefix('unix:'))}"
     if "/" in value:
-        raise ValueError(f"{value!r}: write unix:/PATH, or HOST:PORT for TCP")
-    Address.parse(value)
+        raise ValueError("write unix:/PATH, or HOST:PORT for TCP")
+    try:
+        return _address(value)
+    except ValueError:
+        raise ValueError("write unix:/PATH, or HOST:PORT for TCP (a port is a number from 1 to 65535)") from None
+
+
+def _mode(value: object) -> object:
+    """Permissions, octal: YAML reads them as a number where they have no quotes."""
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
+        raise ValueError("write permissions in octal and in quotes: '0660' for owner and group, '0666' for all")
     return value
 
 
 def _network(value: str) -> str:
-    ip_network(value, strict=False)
+    try:
+        ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("write an IPv4 or IPv6 network: 192.0.2.0/24, 2001:db8::/32, or one address") from None
     return value
 
 
@@ -81,8 +121,11 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
-Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
+Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str), Field(le=MAX_BYTES)]
+Seconds = Annotated[
+    float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(le=MAX_SECONDS, allow_inf_nan=False)
+]
+UnixPath = Annotated[str, AfterValidator(_unix_path)]
 SctpAddress = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 _ONE_OR_MORE = BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
@@ -113,9 +156,9 @@ class HealthConfig(_Model):
     """A request of the web side's own to each application, now and then. Its answer is good if it is whole in time and
     its status below 500."""
 
-    uri: str = Field(pattern=r"^/[!-~]*$")
+    uri: str = Field(pattern=r"^/[!-~]*$", examples=["/healthz"])
     """What is asked for, with GET: /healthz. It should answer quickly, and be honest."""
-    server_name: str = Field("localhost", pattern=r"^[!-~]+$")
+    server_name: str = Field("localhost", pattern=r"^[!-~]+$", examples=["shop.example"])
     """The virtual host that is asked."""
     interval: Seconds = Field(5, ge=0.1)
     """From one request to the next."""
@@ -150,6 +193,8 @@ class WebConfig(_Model):
         BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
     ] = Field(min_length=1)
     """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
+    max_workers: int = Field(64, ge=1, le=1024)
+    """Workers of one application that are connected to at most. An application tells of them when it is reached."""
     slow_start: Seconds = Field(10, ge=0)
     """How long an application that returned takes to get its whole share."""
     health: Annotated[
@@ -157,16 +202,16 @@ class WebConfig(_Model):
     ] = None
     """A URI that each application is asked for every few seconds: one that does not answer gets no requests. Null: its
     association and its requests alone tell how it fares."""
-    feed: str | None = DEFAULT_FEED
+    feed: UnixPath | None = DEFAULT_FEED
     """Unix socket of the live feed; null for none."""
     feed_group: str | None = None
     """Group that may read the live feed."""
-    admin: str | None = AUTO
+    admin: UnixPath | None = AUTO
     """Unix socket for `fcgi-sctp status`, `top` and the like; auto: /run/fcgi-sctp/web.sock, if it can be made; null
     for none."""
     admin_group: str | None = None
     """Group that may use the admin socket."""
-    socket_mode: str = Field("0666", pattern=r"^0?[0-7]{3}$")
+    socket_mode: Annotated[str, BeforeValidator(_mode, json_schema_input_type=str)] = "0666"
     """Permissions of unix:/PATH in `listen`, octal, in quotes."""
     request_timeout: Seconds = Field(60, gt=0)
     """Longest silence of an application in one request, then 504."""
@@ -181,7 +226,11 @@ class WebConfig(_Model):
 
 
 def _fastcgi_address(value: str) -> str:
-    parse_address(value)
+    target = parse_address(value)
+    if isinstance(target, str):
+        _unix_path(target)
+    elif not value.isprintable():
+        raise ValueError("an address has no control characters")
     return value
 
 
@@ -196,10 +245,12 @@ class FastcgiConfig(_Model):
     address: Annotated[str, AfterValidator(_fastcgi_address)]
     """unix:/PATH or HOST:PORT."""
     connections: int = Field(5, ge=1, le=10_000)
-    """Connections at most: as many as the server has children, for each connection holds one; php-fpm's pm.max_children
-    is 5 in Debian. Each worker has as many."""
+    """Requests that the server gets at once, at most, each on a connection; more wait in the bridge. As many as the
+    server has children use it fully (php-fpm's pm.max_children is 5 in Debian); with more, requests wait at its socket.
+    Each worker has as many."""
     keep_connections: bool = True
-    """Send one request after the other on a connection, if the server does its part."""
+    """Send one request after the other on a connection to a unix socket, for 20 ms at most, if the server does its
+    part. Over TCP each request has a connection of its own."""
     timeout: Seconds = Field(60, gt=0)
     """Longest silence of the server in one request, then 504."""
 
@@ -207,7 +258,7 @@ class FastcgiConfig(_Model):
 class AppConfig(_Model):
     """The side that runs the application."""
 
-    application: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$")
+    application: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$", examples=["shop.wsgi:application"])
     """The WSGI or ASGI callable: MODULE:CALLABLE."""
     interface: Literal["auto", "wsgi", "asgi"] = "auto"
     """What the callable is; auto: ASGI if it is an async function, or an object whose __call__ is one."""
@@ -226,13 +277,16 @@ class AppConfig(_Model):
     """Resident memory, bytes, beyond which a worker is replaced."""
     threads: int = Field(16, ge=1, le=1000)
     """Requests that a WSGI application works on at once; those that wait for slow clients do not count."""
-    script_name: str = Field("", pattern=r"^(/.*[^/])?$")
+    script_name: str = Field("", pattern=r"^(/.*[^/])?$", examples=["/shop"])
     """Where the application is mounted, if the web server does not split the path: /shop."""
-    admin: str | None = AUTO
+    admin: UnixPath | None = AUTO
     """Unix socket for `fcgi-sctp status`, `top` and the like; auto: /run/fcgi-sctp/app.sock, if it can be made; null
     for none. Workers add their number: app.0.sock."""
     admin_group: str | None = None
     """Group that may use the admin socket."""
+    remote_changes: bool = True
+    """Whether web sides may change those options of plugins that allow it (`fcgi-sctp set` on their host); false: none.
+    """
     path: str | None = None
     """Directory put before Python's own search path; the working directory if not given."""
     grace: Seconds = Field(10, ge=0)
@@ -250,6 +304,16 @@ class AppConfig(_Model):
     def _need_workers(self) -> AppConfig:
         if self.workers is None and (self.max_requests or self.max_memory):
             raise ValueError("max_requests and max_memory are for workers: give workers, 1 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_workers(self) -> AppConfig:
+        for text in self.listen if self.workers else ():
+            last = shifted(Address.parse(text), (self.workers or 1) - 1)
+            if max(last.port, last.udp_port) > 65535:
+                raise ValueError(
+                    f"listen: {text}: ports end at 65535, and {self.workers} workers need as many from it on"
+                )
         return self
 
 
@@ -359,6 +423,19 @@ class Config(_Model):
         """The enabled plugins, verified; ConfigError tells all that is wrong with them."""
         return load_plugins(self.plugins)
 
+    def differences(self, other: Config) -> list[str]:
+        """Paths of the options that `other` has otherwise; those of plugins are not in it."""
+        return [path for path in _differences(self, other) if path != "plugins"]
+
+
+def _differences(one: BaseModel, other: BaseModel, above: str = "") -> Iterator[str]:
+    for name in type(one).model_fields:
+        here, there = getattr(one, name), getattr(other, name)
+        if isinstance(here, BaseModel) and isinstance(there, BaseModel):
+            yield from _differences(here, there, f"{above}{name}.")
+        elif here != there:
+            yield f"{above}{name}"
+
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of the file as it is written, for editors, with the options of the plugins that are installed."""
@@ -409,21 +486,26 @@ def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
 _VARIABLE = r"\$\{"
 
 
-def load_config(path: str | None, overrides: dict[str, Any]) -> Config:
+Side = Literal["web", "app"]
+
+
+def load_config(path: str | None, overrides: dict[str, Any], side: Side | None = None) -> Config:
     """The configuration in the file `path`, if any, with all that it includes, and `overrides` over it (nested, from
-    flags; None is no value).
+    flags; None is no value). Where `side` is to run, it has to be in it.
 
     ConfigError lists everything that is wrong, plugins included.
     """
     written = Written("flags") if path is None else read_files(path)
     written.add(_given(overrides), "flags")
-    problems: list[str] = []
+    problems = list(written.problems)
     try:
         config = Config.model_validate(written.content)
     except ValidationError as error:
-        problems += map(_sentence, error.errors())
-        plugins = written.content.get("plugins")
-        config = Config(plugins=plugins) if isinstance(plugins, dict) else Config()
+        problems += complaints(error, Config, also=(INCLUDE,))
+        config = Config(plugins=_readable_plugins(written.content.get("plugins")))
+    else:
+        if side is not None and getattr(config, side) is None:
+            problems.append(f"{side}: is missing; `fcgi-sctp {side}` needs it")
     try:
         config.load_plugins()
     except ConfigError as error:
@@ -431,31 +513,18 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> Config:
     if problems:
         raise ConfigError([f"{written.where(problem.partition(': ')[0])}: {problem}" for problem in problems])
     if path is not None:
-        config._read_again = lambda: load_config(path, overrides)
+        config._read_again = lambda: load_config(path, overrides, side)
     return config
 
 
+def _readable_plugins(plugins: object) -> dict[str, dict[str, Any]]:
+    """Those whose options can be looked at, though something is wrong elsewhere."""
+    plugins = _no_options(plugins)
+    found = plugins.items() if isinstance(plugins, dict) else ()
+    return {name: options for name, options in found if isinstance(options, dict)}
+
+
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Flags that were given: None is none."""
-    return {
-        name: _given(value) if isinstance(value, dict) else value for name, value in values.items() if value is not None
-    }
-
-
-def _sentence(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        return f"{path}: no such name here; {_names(problem['loc'])}"
-    if kind == "missing":
-        return f"{path}: is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{path}: is {problem['input']!r}; {message[:1].lower()}{message[1:]}"
-
-
-def _names(location: tuple[Any, ...]) -> str:
-    """What could stand where a name is wrong."""
-    model: Any = Config
-    for part in location[:-1]:
-        model = {"web": WebConfig, "app": AppConfig, "fastcgi": FastcgiConfig, "sctp": SctpConfig}.get(str(part), model)
-    return "names are: " + ", ".join(model.model_fields)
+    """Flags that were given: None is none, and so is a section of which none was."""
+    given = {name: _given(value) if isinstance(value, dict) else value for name, value in values.items()}
+    return {name: value for name, value in given.items() if value is not None and (value != {} or not values[name])}

@@ -8,13 +8,13 @@ The shell around a connection, whichever carrier it uses, does three things:
 * gives it each batch of messages: ``for event in connection.receive(messages, now): ...``
 * after anything that may have queued something: ``association.send(connection.take(association.room()))`` while there
   is room and something is returned, having told the carrier of `pool.priorities` and `pool.wanted` before
-* calls `handle_timer(now)` when `timer()` is due.
+* calls `handle_timer(now)` when `timer()` is due, and `resume()` when `may_resume()` says so, after take().
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -36,6 +36,7 @@ from .events import (
     Writable,
 )
 from .feedback import Feedback
+from .flow import MAX_AHEAD
 from .outbox import PPID, ClosedOutbox, Lane, Outbox
 from .records import (
     HEADER_SIZE,
@@ -58,14 +59,27 @@ __all__ = ["Connection"]
 
 SETTINGS_TIMEOUT = 10.0
 """Seconds that the peer has for its SETTINGS after the association came up; HTTP/2 servers give theirs 5 to 10."""
-MAX_EARLY = 4 << 20
-"""Bytes of messages kept that overtook the peer's SETTINGS: another stream's data may arrive while those are sent
-again after a loss, as much as SCTP's own receive buffer would hold in front of a gap (`CarrierOptions`)."""
-MAX_ANSWERS = 10_000
-"""Answers to unknown records and refused requests that wait to be sent; 20 bytes each."""
+MAX_EARLY = 1 << 20
+"""Bytes of messages kept that overtook the peer's SETTINGS, EARLY_OVERHEAD included: another stream's data may arrive
+while those are sent again after a loss. A sender's congestion window does not grow before, so it is little."""
+MAX_ANSWERS = 2 << 20
+"""Bytes of memory of answers that wait to be sent: to unknown records, refused requests, SETTINGS and CONFIG. A short
+one counts as 220; those that a peer in order asks for at once are a few."""
+MAX_REASON = 500
+"""Characters of the reason why a change of configuration was not taken."""
 EARLY_OVERHEAD = 128
 """Bytes that keeping a message costs beside its data."""
 
+_CONTROL = frozenset(
+    (
+        RecordType.SETTINGS,
+        RecordType.CONFIG,
+        RecordType.CONFIG_RESULT,
+        RecordType.ACK,
+        RecordType.DRAIN,
+        RecordType.ERROR,
+    )
+)
 _ACK = struct.Struct(">B7xQ")
 """channel number, reserved, number of the item"""
 
@@ -110,6 +124,8 @@ class Connection:
         self.peer_settings: Settings | None = None
         self.requests: dict[tuple[int, int], Request] = {}
         """Requests under way."""
+        self.blocked: dict[Request, None] = {}
+        """Those that hold what SCTP has no room for, though the peer takes it. See `MAX_AHEAD`."""
         self.pool = StreamPool(plan, FIRST_STREAM)
         self.draining = False
         self.peer_draining = False
@@ -123,14 +139,6 @@ class Connection:
         self._settings_due: float | None = None
         self._settings_posted = False
         self._now = 0.0
-        self._control: dict[int, Callable[[bytes], None]] = {
-            RecordType.SETTINGS: self._on_settings,
-            RecordType.CONFIG: self._on_config,
-            RecordType.CONFIG_RESULT: self._on_config_result,
-            RecordType.ACK: self._on_ack,
-            RecordType.DRAIN: self._on_drain,
-            RecordType.ERROR: self._on_error,
-        }
 
     def set_channels(self, channels: Sequence[Channel], aside: Collection[str] = ()) -> None:
         """The channels of this side's plugins from now on, both directions, and the names of those on which nothing is
@@ -180,7 +188,8 @@ class Connection:
                     break
                 self._receive_message(message)
         except RemoteProtocolError as error:
-            self._fail(error)
+            # without its frames, which hold the event that will hold the error: a circle
+            self._fail(error.with_traceback(None))
         events, self._events = self._events, []
         return events
 
@@ -291,12 +300,14 @@ class Connection:
     def answer_config(self, number: int, results: dict[str, str]) -> None:
         """Answer a ConfigReceived: '' for each name that was taken, the reason for each that was not.
 
-        What one record does not hold is left out, for how many names there are is the peer's doing.
+        What one record does not hold is left out, for how many names there are is the peer's doing; so is what a reason
+        has beyond MAX_REASON.
         """
         parts = [encode_pairs({"FCGI_SCTP_ID": str(number)})]
         size = len(parts[0])
-        for pair in results.items():
-            encoded = encode_pairs((pair,))
+        for name, reason in results.items():
+            shown = reason[:MAX_REASON].encode("latin-1", "backslashreplace").decode("latin-1")
+            encoded = encode_pairs(((name, shown),))
             size += len(encoded)
             if size > MAX_CONTENT:
                 break
@@ -308,6 +319,21 @@ class Connection:
         if not self.draining:
             self.draining = True
             self._post_control(RecordType.DRAIN, b"")
+
+    def close(self) -> None:
+        """Forget what the association held, for it is gone: nothing is sent or received after this.
+
+        No circle is left, so what nobody uses is freed at once. The garbage collector would take hours to come by.
+        """
+        self.failed = True
+        self._settings_due = None
+        self._outbox = ClosedOutbox()
+        self._events.clear()
+        self._early.clear()
+        self.feedback.close()
+        for request in tuple(self.requests.values()):
+            request.context = request.feedback = request.stderr = None
+            self._discard_output(request)
 
     def fail(self, text: str) -> None:
         """Tell the peer why the association is about to be aborted; nothing else will be sent."""
@@ -389,7 +415,7 @@ class Connection:
                 self._on_credit(stream, request_id, generation, content)
             elif kind >= RecordType.FEEDBACK:
                 self._on_feedback(stream, kind, request_id, generation, content)
-            elif kind in self._control:
+            elif kind in _CONTROL:
                 raise RemoteProtocolError("a control record off stream 1", stream=stream, record_type=kind)
             else:
                 self._request_error(
@@ -397,16 +423,28 @@ class Connection:
                 )
 
     def _receive_control(self, kind: int, request_id: int, content: bytes) -> None:
-        handler = self._control.get(kind)
-        if request_id != 0 or (handler is None and kind < RecordType.GET_VALUES):
+        if request_id != 0 or (kind not in _CONTROL and kind < RecordType.GET_VALUES):
             raise RemoteProtocolError(
                 f"stream 1 carries control records alone, with request id 0 and not {request_id}",
                 stream=CONTROL_STREAM,
                 record_type=kind,
             )
-        if handler is not None:
-            handler(content)
-            return
+        if kind == RecordType.ACK:
+            self._on_ack(content)
+        elif kind == RecordType.SETTINGS:
+            self._on_settings(content)
+        elif kind == RecordType.CONFIG:
+            self._on_config(content)
+        elif kind == RecordType.CONFIG_RESULT:
+            self._on_config_result(content)
+        elif kind == RecordType.DRAIN:
+            self._on_drain(content)
+        elif kind == RecordType.ERROR:
+            self._on_error(content)
+        else:
+            self._on_unknown_control(kind)
+
+    def _on_unknown_control(self, kind: int) -> None:
         error = RemoteProtocolError(
             "a control record of a type that this side does not know", stream=CONTROL_STREAM, record_type=kind
         )
@@ -490,6 +528,7 @@ class Connection:
         self.feedback.meet(settings.channels, settings.accepts, settings.seen)
 
     def _on_config(self, content: bytes) -> None:
+        self._expect_answer(Priority.CONTROL)
         number, pairs = self._config_pairs(RecordType.CONFIG, content)
         self._events.append(ConfigReceived(number, pairs))
 
@@ -500,7 +539,10 @@ class Connection:
     def _config_pairs(self, kind: int, content: bytes) -> tuple[int, dict[str, str]]:
         try:
             pairs = decode_pairs(content)
-            return int(pairs.pop("FCGI_SCTP_ID")), pairs
+            number = pairs.pop("FCGI_SCTP_ID")
+            if not (number.isascii() and number.isdigit() and len(number) < 19):
+                raise ValueError(f"it is {number[:40]!r}")
+            return int(number), pairs
         except (ValueError, KeyError) as error:
             raise RemoteProtocolError(
                 f"CONFIG without a readable FCGI_SCTP_ID: {error}", stream=CONTROL_STREAM, record_type=kind
@@ -547,9 +589,14 @@ class Connection:
 
     def _answer_control(self, priority: int, message: Message) -> None:
         """Answer what the peer did wrong; one that floods and does not read the answers is given up."""
-        if self._outbox.posted(priority) >= MAX_ANSWERS:
-            raise RemoteProtocolError(f"{MAX_ANSWERS} answers wait, and more of what they answer comes")
+        self._expect_answer(priority)
         self._outbox.post(priority, message)
+
+    def _expect_answer(self, priority: int) -> None:
+        if self._outbox.posted_bytes(priority) >= MAX_ANSWERS:
+            raise RemoteProtocolError(
+                f"{MAX_ANSWERS} bytes of answers wait to be read, and more of what they answer comes"
+            )
 
     # ---- sending
 
@@ -566,10 +613,16 @@ class Connection:
             return
         window = request.send_window
         length = len(data)
-        if length > window.available:
+        room = window.available
+        ahead = MAX_AHEAD - request.lane.size
+        if room > ahead:
+            room = max(ahead, 0)
+            if length > room:
+                self.blocked[request] = None
+        if length > room:
             # a view, so that what is long is not copied again with each credit
             view = memoryview(data)
-            length = window.available
+            length = room
             request.held.append((kind, view[length:]))
             data = view[:length]
         window.sent += length
@@ -590,6 +643,21 @@ class Connection:
         else:
             self._outbox.add(request.lane, encoded)
             self._sent_end(request)
+
+    def may_resume(self) -> bool:
+        """Whether resume() would send something on."""
+        return any(request.lane.size <= MAX_AHEAD // 2 for request in self.blocked)
+
+    def resume(self) -> list[Event]:
+        """Send on what waited for SCTP to take what was before it; the events that this causes. To be called after
+        take(), when may_resume() says so."""
+        for request in tuple(self.blocked):
+            if request.lane.size <= MAX_AHEAD // 2:
+                del self.blocked[request]
+                if request.held:
+                    self._send_held(request)
+        events, self._events = self._events, []
+        return events
 
     def _send_held(self, request: Request) -> None:
         held, request.held = request.held, []
@@ -612,6 +680,7 @@ class Connection:
 
     def _discard_output(self, request: Request) -> None:
         """Forget what the request was still to send."""
+        self.blocked.pop(request, None)
         request.held.clear()
         request.lane.clear()
 

@@ -151,6 +151,11 @@ class _Quota:
         return True
 
 
+def _nothing(crowded: bool) -> tuple[tuple[bytes, int, AssociationInfo | None], ...]:
+    """The `make` of a gathering whose channel was withdrawn."""
+    return ()
+
+
 class Gathering:
     """Implements `fcgi_core.plugin.Gathering`."""
 
@@ -288,7 +293,13 @@ class Delivery:
             self._lose(name, item)
         self._waiting_bytes.pop(name, None)
         self._filled.pop(name, None)
-        self._gatherings = [one for one in self._gatherings if one.channel.name != name]
+        kept: list[Gathering] = []
+        for gathering in self._gatherings:
+            if gathering.channel.name == name:
+                gathering.make = _nothing  # it is the half's, which holds the gathering: a circle
+            else:
+                kept.append(gathering)
+        self._gatherings = kept
         spool = self._spools.pop(name, None)
         if spool is not None:
             self._resting[name] = spool

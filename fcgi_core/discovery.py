@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from .channels import Channel
+from .complaints import complaints, meant, shown, written_path
 from .errors import ConfigError, PluginError
-from .plugin import API_VERSION, Half, Plugin
+from .plugin import API_VERSION, MAY_BE_SET_BY_PEER, Half, Plugin
 
-__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "installed_plugins", "load_plugins", "verify_half"]
+__all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "from_peer", "installed_plugins", "load_plugins", "verify_half"]
 
 ENTRY_POINT_GROUP = "fcgi_sctp.plugins"
 RESERVED = ("hosts", "enabled")
@@ -61,6 +62,13 @@ class EnabledPlugin:
         if problems:
             raise ConfigError(problems)
         return hosts
+
+
+def from_peer(plugin: Plugin) -> list[str]:
+    """The options that a web side may change in an application; `enabled` is one of them if the plugin says so."""
+    fields = plugin.Options.model_fields
+    options = [name for name, field in fields.items() if MAY_BE_SET_BY_PEER in field.metadata]
+    return [*options, "enabled"] if plugin.switched_by_peer else options
 
 
 def name_problem(plugin: str, channel: Channel) -> str:
@@ -113,12 +121,12 @@ def load_plugins(
         try:
             plugin = _verify(name, find(name))
         except PluginError as error:
-            problems.append(f"plugins.{name}: {error}")
+            problems.append(f"{written_path(('plugins', name))}: {error}")
             continue
         raw = {key: value for key, value in raw_options.items() if key not in RESERVED}
         on = _switch(raw_options.get("enabled", True))
         if on is None:
-            problems.append(f"plugins.{name}.enabled: is {raw_options['enabled']!r}; true or false was expected")
+            problems.append(f"plugins.{name}.enabled: is {shown(raw_options['enabled'])}; true or false was expected")
         options = _options(plugin, raw, ("plugins", name), problems)
         hosts = _hosts(plugin, raw, raw_options.get("hosts"), ("plugins", name, "hosts"), problems)
         if options is None:
@@ -128,8 +136,8 @@ def load_plugins(
         except ConfigError as error:
             problems += error.problems
             continue
-        own = raw_options.get("hosts") if hosts else None
-        loaded.append(EnabledPlugin(plugin, options, channels, raw, hosts, dict(own or {}), on is not False))
+        own = {name: one or {} for name, one in raw_options["hosts"].items()} if hosts else {}
+        loaded.append(EnabledPlugin(plugin, options, channels, raw, hosts, own, on is not False))
     if problems:
         raise ConfigError(problems)
     return loaded
@@ -140,17 +148,10 @@ def _options(plugin: Plugin, raw: Mapping[str, Any], where: tuple[str, ...], pro
     try:
         return plugin.Options.model_validate(dict(raw))
     except ValidationError as error:
-        for problem in error.errors():
-            path = ".".join(str(part) for part in (*where, *problem["loc"]))
-            message = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] == "extra_forbidden":
-                names = ", ".join(plugin.Options.model_fields)
-                problems.append(f"{path}: no such name here; names are: {names}, hosts, enabled")
-            elif problem["type"] == "missing":
-                problems.append(f"{path}: is missing")
-            else:
-                problems.append(f"{path}: is {problem['input']!r}; {message[:1].lower()}{message[1:]}")
-        return None
+        problems += complaints(error, plugin.Options, where, RESERVED if len(where) == 2 else ())
+    except Exception as error:  # a plugin's own code
+        problems.append(f"{written_path(where)}: the options cannot be checked: {error!r}")
+    return None
 
 
 def _hosts(
@@ -159,10 +160,18 @@ def _hosts(
     """Checked options by SERVER_NAME: the plugin's own, with what each host has of its own over them."""
     if hosts is None:
         return {}
-    if not isinstance(hosts, Mapping) or not all(isinstance(own, Mapping) for own in hosts.values()):
-        problems.append(f"{'.'.join(where)}: is {hosts!r}; SERVER_NAMEs, each with options, were expected")
+    if not isinstance(hosts, Mapping):
+        problems.append(f"{'.'.join(where)}: is {shown(hosts)}; SERVER_NAMEs, each with options, were expected")
         return {}
-    return {str(name): _options(plugin, {**base, **own}, (*where, str(name)), problems) for name, own in hosts.items()}
+    checked = {}
+    for name, own in hosts.items():
+        if own is None or isinstance(own, Mapping):
+            checked[str(name)] = _options(plugin, {**base, **(own or {})}, (*where, str(name)), problems)
+        else:
+            problems.append(
+                f"{written_path((*where, name))}: is {shown(own)}; options were expected, names with values"
+            )
+    return checked
 
 
 def _find_entry_point(name: str) -> Any:
@@ -171,7 +180,8 @@ def _find_entry_point(name: str) -> Any:
         entry_point = found[name]
     except KeyError:
         installed = ", ".join(sorted(point.name for point in found)) or "none"
-        raise PluginError(f"no such plugin is installed; installed are: {installed}") from None
+        close = meant(name, found.names)
+        raise PluginError(f"no such plugin is installed{close}; installed are: {installed}") from None
     try:
         return entry_point.load()
     except (Exception, SystemExit) as error:  # a plugin's own code

@@ -23,6 +23,10 @@ BATCH = 12
 Fewer share too few packets and system calls; with more, one process works while the others wait for it."""
 
 
+def _ignore(about: object) -> None:
+    """In the place of a call-back that is not called any more."""
+
+
 class Handle(Protocol):
     """A call that is to come."""
 
@@ -63,16 +67,13 @@ class Driver(Generic[C]):
         self._woken = 0
         """Calls of wake() in this turn of the loop."""
         self._ending = False
+        self._resuming = False
         self._timer: Handle | None = None
         self._failure = ""
-        self._given_up = False
 
     # ---- the carrier's side
 
     def association_up(self, association: Association) -> None:
-        if self._given_up:
-            association.abort("it came up too late")
-            return
         self.association = association
         try:
             self.connection.open(association.outgoing_streams, self._loop.time())
@@ -99,8 +100,15 @@ class Driver(Generic[C]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._given_up:
-            self._on_down(self._failure or reason)
+        on_down = self._on_down
+        # what made this driver holds it: without a circle all of it is free as soon as nothing uses it
+        self._on_events = self._on_down = _ignore
+        try:
+            on_down(self._failure or reason)
+        finally:
+            self._unsent.clear()
+            self._unsent_urgent.clear()
+            self.connection.close()
 
     # ---- the user's side
 
@@ -117,11 +125,6 @@ class Driver(Generic[C]):
         """End the association gracefully, once what waits has been handed over."""
         self._ending = True
         self.flush()
-
-    def give_up(self) -> None:
-        """The association has not come up, and nothing waits for it: if it does, it is aborted, and `on_down` is not
-        called."""
-        self._given_up = True
 
     def abort(self, reason: str) -> None:
         """End the association now, telling the peer why."""
@@ -142,6 +145,16 @@ class Driver(Generic[C]):
         if self._hand_over(association, False) and self._ending:
             self._ending = False
             association.shutdown()
+        connection = self.connection
+        if connection.blocked and not self._resuming and connection.may_resume():
+            self._resuming = True
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self.association is not None:
+            self._deliver(self.connection.resume())
+            self.flush()
 
     def _hand_over(self, association: Association, urgent: bool) -> bool:
         """Whether nothing is left that could be handed over."""

@@ -10,6 +10,7 @@ FcgiSctpError
  |    +-- StartAnew             a half does not take these options while it runs; another one would
  +-- WorkerError                a worker process ended before it was ready
 
+ClientGone, RequestCut         OSErrors that an application gets: the client has gone, its request's body is not whole
 HookTimeout                    ends a hook of a plugin that does not return; not an Exception, which it may swallow
 
 `fcgi_core.sctp.carrier.CarrierError` is the carriers' own: they stand alone.
@@ -25,9 +26,11 @@ __all__ = [
     "RequestRefused",
     "StartAnew",
     "ClientGone",
+    "RequestCut",
     "ConfigError",
     "PluginError",
     "HookTimeout",
+    "NO_EFFECT",
     "WorkerError",
     "foreign_protocol_hint",
 ]
@@ -82,6 +85,10 @@ class ClientGone(ConnectionError):
     """Nobody waits for the answer any more; an OSError, as ASGI wants send() to raise."""
 
 
+class RequestCut(ConnectionError):
+    """A request's body ended before it had the length that its CONTENT_LENGTH says."""
+
+
 class ConfigError(FcgiSctpError):
     """The configuration is wrong. `problems` holds one sentence for each thing that is."""
 
@@ -102,6 +109,10 @@ class StartAnew(PluginError):
 class HookTimeout(BaseException):
     """Raised inside a hook that does not return, wherever it is. It is no Exception: a loop with ``except Exception:``
     around what it tries goes on for ever otherwise."""
+
+
+NO_EFFECT = "no effect here"
+"""What the reason begins with why a change was not taken, where it concerns the other side alone."""
 
 
 class WorkerError(FcgiSctpError):

@@ -100,6 +100,11 @@ class Feedback:
             self.figures.setdefault(channel.name, ChannelFigures())
         return True
 
+    def close(self) -> None:
+        """The association is gone: forget what waits and what came in part. The figures stay."""
+        self._parts.clear()
+        self._association_lanes.clear()
+
     def descriptions(self) -> tuple[str, ...]:
         """For SETTINGS: the channels that this side sends on, by number; those withdrawn too, for items that are still
         under way."""

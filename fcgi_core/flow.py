@@ -8,11 +8,15 @@ not. Nothing here does I/O.
 
 from __future__ import annotations
 
-__all__ = ["DEFAULT_WINDOW", "SendWindow", "ReceiveWindow"]
+__all__ = ["DEFAULT_WINDOW", "MAX_AHEAD", "SendWindow", "ReceiveWindow"]
 
 DEFAULT_WINDOW = 256 * 1024
 """Initial window of each request and direction, bytes. HTTP/2 starts with 64 KiB (RFC 9113 section 6.9.2), which
 costs round trips on a LAN already; browsers raise theirs to megabytes. This is what a reader that stopped costs."""
+
+MAX_AHEAD = 1 << 20
+"""Bytes of one request's body that wait to be handed to SCTP, whatever the peer's window and CREDIT allow: those are
+its word alone, and with a window of a terabyte all of an answer would be held for it. SCTP's buffer has as much."""
 
 
 class SendWindow:

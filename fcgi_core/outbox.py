@@ -20,16 +20,19 @@ from .channels import FeedbackQueue, Priority
 from .records import RecordType
 from .sctp.carrier import Message
 
-__all__ = ["PPID", "ClosedOutbox", "FeedbackLane", "Lane", "Outbox"]
+__all__ = ["MESSAGE_OVERHEAD", "PPID", "ClosedOutbox", "FeedbackLane", "Lane", "Outbox"]
 
 PPID = 0x46434749
 """Payload protocol identifier of plain FastCGI records: "FCGI". IANA has assigned none; those it has are small."""
+
+MESSAGE_OVERHEAD = 200
+"""Bytes of memory that a message costs beside its data: a `Message`, the head of its bytes, its place in a queue."""
 
 
 class Lane:
     """Records of one sender on one stream, in order."""
 
-    __slots__ = ("on_drained", "priority", "queue", "queued", "sent", "stream")
+    __slots__ = ("on_drained", "priority", "queue", "queued", "sent", "size", "stream")
 
     lifetime: float | None = None
     unordered = False
@@ -40,7 +43,9 @@ class Lane:
         self.stream = stream
         self.priority = priority
         self.queue: list[bytes] = []
-        """A few at most: a window of content, a message of feedback."""
+        """A few at most: `MAX_AHEAD` of content, a message of feedback."""
+        self.size = 0
+        """Bytes in the queue."""
         self.queued = False
         """Whether the lane stands in the outbox."""
         self.sent = False
@@ -61,6 +66,7 @@ class Lane:
             queue.clear()
         else:
             del queue[:count]
+        self.size -= len(message)
         return message
 
     def _fitting(self, limit: int) -> int:
@@ -78,6 +84,7 @@ class Lane:
     def clear(self) -> None:
         """Forget what waits."""
         self.queue.clear()
+        self.size = 0
 
 
 class FeedbackLane(Lane):
@@ -114,11 +121,10 @@ class FeedbackLane(Lane):
     def take(self, limit: int) -> bytes:
         queue = self.queue
         continued = self.unfinished
-        size = sum(map(len, queue))
-        while size < limit and self.items:
+        while self.size < limit and self.items:
             for encoded in self.encode(self.items.pop()):
                 queue.append(encoded)
-                size += len(encoded)
+                self.size += len(encoded)
         self.sent = True
         last = queue[self._fitting(limit) - 1]
         self.unfinished = last[1] >= RecordType.FEEDBACK_MORE
@@ -133,20 +139,23 @@ class Outbox:
         self._classes: list[tuple[deque[Message], deque[Lane], deque[Lane]]] = [
             (deque(), deque(), deque()) for _ in Priority
         ]
+        self._posted = [0 for _ in Priority]
         self.open = False
         """False until the peer's SETTINGS have come: only control messages go."""
 
     def post(self, priority: int, message: Message) -> None:
         """A message that stands for itself: control, credit."""
         self._classes[priority][0].append(message)
+        self._posted[priority] += len(message.data) + MESSAGE_OVERHEAD
 
-    def posted(self, priority: int) -> int:
-        """Messages of `post` that wait."""
-        return len(self._classes[priority][0])
+    def posted_bytes(self, priority: int) -> int:
+        """Memory of the messages of `post` that wait."""
+        return self._posted[priority]
 
     def add(self, lane: Lane, record: bytes) -> None:
         """Queue a whole record."""
         lane.queue.append(record)
+        lane.size += len(record)
         if not lane.queued:
             lane.queued = True
             self._classes[lane.priority][1].append(lane)
@@ -177,10 +186,13 @@ class Outbox:
         The last message may go beyond `room`, so any room above 0 makes progress.
         """
         taken: list[Message] = []
-        for messages, new, old in self._classes[: least + 1] if self.open else self._classes[: Priority.CONTROL + 1]:
+        last = least if self.open else Priority.CONTROL
+        for priority, (messages, new, old) in enumerate(self._classes[: last + 1]):
             while room > 0 and messages:
                 message = messages.popleft()
-                room -= len(message.data)
+                size = len(message.data)
+                room -= size
+                self._posted[priority] -= size + MESSAGE_OVERHEAD
                 taken.append(message)
             while room > 0 and (new or old):
                 lane = new.popleft() if new else old.popleft()
@@ -224,11 +236,13 @@ class Outbox:
 
 
 class ClosedOutbox(Outbox):
-    """The outbox of an association that failed: what it was closed with goes, and nothing that comes later."""
+    """The outbox of an association that failed or is gone: what it was closed with goes, and nothing that comes
+    later."""
 
-    def __init__(self, last: Message) -> None:
+    def __init__(self, last: Message | None = None) -> None:
         super().__init__()
-        super().post(Priority.CONTROL, last)
+        if last is not None:
+            super().post(Priority.CONTROL, last)
 
     def post(self, priority: int, message: Message) -> None:
         pass

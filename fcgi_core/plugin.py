@@ -27,16 +27,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
+from .memory_cost import memory_cost
 from .records import values_of
 from .sctp.carrier import AssociationStatistics
-from .text import SEVERITIES, escape, escape_word, severity_number
+from .text import SECRETS, SEVERITIES, escape, escape_word, may_have_secrets, severity_number
 from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
+from .turns import Turns
 from .unix_socket import UnixSocket
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Direction",
     "FeedEntries",
     "FeedEntry",
+    "FromPeer",
     "Gathering",
     "Half",
     "Histogram",
@@ -65,6 +68,7 @@ __all__ = [
     "PluginError",
     "Priority",
     "RequestInfo",
+    "SECRETS",
     "SEVERITIES",
     "STATUS_CLASSES",
     "Scope",
@@ -72,6 +76,7 @@ __all__ = [
     "Stream",
     "Traffic",
     "TransportFigures",
+    "Turns",
     "UnixSocket",
     "WebHalf",
     "WebHost",
@@ -81,6 +86,8 @@ __all__ = [
     "current_request",
     "escape",
     "escape_word",
+    "may_have_secrets",
+    "memory_cost",
     "severity_number",
     "values_of",
 ]
@@ -131,7 +138,15 @@ class AssociationInfo:
     peer_name: str
     """What the other side's SETTINGS call it."""
     peer_instance: str
-    """Changes when the other side's process is started anew."""
+    """Changes when the other side's process is started anew. The peer says so; `process` tells processes apart."""
+    member: str = ""
+    """What the peer cannot choose: on the web side, the address of the application as the configuration has it, which
+    its workers share; on the application side, the web side's host."""
+
+    @property
+    def process(self) -> tuple[str, str]:
+        """Names the process at the other end: nothing that another member says of itself has the same."""
+        return (self.member, self.peer_instance)
 
 
 class Outcome(NamedTuple):
@@ -243,7 +258,7 @@ class FeedEntries(Sequence[FeedEntry]):
     @property
     @abstractmethod
     def held(self) -> int:
-        """Characters that they hold, about."""
+        """Bytes of memory that they take, about, and not less: the feed and outputs keep as much as they may by it."""
 
     def __getitem__(self, position: Any) -> Any:
         if isinstance(position, slice):
@@ -333,9 +348,12 @@ class Host(Protocol):
     def association_of(self, request: RequestInfo) -> AssociationInfo | None:
         """The association that carries a request; None if there is none yet."""
 
-    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
         """The requests that have these numbers (`RequestInfo.reference`), in their order; None for one that is long
-        over, or that there never was. For the loop's thread alone: from a hook."""
+        over, or that there never was. `association`, that on which the numbers came: None too for a request that is
+        another process', so that no application can speak for another. For the loop's thread alone: from a hook."""
 
     def transport(self) -> TransportFigures:
         """How the associations and channels fare. For the loop's thread alone: from a hook."""
@@ -400,8 +418,9 @@ class Half:
 
     def configure(self, options: Any, server_name: str | None = None) -> None:
         """The options changed while running, for one virtual host if named; they are checked already. Called too, when
-        the half is made, for each host that has options of its own; `OptionsByHost` keeps them. Raise ValueError to
-        refuse them, StartAnew to be closed while another half is made with them."""
+        the half is made, for each host that has options of its own, by its name in lower case; `OptionsByHost` keeps
+        them. Raise ValueError to refuse them, StartAnew to be closed while another half is made with them. A half
+        without this hook is closed and another one made when options change, and takes none of one host."""
 
     def tick(self) -> None:
         """Called about once a second."""
@@ -428,6 +447,18 @@ class WebHalf(Half):
         """FCGI_STDERR of a request arrived; it may be over already."""
 
 
+class _MayBeSetByPeer:
+    """Marks an option, as `FromPeer`."""
+
+
+MAY_BE_SET_BY_PEER = _MayBeSetByPeer()
+_T = TypeVar("_T")
+FromPeer = Annotated[_T, MAY_BE_SET_BY_PEER]
+"""The type of an option that a web side may change in its applications, when `fcgi-sctp set` on its host asks it to:
+``failures: FromPeer[int] = 5``. For what does no harm at its worst; never for a path, an address, or an expression. All
+other options are changed in the application's own file, or by `fcgi-sctp set` on its host."""
+
+
 class Plugin:
     """What the entry point names: a class derived from this, or an instance of one."""
 
@@ -439,6 +470,8 @@ class Plugin:
     name: ClassVar[str]
     version: ClassVar[str] = "0"
     api_version: ClassVar[int] = API_VERSION
+    switched_by_peer: ClassVar[bool] = False
+    """Whether a web side may switch the plugin off and on in applications, as it may change a `FromPeer` option."""
 
     def channels(self, options: Any) -> Sequence[Channel]:
         """The channels that this plugin needs with these options; the same on both sides."""
@@ -464,17 +497,17 @@ class OptionsByHost:
         self._hosts: dict[str, Any] = {}
 
     def __getitem__(self, server_name: str) -> Any:
-        """What holds for this virtual host; '' for what belongs to none."""
-        return self._hosts.get(server_name, self._common)
+        """What holds for this virtual host, in letters of any case; '' for what belongs to none."""
+        return self._hosts.get(server_name.lower(), self._common) if self._hosts else self._common
 
     def change(self, options: Any, server_name: str | None = None) -> None:
         """What `configure` was called with."""
         if server_name is None:
             self._common = options
         elif options == self._common:
-            self._hosts.pop(server_name, None)
+            self._hosts.pop(server_name.lower(), None)
         else:
-            self._hosts[server_name] = options
+            self._hosts[server_name.lower()] = options
 
     def values(self) -> list[Any]:
         """All of them."""

@@ -22,10 +22,14 @@ ASK_AGAIN_AFTER = 1.0
 has no room for more before it is acknowledged."""
 
 REMEMBERED_SENDERS = 1024
-"""Sending processes whose numbers are remembered; those that have been silent for longest are forgotten first."""
+"""Sending processes of one member, by channel, whose numbers are remembered; those that have been silent for longest
+are forgotten first."""
 REMEMBERED_RANGES = 1000
 """Ranges of numbers that are remembered for one sender and channel; beyond it the lowest is forgotten, and what comes
 again of it is passed on again. There is a gap while an item is on its way by another association."""
+REMEMBERED_RANGES_OF_MEMBER = 20_000
+"""The same for all senders of one member together; 80 bytes each."""
+REMEMBERED_MEMBERS = 1024
 
 
 class _Seen:
@@ -37,6 +41,9 @@ class _Seen:
     def __init__(self) -> None:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._firsts)
 
     def add(self, number: int) -> bool:
         firsts, lasts = self._firsts, self._lasts
@@ -62,22 +69,47 @@ class _Seen:
         return True
 
 
-class Receipts:
-    """Remembers, for each sender (its instance) and channel, which numbers came."""
+class _Member:
+    """What is remembered of the processes of one member."""
+
+    __slots__ = ("ranges", "seen")
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+        self.seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+        """By instance and channel."""
+        self.ranges = 0
 
-    def is_new(self, sender: str, channel: str, number: int) -> bool:
+
+class Receipts:
+    """Remembers, for each sender (`AssociationInfo.process`) and channel, which numbers came. What one member's
+    processes are, and how many they say they are, changes nothing for another's."""
+
+    def __init__(self) -> None:
+        self._members: OrderedDict[str, _Member] = OrderedDict()
+
+    def is_new(self, sender: tuple[str, str], channel: str, number: int) -> bool:
         """Count an item as received; False if it had come before."""
-        key = (sender, channel)
-        seen = self._seen.get(key)
+        name, instance = sender
+        member = self._members.get(name)
+        if member is None:
+            member = self._members[name] = _Member()
+            if len(self._members) > REMEMBERED_MEMBERS:
+                self._members.popitem(last=False)
+        self._members.move_to_end(name)
+        key = (instance, channel)
+        seen = member.seen.get(key)
         if seen is None:
-            seen = self._seen[key] = _Seen()
-            if len(self._seen) > REMEMBERED_SENDERS:
-                self._seen.popitem(last=False)
-        self._seen.move_to_end(key)
-        return seen.add(number)
+            seen = member.seen[key] = _Seen()
+        member.seen.move_to_end(key)
+        before = len(seen)
+        new = seen.add(number)
+        member.ranges += len(seen) - before
+        while len(member.seen) > REMEMBERED_SENDERS or (
+            member.ranges > REMEMBERED_RANGES_OF_MEMBER and len(member.seen) > 1
+        ):
+            _, oldest = member.seen.popitem(last=False)
+            member.ranges -= len(oldest)
+        return new
 
 
 Owner = TypeVar("Owner")
@@ -109,7 +141,7 @@ class Acknowledger(Generic[Owner]):
         """Count an item; False if it had come before."""
         self._ask_after(ACKNOWLEDGE_AFTER)
         self._pending[channel, link] = (owner, number)
-        return self._receipts.is_new(link.info.peer_instance, channel, number)
+        return self._receipts.is_new(link.info.process, channel, number)
 
     def forget(self, link: Link) -> None:
         """The association is gone."""

@@ -19,6 +19,7 @@ __all__ = [
     "HEADER_SIZE",
     "KEEP_CONN",
     "MAX_CONTENT",
+    "MAX_PAIRS",
     "MAX_PARAMS",
     "PREFERRED_CONTENT",
     "VERSION",
@@ -35,6 +36,7 @@ __all__ = [
     "encode_pairs",
     "end_request",
     "header",
+    "params_records",
     "record",
     "stream_records",
     "values_of",
@@ -50,6 +52,9 @@ MAX_CONTENT = 65535
 """Largest content of one record, bytes (section 3.3)."""
 MAX_PARAMS = 1 << 20
 """Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
+MAX_PAIRS = 10_000
+"""Name-value pairs that are taken apart: taken, a pair of three bytes costs fifty times as much. nginx passes 30, and
+those of a header of 32 KiB."""
 PREFERRED_CONTENT = 16376
 """Content of the records that we cut ourselves, bytes: with the header 16 KiB, a whole message as it is by default,
 unpadded and a multiple of 8 as section 3.3 recommends. HAProxy's multiplexer stalls on padded records of 65,535 bytes
@@ -141,6 +146,39 @@ def stream_records(
     return [record(record_type, request_id, view[start : start + size], generation) for start in range(0, total, size)]
 
 
+def params_records(request_id: int, params: bytes) -> list[bytes]:
+    """`params`, pairs that `decode_pairs` takes, as PARAMS records: one if they fit, else cut between pairs.
+
+    php-fpm and uwsgi parse each record by itself. A pair that is longer than a record is cut all the same, as section
+    3.4 has it; those two then end the connection. None for empty params (that would end the stream).
+    """
+    if len(params) <= MAX_CONTENT:
+        return [record(RecordType.PARAMS, request_id, params)] if params else []
+    records = []
+    start = position = 0
+    while position < len(params):
+        end = _pair_end(params, position)
+        if end - start > MAX_CONTENT:
+            records += stream_records(RecordType.PARAMS, request_id, params[start:position], size=MAX_CONTENT)
+            start = position
+        position = end
+    records += stream_records(RecordType.PARAMS, request_id, params[start:], size=MAX_CONTENT)
+    return records
+
+
+def _pair_end(data: bytes, position: int) -> int:
+    """Where the name-value pair that begins at `position` ends."""
+    content = 0
+    for _ in range(2):
+        length = data[position]
+        position += 1
+        if length >= 128:
+            length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
+            position += 3
+        content += length
+    return position + content
+
+
 def begin_request(request_id: int, role: int, flags: int, generation: int = 0) -> bytes:
     """A BEGIN_REQUEST record (section 5.1)."""
     return record(
@@ -181,7 +219,7 @@ def encode_pairs(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> bytes:
 def decode_pairs(data: bytes) -> dict[str, str]:
     """The name-value pairs of `data`, as latin-1 text; of a name given twice the last value counts.
 
-    ValueError if a length points beyond the end. Section 3.4.
+    ValueError if a length points beyond the end, or if there are more than MAX_PAIRS. Section 3.4.
     """
     text = data.decode("latin-1")
     end = len(data)
@@ -213,6 +251,8 @@ def decode_pairs(data: bytes) -> dict[str, str]:
         position = end + 1
     if position != end:
         raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
+    if len(pairs) > MAX_PAIRS:
+        raise ValueError(f"{len(pairs)} name-value pairs; {MAX_PAIRS} at most are taken")
     return pairs
 
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from . import signals
 from .admin import AdminServer, Commands, open_admin, open_admin_if_possible
-from .app.making import load_application, make_application
+from .app.making import ConfiguredApplication, load_application
 from .app.service import AppService
-from .app.workers import WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
+from .app.workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
 from .hook_limit import HookLimit, end_process, is_started_again
+from .operator_log import LineFormatter
 from .sctp import open_carrier
 from .sctp.carrier import Address
-from .settings import Settings
+from .settings import MAX_NAME, Settings
 from .standstill import StandstillWatch
 from .status import app_commands, web_commands
 from .supervisor import Supervisor
@@ -36,6 +40,8 @@ __all__ = ["load_application", "run_app", "run_web"]
 
 log = logging.getLogger("fcgi_sctp")
 
+OF_PARENT = ("app.workers", "app.grace", "log_level")
+"""Options that the parent of workers uses itself."""
 LOOK_AT_LIMITS = 1.0
 """Seconds between looks at a worker's limits."""
 
@@ -66,6 +72,8 @@ class Running:
     """What SIGUSR1 does."""
     supervisor: Supervisor | None = None
     """Runs plugins in this process."""
+    close: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """What comes after `stop`, and after all that the application does when the process ends (atexit)."""
 
 
 async def _start_web(config: Config, web: WebConfig) -> Running:
@@ -90,6 +98,7 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
             queue_timeout=web.queue_timeout,
             queue_length=web.queue_length,
             slow_start=web.slow_start,
+            max_workers=web.max_workers,
             probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
             socket_mode=int(web.socket_mode, 8),
@@ -105,29 +114,32 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
     )
 
 
-async def _start_workers(app: AppConfig, count: int) -> Running:
+async def _start_workers(config: Config, app: AppConfig, count: int) -> Running:
     workers = Workers(count, worker_command(), app.grace)
     await workers.start()
-    return Running(workers.stop, workers.reload, workers.reopen)
+    return Running(workers.stop, lambda: _replace_workers(config, workers), workers.reopen)
 
 
 async def _start_app(config: Config, app: AppConfig) -> Running:
     number = os.environ.get(WORKER_VARIABLE)
     if app.workers is not None and number is None:
-        return await _start_workers(app, app.workers)
-    worker, count = int(number or 0), app.workers or 1
-    application = make_application(app)
+        return await _start_workers(config, app, app.workers)
+    # the parent's count, for the file may say another since
+    worker, count = int(number or 0), int(os.environ.get(COUNT_VARIABLE) or 1)
     listen = [await resolve(Address.parse(text)) for text in app.listen]
     name = app.name or app.application or (app.fastcgi.address if app.fastcgi else "")
     service = AppService(
-        application,
+        ConfiguredApplication(app),
         open_carrier(config.sctp.carrier, config.sctp.carrier_options()),
         [shifted(address, worker) for address in listen],
         plugins=config.load_plugins(),
         settings=_settings(
-            config, f"{name}#{worker}" if app.workers else name, advertisement(listen[0], count) if listen else {}
+            config,
+            f"{name}#{worker}" if number is not None else name,
+            advertisement(listen[0], count) if listen else {},
         ),
         plan=config.sctp.plan,
+        remote_changes=app.remote_changes,
     )
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:
@@ -136,10 +148,11 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
     end_with_parent()
     tell_ready()
     return Running(
-        lambda: _stop(admin, service.stop(app.grace)),
+        lambda: _stop(admin, service.finish(app.grace)),
         lambda: _adopt(config, service.supervisor),
         service.supervisor.reopen,
         service.supervisor,
+        service.close,
     )
 
 
@@ -163,18 +176,45 @@ async def _stop(admin: AdminServer | None, stopping: Awaitable[None]) -> None:
 
 
 def _adopt(config: Config, supervisor: Supervisor) -> None:
-    """SIGHUP: read the file anew and take over what can be changed while running; one with an error changes nothing."""
-    if config.read_again is None:
-        log.warning("SIGHUP: there is no configuration file to read again")
+    """SIGHUP: read the file anew and take over what can be changed while running, the plugins; one with an error
+    changes nothing. Of what else has changed the log says that it waits for a restart."""
+    fresh = _read_again(config)
+    if fresh is None:
         return
-    try:
-        problems = adopt_plugins(supervisor, config.read_again().load_plugins())
-    except ConfigError as error:
-        problems = error.problems
+    problems = adopt_plugins(supervisor, fresh.load_plugins())
     for problem in problems:
         log.error("configuration not taken over: %s", problem)
+    _tell_what_waits(config.differences(fresh))
     if not problems:
         log.info("configuration taken over")
+
+
+def _replace_workers(config: Config, workers: Workers) -> None:
+    """SIGHUP in the parent: others take the workers' places, which read the file anew; not if it has an error."""
+    if config.read_again is not None:
+        fresh = _read_again(config)
+        if fresh is None:
+            return
+        _tell_what_waits([path for path in config.differences(fresh) if path in OF_PARENT])
+    workers.reload()
+
+
+def _read_again(config: Config) -> Config | None:
+    """The configuration as the file has it now; None if there is no file, or it has errors, which the log tells."""
+    if config.read_again is None:
+        log.warning("SIGHUP: there is no configuration file to read again")
+        return None
+    try:
+        return config.read_again()
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("configuration not taken over: %s", problem)
+        return None
+
+
+def _tell_what_waits(paths: list[str]) -> None:
+    if paths:
+        log.warning("changed in the file, and waiting for a restart: %s", ", ".join(paths))
 
 
 def _watch_limits(service: AppService, app: AppConfig) -> None:
@@ -205,27 +245,36 @@ def _settings(config: Config, name: str, others: dict[str, str] | None = None) -
         max_requests=sctp.max_requests,
         window=sctp.window,
         max_message=sctp.max_message,
-        name=name.encode("ascii", "replace").decode(),  # it travels as latin-1 and is shown in logs
+        name=name.encode("ascii", "replace").decode()[:MAX_NAME],  # it travels as latin-1 and is shown in logs
         others=others or {},
     )
 
 
 def _run(config: Config, start: Callable[[], Coroutine[Any, Any, Running]]) -> None:
     _start_log(config.log_level)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_main(start, config.hook_limit))
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    with ExitStack() as ending:
+        ending.callback(runner.close)
+        # what an application registers when it is imported comes before this, and its last lines still go
+        at_exit = ExitStack()
+        atexit.register(at_exit.close)
+        running = runner.run(_main(start, config.hook_limit))
+        close = running.close
+        if close is not None:
+            ending.callback(lambda: runner.run(close()))
+            at_exit.push(ending.pop_all())
 
 
-async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: float | None) -> None:
+async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: float | None) -> Running:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        signals.handle(loop, number, stopping.set)
     running = await start()
     if running.reload is not None:
-        loop.add_signal_handler(signal.SIGHUP, running.reload)
+        signals.handle(loop, signal.SIGHUP, running.reload)
     if running.reopen is not None:
-        loop.add_signal_handler(signal.SIGUSR1, running.reopen)
+        signals.handle(loop, signal.SIGUSR1, running.reopen)
     # what is there now stays; requests free what they held without help, so the collector need not come often
     gc.collect()
     gc.freeze()
@@ -245,6 +294,7 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     watch.stop()
     if limit is not None:
         limit.remove()
+    return running
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -260,11 +310,12 @@ def _start_log(level: str) -> None:
     """The operator's log on stderr, which is not the application's: it does not pass through the root logger, so that
     no plugin sends the program's own lines to the other side."""
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    plain = LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JournalFormatter() if journal_reads(2) else plain)
     log.addHandler(handler)
     log.setLevel(level.upper())
     log.propagate = False
+    logging.getLogger("asyncio").addHandler(handler)  # what was thrown in a call-back, by lastResort otherwise
     # uncaught exceptions of the application go both ways: to the operator and to the plugins
     logging.getLogger("fcgi_sctp.application").parent = logging.getLogger()
     logging.getLogger("fcgi_sctp.application").addHandler(handler)

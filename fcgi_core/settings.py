@@ -6,7 +6,9 @@ missing version, or one that this side does not speak, is an error.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
+from itertools import islice
 
 from .channels import MAX_CHANNELS
 from .errors import RemoteProtocolError
@@ -14,7 +16,7 @@ from .flow import DEFAULT_WINDOW
 from .records import HEADER_SIZE, RecordType, decode_pairs, encode_pairs
 from .streams import CONTROL_STREAM
 
-__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "PeerChannel", "Settings"]
+__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "PeerChannel", "Settings", "new_instance"]
 
 PROTOCOL_VERSION = 1
 DEFAULT_MAX_MESSAGE = 16 * 1024
@@ -24,6 +26,22 @@ MIN_MAX_MESSAGE = 1024
 DEFAULT_MAX_REQUESTS = 1000
 """Requests at once on one association. FastCGI leaves it to the application (FCGI_MAX_REQS); HTTP/2 servers take 100
 to 250 for one browser, and a web server is many browsers."""
+
+MAX_NAME = 255
+"""Characters of `FCGI_SCTP_NAME`: a host's name, a path. It stands in each line of a log."""
+MAX_INSTANCE = 128
+"""Characters of `FCGI_SCTP_INSTANCE`; ours have 32."""
+MAX_DESCRIPTION = 255
+"""Characters of what describes a channel; ours have 100 at most."""
+MAX_ACCEPTS = 1024
+"""Channels that a peer takes; one side numbers 96 at most, so this is for ten such plugins' worth of changes."""
+MAX_OTHERS = 64
+"""Pairs of names that are not known here, which are kept; the others are ignored as any unknown name is."""
+
+
+def new_instance() -> str:
+    """An instance's name, 128 bits that nobody guesses: who knows it could pose as its process."""
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +120,35 @@ class Settings:
                 raise _wrong(f"{name} is {text[:40]!r}; a number from {least} to {most} was expected")
             return int(text)
 
+        def text(name: str, given: str, most: int) -> str:
+            if len(given) > most:
+                raise _wrong(f"{name} has {len(given)} characters, {given[:40]!r} and so on; at most {most} are taken")
+            return given
+
         pairs.pop("FCGI_MPXS_CONNS", None)
         channels = []
         for index in range(MAX_CHANNELS):
             description = pairs.pop(f"FCGI_SCTP_CHANNEL_{index}", None)
             if description is None:
                 break
-            channels.append(description)
+            channels.append(text(f"FCGI_SCTP_CHANNEL_{index}", description, MAX_DESCRIPTION))
+        accepts = tuple(name for name in pairs.pop("FCGI_SCTP_ACCEPT", "").split(",", MAX_ACCEPTS) if name)
+        if len(accepts) > MAX_ACCEPTS:
+            raise _wrong(f"FCGI_SCTP_ACCEPT names more than {MAX_ACCEPTS} channels")
+        for name in accepts:
+            text("FCGI_SCTP_ACCEPT", name, MAX_DESCRIPTION)
         return cls(
             max_requests=number("FCGI_MAX_REQS", DEFAULT_MAX_REQUESTS, 1, 65535),
             window=number("FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
             max_message=number("FCGI_SCTP_MAX_MESSAGE", DEFAULT_MAX_MESSAGE, MIN_MAX_MESSAGE, 1 << 30),
-            instance=pairs.pop("FCGI_SCTP_INSTANCE", ""),
+            instance=text("FCGI_SCTP_INSTANCE", pairs.pop("FCGI_SCTP_INSTANCE", ""), MAX_INSTANCE),
             association=number("FCGI_SCTP_ASSOCIATION", 0, 0, 1 << 62),
-            name=pairs.pop("FCGI_SCTP_NAME", ""),
+            name=text("FCGI_SCTP_NAME", pairs.pop("FCGI_SCTP_NAME", ""), MAX_NAME),
             channels=tuple(channels),
-            accepts=tuple(name for name in pairs.pop("FCGI_SCTP_ACCEPT", "").split(",") if name),
+            accepts=accepts,
             serial=number("FCGI_SCTP_SERIAL", 0, 0, 1 << 31),
             seen=number("FCGI_SCTP_SEEN", 0, 0, 1 << 31),
-            others=pairs,
+            others=dict(islice(pairs.items(), MAX_OTHERS)),
         )
 
     def peer_channels(self) -> tuple[PeerChannel, ...]:

@@ -21,7 +21,11 @@ import zlib
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+from .channels import MAX_ITEM
+from .turns import Turns
 
 __all__ = ["Spool"]
 
@@ -46,6 +50,10 @@ MOST_ITEMS = 1 << 40
 """Numbers are not higher: a million items a second for twelve days."""
 ITEM_OVERHEAD = 64
 """Bytes counted for an item beside its own."""
+LONGEST = MAX_ITEM - 8
+"""Bytes of an item: with its number no longer one could ever be sent, and it would hold up all that came after it."""
+PATIENCE = 1.0
+"""Seconds at most that `add` waits for another thread that writes the file: then that thread writes the item, too."""
 
 
 class Spool:
@@ -71,7 +79,8 @@ class Spool:
         self.left_out = 0
         """Items of the file for which there was no room."""
         self._next = 1
-        self._lock = threading.Lock()
+        self._turns = Turns()
+        """For what changes items, numbers and the file; the rest is the loop's alone."""
         self.path = path
         self._file_size = 0
         self._file: int | None = None
@@ -90,13 +99,12 @@ class Spool:
         return len(self._items)
 
     def add(self, item: bytes) -> bool:
-        """Keep an item of at least one byte; False if there is no room."""
+        """Keep an item of at least one byte; False if there is no room, or it is longer than can be sent."""
         cost = len(item) + ITEM_OVERHEAD
-        with self._lock:
-            if self.size + cost > self.bound:
-                return False
-            self.size += cost
-            self._add(item)
+        if self.size + cost > self.bound or not 0 < len(item) <= LONGEST:
+            return False
+        self.size += cost
+        self._turns.add(partial(self._add, item), PATIENCE)
         return True
 
     def _add(self, item: bytes) -> None:
@@ -139,13 +147,12 @@ class Spool:
                 break
         for one in taken:
             del sent[one]
-        with self._lock:
-            self._leave_out(taken)
+        self._turns.add(partial(self._leave_out, taken))
 
     def _leave_out(self, numbers: list[int]) -> None:
         for one in numbers:
             cost = len(self._items.pop(one)) + ITEM_OVERHEAD
-            self.size -= cost
+            self.size -= cost  # no call in between: `add` changes it on other threads
         if self._file is None:
             return
         self._write(_acknowledgements(numbers))
@@ -166,8 +173,7 @@ class Spool:
 
     def close(self) -> None:
         """Close the file; it is removed if nothing is left in it."""
-        with self._lock:
-            self._close()
+        self._turns.add(self._close)
 
     def _close(self) -> None:
         if self._file is not None:

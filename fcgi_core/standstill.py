@@ -90,7 +90,8 @@ class StandstillWatch:
         frame = sys._current_frames().get(self._thread_watched)
         if frame is not None:
             self._told = True
-            log.error("the event loop has stood still for %.1f s, in:\n%s", now - self._last, _where(frame))
+            frames = {"frames": _where(frame)}
+            log.error("the event loop has stood still for %.1f s, in:", now - self._last, extra=frames)
 
 
 def _where(frame: FrameType) -> str:

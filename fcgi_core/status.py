@@ -17,6 +17,7 @@ from .admin import Commands
 from .delivery import Link
 from .figures import association_figures, stream_map
 from .supervisor import Supervisor
+from .switching import change_plugins
 from .traffic import BOUNDS, STATUS_CLASSES, HostTraffic
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def web_commands(service: WebService) -> Commands:
             "waiting": service.waiting,
             "ended": service.requests_ended,
         }
+        told["stderr_left_out"] = service.stderr_left_out
         told["upstreams"] = [
             {
                 "address": str(one.address),
@@ -58,10 +60,7 @@ def web_commands(service: WebService) -> Commands:
         return told
 
     def change(question: Mapping[str, Any]) -> Awaitable[dict[str, dict[str, str]]]:
-        changes = question.get("changes")
-        if not isinstance(changes, dict) or not all(isinstance(value, str) for value in changes.values()):
-            raise ValueError("changes: an object of names PLUGIN.OPTION[@SERVER_NAME] with values as text was expected")
-        return service.change(changes)
+        return service.change(_changes(question))
 
     return {"status": status, "plugins": lambda question: service.supervisor.statistics(), "change": change}
 
@@ -77,7 +76,17 @@ def app_commands(service: AppService) -> Commands:
         told["listen"] = [str(address) for address in service.addresses]
         return told
 
-    return {"status": status, "plugins": lambda question: service.supervisor.statistics()}
+    def change(question: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+        return {f"app {service.supervisor.process_name}": change_plugins(service.supervisor, _changes(question))}
+
+    return {"status": status, "plugins": lambda question: service.supervisor.statistics(), "change": change}
+
+
+def _changes(question: Mapping[str, Any]) -> dict[str, str]:
+    changes = question.get("changes")
+    if not isinstance(changes, dict) or not all(isinstance(value, str) for value in changes.values()):
+        raise ValueError("changes: an object of names PLUGIN.OPTION[@SERVER_NAME] with values as text was expected")
+    return changes
 
 
 def _status(side: str, supervisor: Supervisor, started: float, question: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
 from .discovery import EnabledPlugin, name_problem, verify_half
 from .driver import Driver, Handle, Loop
-from .errors import FcgiSctpError, LocalProtocolError, PluginError
+from .errors import FcgiSctpError, LocalProtocolError, PluginError, StartAnew
 from .figures import ChannelLedger, association_figures, streams_of
 from .isolation import NEVER, Entry, HookCaller, Tally
 from .plugin import (
@@ -30,6 +30,7 @@ from .plugin import (
     Half,
     Make,
     Outcome,
+    Plugin,
     RequestInfo,
     TransportFigures,
     WebHalf,
@@ -91,8 +92,10 @@ class _HalfHost:
         link: Link | None = getattr(request, "link", None)
         return None if link is None else link.info
 
-    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
-        return self._supervisor.find_requests(numbers)
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
+        return self._supervisor.find_requests(numbers, association)
 
     def transport(self) -> TransportFigures:
         return self._supervisor.transport()
@@ -173,11 +176,11 @@ class Supervisor(HookCaller):
 
     # ---- associations
 
-    def association_up(self, driver: Driver[Any], identity: int, peer: str) -> Link:
-        """The peer's SETTINGS have come."""
+    def association_up(self, driver: Driver[Any], identity: int, peer: str, member: str = "") -> Link:
+        """The peer's SETTINGS have come. `member`: see `AssociationInfo`."""
         settings = driver.connection.peer_settings
         assert settings is not None
-        info = AssociationInfo(identity, peer, settings.name, settings.instance)
+        info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
         link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings))
         self._tell_channels(link)  # they may have changed since the association was begun
         self._compare(link)
@@ -212,9 +215,12 @@ class Supervisor(HookCaller):
             if any(channel.name in link.taken - before for channel in entry.channels):
                 self._call(entry, entry.half.association_up, link.info)
 
-    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
         """See `Host.find_requests`."""
-        by_mark = {link.mark: link.connection for link in self.links}
+        theirs = [one for one in self.links if association is None or one.info.process == association.process]
+        by_mark = {link.mark: link.connection for link in theirs}
         found: list[RequestInfo | None] = []
         last = 0
         context: RequestInfo | None = None
@@ -431,12 +437,14 @@ class Supervisor(HookCaller):
         make = one.plugin.web_half if self._web else one.plugin.application_half
         try:
             self._declare()
-            half = self.bounded(make, _HalfHost(self, name), one.options)
+            host = _HalfHost(self, name)
+            half = self.bounded(make, host, one.options)
             if half is not None:
                 verify_half(half, self._kind)
                 entry.half = half
-            for server_name, options in one.hosts.items():
-                self.bounded(entry.half.configure, options, server_name)
+            taken = [self.configure(entry, options, server_name) for server_name, options in one.hosts.items()]
+            if not all(taken):
+                host.log.info("options of virtual hosts have no effect here: its half on this side takes none")
         except Exception as error:
             if type(entry.half) is not self._kind:
                 self._close(entry)
@@ -449,6 +457,25 @@ class Supervisor(HookCaller):
         self.put_in_order()
         for link in self.links:
             self._call(entry, entry.half.association_up, link.info)
+
+    def configure(self, entry: Entry, options: Any, server_name: str | None) -> bool:
+        """Tell a half its new options, or those of one virtual host; whatever its `configure` raises.
+
+        A half that has none never looks at new options: StartAnew for those of all hosts. Those of one host are refused
+        with ValueError where the plugin has no other half, else False: that one may look at them.
+        """
+        half = entry.half
+        if type(half) is self._kind:
+            return True  # this side has no half
+        if type(half).configure is not self._kind.configure:
+            self.bounded(half.configure, options, server_name)
+            return True
+        if server_name is None:
+            raise StartAnew(f"{entry.name} has no configure")
+        other = "application_half" if self._web else "web_half"
+        if getattr(type(entry.enabled.plugin), other) is getattr(Plugin, other):
+            raise ValueError("it takes no options of one virtual host: its half has no `configure`")
+        return False
 
     def stop(self, entry: Entry) -> None:
         """Close a half; what it says last is sent before its channels are withdrawn."""

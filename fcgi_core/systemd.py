@@ -7,6 +7,8 @@ import logging
 import os
 import socket
 
+from .operator_log import LineFormatter
+
 __all__ = ["JournalFormatter", "journal_reads", "notify"]
 
 
@@ -19,7 +21,7 @@ def journal_reads(descriptor: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-class JournalFormatter(logging.Formatter):
+class JournalFormatter(LineFormatter):
     """Lines for the journal, which has the time and the process itself: each begins with its severity, as ``<3>``,
     those of a traceback too."""
 

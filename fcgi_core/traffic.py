@@ -180,7 +180,7 @@ class Traffic:
                 return self._fold()
             figures = self._hosts[name] = HostTraffic()
         found = name, figures
-        if len(self._by_raw_name) < 2 * self._max_hosts:
+        if len(self._by_raw_name) < 2 * self._max_hosts and len(raw) <= MAX_NAME:
             self._by_raw_name[raw] = found
         return found
 

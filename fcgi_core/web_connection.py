@@ -90,6 +90,14 @@ class WebConnection(Connection):
         self._over.clear()
         return super().receive(messages, now)
 
+    def close(self) -> None:
+        super().close()
+        for request in (*self._over, *self._recent_order):
+            request.context = None  # as in _forget()
+        self._over.clear()
+        self._recent.clear()
+        self._recent_order.clear()
+
     @property
     def capacity(self) -> int:
         """Requests that could be begun now; 0 before the peer's SETTINGS, when it drains, and after a failure."""

@@ -26,10 +26,19 @@ class Clock:
     def time(self) -> float:
         return self.now
 
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        return self.call_at(self.now, callback, *args)
+
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(self.now + delay, callback, args, self.loop)
+        return self.call_at(self.now + delay, callback, *args)
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self.loop)
         heapq.heappush(self._due, (handle.when(), next(self._order), handle))
         return handle
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        raise context["exception"]
 
     def get_debug(self) -> bool:
         return False

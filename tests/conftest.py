@@ -27,4 +27,4 @@ def pytest_sessionstart() -> None:
     for module in (root / "fcgi_core").rglob("*.cpython-*.so"):
         source = module.with_name(module.name.split(".")[0] + ".py")
         if source.exists() and source.stat().st_mtime > compiled:
-            pytest.exit(f"{source.name} is newer than its compiled module; run script/setup, or delete {module}", 2)
+            pytest.exit(f"{source.name} is newer than its compiled module: script/setup compiled makes it again", 2)

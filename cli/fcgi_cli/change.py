@@ -1,8 +1,12 @@
 """``fcgi-sctp set``: options of plugins, changed while the program runs, on the web side and in all applications.
 
+Each process with an admin socket on this host is asked. A web side asks its applications, which take from it what the
+plugin and the application's file (app.remote_changes) allow.
+
 What is set holds until the processes end or their file is read again (SIGHUP).
 
-Exit status: 0; 1 if anybody refuses a change; 69 (EX_UNAVAILABLE) if no web side has answered.
+Exit status: 0; 1 if anybody refuses a change, or it has an effect nowhere; 69 (EX_UNAVAILABLE) if no process has
+answered.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import re
 import sys
 from typing import Any
 
+from fcgi_core.errors import NO_EFFECT
 from fcgi_core.text import escape
 
 from .admin import AdminClient, add_admin_argument, ask_all, sockets
@@ -27,8 +32,9 @@ EPILOG = """
   fcgi-sctp set syslog.severity@shop.example=debug                  the same
   fcgi-sctp set metrics.enabled=false                               switches a plugin off
 
-It holds until the processes end, or read their file again (SIGHUP).
-Exit status: 0; 1 if anybody refuses; 64 for wrong words; 69 if no web side answers.
+It holds until the processes end, or read their file again (SIGHUP). Each process of this host is asked, and by its web
+sides the applications on other hosts: those take what the plugin lets web sides change.
+Exit status: 0; 1 if anybody refuses, or it has an effect nowhere; 64 for wrong words; 69 if no process answers.
 """
 
 
@@ -36,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Change options of plugins while they run, here and in all applications."
     parser.epilog = EPILOG
     parser.add_argument(
-        "changes", nargs="+", type=_change, metavar="PLUGIN.OPTION[@HOST]=VALUE", help="the value is YAML"
+        "changes",
+        nargs="+",
+        type=_change,
+        metavar="PLUGIN.OPTION[@HOST]=VALUE",
+        help="the value: a text, number, true, false or null",
     )
     parser.add_argument(
         "-s", "--server-name", action="append", metavar="HOST", help="for this virtual host alone; may be repeated"
@@ -49,29 +59,35 @@ def run(args: argparse.Namespace) -> int:
     paths = sockets(args.admin)
     changes = _for_hosts(args.changes, args.server_name)
     answers, errors = ask_all([AdminClient(path) for path in paths], "change", changes=changes)
-    # applications are asked by their web sides, not here
-    errors = [error for error in errors if "nobody here answers 'change'" not in error]
     for error in errors:
         print(f"fcgi-sctp set: {escape(error)}", file=sys.stderr)
     if not answers:
         if not errors:
-            print("fcgi-sctp set: no web side with an admin socket answers; --admin names one", file=sys.stderr)
+            print("fcgi-sctp set: no process with an admin socket answers; --admin names one", file=sys.stderr)
         return EX_UNAVAILABLE
     if args.output == "json":
         print(json.dumps(answers, indent=2))
-    refused = sum([_tell(answer, quiet=args.output == "json") for answer in answers])
-    return int(refused > 0)
+    if args.output == "pretty":
+        for answer in answers:
+            _tell(answer)
+    return int(_refused(answers))
 
 
-def _tell(answer: dict[str, Any], *, quiet: bool) -> int:
-    """Tell what a web side and its applications say; how many changes were refused."""
-    refused = 0
+def _tell(answer: dict[str, Any]) -> None:
+    """Print what a process, and the applications that it asked, say."""
     for who, results in answer.items():
         for name, why in results.items():
-            refused += bool(why)
-            if not quiet:
-                print(escape(f"{who}: {name}: {'refused: ' + why if why else 'taken'}"))
-    return refused
+            said = f"refused: {why}" if why and not why.startswith(NO_EFFECT) else why or "taken"
+            print(escape(f"{who}: {name}: {said}"))
+
+
+def _refused(answers: list[dict[str, Any]]) -> bool:
+    """Whether anybody refuses a change, or it has an effect nowhere."""
+    everybody = [results for answer in answers for results in answer.values()]
+    whys = [why for results in everybody for why in results.values()]
+    taken = {name for results in everybody for name, why in results.items() if not why}
+    idle = {name for results in everybody for name, why in results.items() if why} - taken
+    return bool(idle) or any(why and not why.startswith(NO_EFFECT) for why in whys)
 
 
 def _for_hosts(changes: list[tuple[str, str]], hosts: list[str] | None) -> dict[str, str]:

@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     _service_arguments(app)
     app.add_argument("application", nargs="?", metavar="MODULE:CALLABLE", help="the WSGI or ASGI application")
     app.add_argument("--fastcgi", metavar="ADDRESS", help="instead, a FastCGI server: unix:/PATH or HOST:PORT")
-    app.add_argument("--fastcgi-connections", type=int, metavar="N", help="as many as it has children (5)")
+    app.add_argument("--fastcgi-connections", type=int, metavar="N", help="requests that it gets at once, at most (5)")
     app.add_argument("--interface", choices=("auto", "wsgi", "asgi"), help="what MODULE:CALLABLE is (auto)")
     app.add_argument("--listen", action="append", metavar="ADDRESS", help="for the web side: HOST:PORT[/UDPPORT]")
     app.add_argument("--threads", type=int, metavar="N", help="requests worked on at once (16)")
@@ -115,8 +115,7 @@ def _web(args: argparse.Namespace) -> int:
             "admin": args.admin,
             "name": args.name,
         }
-        config = load_config(args.config, overrides)
-        run_web(config)
+        run_web(load_config(args.config, overrides, "web"))
 
     return _guarded(run)
 
@@ -140,8 +139,7 @@ def _app(args: argparse.Namespace) -> int:
             "admin": args.admin,
             "name": args.name,
         }
-        config = load_config(args.config, overrides)
-        run_app(config)
+        run_app(load_config(args.config, overrides, "app"))
 
     return _guarded(run)
 

@@ -62,7 +62,7 @@ _PLUGIN = '''\
 
 import time
 
-from fcgi_core.plugin import ApplicationHalf, Channel, FeedEntry, OptionsByHost, Plugin, Scope, WebHalf
+from fcgi_core.plugin import ApplicationHalf, Channel, FeedEntry, FromPeer, OptionsByHost, Plugin, Scope, WebHalf
 
 
 class @class@Plugin(Plugin):
@@ -72,7 +72,8 @@ class @class@Plugin(Plugin):
     version = "0.1"
 
     class Options(Plugin.Options):
-        over: float = 1.0
+        # a web side may change it in its applications, which `fcgi-sctp set` asks it to
+        over: FromPeer[float] = 1.0
         """Seconds beyond which a request is told of."""
 
     def channels(self, options):

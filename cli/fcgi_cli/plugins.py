@@ -110,7 +110,8 @@ def _show(args: argparse.Namespace) -> int:
     print(textwrap.fill(_about(plugin), 100, initial_indent="  ", subsequent_indent="  "))
     print("options" if options else "it has no options")
     for option in options:
-        print(f"  {option['name']}: {option['type']}, default {json.dumps(option['default'])}")
+        changed = "; web sides may change it" if option["by_web_sides"] else ""
+        print(f"  {option['name']}: {option['type']}, default {json.dumps(option['default'])}{changed}")
         if option["help"]:
             print(textwrap.fill(option["help"], 100, initial_indent="      ", subsequent_indent="      "))
     print("channels, with these defaults" if channels else "it has no channels")
@@ -129,6 +130,9 @@ def _about(plugin: Any) -> str:
 
 
 def _options(plugin: Any) -> Iterator[dict[str, Any]]:
+    from fcgi_core.discovery import from_peer
+
+    by_web_sides = from_peer(plugin)
     schema = plugin.Options.model_json_schema()
     for name, field in schema.get("properties", {}).items():
         yield {
@@ -136,6 +140,7 @@ def _options(plugin: Any) -> Iterator[dict[str, Any]]:
             "type": type_text(field, schema.get("$defs", {})),
             "default": field.get("default"),
             "help": " ".join(field.get("description", "").split()),
+            "by_web_sides": name in by_web_sides,
         }
 
 

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ClientGone, FcgiSctpError
 from ..exchange import error_page
+from ..forks import leave
 from ..plugin import bound_to_request
-from ..records import PREFERRED_CONTENT
+from ..records import PREFERRED_CONTENT, Role
 from .asgi_scope import ASGI_VERSIONS, make_scope
+from .rules import NO_LENGTH, as_bytes, has_no_body, make_head, request_length
 
 if TYPE_CHECKING:
     from .service import AppExchange, AppService
@@ -35,12 +37,6 @@ SHUTDOWN_TIMEOUT = 10.0
 
 Event = MutableMapping[str, Any]
 Asgi = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
-
-_NOT_PASSED_ON = frozenset({b"status", b"transfer-encoding", b"connection", b"keep-alive"})
-"""Response headers with another meaning here: CGI's own, and those of a connection that is not the application's
-(RFC 9110 section 7.6.1)."""
-_STATUS_LINES = {status.value: f"Status: {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_BODILESS = frozenset({204, 304})
 
 
 class StartUpFailed(FcgiSctpError):
@@ -105,13 +101,17 @@ class AsgiRequest:
     """One request: what the application's task receives and sends."""
 
     __slots__ = (
+        "_awaited",
         "_body_told",
+        "_cut",
         "_gone",
         "_head",
         "_head_only",
-        "_length_known",
-        "_status",
+        "_left",
+        "_length",
+        "_never_a_body",
         "_waiters",
+        "_wrong",
         "exchange",
         "task",
     )
@@ -123,10 +123,25 @@ class AsgiRequest:
         """The application has had the last of the request's body."""
         self._head: bytes | None = None
         """The response's head from http.response.start on, until it goes; then b''."""
-        self._status = 0
         self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
-        self._length_known = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._never_a_body = False
+        """The status is one that has no body."""
+        self._length = NO_LENGTH
+        """The response's Content-Length."""
+        self._left = NO_LENGTH
+        """Bytes of it that are still to come, where there is one and a body."""
+        self._awaited = NO_LENGTH
+        """Bytes of the request's body that are still to come by its CONTENT_LENGTH."""
+        self._cut = ""
+        """How the request's body ended before that."""
+        self._wrong = ""
+        """What is wrong with the request, so that the application does not get it."""
+        try:
+            if exchange.request.role is not Role.AUTHORIZER:  # which has no body
+                self._awaited = request_length(exchange.params)
+        except ValueError as error:
+            self._wrong = str(error)
+        self._waiters: set[asyncio.Future[None]] = set()
         self.task: asyncio.Task[None]
         """What runs it."""
         exchange.on_abort = self._abort
@@ -140,7 +155,7 @@ class AsgiRequest:
 
     def _changed(self) -> None:
         if self._waiters:
-            waiters, self._waiters = self._waiters, []
+            waiters, self._waiters = self._waiters, set()
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -148,33 +163,46 @@ class AsgiRequest:
     async def _change(self) -> None:
         """Wait until anything changes. An application may wait in receive() and in send() at once."""
         waiter = self.exchange.service.loop.create_future()
-        self._waiters.append(waiter)
-        await waiter
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)  # the one that waited may have been cancelled
 
     # ---- the task
 
     async def run(self, owner: AsgiApplication) -> None:
+        """Run the application. Nothing that it raises gets any further: SystemExit would end the loop."""
         exchange = self.exchange
         error = ""
         with bound_to_request(exchange):
             try:
-                scope = make_scope(exchange.params, owner.script_name)
-                if owner.state is not None:
-                    scope["state"] = owner.state.copy()
-                await owner.application(scope, self.receive, self.send)
-                if not exchange.ended and not self._gone:
-                    error = "the application returned before its response was complete"
-                    application_log.error("%s: %s", self._name(), error)
+                if not self._wrong:
+                    scope = make_scope(exchange.params, owner.script_name)
+                    if owner.state is not None:
+                        scope["state"] = owner.state.copy()
+                    await owner.application(scope, self.receive, self.send)
+                    if not exchange.ended and not self._gone:
+                        error = "the application returned before its response was complete"
+                        application_log.error("%s: %s", self._name(), error)
             except BaseException as exception:
-                if isinstance(exception, (KeyboardInterrupt, GeneratorExit)):
-                    raise
+                if isinstance(exception, SystemExit):
+                    leave(exception)
+                if isinstance(exception, GeneratorExit) and exchange.service.loop.is_closed():
+                    raise  # not the application's: what was left of this task is thrown away
                 if self._gone and _caused_by_absence(exception):
                     error = "the client went away"
                 elif owner.stopping and isinstance(exception, asyncio.CancelledError):
                     error = "given up: the process ends"
+                elif self._cut:
+                    error = self._cut
                 else:
                     application_log.exception("uncaught exception in %s", self._name())
                     error = f"uncaught {type(exception).__name__}"
+            if self._wrong:
+                log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
+                error = self._wrong
+        leave(SystemExit(1) if error else None)
         owner.tasks.pop(self.task, None)  # here and not in a call-back, for which the loop would turn once more
         self._finish(error)
 
@@ -186,8 +214,8 @@ class AsgiRequest:
             elif self._head == b"":
                 exchange.fail(error)
             else:
-                method = exchange.params.get("REQUEST_METHOD", "")
-                exchange.send(error_page(HTTPStatus.INTERNAL_SERVER_ERROR, method))
+                status = HTTPStatus.BAD_REQUEST if self._wrong or self._cut else HTTPStatus.INTERNAL_SERVER_ERROR
+                exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))
                 exchange.end(error=error)
         self._changed()
 
@@ -196,15 +224,34 @@ class AsgiRequest:
         return f"{params.get('REQUEST_METHOD', '')} {params.get('REQUEST_URI', '')}"
 
     async def receive(self) -> Event:
-        """ASGI's receive: the body as it comes, then http.disconnect once there is nobody or nothing more to say."""
+        """ASGI's receive: the body as it comes, then http.disconnect once there is nobody or nothing more to say.
+
+        The body ends where CONTENT_LENGTH says; where it ends before, that is http.disconnect, too.
+        """
         exchange = self.exchange
-        while not self._gone and not exchange.ended:
+        while not self._gone and not self._cut and not exchange.ended:
             if not self._body_told and (exchange.body or exchange.input_closed):
                 data = exchange.take_body() if exchange.body else b""
-                self._body_told = exchange.input_closed
-                return {"type": "http.request", "body": data, "more_body": not self._body_told}
+                last = exchange.input_closed
+                if self._awaited != NO_LENGTH:
+                    data, last = self._within_announced(data, last)
+                    if self._cut:
+                        break
+                self._body_told = last
+                return {"type": "http.request", "body": data, "more_body": not last}
             await self._change()
         return {"type": "http.disconnect"}
+
+    def _within_announced(self, data: bytes, closed: bool) -> tuple[bytes, bool]:
+        """What of the data belongs to the request's body by its CONTENT_LENGTH, and whether that is its end."""
+        if len(data) > self._awaited:
+            log.warning("%s: the request's body is longer than its CONTENT_LENGTH; the rest is left out", self._name())
+            data = data[: self._awaited]
+        self._awaited -= len(data)
+        if closed and self._awaited:
+            self._cut = f"the request's body ended {self._awaited} bytes short of its CONTENT_LENGTH"
+            log.warning("%s: %s", self._name(), self._cut)
+        return data, self._awaited == 0
 
     async def send(self, event: Event) -> None:
         """ASGI's send. It returns when the window has taken up what was given."""
@@ -218,20 +265,28 @@ class AsgiRequest:
             head = self._head
             if head is None:
                 raise RuntimeError("http.response.body before http.response.start")
-            data = event.get("body", b"")
+            data: Any = event.get("body", b"")
+            if type(data) is not bytes:
+                data = as_bytes(data)
             more = event.get("more_body", False)
             if head:
                 self._head = b""
-                if not more and not self._length_known and not self._head_only and self._status not in _BODILESS:
+                # a response to HEAD says what GET would have got, but what is not there may only have been left out
+                if not (more or self._length != NO_LENGTH or self._head_only or self._never_a_body):
                     head += b"Content-Length: %d\r\n" % len(data)
                 head += b"\r\n"
+            if self._head_only or self._never_a_body:
+                data = b""
+            elif self._left != NO_LENGTH:
+                if len(data) > self._left:
+                    self._end_too_long(head + data[: self._left])
+                self._left -= len(data)
             if len(data) > PREFERRED_CONTENT:
                 exchange.send(head)  # a record of its own costs less than a copy of what is long
                 head = b""
-            exchange.send(head if self._head_only else head + data if head else data)
+            exchange.send(head + data if head else data)
             if not more:
-                exchange.end()
-                self._changed()  # a receive() that waits learns of the end
+                self._end()
                 return
             while not exchange.writable:
                 await self._change()
@@ -240,27 +295,32 @@ class AsgiRequest:
         elif kind == "http.response.start":
             if self._head is not None:
                 raise RuntimeError("http.response.start came twice")
-            self._head = self._make_head(event["status"], event.get("headers", ()))
+            status = event["status"]
+            self._head, self._length = make_head(status, event.get("headers", ()))
+            self._never_a_body = has_no_body(status)
+            if not (self._head_only or self._never_a_body):
+                self._left = self._length
         else:
             raise RuntimeError(f"{kind!r} is not to be sent on an HTTP request here")
 
-    def _make_head(self, status: int, headers: Any) -> bytes:
-        """The response's head in CGI's form (RFC 3875 section 6), without the empty line."""
-        if not 200 <= status <= 999:
-            raise ValueError(f"status {status}: a FastCGI response has one from 200 to 999")
-        lines = [_STATUS_LINES.get(status) or b"Status: %d \r\n" % status]
-        for name, value in headers:
-            lowered = name.lower()
-            if lowered in _NOT_PASSED_ON:
-                continue
-            if lowered == b"content-length":
-                self._length_known = True
-            lines.append(b"%b: %b\r\n" % (name, value))
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
-            raise ValueError("a response header contains a line break")
-        self._status = status
-        return head
+    def _end(self) -> None:
+        """The application has said all. A body that is short is seen to be cut, and is an error where it was sent."""
+        if self._left > 0:
+            sent = self._length - self._left
+            error = f"the response ended after {sent} of the {self._length} bytes of its Content-Length"
+            self.exchange.fail(error)
+            self._changed()
+            raise RuntimeError(error)
+        self.exchange.end()
+        self._changed()  # a receive() that waits learns of the end
+
+    def _end_too_long(self, data: bytes) -> None:
+        """More than was promised was to be sent: the client gets what was, and the application an error."""
+        error = f"the response is longer than the {self._length} bytes of its Content-Length; the rest is left out"
+        self.exchange.send(data)
+        self.exchange.end(error=error)
+        self._changed()
+        raise RuntimeError(error)
 
 
 def _caused_by_absence(error: BaseException | None) -> bool:
@@ -286,6 +346,9 @@ class Lifespan:
         self._answer: asyncio.Future[str | None]
         """None for complete, else what the application says has failed."""
         self._task: asyncio.Task[None]
+        self._received = False
+        """The application has been told to start, so it knows what a lifespan is."""
+        self._stopping = False
 
     async def start_up(self) -> bool:
         """False if the application has no lifespan; StartUpFailed if it says that it cannot start."""
@@ -299,17 +362,30 @@ class Lifespan:
             raise StartUpFailed(f"the application could not start: {answer}")
         if self._task.done():
             # the specification: an exception here means that there is no lifespan
-            log.debug("the application takes no lifespan: %r", self._task.exception())
+            error = None if self._task.cancelled() else self._task.exception()
+            if self._received:
+                log.warning("the application goes on without lifespan, for its start-up raised %r", error)
+            else:
+                log.debug("the application takes no lifespan: %r", error)
             return False
+        self._task.add_done_callback(self._ended)
         return True
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Say at once what ends the application's lifespan before its time."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._stopping:
+            application_log.error("the application's lifespan failed while it serves", exc_info=error)
 
     async def shut_down(self) -> None:
         """Let the application clean up; errors are logged."""
         answer = None
+        if self._task.done():
+            return  # which was said then
+        self._stopping = True
         try:
             async with asyncio.timeout(SHUTDOWN_TIMEOUT):
-                if not self._task.done():
-                    answer = await self._ask("lifespan.shutdown")
+                answer = await self._ask("lifespan.shutdown")
                 await self._task
         except TimeoutError:
             self._task.cancel()
@@ -331,7 +407,9 @@ class Lifespan:
         await self._application(scope, self._receive, self._send)
 
     async def _receive(self) -> Event:
-        return await self._inbox.get()
+        event = await self._inbox.get()
+        self._received = True
+        return event
 
     async def _send(self, event: Event) -> None:
         kind = event["type"]

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["make_scope"]
+__all__ = ["is_secure", "make_scope", "server_of"]
 
 ASGI_VERSIONS = {"version": "3.0", "spec_version": "2.4"}
 """2.4: send() raises an OSError once the client has gone."""
 MAX_KNOWN_NAMES = 1000
-"""Header names remembered with their translation; clients can make names up, so there is an end to it."""
+"""Header names remembered with their translation; clients can make names up, so there is an end to it,"""
+MAX_KNOWN_NAME = 128
+"""and to their characters."""
 
 _header_names: dict[str, bytes] = {}
 _OWN = {"HTTP_CONTENT_TYPE": b"content-type", "HTTP_CONTENT_LENGTH": b"content-length"}
@@ -34,7 +36,7 @@ def make_scope(params: Mapping[str, str], script_name: str = "") -> dict[str, An
         root, path = script_name if mounted else "", script
     uri = get("REQUEST_URI", "").partition("?")[0]
     raw_path = uri.encode("latin-1") if uri.startswith("/") else quote(path.encode("latin-1")).encode()
-    secure = get("HTTPS", "").lower() in ("on", "1") or get("REQUEST_SCHEME") == "https"
+    secure = is_secure(params)
     protocol = get("SERVER_PROTOCOL", "HTTP/1.1")
     version = protocol[5:] if protocol.startswith("HTTP/") else "1.1"
     return {
@@ -49,9 +51,21 @@ def make_scope(params: Mapping[str, str], script_name: str = "") -> dict[str, An
         "root_path": _text(root),
         "headers": _headers(params),
         "client": _endpoint(get("REMOTE_ADDR"), get("REMOTE_PORT")),
-        "server": _endpoint(get("SERVER_NAME") or get("SERVER_ADDR") or "localhost", get("SERVER_PORT") or "80"),
+        "server": _endpoint(*server_of(params, secure)),
         "extensions": {},
     }
+
+
+def is_secure(params: Mapping[str, str]) -> bool:
+    """Whether the client came by HTTPS."""
+    return params.get("HTTPS", "").lower() in ("on", "1") or params.get("REQUEST_SCHEME") == "https"
+
+
+def server_of(params: Mapping[str, str], secure: bool) -> tuple[str, str]:
+    """(name, port) of the server, neither of them empty."""
+    get = params.get
+    name = get("SERVER_NAME") or get("SERVER_ADDR") or "localhost"
+    return name, get("SERVER_PORT") or ("443" if secure else "80")
 
 
 def _text(path: str) -> str:
@@ -75,7 +89,7 @@ def _headers(params: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
             header = known.get(name)
             if header is None:
                 header = name[5:].lower().replace("_", "-").encode("latin-1")
-                if len(known) < MAX_KNOWN_NAMES:
+                if len(known) < MAX_KNOWN_NAMES and len(name) <= MAX_KNOWN_NAME:
                     known[name] = header
             headers.append((header, value.encode("latin-1")))
     for name, header in _OWN.items():

@@ -3,12 +3,16 @@
 A request waits in the pool for a connection; its input goes out as the server takes it, its answer as the window toward
 the web side allows. What goes wrong:
 
-* The server cannot be reached for a while: 502. More wait than the pool holds: OVERLOADED, so that the web side may
-  give the request to another application.
-* A connection that had been kept breaks before anything was answered, for servers close those when they please: once
-  more, on a new connection, if the server cannot have begun it, or if it may be made twice. What may not gets a
-  connection of which that is not to be expected.
+* The server cannot be reached: requests wait for it as they wait for an application, then 502. More wait than the pool
+  holds: OVERLOADED, so that the web side may give the request to another application.
+* A connection breaks before anything was answered, and the request may be made twice: once more, if that is not the
+  request's own fault as far as can be told. A connection that had been kept breaks because servers close those when
+  they please; a new one because the server ended, if it cannot be reached then. What may not be made twice gets a new
+  connection.
 * The connection breaks before the answer has begun: 502. In the middle: INCOMPLETE, so that the client sees the cut.
+* The server closes the connection and does not say that the answer is complete: it is if its body is as long as
+  Content-Length says, or has none. If the server was to close the connection, and the answer has no Content-Length, it
+  is complete, too; nginx does the same.
 * Nothing is heard of the server for `timeout` seconds: 504, or the same cut.
 * The client goes away: the connection is closed, which is how FastCGI servers stop (php-fpm at its next output).
 """
@@ -17,10 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from ..exchange import error_page
+from ..exchange import error_page, status_of
 from ..records import ProtocolStatus, RecordType, Role
 from .fastcgi_client import FastcgiConnection
 from .fastcgi_pool import FastcgiPool
@@ -36,6 +41,10 @@ SWEEP = 1.0
 """Seconds between looks for requests of which nothing has been heard for too long."""
 MAX_REPEATABLE = 64 * 1024
 """Bytes of input that are kept, until the answer begins, to make a request once more."""
+MAX_REPEATS = 2
+"""A request goes out again at most so often: once for a kept connection that breaks, once for a server that ends."""
+MAX_HEAD = 64 * 1024
+"""Bytes in which an answer's head must end, to be asked whether the answer is whole."""
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Safe methods (RFC 9110 section 9.2.1), which may be made twice."""
 
@@ -57,7 +66,7 @@ class FastcgiBridge:
 
     async def start(self, service: AppService) -> None:
         self.service = service
-        self.pool = FastcgiPool(self.address, self.connections)
+        self.pool = FastcgiPool(self.address, self.connections, keep=self.keep_connections)
 
     def request(self, exchange: AppExchange) -> None:
         if self.pool.full:
@@ -91,12 +100,15 @@ class BridgedRequest:
     """One request on its way through a connection to the server."""
 
     __slots__ = (
-        "_again",
         "_connection",
         "_data_over",
         "_exchange",
+        "_head",
         "_kept_input",
+        "_lost_by",
         "_owner",
+        "_repeats",
+        "_returns",
         "_stdin_over",
         "last_activity",
     )
@@ -108,10 +120,22 @@ class BridgedRequest:
         role = exchange.request.role
         self._stdin_over = role is Role.AUTHORIZER
         self._data_over = role is not Role.FILTER
-        self._kept_input: list[tuple[RecordType, bytes]] | None = []
+        self._kept_input: list[tuple[RecordType, bytes]] | None = None
         """What was sent of the input while it could be sent again; None: it cannot."""
-        self._again = False
-        """It is being made for the second time."""
+        if (
+            exchange.params.get("REQUEST_METHOD", "") in REPEATABLE
+            and exchange.input_closed
+            and exchange.bytes_in <= MAX_REPEATABLE
+            and self._data_over
+        ):
+            self._kept_input = []
+        self._repeats = 0
+        self._lost_by = ""
+        """Why a new connection broke: it is made again only if the server has been away since."""
+        self._returns = 0
+        """`returns` of the pool when that connection broke."""
+        self._head: list[bytes] = []
+        """The beginning of the answer."""
         self.last_activity = owner.service.loop.time()
         exchange.on_abort = self._aborted
 
@@ -119,13 +143,16 @@ class BridgedRequest:
 
     @property
     def repeatable(self) -> bool:
-        return not self._again and self._exchange.params.get("REQUEST_METHOD", "") in REPEATABLE
+        return self._kept_input is not None and not self._repeats
 
     def connected(self, connection: FastcgiConnection) -> None:
-        exchange = self._exchange
+        exchange, pool = self._exchange, self._owner.pool
         self._connection = connection
+        if self._lost_by and self._returns == pool.returns:
+            self._give_up(HTTPStatus.BAD_GATEWAY, self._lost_by)
+            return
         self.last_activity = self._owner.service.loop.time()
-        connection.begin(self, exchange.request.raw_params, exchange.request.role, keep=self._owner.keep_connections)
+        connection.begin(self, exchange.request.raw_params, exchange.request.role, keep=pool.keeps)
         for kind, data in self._kept_input or ():
             connection.send(kind, data)
         exchange.on_input = self._send_input
@@ -133,7 +160,8 @@ class BridgedRequest:
         self._send_input()
 
     def unreachable(self, why: str) -> None:
-        self._give_up(HTTPStatus.BAD_GATEWAY, f"the FastCGI server cannot be reached: {why}")
+        # the pool has logged it, once for all requests
+        self._give_up(HTTPStatus.BAD_GATEWAY, f"the FastCGI server cannot be reached: {why}", logging.DEBUG)
 
     # ---- input
 
@@ -160,11 +188,8 @@ class BridgedRequest:
     def _send(self, connection: FastcgiConnection, kind: RecordType, data: bytes) -> None:
         self.last_activity = self._owner.service.loop.time()
         connection.send(kind, data)
-        kept = self._kept_input
-        if kept is not None:
-            kept.append((kind, data))
-            if sum(len(one) for _, one in kept) > MAX_REPEATABLE:
-                self._kept_input = None
+        if self._kept_input is not None:
+            self._kept_input.append((kind, data))
 
     def _waits_for_input(self) -> bool:
         """Whether all that came of the input has gone to the server, and more is to come."""
@@ -182,6 +207,8 @@ class BridgedRequest:
         self._kept_input = None
         self.last_activity = self._owner.service.loop.time()
         exchange = self._exchange
+        if exchange.bytes_out < MAX_HEAD:
+            self._head.append(data[:MAX_HEAD])
         exchange.send(data)
         if not exchange.writable and self._connection is not None:
             self._connection.stop_reading()
@@ -199,23 +226,25 @@ class BridgedRequest:
         else:
             exchange.end(app_status, f"the FastCGI server answered {status.name}", status)
 
+    def is_whole(self, *, closed: bool) -> bool:
+        exchange = self._exchange
+        method = exchange.params.get("REQUEST_METHOD", "")
+        return is_whole(b"".join(self._head), exchange.bytes_out, method, closed=closed)
+
     def lost(self, error: Exception | None) -> None:
         connection = self._connection
         assert connection is not None
-        if not connection.answered and self._may_be_made_again(connection, error):
-            self._connection = None
-            self._again = True
-            self._exchange.on_input = self._exchange.on_writable = None
-            self._owner.pool.acquire(self, fresh=True)
-            return
         why = f": {error}" if error is not None else ""
-        self._give_up(HTTPStatus.BAD_GATEWAY, f"the FastCGI server closed the connection before its answer's end{why}")
-
-    def _may_be_made_again(self, connection: FastcgiConnection, error: Exception | None) -> bool:
-        """A kept connection may have been closed before the request came to it; only a broken pipe proves that."""
-        if self._again or connection.requests < 2 or self._kept_input is None:
-            return False
-        return isinstance(error, BrokenPipeError) or self.repeatable
+        why = f"the FastCGI server closed the connection before its answer's end{why}"
+        if connection.answered or self._kept_input is None or self._repeats == MAX_REPEATS:
+            self._give_up(HTTPStatus.BAD_GATEWAY, why)
+            return
+        self._connection = None
+        self._repeats += 1
+        self._lost_by = why if connection.requests == 1 else ""
+        self._returns = self._owner.pool.returns
+        self._exchange.on_input = self._exchange.on_writable = None
+        self._owner.pool.acquire(self, first=True)
 
     # ---- the end
 
@@ -232,9 +261,10 @@ class BridgedRequest:
         what = "answered nothing" if self._connection is not None else "had no connection free"
         self._give_up(HTTPStatus.GATEWAY_TIMEOUT, f"the FastCGI server {what} for {self._owner.timeout:g} s")
 
-    def _give_up(self, status: HTTPStatus, why: str) -> None:
+    def _give_up(self, status: HTTPStatus, why: str, level: int = logging.WARNING) -> None:
         exchange = self._exchange
-        log.warning("%s %s: %s", exchange.params.get("REQUEST_METHOD", ""), exchange.params.get("REQUEST_URI", ""), why)
+        method, uri = exchange.params.get("REQUEST_METHOD", ""), exchange.params.get("REQUEST_URI", "")
+        log.log(level, "%s %s: %s", method, uri, why)
         self._drop()
         if exchange.bytes_out == 0 and status is not HTTPStatus.BAD_GATEWAY:
             exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))
@@ -257,3 +287,20 @@ class BridgedRequest:
         if connection is not None:
             connection.read_on()
             self._owner.pool.release(connection)
+
+
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_LENGTH = re.compile(rb"^content-length:[ \t]*(\d+)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
+
+def is_whole(output: bytes, sent: int, method: str, *, closed: bool) -> bool:
+    """Whether a CGI response that begins with `output`, and has `sent` bytes up to now, is complete. `closed`: what has
+    no length is."""
+    end = _END_OF_HEAD.search(output)
+    if end is None:
+        return False
+    head = output[: end.start()]
+    if method == "HEAD" or status_of(head) in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        return True
+    length = _LENGTH.search(head)
+    return closed if length is None else sent - end.end() >= int(length[1])

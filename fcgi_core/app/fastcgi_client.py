@@ -5,30 +5,50 @@ What servers get wrong, or take otherwise than the specification (section number
 * php-fpm, libfcgi and uwsgi know request id 1 only, or any but one at a time: id 1 is used, and nothing is multiplexed.
 * php-fpm takes any record that it does not expect for the end of the input. So ABORT_REQUEST is never sent: who does
   not wait for the answer any more closes the connection, which every server understands.
+* php-fpm and uwsgi parse each PARAMS record by itself: one is sent where all fits, else they are cut between pairs.
 * php-fpm does not skip the padding of an empty record: none of ours is padded.
 * php-fpm and php-cgi answer GET_VALUES and close: nobody asks for values.
 * uwsgi reads CONTENT_LENGTH bytes of input, answers and closes, though the record that ends the input is still to come:
   sending that fails when the answer stands in the socket already, and is read all the same.
-* Some servers close the connection after STDOUT and send no END_REQUEST: an answer whose STDOUT was closed is whole.
+* Some servers close the connection after STDOUT and send no END_REQUEST: an answer whose STDOUT was closed is whole,
+  and one that the request knows to be whole.
 * Servers close connections that they had promised to keep: php-fpm after so many requests, others after some idle time.
+* PHP scripts go on after END_REQUEST (`fastcgi_finish_request()`), and what they say then comes on a connection that is
+  kept. It belongs to no answer, and the next request would wait for the script's end. php-fpm reads the record that
+  ends the input only when it is ready for another request: on a unix socket that is seen (`is_ready`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import select
 import struct
+import termios
 from typing import Protocol, cast
 
 from ..errors import RemoteProtocolError
-from ..records import KEEP_CONN, ProtocolStatus, RecordReader, RecordType, Role, begin_request, record, stream_records
+from ..records import (
+    KEEP_CONN,
+    ProtocolStatus,
+    RecordReader,
+    RecordType,
+    Role,
+    begin_request,
+    params_records,
+    record,
+    stream_records,
+)
 
 __all__ = ["FastcgiConnection", "FastcgiRequest"]
 
 REQUEST_ID = 1
 RECORD_SIZE = 32 * 1024 - 8
-"""Content of the records sent to the server, bytes: a multiple of 8 (section 3.3). All known servers take 65,535."""
+"""Content of the STDIN and DATA records sent to the server, bytes: a multiple of 8 (section 3.3). All known servers
+take 65,535."""
+NOTHING_UNREAD = bytes(struct.calcsize("i"))
+"""What TIOCOUTQ gives for a unix socket whose peer has read all (unix(7)): an int of 0."""
 _END = struct.Struct(">IB")
 
 
@@ -49,6 +69,10 @@ class FastcgiRequest(Protocol):
 
     def may_send(self) -> None:
         """The connection takes more input again."""
+
+    def is_whole(self, *, closed: bool) -> bool:
+        """Whether the answer is complete though its end was not said. `closed`: the server was to close the connection
+        behind its answer, and closed it in order."""
 
 
 class FastcgiConnection(asyncio.Protocol):
@@ -96,7 +120,12 @@ class FastcgiConnection(asyncio.Protocol):
         for kind, request_id, content in records:
             if request_id != REQUEST_ID:
                 continue
-            self.answered = True
+            if ended is not None:
+                self.kept = False  # the server goes on after the end
+                break
+            if not self.answered:
+                self.answered = True
+                self.answer_begins()
             if kind == RecordType.STDOUT:
                 if content:
                     output.append(content)
@@ -113,7 +142,8 @@ class FastcgiConnection(asyncio.Protocol):
             self._ended(*ended)
 
     def eof_received(self) -> bool:
-        return False  # close; connection_lost follows
+        self._transport.abort()  # connection_lost follows, without waiting until the server reads what is left to send
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None and self.request is not None and not self.closed:
@@ -121,7 +151,8 @@ class FastcgiConnection(asyncio.Protocol):
         self.closed = True
         request, self.request = self.request, None
         if request is not None:
-            if self._output_closed and not self._reader.inside_record:
+            in_order = error is None and not self.kept
+            if not self._reader.inside_record and (self._output_closed or request.is_whole(closed=in_order)):
                 request.ended(0, ProtocolStatus.REQUEST_COMPLETE)
             else:
                 request.lost(error)
@@ -149,14 +180,29 @@ class FastcgiConnection(asyncio.Protocol):
     def gone(self) -> None:
         """For the pool to override."""
 
+    def answer_begins(self) -> None:
+        """For the pool to override: the first record of an answer has come."""
+
     @property
     def reusable(self) -> bool:
-        """Whether another request can be sent on it: the last one is over on both sides, and the server was to stay."""
-        return not self.closed and self.request is None and self.kept and self._inputs_open == 0
+        """Whether another request can be sent on it, as soon as it `is_ready`: the last one is over on both sides, and
+        the server was to stay."""
+        return (
+            not self.closed
+            and self.request is None
+            and self.kept
+            and self._inputs_open == 0
+            and not self._reader.inside_record
+        )
 
-    def is_stale(self) -> bool:
-        """Whether the server has closed a connection that carries no request, though the loop has not told yet."""
-        return self.closed or bool(self._poll.poll(0))
+    def is_ready(self) -> bool:
+        """Whether the server waits for another request, as far as a unix socket shows it: it has read all that was
+        sent, has said nothing since, and has not closed the connection, even if the loop has not noticed yet."""
+        return (
+            not self.closed
+            and not self._poll.poll(0)
+            and fcntl.ioctl(self._fd, termios.TIOCOUTQ, NOTHING_UNREAD) == NOTHING_UNREAD
+        )
 
     def begin(self, request: FastcgiRequest, params: bytes, role: Role, *, keep: bool) -> None:
         """Begin a request with the content of its PARAMS. Input follows, with `flush` at the end."""
@@ -167,7 +213,7 @@ class FastcgiConnection(asyncio.Protocol):
         self.kept = keep
         self._inputs_open = {Role.RESPONDER: 1, Role.AUTHORIZER: 0, Role.FILTER: 2}[role]
         self._parts.append(begin_request(REQUEST_ID, role, KEEP_CONN if keep else 0))
-        self._parts += stream_records(RecordType.PARAMS, REQUEST_ID, params, size=RECORD_SIZE)
+        self._parts += params_records(REQUEST_ID, params)
         self._parts.append(record(RecordType.PARAMS, REQUEST_ID))
 
     def send(self, kind: RecordType, data: bytes) -> None:

@@ -1,4 +1,7 @@
-"""The application that a configuration asks for: a WSGI or ASGI callable, or a bridge to a FastCGI server."""
+"""The application that a configuration asks for: a WSGI or ASGI callable, or a bridge to a FastCGI server.
+
+It is imported when it is started and not before: plugins run by then, so they have what it says meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,35 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..loggers import keep_all_enabled
 from .asgi import AsgiApplication, is_asgi
 from .bridge import FastcgiBridge
 from .wsgi import WsgiApplication
 
 if TYPE_CHECKING:
     from ..config import AppConfig
-    from .service import Application
+    from .service import AppExchange, Application, AppService
 
-__all__ = ["load_application", "make_application"]
+__all__ = ["ConfiguredApplication", "load_application", "make_application"]
+
+
+class ConfiguredApplication:
+    """Stands for the application until that is made, which is when the service starts it."""
+
+    def __init__(self, app: AppConfig) -> None:
+        self._app = app
+
+    async def start(self, service: AppService) -> None:
+        """Make the application, put it in this one's place, and start it. Errors as of `make_application`."""
+        keep_all_enabled("fcgi_sctp")
+        service.application = make_application(self._app)
+        await service.application.start(service)
+
+    def request(self, exchange: AppExchange) -> None:
+        raise AssertionError("there are no requests before the start")
+
+    async def stop(self) -> None:
+        """It was not started."""
 
 
 def make_application(app: AppConfig) -> Application:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from ..application_connection import ApplicationConnection
 from ..delivery import Link
 from ..discovery import EnabledPlugin
 from ..driver import Driver
+from ..endpoints import host_of
 from ..events import (
     ConfigReceived,
     ConnectionFailed,
@@ -36,18 +36,23 @@ from ..events import (
     RequestReceived,
     Writable,
 )
-from ..exchange import Exchange, status_of
-from ..records import ProtocolStatus, Role
+from ..exchange import Exchange
+from ..operator_log import Sums
+from ..records import ProtocolStatus, Role, encode_pairs
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
-from ..settings import Settings
+from ..settings import Settings, new_instance
 from ..streams import Plan
 from ..supervisor import Supervisor
-from ..switching import change_plugins
+from ..switching import PeerChanges
 
 __all__ = ["AppExchange", "AppService", "Application"]
 
 log = logging.getLogger("fcgi_sctp.app")
+
+PROXY = "HTTP_PROXY"
+"""The variable that CGI makes of a request's header Proxy. Programs take a variable of this name for the proxy that
+they must use (CVE-2016-5385), so no application gets it, on whatever way it takes its requests."""
 
 
 class AppExchange(Exchange):
@@ -99,6 +104,10 @@ class AppExchange(Exchange):
         assert peer is not None
         return f"{peer.instance}.{peer.association}.{self.request.id}.{self.request.generation}"
 
+    def is_whole(self) -> bool:
+        # what waits for credit, and is thrown away when the client goes, was not passed on
+        return self.request.send_window.sent >= self.bytes_out and super().is_whole()
+
     def take_body(self) -> bytes:
         """What has come of STDIN; the window is opened by as much."""
         data = b"".join(self.body)
@@ -129,7 +138,8 @@ class AppExchange(Exchange):
             return
         if self.first_byte is None:
             self.first_byte = time.monotonic()  # the loop's own clock may stand still for a turn
-            self.status = status_of(data[:4096])
+        if not self.head_size:
+            self.read_head(data)
         self.bytes_out += len(data)
         self.connection.send_output(self.request, data)
         self.link.driver.wake()
@@ -190,15 +200,18 @@ class AppService:
         plugins: Sequence[EnabledPlugin] = (),
         settings: Settings | None = None,
         plan: Plan = Plan.PER_CHANNEL,
+        remote_changes: bool = True,
     ) -> None:
+        """`remote_changes`: whether web sides may change options of plugins."""
         self.loop = asyncio.get_running_loop()
         self.application = application
         self.addresses: list[Address] = []
         """Where it listens."""
         self._carrier = carrier
         self._wanted = addresses
-        self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
+        self._settings = replace(settings or Settings(), instance=new_instance())
         self._plan = plan
+        self.remote_changes = remote_changes
         self.supervisor = Supervisor(
             plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
         )
@@ -210,7 +223,11 @@ class AppService:
 
     async def start(self) -> None:
         """Start the application, then listen. CarrierError, or what the application's start raises."""
-        await self.application.start(self)
+        try:
+            await self.application.start(self)
+        except BaseException:
+            self.supervisor.close()  # what was said until now, and why it cannot start
+            raise
         for address in self._wanted:
             listener = self._carrier.listen(address, self._accept)
             self._listeners.append(listener)
@@ -218,7 +235,13 @@ class AppService:
             log.info("listening for associations at %s (%s SCTP)", listener.address, self._carrier.name)
 
     async def stop(self, grace: float = 10.0) -> None:
-        """Take no new requests, let those that run end within `grace` seconds, then close everything."""
+        """`finish`, then `close`."""
+        await self.finish(grace)
+        await self.close()
+
+    async def finish(self, grace: float) -> None:
+        """Take no new requests, let those that run end within `grace` seconds, and end the application. What it says
+        meanwhile still goes: the associations stay up."""
         self._stopping = asyncio.Event()
         for listener in self._listeners:
             listener.close()
@@ -233,6 +256,11 @@ class AppService:
                     await self._stopping.wait()
         except TimeoutError:
             log.warning("requests still ran after %g s and are given up", grace)
+        await self.application.stop()
+
+    async def close(self) -> None:
+        """After `finish`: plugins say their last, and the associations end."""
+        assert self._stopping is not None
         self.supervisor.close()
         for association in tuple(self._associations):
             association.driver.shutdown()
@@ -244,7 +272,6 @@ class AppService:
         except TimeoutError:
             pass  # the peer is gone; closing the carrier aborts what is left
         self._carrier.close()
-        await self.application.stop()
 
     def finished(self, exchange: AppExchange, aborted: bool, error: str) -> None:
         """A request has ended: plugins hear of it."""
@@ -278,6 +305,8 @@ class _AppAssociation:
         self.peer = peer
         self.serial = serial
         self.link: Link | None = None
+        self.changes = PeerChanges(service.supervisor, service.remote_changes)
+        self.sums = Sums(log, service.loop, f"web side {peer}")
         self.driver = Driver(connection, service.loop, on_events=self._on_events, on_down=self._on_down)
 
     def _on_events(self, events: Sequence[Event]) -> None:
@@ -320,6 +349,9 @@ class _AppAssociation:
 
     def _begin(self, request: Request) -> AppExchange:
         assert self.link is not None
+        if PROXY in request.params:
+            del request.params[PROXY]
+            request.raw_params = encode_pairs(request.params)
         exchange = AppExchange(self.service, self.link, request)
         request.context = exchange
         self.service.supervisor.request_begin(exchange)
@@ -330,21 +362,29 @@ class _AppAssociation:
             case PeerReady():
                 assert self.driver.association is not None
                 self.peer = self.driver.association.peer
-                self.link = self.service.supervisor.association_up(self.driver, self.serial, self.peer)
+                self.link = self.service.supervisor.association_up(
+                    self.driver, self.serial, self.peer, host_of(self.peer)
+                )
                 name = event.settings.name or event.settings.instance
                 log.info("association %d with web side %s at %s is up", self.serial, name, self.peer)
             case RequestAborted():
                 self._give_up(event.request.context)
             case RequestFailed():
-                log.warning("web side %s: %s", self.peer, event.error)
+                self._say(logging.WARNING, "requests broke the protocol", "web side %s: %s", event.error)
                 self._give_up(event.request.context)
             case ConfigReceived():
-                results = change_plugins(self.service.supervisor, event.pairs)
-                log.info("web side %s changes %s: %s", self.peer, event.pairs, results)
+                results = self.changes.change(event.pairs, self.service.loop.time())
+                taken = sorted(name for name, reason in results.items() if not reason)
+                if taken:
+                    log.info("web side %s changes %s", self.peer, {name: event.pairs[name] for name in taken})
+                for name, reason in results.items():
+                    if reason:
+                        text = "web side %s may not change %s: %s"
+                        self.sums.say(logging.WARNING, "changes were refused", text, self.peer, name, reason)
                 self.connection.answer_config(event.number, results)
                 self.driver.wake()
             case RecordRefused():
-                log.warning("web side %s: left out %s", self.peer, event.error)
+                self._say(logging.WARNING, "records were left out", "web side %s: left out %s", event.error)
             case PeerChanged():
                 assert self.link is not None
                 self.service.supervisor.peer_changed(self.link)
@@ -355,11 +395,14 @@ class _AppAssociation:
                 if self.service._stopping is not None:
                     self.service._stopping.set()
             case PeerError():
-                log.error("web side %s reports: %s", self.peer, event.text)
+                self._say(logging.ERROR, "errors were reported", "web side %s reports: %s", event.text)
             case ConnectionFailed():
                 log.error("web side %s broke the protocol: %s", self.peer, event.error)
             case _:
                 pass
+
+    def _say(self, level: int, what: str, text: str, value: object) -> None:
+        self.sums.say(level, what, text, self.peer, value)
 
     @staticmethod
     def _give_up(exchange: AppExchange | None) -> None:
@@ -368,6 +411,7 @@ class _AppAssociation:
             exchange.on_abort()
 
     def _on_down(self, reason: str) -> None:
+        self.sums.close()
         if self.link is not None:
             log.info("association %d with %s is down%s", self.serial, self.peer, f": {reason}" if reason else "")
             self.service.supervisor.association_down(self.link, reason)

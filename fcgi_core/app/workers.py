@@ -23,12 +23,22 @@ from collections.abc import Sequence
 
 from ..errors import WorkerError
 
-__all__ = ["READY_VARIABLE", "WORKER_VARIABLE", "Workers", "end_with_parent", "tell_ready", "worker_command"]
+__all__ = [
+    "COUNT_VARIABLE",
+    "READY_VARIABLE",
+    "WORKER_VARIABLE",
+    "Workers",
+    "end_with_parent",
+    "tell_ready",
+    "worker_command",
+]
 
 log = logging.getLogger("fcgi_sctp.app")
 
 WORKER_VARIABLE = "FCGI_SCTP_WORKER"
 """Environment of a worker: its number, from 0."""
+COUNT_VARIABLE = "FCGI_SCTP_WORKER_COUNT"
+"""Environment of a worker: how many there are."""
 READY_VARIABLE = "FCGI_SCTP_READY_FD"
 """Environment of a worker: the file descriptor to write to when it listens."""
 LIFE_VARIABLE = "FCGI_SCTP_LIFE_FD"
@@ -71,6 +81,7 @@ class Workers:
 
     def __init__(self, count: int, command: Sequence[str], grace: float) -> None:
         """`command` starts a worker, which finds its number in its environment; it has `grace` seconds to end."""
+        self.count = count
         self._command = command
         self._grace = grace
         self._slots = [_Slot(self, number) for number in range(count)]
@@ -155,7 +166,12 @@ class _Slot:
 
     async def _run(self, writer: int) -> asyncio.subprocess.Process:
         life = self._owner._life[0]
-        names = {WORKER_VARIABLE: self._number, READY_VARIABLE: writer, LIFE_VARIABLE: life}
+        names = {
+            WORKER_VARIABLE: self._number,
+            COUNT_VARIABLE: self._owner.count,
+            READY_VARIABLE: writer,
+            LIFE_VARIABLE: life,
+        }
         environment = os.environ | {name: str(value) for name, value in names.items()}
         environment.pop("NOTIFY_SOCKET", None)  # the service manager listens to the parent alone
         try:
@@ -241,5 +257,6 @@ async def _byte_from(reader: int) -> bool:
 
 
 def worker_command() -> list[str]:
-    """How this program was called, for its workers."""
-    return [sys.executable, "-m", "fcgi_cli", *sys.argv[1:]]
+    """How this program was called, for its workers. -P: the working directory is no place to import from, as it is none
+    for the program itself; a yaml.py there would run in each worker."""
+    return [sys.executable, "-P", "-m", "fcgi_cli", *sys.argv[1:]]

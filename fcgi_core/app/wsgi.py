@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ClientGone
+from ..errors import ClientGone, RequestCut
 from ..exchange import error_page
+from ..forks import leave
 from ..plugin import bound_to_request
-from ..records import PREFERRED_CONTENT
+from ..records import PREFERRED_CONTENT, ProtocolStatus, Role
+from .asgi_scope import is_secure, server_of
+from .rules import NO_LENGTH, as_bytes, has_no_body, make_text_head, request_length
 from .threads import ThreadPool
 from .wsgi_files import Body, Errors, Wait
 
@@ -60,7 +63,12 @@ class WsgiApplication:
         self._loop = asyncio.get_running_loop()
 
     def request(self, exchange: AppExchange) -> None:
-        self.pool.submit(WsgiRequest(self, exchange).run)
+        request = WsgiRequest(self, exchange)
+        try:
+            self.pool.submit(request.run)
+        except RuntimeError as error:  # there is no thread and none can be made; another application may take it
+            log.error("request refused, for no thread can be started: %s", error)
+            exchange.end(error="no thread can be started", status=ProtocolStatus.OVERLOADED)
 
     async def stop(self) -> None:
         threads = self.pool.close()
@@ -96,6 +104,10 @@ class WsgiApplication:
                 request.taken_up()
 
 
+class BodyTooLong(Exception):
+    """The application sent more than its Content-Length; what that counts has been sent."""
+
+
 class WsgiRequest:
     """One request on its thread."""
 
@@ -105,10 +117,14 @@ class WsgiRequest:
         "_head",
         "_head_only",
         "_head_sent",
-        "_headers",
-        "_status",
+        "_left",
+        "_length",
+        "_never_a_body",
+        "_no_body",
         "_taken",
         "_wait",
+        "_whole_length",
+        "_wrong",
         "aborted",
         "complete",
         "exchange",
@@ -134,15 +150,46 @@ class WsgiRequest:
         self._head_sent = False
         self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
         """The body is left out: it is for the web server to do (RFC 3875 section 4.3.3), but HAProxy answers 502."""
+        self._never_a_body = False
+        """The status is one that has no body."""
+        self._no_body = self._head_only
+        """The response has no body, whatever the application says."""
+        self._length = NO_LENGTH
+        """The response's Content-Length."""
+        self._left = NO_LENGTH
+        """Bytes of it that are still to come, where there is one and a body."""
         exchange.on_abort = self._abort
         exchange.on_writable = self.taken_up
         self._body: Body | None = None
+        self._whole_length = NO_LENGTH
+        """Length of the request's body where the web server told none and all of it has come."""
+        self._wrong = ""
+        """What is wrong with the request, so that the application does not get it."""
+        self.input: Any = None
+        self._open_body(exchange)
+
+    def _open_body(self, exchange: AppExchange) -> None:
+        """The file of the request's body. It ends where CONTENT_LENGTH says (PEP 3333, "Input and Error Streams")."""
+        try:
+            length = request_length(exchange.params)
+        except ValueError as error:
+            self._wrong = str(error)
+            return
         if exchange.input_closed:
-            self.input: Any = io.BytesIO(exchange.take_body())
+            body = exchange.take_body()
+            if length == len(body) or exchange.request.role is Role.AUTHORIZER:  # which has no body
+                self.input = io.BytesIO(body)
+                return
+            if length == NO_LENGTH:
+                self.input = io.BytesIO(body)
+                if body:
+                    self._whole_length = len(body)
+                return
+            self._body = Body(self.owner, exchange, length, body)
         else:
-            self._body = Body(owner, exchange)
+            self._body = Body(self.owner, exchange, length)
             exchange.on_input = self._body.arrived
-            self.input = io.BufferedReader(self._body, 16 * 1024)
+        self.input = io.BufferedReader(self._body, 16 * 1024)
 
     # ---- on the loop's thread
 
@@ -160,6 +207,7 @@ class WsgiRequest:
     # ---- on the request's thread
 
     def run(self) -> None:
+        """Run the application. Nothing that it raises gets any further: the thread goes on with the next request."""
         owner, exchange = self.owner, self.exchange
         exchange.started = time.monotonic()
         if self.aborted:
@@ -168,32 +216,58 @@ class WsgiRequest:
         last = b""
         error = ""
         with bound_to_request(exchange):
+            if self._wrong:
+                log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
+                self.complete = True
+                owner.hand_over(self, self._error_page(HTTPStatus.BAD_REQUEST), True, self._wrong)
+                return
             try:
                 environ = make_environ(exchange.params, owner.script_name)
+                if self._whole_length != NO_LENGTH:
+                    environ["CONTENT_LENGTH"] = str(self._whole_length)
                 environ["wsgi.input"] = self.input
                 environ["wsgi.errors"] = Errors(exchange)
                 result = owner.application(environ, self.start_response)
                 try:
                     last = self._send_result(result)
-                    self.complete = True
+                    if self._left > 0:
+                        sent = self._length - self._left
+                        error = f"the response ended after {sent} of the {self._length} bytes of its Content-Length"
+                        application_log.error("%s: %s", self._name(), error)
+                    else:
+                        self.complete = True
                 finally:
                     if hasattr(result, "close"):
                         result.close()
             except ClientGone:
                 error = "the client went away"
+            except BodyTooLong as exception:
+                error = str(exception)
+                application_log.error("%s: %s", self._name(), error)
+            except RequestCut as exception:
+                error = str(exception)
+                log.warning("%s: %s", self._name(), error)
+                if not self._head_sent:
+                    last = self._error_page(HTTPStatus.BAD_REQUEST)
+                    self.complete = True
             except BaseException as exception:
-                if isinstance(exception, (KeyboardInterrupt, GeneratorExit)):
-                    raise
-                application_log.exception(
-                    "uncaught exception in %s %s",
-                    exchange.params.get("REQUEST_METHOD", ""),
-                    exchange.params.get("REQUEST_URI", ""),
-                )
+                if isinstance(exception, SystemExit):
+                    leave(exception)
+                # SystemExit and KeyboardInterrupt, too: this is no main thread, and others' requests go on
+                application_log.exception("uncaught exception in %s", self._name())
                 error = f"uncaught {type(exception).__name__}"
                 if not self._head_sent:
-                    last = error_page(HTTPStatus.INTERNAL_SERVER_ERROR, exchange.params.get("REQUEST_METHOD", ""))
+                    last = self._error_page(HTTPStatus.INTERNAL_SERVER_ERROR)
                     self.complete = True
+        leave(SystemExit(1) if error else None)
         owner.hand_over(self, last, True, error)
+
+    def _name(self) -> str:
+        params = self.exchange.params
+        return f"{params.get('REQUEST_METHOD', '')} {params.get('REQUEST_URI', '')}"
+
+    def _error_page(self, status: HTTPStatus) -> bytes:
+        return error_page(status, self.exchange.params.get("REQUEST_METHOD", ""))
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -207,37 +281,53 @@ class WsgiRequest:
                 exc_info = None
         elif self._head is not None:
             raise AssertionError("start_response was called twice, the second time without exc_info")
-        self._status = status
-        self._headers = headers
-        lines = [f"Status: {status}\r\n"]
-        lines += [f"{name}: {value}\r\n" for name, value in headers]
-        head = "".join(lines)
-        if head.count("\n") != len(lines) or head.count("\r") != len(lines):
-            raise ValueError("a status or header contains a line break")
-        self._head = head.encode("latin-1")
+        self._head, self._length, number = make_text_head(status, headers)
+        self._never_a_body = has_no_body(number)
+        self._no_body = self._head_only or self._never_a_body
+        self._left = NO_LENGTH if self._no_body else self._length
         return self.write
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
         """PEP 3333, "The write() Callable": sent before it returns, as far as the window allows."""
+        if type(data) is not bytes:
+            data = as_bytes(data)
         if self.aborted:
             raise ClientGone
         if self._given - self._taken > WRITE_AHEAD:
             self._wait.until(lambda: self.aborted or self._given - self._taken <= WRITE_AHEAD)
             if self.aborted:
                 raise ClientGone
-        if self._head_only:
-            data = b""
+        too_long = 0 <= self._left < len(data)
+        data = self._within_length(data)
         if not self._head_sent:
             data = self._take_head() + data
         if data:
             self._given += len(data)
             self.owner.hand_over(self, data, False)
+        if too_long:
+            self._end_too_long()
 
-    def _take_head(self, content_length: int | None = None) -> bytes:
+    def _within_length(self, data: bytes) -> bytes:
+        """What of the data may be sent: nothing beyond Content-Length, and no body where there is to be none."""
+        if self._left != NO_LENGTH:
+            data = data[: self._left]
+            self._left -= len(data)
+        elif self._no_body:
+            return b""
+        return data
+
+    def _end_too_long(self) -> None:
+        self.complete = True  # what was promised has been sent
+        raise BodyTooLong(
+            f"the response is longer than the {self._length} bytes of its Content-Length; the rest is left out"
+        )
+
+    def _take_head(self, content_length: int = NO_LENGTH) -> bytes:
+        """The head with its empty line, with this length if the application told none."""
         if self._head is None:
-            raise AssertionError("the application sent data before it called start_response")
+            raise AssertionError("the application did not call start_response before the first piece of its response")
         self._head_sent = True
-        if content_length is not None and not any(name.lower() == "content-length" for name, _ in self._headers):
+        if content_length != NO_LENGTH and self._length == NO_LENGTH:
             return self._head + b"Content-Length: %d\r\n\r\n" % content_length
         return self._head + b"\r\n"
 
@@ -247,18 +337,25 @@ class WsgiRequest:
             # the whole response is known: head, body and end go in one piece, with its length (PEP 3333,
             # "Handling the Content-Length Header")
             data = result[0]
-            bodiless = self._status[:3] in ("204", "304") or self._status[:1] == "1" or (self._head_only and not data)
-            head = self._take_head(None if bodiless else len(data))
-            if self._head_only:
-                return head
+            if type(data) is not bytes:
+                data = as_bytes(data)
+            if self._no_body:
+                # a response to HEAD says what GET would have got, if it is known
+                return self._take_head(NO_LENGTH if self._never_a_body or not data else len(data))
+            if self._left != NO_LENGTH and len(data) > self._left:
+                self.write(data)  # which raises
+            head = self._take_head(len(data))
+            data = self._within_length(data)
             if len(data) > PREFERRED_CONTENT:
                 self._given += len(head)
                 self.owner.hand_over(self, head, False)  # a record of its own costs less than a copy of what is long
                 return data
             return head + data
-        for data in result:
-            if data:
-                self.write(data)
+        if result is None:
+            raise TypeError("the application returned None: an iterable of bytes was expected")
+        for piece in result:
+            if piece:
+                self.write(piece)
         return b"" if self._head_sent else self._take_head()
 
 
@@ -289,17 +386,18 @@ def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
             environ["PATH_INFO"] = path
     # PEP 3333 wants these; a FastCGI client need not send them
     environ.setdefault("SCRIPT_NAME", "")  # HAProxy sends no empty one
-    environ.setdefault("REQUEST_METHOD", "GET")
-    environ.setdefault("SERVER_NAME", "localhost")
-    environ.setdefault("SERVER_PORT", "80")
-    environ.setdefault("SERVER_PROTOCOL", "HTTP/1.1")
     environ.setdefault("QUERY_STRING", "")
-    # a request cannot bring a proxy in through its headers (CVE-2016-5385)
-    environ.pop("HTTP_PROXY", None)
+    secure = is_secure(environ)
+    if not environ.get("REQUEST_METHOD"):
+        environ["REQUEST_METHOD"] = "GET"
+    if not environ.get("SERVER_PROTOCOL"):
+        environ["SERVER_PROTOCOL"] = "HTTP/1.1"
+    if not environ.get("SERVER_NAME") or not environ.get("SERVER_PORT"):
+        # nginx passes them empty where it has no server_name, and on a unix socket
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = server_of(environ, secure)
     # nginx passes these twice; the names without HTTP_ are the right ones (RFC 3875 section 4.1.18)
     environ.pop("HTTP_CONTENT_TYPE", None)
     environ.pop("HTTP_CONTENT_LENGTH", None)
-    secure = environ.get("HTTPS", "").lower() in ("on", "1") or environ.get("REQUEST_SCHEME") == "https"
     environ["wsgi.url_scheme"] = "https" if secure else "http"
     environ.update(_CONSTANT_ENVIRON)
     return environ

@@ -7,12 +7,15 @@ place for weak references to them.
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ClientGone
+from ..errors import ClientGone, RequestCut
+from ..forks import in_child
+from .rules import NO_LENGTH
 from .threads import ThreadPool
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from .wsgi import WsgiApplication
 
 __all__ = ["Body", "Errors", "Wait"]
+
+log = logging.getLogger("fcgi_sctp.app")
 
 
 class Wait:
@@ -52,17 +57,26 @@ class Wait:
 
 
 class Body(io.RawIOBase):
-    """STDIN as a file that waits for what has not come yet; used through a BufferedReader."""
+    """STDIN as a file that waits for what has not come yet; used through a BufferedReader.
 
-    def __init__(self, owner: WsgiApplication, exchange: AppExchange) -> None:
+    It ends after `length` bytes, and what comes beyond them is left out. RequestCut where STDIN ends before.
+    """
+
+    def __init__(self, owner: WsgiApplication, exchange: AppExchange, length: int, data: bytes = b"") -> None:
+        """`data` is what has come already and was taken."""
         super().__init__()
         self._owner = owner
         self._wait = Wait(owner.pool)
+        self._exchange = exchange
+        self._length = length
+        self._left = length
         self._data = memoryview(b"")
-        self._closed_by_client = exchange.input_closed
+        self._ended = False
+        self._missing = 0
+        """Bytes that were announced and never came, once it has ended."""
         self._aborted = False
         self._asked = False
-        self._exchange = exchange
+        self._keep(data)
 
     # ---- on the loop's thread
 
@@ -79,9 +93,22 @@ class Body(io.RawIOBase):
         exchange = self._exchange
         if exchange.body or exchange.input_closed:
             self._asked = False
-            self._data = memoryview(exchange.take_body())  # before the end is told, which the thread takes for all
-            self._closed_by_client = exchange.input_closed
+            self._keep(exchange.take_body())
             self._wait.check()
+
+    def _keep(self, data: bytes) -> None:
+        closed = self._exchange.input_closed
+        if self._left != NO_LENGTH:
+            if len(data) > self._left:
+                log.warning("a request's body is longer than its CONTENT_LENGTH %d; the rest is left out", self._length)
+                data = data[: self._left]
+            self._left -= len(data)
+            if self._left == 0:
+                closed = True
+            elif closed:
+                self._missing = self._left
+        self._data = memoryview(data)  # before the end is told, which the thread takes for all
+        self._ended = closed
 
     def _ask(self) -> None:
         self._asked = True
@@ -93,12 +120,15 @@ class Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._data and not self._closed_by_client:
+        if not self._data and not self._ended and not self._aborted:
             self._exchange.service.loop.call_soon_threadsafe(self._ask)
-            self._wait.until(lambda: bool(self._data) or self._closed_by_client or self._aborted)
+            self._wait.until(lambda: bool(self._data) or self._ended or self._aborted)
         if self._aborted:
             raise ClientGone
         count = min(len(buffer), len(self._data))
+        if count == 0 and self._missing:
+            came = self._length - self._missing
+            raise RequestCut(f"the request's body ended after {came} of the {self._length} bytes of its CONTENT_LENGTH")
         buffer[:count] = self._data[:count]
         self._data = self._data[count:]
         return count
@@ -117,6 +147,9 @@ class Errors(io.TextIOBase):
         exchange = self._exchange
         data = text.encode("utf-8", "backslashreplace")
         if data and not exchange.service.supervisor.stderr(exchange, data):
+            if in_child():
+                sys.stderr.write(text)  # the loop is the parent's
+                return len(text)
             try:
                 exchange.service.loop.call_soon_threadsafe(exchange.stderr, data)
             except RuntimeError:

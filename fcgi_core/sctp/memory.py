@@ -291,8 +291,9 @@ class MemoryAssociation:
             self._tell_down(reason)
 
     def _tell_down(self, reason: str) -> None:
-        if self.handler is not None and not self.carrier.closed:
-            self.handler.association_down(reason)
+        handler, self.handler, self.other = self.handler, None, None  # no circle is left
+        if handler is not None and not self.carrier.closed:
+            handler.association_down(reason)
 
     def statistics(self) -> AssociationStatistics:
         return AssociationStatistics(

@@ -4,23 +4,27 @@ A connection may carry one request after the other (KEEP_CONN) or many at once (
 knows of SCTP: a `Dispatcher` takes each request when its PARAMS are whole, and answers through the methods of
 `WebExchange`.
 
-What web servers need, learned by trying them: STDERR before the response's head fills nginx's header buffer and ends in
-a 502, so it is held until the head has gone; records are sent unpadded, 16 KiB at most; and a response that breaks off
-after it began can only be told by closing the connection, for END_REQUEST would make it look whole.
+What web servers need, learned by trying them: STDERR that comes before the response's head fills the buffer that nginx
+reads the head into and ends in a 502, so as much of it goes first as leaves the head room there (fastcgi_catch_stderr
+looks at no other), and the rest after the head; records are sent unpadded, 16 KiB at most; a response that breaks off
+after it began can only be told by closing the connection, for END_REQUEST would make it look whole; and a connection
+that is closed while input of it is unread takes the answer along, so that is read first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Protocol, cast
 
 from ..errors import RemoteProtocolError
-from ..exchange import Exchange, error_page, status_of
+from ..exchange import Exchange, error_page
 from ..records import (
+    HEADER_SIZE,
     KEEP_CONN,
     MAX_PARAMS,
     PREFERRED_CONTENT,
@@ -47,7 +51,22 @@ log = logging.getLogger("fcgi_sctp.web")
 MAX_REQUESTS_PER_CONNECTION = 1024
 """Requests at once on one connection of a multiplexing client; HAProxy's own limit is 100 by default."""
 MAX_HELD_STDERR = 32 * 1024
-"""Bytes of STDERR held until the response's head has gone; nginx logs 2 KiB of it. The plugins have it all."""
+"""Bytes of STDERR held until the response's head comes; nginx logs 2 KiB of it. The plugins have it all."""
+STDERR_OVERHEAD = 64
+"""Bytes counted for each piece of STDERR that is held, beside its text."""
+HEAD_BUFFER = 4096
+"""Bytes into which nginx reads the response's head and the records before it (fastcgi_buffer_size: one page)."""
+MAX_UNREAD_STDERR = 256 * 1024
+"""Bytes of STDERR that wait on a connection whose web server does not read; what is beyond is left out and reported."""
+MAX_UNFINISHED_PARAMS = 64 << 20
+"""Bytes of PARAMS that are not whole, those of all connections together: 64 requests with as much as MAX_PARAMS."""
+PARAMS_WITHIN = 60.0
+"""Seconds that a request's PARAMS may take; a web server has them all when it begins. nginx' fastcgi_send_timeout."""
+LINGER_FOR = 30.0
+"""Seconds for which a connection that is to be closed is read on, so that its web server can read the answer; nginx'
+lingering_time."""
+LINGER_BYTES = 256 << 20
+"""Bytes that are then thrown away at most; php-fpm knows no bound."""
 HIGH_WATER = 64 * 1024
 """Bytes in the socket's write buffer beyond which a response is not read on; asyncio's own default."""
 MAX_ANSWERS = 10_000
@@ -82,6 +101,7 @@ class WebExchange(Exchange):
     """One request of a web server and its answer."""
 
     __slots__ = (
+        "_held_bytes",
         "_held_stderr",
         "_owed",
         "_params",
@@ -98,6 +118,7 @@ class WebExchange(Exchange):
         "keep_connection",
         "last_activity",
         "over",
+        "overloaded_at",
         "queue_deadline",
         "raw_params",
         "role",
@@ -126,6 +147,8 @@ class WebExchange(Exchange):
         """`body` still holds all of the input: another application could be given the request."""
         self.queue_deadline = 0.0
         """When it will have waited for an application for long enough, in the loop's time; 0: it has not waited yet."""
+        self.overloaded_at = 0.0
+        """When an application first refused it because it had too much to do, in the loop's time; 0: none has."""
         self.tried_again = False
         """It was given to a second application after the first was lost."""
         self.dispatched = False
@@ -135,7 +158,14 @@ class WebExchange(Exchange):
         """The dispatcher's own."""
         self.last_activity = self.began
         self._held_stderr: list[bytes] | None = []
+        """STDERR that came before the response's head; None once that has gone."""
+        self._held_bytes = 0
         self._owed = 0
+
+    def size_of_params(self) -> int:
+        """Bytes of PARAMS that have come."""
+        growing = self.growing_params
+        return len(self.raw_params) if growing is None else len(growing)
 
     @property
     def params(self) -> Mapping[str, str]:
@@ -179,7 +209,11 @@ class WebExchange(Exchange):
         self.last_activity = now = time.monotonic()
         if self.first_byte is None:
             self.first_byte = now
-            self.status = status_of(data)
+        if not self.head_size:
+            self.read_head(data)
+        after = (
+            None if self._held_stderr is None else self._send_held(self.head_size or max(len(data), HEAD_BUFFER // 2))
+        )
         self.bytes_out += len(data)
         for start in range(0, len(data), PREFERRED_CONTENT):  # once: what came over SCTP was cut to that
             part = data if len(data) <= PREFERRED_CONTENT else data[start : start + PREFERRED_CONTENT]
@@ -188,10 +222,8 @@ class WebExchange(Exchange):
             else:
                 downstream.write(header(RecordType.STDOUT, self.id, len(part)))
                 downstream.write(part)
-        if self._held_stderr:
-            # the head goes with the first output: real applications send it whole
-            held, self._held_stderr = self._held_stderr, None
-            for text in held:
+        if after:
+            for text in after:
                 self.send_stderr(text)
         if downstream.paused:
             self._owed += len(data)
@@ -202,23 +234,45 @@ class WebExchange(Exchange):
         """Part of STDERR."""
         if self.over:
             return
-        if self.first_byte is None and self._held_stderr is not None:
-            if sum(map(len, self._held_stderr)) + len(data) <= MAX_HELD_STDERR:
-                self._held_stderr.append(data)
-            return
-        for encoded in stream_records(RecordType.STDERR, self.id, data):
-            self.downstream.write(encoded)
+        downstream = self.downstream
+        held = self._held_stderr
+        if held is not None:
+            self._held_bytes += len(data) + STDERR_OVERHEAD
+            if self._held_bytes <= MAX_HELD_STDERR:
+                held.append(data)
+            else:
+                downstream.left_out(self, len(data))
+        elif downstream.takes_stderr(len(data)):
+            for encoded in stream_records(RecordType.STDERR, self.id, data):
+                downstream.write(encoded)
+        else:
+            downstream.left_out(self, len(data))
+
+    def _send_held(self, head: int) -> list[bytes]:
+        """Send of the STDERR that is held what leaves room for a head of `head` bytes in the web server's buffer; what
+        is to be sent after the head is returned."""
+        held, self._held_stderr = self._held_stderr or [], None
+        room = HEAD_BUFFER - HEADER_SIZE - head
+        for position, text in enumerate(held):
+            room -= HEADER_SIZE
+            if room < len(text):
+                if room <= 0:
+                    return held[position:]
+                self.downstream.write(record(RecordType.STDERR, self.id, text[:room]))
+                return [text[room:], *held[position + 1 :]]
+            self.downstream.write(record(RecordType.STDERR, self.id, text))
+            room -= len(text)
+        return []
 
     def end(self, app_status: int = 0, status: ProtocolStatus = ProtocolStatus.REQUEST_COMPLETE) -> None:
         """The answer is complete."""
         if self.over:
             return
-        if self.first_byte is None and self._held_stderr:
-            self.first_byte = time.monotonic()
-            for text in self._held_stderr:
+        if self._held_stderr:  # there is no head
+            held, self._held_stderr = self._held_stderr, None
+            for text in held:
                 self.send_stderr(text)
         self.over = True
-        self._held_stderr = None
         self.body.clear()  # nobody sends it again, and the exchange may be remembered for a while
         self.downstream.write(end_request(self.id, app_status, status, closing=self.bytes_out > 0))
         self.downstream.finished(self)
@@ -234,14 +288,32 @@ class WebExchange(Exchange):
             return
         page = error_page(status, self.params.get("REQUEST_METHOD", ""), retry_after)
         self.status = status.value
-        self._held_stderr = None
-        self.downstream.write(record(RecordType.STDERR, self.id, f"fcgi-sctp: {why}".encode("utf-8", "replace")[:1024]))
+        # why, before what the application itself had to say
+        self._held_stderr = [f"fcgi-sctp: {why}".encode("utf-8", "replace")[:1024], *(self._held_stderr or ())]
+        after = self._send_held(len(page))
         self.downstream.write(record(RecordType.STDOUT, self.id, page))
         self.bytes_out = len(page)
+        for text in after:
+            self.send_stderr(text)
         self.end()
+
+    def is_whole(self) -> bool:
+        return not self.downstream.paused and super().is_whole()
+
+    def waits_for_web_server(self) -> bool:
+        """Whether it is the web server that does not go on, which does not read the answer or has not sent all of the
+        input that is wanted of it."""
+        downstream = self.downstream
+        if downstream.paused:
+            return True
+        if self.input_closed or downstream.is_held_up_by(self):
+            return False
+        length = self.params.get("CONTENT_LENGTH", "")  # all of it has come if only the record that closes STDIN misses
+        return not (length.isdecimal() and self.bytes_in >= int(length[:18]))
 
     def drained(self) -> None:
         """The socket takes more again."""
+        self.last_activity = time.monotonic()
         if self._owed:
             owed, self._owed = self._owed, 0
             self.downstream.dispatcher.consumed(self, owed)
@@ -254,6 +326,12 @@ class Connections:
         self._loop = asyncio.get_running_loop()
         self._open: set[DownstreamConnection] = set()
         self._writing: list[DownstreamConnection] = []
+        self.unfinished_params = 0
+        """Bytes of PARAMS that are not whole."""
+        self.stderr_left_out = 0
+        """Bytes of STDERR that web servers did not take."""
+        self.on_closed: Callable[[], None] = lambda: None
+        """Called when one has been closed."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -266,6 +344,24 @@ class Connections:
 
     def discard(self, connection: DownstreamConnection) -> None:
         self._open.discard(connection)
+        self.on_closed()
+
+    def are_closing(self) -> bool:
+        """Whether one has no requests, which after its `stop` is one whose last answer is still on its way."""
+        return any(connection.is_idle for connection in self._open)
+
+    def refuse_unfinished(self) -> None:
+        """There are too many PARAMS that are not whole: refuse the requests of the connection that holds most."""
+        most = max(self._open, key=lambda one: one.unfinished_params())
+        most.refuse_unfinished(HTTPStatus.SERVICE_UNAVAILABLE, "too many PARAMS are not whole")
+
+    def refuse_late(self) -> None:
+        """Refuse the requests whose PARAMS take too long."""
+        if self.unfinished_params:
+            limit = time.monotonic() - PARAMS_WITHIN
+            for connection in tuple(self._open):
+                why = f"PARAMS were not whole after {PARAMS_WITHIN:g} s"
+                connection.refuse_unfinished(HTTPStatus.REQUEST_TIMEOUT, why, began_before=limit)
 
     def write_soon(self, connection: DownstreamConnection) -> None:
         if not self._writing:
@@ -295,8 +391,17 @@ class DownstreamConnection:
         """Whether something in it is too long to be copied once more."""
         self._close_after = False
         self._stopping = False
-        self._reading_paused = False
+        self._full: set[WebExchange] = set()
+        """Exchanges of which no more input is wanted now. As long as there are any the socket is not read, and nothing
+        else keeps it from being read."""
+        self._unread = False
+        """Input of a request that is over may still come."""
+        self._lingering: asyncio.TimerHandle | None = None
+        """While it is read only so that the web server can read the last answer."""
+        self._thrown_away = 0
         self._answers = 0
+        self._stderr_waiting = 0
+        self._stderr_left_out = 0
 
     # ---- asyncio
 
@@ -306,6 +411,11 @@ class DownstreamConnection:
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering is not None:
+            self._thrown_away += len(data)
+            if self._thrown_away > LINGER_BYTES:
+                self._transport.close()
+            return
         try:
             records = self._reader.feed(data)
             ready: list[WebExchange] = []
@@ -328,9 +438,17 @@ class DownstreamConnection:
         """The transport closes. uvloop would do so without this; to asyncio's own loop its absence is an error."""
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self._give_up_requests()
+        self._tell_left_out()
         self._connections.discard(self)
+
+    def _give_up_requests(self) -> None:
         exchanges, self._exchanges = self._exchanges, {}
         for exchange in exchanges.values():
+            self._forget_params(exchange)
+            self.read_on(exchange)
             if not exchange.over:
                 exchange.over = True
                 if exchange.dispatched:
@@ -342,6 +460,8 @@ class DownstreamConnection:
     def resume_writing(self) -> None:
         self.paused = False
         self._answers = 0
+        self._stderr_waiting = 0
+        self._tell_left_out()
         for exchange in tuple(self._exchanges.values()):
             exchange.drained()
 
@@ -356,39 +476,67 @@ class DownstreamConnection:
             self._has_long = True
 
     def finished(self, exchange: WebExchange) -> None:
-        """The exchange's END_REQUEST stands in the queue."""
+        """Nothing more is written for the exchange; its END_REQUEST stands in the queue, or goes there now."""
         self._exchanges.pop(exchange.id, None)
+        self._forget_params(exchange)
+        if exchange.input is not Input.COMPLETE or exchange.role is Role.AUTHORIZER:  # whose STDIN clients close
+            self._unread = True
         if not exchange.flags & KEEP_CONN:
             self._close_after = True
-        if self._stopping and not self._exchanges:
-            self._close_after = True
-        if exchange.input is not Input.COMPLETE and self._reading_paused:
-            self.read_on()
+        if self._full:
+            self.read_on(exchange)
 
     def break_off(self, exchange: WebExchange) -> None:
         """Close the connection, so that the response is seen to be cut."""
-        self._out.append(NO_RECORD)
+        self.write(NO_RECORD)
+        self.finished(exchange)
+        self._give_up_requests()  # no more can be written for the others
+        self._close_after = True
         self.flush()
-        self._transport.close()
 
-    def stop_reading(self) -> None:
-        """The window of a request's body is full: let the socket fill up. A connection's requests stop together."""
-        if not self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = True
+    def takes_stderr(self, size: int) -> bool:
+        """Whether so many bytes of STDERR may be written. Nothing else bounds them: STDERR has no window."""
+        if self.paused:
+            self._stderr_waiting += size
+        return self._stderr_waiting <= MAX_UNREAD_STDERR
+
+    def left_out(self, exchange: WebExchange, size: int) -> None:
+        """So many bytes of the exchange's STDERR are not written."""
+        self._stderr_left_out += size
+        self._connections.stderr_left_out += size
+
+    def _tell_left_out(self) -> None:
+        if self._stderr_left_out:
+            log.warning("%s did not take %d bytes of STDERR; they are left out", self._peer(), self._stderr_left_out)
+            self._stderr_left_out = 0
+
+    def stop_reading(self, exchange: WebExchange) -> None:
+        """No more input of the exchange is wanted before `read_on`: let the socket fill up. A connection's requests
+        stop together."""
+        if not self._full and not self._transport.is_closing():
             self._transport.pause_reading()
+        self._full.add(exchange)
 
-    def read_on(self) -> None:
-        if self._reading_paused:
-            self._reading_paused = False
-            if not self._transport.is_closing():
+    def read_on(self, exchange: WebExchange) -> None:
+        """Input of the exchange is wanted again, or it is over."""
+        if exchange in self._full:
+            self._full.discard(exchange)
+            if not self._full and not self._transport.is_closing():
                 self._transport.resume_reading()
+
+    def is_held_up_by(self, exchange: WebExchange) -> bool:
+        """Whether no more input of the exchange is wanted now."""
+        return exchange in self._full
 
     def stop(self) -> None:
         """End when the requests under way have ended; at once if there are none."""
         self._stopping = True
-        if not self._exchanges:
-            self.flush()
-            self._transport.close()
+        self.flush()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there are no requests on it."""
+        return not self._exchanges
 
     def abort(self) -> None:
         self._transport.abort()
@@ -396,7 +544,7 @@ class DownstreamConnection:
     def flush(self) -> None:
         """Hand what is queued to the socket."""
         out, self._out = self._out, []
-        if out and not self._transport.is_closing():
+        if out and self._lingering is None and not self._transport.is_closing():
             if len(out) == 1:
                 self._transport.write(out[0])
             elif self._has_long:
@@ -404,7 +552,30 @@ class DownstreamConnection:
             else:
                 self._transport.write(b"".join(out))
         self._has_long = False
-        if self._close_after and not self._exchanges:
+        if (self._close_after or self._stopping) and not self._exchanges:
+            self._close()
+
+    def _close(self) -> None:
+        """Close when all that is written has gone. If input may still come it is read, for a while, and thrown away:
+        to close a socket with unread input, or before it comes, is to reset the connection (RFC 1122 section
+        4.2.2.13), and the web server reads nothing of the answer any more."""
+        transport = self._transport
+        if self._lingering is not None or transport.is_closing():
+            return
+        if not self._unread and not self._reader.inside_record:
+            transport.close()
+            return
+        self._lingering = self._loop.call_later(LINGER_FOR, self._linger_no_more)
+        try:
+            transport.write_eof()
+        except OSError:
+            transport.abort()  # the web server has gone
+
+    def _linger_no_more(self) -> None:
+        if self._transport.get_write_buffer_size():
+            # the answer is still on its way to a slow reader
+            self._lingering = self._loop.call_later(LINGER_FOR, self._linger_no_more)
+        else:
             self._transport.close()
 
     # ---- records
@@ -421,7 +592,7 @@ class DownstreamConnection:
             return  # it crossed the request's end (section 3.3: such records are ignored)
         if kind == RecordType.ABORT_REQUEST:
             exchange.over = True
-            self._exchanges.pop(request_id)
+            self.finished(exchange)
             if exchange.dispatched:
                 self.dispatcher.client_gone(exchange)
             self._answer(end_request(request_id))
@@ -439,6 +610,8 @@ class DownstreamConnection:
                 )
             self._answer(record(RecordType.UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0))))
             return
+        if exchange.input is Input.COMPLETE:
+            return  # its input was closed before: that is no news, and the body stands as it was
         exchange.input = following
         exchange.body.append((kind, content))
         exchange.bytes_in += len(content)
@@ -447,22 +620,44 @@ class DownstreamConnection:
             ready.append(exchange)
 
     def _params(self, exchange: WebExchange, content: bytes, ready: list[WebExchange]) -> None:
+        connections = self._connections
         if content:
+            connections.unfinished_params += len(content)
             if not exchange.raw_params:
                 exchange.raw_params = content
-                return
-            # many records, or small ones: not a copy of all for each
-            growing = exchange.growing_params = exchange.growing_params or bytearray(exchange.raw_params)
-            growing += content
-            if len(growing) > MAX_PARAMS:
+            else:
+                # many records, or small ones: not a copy of all for each
+                growing = exchange.growing_params = exchange.growing_params or bytearray(exchange.raw_params)
+                growing += content
+            if connections.unfinished_params > MAX_UNFINISHED_PARAMS:
+                connections.refuse_unfinished()
+            elif exchange.size_of_params() > MAX_PARAMS:
                 log.warning("%s sent more than %d bytes of PARAMS; answered 431", self._peer(), MAX_PARAMS)
                 exchange.fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {MAX_PARAMS} bytes of PARAMS")
             return
+        self._forget_params(exchange)
         if exchange.growing_params is not None:
             exchange.raw_params, exchange.growing_params = bytes(exchange.growing_params), None
         exchange.input = AFTER_PARAMS[exchange.role]
         exchange.input_closed = exchange.input is Input.COMPLETE
         ready.append(exchange)
+
+    def _forget_params(self, exchange: WebExchange) -> None:
+        """Its PARAMS are whole, or it is over."""
+        if exchange.input is Input.PARAMS:
+            self._connections.unfinished_params -= exchange.size_of_params()
+
+    def unfinished_params(self) -> int:
+        """Bytes of PARAMS that are not whole."""
+        return sum(one.size_of_params() for one in self._exchanges.values() if one.input is Input.PARAMS)
+
+    def refuse_unfinished(self, status: HTTPStatus, why: str, began_before: float = math.inf) -> None:
+        """Answer the requests whose PARAMS are not whole with an error, if they began before `began_before`."""
+        late = [one for one in self._exchanges.values() if one.input is Input.PARAMS and one.began < began_before]
+        if late:
+            log.warning("%s: %s; answered %d requests %d", self._peer(), why, len(late), status.value)
+        for exchange in late:
+            exchange.fail(status, why)
 
     def _begin(self, request_id: int, content: bytes) -> None:
         if len(content) != 8 or request_id in self._exchanges:
@@ -479,8 +674,11 @@ class DownstreamConnection:
         elif len(self._exchanges) >= MAX_REQUESTS_PER_CONNECTION or self._stopping:
             self._answer(end_request(request_id, 0, ProtocolStatus.OVERLOADED))
         else:
+            if not self._exchanges:
+                self._unread = False  # of those before it all has come
             self._exchanges[request_id] = WebExchange(self, request_id, ROLES[role], flags)
             return
+        self._unread = True
         if not flags & KEEP_CONN:
             self._close_after = True
 

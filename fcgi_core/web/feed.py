@@ -25,6 +25,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from ..memory_cost import memory_cost
 from ..plugin import FeedEntries, FeedEntry
 from ..unix_socket import UnixSocket
 
@@ -32,19 +33,29 @@ __all__ = ["Feed", "FEED_VERSION"]
 
 FEED_VERSION = 1
 KEEP_ENTRIES = 10_000
-KEEP_BYTES = 8 << 20
+KEEP_BYTES = 16 << 20
+"""Bytes of memory that the ring takes, lines made of its entries included: 10,000 entries of 1.6 KiB, which is what a
+line of a request costs with all that is about it."""
 MAX_LISTENERS = 64
 """More are turned away; each holds a file descriptor and up to `BATCH_BYTES` and the socket's own buffer."""
 BATCH = 500
 BATCH_BYTES = 256 << 10
 """Lines, and about so many bytes, made for one listener before the loop goes on with other work (some 2 ms)."""
+MAX_LINE = 1 << 20
+"""Bytes of one line: what a listener that does not read holds beside `BATCH_BYTES`. What makes a longer one is cut."""
+CUT_TO = 100_000
+"""Characters of the message that it has then, at 6 bytes each."""
 MOST_GONE = 1000
 SPEAK_WITHIN = 0.25
 """Seconds that a listener has to say what it wants."""
 MAX_WISH = 4096
 """Bytes of the one line that a listener may send."""
-_ENTRY_OVERHEAD = 256
-"""Bytes counted for an entry beside its text, so that empty messages fill the ring too."""
+_PART_COST = 512
+"""Bytes of memory of what is published together, beside its entries."""
+_ENTRY_COST = 160
+"""Bytes of memory of an entry beside its texts: a tuple of 11, a time, its place in a list."""
+_LINE_COST = 140
+"""Bytes of memory of a line that was made, beside its text."""
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # ASCII: lone surrogates come out as \udXXX
 
@@ -63,12 +74,17 @@ def _encode(number: int, entry: FeedEntry) -> bytes:
     line["message"] = entry.message
     if entry.fields:
         line["fields"] = dict(entry.fields)
-    return _to_json(line).encode() + b"\n"
+    encoded = _to_json(line)
+    if len(encoded) > MAX_LINE:
+        line.pop("fields", None)
+        line["message"] = f"{entry.message[:CUT_TO]} [cut: {len(entry.message)} characters in all]"
+        encoded = _to_json(line)
+    return encoded.encode() + b"\n"
 
 
-def _size(entry: FeedEntry) -> int:
-    fields = sum(map(len, entry.fields.values())) if entry.fields else 0
-    return len(entry.message) + fields + _ENTRY_OVERHEAD
+def _cost(entry: FeedEntry) -> int:
+    """Bytes of memory that an entry takes."""
+    return _ENTRY_COST + memory_cost((entry.message, *entry[3:5], *entry[6:9], entry.host), entry.fields)
 
 
 class _Part:
@@ -81,7 +97,7 @@ class _Part:
         self.lines: dict[int, bytes] = {}
         """Of those that somebody has read, by position."""
         self.size = size
-        """Bytes held, about."""
+        """Bytes of memory, those of `lines` included."""
 
 
 _NONE = _Part([], 0)
@@ -138,9 +154,9 @@ class Feed:
         """Add entries; the oldest go when the feed is full. `FeedEntries` are kept as they are."""
         if not isinstance(entries, FeedEntries):
             for entry in entries:
-                self._add(_Part([entry], _size(entry)))
+                self._add(_Part([entry], _cost(entry) + _PART_COST))
         elif entries:
-            self._add(_Part(entries, entries.held + len(entries) * _ENTRY_OVERHEAD))
+            self._add(_Part(entries, entries.held + _PART_COST))
         if self._idle and self._loop is not None:
             for listener in self._idle:
                 self._loop.call_soon(listener.pump)
@@ -177,15 +193,18 @@ class Feed:
             self._socket = None
 
     def line(self, number: int) -> bytes:
-        """The line of an entry that the feed still has; made once, however many listen."""
+        """The line of an entry that the feed still has; made once, however many listen, if there is room to keep it."""
         place = bisect_right(self._firsts, number, self._gone) - 1
         part = self._parts[place]
         position = number - self._firsts[place]
         line = part.lines.get(position)
         if line is None:
-            line = part.lines[position] = _encode(number, part.entries[position])
-            part.size += len(line)
-            self._bytes += len(line)
+            line = _encode(number, part.entries[position])
+            cost = len(line) + _LINE_COST
+            if self._bytes + cost <= self._keep_bytes:
+                part.lines[position] = line
+                part.size += cost
+                self._bytes += cost
         return line
 
     def greeting(self) -> bytes:

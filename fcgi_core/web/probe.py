@@ -19,7 +19,7 @@ from typing import Protocol
 
 from .. import __version__
 from ..errors import RequestRefused
-from ..exchange import Exchange, status_of
+from ..exchange import Exchange
 from ..records import decode_pairs, encode_pairs
 
 __all__ = ["Probe", "ProbeOptions", "Prober"]
@@ -89,8 +89,8 @@ class Probe(Exchange):
 
     def send_output(self, data: bytes) -> None:
         """Part of the answer: its status is all that is kept."""
-        if not self.bytes_out:
-            self.status = status_of(data)
+        if not self.head_size:
+            self.read_head(data)
         self.bytes_out += len(data)
         self.link.connection.consumed(self.request, len(data))
         self.link.driver.wake()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import NamedTuple, cast
 
 from ..discovery import EnabledPlugin
+from ..endpoints import advertised
 from ..errors import FcgiSctpError, RequestRefused
 from ..plugin import FeedEntry
 from ..sctp.carrier import Address, Carrier
-from ..settings import Settings
+from ..settings import Settings, new_instance
 from ..streams import Plan
 from ..supervisor import Supervisor
 from ..switching import change_plugins, switches_off
@@ -36,8 +36,14 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 MAX_QUEUED_INPUT = 64 * 1024
 """Bytes of a waiting request's body beyond which its connection is not read on."""
+RECORD_COST = 128
+"""Bytes that keeping a record of a body costs beside its content."""
+OVERLOADED_FOR = 1.0
+"""Seconds after an application's first refusal of a request, because it has more to do than it takes, from which on
+the next refusal is answered 503; a FastCGI server whose backlog is full refuses at once."""
 LAST_WORD = 0.5
 """Seconds that applications have at the end to say that they send no more to plugins: a few round trips."""
+
 
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods whose requests may be made twice: the safe ones (RFC 9110 section 9.2.1). PUT and DELETE are idempotent, but
@@ -71,6 +77,8 @@ class WebOptions:
     """What each application is asked now and then to see whether it answers."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
+    max_workers: int = 64
+    """Workers of one application that are connected to at most."""
     needs_feed: bool = True
     """Whether it is an error that the live feed cannot be offered."""
 
@@ -94,7 +102,7 @@ class WebService:
         self.options = options or WebOptions()
         self._carrier = carrier
         self._listen = listen
-        self._settings = replace(settings or Settings(), instance=secrets.token_hex(4))
+        self._settings = replace(settings or Settings(), instance=new_instance())
         self._plan = plan
         self._feed = feed
         self.supervisor = Supervisor(
@@ -162,15 +170,17 @@ class WebService:
         for connection in self._connections:
             connection.stop()
         self._idle = asyncio.Event()
+        self._connections.on_closed = self._idle.set
         try:
             async with asyncio.timeout(grace):
-                while self._active or self._queue:
+                # until the last answers have gone, too
+                while self._active or self._queue or self._connections.are_closing():
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            log.warning(
-                "%d requests still ran after %g s and are given up", len(self._active) + len(self._queue), grace
-            )
+            left = len(self._active) + len(self._queue)
+            if left:
+                log.warning("%d requests still ran after %g s and are given up", left, grace)
         silent = asyncio.Event()
         self.supervisor.take_no_more(silent.set)
         try:
@@ -180,12 +190,12 @@ class WebService:
             pass  # what still comes is counted as dropped
         self.supervisor.close()  # while there are associations that take what plugins say last
         stopped = asyncio.Event()
-        left = len(self.upstreams)
+        running = len(self.upstreams)
 
         def one_stopped() -> None:
-            nonlocal left
-            left -= 1
-            if left <= 0:
+            nonlocal running
+            running -= 1
+            if running <= 0:
                 stopped.set()
 
         for upstream in self.upstreams:
@@ -224,6 +234,11 @@ class WebService:
         """Requests that wait for an application."""
         return len(self._queue)
 
+    @property
+    def stderr_left_out(self) -> int:
+        """Bytes of STDERR that web servers did not take."""
+        return self._connections.stderr_left_out
+
     # ---- Dispatcher, for the downstream connections
 
     def dispatch(self, exchange: WebExchange) -> None:
@@ -233,18 +248,21 @@ class WebService:
             self._wait(exchange)
 
     def more_input(self, exchange: WebExchange) -> None:
+        exchange.last_activity = self._loop.time()
         upstream = exchange.state
         if isinstance(upstream, Upstream):
             upstream.send_input(exchange)
-        elif sum(len(content) for _, content in exchange.body) > MAX_QUEUED_INPUT:
-            exchange.downstream.stop_reading()
+        elif not exchange.input_closed and exchange.bytes_in + len(exchange.body) * RECORD_COST > MAX_QUEUED_INPUT:
+            exchange.downstream.stop_reading(exchange)
 
     def client_gone(self, exchange: WebExchange) -> None:
         upstream = exchange.state
+        answered = False
         if isinstance(upstream, Upstream):
+            answered = upstream.has_answered(exchange)
             upstream.abort(exchange)
         # one that waits is stepped over when its turn comes
-        self.finished(exchange, aborted=True)
+        self.finished(exchange, aborted=not answered)
 
     def consumed(self, exchange: WebExchange, count: int) -> None:
         upstream = exchange.state
@@ -258,19 +276,30 @@ class WebService:
         settings = replace(self._settings, association=self._association)
         return WebConnection(settings, channels=self.supervisor.channels, plan=self._plan), self._association
 
-    def workers_told(self, upstream: Upstream, addresses: Sequence[Address]) -> None:
-        origin = upstream.origin or upstream
-        known = {one.address: one for one in self.upstreams if one is origin or one.origin is origin}
-        if not addresses or self._idle is not None:
+    def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
+        for one in self.upstreams:
+            if one.link is not None and one.link.info.peer_instance == instance and one.member != upstream.member:
+                return one
+        return None
+
+    def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
+        if self._idle is not None:
             return
-        for address in addresses:
-            if address not in known:
-                log.info("application at %s has a worker at %s", origin.address, address)
-                self._add_worker(address, origin)
-        for address, one in known.items():
-            if one.origin is origin and address not in addresses:
-                self.upstreams.remove(one)
-                one.stop(lambda: None)
+        addresses, problem = advertised(origin.address, others, self.options.max_workers)
+        if problem != origin.workers_problem:
+            origin.workers_problem = problem
+            if problem:
+                log.warning("application %s tells of its workers what is left out: %s", origin.address, problem)
+        known = {one.address for one in self.upstreams}
+        fresh = [address for address in addresses if address not in known]
+        gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]
+        if fresh or gone:
+            log.info("application %s has %d workers", origin.address, len(addresses))
+        for address in fresh:
+            self._add_worker(address, origin)
+        for one in gone:
+            self.upstreams.remove(one)
+            one.stop(lambda: None)
 
     def _add_worker(self, address: Address, origin: Upstream) -> None:
         worker = Upstream(
@@ -284,7 +313,7 @@ class WebService:
             origin=origin,
         )
         self.upstreams.append(worker)
-        worker.start()
+        worker.start_soon()
 
     def upstream_ready(self) -> None:
         self._serve_queue()
@@ -299,18 +328,19 @@ class WebService:
         if self._idle is not None:
             self._idle.set()
 
-    def requeue(self, exchange: WebExchange) -> None:
+    def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
         self._active.discard(exchange)
         exchange.state = None
         # the time that it may wait goes on from the first time: who is refused again and again does not stay for ever
         now = self._loop.time()
         exchange.queue_deadline = exchange.queue_deadline or now + self.options.queue_timeout
-        if exchange.queue_deadline < now:
+        if overloaded:
+            exchange.overloaded_at = exchange.overloaded_at or now
+        if exchange.queue_deadline < now or (overloaded and exchange.overloaded_at + OVERLOADED_FOR < now):
             self._refuse_late(exchange)
             return
         self._queue.append((exchange.queue_deadline, exchange))
-        # its application may be the one that just refused it: not before the next turn
-        self._loop.call_later(0.02, self._serve_queue)
+        self._loop.call_soon(self._serve_queue)  # not now: there may be more of them
 
     def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
         if exchange.tried_again or not exchange.can_be_sent_again or exchange.first_byte is not None:
@@ -334,8 +364,9 @@ class WebService:
             best.begin(exchange)
         except RequestRefused:
             return False
+        exchange.last_activity = now = time.monotonic()
         if exchange.started is None:
-            exchange.started = time.monotonic()
+            exchange.started = now
         self._active.add(exchange)
         self.supervisor.request_begin(exchange)
         return True
@@ -363,7 +394,6 @@ class WebService:
             exchange = queue[0][1]
             if exchange.over or self._begin(exchange):
                 queue.popleft()
-                exchange.downstream.read_on()
             else:
                 return
 
@@ -382,16 +412,19 @@ class WebService:
         """Look for requests whose time is up."""
         self._sweep_handle = self._loop.call_later(SWEEP, self._sweep)
         now = self._loop.time()
+        self._connections.refuse_late()
         late = [one for one in self._queue if one[0] < now or one[1].over]  # those that came back are not in order
         if late:
             self._queue = deque(one for one in self._queue if one[0] >= now and not one[1].over)
+            if self._idle is not None:
+                self._idle.set()
         for _, exchange in late:
             if not exchange.over:
                 self._refuse_late(exchange)
         limit = now - self.options.request_timeout
         for exchange in [one for one in self._active if one.last_activity < limit]:
-            if exchange.downstream.paused:
-                continue  # it is the client that is slow
+            if exchange.waits_for_web_server():
+                continue
             upstream = exchange.state
             assert isinstance(upstream, Upstream)
             log.error(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
 from ..delivery import Link
 from ..driver import Driver
-from ..endpoints import advertised, resolve
+from ..endpoints import resolve
 from ..errors import RequestRefused
 from ..events import (
     ConfigAnswered,
@@ -30,12 +29,13 @@ from ..events import (
     StderrReceived,
     Writable,
 )
+from ..operator_log import Sums
 from ..records import KEEP_CONN, ProtocolStatus, RecordType
 from ..request import Request
-from ..sctp.carrier import Address, Carrier, CarrierError
-from ..states import Input
+from ..sctp.carrier import Address, Association, Carrier, CarrierError
 from ..supervisor import Supervisor
 from ..web_connection import WebConnection
+from .attempts import FIRST_RETRY, LAST_RETRY, STEADY, Attempts, Presence
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .downstream import WebExchange
 from .probe import Probe, ProbeOptions, Prober
@@ -43,12 +43,6 @@ from .probe import Probe, ProbeOptions, Prober
 __all__ = ["Owner", "Upstream"]
 
 log = logging.getLogger("fcgi_sctp.web")
-
-FIRST_RETRY = 0.05
-"""Seconds after the first failure until the next attempt; doubled with each."""
-LAST_RETRY = 0.4
-"""Seconds between attempts at most: an application that returns is found within half a second, and a packet or two a
-second is no burden."""
 
 GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
 """Answers that count as failures: a bridge gives them when it is its FastCGI server that failed."""
@@ -69,8 +63,11 @@ class Owner(Protocol):
     def make_connection(self) -> tuple[WebConnection, int]:
         """A new connection and the association's number."""
 
-    def workers_told(self, upstream: Upstream, addresses: Sequence[Address]) -> None:
-        """The application says that its workers are at `addresses`."""
+    def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
+        """An upstream that is another member's and whose association is with the process of this instance."""
+
+    def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
+        """An application that is configured is up; `others` of its SETTINGS may tell of workers."""
 
     def upstream_ready(self) -> None:
         """An association came up or has capacity again."""
@@ -82,8 +79,9 @@ class Owner(Protocol):
         """Nobody knows how far `failed` came with it: give it to another application if that can do no harm, and
         nothing of an answer has gone on."""
 
-    def requeue(self, exchange: WebExchange) -> None:
-        """Nothing of the exchange has reached an application: let another take it."""
+    def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
+        """No application has begun the exchange: let another take it, or the same one in a while. `overloaded`: an
+        application refused it, which has more to do than it takes."""
 
 
 class Ending(NamedTuple):
@@ -118,6 +116,8 @@ class Upstream:
         """As it was configured: host names are looked up at each attempt."""
         self.origin = origin
         """The configured upstream whose application told of this one; None if this is configured itself."""
+        self.workers_problem = ""
+        """What was wrong with what it told of its workers."""
         self.weight = weight
         self.requests = 0
         """Requests that were sent on to it."""
@@ -126,18 +126,21 @@ class Upstream:
         """The association, while requests may be sent on it."""
         self.last_up = loop.time()
         self.last_error = ""
+        self._sums = Sums(log, loop, f"application {address}")
         self._carrier = carrier
         self._owner = owner
         self._loop = loop
         self._driver: Driver[WebConnection] | None = None
         self._connection: WebConnection
         self._number = 0
-        self._retry = FIRST_RETRY
-        self._retry_handle: asyncio.TimerHandle | None = None
+        self._attempts: Attempts = Attempts(loop) if origin is None else origin._attempts
+        self._attempt: Association | None = None
+        """The association that is being made."""
+        self._presence = Presence(loop.time())
+        self._steady: asyncio.TimerHandle | None = None
         self._stopping = False
         self._on_stopped: Callable[[], None] | None = None
-        self._told = False
-        self._attempts = 0
+        self._tries = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
         self._ending: dict[Request, Ending] = {}
@@ -145,11 +148,15 @@ class Upstream:
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
         self._prober = None if probes is None else Prober(probes, self, loop)
+        self._most = 0
+        """Requests that it had under way when it said that it takes no more; it gets no more than those."""
+        self._relief: asyncio.TimerHandle | None = None
+        """Until when `_most` holds; None: it does not."""
+        self._back_off = FIRST_RETRY
 
     def start(self) -> None:
-        """Begin to keep an association up."""
-        self._retry_handle = None
-        self._attempts += 1
+        """Try to make an association, and keep at it."""
+        self._tries += 1
         if self.address.is_numeric():
             self._connect(self.address)
         else:
@@ -157,7 +164,7 @@ class Upstream:
 
     async def _look_up(self) -> None:
         try:
-            address = await resolve(self.address, self._attempts)
+            address = await resolve(self.address, self._tries)
         except CarrierError as error:
             self._on_down(str(error))
             return
@@ -170,35 +177,48 @@ class Upstream:
         driver = Driver(self._connection, self._loop, on_events=self._on_events, on_down=self._on_down)
         self._driver = driver
         try:
-            self._carrier.connect(address, driver)
+            self._attempt = self._carrier.connect(address, driver)
         except CarrierError as error:
             self._on_down(str(error))
+
+    def start_soon(self) -> None:
+        """Begin to keep an association up, when the turn comes among the workers of the same application."""
+        self._attempts.soon(self)
 
     def stop(self, on_stopped: Callable[[], None]) -> None:
         """End the association gracefully; `on_stopped` is called when it is gone."""
         self._stopping = True
         if self._prober is not None:
             self._prober.stop()
-        if self._retry_handle is not None:
-            self._retry_handle.cancel()
-            self._retry_handle = None
+            self._prober = None
+        self._attempts.forget(self)
         if self._lookup is not None:
             self._lookup.cancel()
         if self._driver is None:
+            self._sums.close()
             on_stopped()
             return
+        self._on_stopped = on_stopped
         if self._driver.association is None:
-            self._driver.give_up()
-            self._driver = None
+            self._on_stopped = None
+            if self._attempt is not None:
+                self._attempt.abort("stopping")  # it has not come up, and nothing waits for it
             on_stopped()
         else:
-            self._on_stopped = on_stopped
             self._driver.shutdown()
 
     @property
     def capacity(self) -> int:
         """Requests that it would take now."""
-        return 0 if self.link is None or self.health.out else self._connection.capacity
+        if self.link is None or self.health.out:
+            return 0
+        capacity = self._connection.capacity
+        return capacity if self._relief is None else max(0, min(capacity, self._most - len(self._connection.requests)))
+
+    @property
+    def member(self) -> str:
+        """The application as it was configured; its workers are the same member."""
+        return str((self.origin or self).address)
 
     @property
     def state(self) -> str:
@@ -237,6 +257,8 @@ class Upstream:
         link = self.link
         if link is None or self.health.out:
             raise RequestRefused(f"{self.address} is {self.state}")
+        if self._relief is not None and self.capacity <= 0:
+            raise RequestRefused(f"{self.address} is overloaded")
         whole = exchange.input_closed
         pieces: list[bytes] = []
         for kind, content in exchange.body:
@@ -253,7 +275,9 @@ class Upstream:
         exchange.request = request
         exchange.state = self
         exchange.can_be_sent_again = whole
-        if not whole:
+        if whole:
+            exchange.downstream.read_on(exchange)  # while it waited its body may have been more than is kept
+        else:
             self.send_input(exchange)
         self.driver.wake()
 
@@ -267,8 +291,10 @@ class Upstream:
                 self._connection.send_input(request, content, is_data=is_data)
             else:
                 self._connection.end_input(request, is_data=is_data)
-        if not request.writable:
-            exchange.downstream.stop_reading()
+        if request.writable or exchange.input_closed:
+            exchange.downstream.read_on(exchange)
+        else:
+            exchange.downstream.stop_reading(exchange)
         self.driver.wake()
 
     def abort(self, exchange: WebExchange) -> None:
@@ -325,9 +351,8 @@ class Upstream:
                 exchange = event.request.context
                 if isinstance(exchange, Probe):
                     continue
-                if exchange.input is not Input.COMPLETE:
-                    exchange.last_activity = self._loop.time()
-                exchange.downstream.read_on()
+                exchange.last_activity = self._loop.time()
+                exchange.downstream.read_on(exchange)
             elif isinstance(event, FeedbackReceived):
                 if self.link is not None:
                     context = None if event.request is None else event.request.context
@@ -355,17 +380,22 @@ class Upstream:
             return
         if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
             # the application had not begun it
+            draining = self._connection.peer_draining
+            if not draining:
+                self._overloaded()
             if exchange.can_be_sent_again:
-                self._owner.requeue(exchange)
+                self._owner.requeue(exchange, overloaded=not draining)
             else:
                 exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
                 self._owner.finished(exchange, error="overloaded")
             return
+        self._back_off = FIRST_RETRY
         if event.status is ProtocolStatus.INCOMPLETE:
             self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
             return
         if exchange.first_byte is None and not exchange.bytes_out:
-            log.warning("application %s ended request %s without an answer", self.address, exchange.identity)
+            text = "application %s ended request %s without an answer"
+            self._say(logging.WARNING, "requests were ended without an answer", text, exchange.identity)
         if exchange.status in GATEWAY_FAILURES:
             self.failed()
         else:
@@ -376,6 +406,21 @@ class Upstream:
             return
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
+
+    def _overloaded(self) -> None:
+        """The application takes no more than it has: it gets the next when one of those has ended, or after a while."""
+        self._most = len(self._connection.requests)
+        if self._relief is None:
+            self._relief = self._loop.call_later(self._back_off, self._relieved)
+            self._back_off = min(self._back_off * 2, LAST_RETRY)
+
+    def _relieved(self) -> None:
+        self._relief = None
+        self._owner.upstream_ready()
+
+    def has_answered(self, exchange: WebExchange) -> bool:
+        """Whether the application has ended the exchange, whose END_REQUEST waits for its STDERR."""
+        return exchange.request in self._ending
 
     def _complete(self, request: Request) -> None:
         """End the answer whose end waited for STDERR: it has come, or takes too long."""
@@ -404,7 +449,7 @@ class Upstream:
             case PeerReady():
                 self._ready(event)
             case RequestFailed():
-                log.error("application %s: %s", self.address, event.error)
+                self._say(logging.ERROR, "answers broke the protocol", "application %s: %s", event.error)
                 exchange: WebExchange | Probe = event.request.context
                 if isinstance(exchange, Probe):
                     exchange.end(str(event.error))
@@ -420,53 +465,109 @@ class Upstream:
                 if answer is not None and not answer.done():
                     answer.set_result(event.results)
             case RecordRefused():
-                log.warning("application %s: left out %s", self.address, event.error)
+                self._say(logging.WARNING, "records were left out", "application %s: left out %s", event.error)
             case PeerError():
-                log.error("application %s reports: %s", self.address, event.text)
+                self._say(logging.ERROR, "errors were reported", "application %s reports: %s", event.text)
             case ConnectionFailed():
-                log.error("application %s broke the protocol: %s", self.address, event.error)
+                text = "application %s broke the protocol: %s"
+                self._say(logging.ERROR, "associations broke the protocol", text, event.error)
             case _:
                 pass
 
+    def _say(self, level: int, what: str, text: str, value: object) -> None:
+        self._sums.say(self._level(level), what, text, self.address, value)
+
+    def _level(self, level: int) -> int:
+        """The level of a log line about one association: none of one that comes and goes for ever fills the log."""
+        return logging.DEBUG if self._presence.flaps else level
+
     def _ready(self, event: PeerReady) -> None:
-        self._retry = FIRST_RETRY
-        self._told = False
-        self.health.came_up(self._loop.time(), first=not self._was_up)
+        instance = event.settings.instance
+        other = self._owner.other_with(instance, self) if instance else None
+        if other is not None:
+            # it claims to be the other's process, or is reached twice: either way what is the other's stays so
+            self.driver.abort(f"instance {instance} is associated at {other.address} already: connect to it once")
+            return
+        now = self._loop.time()
+        presence = self._presence
+        presence.came_up(now)
+        self.health.came_up(now, first=not self._was_up)
         self._was_up = True
         name = event.settings.name or event.settings.instance
-        log.info("association %d with application %s at %s is up", self._number, name, self.address)
-        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address))
+        absence = f" after {now - presence.away_since:.0f} s, {presence.attempts} attempts failed"
+        log.log(
+            self._level(logging.INFO),
+            "association %d with application %s at %s is up%s",
+            *(self._number, name, self.address, absence if presence.attempts else ""),
+        )
+        if presence.flaps:
+            self._steady = self._loop.call_later(STEADY, self._is_steady)
+        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address), self.member)
         if self._prober is not None:
             self._prober.start()
-        self._owner.workers_told(self, advertised(self.address, event.settings.others))
+        if self.origin is None:
+            self._owner.workers_told(self, event.settings.others)
+        self._attempts.hurry()
         self._owner.upstream_ready()
+
+    def _is_steady(self) -> None:
+        self._steady = None
+        log.info("association %d with application %s is up and stays", self._number, self.address)
 
     def _on_down(self, reason: str) -> None:
         link, self.link = self.link, None
-        self._driver = None
+        self._driver = self._attempt = None
+        why = reason or "it was shut down"
+        now = self._loop.time()
+        if self._steady is not None:
+            self._steady.cancel()
+            self._steady = None
         if self._prober is not None:
             self._prober.stop()
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+        self._back_off = FIRST_RETRY
         for request in tuple(self._ending):
             self._complete(request)
+        self.last_error = reason
         if link is not None:
-            self.last_up = self._loop.time()
+            self.last_up = now
+            if self._presence.went_down(now):
+                self._attempts.steady()
             if not self._stopping:
-                log.warning(
-                    "association %d with %s is down: %s", self._number, self.address, reason or "it was shut down"
-                )
+                level = self._level(logging.WARNING)
+                log.log(level, "association %d with %s is down: %s", self._number, self.address, why)
             self._give_up_requests(reason)
             self._owner.supervisor.association_down(link, reason)
-        elif reason != self.last_error or not self._told:
-            log.warning("no association with %s: %s; trying on", self.address, reason or "it was shut down")
-        self._told = True
-        self.last_error = reason
         if self._stopping:
-            if self._on_stopped is not None:
-                self._on_stopped()
+            self._sums.close()
+            on_stopped, self._on_stopped = self._on_stopped, None
+            if on_stopped is not None:
+                on_stopped()
             return
-        # a little chance, so that many web sides do not come at the same instant
-        self._retry_handle = self._loop.call_later(self._retry * random.uniform(0.7, 1.0), self.start)
-        self._retry = min(self._retry * 2, LAST_RETRY)
+        if link is None or self._presence.flaps:
+            self._absent(why, now)
+        self._attempts.later(self)
+
+    def _absent(self, why: str, now: float) -> None:
+        """An attempt failed, or the association did not last."""
+        presence = self._presence
+        presence.attempts += 1
+        if not presence.worth_a_line(now):
+            log.debug("no association with %s: %s", self.address, why)
+        elif presence.attempts == 1:
+            # of a worker, its origin says the same
+            log.log(
+                logging.WARNING if self.origin is None or self.origin.link is not None else logging.DEBUG,
+                "no association with %s: %s; trying on",
+                *(self.address, why),
+            )
+        else:
+            log.warning(
+                "application %s is not there for %.0f s, %d attempts failed: %s",
+                *(self.address, now - presence.away_since, presence.attempts, why),
+            )
 
     def _give_up_requests(self, reason: str) -> None:
         for request in tuple(self._connection.requests.values()):

@@ -98,9 +98,23 @@ class Served:
             pass
 
 
+def with_children(count: int, serve: Callable[[Served], Awaitable[None]]) -> Callable[[Served], Awaitable[None]]:
+    """As `serve`, on `count` connections at once: a child has a connection until it is closed, and others wait."""
+    free = asyncio.Semaphore(count)
+
+    async def child(connection: Served) -> None:
+        async with free:
+            await serve(connection)
+
+    return child
+
+
 @asynccontextmanager
-async def fastcgi_server(path: Path, serve: Callable[[Served], Awaitable[None]]) -> AsyncIterator[list[Served]]:
-    """Run `serve` for each connection, which is closed when it returns; gives the list of all there have been."""
+async def fastcgi_server(
+    address: Path | int, serve: Callable[[Served], Awaitable[None]]
+) -> AsyncIterator[list[Served]]:
+    """Run `serve` for each connection at a path or a port of the loopback, and close it when that returns; gives the
+    list of all connections that there have been."""
     connections: list[Served] = []
     tasks: set[asyncio.Task[None]] = set()
     errors: list[BaseException] = []
@@ -121,7 +135,10 @@ async def fastcgi_server(path: Path, serve: Callable[[Served], Awaitable[None]])
             writer.close()
             tasks.discard(task)
 
-    server = await asyncio.start_unix_server(accept, path)
+    if isinstance(address, int):
+        server = await asyncio.start_server(accept, "127.0.0.1", address)
+    else:
+        server = await asyncio.start_unix_server(accept, address)
     try:
         yield connections
     finally:

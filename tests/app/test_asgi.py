@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import functools
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -407,6 +409,252 @@ async def test_work_after_the_response_is_waited_for_at_the_end(caplog: pytest.L
     assert "given up" in caplog.text
 
 
+# ---- what frameworks do and other servers take
+
+
+@pytest.mark.parametrize("kind", [GeneratorExit, KeyboardInterrupt, SystemExit, BaseException, asyncio.CancelledError])
+@pytest.mark.parametrize("begun", [False, True])
+def test_no_exception_of_an_application_ends_the_loop(
+    kind: type[BaseException], begun: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/bad":
+            if begun:
+                await send({"type": "http.response.start", "status": 200})
+                await send({"type": "http.response.body", "body": b"half", "more_body": True})
+            raise kind("enough")
+        await respond(send)
+
+    async def test() -> None:
+        async with serving(http(handler)) as web:
+            call = web.call(SCRIPT_NAME="/bad", REQUEST_URI="/bad")
+            head, body = await call.over()
+            if begun:
+                assert (body, call.status) == (b"half", ProtocolStatus.INCOMPLETE)
+            else:
+                assert head.startswith("Status: 500 ")
+            assert (await web.get("/"))[1] == b"hello"
+
+    asyncio.run(test())
+    assert "uncaught exception in GET /bad" in caplog.text
+
+
+@pytest.mark.parametrize("more", [False, True])
+@pytest.mark.parametrize("size", [1, 50_000])
+@pytest.mark.parametrize(
+    "make", [memoryview, bytearray, lambda data: memoryview(data + data)[::2], lambda data: array.array("B", data)]
+)
+def test_any_buffer_is_a_body(make: Callable[[bytes], Any], size: int, more: bool) -> None:
+    buffer = make(b"x" * size)
+    right = memoryview(buffer).tobytes()
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": buffer, "more_body": more})
+        if more:
+            await send({"type": "http.response.body", "body": buffer})
+
+    async def test() -> None:
+        async with serving(http(handler)) as web:
+            head, body = await web.get()
+            assert body == (right + right if more else right)
+            assert more or head == f"Status: 200 OK\r\nContent-Length: {len(right)}"
+
+    asyncio.run(test())
+
+
+@run
+async def test_what_is_no_body_is_an_error_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, "text")  # type: ignore[arg-type]
+
+    async with serving(http(handler)) as web:
+        assert (await web.get())[0].startswith("Status: 500 ")
+    assert "type str: bytes were expected" in caplog.text
+
+
+@run
+async def test_a_cancelled_receive_leaves_nothing_behind() -> None:
+    """Starlette asks so whether the client is still there. What waits besides goes on waiting, and loses nothing."""
+    from starlette.requests import Request
+
+    asked: list[bool] = []
+    left: list[int] = []
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        assert (await receive())["body"] == b"first"
+        waiting = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        gc.collect()
+        before = sum(isinstance(one, asyncio.Future) for one in gc.get_objects())
+        for _ in range(500):
+            asked.append(await request.is_disconnected())
+        gc.collect()
+        left.append(sum(isinstance(one, asyncio.Future) for one in gc.get_objects()) - before)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"asked ", "more_body": True})
+        await send({"type": "http.response.body", "body": (await waiting)["body"]})
+
+    async with serving(http(handler)) as web:
+        call = web.call(body=None)
+        call.send(b"first")
+        await until(lambda: call.out.endswith(b"asked "), "it has asked")
+        call.send(b"second", last=True)
+        assert (await call.over())[1] == b"asked second"
+    assert asked == [False] * 500
+    assert left[0] <= 5
+
+
+@run
+async def test_a_cancelled_send_leaves_nothing_behind() -> None:
+    """A task that gives up sending while the window is full: what it gave is sent, and others send on."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        piece = {"type": "http.response.body", "body": b"x" * 300_000, "more_body": True}
+        sending = asyncio.create_task(send(piece))
+        await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await send({"type": "http.response.body", "body": b"end"})
+
+    async with serving(http(handler)) as web:
+        call = web.call(hold=True)
+        await until(lambda: len(call.out) > 200_000, "the window fills")
+        call.release()
+        assert (await call.over())[1] == b"x" * 300_000 + b"end"
+
+
+# ---- lengths
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("status", [204, 304])
+def test_204_and_304_have_no_body(status: int, method: str) -> None:
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"hello", status, [(b"content-length", b"5")])
+
+    async def test() -> None:
+        async with serving(http(handler)) as web:
+            call = web.call(REQUEST_METHOD=method)
+            head, body = await call.over()
+            assert (body, call.status) == (b"", ProtocolStatus.REQUEST_COMPLETE)
+            assert ("content-length" in head) == (status == 304)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("pieces", [[b"hello world"], [b"hel", b"lo world"], [b"hello", b" world"]])
+def test_nothing_beyond_content_length_is_sent(pieces: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
+    sent = []
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 206, "headers": [(b"content-length", b"5")]})
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            sent.append(piece)
+        await send({"type": "http.response.body"})
+
+    async def test() -> None:
+        async with serving(http(handler)) as web:
+            call = web.call()
+            assert (await call.over())[1] == b"hello"
+            assert call.status is ProtocolStatus.REQUEST_COMPLETE
+
+    asyncio.run(test())
+    assert sent == pieces[:-1]
+    assert "longer than the 5 bytes of its Content-Length" in caplog.text
+
+
+@pytest.mark.parametrize("pieces", [[b"hello"], [b"hel", b"lo"], [b"hello", b""]])
+def test_a_response_that_is_shorter_is_seen_to_be_cut(pieces: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"Content-Length", b"10")]})
+        for piece in pieces[:-1]:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": pieces[-1]})
+
+    async def test() -> None:
+        async with serving(http(handler)) as web:
+            call = web.call()
+            assert (await call.over())[1] == b"hello"
+            assert call.status is ProtocolStatus.INCOMPLETE
+            head, body = await web.call(REQUEST_METHOD="HEAD").over()
+            assert ("Content-Length: 10" in head, body) == (True, b"")
+
+    asyncio.run(test())
+    assert "ended after 5 of the 10 bytes of its Content-Length" in caplog.text
+
+
+@run
+async def test_what_is_of_the_connection_is_left_out() -> None:
+    names = [b"Connection", b"keep-alive", b"Transfer-Encoding", b"TE", b"Upgrade", b"Proxy-Connection", b"Trailer"]
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, headers=[*((name, b"x") for name in names), (b"x-kept", b"1")])
+
+    async with serving(http(handler)) as web:
+        assert (await web.get())[0] == "Status: 200 OK\r\nx-kept: 1\r\nContent-Length: 5"
+
+
+async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+    """Say what came of the request's body, as a framework does that reads all of it."""
+    body, more = b"", True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise LookupError("the client has gone, so they say")
+        body += event["body"]
+        more = event["more_body"]
+    await respond(send, body)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("told", "seen"), [("11", b"hello world"), ("5", b"hello"), ("0", b""), ("", b"hello world")])
+def test_a_body_ends_where_its_length_says(told: str, seen: bytes, late: bool) -> None:
+    async def test() -> None:
+        async with serving(http(tell)) as web:
+            call = web.call(REQUEST_METHOD="POST", CONTENT_LENGTH=told, body=None if late else b"hello world")
+            if late:
+                await settle()
+                call.send(b"hello world", last=True)
+            assert (await call.over())[1] == seen
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_body_that_is_shorter_than_its_length_is_not_taken_for_whole(
+    late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with serving(http(tell)) as web:
+            call = web.call(REQUEST_METHOD="POST", CONTENT_LENGTH="10", body=None if late else b"hello")
+            if late:
+                await settle()
+                call.send(b"hello", last=True)
+            assert (await call.over())[0].startswith("Status: 400 ")
+
+    asyncio.run(test())
+    assert "5 bytes short of its CONTENT_LENGTH" in caplog.text
+    assert "uncaught" not in caplog.text
+
+
+@run
+async def test_a_length_that_is_no_number_does_not_reach_the_application(caplog: pytest.LogCaptureFixture) -> None:
+    called = []
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        called.append(scope)
+
+    async with serving(http(handler)) as web:
+        assert (await web.get("/page", CONTENT_LENGTH="-1"))[0].startswith("Status: 400 ")
+    assert not called
+    assert "GET /page: CONTENT_LENGTH '-1' is not a number of bytes" in caplog.text
+
+
 # ---- lifespan
 
 
@@ -472,6 +720,46 @@ def test_an_application_that_cannot_end(
 
     asyncio.run(test())
     assert ("more than 0.05 s" if how == "hangs" else "stuck") in caplog.text
+
+
+@pytest.mark.parametrize("received", [False, True])
+def test_a_start_up_that_fails_is_told_where_the_application_knows_of_it(
+    received: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            if received:
+                await receive()
+            raise LookupError("no database")
+        await respond(send)
+
+    async def test() -> None:
+        async with serving(AsgiApplication(application)) as web:
+            assert (await web.get())[1] == b"hello"
+
+    asyncio.run(test())
+    assert ("start-up raised LookupError('no database')" in caplog.text) == received
+
+
+@run
+async def test_a_lifespan_that_fails_while_the_application_serves_is_told_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fails = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await fails.wait()
+            raise LookupError("the background task is gone")
+        await respond(send)
+
+    async with serving(AsgiApplication(application)) as web:
+        fails.set()
+        await until(lambda: "the background task is gone" in caplog.text, "it is told")
+        assert (await web.get())[1] == b"hello"
+    assert caplog.text.count("lifespan failed") == 1
 
 
 # ---- what is ASGI

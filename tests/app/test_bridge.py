@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 from collections import Counter
@@ -16,11 +17,13 @@ from fcgi_core.app import bridge as bridge_module
 from fcgi_core.app import fastcgi_pool as pool_module
 from fcgi_core.app.bridge import BridgedRequest, FastcgiBridge
 from fcgi_core.app.fastcgi_pool import parse_address
+from fcgi_core.config import WebConfig
 from fcgi_core.discovery import EnabledPlugin
 from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo
 from fcgi_core.records import HEADER, ProtocolStatus, RecordType, Role, end_request, record
-from tests.app.fastcgi_server import Served, fastcgi_server
-from tests.app.harness import serving, settle, until
+from tests.app.fastcgi_server import Served, fastcgi_server, with_children
+from tests.app.harness import Web, serving, settle, until
+from tests.system.stack import free_port
 
 BODY = bytes(range(256)) * 400
 
@@ -53,29 +56,30 @@ async def answering(connection: Served) -> None:
 # ---- what goes well
 
 
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time gives no connection up."""
+    monkeypatch.setattr(pool_module, "KEEP", 1000.0)
+
+
 @run
-async def test_requests_go_one_after_the_other_on_one_connection(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "SETTLED", 0.0)
+async def test_requests_go_one_after_the_other_on_one_connection(path: Path, kept: None) -> None:
     async with fastcgi_server(path, answering) as connections, serving(bridge(path)) as web:
         assert await web.get("/x?y=1") == ("Content-Type: text/plain", b"GET 0")
         assert connections[0].params["REQUEST_URI"] == "/x?y=1"
-        assert (await web.post("/", BODY))[1] == b"POST 102400"
-        assert connections[0].stdin == BODY
+        assert (await web.call(body=BODY[:1000]).over())[1] == b"GET 1000"
+        assert connections[0].stdin == BODY[:1000]
         assert len(connections) == 1
 
 
 @run
-async def test_what_cannot_be_repeated_goes_on_a_settled_or_new_connection(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pool_module, "SETTLED", 60.0)
-    async with fastcgi_server(path, answering) as connections, serving(bridge(path, connections=2)) as web:
-        for _ in range(4):
-            assert (await web.post("/", b"x"))[1] == b"POST 1"
-        assert len(connections) == 4
-        monkeypatch.setattr(pool_module, "SETTLED", 0.0)
-        assert (await web.post("/", b"x"))[1] == b"POST 1"
-        assert len(connections) == 4
+async def test_what_cannot_be_repeated_goes_on_a_new_connection(path: Path, kept: None) -> None:
+    async with fastcgi_server(path, answering) as connections, serving(running := bridge(path)) as web:
+        for number in range(1, 5):
+            await web.get()
+            assert (await web.post("/", BODY))[1] == b"POST 102400"
+            assert len(connections) == number + 1
+            assert running.pool.open <= 2  # the one that a POST finds idle is closed
 
 
 @run
@@ -121,13 +125,12 @@ async def test_roles_and_a_filters_data(path: Path) -> None:
             connection.data = await connection.stream_comes(RecordType.DATA)
             connection.answer(connection.stdin + b"|" + connection.data)
 
-    async with fastcgi_server(path, serve) as connections, serving(bridge(path)) as web:
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
         assert (await web.call(role=Role.AUTHORIZER).over())[1] == b"allowed"
         call = web.call(body=None, role=Role.FILTER)
         call.send(b"form", last=True)
         call.send(b"x" * 500_000, is_data=True, last=True)
         assert (await call.over())[1] == b"form|" + b"x" * 500_000
-        assert len(connections) == 1
 
 
 @run
@@ -187,7 +190,7 @@ async def test_stderr_goes_to_the_plugins_or_on(path: Path) -> None:
 
 
 @run
-async def test_no_more_connections_than_children(path: Path) -> None:
+async def test_no_more_requests_at_once_than_connections(path: Path) -> None:
     at_once = most = 0
 
     async def serve(connection: Served) -> None:
@@ -199,10 +202,10 @@ async def test_no_more_connections_than_children(path: Path) -> None:
             at_once -= 1
             connection.answer()
 
-    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=3)) as web:
+    async with fastcgi_server(path, serve), serving(bridge(path, connections=3)) as web:
         answers = await asyncio.gather(*(web.get() for _ in range(50)))
         assert {body for _, body in answers} == {b"hello"}
-        assert most == len(connections) == 3
+        assert most == 3
 
 
 @run
@@ -283,6 +286,144 @@ async def test_an_answer_before_the_body_was_read(path: Path) -> None:
         assert len(connections) == 2  # the rest of the body is not for the next request
 
 
+# ---- servers with few children
+
+
+@pytest.mark.parametrize(("children", "clients"), [(1, 1), (1, 5), (2, 5), (2, 20)])
+def test_more_connections_than_the_server_has_children(path: Path, kept: None, children: int, clients: int) -> None:
+    """No request waits on a new connection while an idle one of ours has the child that could serve it."""
+
+    async def test() -> None:
+        async def client(web: Web) -> None:
+            for _ in range(3):
+                assert (await web.get())[1] == b"GET 0"
+                assert (await web.post("/", b"x"))[1] == b"POST 1"
+                assert (await web.get())[1] == b"GET 0"
+
+        async with fastcgi_server(path, with_children(children, answering)), serving(bridge(path)) as web:
+            await asyncio.gather(*(client(web) for _ in range(clients)))
+
+    asyncio.run(test())
+
+
+@run
+async def test_two_bridges_before_one_child(path: Path) -> None:
+    """Also while one of them has always another request."""
+    over = asyncio.Event()
+
+    async def load(web: Web) -> int:
+        served = 0
+        while not over.is_set():
+            assert (await web.get())[1] == b"GET 0"
+            served += 1
+        return served
+
+    async with (
+        fastcgi_server(path, with_children(1, answering)),
+        serving(bridge(path)) as one,
+        serving(bridge(path)) as other,
+    ):
+        for _ in range(3):
+            assert (await one.get())[1] == b"GET 0"
+            assert (await other.get())[1] == b"GET 0"
+            assert (await other.post("/", b"x"))[1] == b"POST 1"
+        loads = [asyncio.create_task(load(one)) for _ in range(3)]
+        for _ in range(3):
+            assert (await other.get())[1] == b"GET 0"
+        over.set()
+        assert min(await asyncio.gather(*loads)) > 0
+
+
+class Held:
+    """A server that answers with its connection's number, those of a query only when they are let go."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, asyncio.Event] = {}
+
+    async def serve(self, connection: Served) -> None:
+        while await connection.request_comes():
+            name = connection.params["QUERY_STRING"]
+            if name:
+                await self.waiting.setdefault(name, asyncio.Event()).wait()
+            connection.answer(str(connection.number).encode())
+
+    async def has(self, name: str) -> None:
+        await until(lambda: name in self.waiting, f"request {name} comes")
+
+    def let_go(self, name: str) -> None:
+        self.waiting[name].set()
+
+
+@run
+async def test_where_more_children_were_seen_connections_are_kept_while_others_wait(path: Path, kept: None) -> None:
+    held = Held()
+    async with fastcgi_server(path, held.serve) as connections, serving(running := bridge(path)) as web:
+        first = web.call(QUERY_STRING="a")
+        await held.has("a")
+        assert await web.get() == ("Content-Type: text/plain", b"1")
+        assert running.pool.idle == 0  # the first could be waiting for just this child
+        held.let_go("a")
+        assert (await first.over())[1] == b"0"
+        second = web.call(QUERY_STRING="b")  # on the same connection
+        await held.has("b")
+        assert (await web.get())[1] == b"2"  # another child
+        assert running.pool.idle == 1
+        held.let_go("b")
+        assert (await second.over())[1] == b"0"
+        assert running.pool.idle == 2
+        third = web.call({"REQUEST_METHOD": "POST", "QUERY_STRING": "c"})  # ends them, and has a new one
+        await held.has("c")
+        assert (await web.get())[1] == b"4"
+        assert running.pool.idle == 1  # for there are two children
+        assert (await web.get())[1] == b"4"
+        held.let_go("c")
+        assert (await third.over())[1] == b"3"
+        assert len(connections) == 5
+
+
+@run
+async def test_connections_are_kept_while_requests_wait_here(path: Path, kept: None) -> None:
+    held = Held()
+    running = bridge(path, connections=2)
+    async with fastcgi_server(path, held.serve) as connections, serving(running) as web:
+        calls = []
+        for name in "abcd":
+            calls.append(web.call(QUERY_STRING=name))
+            if name in "ab":
+                await held.has(name)
+        await until(lambda: len(running.pool.queue) == 2, "two wait")
+        for name, following in ("ac", "bd"):
+            held.let_go(name)
+            await held.has(following)
+        held.let_go("c")
+        held.let_go("d")
+        assert [(await call.over())[1] for call in calls] == [b"0", b"1", b"0", b"1"]
+        assert len(connections) == 2
+
+
+@run
+async def test_children_that_others_have_now_are_not_counted_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "KEEP", 1000.0)
+    held = Held()
+    async with fastcgi_server(path, held.serve), serving(running := bridge(path)) as web:
+        await web.get()
+        first = web.call(QUERY_STRING="a")
+        await held.has("a")
+        await web.get()
+        held.let_go("a")
+        await first.over()
+        assert running.pool.idle == 2
+        second = web.call({"REQUEST_METHOD": "POST", "QUERY_STRING": "b"})
+        await held.has("b")
+        monkeypatch.setattr(pool_module, "KEEP", 0.1)
+        waits = asyncio.get_running_loop().time()
+        await until(lambda: asyncio.get_running_loop().time() > waits + 0.1, "it has waited for long")
+        await web.get()
+        assert running.pool.idle == 0
+        held.let_go("b")
+        await second.over()
+
+
 # ---- servers that close connections
 
 
@@ -301,7 +442,7 @@ async def test_a_server_that_closes_after_each_answer_though_it_was_to_stay(path
 
 
 @run
-async def test_a_kept_connection_that_breaks_before_the_answer(path: Path) -> None:
+async def test_a_kept_connection_that_breaks_before_the_answer(path: Path, kept: None) -> None:
     async def serve(connection: Served) -> None:
         while await connection.request_comes():
             if connection.params["QUERY_STRING"] == "break" and connection.number == 0:
@@ -315,7 +456,7 @@ async def test_a_kept_connection_that_breaks_before_the_answer(path: Path) -> No
 
 
 @run
-async def test_what_may_not_be_made_twice_is_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_may_not_be_made_twice_is_not(path: Path) -> None:
     made: list[str] = []
 
     async def serve(connection: Served) -> None:
@@ -325,7 +466,6 @@ async def test_what_may_not_be_made_twice_is_not(path: Path, monkeypatch: pytest
                 return
             connection.answer()
 
-    monkeypatch.setattr(pool_module, "SETTLED", 0.0)
     async with fastcgi_server(path, serve), serving(bridge(path)) as web:
         await web.get()
         call = web.call({"REQUEST_METHOD": "POST"}, b"buy")
@@ -336,14 +476,39 @@ async def test_what_may_not_be_made_twice_is_not(path: Path, monkeypatch: pytest
 
 @run
 async def test_a_new_connection_that_breaks_is_an_error(path: Path) -> None:
-    async def serve(connection: Served) -> None:
-        assert await connection.request_comes()
+    """The server is there: the request itself may have killed its child, and does not get another."""
+    begun: list[int] = []
 
-    async with fastcgi_server(path, serve) as connections, serving(bridge(path)) as web:
+    async def serve(connection: Served) -> None:
+        if await connection.request_comes():
+            begun.append(connection.number)
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
         call = web.call()
         await call.over()
         assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
-        assert len(connections) == 1
+        assert begun == [0]
+
+
+@run
+async def test_a_connection_that_is_closed_before_it_has_a_request(path: Path) -> None:
+    """As php-fpm does with clients that it does not allow."""
+
+    async def serve(connection: Served) -> None:
+        pass
+
+    async with fastcgi_server(path, serve), serving(running := bridge(path)) as web:
+        open_connection = running.pool._open_connection
+
+        async def opened() -> Any:
+            connection = await open_connection()
+            await until(lambda: connection.closed, "the server closes it")
+            return connection
+
+        running.pool._open_connection = opened  # type: ignore[method-assign]
+        call = web.call()
+        await call.over()
+        assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
 
 
 @run
@@ -371,6 +536,78 @@ async def test_a_server_that_sends_no_end_request(path: Path) -> None:
         assert call.status is ProtocolStatus.REQUEST_COMPLETE
 
 
+LENGTH = b"Content-Length: 5\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "method", "keep", "whole"),
+    [
+        (b"Content-Type: text/plain\r\ncontent-length: 5\r\n\r\nwhole", "GET", True, True),
+        (b"Content-Type: text/plain\nContent-Length:5\n\nwhole", "GET", True, True),
+        (LENGTH + b"cut", "GET", True, False),
+        (LENGTH + b"cut", "GET", False, False),
+        (LENGTH, "HEAD", True, True),
+        (b"Status: 204 No Content\r\n\r\n", "GET", True, True),
+        (b"Status: 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "GET", True, True),
+        (b"X: Content-Length: 5\r\n\r\nwhole", "GET", True, False),
+        (b"X: y\r\n\r\nContent-Length: 0\r\n\r\n", "GET", True, False),
+        (b"Content-Type: text/plain\r\n\r\nwhole", "GET", False, True),
+        (b"Content-Type: text/plain\r\n", "GET", False, False),
+        (b"", "GET", False, False),
+    ],
+)
+def test_a_server_that_closes_and_says_no_end(path: Path, answer: bytes, method: str, keep: bool, whole: bool) -> None:
+    """nginx takes it for the end where it did not ask for the connection to be kept, or knows the length."""
+
+    async def test() -> None:
+        async def serve(connection: Served) -> None:
+            if await connection.request_comes():
+                connection.output(answer[:20])
+                await connection.drained()
+                await asyncio.sleep(0)
+                connection.output(answer[20:])
+
+        async with fastcgi_server(path, serve), serving(bridge(path, keep_connections=keep)) as web:
+            call = web.call({"REQUEST_METHOD": method})
+            await call.over()
+            assert call.out == answer
+            assert call.status is (ProtocolStatus.REQUEST_COMPLETE if whole else ProtocolStatus.INCOMPLETE)
+
+    asyncio.run(test())
+
+
+@run
+async def test_a_record_that_is_cut_is_no_end(path: Path) -> None:
+    async def serve(connection: Served) -> None:
+        if await connection.request_comes():
+            connection.output(LENGTH + b"whole")
+            connection.write(record(RecordType.STDERR, 1, b"why")[:-1])
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call()
+        await call.over()
+        assert call.status is ProtocolStatus.INCOMPLETE
+
+
+@run
+async def test_a_server_that_closes_its_side_with_input_unread(path: Path) -> None:
+    """What is left of the input is not waited for."""
+    over = asyncio.Event()
+
+    async def serve(connection: Served) -> None:
+        if await connection.params_come():
+            connection.output(b"Content-Type: text/plain\r\n\r\ntoo large")
+            connection.write(record(RecordType.STDOUT, 1))
+            connection.writer.write_eof()
+            await over.wait()
+
+    async with fastcgi_server(path, serve), serving(bridge(path)) as web:
+        call = web.call(body=None)
+        call.send(b"x" * 5_000_000)
+        assert (await call.over())[1] == b"too large"
+        over.set()
+
+
 @run
 async def test_a_server_that_speaks_something_else(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def serve(connection: Served) -> None:
@@ -385,7 +622,7 @@ async def test_a_server_that_speaks_something_else(path: Path, caplog: pytest.Lo
 
 
 @run
-async def test_what_nobody_asked_for_ends_the_connection(path: Path) -> None:
+async def test_what_nobody_asked_for_ends_the_connection(path: Path, kept: None) -> None:
     async def serve(connection: Served) -> None:
         assert await connection.request_comes()
         connection.answer()
@@ -403,20 +640,66 @@ async def test_what_nobody_asked_for_ends_the_connection(path: Path) -> None:
 
 @run
 async def test_an_idle_connection_is_given_up_after_a_while(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "KEEP_IDLE", 0.02)
+    monkeypatch.setattr(pool_module, "KEEP", 0.05)
     async with fastcgi_server(path, answering), serving(running := bridge(path)) as web:
         await web.get()
-        assert running.pool.idle == 1
         await until(lambda: running.pool.open == 0, "the connection is closed")
         assert (await web.get())[1] == b"GET 0"
+
+
+# ---- TCP
+
+
+@run
+async def test_each_request_has_a_connection_of_its_own_over_tcp(path: Path) -> None:
+    """A name is looked up for the first; no connection stays behind in TIME_WAIT and holds a port."""
+    looked_up: list[str] = []
+    loop = asyncio.get_running_loop()
+    getaddrinfo = loop.getaddrinfo
+
+    async def counted(host: Any, port: Any, **named: Any) -> Any:
+        looked_up.append(host)
+        return await getaddrinfo(host, port, **named)
+
+    port = free_port()
+    async with fastcgi_server(port, answering) as connections, serving(FastcgiBridge(f"localhost:{port}")) as web:
+        loop.getaddrinfo = counted  # type: ignore[method-assign]
+        for number in range(1, 6):
+            assert (await web.get())[1] == b"GET 0"
+            assert (await web.post("/", b"x"))[1] == b"POST 1"
+            assert len(connections) == 2 * number
+        assert looked_up == ["localhost"]
+    assert states(port) <= {LISTEN}
+
+
+LISTEN = "0A"
+
+
+def states(port: int) -> set[str]:
+    """Of the TCP sockets that have something to do with this port, over IPv4."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {line[3] for line in lines if f"{port:04X}" in (line[1].partition(":")[2], line[2].partition(":")[2])}
+
+
+@run
+async def test_a_name_is_looked_up_again_when_its_address_fails() -> None:
+    async with serving(running := FastcgiBridge(f"localhost:{free_port()}")) as web:
+        running.pool._found = ("127.0.0.1", free_port())  # nothing listens there
+        call = web.call()
+        await until(lambda: running.pool._found is None, "the attempt fails")
+        async with fastcgi_server(running.pool._target[1], answering):  # type: ignore[arg-type]
+            assert (await call.over())[1] == b"GET 0"
 
 
 # ---- servers that are away, and silent ones
 
 
 @run
-async def test_a_server_that_is_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_away(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(pool_module, "PATIENCE", 0.1)
+    caplog.set_level("INFO")
     async with serving(bridge(path)) as web:
         calls = [web.call() for _ in range(10)]
         for call in calls:
@@ -426,6 +709,17 @@ async def test_a_server_that_is_away(path: Path, monkeypatch: pytest.MonkeyPatch
         await late.over()
         async with fastcgi_server(path, answering):
             assert (await web.get())[1] == b"GET 0"
+    about = [text for _, _, text in caplog.record_tuples if str(path) in text]
+    assert [text.partition(str(path))[2] for text in about] == [
+        " cannot be reached: No such file or directory",
+        about[1].partition(str(path))[2],
+        " is back; 11 requests got 502 meanwhile",
+    ]
+    assert "requests get 502 until it is back" in about[1]
+
+
+def test_a_server_is_waited_for_as_an_application_is() -> None:
+    assert WebConfig.model_fields["queue_timeout"].default == pool_module.PATIENCE
 
 
 @run
@@ -438,23 +732,71 @@ async def test_a_server_that_is_started_anew(path: Path, caplog: pytest.LogCaptu
 
 
 @run
-async def test_a_full_backlog_is_waited_for(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.setblocking(False)
-        listening.bind(str(path))
-        listening.listen(0)
-        async with serving(bridge(path, keep_connections=False)) as web:
-            calls = [web.call() for _ in range(4)]  # one or two fit the backlog, and then connect says EAGAIN
-            await settle(200)
-            assert all(call.end is None for call in calls)
-            loop = asyncio.get_running_loop()
-            for number in range(4):
-                accepted, _ = await loop.sock_accept(listening)
-                served = Served(*await asyncio.open_unix_connection(sock=accepted), number)
-                assert await served.request_comes()
-                served.answer()
-                served.writer.close()
-                await served.writer.wait_closed()
+async def test_a_server_that_ends_before_it_has_accepted(path: Path) -> None:
+    """What may be made twice waits for its return; what may not is 502, for nobody can tell whether it was begun."""
+    listening = listener(path)
+    async with serving(running := bridge(path)) as web:
+        get, post = web.call(), web.call({"REQUEST_METHOD": "POST"}, b"buy")
+        await until(lambda: running.pool.open == 2 and not running.pool.queue, "both are sent")
+        listening.close()
+        path.unlink()
+        await post.over()
+        assert (post.out, post.status) == (b"", ProtocolStatus.INCOMPLETE)
+        assert get.end is None
+        async with fastcgi_server(path, answering):
+            assert (await get.over())[1] == b"GET 0"
+
+
+@run
+async def test_a_server_that_ends_again_and_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Perhaps it is the request that ends it."""
+    async with serving(running := bridge(path)) as web:
+        call = web.call()
+        for number in range(bridge_module.MAX_REPEATS + 1):
+            listening = listener(path)
+            await until(lambda: running.pool.open == 1 and not running.pool.queue, "the request is sent")
+            listening.close()
+            path.unlink()
+            if number < bridge_module.MAX_REPEATS:
+                await until(lambda: running.pool.queue, "it waits for the server's return")
+        await call.over()
+        assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
+    assert "closed the connection before its answer's end" in caplog.text
+
+
+def listener(path: Path, backlog: int = 128) -> socket.socket:
+    """The socket of a server that does not accept."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.setblocking(False)
+    listening.bind(str(path))
+    listening.listen(backlog)
+    return listening
+
+
+@run
+async def test_a_full_backlog_is_waited_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also after the server was away: it is there again."""
+    caplog.set_level("INFO")
+    async with serving(bridge(path, keep_connections=False)) as web:
+        calls = [web.call() for _ in range(4)]
+        await until(lambda: "cannot be reached" in caplog.text, "the server is away")
+        with listener(path, backlog=0) as listening, contextlib.ExitStack() as others:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    other = others.enter_context(socket.socket(socket.AF_UNIX))
+                    other.setblocking(False)
+                    other.connect(str(path))
+            await until(lambda: "is back" in caplog.text, "connect says EAGAIN")
+            others.close()
+            served = 0
+            while served < 4:
+                accepted, _ = await asyncio.get_running_loop().sock_accept(listening)
+                connection = Served(*await asyncio.open_unix_connection(sock=accepted), served)
+                if await connection.request_comes():
+                    connection.answer()
+                    served += 1
+                connection.writer.close()
+                await connection.writer.wait_closed()
             for call in calls:
                 assert (await call.over())[1] == b"hello"
 
@@ -496,10 +838,13 @@ async def test_a_slow_client_is_not_the_servers_fault(path: Path, monkeypatch: p
             connection.answer(b"x" * 2_000_000)
             await connection.drained()
 
-    async with fastcgi_server(path, serve), serving(bridge(path, timeout=0.05)) as web:
+    async with fastcgi_server(path, serve), serving(running := bridge(path)) as web:
         upload, download = web.call(body=None), web.call(hold=True)
         upload.send(b"begun")
+        await until(lambda: len(download.out) > 200_000, "the window fills")
+        running.timeout = 0.0  # from now on each look finds both late
         await until(lambda: len(too_long) == 2 and min(too_long.values()) >= 2, "both are late, twice")
+        running.timeout = 60.0
         assert upload.end is download.end is None
         upload.send(b"done", last=True)
         download.release()
@@ -552,13 +897,29 @@ async def test_requests_that_still_run_at_the_end_are_given_up(path: Path) -> No
         ("[::1]:9000", ("::1", 9000)),
         ("php.example:9000", ("php.example", 9000)),
         (":9000", ("127.0.0.1", 9000)),
+        ("php_fpm:9000", ("php_fpm", 9000)),
+        (f"unix:/{'x' * 106}", f"/{'x' * 106}"),
     ],
 )
 def test_addresses(text: str, address: Any) -> None:
     assert parse_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "unix:", "/run/x.sock", "host", "host:", "host:0", "host:65536", "host:x"])
+WRONG = [
+    "",
+    "unix:",
+    "unix:/a\0b",
+    f"unix:/{'x' * 107}",
+    "/run/x.sock",
+    "host",
+    "host:",
+    "host:0",
+    "host:65536",
+    "host:x",
+]
+
+
+@pytest.mark.parametrize("text", [*WRONG, "a..b:1", f"{'x' * 64}:1"])
 def test_wrong_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="write unix:/PATH"):
         parse_address(text)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fcgi_core.app import workers as module
-from fcgi_core.app.workers import Workers
+from fcgi_core.app.workers import Workers, worker_command
 from fcgi_core.errors import WorkerError
 from tests.app.harness import until
 
@@ -127,3 +128,14 @@ def test_a_reload_waits_for_one_that_is_down_and_goes_on(
             assert len(set(ready(caplog))) == 4
 
     asyncio.run(test())
+
+
+def test_a_worker_imports_nothing_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As little as the program itself, which is a script."""
+    for name in ("yaml", "pydantic", "fcgi_cli"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w').close()")
+    (tmp_path / "web.yaml").write_text("web: {listen: 'unix:/tmp/web.sock', connect: ['127.0.0.1:9000']}")
+    monkeypatch.setattr(sys, "argv", ["fcgi-sctp", "check", "web.yaml"])
+    done = subprocess.run(worker_command(), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "imported").exists()

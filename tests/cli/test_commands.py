@@ -15,6 +15,7 @@ from fcgi_cli.admin import AdminError
 from fcgi_cli.main import main, make_parser
 from fcgi_cli.webserver import SERVERS, snippet
 
+from fcgi_core.errors import NO_EFFECT
 from fcgi_core.sctp import probe
 from fcgi_core.sctp.carrier import CarrierError
 from fcgi_core.sctp.probe import Finding, State
@@ -96,11 +97,12 @@ def admin(monkeypatch: pytest.MonkeyPatch) -> type[Admin]:
 def test_set(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
     admin.answers = {
         "/web.sock": {"web": {"syslog.severity": ""}, "192.0.2.1:9000": {"syslog.severity": ""}},
-        "/app.sock": "nobody here answers 'change'; ask one of: plugins, status",
+        "/app.sock": {"app shop": {"syslog.severity": ""}},
     }
     assert main(["set", "syslog.severity=debug", "syslog.severity@shop.example=a=b"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == "web: syslog.severity: taken\n192.0.2.1:9000: syslog.severity: taken\n"
+    lines = [f"{who}: syslog.severity: taken" for who in ("web", "192.0.2.1:9000", "app shop")]
+    assert captured.out.splitlines() == lines
     assert captured.err == ""
     changes = {"syslog.severity": "debug", "syslog.severity@shop.example": "a=b"}
     assert admin.asked[0] == ("/web.sock", "change", {"changes": changes})
@@ -125,7 +127,16 @@ def test_set_refused(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out) == [{"web": {"a.b": "no \x1b such"}}]
 
 
-@pytest.mark.parametrize("answers", [{}, {"/app.sock": "nobody here answers 'change'"}, {"/web.sock": "no such file"}])
+def test_set_what_concerns_one_side_alone(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
+    idle = f"{NO_EFFECT}: not this side"
+    admin.answers = {"/web.sock": {"web": {"a.b@c": idle}, "192.0.2.1:9000": {"a.b@c": ""}}}
+    assert main(["set", "a.b@c=1"]) == 0
+    assert capsys.readouterr().out == "web: a.b@c: no effect here: not this side\n192.0.2.1:9000: a.b@c: taken\n"
+    admin.answers = {"/web.sock": {"web": {"a.b@c": idle, "a.d@c": ""}, "192.0.2.1:9000": {"a.b@c": idle}}}
+    assert main(["set", "a.b@c=1", "a.d@c=1", "-o", "json"]) == 1, "an effect nowhere"
+
+
+@pytest.mark.parametrize("answers", [{}, {"/web.sock": "no such file"}])
 def test_set_without_anybody(admin: type[Admin], capsys: pytest.CaptureFixture[str], answers: dict[str, str]) -> None:
     admin.answers = answers
     assert main(["set", "a.b=1"]) == os.EX_UNAVAILABLE

@@ -269,17 +269,17 @@ def memory(pid: int) -> int:
 def test_harm_is_shown_and_not_done(feed: Any) -> None:
     harm = (
         entry("\x1b]0;owned\x07\x1b[2J\x9b31m\r\x08 \u202eevil\u2066 \ud800", server_name="\x1b[5mhost\u202e"),
-        entry("x" * (10 << 20)),
+        entry("x" * 1_000_000),
         entry("[red]not markup[/red]"),
     )
     with viewer(feed) as terminal:
         terminal.status_shows("live")
-        for number, one in enumerate(harm):  # 10 MiB push all else out of the feed
+        for number, one in enumerate(harm):
             feed.publish(one)
             terminal.status_shows(f"{number + 1} info")
         terminal.shows("[red]not markup[/red]")
         terminal.shows("\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\r\\x08 \\u202eevil\\u2066 \\ud800")
-        terminal.shows("10485760 characters in all")
+        terminal.shows("1000000 characters in all")
         for bad in ("\x1b]0", "\x1b[2J", "\x1b[5m", "\u202e", "\u2066", "\x07", "\x9b"):
             assert bad.encode() not in terminal.written
         assert len(terminal.written) < 100_000

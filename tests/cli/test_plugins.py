@@ -39,7 +39,7 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "show", "metrics"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("metrics 1, plugin API 1\n")
-    assert "  interval: number from 1 to 3600, default 5\n      Seconds between two snapshots" in text
+    assert "  interval: number from 1 to 3600, default 5; web sides may change it\n      Seconds between" in text
     assert "  metrics: association, background, lifetime 5 s\n" in text
 
 

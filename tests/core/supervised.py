@@ -11,7 +11,7 @@ from fcgi_core.channels import Channel
 from fcgi_core.delivery import Link
 from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import StartAnew
-from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Outcome, Plugin, RequestInfo, WebHalf
+from fcgi_core.plugin import ApplicationHalf, AssociationInfo, FromPeer, Host, Outcome, Plugin, RequestInfo, WebHalf
 from fcgi_core.supervisor import Supervisor
 from tests.core.helpers import Pair, idle
 
@@ -89,7 +89,7 @@ class Example(Plugin):
     name = "example"
 
     class Options(Plugin.Options):
-        level: Literal["low", "high", "forbidden", "anew"] = "low"
+        level: FromPeer[Literal["low", "high", "forbidden", "anew"]] = "low"
         wide: bool = False
 
     half: Recorder

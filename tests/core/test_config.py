@@ -9,10 +9,12 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, field_validator
 
 from fcgi_core.config import Config, SctpConfig, Seconds, Size, load_config, schema
+from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import ConfigError
+from fcgi_core.plugin import Plugin
 from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import silence
 from fcgi_core.streams import Plan
@@ -175,11 +177,11 @@ def test_flags_alone() -> None:
         ({"web": {"connect": "a:1"}}, ["web.listen", "missing"]),
         ({"web": {**WEB, "listen": "/run/web.sock"}}, ["web.listen", "'/run/web.sock'", "unix:/PATH"]),
         ({"web": {**WEB, "listen": "unix:"}}, ["web.listen", "'unix:'", "unix:/PATH"]),
-        ({"web": {**WEB, "listen": []}}, ["web.listen", "[]", "at least 1"]),
+        ({"web": {**WEB, "listen": []}}, ["web.listen", "[]", "at least one"]),
         ({"web": {**WEB, "connect": "nowhere"}}, ["web.connect.0", "'nowhere'", "HOST:PORT"]),
         ({"web": {**WEB, "connect": ["a:1", "b:99999"]}}, ["web.connect.1", "'b:99999'", "1 to 65535"]),
         ({"web": {**WEB, "request_timeout": "soon"}}, ["web.request_timeout", "'soon'", "number"]),
-        ({"web": {**WEB, "request_timeout": 0}}, ["web.request_timeout", "0", "greater than 0"]),
+        ({"web": {**WEB, "request_timeout": 0}}, ["web.request_timeout", "0", "more than 0"]),
         ({"web": {**WEB, "socket_mode": "rw"}}, ["web.socket_mode", "'rw'"]),
         ({"web": {**WEB, "health": "healthz"}}, ["web.health.uri", "'healthz'"]),
         ({"web": {**WEB, "health": {"uri": "/", "timeout": 9}}}, ["web.health", "timeout must not be longer"]),
@@ -188,22 +190,55 @@ def test_flags_alone() -> None:
         ({"web": {**WEB, "lisen": 1}}, ["web.lisen", "no such name", "listen", "connect", "request_timeout"]),
         ({"web": 5}, ["web", "5"]),
         ({"app": {**APP, "application": "shop"}}, ["app.application", "'shop'"]),
-        ({"app": {**APP, "threads": "many"}}, ["app.threads", "'many'", "integer"]),
-        ({"app": {**APP, "threads": 0}}, ["app.threads", "0", "greater than or equal to 1"]),
+        ({"app": {**APP, "threads": "many"}}, ["app.threads", "'many'", "whole number"]),
+        ({"app": {**APP, "threads": 0}}, ["app.threads", "0", "at least 1"]),
         ({"app": {**APP, "script_name": "shop/"}}, ["app.script_name", "'shop/'"]),
         ({"sctp": "tcp"}, ["sctp.carrier", "'tcp'", "auto", "kernel", "userspace"]),
         ({"sctp": {"plan": "best"}}, ["sctp.plan", "'best'", "per-channel", "single"]),
         ({"sctp": {"window": 1}}, ["sctp.window", "1", "4096"]),
-        ({"sctp": {"dead_after": "1s"}}, ["sctp.dead_after", "1.0", "greater than or equal to 2"]),
-        ({"sctp": {"dead_after": 600}}, ["sctp.dead_after", "600", "less than or equal to 300"]),
+        ({"sctp": {"dead_after": "1s"}}, ["sctp.dead_after", "1.0", "at least 2 was"]),
+        ({"sctp": {"dead_after": 600}}, ["sctp.dead_after", "600", "at most 300 was"]),
         ({"sctp": {"allowed_peers": "10.0.0"}}, ["sctp.allowed_peers.0", "'10.0.0'", "IPv4 or IPv6 network"]),
         ({"webb": WEB}, ["webb", "no such name", "web", "app", "sctp", "plugins"]),
-        ({"hook_limit": "10ms"}, ["hook_limit", "'10ms'", "greater than or equal to 0.1"]),
+        ({"hook_limit": "10ms"}, ["hook_limit", "'10ms'", "at least 0.1"]),
         ({"log_level": "loud"}, ["log_level", "'loud'", "debug"]),
         ({"plugins": {"sislog": {}}}, ["plugins.sislog", "no such plugin", "syslog"]),
         ({"plugins": {"syslog": {"scope": "world"}}}, ["plugins.syslog.scope", "'world'", "request", "association"]),
         ({"plugins": {"syslog": {"scop": "request"}}}, ["plugins.syslog.scop", "scope"]),
         ({"plugins": ["syslog"]}, ["plugins", "['syslog']"]),
+        ({"plugins": {"syslog": 3}}, ["plugins.syslog: is 3; names with values were expected"]),
+        ({"plugins": {"syslog": ["debug"]}}, ["plugins.syslog: is ['debug']; names with values were expected"]),
+        ({"plugins": {"syslog": "debug"}}, ["plugins.syslog: is 'debug'; names with values were expected"]),
+        ({"plugins": {"": {}}}, ["plugins.'': no such plugin"]),
+        ({"plugins": {"syslgo": {}}}, ["plugins.syslgo: no such plugin is installed; did you mean syslog?"]),
+        ({"plugins": {"syslog": {"hosts": {"a": 3}}}}, ["plugins.syslog.hosts.a: is 3; options were expected"]),
+        ({"plugins": {"syslog": {"hosts": [3]}}}, ["plugins.syslog.hosts: is [3]; SERVER_NAMEs"]),
+        ({"plugins": {"syslog": {"severty": "err"}}}, ["plugins.syslog.severty", "did you mean severity?", "enabled"]),
+        (
+            {"plugins": {"syslog": {"outputs": [{"fil": "/x"}]}}},
+            ["plugins.syslog.outputs.0.fil", "did you mean file?; names are: file, json, socket, journal, udp,"],
+        ),
+        ({"web": {**WEB, "health": {"uri": "/", "interval_": 1}}}, ["web.health.interval_", "did you mean interval?"]),
+        ({"web": {**WEB, "connect": {"address": "a:1", "wight": 1}}}, ["web.connect.0.wight", "names are: address, w"]),
+        ({"app": {**APP, "interface": "asig"}}, ["app.interface: is 'asig'", "did you mean asgi?"]),
+        ({"app": {"listen": "a:1"}}, ["app: give application (MODULE:CALLABLE) or fastcgi"]),
+        ({"app": {**APP, "listen": "a:65534", "workers": 3}}, ["app: listen: a:65534: ports end at 65535"]),
+        ({"app": {**APP, "application": "shop"}}, ["app.application", "write it as in 'shop.wsgi:application'"]),
+        ({"web": {**WEB, "name": False}}, ["web.name: is false; a text was expected: put it in quotes"]),
+        ({"web": {**WEB, "name": 3}}, ["web.name: is 3; a text was expected: put it in quotes"]),
+        ({"web": {**WEB, "socket_mode": 660}}, ["web.socket_mode: is 660; write permissions in octal and in quotes"]),
+        ({"web": {**WEB, "socket_mode": "0999"}}, ["web.socket_mode: is '0999'; write permissions in octal"]),
+        ({"web": {**WEB, "grace": "10 sec"}}, ["web.grace: is '10 sec'; write seconds as a number, or with a unit"]),
+        ({"web": {**WEB, "grace": float("inf")}}, ["web.grace: is inf; at most 315360000"]),
+        ({"web": {**WEB, "grace": float("nan")}}, ["web.grace: is nan; "]),
+        ({"web": {**WEB, "grace": "9" * 21}}, ["web.grace: is '999", "write seconds"]),
+        ({"web": {**WEB, "feed": ""}}, ["web.feed: is ''; the path of a unix socket has 1 to 107 bytes"]),
+        ({"web": {**WEB, "admin": "/" + "x" * 107}}, ["web.admin: is '/xxx", "1 to 107 bytes"]),
+        ({"web": {**WEB, "listen": "unix:/a\0b"}}, ["web.listen.0: is ", "no NUL"]),
+        ({"web": {**WEB, "connect": "a\nb:1"}}, ["web.connect.0.address: is 'a\\nb:1'", "control characters"]),
+        ({"sctp": {"window": "64X"}}, ["sctp.window: is '64X'; write bytes as a number, with K, M or G behind it"]),
+        ({"sctp": {"window": 10**30}}, ["sctp.window: is 1000", "at most"]),
+        ({"sctp": {"window": "1" * 5000}}, ["sctp.window: is '111", "write bytes"]),
     ],
 )
 def test_each_problem_says_where_what_and_what_is_right(
@@ -212,6 +247,69 @@ def test_each_problem_says_where_what_and_what_is_right(
     (problem,) = problems(tmp_path, configuration)
     assert problem.startswith(fragments[0]), problem
     assert all(fragment in problem for fragment in fragments), problem
+
+
+def test_options_that_a_plugin_cannot_check() -> None:
+    class Hasty(Plugin):
+        name = "hasty"
+
+        class Options(Plugin.Options):
+            level: int = 0
+
+            @field_validator("level", mode="before")
+            @classmethod
+            def _level(cls, value: Any) -> int:
+                return len(value)
+
+    with pytest.raises(ConfigError) as caught:
+        load_plugins({"hasty": {"level": 3}}, {"hasty": Hasty}.__getitem__)
+    assert caught.value.problems == [
+        "plugins.hasty: the options cannot be checked: TypeError(\"object of type 'int' has no len()\")"
+    ]
+
+
+@pytest.mark.parametrize("text", ["web: {listen: '${NAME}'}", "web: {connect: 'a:1', name: w}"])
+def test_a_fault_of_the_file_is_not_blamed_on_flags(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAME", "unix:/a")
+    (problem,) = problems(tmp_path, text, web={"feed": "/f.sock", "admin": None})
+    assert problem in ("web.connect: is missing", "web.listen: is missing")
+
+
+def test_a_flag_does_not_hide_what_is_wrong_in_the_file(tmp_path: Path) -> None:
+    assert problems(tmp_path, {"web": 3}, web=WEB) == ["web: is 3; names with values were expected"]
+    assert problems(tmp_path, {"web": 3}, web={"feed": None}) == ["web: is 3; names with values were expected"]
+
+
+def test_a_fault_of_flags_is_blamed_on_flags(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^flags: web\.listen\.0: is 'x'"):
+        load(tmp_path, {"web": WEB}, web={"listen": ["x"]})
+
+
+def test_the_side_that_is_to_run_has_to_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "fcgi.yaml"
+    path.write_text(yaml.safe_dump({"app": APP}))
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path), {"web": {"listen": None}}, "web")
+    assert caught.value.problems == [f"{path}: web: is missing; `fcgi-sctp web` needs it"]
+    config = load_config(str(path), {}, "app")
+    path.write_text("")
+    assert config.read_again is not None
+    with pytest.raises(ConfigError, match="app: is missing"):
+        config.read_again()
+
+
+def test_names_of_virtual_hosts_have_small_letters(tmp_path: Path) -> None:
+    hosts = "plugins: {syslog: {hosts: {Shop.Example: {severity: debug}, blog.example: }}}"
+    (syslog,) = load(tmp_path, hosts).load_plugins()
+    assert {name: one.severity for name, one in syslog.hosts.items()} == {
+        "shop.example": "debug",
+        "blog.example": "info",
+    }
+    assert syslog.raw_hosts == {"shop.example": {"severity": "debug"}, "blog.example": {}}
+    twice = "plugins: {syslog: {hosts: {Shop.Example: {severity: debug}, shop.example: {severity: err}}}}"
+    assert problems(tmp_path, twice) == [
+        "plugins.syslog.hosts.shop.example: stands twice, once in other letters; keep one"
+    ]
 
 
 def test_all_problems_are_told(tmp_path: Path) -> None:

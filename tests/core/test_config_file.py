@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fcgi_core.config import load_config
-from fcgi_core.config_file import read_files
+from fcgi_core.config_file import MAX_VALUE, parse_value, read_files
 from fcgi_core.errors import ConfigError
 
 
@@ -158,3 +158,86 @@ def test_a_file_is_read_again_with_what_it_includes(tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("log_level: error")
     assert config.read_again is not None
     assert config.read_again().log_level == "error"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("debug", "debug"), ("10", 10), ("1.5", 1.5), ("off", False), ("", None), ("null", None), ('"a: b"', "a: b")],
+)
+def test_a_value_that_is_set(text: str, value: object) -> None:
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("[a]", "one value was expected"),
+        ("a: b", "one value was expected"),
+        ("- a", "one value was expected"),
+        ("[" * 30_000, "at most 1,024"),
+        ("[" * 999, "one value was expected"),
+        ("{a: " * 100, "one value was expected"),
+        ("é" * 513, "the value has 1,026 bytes; at most 1,024 are taken"),
+        ("*a", "not defined"),
+        ("&a [*a]", "one value was expected"),
+        ("!!python/name:os.system x", "the tag"),
+        ("2026-01-31", "put it in quotes"),
+        ("0660", "put it in quotes"),
+        ("a\n---\nb", "another document"),
+        ("\x1b]0;x", "is not YAML"),
+    ],
+)
+def test_what_is_no_value_to_set(text: str, fragment: str) -> None:
+    with pytest.raises(ValueError, match=fragment) as caught:
+        parse_value(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_may_fill_its_bound() -> None:
+    assert parse_value("x" * MAX_VALUE) == "x" * MAX_VALUE
+
+
+def test_a_name_that_stands_twice_is_an_error_in_every_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        main="include: more.yaml\nplugins: {syslog: {redact: [{match: card}]}}\nplugins: {metrics: }",
+        more="sctp:\n  allowed_peers: [10.0.0.0/8]\n  allowed_peers: []\n",
+    )
+    assert problems(path) == [
+        f"{path}: plugins: stands twice, in lines 2 and 3; keep one",
+        f"{tmp_path}/more.yaml: sctp.allowed_peers: stands twice, in lines 2 and 3; keep one",
+    ]
+
+
+def test_a_bomb_of_aliases_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]" for number in range(1, 9)]
+    (told,) = problems(write(tmp_path, main="\n".join(lines)))
+    assert "more than is taken" in told
+
+
+def test_files_that_include_others_again_and_again_are_refused(tmp_path: Path) -> None:
+    files = {f"f{number}": f"include: [{', '.join([f'f{number + 1}.yaml'] * 9)}]" for number in range(15)}
+    told = problems(write(tmp_path, main="include: f0.yaml", f15="log_level: info", **files))
+    assert len(told) == 1
+    assert "more than is taken" in told[0]
+
+
+def test_files_that_include_each_other_in_a_row_have_an_end(tmp_path: Path) -> None:
+    files = {f"f{number}": f"include: f{number + 1}.yaml" for number in range(2000)}
+    assert problems(write(tmp_path, main="include: f0.yaml", **files)) == [
+        f"{tmp_path}/f15.yaml: include: more than 16 files include each other in a row"
+    ]
+
+
+def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
+    path = write(tmp_path, main="include: [loop.yaml, '..', \"a\\0b\", \"*\\0\", '/dev/zero']")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    assert problems(path) == [
+        f"{tmp_path}/loop.yaml: cannot be read: Too many levels of symbolic links",
+        f"{tmp_path}/..: cannot be read: Is a directory",
+        f"{path}: include: is 'a\\x00b'; no path holds a NUL",
+        f"{path}: include: is '*\\x00'; no path holds a NUL",
+        "/dev/zero: holds more than 1,048,576 characters, which are taken at most",
+    ]

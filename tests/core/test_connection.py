@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,6 +195,11 @@ def test_early_messages_are_bounded(fresh: Connection, size: int) -> None:
     assert "before SETTINGS" in str(failure(fresh, data))
 
 
+def test_the_document_names_the_bound_of_early_messages() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    assert f"messages that come too early are kept, up to {MAX_EARLY >> 20} MiB (`MAX_EARLY`" in document
+
+
 # ---- bad messages
 
 
@@ -315,8 +321,29 @@ def test_config_is_one_record(lone: Connection) -> None:
     assert "0000" in pairs
 
 
+def test_reasons_are_short_and_of_any_characters(lone: Connection) -> None:
+    lone.answer_config(1, {"a": "\u2026" + "x" * 100_000, "b": ""})
+    (result,) = cut(*lone.take(ROOM))
+    pairs = decode_pairs(result.content)
+    assert pairs == {"FCGI_SCTP_ID": "1", "a": "\\u2026" + "x" * (module.MAX_REASON - 1), "b": ""}
+
+
+def test_questions_whose_answers_nobody_reads_have_an_end(lone: Connection) -> None:
+    """Of SETTINGS, CONFIG and unknown records alike: what waits is bounded by the memory that it takes."""
+    question = control(RecordType.CONFIG, encode_pairs({"FCGI_SCTP_ID": "1", "a.b": "c"}))
+    for _ in range(200):
+        events = lone.receive([question], 0.0)
+        if lone.failed:
+            break
+        lone.answer_config(1, {f"{number:04}": "no" for number in range(3000)})
+    assert lone.failed
+    assert "answers wait to be read" in str(one(events, ConnectionFailed).error)
+
+
 @pytest.mark.parametrize("kind", [RecordType.CONFIG, RecordType.CONFIG_RESULT])
-@pytest.mark.parametrize("content", [b"", encode_pairs({"FCGI_SCTP_ID": "x"}), b"\x05"])
+@pytest.mark.parametrize(
+    "content", [b"", *(encode_pairs({"FCGI_SCTP_ID": number}) for number in ("x", "-1", "9" * 5000, "\xb2")), b"\x05"]
+)
 def test_config_without_a_number(lone: Connection, kind: int, content: bytes) -> None:
     assert "FCGI_SCTP_ID" in str(failure(lone, control(kind, content)))
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from fcgi_core.driver import BATCH, Driver, Handle
+from fcgi_core.events import Event, Writable
+from fcgi_core.flow import MAX_AHEAD
+from fcgi_core.records import RecordType, record
 from fcgi_core.sctp.carrier import Association, Message
 from fcgi_core.settings import Settings
 from fcgi_core.web_connection import WebConnection
@@ -42,12 +45,14 @@ class Wire:
     def __init__(self) -> None:
         self.calls: list[int] = []
         """Messages of each call of `send`."""
+        self.sizes: list[int] = []
 
     def room(self, urgent: bool = False) -> int:
         return 1 << 20
 
     def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
         self.calls.append(len(messages))
+        self.sizes += [len(message.data) for message in messages]
         return len(messages)
 
     def set_priority(self, stream: int, priority: int) -> None: ...
@@ -91,3 +96,41 @@ def test_each_turn_counts_anew() -> None:
         begin(driver, BATCH - 1)
         turn.end()
     assert wire.calls == [BATCH - 1] * 3
+
+
+def test_a_body_goes_on_when_the_association_has_taken_what_was_before_it() -> None:
+    """The peer takes a terabyte: what waits here is bounded all the same, and the rest follows by itself."""
+    told: list[Event] = []
+    turn, wire = Turn(), Wire()
+    connection = ready(WebConnection(), Settings(window=1 << 40))
+    driver = Driver(connection, turn, on_events=told.extend, on_down=lambda reason: None)
+    driver.association = cast(Association, wire)
+    request = connection.begin_request(b"\1\0a")
+    connection.send_input(request, bytes(5 * MAX_AHEAD))
+    connection.end_input(request)
+    assert MAX_AHEAD <= request.lane.size < MAX_AHEAD + 100_000
+    assert not request.writable
+    driver.wake()
+    turns = 0
+    while turn.soon:
+        turn.end()
+        turns += 1
+        assert request.lane.size < MAX_AHEAD + 100_000
+    assert turns >= 5
+    assert request.writable
+    assert told == [Writable(request)]
+    assert sum(wire.sizes) > 5 * MAX_AHEAD
+    assert not connection.blocked
+
+
+def test_credit_for_ever_does_not_fill_memory() -> None:
+    connection = ready(WebConnection(), Settings())
+    request = connection.begin_request(b"\1\0a")
+    connection.send_input(request, bytes(8 * MAX_AHEAD))
+    for step in range(1, 100):
+        credit = record(RecordType.CREDIT, request.id, (step * MAX_AHEAD).to_bytes(8, "big"), request.generation)
+        connection.receive([Message(2, credit)], 0.0)
+        assert request.lane.size < MAX_AHEAD + 100_000
+    connection.abort(request)
+    assert not connection.blocked
+    assert connection.resume() == []

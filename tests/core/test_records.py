@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from fcgi_core.records import (
     end_request,
     find_value,
     header,
+    params_records,
     record,
     stream_records,
     values_of,
@@ -73,6 +75,26 @@ def test_a_body_is_cut_into_records_and_none_of_them_is_empty(data: bytes, size:
 
 def test_a_preferred_record_fills_a_message() -> None:
     assert PREFERRED_CONTENT + HEADER_SIZE == DEFAULT_MAX_MESSAGE
+
+
+@given(st.lists(st.tuples(latin, st.one_of(st.integers(0, 300), st.integers(0, 70_000))), max_size=8))
+def test_params_are_cut_between_pairs_into_as_few_records_as_it_takes(lengths: list[tuple[str, int]]) -> None:
+    pairs = [(name, "v" * length) for name, length in lengths]
+    whole = encode_pairs(pairs)
+    contents = [one.content for one in RecordReader().feed(b"".join(params_records(3, whole)))]
+    assert b"".join(contents) == whole
+    assert all(contents)
+    if all(len(encode_pairs([pair])) <= MAX_CONTENT for pair in pairs):
+        assert {name: value for one in contents for name, value in decode_pairs(one).items()} == dict(pairs)
+        assert all(len(one) + len(other) > MAX_CONTENT for one, other in pairwise(contents))
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_params_that_fit_are_one_record(over: int) -> None:
+    first = encode_pairs([("A", "x" * 40_000)])
+    rest = encode_pairs([("B", "y" * (MAX_CONTENT + over - len(first) - 6))])
+    cut = [first, rest] if over > 0 else [first + rest]
+    assert [one.content for one in RecordReader().feed(b"".join(params_records(1, first + rest)))] == cut
 
 
 @given(st.dictionaries(latin, latin))

@@ -6,8 +6,18 @@ from hypothesis import strategies as st
 
 from fcgi_core.channels import MAX_CHANNELS, Channel, Scope
 from fcgi_core.errors import RemoteProtocolError
-from fcgi_core.records import decode_pairs, encode_pairs
-from fcgi_core.settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS, PeerChannel, Settings
+from fcgi_core.records import MAX_PAIRS, decode_pairs, encode_pairs
+from fcgi_core.settings import (
+    DEFAULT_MAX_MESSAGE,
+    DEFAULT_MAX_REQUESTS,
+    MAX_ACCEPTS,
+    MAX_DESCRIPTION,
+    MAX_INSTANCE,
+    MAX_NAME,
+    MAX_OTHERS,
+    PeerChannel,
+    Settings,
+)
 
 text = st.text(st.characters(max_codepoint=255), max_size=20)
 names = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True)
@@ -56,6 +66,12 @@ def test_they_say_what_fastcgi_asks_for() -> None:
         ({"FCGI_SCTP_WINDOW": "1023"}, "FCGI_SCTP_WINDOW"),
         ({"FCGI_SCTP_MAX_MESSAGE": "1073741825"}, "FCGI_SCTP_MAX_MESSAGE"),
         ({"FCGI_SCTP_ASSOCIATION": "x"}, "FCGI_SCTP_ASSOCIATION"),
+        ({"FCGI_SCTP_NAME": "n" * (MAX_NAME + 1)}, f"FCGI_SCTP_NAME has {MAX_NAME + 1} characters"),
+        ({"FCGI_SCTP_INSTANCE": "i" * 60_000}, f"at most {MAX_INSTANCE} are taken"),
+        ({"FCGI_SCTP_CHANNEL_0": "c" * (MAX_DESCRIPTION + 1)}, "FCGI_SCTP_CHANNEL_0 has"),
+        ({"FCGI_SCTP_ACCEPT": "a," * (MAX_ACCEPTS + 1)}, f"names more than {MAX_ACCEPTS} channels"),
+        ({"FCGI_SCTP_ACCEPT": "a" * (MAX_DESCRIPTION + 1)}, "FCGI_SCTP_ACCEPT has"),
+        ({str(number): "" for number in range(MAX_PAIRS)}, f"{MAX_PAIRS} at most are taken"),
     ],
 )
 def test_what_is_wrong_is_named(pairs: dict[str, str], said: str) -> None:
@@ -69,6 +85,11 @@ def test_what_is_wrong_is_named(pairs: dict[str, str], said: str) -> None:
 def test_pairs_that_are_cut() -> None:
     with pytest.raises(RemoteProtocolError, match="cut"):
         Settings.decode(Settings().encode()[:-1])
+
+
+def test_of_unknown_names_few_are_kept() -> None:
+    pairs = {"FCGI_SCTP_VERSION": "1", **{f"X{number}": "" for number in range(MAX_PAIRS - 1)}}
+    assert len(Settings.decode(encode_pairs(pairs)).others) == MAX_OTHERS
 
 
 def test_channels_are_numbered_without_a_gap() -> None:

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -385,3 +386,31 @@ def test_two_processes_do_not_use_one_file(tmp_path: Path) -> None:
     again = Spool(1 << 20, path)
     assert [item for _, item in drain(again, "a")] == [b"kept"]
     again.close()
+
+
+def test_foreign_code_inside_it_can_add(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A destructor logs while its thread is in the middle of writing; one waits for a thread that logs itself."""
+    spool = Spool(1 << 20, tmp_path / "spool")
+    monkeypatch.setattr("fcgi_core.spool.PATIENCE", 0.01)
+    write = os.write
+    foreign = [b"of the same thread", b"of another thread"]
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        if foreign:
+            assert spool.add(foreign.pop(0))
+            other = threading.Thread(target=lambda: foreign and spool.add(foreign.pop()), daemon=True)
+            other.start()
+            other.join(10)
+            assert not other.is_alive()
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupted)
+        adding = threading.Thread(target=spool.add, args=(b"first",), daemon=True)
+        adding.start()
+        adding.join(10)
+        assert not adding.is_alive(), "dead-lock"
+    expected = [(1, b"first"), (2, b"of the same thread"), (3, b"of another thread")]
+    assert drain(spool, "a") == expected
+    spool.close()
+    assert drain(Spool(1 << 20, tmp_path / "spool"), "a") == expected

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from fcgi_core.operator_log import LineFormatter
 from fcgi_core.standstill import StandstillWatch
 
 PATIENCE = 30.0
 
 
 class Heard(logging.Handler):
-    """Messages, and an event for whoever waits for one."""
+    """Messages as the operator has them, and an event for whoever waits for one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +24,7 @@ class Heard(logging.Handler):
         self.one_more = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
+        self.messages.append(LineFormatter("%(message)s").format(record))
         self.one_more.set()
 
 

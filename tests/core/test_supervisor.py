@@ -18,8 +18,9 @@ from fcgi_core.plugin import (
     RequestInfo,
     WebHalf,
 )
+from fcgi_core.settings import Settings
 from fcgi_core.supervisor import Supervisor
-from tests.core.helpers import ROOM
+from tests.core.helpers import ROOM, Pair, idle
 from tests.core.supervised import Example, VirtualLoop, linked, start
 
 
@@ -42,6 +43,30 @@ def test_what_came_on_an_acknowledged_channel_is_acknowledged_when_it_is_taken_o
     (event,) = [event for event in pair.app_events if type(event).__name__ == "ItemsAcknowledged"]
     assert (event.channel, event.number) == ("example.sure", 3)  # type: ignore[union-attr]
     assert half.committed == 1
+
+
+def test_a_member_that_takes_anothers_instance_takes_nothing_else_from_it() -> None:
+    """Its items are not repetitions of the other's, and it finds none of the other's requests."""
+    supervisor, half, _ = start()
+    links = []
+    for number, member in enumerate(("hostile", "shop", "shop")):
+        settings = Settings(instance="web", association=number)
+        pair = Pair(settings, Settings(instance="same"), channels=tuple(supervisor.channels))
+        links.append(supervisor.association_up(idle(pair.web), number, "peer", member))
+        for item in (b"one", b"two"):
+            supervisor.feedback("example.sure", len(half.items).to_bytes(8, "big") + item, None, links[-1])
+    assert half.items == [b"one", b"two"] * 3
+    supervisor.feedback("example.sure", (2).to_bytes(8, "big") + b"again", None, links[1])
+    assert half.items == [b"one", b"two"] * 3
+    hostile, shop, other_shop = links
+    request = shop.connection.begin_request(b"", body=b"")
+    request.context = object()
+    number = shop.mark | request.id << 8 | request.generation
+    assert supervisor.find_requests([number]) == [request.context]
+    assert supervisor.find_requests([number], hostile.info) == [None]
+    assert supervisor.find_requests([number], other_shop.info) == [request.context], (
+        "another association of the process"
+    )
 
 
 def test_what_is_wrong_with_plugins_is_told_all_at_once() -> None:

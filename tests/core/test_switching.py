@@ -14,7 +14,7 @@ import pytest
 from fcgi_core.channels import MAX_CHANNELS
 from fcgi_core.delivery import MAX_EXTRA_STREAMS
 from fcgi_core.discovery import load_plugins
-from fcgi_core.errors import ConfigError
+from fcgi_core.errors import NO_EFFECT, ConfigError
 from fcgi_core.plugin import (
     ApplicationHalf,
     AssociationInfo,
@@ -30,7 +30,15 @@ from fcgi_core.plugin import (
     WhenFull,
 )
 from fcgi_core.supervisor import Supervisor
-from fcgi_core.switching import adopt_plugins, change_plugins
+from fcgi_core.switching import (
+    CHANGES_A_SECOND,
+    MAX_CHANGES,
+    MAX_HOSTS,
+    MAX_NAME,
+    PeerChanges,
+    adopt_plugins,
+    change_plugins,
+)
 from fcgi_core.testing import PluginHarness
 from tests.core.supervised import Example, Recorder, VirtualLoop, linked, start
 
@@ -400,7 +408,7 @@ def test_options_change_while_running_and_each_name_is_answered() -> None:
         ("example.colour", "red", "no such name here"),
         ("example.enabled", "perhaps", "true or false"),
         ("example", "x", "PLUGIN.OPTION"),
-        ("example.level", "[", "while parsing"),
+        ("example.level", "[", "one value was expected"),
     ],
 )
 def test_what_is_wrong_is_told_and_changes_nothing(name: str, value: str, reason: str) -> None:
@@ -587,6 +595,81 @@ def test_a_plugin_that_ends_the_process_when_it_is_configured_is_refused(error: 
     assert reason == f"configure raised {error!r}"
 
 
+class Deaf(WebHalf):
+    """It looks at its options once."""
+
+    def __init__(self, options: Any) -> None:
+        self.level = options.level
+        self.up = 0
+
+    def association_up(self, association: AssociationInfo) -> None:
+        self.up += 1
+
+
+class HardOfHearing(Example):
+    """Its web half has no `configure`; on the other side it has a half, too."""
+
+    halves: list[Deaf]
+
+    def web_half(self, host: Host, options: Any) -> WebHalf:
+        self.halves = [*getattr(self, "halves", []), Deaf(options)]
+        return self.halves[-1]
+
+
+class WebAlone(Plugin):
+    name = "example"
+
+    class Options(Example.Options):
+        pass
+
+    def web_half(self, host: Host, options: Any) -> WebHalf:
+        return Deaf(options)
+
+
+def test_a_half_without_configure_is_made_again_when_options_change() -> None:
+    plugin = HardOfHearing()
+    find = {"example": plugin}.__getitem__
+    supervisor = Supervisor(load_plugins({"example": {}}, find), VirtualLoop(), lambda call: call(), web=True)
+    linked(supervisor)
+    assert change_plugins(supervisor, {"example.level": "high"}) == {"example.level": ""}
+    assert [half.level for half in plugin.halves] == ["low", "high"]
+    assert plugin.halves[-1].up == 1, "it hears of what is there"
+    assert adopt_plugins(supervisor, load_plugins({"example": {"level": "low"}}, find)) == []
+    assert [half.level for half in plugin.halves] == ["low", "high", "low"]
+    assert adopt_plugins(supervisor, load_plugins({"example": {"level": "low"}}, find)) == []
+    assert len(plugin.halves) == 3, "nothing has changed"
+
+
+def test_options_of_a_host_that_concern_the_other_half_alone() -> None:
+    plugin = HardOfHearing()
+    enabled = load_plugins({"example": {"hosts": {"a.test": {"level": "high"}}}}, lambda name: plugin)
+    supervisor = Supervisor(enabled, VirtualLoop(), lambda call: call(), web=True)
+    told = change_plugins(supervisor, {"example.level@a.test": "low"})
+    assert told["example.level@a.test"].startswith(f"{NO_EFFECT}: ")
+    assert adopt_plugins(supervisor, enabled) == []
+    assert len(plugin.halves) == 1
+
+
+def test_options_of_a_host_that_would_never_be_looked_at_are_refused() -> None:
+    with_host = load_plugins({"example": {"hosts": {"a.test": {"level": "high"}}}}, lambda name: WebAlone())
+    why = "it takes no options of one virtual host: its half has no `configure`"
+    with pytest.raises(PluginError, match=f"plugin example cannot start: {why}"):
+        Supervisor(with_host, VirtualLoop(), lambda call: call(), web=True)
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, lambda name: WebAlone()), VirtualLoop(), lambda call: call(), web=True
+    )
+    told = change_plugins(supervisor, {"example.level@a.test": "low"})
+    assert told == {"example.level@a.test": f"plugins.example: {why}"}
+    assert adopt_plugins(supervisor, with_host) == [f"plugins.example: {why}"]
+
+
+def test_a_host_is_named_in_letters_of_any_case() -> None:
+    supervisor, half, _ = start({"hosts": {"a.test": {"wide": False}}})
+    assert change_plugins(supervisor, {"example.level@A.Test": "high"}) == {"example.level@A.Test": ""}
+    assert half.options["a.test"].level == "high"
+    assert half.options[None].level == "low"
+
+
 def test_options_of_a_host_that_a_plugin_refuses_end_the_start() -> None:
     plugin = Example()
     with pytest.raises(PluginError, match="plugin example cannot start: not this one"):
@@ -603,8 +686,78 @@ def test_options_by_host() -> None:
     options = OptionsByHost("common")
     options.change("own", "a.test")
     assert [options["a.test"], options["b.test"], options[""]] == ["own", "common", "common"]
+    assert options["A.Test"] == "own"
     options.change("another")
     assert (options["a.test"], options["b.test"]) == ("own", "another")
     assert options.values() == ["another", "own"]
     options.change("another", "a.test")
     assert options.values() == ["another"]
+
+
+# ---- what a peer may change
+
+
+def test_a_peer_changes_what_the_plugin_lets_it() -> None:
+    supervisor, half, _ = start()
+    peer = PeerChanges(supervisor, True)
+    assert peer.change({"example.level": "high", "example.level@a.test": "low"}, 0.0) == {
+        "example.level": "",
+        "example.level@a.test": "",
+    }
+    for name, value in (("example.wide", "true"), ("example.enabled", "false"), ("example.wide@a.test", "true")):
+        (reason,) = peer.change({name: value}, 0.0).values()
+        assert "a web side may change level; change it in this application's own file" in reason
+    both = peer.change({"example.level": "low", "example.wide": "true"}, 0.0)
+    assert all(both.values()), "the options of a plugin change together or not at all"
+    assert half.options[None].level == "high"
+    assert not half.closed
+    assert "not enabled" in peer.change({"nobody.level": "1"}, 0.0)["nobody.level"]
+    for value in ("[high]", "{a: 1}", "[" * 1000, "x" * 2000, "&a [*a]"):
+        assert peer.change({"example.level": value}, 0.0)["example.level"]
+    assert half.options[None].level == "high"
+
+
+def test_a_plugin_may_let_a_peer_switch_it() -> None:
+    class Switched(Example):
+        switched_by_peer = True
+
+    plugin = Switched()
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, lambda name: plugin), VirtualLoop(), lambda call: call(), web=True
+    )
+    assert PeerChanges(supervisor, True).change({"example.enabled": "false"}, 0.0) == {"example.enabled": ""}
+    assert plugin.half.closed
+
+
+def test_a_peer_changes_nothing_where_it_may_not() -> None:
+    supervisor, half, _ = start()
+    (reason,) = PeerChanges(supervisor, False).change({"example.level": "high"}, 0.0).values()
+    assert "app.remote_changes" in reason
+    assert half.options[None].level == "low"
+
+
+def test_a_peer_makes_so_many_changes_and_no_more() -> None:
+    supervisor, half, _ = start()
+    peer = PeerChanges(supervisor, True)
+    for number in range(MAX_CHANGES):
+        assert peer.change({"example.level": ("low", "high")[number % 2]}, 100.0) == {"example.level": ""}
+    assert "too many changes" in peer.change({"example.level": "low"}, 100.0)["example.level"]
+    assert half.options[None].level == "high"
+    assert peer.change({"example.level": "low"}, 100.0 + 1 / CHANGES_A_SECOND) == {"example.level": ""}
+    many = {f"example.level@{number}": "low" for number in range(MAX_CHANGES + 1)}
+    assert all(peer.change(many, 10_000.0).values())
+    assert set(half.options) == {None}
+
+
+def test_a_peer_names_so_many_hosts_and_no_more() -> None:
+    supervisor, half, _ = start()
+    peer = PeerChanges(supervisor, True)
+    for number in range(MAX_HOSTS):
+        assert peer.change({f"example.level@{number}.test": "high"}, 1000.0 * number) != {"": ""}
+    assert len(half.options) == 1 + MAX_HOSTS
+    (reason,) = peer.change({"example.level@more.test": "high"}, 1e9).values()
+    assert f"{MAX_HOSTS} virtual hosts" in reason
+    assert peer.change({"example.level@1.test": "low"}, 1e9) == {"example.level@1.test": ""}
+    assert len(half.options) == 1 + MAX_HOSTS
+    (reason,) = peer.change({f"example.level@{'x' * MAX_NAME}": "high"}, 1e9).values()
+    assert f"more than {MAX_NAME} characters" in reason

@@ -64,5 +64,5 @@ def test_each_line_of_a_traceback_has_its_severity() -> None:
         record = logging.LogRecord("fcgi_sctp.app", logging.ERROR, "", 0, "thrown", None, sys.exc_info())
     lines = JournalFormatter().format(record).splitlines()
     assert lines[0] == "<3>fcgi_sctp.app: thrown"
-    assert lines[-1] == "<3>ValueError: broken"
+    assert lines[-1] == "<3>    ValueError: broken"
     assert all(line.startswith("<3>") for line in lines)

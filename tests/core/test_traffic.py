@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_core.plugin import Outcome
-from fcgi_core.traffic import BOUNDS, OTHER, Histogram, HostTraffic, Traffic, clean_host
+from fcgi_core.traffic import BOUNDS, MAX_NAME, OTHER, Histogram, HostTraffic, Traffic, clean_host
 
 
 @dataclass(eq=False)
@@ -124,3 +125,17 @@ def test_the_table_is_bounded() -> None:
     assert hosts[OTHER].requests == traffic.folded == 997
     traffic.end(Request("HOST1"), outcome())
     assert traffic.hosts()["host1"].requests == 2
+
+
+def test_names_that_are_no_names_are_not_kept() -> None:
+    """A peer may send a megabyte as SERVER_NAME, in each of a thousand requests another."""
+    traffic = Traffic()
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            traffic.end(Request("x" * 200_000 + str(number)), outcome())
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert list(traffic.hosts()) == ["x" * MAX_NAME]
+    assert held < 100_000

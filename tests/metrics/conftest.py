@@ -110,7 +110,9 @@ def make_outcome() -> Callable[..., Outcome]:
 
 @pytest.fixture
 def association() -> Callable[..., AssociationInfo]:
-    def make(identity: int = 1, name: str = "shop#0", instance: str = "aaaa") -> AssociationInfo:
-        return AssociationInfo(identity, "192.0.2.7:9000", name, instance)
+    def make(
+        identity: int = 1, name: str = "shop#0", instance: str = "aaaa", member: str = "192.0.2.7:9000"
+    ) -> AssociationInfo:
+        return AssociationInfo(identity, "192.0.2.7:9000", name, instance, member)
 
     return make

@@ -116,6 +116,32 @@ def test_workers_of_one_name_are_told_apart(
     run(check)
 
 
+def test_another_member_that_says_it_is_the_same_process_is_told_apart(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
+) -> None:
+    """What it sends, and its end, change nothing of what the other sent; nor does its name, when the other is down."""
+
+    async def check(half: MetricsWeb) -> None:
+        one, other = association(1), association(2, member="hostile")
+        half.association_up(one)
+        half.association_up(other)
+        feed(half, other, 1 << 40, "* x 666")
+        feed(half, one, 1, "* x 1")
+        assert 'x{worker="shop#0"} 1.0' in await page(half)
+        half.association_down(one, "")
+        again = association(3, instance="another", member="hostile")
+        half.association_up(again)
+        feed(half, again, 1, "* x 667")
+        lines = await page(half)
+        assert [line for line in lines if line.startswith("x{")] == [
+            'x{worker="shop#0"} 1.0',
+            'x{worker="shop#0-2"} 666.0',
+            'x{worker="shop#0-3"} 667.0',
+        ]
+
+    run(check)
+
+
 def test_two_associations_with_one_process_are_one_worker(
     run: Any, clock: Clock, association: Callable[..., AssociationInfo]
 ) -> None:

@@ -102,7 +102,9 @@ class FakeHost:
     def association_of(self, request: RequestInfo) -> AssociationInfo | None:
         return self.by_request.get(request)
 
-    def find_requests(self, numbers: Iterable[int]) -> list[RequestInfo | None]:
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
         return [self.requests.get(number) for number in numbers]
 
     def publish(self, entry: FeedEntry) -> None:

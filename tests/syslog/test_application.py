@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ import pytest
 from fcgi_syslog import SyslogPlugin, application, batch
 from fcgi_syslog.application import SyslogApplication
 from fcgi_syslog.message import Message
+from fcgi_syslog.options import HEADER_ROOM
+from fcgi_syslog.reassembly import Reassembler
 
-from fcgi_core.plugin import AssociationInfo, Outcome, StartAnew, bound_to_request
+from fcgi_core.plugin import MAX_ITEM, AssociationInfo, Outcome, StartAnew, bound_to_request
 from tests.syslog.items import messages_in
 
 OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
@@ -175,30 +178,151 @@ def test_where_nobody_configured_logging(make: Make, host: Any) -> None:
     assert texts(host) == ["seen"]
 
 
-def test_an_application_that_configures_logging_late(
-    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def enabled_after() -> Iterator[None]:
+    """Loggers that a configuration disables are so for this test alone."""
+    try:
+        yield
+    finally:
+        for logger in logging.root.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                logger.disabled = False
+
+
+CONFIGURE: dict[str, Callable[[], object]] = {
+    "dictConfig": lambda: logging.config.dictConfig({"version": 1, "root": {"level": "INFO"}}),
+    "dictConfig with a handler": lambda: logging.config.dictConfig(
+        {
+            "version": 1,
+            "handlers": {"null": {"class": "logging.NullHandler"}},
+            "root": {"level": "INFO", "handlers": ["null"]},
+        }
+    ),
+    "basicConfig by force": lambda: logging.basicConfig(
+        force=True, level=logging.INFO, handlers=[logging.NullHandler()]
+    ),
+    "handlers taken off": lambda: logging.getLogger().handlers.clear(),
+}
+
+
+@pytest.mark.parametrize("how", CONFIGURE)
+def test_an_application_that_configures_logging_late(make: Make, host: Any, how: str) -> None:
+    """Lines and warnings go on at once."""
+    with bare_root(), enabled_after(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        half = make()
+        logging.getLogger("py.warnings")
+        logging.getLogger("fcgi_sctp.application")
+        CONFIGURE[how]()
+        logging.getLogger(f"new after {how}").error("line")
+        warnings.warn("warning", UserWarning, stacklevel=1)
+        logging.getLogger("fcgi_sctp.application").error("escaped")
+        half.close()
+    assert len(texts(host)) == 3, texts(host)
+    line, warning, escaped = texts(host)
+    assert (line, escaped) == ("line", "escaped")
+    assert "UserWarning: warning" in warning
+
+
+def test_the_applications_own_configuration_is_what_it_would_be_without_us(make: Make, host: Any) -> None:
+    """basicConfig() does nothing where the root logger has a handler, and INFO is not what it asks for."""
+    with bare_root() as root:
+        half = make(severity="debug")
+        logging.getLogger("shop").debug("before")
+        got: list[str] = []
+        own = logging.Handler()
+        own.emit = lambda record: got.append(record.getMessage())  # type: ignore[method-assign]
+        logging.basicConfig(handlers=[own])
+        assert root.handlers == [own]
+        logging.getLogger("shop").warning("for both")
+        logging.getLogger("shop").info("ours alone")
+        chatty = logging.getLogger("shop.chatty")
+        chatty.setLevel(logging.INFO)
+        chatty.info("for both")
+        chatty.setLevel(logging.NOTSET)
+        half.close()
+        assert (root.handlers, root.level) == ([own], logging.WARNING)
+    assert texts(host) == ["before", "for both", "ours alone", "for both"]
+    assert got == ["for both"] * 2
+
+
+def test_lines_that_nobody_has_yet_are_on_stderr_too(
+    make: Make, host: Any, association: AssociationInfo, make_request: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logger = logging.getLogger("fcgi_sctp.application")
-    monkeypatch.setattr(logger, "disabled", True)  # what dictConfig does by default; to all of pytest's loggers, too
+    """Perhaps nobody ever comes: the application may end before there is an association."""
+    before = logging.lastResort
     with bare_root():
         half = make()
-        logging.config.dictConfig({"version": 1, "root": {"level": "INFO"}, "disable_existing_loggers": False})
-        logger.error("lost")
-        half.request_begin(make_request())
-        logger.error("seen")
+        host.gathering.waits = True
+        logging.getLogger("shop").error("at import")
+        host.by_request = {make_request(): association}
+        half.association_up(association)
+        logging.getLogger("shop").error("later")
+        host.by_request = {}
+        half.association_down(association, "gone")
+        logging.getLogger("shop").error("alone again")
         half.close()
-    assert texts(host) == ["seen"]
+    host.gathering.fetch()
+    assert texts(host) == ["at import", "later", "alone again"]
+    assert capsys.readouterr().err == "at import\nalone again\n"
+    assert logging.lastResort is before
 
 
-def test_a_filter_on_the_handler_counts(make: Make, host: Any) -> None:
-    with bare_root() as root:
-        half = make()
-        (handler,) = root.handlers
-        handler.addFilter(lambda record: "no" not in record.getMessage())
-        logging.error("yes")
-        logging.error("no")
+@pytest.mark.parametrize("capture", [["logging"], ["logging", "unpropagated"]])
+def test_loggers_that_do_not_propagate(make: Make, host: Any, capture: list[str]) -> None:
+    logger = logging.getLogger("uvicorn.error")
+    above = logging.getLogger("uvicorn")
+    above.propagate = False
+    try:
+        make(capture=capture)
+        logger.error("started")
+        logging.getLogger("shop").error("line")
+    finally:
+        above.propagate = True
+    assert texts(host) == (["started", "line"] if "unpropagated" in capture else ["line"])
+
+
+@pytest.mark.parametrize("stderr", ["take", "copy"])
+def test_what_is_printed(
+    make: Make,
+    host: Any,
+    association: AssociationInfo,
+    make_request: Any,
+    capsys: pytest.CaptureFixture[str],
+    stderr: str,
+) -> None:
+    with bare_root():
+        half = make(capture=["logging", "output"], stderr=stderr, scope="stream")
+        host.by_request = {make_request(): association}
+        half.association_up(association)
+        request = make_request()
+        with bound_to_request(request):
+            print("printed", 17, end="")
+            print(" and", "more")
+            sys.stderr.writelines(["WARNING: on ", "stderr\n"])
+        handler = logging.StreamHandler()  # which writes to what stands for sys.stderr
+        logging.getLogger("shop").addHandler(handler)
+        logging.getLogger("shop").error("a record")
+        logging.getLogger("shop").removeHandler(handler)
+        assert sys.stdout.isatty() is False
         half.close()
-    assert texts(host) == ["yes"]
+        print("after")
+    assert texts(host) == ["printed 17 and more", "WARNING: on stderr", "a record"]
+    assert [sent.request for sent in host.sent] == [request, request, None]
+    out, err = capsys.readouterr()
+    assert out == ("printed 17 and more\n" if stderr == "copy" else "") + "after\n"
+    assert err == ("WARNING: on stderr\n" if stderr == "copy" else "") + "a record\n"
+
+
+def test_what_is_printed_while_a_line_is_taken_goes_where_it_went(
+    make: Make, host: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = make(capture=["output"])
+    host.on_send = lambda: print("sending")
+    print("line")
+    half.close()
+    assert texts(host) == ["line"]
+    assert "sending\n" in capsys.readouterr().out
 
 
 def test_what_was_held_for_one_request_is_looked_for_in_all(make: Make, host: Any, make_request: Any) -> None:
@@ -230,6 +354,111 @@ def test_arguments_that_do_not_fit(make: Make, host: Any) -> None:
         make().tick()
         logging.error("%d items", "three")
     assert "'%d items' with arguments that do not fit it" in texts(host)[0]
+
+
+class NoText:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+def test_a_value_without_a_text_costs_no_line(make: Make, host: Any) -> None:
+    with bare_root():  # pytest's handler would raise
+        make()
+        logging.error("payment failed", extra={"order": 17, "object": NoText(), 5: NoText})  # type: ignore[dict-item]
+        logging.error(NoText())
+        logging.error("x %d", NoText())
+    first, second, third = messages(host)
+    assert first.text == "payment failed"
+    assert first.data["fields@32473"] == {
+        "order": "17",
+        "object": "<NoText without a text: ValueError>",
+        "5": str(NoText),
+    }
+    assert second.text.startswith("<NoText without a text: ValueError> with arguments that do not fit it")
+    assert third.text.startswith("'x %d' with arguments that do not fit it")
+
+
+@pytest.mark.parametrize("created", [float("nan"), float("inf"), -1.0, 1.7e12, "noon", None, 10**20])
+def test_an_impossible_time_costs_its_line_no_more_than_the_time(make: Make, host: Any, created: Any) -> None:
+    make()
+    host.gathering.waits = True
+    before = time.time()
+    logging.error("before")
+    logging.getLogger().handle(
+        logging.makeLogRecord({"name": "shop", "msg": "when?", "levelno": 40, "created": created})
+    )
+    logging.error("after")
+    host.gathering.fetch()
+    lines = messages(host)
+    assert [line.text for line in lines] == ["before", "when?", "after"]
+    assert "fields@32473" not in lines[0].data
+    assert "seconds from 1970 to 9999 were expected" in lines[1].data["fields@32473"]["malformed"]
+    assert all(line.time is not None and before - 1 < line.time < time.time() + 1 for line in lines)
+
+
+def test_long_fields_are_cut_and_say_so(make: Make, host: Any) -> None:
+    make(max_message=MAX_ITEM - HEADER_ROOM)
+    fields = {f"field{number}": "\U0001f600" * 1024 for number in range(32)}
+    logging.error("x" * MAX_ITEM, extra=fields)
+    assert len(host.sent[0].item) < MAX_ITEM - 8
+    said = messages(host)[0].data["fields@32473"]
+    assert said["field31"] == "\U0001f600" * 128
+    assert said["cut"].endswith(" bytes in all, each cut to 128")
+
+
+def test_a_destructor_that_writes_comes_after_what_it_interrupted(
+    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage is collected wherever the interpreter likes, also inside ours."""
+    half = make(rate=1000)
+    request = make_request()
+    keep = Reassembler._keep
+    garbage = [1, 2]
+
+    def interrupted(reassembler: Reassembler, data: bytes) -> None:
+        if garbage:
+            half.stderr(request, b"ERROR: unclosed %d\n" % garbage.pop())
+            logging.error("not closed either")
+        keep(reassembler, data)
+
+    monkeypatch.setattr(Reassembler, "_keep", interrupted)
+    writing = threading.Thread(target=half.stderr, args=(request, b"one\ntwo\n"), daemon=True)
+    writing.start()
+    writing.join(10)
+    assert not writing.is_alive(), "dead-lock"
+    assert sorted(texts(host)) == [
+        *("ERROR: unclosed 1", "ERROR: unclosed 2", "not closed either", "not closed either", "one", "two"),
+    ]
+
+
+def test_a_thread_waits_for_no_other_that_is_inside(
+    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A destructor inside ours may wait for a lock of the application's, whose holder writes."""
+    half = make()
+    request = make_request()
+    entered, leave = threading.Event(), threading.Event()
+    keep = Reassembler._keep
+
+    def held_up(reassembler: Reassembler, data: bytes) -> None:
+        entered.set()
+        assert leave.wait(10)
+        keep(reassembler, data)
+
+    monkeypatch.setattr(Reassembler, "_keep", held_up)
+    inside = threading.Thread(target=half.stderr, args=(request, b"one\n"), daemon=True)
+    inside.start()
+    assert entered.wait(10)
+    other = threading.Thread(target=half.stderr, args=(request, b"two\n"), daemon=True)
+    other.start()
+    other.join(3)
+    waits = other.is_alive()
+    leave.set()
+    inside.join(10)
+    assert not waits, "dead-lock"
+    assert texts(host) == ["one", "two"]
 
 
 def test_long_and_strange_text(make: Make, host: Any) -> None:
@@ -299,21 +528,23 @@ def test_what_is_captured(make: Make, host: Any, capture: list[str], seen: list[
 
 
 def test_our_own_messages_are_not_taken(make: Make, host: Any) -> None:
-    half = make()
+    make()
     host.log.error("about the plugin")
     logging.getLogger("fcgi_sctp").error("about the program")
     assert host.sent == []
+
+
+@pytest.mark.parametrize("spool", [False, True])
+def test_what_sending_a_line_makes_others_say_goes_once(
+    make: Make, host: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, spool: bool
+) -> None:
+    half = make(**({"delivery": "acknowledged", "spool": str(tmp_path)} if spool else {}))
     host.on_send = lambda: logging.getLogger("carrier").error("cannot send")
     logging.error("one")
-    assert texts(host) == ["one"]
-
-    def fail() -> None:
-        raise OSError("no")
-
-    host.on_send = fail
-    logging.error("two")
+    assert texts(host) == ["one", "cannot send"], "and not what sending that made them say"
     half.tick()
-    assert texts(host) == ["one", "two"]
+    assert "1 lines could not be sent (1 since the start)" in caplog.text
+    assert host.gathering.lost == 1
 
 
 def test_failures_are_reported_once(make: Make, host: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -625,26 +856,23 @@ def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeyp
 
 
 def test_where_no_web_side_takes_lines_they_are_on_stderr_too(
-    make: Make, host: Any, association: AssociationInfo, monkeypatch: pytest.MonkeyPatch
+    make: Make, host: Any, association: AssociationInfo, make_request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plugin is not enabled there, or with other options: without it `logging` would have shown them."""
     stderr = io.StringIO()
-    monkeypatch.setattr(sys, "__stderr__", stderr)
-    with bare_root() as root:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    host.by_request[make_request()] = association
+    with bare_root():
         half = make(severity="info")
-        logging.getLogger("shop").warning("as long as they are taken")
-        host.taken = False
         half.association_up(association)
-        logging.getLogger("shop").warning("first")
-        logging.getLogger("shop").info("not even without the plugin")
-        half._capture._exception(2, "is there anyway", (None, None, None))
-        other = logging.StreamHandler(io.StringIO())
-        root.addHandler(other)
-        logging.getLogger("shop").warning("shown by another handler")
-        root.removeHandler(other)
-        host.taken = True
-        half.tick()
-        logging.getLogger("shop").warning("again taken")
-        assert stderr.getvalue() == "first\n"
-        assert "first" in texts(host), "and it waits for a web side that takes it"
+        logging.getLogger("shop").warning("as long as they are taken")
+        for change in (lambda: half.association_up(association), half.tick):
+            host.taken = False
+            change()
+            logging.getLogger("shop").warning("not taken")
+            host.taken = True
+            half.tick()
+            logging.getLogger("shop").warning("taken again")
+        assert stderr.getvalue() == "not taken\n" * 2
+        assert "not taken" in texts(host), "and it waits for a web side that takes it"
         half.close()

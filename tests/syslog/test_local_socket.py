@@ -7,10 +7,12 @@ import queue
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fcgi_syslog import local_socket
 from fcgi_syslog.local_socket import LocalLine, LocalSocket, read_datagram
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def lines() -> Lines:
 
 @pytest.fixture
 def listening(tmp_path: Path, lines: Lines) -> Iterator[LocalSocket]:
-    listening = LocalSocket(str(tmp_path / "log"), lambda *line: lines.put(line))
+    listening = LocalSocket(str(tmp_path / "log"), lambda *line: lines.put(line), lambda: None)
     yield listening
     listening.close()
 
@@ -72,7 +74,7 @@ def test_another_process(listening: LocalSocket, lines: Lines) -> None:
 def test_who_may_write_and_what_is_left(listening: LocalSocket, lines: Lines) -> None:
     assert os.stat(listening.path).st_mode & 0o777 == 0o666
     with pytest.raises(OSError, match="another process listens here"):
-        LocalSocket(listening.path, lambda *line: None)
+        LocalSocket(listening.path, lambda *line: None, lambda: None)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect(listening.path)
         for number in range(3):
@@ -86,8 +88,68 @@ def test_a_socket_that_a_killed_process_left(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as left:
         left.bind(str(path))
-    LocalSocket(str(path), lambda *line: None).close()
+    LocalSocket(str(path), lambda *line: None, lambda: None).close()
     path.write_text("a file of somebody's")
     with pytest.raises(OSError, match="in use"):
-        LocalSocket(str(path), lambda *line: None)
+        LocalSocket(str(path), lambda *line: None, lambda: None)
     assert path.read_text()
+
+
+def test_no_datagram_ends_the_reader(tmp_path: Path, lines: Lines) -> None:
+    """Anybody on the machine may send anything; who calls syslog(3) where nobody reads waits for ever."""
+    lost = threading.Semaphore(0)
+
+    def take(line: LocalLine, pid: int, uid: int) -> None:
+        if line.text == "bug":
+            raise RuntimeError("a bug of ours")
+        lines.put((line, pid, uid))
+
+    listening = LocalSocket(str(tmp_path / "log"), take, lost.release)
+    read, write = os.pipe()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(listening.path)
+        sender.settimeout(10)
+        for data in (b"", b"\0", b"\n", b"<", b"\xff" * 1000, b"<13>bug", b""):
+            sender.send(data)
+        socket.send_fds(sender, [b""], [read])
+        socket.send_fds(sender, [b"with a descriptor"], [read, write])
+        for number in range(600):  # more than wait in the kernel
+            sender.send(b"<13>after %d" % number)
+            sender.send(b"")
+        sender.send(b"last")
+    os.close(read)
+    with pytest.raises(BrokenPipeError):  # no copy of the reading end is left in this process
+        os.write(write, b"x")
+    os.close(write)
+    assert lost.acquire(timeout=10)
+    listening.close()
+    texts = [line.text for line, _, _ in lines.queue]
+    assert texts[-1] == "last"
+    assert texts.count("with a descriptor") == 1
+    assert sum(text.startswith("after ") for text in texts) == 600
+    assert all(pid == os.getpid() for _, pid, _ in lines.queue)
+
+
+def test_a_line_that_the_kernel_cut_says_so(
+    listening: LocalSocket, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_socket, "LONGEST", 8)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(listening.path)
+        sender.send(b"first")  # the reader waits with the longest of before
+        sender.send(b"0123456789")
+    lines.get(timeout=10)
+    assert lines.get(timeout=10)[0].text == "01234567 [cut by the socket]"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_leaves_it_alone(listening: LocalSocket, lines: Lines) -> None:
+    child = os.fork()
+    if not child:
+        listening.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(listening.path)
+        sender.send(b"still here")
+    assert lines.get(timeout=10)[0].text == "still here"

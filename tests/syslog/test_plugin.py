@@ -69,7 +69,7 @@ def test_every_option_is_described() -> None:
         ({"severity": "loud"}, "'warning', 'notice'"),
         ({"facility": "local8"}, "'local7'"),
         ({"scope": "world"}, "'request', 'stream' or 'association'"),
-        ({"capture": ["prints"]}, "'logging', 'warnings'"),
+        ({"capture": ["prints"]}, "'logging', 'unpropagated'"),
         ({"max_message": 10}, "greater than or equal to 480"),
         ({"outputs": [{}]}, "one of file, json, socket"),
         ({"outputs": [{"file": "/a", "socket": "/b"}]}, "one of file, json, socket"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from fcgi_syslog.uncompiled import Handler, guarded
+from fcgi_syslog.uncompiled import guarded, listen, stop_listening
 
 
 def test_it_is_busy_while_somebody_iterates() -> None:
@@ -30,16 +30,29 @@ def test_it_is_not_busy_any_more_when_who_iterates_gives_up() -> None:
     assert said == [True, False]
 
 
-def test_a_handler_gives_records_on_as_they_are() -> None:
-    taken: list[logging.LogRecord] = []
+def test_records_are_heard_whoever_else_stands_before_the_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    others: list[str] = []
 
-    def take(record: logging.LogRecord) -> bool:
-        taken.append(record)
-        return True
+    def listener(logger: logging.Logger, record: logging.LogRecord) -> bool:
+        heard.append(record.getMessage())
+        return False
 
-    handler = Handler(take)
-    records = [logging.makeLogRecord({"msg": str(number)}) for number in range(2)]
-    handler.handle(records[0])
-    handler.emit(records[1])
-    assert taken == records
-    handler.close()
+    def other(logger: logging.Logger, record: logging.LogRecord) -> None:
+        others.append(record.getMessage())
+        ours(logger, record)
+
+    logger = logging.getLogger("heard")
+    before = logging.Logger.callHandlers
+    listen(listener)
+    logger.error("one")
+    ours = logging.Logger.callHandlers
+    monkeypatch.setattr(logging.Logger, "callHandlers", other)  # as sentry_sdk does
+    stop_listening(listener)
+    logger.error("not heard")
+    listen(listener)
+    logger.error("two")
+    monkeypatch.undo()
+    stop_listening(listener)
+    assert (heard, others) == (["one", "two"], ["not heard", "two"])
+    assert logging.Logger.callHandlers is before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from fcgi_syslog import SyslogPlugin
 from fcgi_syslog.batch import encode
 from fcgi_syslog.formats import format_line
 from fcgi_syslog.message import Message
-from fcgi_syslog.web import SyslogWeb
+from fcgi_syslog.web import HELD_STDERR, KNOWN_HEAD_COST, SyslogWeb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -298,3 +299,64 @@ def test_outputs_that_cannot_be_made_change_nothing(make: Make, tmp_path: Path) 
             SyslogPlugin.Options.model_validate({"outputs": [{"tls": "localhost", "ca": str(tmp_path / "ca.pem")}]})
         )
     assert half.sinks == kept
+
+
+@pytest.mark.parametrize("shape", ["short", "beyond ascii", "many heads", "many fields"])
+def test_what_lines_count_is_what_they_hold(
+    make: Make, host: Any, association: AssociationInfo, monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """The feed and the outputs go by it."""
+    kept: list[Any] = []
+    monkeypatch.setattr(host, "publish_all", kept.append)
+    fields = " ".join(f'{number}=""' for number in range(60)) if shape == "many fields" else 'a="b"'
+    heads = 900 if shape.startswith("many") else 1
+    text = "\u20ac" * 50 if shape == "beyond ascii" else "x" * 50
+    item = encode([(6, f"<14>1 - h shop {line % heads} log [x@1 {fields}] ", 1e9, text, None) for line in range(900)])
+    half = make()
+    half.feedback("syslog", item, None, association)  # what is made once is made
+    half._heads.clear()
+    kept.clear()
+    tracemalloc.start()
+    try:
+        half.feedback("syslog", item, None, association)
+        half._heads.clear()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    (lines,) = kept
+    assert held < 1.1 * lines.held
+    assert lines.held < 3 * held, "and not much more is counted, or the feed would forget too soon"
+
+
+def test_heads_that_cost_much_are_not_kept(make: Make, association: AssociationInfo) -> None:
+    """1,024 beginnings of lines are kept taken apart, and an application may give each hundreds of fields."""
+    half = make()
+    fields = " ".join(f'{number}=""' for number in range(200))
+    for line in range(2000):
+        head = f"<14>1 - h shop {line} log [x@1 {fields}] "
+        half.feedback("syslog", encode([(6, head, 1e9, "text", None)]), None, association)
+    assert sum(head.cost for head in half._heads.values()) < 1024 * KNOWN_HEAD_COST
+    assert not any(head.cost > KNOWN_HEAD_COST for head in half._heads.values())
+
+
+def test_stderr_that_waits_for_its_line_is_bounded_for_all_requests_together(
+    make: Make, host: Any, make_request: Any
+) -> None:
+    """An application leaves a line unfinished in each of many requests: what waited for longest is told as it is."""
+    half = make()
+    requests = [make_request(params={"SERVER_NAME": f"{number}.example"}) for number in range(100)]
+    for request in requests:
+        half.stderr(request, b"x" * 200_000)
+        assert half._held <= HELD_STDERR
+    told = len(host.published)
+    assert told == 100 - HELD_STDERR // 200_000
+    assert {len(entry.message) for entry in host.published} == {200_000}
+    for request in requests:
+        half.request_end(request, OVER)
+    assert len(host.published) == 100
+    assert half._held == 0
+    half.stderr(requests[0], b"Traceback (most recent call last):\n  frame\n")
+    assert half._held > 0
+    half.stderr(requests[0], b"ValueError\nnext\n")
+    half.request_end(requests[0], OVER)
+    assert half._held == 0

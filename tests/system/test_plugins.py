@@ -75,6 +75,7 @@ def test_a_plugin_is_switched_off_and_on_while_requests_run(start: Start) -> Non
             assert fcgi_sctp(stack, "set", "syslog.enabled=false").splitlines() == [
                 "web: syslog.enabled: taken",
                 f"{stack.addresses[0]}: syslog.enabled: taken",
+                "app applications:plain: syslog.enabled: taken",
             ]
             assert states(stack, "syslog") == ["off", "off"]
             assert states(stack, "metrics") == ["running", "running"]
@@ -124,12 +125,15 @@ def test_a_file_that_names_other_plugins(start: Start) -> None:
         now({"syslog": {}, "metrics": False})
         assert not listens()
         assert states(stack, "metrics") == ["off", "off"]
-        fcgi_sctp(stack, "set", f"metrics.listen=127.0.0.1:{port}", "metrics.enabled=true")
+        told = fcgi_sctp(stack, "set", f"metrics.listen=127.0.0.1:{port}", sides=("web",), status=1)
+        assert "web: metrics.listen: taken" in told
+        assert f"{stack.addresses[0]}: metrics.listen: refused: metrics.listen: a web side may change interval" in told
+        fcgi_sctp(stack, "set", "metrics.enabled=true")
         assert listens()
         now({"syslog": {}})
         assert states(stack, "metrics") == []
         told = fcgi_sctp(stack, "set", "metrics.enabled=true", status=1)
-        assert told.count("refused: plugin metrics is not enabled here: the configuration does not name it") == 2
+        assert told.count("refused: plugin metrics is not enabled here: the configuration does not name it") == 3
         more(statuses)
     assert set(statuses) == {200}
     stack.ask("/log?text=the%20first%20scope%20again")
@@ -144,6 +148,10 @@ def test_a_file_that_is_wrong_changes_nothing(start: Start) -> None:
     stack.web.says("plugins.nosuch: no such plugin")
     stack.ask("/log?text=as%20before")
     stack.lines_with("as before")
+    stack.write("web", {"web": {**stack._web, "grace": "17s", "name": "x"}, **stack._common, "sctp": {"window": "2M"}})
+    stack.web.send(signal.SIGHUP)
+    stack.web.says("changed in the file, and waiting for a restart: web.grace, web.name, sctp.")
+    stack.web.says("sctp.window")
 
 
 def test_a_change_for_one_virtual_host(start: Start) -> None:
@@ -152,6 +160,7 @@ def test_a_change_for_one_virtual_host(start: Start) -> None:
     assert told == [
         "web: syslog.severity@shop.example: taken",
         f"{stack.addresses[0]}: syslog.severity@shop.example: taken",
+        "app applications:plain: syslog.severity@shop.example: taken",
     ]
     for host in ("blog.example", "shop.example"):
         stack.ask(f"/log?level=10&text=quiet-{host}", host=host)

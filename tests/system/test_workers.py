@@ -67,6 +67,20 @@ def test_a_reload_replaces_every_worker_and_loses_no_request(two: Stack) -> None
     assert not set(before) & set(after)
 
 
+def test_a_file_with_an_error_replaces_no_worker(two: Stack) -> None:
+    listen = {**two._application, "listen": two.addresses[0]}
+    two.write("app0", {"app": {**listen, "threads": "many"}, **two._common})
+    two.app.send(signal.SIGHUP)
+    two.app.says("configuration not taken over: ")
+    two.app.says("app.threads: is 'many'; a whole number was expected")
+    two.write("app0", {"app": {**listen, "workers": 3}, **two._common})
+    two.app.send(signal.SIGHUP)
+    two.app.says("changed in the file, and waiting for a restart: app.workers")
+    two.app.says("all workers are replaced")
+    assert len(process_ids(two.app)) == 4, "two were replaced, once"
+    assert two.ask("/hello").status == 200
+
+
 def test_a_killed_worker_is_started_again_and_the_other_serves_on(two: Stack) -> None:
     with Load(two) as load:
         wait_until(lambda: load.seen[200] > 50, "requests are answered")

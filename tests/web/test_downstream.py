@@ -42,11 +42,25 @@ class Wire(asyncio.Transport):
         self.written = b""
         self.closing = ""
         self.reading = True
+        self.ended = False
+        """Nothing more is written: the web server reads to the end of it."""
+        self.unsent = 0
+        self.asked = asyncio.Event()
+        """Set when somebody looks how much is unsent."""
+
+    def get_write_buffer_size(self) -> int:
+        self.asked.set()
+        return self.unsent
+
+    def write_eof(self) -> None:
+        assert not self.closing
+        self.ended = True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
     def write(self, data: Any) -> None:
         assert not self.closing
+        assert not self.ended
         self.written += data
 
     def close(self) -> None:
@@ -73,12 +87,14 @@ class Dispatcher:
     def __init__(self) -> None:
         self.begun: list[WebExchange] = []
         self.gone: list[WebExchange] = []
+        self.more: list[WebExchange] = []
         self.passed_on = 0
 
     def dispatch(self, exchange: WebExchange) -> None:
         self.begun.append(exchange)
 
-    def more_input(self, exchange: WebExchange) -> None: ...
+    def more_input(self, exchange: WebExchange) -> None:
+        self.more.append(exchange)
 
     def client_gone(self, exchange: WebExchange) -> None:
         self.gone.append(exchange)
@@ -93,11 +109,11 @@ class Dispatcher:
 
 
 class Client:
-    """A web server's connection."""
+    """A web server's connection, alone or with others."""
 
-    def __init__(self) -> None:
+    def __init__(self, connections: Connections | None = None) -> None:
         self.dispatcher = Dispatcher()
-        self.connections = Connections()
+        self.connections = Connections() if connections is None else connections
         self.connection = DownstreamConnection(self.dispatcher, self.connections)
         self.wire = Wire()
         self.connection.connection_made(self.wire)
@@ -401,7 +417,217 @@ async def test_a_connection_that_is_to_end_lets_requests_end() -> None:
     assert not client.wire.closing
     exchange.end()
     await client.answered()
+    assert client.wire.ended, "the rest of what was refused may still come"
+    client.send(request(2)[16:])
+    assert client.connections.are_closing()
+    client.connection.connection_lost(None)
+    assert not client.connections.are_closing()
+
+
+@run
+async def test_an_idle_connection_that_is_to_end_is_closed_at_once() -> None:
+    client = Client()
+    client.request().end()
+    client.connection.stop()
+    assert [one.type for one in await client.answered()] == [RecordType.END_REQUEST]
     assert client.wire.closing == "closed"
+
+
+@pytest.mark.parametrize("flags", [0, KEEP_CONN])
+@run
+async def test_an_abort_ends_a_connection_as_an_answer_does(flags: int) -> None:
+    client = Client()
+    client.request(flags=flags)
+    client.send(record(RecordType.ABORT_REQUEST, 1))
+    assert [one.type for one in await client.answered()] == [RecordType.END_REQUEST]
+    assert bool(client.wire.closing) is (flags == 0)
+
+
+@run
+async def test_the_input_of_an_answered_request_is_read_on() -> None:
+    """Whatever stopped it: the connection is kept, and the next request comes on it."""
+    client = Client()
+    for ends in (lambda one: one.end(), lambda one: one.fail(HTTPStatus.BAD_GATEWAY, "x"), None):
+        for sent in (request(1), request(1)[:-8]):
+            client.send(sent)
+            exchange = client.dispatcher.begun[-1]
+            client.connection.stop_reading(exchange)
+            assert not client.wire.reading
+            if ends is None:
+                client.send(record(RecordType.ABORT_REQUEST, 1))
+            else:
+                ends(exchange)
+            assert client.wire.reading
+
+
+# ---- answers before the input has come
+
+EARLY = request(1, b"x" * 100, flags=0)[:-8]
+"""All but the end of its input."""
+
+
+@run
+async def test_a_connection_with_unread_input_is_closed_when_the_web_server_has_read_the_answer() -> None:
+    """To close it earlier is to reset it, and the answer is lost."""
+    client = Client()
+    client.send(EARLY)
+    (exchange,) = client.dispatcher.begun
+    client.connection.stop_reading(exchange)
+    exchange.send_output(b"Status: 413\r\n\r\n")
+    exchange.end()
+    assert [one.type for one in await client.answered()] == [
+        RecordType.STDOUT,
+        RecordType.STDOUT,
+        RecordType.END_REQUEST,
+    ]
+    assert client.wire.ended
+    assert client.wire.reading
+    for _ in range(5):
+        client.send(b"no record", b"x" * 65536)
+    client.connection.write(b"nothing is written any more")
+    await asyncio.sleep(0)
+    assert not client.wire.closing, "that is for the loop to do, when the web server closes"
+    client.connection.connection_lost(None)
+    assert client.dispatcher.gone == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        request(1, role=4, flags=0)[:-8],
+        request(1, role=Role.AUTHORIZER, flags=0)[:-8],
+        request(1, flags=0) + b"\x01",
+    ],
+    ids=["a role that is not known", "an authorizer, whose STDIN clients close", "more than a request"],
+)
+@run
+async def test_other_answers_that_input_may_cross(sent: bytes) -> None:
+    client = Client()
+    client.send(sent)
+    for exchange in client.dispatcher.begun:
+        exchange.end()
+    assert [one.type for one in await client.answered()] == [RecordType.END_REQUEST]
+    assert client.wire.ended
+    assert not client.wire.closing
+
+
+@run
+async def test_an_answer_that_broke_off_is_read_too() -> None:
+    client = Client()
+    other = client.request(2)
+    client.send(EARLY)
+    exchange = client.dispatcher.begun[-1]
+    exchange.send_output(b"Content-Type: text/plain\r\n\r\nhalf")
+    exchange.fail(HTTPStatus.BAD_GATEWAY, "it died")
+    assert client.wire.written.endswith(b"half" + NO_RECORD)
+    assert client.wire.ended
+    assert client.dispatcher.gone == [other], "nothing can be written for it any more"
+    other.send_output(b"late")
+    other.end()
+    await asyncio.sleep(0)
+
+
+@run
+async def test_what_is_thrown_away_is_bounded_in_amount(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINGER_BYTES", 1000)
+    client = Client()
+    client.send(EARLY)
+    client.dispatcher.begun[0].end()
+    await client.answered()
+    client.send(bytes(1000))
+    assert not client.wire.closing
+    client.send(b"x")
+    assert client.wire.closing == "closed"
+
+
+@run
+async def test_what_is_thrown_away_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINGER_FOR", 0.001)
+    client = Client()
+    client.send(EARLY)
+    client.wire.unsent = 1
+    client.dispatcher.begun[0].end()
+    await client.answered()
+    turns = client.wire.asked = asyncio.Event()
+    for _ in range(2):
+        await asyncio.wait_for(turns.wait(), 10)
+        turns.clear()
+    assert not client.wire.closing, "a slow reader still gets the answer"
+    client.wire.unsent = 0
+    await asyncio.wait_for(turns.wait(), 10)
+    assert client.wire.closing == "closed"
+
+
+# ---- input that says nothing new, and input without end
+
+
+@run
+async def test_input_that_is_closed_again_is_no_news() -> None:
+    """Its body stays what it was, for another application may be given it, and nothing grows."""
+    client = Client()
+    exchange = client.request(1, b"order")
+    body = list(exchange.body)
+    client.send(record(RecordType.STDIN, 1) * 1000)
+    assert exchange.body == body
+    assert client.dispatcher.more == []
+    authorizer = client.request(2, role=Role.AUTHORIZER)
+    assert authorizer.body == []
+
+
+@pytest.mark.parametrize("ends", ["whole", "abort", "connection", "too long"])
+@run
+async def test_params_that_are_not_whole_are_accounted_for(ends: str) -> None:
+    client = Client()
+    client.send(begin_request(1, Role.RESPONDER, KEEP_CONN), record(RecordType.PARAMS, 1, b"\x01\x01"))
+    assert client.connections.unfinished_params == 2
+    client.send(record(RecordType.PARAMS, 1, b"AB"))
+    assert (client.connections.unfinished_params, client.connection.unfinished_params()) == (4, 4)
+    if ends == "whole":
+        client.send(record(RecordType.PARAMS, 1))
+    elif ends == "abort":
+        client.send(record(RecordType.ABORT_REQUEST, 1))
+    elif ends == "connection":
+        client.connection.connection_lost(None)
+    else:
+        client.send(record(RecordType.PARAMS, 1, b"x" * 65535) * (MAX_PARAMS // 65535 + 1))
+    assert client.connections.unfinished_params == 0
+
+
+@run
+async def test_params_of_all_connections_have_a_bound_and_who_holds_most_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_UNFINISHED_PARAMS", 200_000)
+    rogue = Client()
+    lawful = Client(rogue.connections)
+    for number in (1, 2, 3):
+        rogue.send(begin_request(number, Role.RESPONDER, KEEP_CONN), record(RecordType.PARAMS, number, b"x" * 60_000))
+    lawful.send(request(1, size=30)[:-16])
+    lawful.send(begin_request(2, Role.RESPONDER, KEEP_CONN), record(RecordType.PARAMS, 2, b"x" * 30_000))
+    answers = b"".join(content for kind, _, content in await rogue.answered() if kind == RecordType.STDOUT)
+    assert answers.count(b"Status: 503 ") == 3
+    assert await lawful.answered() == []
+    assert rogue.connections.unfinished_params < 40_000
+    lawful.send(request(1)[-16:])
+    assert lawful.dispatcher.begun[0].params == PARAMS
+    assert rogue.request(1).params == PARAMS, "the connection goes on"
+
+
+@run
+async def test_params_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    client.send(begin_request(1, Role.RESPONDER, KEEP_CONN), record(RecordType.PARAMS, 1, b"x"))
+    client.send(begin_request(2, Role.RESPONDER, KEEP_CONN))
+    whole = client.request(3)
+    client.connections.refuse_late()
+    assert await client.answered() == []
+    monkeypatch.setattr(module, "PARAMS_WITHIN", -1.0)
+    client.connections.refuse_late()
+    answer = await client.answered()
+    assert {one.request_id for one in answer if one.type == RecordType.END_REQUEST} == {1, 2}
+    assert b"Status: 408 " in answer[1].content
+    assert not whole.over
+    client.connections.refuse_late()
 
 
 # ---- what web servers must not be sent
@@ -424,22 +650,75 @@ async def test_output_is_cut_into_records_that_every_web_server_takes() -> None:
         position += 8 + length
 
 
+@pytest.mark.parametrize("size", [10, 999, 4000, 5000])
+@pytest.mark.parametrize("head", [b"Content-Type: text/plain\r\n\r\n", b"X: " + b"x" * 2000 + b"\r\n\r\n"])
 @run
-async def test_stderr_waits_for_the_head() -> None:
-    """nginx answers 502 when ten lines of 1,000 bytes come before the headers."""
+async def test_stderr_that_came_before_the_head_goes_before_it(head: bytes, size: int) -> None:
+    """For nginx's fastcgi_catch_stderr; as much of it as leaves room in the buffer that nginx reads the head into. It
+    answers 502 when ten lines of 1,000 bytes come before the head."""
     client = Client()
     exchange = client.request()
-    for _ in range(10):
-        exchange.send_stderr(b"e" * 999 + b"\n")
+    written = [b"%d" % number * (size - 1) + b"\n" for number in range(10)]
+    for text in written:
+        exchange.send_stderr(text)
     assert await client.answered() == []
-    exchange.send_output(b"Content-Type: text/plain\r\n\r\n")
+    exchange.send_output(head + b"y" * 10_000)
     exchange.send_stderr(b"late\n")
     exchange.end()
     answer = await client.answered()
     kinds = [kind for kind, _, _ in answer]
-    assert kinds[0] == RecordType.STDOUT
-    assert kinds.count(RecordType.STDERR) == 11
+    first = kinds.index(RecordType.STDOUT)
+    before = sum(8 + len(content) for _, _, content in answer[:first])
+    held = sum(8 + len(text) for text in written)
+    assert before + 8 + len(head) <= 4096
+    assert before >= min(held, 4096 - 8 - len(head) - 8)
+    stderr = [content for kind, _, content in answer if kind == RecordType.STDERR]
+    assert b"".join(stderr) == b"".join(written[: sum(map(len, stderr)) // size]) + b"late\n"
     assert kinds[-1] == RecordType.END_REQUEST
+
+
+@run
+async def test_stderr_before_a_head_in_pieces() -> None:
+    client = Client()
+    exchange = client.request()
+    exchange.send_stderr(b"e" * 5000)
+    for part in (b"Content-Type: text/plain\r\n", b"Status: 404\r\n", b"\r\n", b"body"):
+        exchange.send_output(part)
+    assert exchange.status == 404
+    first, second, *_ = await client.answered()
+    assert (first.type, second.type) == (RecordType.STDERR, RecordType.STDOUT)
+    assert 1000 < len(first.content) < 3000, "room is left for the rest of the head"
+
+
+@run
+async def test_stderr_before_an_error_of_our_own() -> None:
+    client = Client()
+    exchange = client.request()
+    exchange.send_stderr(b"PHP Fatal error: out of memory\n")
+    exchange.fail(HTTPStatus.BAD_GATEWAY, "the application's answer broke off")
+    kinds = [(kind, content[:20]) for kind, _, content in await client.answered()]
+    assert kinds[:3] == [
+        (RecordType.STDERR, b"fcgi-sctp: the appli"),
+        (RecordType.STDERR, b"PHP Fatal error: out"),
+        (RecordType.STDOUT, b"Status: 502 Bad Gate"),
+    ]
+
+
+@run
+async def test_stderr_that_a_web_server_does_not_read_is_bounded_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client()
+    exchange = client.request()
+    exchange.send_output(b"Content-Type: text/plain\r\n\r\n")
+    client.connection.pause_writing()
+    for _ in range(100):
+        exchange.send_stderr(b"e" * 10_000)
+    told = sum(len(content) for kind, _, content in await client.answered() if kind == RecordType.STDERR)
+    assert module.MAX_UNREAD_STDERR - 10_000 < told <= module.MAX_UNREAD_STDERR
+    client.connection.resume_writing()
+    assert f"did not take {1_000_000 - told} bytes of STDERR" in caplog.text
+    assert client.connections.stderr_left_out == 1_000_000 - told
+    exchange.send_stderr(b"again")
+    assert [content for _, _, content in await client.answered()] == [b"again"]
 
 
 @run
@@ -452,7 +731,14 @@ async def test_stderr_without_an_answer_is_bounded() -> None:
     answer = await client.answered()
     told = sum(len(content) for kind, _, content in answer if kind == RecordType.STDERR)
     assert 16_000 <= told <= module.MAX_HELD_STDERR
+    assert client.connections.stderr_left_out == 1_000_000 - told
     assert answer[-1].type == RecordType.END_REQUEST
+    exchange = client.request()
+    for _ in range(10_000):
+        exchange.send_stderr(b"e")
+    exchange.end()
+    kinds = [kind for kind, _, _ in await client.answered()]
+    assert len(kinds) < 1000, "what is held is counted with what it costs"
 
 
 @run
@@ -493,11 +779,16 @@ async def test_a_reader_that_stopped_is_not_sent_more() -> None:
 @run
 async def test_a_body_is_not_read_on_while_the_application_does_not() -> None:
     client = Client()
-    client.connection.stop_reading()
-    client.connection.stop_reading()
-    assert not client.wire.reading
-    client.connection.read_on()
+    one, other = client.request(1), client.request(2)
+    for exchange in (one, one, other):
+        client.connection.stop_reading(exchange)
+        assert not client.wire.reading
+    client.connection.read_on(one)
+    client.connection.read_on(one)
+    assert not client.wire.reading, "the other still stops it"
+    client.connection.read_on(other)
     assert client.wire.reading
+    client.connection.read_on(other)
 
 
 @run

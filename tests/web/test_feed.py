@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import stat
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -200,13 +201,64 @@ def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
     async def test(feed: Feed) -> None:
         for _ in range(100):
             feed.publish(entry("x" * 744))
-        assert (feed.first, feed.next) == (91, 101)
+        assert 3 <= feed.next - feed.first <= 10, "each costs more than its text"
         feed.publish(entry("y" * 100_000))  # one is always there
         assert (feed.first, feed.next) == (101, 102)
         feed.publish(entry(fields={"long": "y" * 100_000}))
         assert feed.first == 102
 
     run(tmp_path, test, keep_bytes=10_000)
+
+
+SHAPES: dict[str, Callable[[int], FeedEntry]] = {
+    "empty": lambda number: entry(""),
+    "short": lambda number: entry(f"message {number}", server_name=f"{number}.example", request=f"{number:032x}"),
+    "fields without values": lambda number: entry("", fields={f"{number}.{one}": "" for one in range(2000)}),
+    "one character of four bytes": lambda number: entry("x" * 20_000 + "\U0001f600" + str(number)),
+    "long names": lambda number: entry("", application=f"{number}" * 50_000, kind=f"{number}" * 20_000),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_counted_is_what_is_held(tmp_path: Path, shape: str) -> None:
+    """An entry that kept 0.72 MB counted as 258 bytes."""
+    keep = 1 << 20
+
+    async def test(feed: Feed) -> None:
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            number = 0
+            while feed.first < 20:
+                feed.publish(SHAPES[shape](number))
+                number += 1
+            async with listening(feed, {"since": 1}) as (listener, _):
+                listener.end()
+                await listener.rest_bytes()  # and lines are made of what there is
+            held = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert feed.next - feed.first > 1
+        assert held < 1.25 * keep
+        assert feed._bytes <= keep
+
+    run(tmp_path, test, keep_bytes=keep)
+
+
+def test_a_line_that_is_too_long_is_cut_and_says_so(tmp_path: Path) -> None:
+    async def test(feed: Feed) -> None:
+        feed.publish(entry("\x1b" * 500_000, fields={"a": "b"}))
+        feed.publish(entry("short", fields={"a": "\x1b" * 500_000}))
+        feed.publish(entry("after"))
+        async with listening(feed, {"since": 1}) as (listener, _):
+            listener.end()
+            cut, bare, after = await listener.rest()
+        assert cut["message"] == "\x1b" * feed_module.CUT_TO + " [cut: 500000 characters in all]"
+        assert bare["message"] == "short [cut: 5 characters in all]"
+        assert "fields" not in bare
+        assert after["message"] == "after"
+
+    run(tmp_path, test)
 
 
 class Many(FeedEntries):
@@ -255,7 +307,7 @@ def test_many_together(tmp_path: Path) -> None:
 def test_many_together_are_bounded_in_bytes(tmp_path: Path) -> None:
     async def test(feed: Feed) -> None:
         for _ in range(3000):
-            feed.publish_all(Many(10, 440))
+            feed.publish_all(Many(10, 2500))
         # 3 KB each, so three of them
         assert (feed.first, feed.next) == (29_971, 30_001)
         async with listening(feed, {"since": 1}) as (listener, _):

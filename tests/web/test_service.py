@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from fcgi_core.app.service import AppExchange, AppService
 from fcgi_core.channels import Channel, Direction, Priority
 from fcgi_core.discovery import load_plugins
+from fcgi_core.endpoints import advertisement, shifted
 from fcgi_core.outbox import PPID
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.records import (
@@ -29,6 +31,7 @@ from fcgi_core.records import (
 from fcgi_core.sctp.carrier import Address, Message
 from fcgi_core.sctp.memory import MemoryNetwork
 from fcgi_core.streams import FIRST_STREAM
+from fcgi_core.web import service as service_module
 from fcgi_core.web import upstream as upstream_module
 from fcgi_core.web.balance import MAX_FAILURES
 from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
@@ -72,6 +75,25 @@ def break_the_protocol(exchange: AppExchange) -> None:
     exchange.on_abort = exchange.end
 
 
+def overloaded(exchange: AppExchange) -> None:
+    exchange.end(error="full", status=ProtocolStatus.OVERLOADED)
+
+
+def read_all(exchange: AppExchange) -> None:
+    """Answers with the number of bytes that its input had."""
+    count = 0
+
+    def read() -> None:
+        nonlocal count
+        count += len(exchange.take_body())
+        if exchange.input_closed and not exchange.ended:
+            answer(b"%d" % count)(exchange)
+
+    exchange.on_input = read
+    exchange.on_abort = exchange.end
+    read()
+
+
 def hang(exchange: AppExchange) -> None:
     exchange.on_abort = exchange.end
 
@@ -100,29 +122,64 @@ class Application:
         pass
 
 
+class WebServer:
+    """A web server's connection."""
+
+    def __init__(self, service: WebService) -> None:
+        self.wire = Wire()
+        self.connection = DownstreamConnection(service, service._connections)
+        self.connection.connection_made(self.wire)
+
+    def begin(self, method: str = "GET", body: bytes = b"", **params: str) -> WebServer:
+        """A whole request."""
+        return self.begin_to_send(method, **params).send(body).close_input()
+
+    def begin_to_send(self, method: str = "POST", **params: str) -> WebServer:
+        """A request without its input."""
+        params = {"REQUEST_METHOD": method, "REQUEST_URI": "/", "SERVER_NAME": "shop.example", **params}
+        sent = begin_request(1, Role.RESPONDER, KEEP_CONN)
+        sent += b"".join(stream_records(RecordType.PARAMS, 1, encode_pairs(params)))
+        self._sent = sent + record(RecordType.PARAMS, 1)
+        return self
+
+    def send(self, body: bytes) -> WebServer:
+        """Part of its input; all that is sent in one turn comes at once."""
+        self._sent += b"".join(stream_records(RecordType.STDIN, 1, body))
+        return self
+
+    def close_input(self) -> WebServer:
+        self._sent += record(RecordType.STDIN, 1)
+        return self.flush()
+
+    def flush(self) -> WebServer:
+        sent, self._sent = self._sent, b""
+        self.connection.data_received(sent)
+        return self
+
+    def answer(self) -> bytes:
+        """STDOUT of the answer that has come since the last call."""
+        said = stdout(self.wire)
+        self.wire.written = b""
+        return said
+
+
 class Bench:
     """A web side and its applications."""
 
-    def __init__(self, service: WebService, applications: list[Application]) -> None:
+    def __init__(self, service: WebService, applications: list[Application], app_services: list[AppService]) -> None:
         self.service = service
         self.applications = applications
+        self.app_services = app_services
 
     def states(self) -> list[str]:
         return [one.state for one in self.service.upstreams]
 
+    def connect(self) -> WebServer:
+        return WebServer(self.service)
+
     def begin(self, method: str = "GET", body: bytes = b"") -> Wire:
         """A web server's request, on a connection of its own."""
-        wire = Wire()
-        connection = DownstreamConnection(self.service, self.service._connections)
-        connection.connection_made(wire)
-        params = {"REQUEST_METHOD": method, "REQUEST_URI": "/", "SERVER_NAME": "shop.example"}
-        sent = begin_request(1, Role.RESPONDER, KEEP_CONN)
-        sent += b"".join(stream_records(RecordType.PARAMS, 1, encode_pairs(params)))
-        sent += record(RecordType.PARAMS, 1)
-        if body:
-            sent += record(RecordType.STDIN, 1, body)
-        connection.data_received(sent + record(RecordType.STDIN, 1))
-        return wire
+        return self.connect().begin(method, body).wire
 
     async def ask(self, method: str = "GET", body: bytes = b"") -> bytes:
         """STDOUT of the answer."""
@@ -156,7 +213,7 @@ async def running(*does: Behaviour, **options: Any) -> AsyncIterator[Bench]:
         network.carrier(), [], [BackEndOptions(one) for one in addresses], options=WebOptions(slow_start=0, **options)
     )
     await web.start()
-    bench = Bench(web, applications)
+    bench = Bench(web, applications, services)
     await until(lambda: bench.states() == ["up"] * len(does), "all are up")
     try:
         yield bench
@@ -304,11 +361,8 @@ def test_who_goes_meanwhile(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
 def test_one_that_is_refused_again_and_again_waits_for_queue_timeout_and_no_longer() -> None:
     """A bridge before a FastCGI server that is full answers OVERLOADED."""
 
-    def refuse(exchange: AppExchange) -> None:
-        exchange.end(error="full", status=ProtocolStatus.OVERLOADED)
-
     async def body() -> None:
-        async with running(refuse, queue_timeout=0.3) as bench:
+        async with running(overloaded, queue_timeout=0.3) as bench:
             answered = await bench.ask("POST", b"order")
             assert answered.startswith(b"Status: 503")
             assert b"Retry-After: 1" in answered
@@ -479,6 +533,37 @@ def test_an_application_that_does_not_answer_holds_up_the_end_no_longer_than_it_
     run(body)
 
 
+def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    base = Address(("10.0.0.1",), 9000, 9900)
+
+    async def body() -> None:
+        network = LiveNetwork()
+        second = BackEndOptions(shifted(base, 1))
+        web = WebService(
+            network.carrier(), [], [BackEndOptions(base), second], options=WebOptions(slow_start=0, max_workers=3)
+        )
+        await web.start()
+        first = web.upstreams[0]
+
+        def ports() -> list[int]:
+            return [one.address.port for one in web.upstreams]
+
+        web.workers_told(first, advertisement(base, 5))
+        assert ports() == [9000, 9001, 9002], "9001 is configured itself"
+        assert "it has 5 workers and 3 are used: raise web.max_workers" in caplog.text
+        caplog.clear()
+        web.workers_told(first, advertisement(base, 5))
+        assert ports() == [9000, 9001, 9002]
+        assert not caplog.text, "it was said before"
+        web.workers_told(first, {})
+        assert ports() == [9000, 9001], "it has one process now"
+        await web.stop(0)
+
+    run(body)
+
+
 @pytest.mark.parametrize("steps", range(4))
 def test_one_that_is_stopped_while_it_connects_leaves_no_association(steps: int) -> None:
     """Nothing waits for it any more, and the application need not keep it."""
@@ -499,5 +584,249 @@ def test_one_that_is_stopped_while_it_connects_leaves_no_association(steps: int)
         assert not application._associations
         assert upstream.link is None
         network.run()
+
+    run(body)
+
+
+# ---- a kept connection
+
+
+@pytest.mark.parametrize("size", [10_000, 280_000, 600_000])
+@pytest.mark.parametrize("closed", [True, False])
+def test_an_answer_that_does_not_wait_for_the_input(size: int, closed: bool) -> None:
+    """Whether all of the body has been read when it comes or not: the next request on the connection is read."""
+
+    async def body() -> None:
+        async with running(answer(b"no")) as bench:
+            server = bench.connect()
+            for _ in range(3):
+                server.begin_to_send().flush()
+                for start in range(0, size, 64_000):
+                    server.send(bytes(min(64_000, size - start))).flush()
+                    if not server.wire.reading:
+                        break
+                if closed:
+                    server.close_input()
+                await until(lambda: is_over(server.wire), "the answer")
+                assert server.wire.reading
+                assert server.answer().endswith(b"no")
+                server.begin()
+                await until(lambda: is_over(server.wire), "the next answer")
+                server.answer()
+
+    run(body)
+
+
+def test_a_body_that_nobody_reads_stops_its_connection_only_until_it_is_whole() -> None:
+    """All of it has been read then; a multiplexing web server's other requests go on."""
+
+    async def body() -> None:
+        async with running(hang) as bench:
+            server = bench.connect()
+            server.begin_to_send().send(bytes(300_000)).flush()
+            assert not server.wire.reading
+            server.close_input()
+            assert server.wire.reading
+            assert bench.service.in_flight == 1
+
+    run(body)
+
+
+def test_a_waiting_request_is_not_read_on_for_ever() -> None:
+    """Its records count, too; and once an application has it, it is read on."""
+
+    async def body() -> None:
+        async with running(read_all, probes=PROBES) as bench:
+            (application,) = bench.applications
+            application.on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "it takes nothing")
+            server, small = bench.connect(), bench.connect()
+            server.begin_to_send().send(bytes(100_000)).flush()
+            assert server.wire.reading, "what came with its PARAMS is there"
+            server.send(b"x").flush()
+            assert not server.wire.reading
+            small.begin_to_send().flush()
+            for _ in range(1000):
+                small.send(b"x")
+            small.flush()
+            assert not small.wire.reading
+            application.on_probe = answer(b"well")
+            await until(lambda: server.wire.reading and small.wire.reading, "they are read on")
+            server.close_input()
+            small.close_input()
+            await until(lambda: is_over(server.wire) and is_over(small.wire), "the answers")
+            assert (server.answer()[-6:], small.answer()[-6:]) == (b"100001", b"\r\n1000")
+
+    run(body)
+
+
+# ---- overload
+
+
+def test_the_only_application_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer soon, and not thousands of tries until then."""
+    monkeypatch.setattr(service_module, "OVERLOADED_FOR", 0.3)
+
+    async def body() -> None:
+        async with running(overloaded, queue_timeout=60) as bench:
+            wires = [bench.begin("POST", b"order") for _ in range(50)]
+            await until(lambda: all(map(is_over, wires)), "all are answered")
+            assert all(b"Status: 503" in stdout(wire) for wire in wires)
+            assert 2 * 50 <= bench.applications[0].requests <= 12 * 50
+            assert (bench.service.in_flight, bench.service.waiting) == (0, 0)
+
+    run(body)
+
+
+def test_an_application_that_is_overloaded_gets_the_next_request_when_it_has_room() -> None:
+    """One at a time, so that each that ends is followed by the next, and few are refused."""
+
+    async def body() -> None:
+        at_work: list[AppExchange] = []
+
+        def one_at_a_time(exchange: AppExchange) -> None:
+            if at_work:
+                overloaded(exchange)
+                return
+            at_work.append(exchange)
+
+            def done() -> None:
+                at_work.clear()
+                answer(b"done")(exchange)
+
+            asyncio.get_running_loop().call_soon(done)
+
+        async with running(one_at_a_time, queue_timeout=60) as bench:
+            wires = [bench.begin("POST", b"order") for _ in range(30)]
+            await until(lambda: all(map(is_over, wires)), "all are answered")
+            assert all(stdout(wire).endswith(b"done") for wire in wires)
+            assert bench.applications[0].requests < 30 * 6
+
+    run(body)
+
+
+def test_another_application_takes_what_one_refuses() -> None:
+    async def body() -> None:
+        async with running(overloaded, answer(b"the other"), queue_timeout=60) as bench:
+            for _ in range(10):
+                assert (await bench.ask("POST", b"order")).endswith(b"the other")
+
+    run(body)
+
+
+# ---- time
+
+
+def test_a_slow_upload_is_not_the_applications_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a slow reader; nginx counts from the end of the request, too."""
+    monkeypatch.setattr(service_module, "SWEEP", 0.01)
+
+    async def body() -> None:
+        async with running(read_all, request_timeout=0.05) as bench:
+            server, closed, hung = bench.connect(), bench.connect(), bench.connect()
+            server.begin_to_send().send(b"begun").flush()
+            closed.begin_to_send(CONTENT_LENGTH="5").send(b"whole").flush()  # but for the record that closes it
+            await until(lambda: bench.applications[0].requests == 2, "they have begun")
+            bench.applications[0].does = hang
+            hung.begin("POST", b"whole")
+            await until(lambda: is_over(closed.wire) and is_over(hung.wire), "the application says nothing")
+            assert b"Status: 504" in closed.answer()
+            assert b"Status: 504" in hung.answer()
+            assert not is_over(server.wire), "it is older than these"
+            server.send(b", and ended").close_input()
+            await until(lambda: is_over(server.wire), "the answer")
+            assert server.answer().endswith(b"\r\n16")
+
+    run(body)
+
+
+# ---- who goes early, and stopping
+
+
+def part_of(length: int, sent: bytes) -> Behaviour:
+    """An answer without an end, which its client may have before it is ended."""
+
+    def give(exchange: AppExchange) -> None:
+        exchange.send(b"Content-Length: %d\r\n\r\n" % length + sent)
+        exchange.on_abort = functools.partial(exchange.end, error="the client went away")
+
+    return give
+
+
+@pytest.mark.parametrize(("sent", "aborted"), [(b"whole", 0), (b"who", 1)])
+def test_a_web_server_that_closes_when_it_has_all(sent: bytes, aborted: int) -> None:
+    """nginx closes as soon as it has Content-Length bytes, and does not wait for END_REQUEST."""
+
+    async def body() -> None:
+        async with running(part_of(5, sent)) as bench:
+            ours, theirs = [one.supervisor.follow_traffic() for one in (bench.service, *bench.app_services)]
+            server = bench.connect().begin()
+            await until(lambda: stdout(server.wire), "the answer")
+            server.connection.connection_lost(None)
+            await until(lambda: sum(theirs.hosts()["shop.example"].statuses), "the application hears of it")
+            for traffic in (ours, theirs):
+                figures = traffic.hosts()["shop.example"]
+                assert (figures.aborted, figures.failed) == (aborted, 0)
+
+    run(body)
+
+
+def test_a_web_server_that_closes_before_the_stderr_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+
+    async def body() -> None:
+        async with running(late_stderr(b"lost", comes=False)) as bench:
+            traffic = bench.service.supervisor.follow_traffic()
+            server = bench.connect().begin()
+            await until(lambda: bench.service.upstreams[0]._ending, "all but the end has come")
+            server.connection.connection_lost(None)
+            assert traffic.hosts()["shop.example"].aborted == 0
+            server = bench.connect()
+            bench.applications[0].does = hang
+            server.begin().connection.connection_lost(None)
+            assert traffic.hosts()["shop.example"].aborted == 1
+
+    run(body)
+
+
+@pytest.mark.parametrize("leaves", ["late", "client"])
+def test_stopping_does_not_wait_for_requests_that_have_left_the_queue(
+    monkeypatch: pytest.MonkeyPatch, leaves: str
+) -> None:
+    monkeypatch.setattr(service_module, "SWEEP", 0.01)
+
+    async def body() -> None:
+        async with running(answer(b"x"), probes=PROBES, queue_timeout=0.2 if leaves == "late" else 60) as bench:
+            bench.applications[0].on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "it takes nothing")
+            server = bench.connect().begin()
+            assert bench.service.waiting == 1
+            stopping = asyncio.create_task(bench.service.stop(600))
+            await asyncio.sleep(0)
+            if leaves == "client":
+                server.connection.connection_lost(None)
+            else:
+                await until(lambda: server.wire.closing, "it is refused")
+                assert b"Status: 503" in server.answer()
+                server.connection.connection_lost(None)
+            await until(stopping.done, "the service has stopped")
+
+    run(body)
+
+
+def test_stopping_waits_until_the_last_answer_has_gone() -> None:
+    """It is all with the socket, and a slow client has still to take it."""
+
+    async def body() -> None:
+        async with running(answer(b"x" * 100)) as bench:
+            server = bench.connect().begin()
+            await until(lambda: is_over(server.wire), "the answer")
+            stopping = asyncio.create_task(bench.service.stop(600))
+            await until(lambda: server.wire.closing, "the connection is to be closed")
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (server.wire.closing, stopping.done()) == ("closed", False)
+            server.connection.connection_lost(None)  # when it has gone
+            await until(stopping.done, "the service has stopped")
 
     run(body)

@@ -11,6 +11,7 @@ from fcgi_core.plugin import (
     ApplicationHalf,
     ApplicationHost,
     Channel,
+    FromPeer,
     Plugin,
     PluginError,
     Priority,
@@ -37,15 +38,15 @@ def host_and_port(text: str) -> tuple[str, int]:
 class MetricsOptions(Plugin.Options):
     listen: str | None = "127.0.0.1:9464"
     """Where Prometheus fetches /metrics from the web side: HOST:PORT or unix:/PATH; null for nowhere."""
-    interval: float = Field(default=5, ge=1, le=3600)
+    interval: FromPeer[float] = Field(default=5, ge=1, le=3600)
     """Seconds between two snapshots of an application, and between two reports to statsd."""
-    keep: float = Field(default=60, ge=0, le=86400)
+    keep: FromPeer[float] = Field(default=60, ge=0, le=86400)
     """Seconds for which an application's last snapshot is shown after its association went down."""
-    max_hosts: int = Field(default=100, ge=1, le=1000)
+    max_hosts: FromPeer[int] = Field(default=100, ge=1, le=1000)
     """Virtual hosts that are told apart; the rest is counted together, as `other`."""
     registry: bool = True
     """Whether the application's own metrics are sent, if it uses the library prometheus_client."""
-    max_samples: int = Field(default=20_000, ge=100, le=1_000_000)
+    max_samples: FromPeer[int] = Field(default=20_000, ge=100, le=1_000_000)
     """Samples taken from one application process; what is more is left out and counted."""
     statsd: str | None = None
     """Where the web side sends statsd lines by UDP: HOST:PORT; null for nowhere."""
@@ -74,6 +75,7 @@ class MetricsPlugin(Plugin):
 
     name = "metrics"
     version = "1"
+    switched_by_peer = True
 
     class Options(MetricsOptions):
         """See `MetricsOptions`."""

@@ -34,10 +34,11 @@ T = TypeVar("T")
 class _Worker:
     """One process of an application."""
 
-    def __init__(self, name: str, instance: str) -> None:
+    def __init__(self, name: str, process: tuple[str, str]) -> None:
         self.name = name
         """Unique among those that are kept; a label."""
-        self.instance = instance
+        self.process = process
+        """`AssociationInfo.process`."""
         self.associations: set[int] = set()
         self.gone_at = 0.0
         """When the last association went down, by the monotonic clock."""
@@ -54,8 +55,8 @@ class MetricsWeb(WebHalf):
         self._host = host
         self._options = options
         self._traffic = host.traffic()
-        self._workers: dict[str, _Worker] = {}
-        """By instance."""
+        self._workers: dict[tuple[str, str], _Worker] = {}
+        """By process."""
         self._exposition = Exposition(options.max_hosts, options.max_samples)
         self._whole = 0
         self._incomplete = 0
@@ -90,13 +91,13 @@ class MetricsWeb(WebHalf):
             worker.associations.add(association.identity)
 
     def association_down(self, association: AssociationInfo, reason: str) -> None:
-        worker = self._workers.get(association.peer_instance)
+        worker = self._workers.get(association.process)
         if worker is not None:
             worker.associations.discard(association.identity)
             worker.gone_at = time.monotonic()
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
-        worker = self._workers.get(association.peer_instance)
+        worker = self._workers.get(association.process)
         header = read_header(item)
         if worker is None or header is None:
             self._malformed += 1
@@ -107,7 +108,7 @@ class MetricsWeb(WebHalf):
         now = time.monotonic()
         keep = self._options.keep
         for worker in [one for one in self._workers.values() if not one.associations and now - one.gone_at > keep]:
-            del self._workers[worker.instance]
+            del self._workers[worker.process]
         if self._statsd is not None and now >= self._due and self._reporting is None:
             self._due = now + self._options.interval
             self._report(self._statsd)
@@ -125,20 +126,20 @@ class MetricsWeb(WebHalf):
 
     def _worker(self, association: AssociationInfo) -> _Worker | None:
         """The process at the other end, with a name of its own."""
-        worker = self._workers.get(association.peer_instance)
+        worker = self._workers.get(association.process)
         if worker is not None or len(self._workers) >= MAX_WORKERS:
             return worker
         name = association.peer_name[:128] or "application"
         taken = {one.name: one for one in self._workers.values()}
         number, label = 1, name
         while (holder := taken.get(label)) is not None:
-            if not holder.associations:
+            if not holder.associations and holder.process[0] == association.member:
                 # the same worker, started anew: its predecessor makes room
-                del self._workers[holder.instance]
+                del self._workers[holder.process]
                 break
             number += 1
             label = f"{name}-{number}"
-        worker = self._workers[association.peer_instance] = _Worker(label, association.peer_instance)
+        worker = self._workers[association.process] = _Worker(label, association.process)
         return worker
 
     def _part(self, worker: _Worker, header: Header, item: bytes) -> None:

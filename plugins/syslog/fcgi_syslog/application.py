@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from operator import itemgetter
 
 from fcgi_core.plugin import (
@@ -16,15 +17,15 @@ from fcgi_core.plugin import (
     ApplicationHalf,
     ApplicationHost,
     AssociationInfo,
-    Gathering,
     Outcome,
     RequestInfo,
     StartAnew,
+    Turns,
     current_request,
 )
 
 from . import batch
-from .about import FIELDS_ELEMENT, REQUEST_ELEMENT, details, server_name
+from .about import FIELDS_ELEMENT, LONGEST_VALUE, REQUEST_ELEMENT, details, server_name
 from .capture import NO_FIELDS, Capture
 from .hold import Held, HeldLine
 from .local_socket import LocalLine, LocalSocket
@@ -62,9 +63,19 @@ LOOK_AT = 1024
 KEPT_LINES = 30_000
 """Lines that wait for the loop to fetch them; no more are taken."""
 LONG = 1024
-"""Characters from which on a line is looked at more closely: all shorter ones together have 30 MiB at most."""
+"""Characters from which on a line is looked at more closely, with what it begins with: all shorter ones together have
+30 MiB at most."""
 KEPT_LONG = 32 << 20
 """Characters of the longer ones together."""
+FIELDS_ROOM = 32 << 10
+"""Bytes of the fields that `extra` adds to a line; where they have more, each is cut to `CUT_FIELD` characters."""
+CUT_FIELD = 128
+MANY_PIECES = 100
+"""Pieces of one source's STDERR waiting from which on a thread that adds one lets the others go first."""
+MOST_PIECES = 10_000
+"""No more are taken."""
+MOST_ECHOES = 100
+"""Lines that others say while one is being sent, and that are sent after it."""
 TURN = 4000
 """Lines made into items before other work of the loop has its turn (some 3 ms)."""
 MANY = 2000
@@ -72,6 +83,8 @@ MANY = 2000
 interpreter to itself."""
 LET_GO_FIRST = 0.001
 """Seconds that it waits then, once."""
+LATEST = float(batch.LATEST // 1_000_000 - 1)
+"""Seconds from the epoch to the last time that a line can have."""
 _SEVERITY: Callable[[batch.Plain], int] = itemgetter(0)
 
 
@@ -85,7 +98,7 @@ class _Source:
     The request holds it, so it does not hold the request: both go as soon as nobody needs them.
     """
 
-    __slots__ = ("data", "heads", "held", "prefix", "quiet", "server_name", "stderr", "target")
+    __slots__ = ("data", "heads", "held", "prefix", "quiet", "server_name", "stderr", "target", "turns")
 
     def __init__(
         self, limit: int, server_name: str, data: str, heads: _Heads, target: tuple[AssociationInfo, int] | None = None
@@ -97,8 +110,21 @@ class _Source:
         self.target = target
         self.prefix = f"{server_name}: " if server_name else ""
         self.stderr = Reassembler(limit)
+        self.turns = Turns()
+        """For `stderr`: pieces do not mix, and a destructor that writes while one is looked at comes after it."""
         self.held: Held | None = None
         self.quiet = False
+
+
+class _Sending(threading.local):
+    """What a thread sends by itself, not through the loop."""
+
+    now = False
+    echo = False
+    """What it sends was said while it sent something else."""
+
+    def __init__(self) -> None:
+        self.later: list[tuple[str, bytes, RequestInfo | None, int]] = []
 
 
 class SyslogApplication(ApplicationHalf):
@@ -106,8 +132,7 @@ class SyslogApplication(ApplicationHalf):
 
     def __init__(self, host: ApplicationHost, options: SyslogOptions) -> None:
         self._host = host
-        self._sending = threading.local()
-        self._lock = threading.Lock()
+        self._sending = _Sending()
         self._failures = 0
         self._reported = 0
         self._hostname = clean_name(socket.gethostname(), HOSTNAME_LENGTH)
@@ -124,25 +149,33 @@ class SyslogApplication(ApplicationHalf):
         self._batched = options.batched
         self._lines: deque[batch.Plain] = deque()
         self._fetching = False
+        self._echo = False
+        """A line was said while lines were fetched, on the loop's thread."""
+        self._echoed = False
+        """The same of the fetching before this one."""
         self._sources_of_requests = False
         """Whether any request has had one of its own: while none has, nobody need look whether it does."""
         self._long = 0
-        """Characters of long lines that wait, about: threads may count at once, and it begins anew when none waits."""
-        # what is to be in a file when the call that logged it returns cannot wait for others
-        self._gathering = None if options.spool else host.gather(self._batched, self._make)
-        self._unheard = False
-        """There are web sides, and none takes lines: where it would have been without us, a line is on stderr, too."""
+        """Characters of long lines that wait, about: it begins again at 0 when none waits."""
+        self._gathering = host.gather(self._batched, self._make)
+        self._at_once = options.spool is not None
+        """What is to be in a file when the call that logged it returns cannot wait for others."""
         self._process = _Source(options.max_message, "", self._data({}), {})
         self._hosts: dict[str, _Source] = {}
         """By SERVER_NAME as it came, where the web side says whose lines are: what they have in common."""
         self._holding: dict[_Source, RequestInfo | None] = {}  # STDERR that waits for its next line
-        self._capture = Capture(self._take, host.log.name, self._failed)
+        self._capture = Capture(self._take, self._take_output, host.log.name, self._lose)
         self._apply(options)
         self._named: dict[str, RequestInfo] = {}
         """With `listen`: the requests that run, by identity."""
         self._listener: LocalSocket | None = None
         if options.listen is not None and (worker or "0") == "0":  # one socket, however many workers
-            self._listener = LocalSocket(options.listen, self._take_local)
+            try:
+                self._listener = LocalSocket(options.listen, self._take_local, self._lose)
+            except BaseException:
+                self._capture.uninstall()
+                self._capture.close()
+                raise
 
     def configure(self, options: SyslogOptions, server_name: str | None = None) -> None:
         """The new options; StartAnew for what takes another half, ValueError for what is not for one host alone."""
@@ -170,8 +203,17 @@ class SyslogApplication(ApplicationHalf):
         self._keep_stderr = options.stderr == "take"
         self._capture.install(options.capture, self._rules.lowest)
 
+    def association_up(self, association: AssociationInfo) -> None:
+        # lines that no web side takes, for the plugin is not enabled there or with other options, stay on stderr
+        self._capture.heard(self._host.is_taken(self._batched))
+
+    def association_down(self, association: AssociationInfo, reason: str) -> None:
+        self._capture.heard(self._is_heard())
+
+    def _is_heard(self) -> bool:
+        return bool(self._host.associations()) and self._host.is_taken(self._batched)
+
     def request_begin(self, request: RequestInfo) -> None:
-        self._capture.stay()
         if self._listener is not None:
             self._named[request.identity] = request
 
@@ -192,28 +234,40 @@ class SyslogApplication(ApplicationHalf):
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         if not self._take_stderr:
             return False
+        if self._capture.forked:
+            return self._capture.from_fork(data)
+        return self._pieces(request, data)
+
+    def _take_output(self, data: bytes) -> bool:
+        """What the process prints is put together and looked at as STDERR is."""
+        return self._pieces(current_request(), data)
+
+    def _pieces(self, request: RequestInfo | None, data: bytes) -> bool:
         source = self._source(request)
-        with self._lock:
-            events = source.stderr.feed(data)
-            source.quiet = False
-            if source.stderr:
-                self._holding[source] = request
-        self._send_stderr(source, request, events)
+        waiting = len(source.turns)
+        if waiting < MOST_PIECES:
+            source.turns.add(partial(self._feed, source, request, data))
+        else:
+            self._lose()
+        if waiting > MANY_PIECES and threading.get_ident() != self._loop_thread:
+            time.sleep(LET_GO_FIRST)
         return self._keep_stderr
 
-    def association_up(self, association: AssociationInfo) -> None:
-        self._unheard = not self._host.is_taken(self._batched)
+    def _feed(self, source: _Source, request: RequestInfo | None, data: bytes) -> None:
+        events = source.stderr.feed(data)
+        source.quiet = False
+        if source.stderr:
+            self._holding[source] = request
+        self._send_stderr(source, request, events)
 
     def tick(self) -> None:
-        self._unheard = not self._host.is_taken(self._batched)
-        self._capture.stay()
-        with self._lock:
-            over = [(source, request) for source, request in self._holding.items() if source.quiet]
-            for source in self._holding:
-                source.quiet = True
-        for source, request in over:
-            self._flush(source, request)
-        self._tell_suppressed()
+        if self._host.associations():
+            self._capture.heard(self._is_heard())
+        for source in list(self._holding):  # other threads add some meanwhile
+            if source.quiet:
+                self._flush(source, self._holding.get(source))
+            source.quiet = True
+        self._report_suppressed()
         failures = self._failures
         if failures != self._reported:
             self._host.log.error("%d lines could not be sent (%d since the start)", failures - self._reported, failures)
@@ -226,7 +280,7 @@ class SyslogApplication(ApplicationHalf):
         self._capture.close()
         for source, request in list(self._holding.items()):
             self._flush(source, request)
-        self._tell_suppressed()
+        self._report_suppressed()
 
     def _source(self, request: RequestInfo | None) -> _Source:
         if request is None:
@@ -252,10 +306,12 @@ class SyslogApplication(ApplicationHalf):
     def _host_source(self, request: RequestInfo) -> _Source:
         """What the lines of all requests of a virtual host have in common: the web side knows the request itself, and
         what was said of it here would be made for nothing."""
-        if len(self._hosts) >= KNOWN_HOSTS:
-            self._hosts.clear()
         name = server_name(request)
-        host = self._hosts[request.server_name] = _Source(self._limit, name, self._data({"server_name": name}), {})
+        host = _Source(self._limit, name, self._data({"server_name": name}), {})
+        if len(request.server_name) <= LONGEST_VALUE:
+            if len(self._hosts) >= KNOWN_HOSTS:
+                self._hosts.clear()
+            self._hosts[request.server_name] = host
         return host
 
     def _data(self, about: dict[str, str]) -> str:
@@ -264,15 +320,19 @@ class SyslogApplication(ApplicationHalf):
         return format_data(REQUEST_ELEMENT, about) if about else ""
 
     def _flush(self, source: _Source, request: RequestInfo | None) -> None:
-        with self._lock:
-            self._holding.pop(source, None)
-            events = source.stderr.flush()
-        self._send_stderr(source, request, events)
+        source.turns.add(partial(self._flushed, source, request))
+
+    def _flushed(self, source: _Source, request: RequestInfo | None) -> None:
+        self._holding.pop(source, None)
+        self._send_stderr(source, request, source.stderr.flush())
 
     def _send_stderr(self, source: _Source, request: RequestInfo | None, events: list[str]) -> None:
         for event in events:
-            severity, text = self._rules[source.server_name].of_stderr(event)
-            self._line(source, request, severity, "stderr", text, time.time(), NO_FIELDS)
+            try:
+                severity, text = self._rules[source.server_name].of_stderr(event)
+                self._line(source, request, severity, "stderr", text, time.time(), NO_FIELDS)
+            except Exception:
+                self._lose()
 
     def _take(
         self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
@@ -285,8 +345,6 @@ class SyslogApplication(ApplicationHalf):
         else:
             source = self._source(request)
         self._line(source, request, severity, msgid, text, time.time() if when is None else when, fields)
-        if self._unheard and severity <= WARNING:
-            self._capture.leave_on_stderr(msgid, text)
 
     def _take_local(self, line: LocalLine, pid: int, uid: int) -> None:
         """A line of another program, on the input's thread."""
@@ -323,6 +381,9 @@ class SyslogApplication(ApplicationHalf):
     ) -> None:
         """Send a line, unless it is not severe enough or one too many."""
         rules = self._rules.base if self._rules.same else self._rules[source.server_name]
+        if not 0.0 <= when < LATEST:
+            fields = {**fields, "malformed": f"time {when!r}: seconds from 1970 to 9999 were expected; it is now"}
+            when = time.time()
         if severity > rules.threshold:
             if rules.hold and request is not None:
                 if source.held is None:
@@ -334,7 +395,7 @@ class SyslogApplication(ApplicationHalf):
         if fields:
             if rules.redacts:
                 fields = {name: rules.redact(value) for name, value in fields.items()}
-            head = self._begin(source, severity, msgid, source.data + format_data(FIELDS_ELEMENT, fields))
+            head = self._begin(source, severity, msgid, source.data + _format_fields(fields))
         else:
             head = source.heads.get((severity, msgid)) or self._head(source, severity, msgid)
         if rules.redacts and ("=" in text or not rules.only_secrets):
@@ -369,31 +430,36 @@ class SyslogApplication(ApplicationHalf):
         text: str,
     ) -> None:
         """Keep a line until the loop fetches it with others; what is urgent, or is its request's, goes by itself."""
-        gathering = self._gathering
-        if gathering is None or severity <= CRIT or (request is not None and self._own_streams):
+        if self._at_once or severity <= CRIT or (request is not None and self._own_streams):
             self._send(source, request, severity, head, when, text)
             return
         if self._fetching and threading.get_ident() == self._loop_thread:
-            return  # what sending a line makes others say is not sent: it would never end
+            # a line that fetching lines made others say is fetched next; one that fetching that one made them say is
+            # not, for it would never end
+            self._echo = True
+            if self._echoed:
+                self._lose()
+                return
         lines = self._lines
         target = request.reference if request is not None and self._by_request else source.target
         lines.append((severity, head, when, text, target))
-        if len(text) > LONG:
-            self._long += len(text)
+        size = len(head) + len(text)
+        if size > LONG:
+            self._long += size
         count = len(lines)
         if count == 1:
-            gathering.ready()
+            self._gathering.ready()
         elif count > MANY or self._long > KEPT_LONG:
-            self._slow_down(gathering, count)
+            self._slow_down(count)
 
-    def _slow_down(self, gathering: Gathering, count: int) -> None:
+    def _slow_down(self, count: int) -> None:
         """Many lines wait: let the loop fetch them, and forget the latest if they are too many."""
         if count > KEPT_LINES or self._long > KEPT_LONG:
             try:
                 self._lines.pop()
             except IndexError:
                 return  # they have just been fetched
-            gathering.lose(1)
+            self._gathering.lose(1)
         if threading.get_ident() != self._loop_thread:
             time.sleep(LET_GO_FIRST)
 
@@ -409,15 +475,29 @@ class SyslogApplication(ApplicationHalf):
                 channel += ".urgent"
             priority, _, rest = head.partition(" - ")
             item = f"{priority} {format_time(when)} {rest}{text}".encode("utf-8", "backslashreplace")
-        if getattr(self._sending, "now", False):
-            return  # what sending a line makes others say is not sent: it would never end
-        self._sending.now = True
+        sending = self._sending
+        if sending.now:
+            # a line that sending a line made others say goes after it; one that sending that one made them say does
+            # not, for it would never end
+            if sending.echo or len(sending.later) >= MOST_ECHOES:
+                self._lose()
+            else:
+                sending.later.append((channel, item, request, severity))
+            return
+        sending.now = True
+        try:
+            self._send_item(channel, item, request, severity)
+            sending.echo = True
+            while sending.later:
+                self._send_item(*sending.later.pop(0))
+        finally:
+            sending.now = sending.echo = False
+
+    def _send_item(self, channel: str, item: bytes, request: RequestInfo | None, severity: int) -> None:
         try:
             self._host.send(channel, item, request=request, urgency=severity)
         except Exception:
-            self._failed()
-        finally:
-            self._sending.now = False
+            self._lose()
 
     def _make(self, crowded: bool) -> Iterator[tuple[bytes, int, AssociationInfo | None]]:
         """Items of what was kept; on the loop's thread."""
@@ -425,6 +505,8 @@ class SyslogApplication(ApplicationHalf):
 
     def _set_fetching(self, fetching: bool) -> None:
         self._fetching = fetching
+        if fetching:
+            self._echoed, self._echo = self._echo, False
 
     def _items(self, crowded: bool) -> Iterator[tuple[bytes, int, AssociationInfo | None]]:
         lines = self._lines
@@ -453,14 +535,28 @@ class SyslogApplication(ApplicationHalf):
             fields = {**line.fields, "severity": SEVERITIES[line.severity]}
             self._line(source, request, severity, line.msgid, line.text, line.time, fields)
 
-    def _tell_suppressed(self) -> None:
+    def _report_suppressed(self) -> None:
         for name, count in self._storms.take_suppressed():
             source = _Source(self._limit, name, self._data({"server_name": name} if name else {}), {})
             head = self._head(source, WARNING, "suppressed")
             self._hand_over(source, None, WARNING, head, time.time(), f"{count} messages suppressed")
 
-    def _failed(self) -> None:
+    def _lose(self) -> None:
+        """A line cannot be sent."""
         self._failures += 1  # reported by `tick`
+        self._gathering.lose(1)
+
+
+def _format_fields(fields: dict[str, str]) -> str:
+    """The fields of a line as structured data that has room in an item beside the longest text."""
+    data = format_data(FIELDS_ELEMENT, fields)
+    if len(data) * 4 <= FIELDS_ROOM:
+        return data
+    size = len(data.encode("utf-8", "backslashreplace"))
+    if size <= FIELDS_ROOM:
+        return data
+    short = {name: value[:CUT_FIELD] for name, value in fields.items()}
+    return format_data(FIELDS_ELEMENT, {**short, "cut": f"fields of {size} bytes in all, each cut to {CUT_FIELD}"})
 
 
 def _apart(groups: Sequence[list[batch.Plain]], key: Callable[[batch.Plain], Hashable]) -> list[list[batch.Plain]]:

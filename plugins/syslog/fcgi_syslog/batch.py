@@ -127,7 +127,8 @@ def decode(item: bytes) -> Batch:
         raise ValueError("it is too short for a batch")
     count, heads = _COUNTS.unpack_from(item)
     end = _COUNTS.size + count * 22 + heads * 4
-    if not 0 < count <= MOST_LINES or end > len(item):
+    # no more heads than lines: each is taken apart, and one that no line has is none of ours
+    if not 0 < count <= MOST_LINES or heads > count or end > len(item):
         raise ValueError(f"a batch of {count} lines and {heads} heads in {len(item)} bytes")
     columns = struct.unpack_from(f">{2 * count}Q{count}I{count}H{heads}I", item, _COUNTS.size)
     times = columns[:count]
@@ -141,7 +142,7 @@ def decode(item: bytes) -> Batch:
     if max(numbers) >= heads:
         raise ValueError("a line of a batch has a head that is not there")
     if max(times) >= LATEST:
-        raise ValueError("a line of a batch is later than the year 9999")
+        times = tuple([min(time, LATEST - 1) for time in times])  # the line says itself that its time is none
     data = item[texts_at:]
     try:
         if data.isascii():

@@ -1,26 +1,33 @@
-"""What catches lines in an application's process: logging, warnings, and exceptions that nobody caught."""
+"""What catches lines in an application's process and the processes that it forks: logging, warnings, exceptions that
+nobody caught, and what is printed.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol, TextIO
+
+from fcgi_core.loggers import keep_enabled
 
 from .about import LONGEST_VALUE
+from .forked import Relay
 from .message import MSGID_LENGTH, clean_name
 from .severity import CRIT, ERR, of_level
-from .uncompiled import Handler
+from .uncompiled import Output, listen, nothing, stop_listening
 
 __all__ = ["APPLICATION_LOGGER", "NO_FIELDS", "Capture", "Take"]
 
 APPLICATION_LOGGER = "fcgi_sctp.application"
 """Where the application server logs what escapes from the application: the one of our own loggers that is taken."""
 _OWN_LOGGER = "fcgi_sctp"
+_WARNINGS_LOGGER = "py.warnings"
 _MOST_FIELDS = 32
 NO_FIELDS: dict[str, str] = {}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -29,6 +36,7 @@ _SEVERITY_OF_LEVEL = {level: of_level(level) for level in (10, 20, 30, 40, 50)}
 _LEVEL_OF_SEVERITY = (1000, 1000, 50, 40, 30, 25, 20, 0)
 """The lowest level of `logging` that comes out as this severity or a more urgent one."""
 _format_exception = logging.Formatter().formatException
+_last_resort = logging.lastResort
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
@@ -40,42 +48,59 @@ class Take(Protocol):
     ) -> None: ...
 
 
-class Capture:
-    """Hands lines to `take`, from any thread, and leaves alone what the loggers named `own` say.
+class TakeOutput(Protocol):
+    """Takes what was printed, or written to STDERR; False if it is to go on to where it went."""
 
-    `install` and `uninstall` change the process's logging, warnings and hooks; both may be called again.
+    def __call__(self, data: bytes) -> bool: ...
+
+
+class Capture:
+    """Hands lines to `take`, and what is printed to `take_output`, from any thread; leaves alone what the loggers named
+    `own` say.
+
+    `install` and `uninstall` change the process's logging, warnings, hooks and streams; both may be called again.
     """
 
-    def __init__(self, take: Take, own: str, failed: Callable[[], None]) -> None:
-        self._take = take
+    def __init__(self, take: Take, take_output: TakeOutput, own: str, failed: Callable[[], None]) -> None:
+        self._take: Take = take
+        self._take_output = take_output
         self._failed = failed
         self._own = own
-        self._handler = Handler(self.handle)
-        self._application_logger = logging.getLogger(APPLICATION_LOGGER)
         self._kinds: frozenset[str] = frozenset()
-        self._watched: list[logging.Logger] = []
-        """Where it is to be: asked for once, for `stay` is called for every request."""
+        self._level = 0
+        self._everything = False
+        """Records of loggers that do not propagate to the root logger, too."""
         self._msgids: dict[str, str] = {}
-        self._root_level: int | None = None
+        self._root = logging.getLogger()
+        self._lowered: int | None = None
+        """The level that was given to the root logger, to which the application has given none."""
+        self._heard_of = False
+        """Lines go somewhere, so that none need be on stderr besides."""
         self._warnings_captured = False
         self._previous_hook: Callable[..., object] | None = None
         self._previous_thread_hook: Callable[..., object] | None = None
+        self._streams: dict[str, Output] = {}
+        """By name in `sys`: what stands there."""
         # a bound method is a new object each time; these are compared when the hooks are taken out again
         self._our_hook = self._uncaught
         self._our_thread_hook = self._uncaught_in_thread
+        self._listener = self.handle
+        self._relay = Relay(self._from_child)
+        keep_enabled(APPLICATION_LOGGER)
+        keep_enabled(_WARNINGS_LOGGER)
 
     def install(self, kinds: Collection[str], severity: int) -> None:
         """Begin to catch `kinds`, down to `severity`."""
         self.uninstall()
         self._kinds = frozenset(kinds)
-        self._watched = self._loggers()
+        self._everything = "unpropagated" in self._kinds
+        self._level = _LEVEL_OF_SEVERITY[severity]
         self._msgids.clear()
-        self._handler.setLevel(_LEVEL_OF_SEVERITY[severity])
-        root = logging.getLogger()
+        root = self._root
         if "logging" in self._kinds and not root.handlers and root.level == logging.WARNING:
-            # nobody configured logging: what the options ask for would not reach any handler
-            self._root_level = root.level
-            root.setLevel(self._handler.level)
+            # nobody configured logging: of what the options ask for no record would be made
+            self._lowered = self._level
+            root.setLevel(self._level)
         if "warnings" in self._kinds:
             before = warnings.showwarning
             logging.captureWarnings(True)
@@ -83,25 +108,35 @@ class Capture:
         if "exceptions" in self._kinds:
             self._previous_hook, sys.excepthook = sys.excepthook, self._our_hook
             self._previous_thread_hook, threading.excepthook = threading.excepthook, self._our_thread_hook
-        self.stay()
+        if "output" in self._kinds:
+            for name in ("stdout", "stderr"):
+                stream: TextIO | None = getattr(sys, name)
+                if stream is not None:
+                    self._streams[name] = Output(stream, self._printed)
+                    setattr(sys, name, self._streams[name])
+                    Output.replaced += 1
+        if self._kinds:
+            listen(self._listener)
+        self.heard(self._heard_of)
 
-    def stay(self) -> None:
-        """Be there still: an application that configures its logging late (`dictConfig`) removes all handlers, and
-        disables the loggers that it does not name."""
-        self._application_logger.disabled = False
-        handler = self._handler
-        for logger in self._watched:
-            if handler not in logger.handlers:
-                logger.addHandler(handler)
+    def heard(self, by_somebody: bool) -> None:
+        """Whether what is taken can go anywhere now. While it cannot, it waits, and stays on stderr as it would be
+        without us: perhaps nobody ever comes."""
+        self._heard_of = by_somebody
+        if by_somebody and "logging" in self._kinds:
+            if logging.lastResort is _last_resort:
+                logging.lastResort = nothing
+        elif logging.lastResort is nothing:
+            logging.lastResort = _last_resort
 
     def uninstall(self) -> None:
         """Undo `install`, as far as nobody else has changed the same since."""
-        for logger in self._watched:
-            logger.removeHandler(self._handler)
-        root = logging.getLogger()
-        if self._root_level is not None and root.level == self._handler.level:
-            root.setLevel(self._root_level)
-        self._root_level = None
+        stop_listening(self._listener)
+        if self._lowered is not None and self._root.level == self._lowered:
+            self._root.setLevel(logging.WARNING)
+        self._lowered = None
+        if logging.lastResort is nothing:
+            logging.lastResort = _last_resort
         if self._warnings_captured:
             logging.captureWarnings(False)
             self._warnings_captured = False
@@ -110,64 +145,103 @@ class Capture:
         if self._previous_thread_hook is not None and threading.excepthook is self._our_thread_hook:
             threading.excepthook = self._previous_thread_hook
         self._previous_hook = self._previous_thread_hook = None
+        for name, output in self._streams.items():
+            Output.replaced -= 1
+            if getattr(sys, name) is output:
+                setattr(sys, name, output.stream)
+        self._streams.clear()
         self._kinds = frozenset()
-        self._watched = []
 
     def close(self) -> None:
         """After `uninstall`, for good."""
-        self._handler.close()
+        self._relay.close()
 
-    def _loggers(self) -> list[logging.Logger]:
-        if "logging" in self._kinds:
-            return [logging.getLogger()]
-        names = {"warnings": "py.warnings", "exceptions": APPLICATION_LOGGER}
-        return [logging.getLogger(name) for kind, name in names.items() if kind in self._kinds]
+    def handle(self, logger: logging.Logger, record: logging.LogRecord) -> bool:
+        """Take a record, if it is one that is wanted; never raises. True if there would be none without us, so that no
+        handler of the application's is to get it."""
+        level = record.levelno
+        if level >= self._level:
+            self._take_record(logger, record, level)
+        return (
+            self._lowered is not None
+            and level < logging.WARNING
+            and self._root.level == self._lowered
+            and _goes_by_root(logger)
+        )
 
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Take a record, if no filter is against it; never raises."""
-        handler = self._handler
-        if handler.filters and not handler.filter(record):
-            return False
+    def _take_record(self, logger: logging.Logger, record: logging.LogRecord, level: int) -> None:
         try:
             msgid = self._msgids.get(record.name)
             if msgid is None:
                 msgid = self._new_msgid(record.name)
-            if not msgid:
-                return False
+            if not msgid or not (self._everything or _reaches_root(logger)):
+                return
             fields = record.__dict__
-            level = record.levelno
             severity = _SEVERITY_OF_LEVEL.get(level)
-            self._take(
+            created = record.created
+            self._line(
                 of_level(level) if severity is None else severity,
                 msgid,
                 _text(record),
-                record.created,
+                created if isinstance(created, (float, int)) else math.nan,  # which is no time, and the line says so
                 _extra(fields) if len(fields) != _STANDARD_COUNT else NO_FIELDS,
             )
         except Exception:
             self._failed()
+
+    def _line(self, severity: int, msgid: str, text: str, when: float | None, fields: dict[str, str]) -> None:
+        relay = self._relay
+        if relay.in_child:
+            relay.send("", severity, msgid, when, fields, text)
+        else:
+            self._take(severity, msgid, text, when, fields)
+
+    # ---- what is printed, and STDERR
+
+    def _printed(self, text: str) -> bool:
+        data = text.encode("utf-8", "backslashreplace")
+        if self._relay.in_child:
+            return self.from_fork(data)
+        try:
+            return self._take_output(data) and self._heard_of
+        except Exception:
+            self._failed()
+            return False
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child."""
+        return self._relay.in_child
+
+    def from_fork(self, data: bytes) -> bool:
+        """In a forked child: what it prints or writes to STDERR. True: the parent, or stderr, has it."""
+        self._relay.send("", data.decode("utf-8", "backslashreplace"))
         return True
+
+    def _from_child(self, pid: int, line: list[Any]) -> None:
+        """In the parent: a line of a child."""
+        try:
+            if len(line) == 2:
+                self._take_output(line[1].encode("utf-8", "backslashreplace"))
+            else:
+                _, severity, msgid, when, fields, text = line
+                self._take(severity, msgid, text, when, {**fields, "process": str(pid)})
+        except Exception:
+            self._failed()
 
     def _new_msgid(self, name: str) -> str:
         """The MSGID of a logger, '' if it is not taken: our own messages would cause more of them."""
-        ours = any(name == own or name.startswith(own + ".") for own in (_OWN_LOGGER, self._own))
+        kinds = self._kinds
         if name == APPLICATION_LOGGER:
-            ours = "exceptions" not in self._kinds
+            wanted = "exceptions" in kinds
+        elif any(name == own or name.startswith(own + ".") for own in (_OWN_LOGGER, self._own)):
+            wanted = False
+        else:
+            wanted = "logging" in kinds or (name == _WARNINGS_LOGGER and "warnings" in kinds)
         # the end of a long name says more than its beginning
-        msgid = "" if ours else clean_name(name[-MSGID_LENGTH:], MSGID_LENGTH)
+        msgid = clean_name(name[-MSGID_LENGTH:], MSGID_LENGTH) if wanted else ""
         self._msgids[name] = msgid
         return msgid
-
-    def leave_on_stderr(self, msgid: str, text: str) -> None:
-        """Write what was taken to stderr, if nothing else has shown it: as `logging` does where nobody configured it,
-        and `warnings`. Uncaught exceptions are there in any case."""
-        if msgid in ("exception", APPLICATION_LOGGER) or any(
-            handler is not self._handler for handler in logging.getLogger().handlers
-        ):
-            return
-        stream = sys.__stderr__
-        if stream is not None:
-            stream.write(f"{text}\n")
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         previous = self._previous_hook or sys.__excepthook__
@@ -186,16 +260,37 @@ class Capture:
         self, severity: int, what: str, exception: tuple[type[BaseException], BaseException, TracebackType | None]
     ) -> None:
         try:
-            self._take(severity, "exception", f"{what}\n{''.join(traceback.format_exception(*exception)).rstrip()}")
+            text = f"{what}\n{''.join(traceback.format_exception(*exception)).rstrip()}"
+            self._line(severity, "exception", text, None, NO_FIELDS)
         except Exception:
             self._failed()
+
+
+def _goes_by_root(logger: logging.Logger) -> bool:
+    """Whether the root logger's level is what counts for this one."""
+    current = logger
+    while (parent := current.parent) is not None:
+        if current.level:
+            return False
+        current = parent
+    return True
+
+
+def _reaches_root(logger: logging.Logger) -> bool:
+    """Whether a handler on the root logger would get what this one passes on."""
+    current = logger
+    while (parent := current.parent) is not None:
+        if not current.propagate:
+            return False
+        current = parent
+    return True
 
 
 def _text(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
     except Exception as error:  # arguments that do not fit the message: what there is says more than nothing
-        text = f"{record.msg!r} with arguments that do not fit it ({error})"
+        text = f"{_written(record.msg, repr)} with arguments that do not fit it ({_written(error, str)})"
     if record.exc_info:
         if not record.exc_text:
             record.exc_text = _format_exception(record.exc_info)  # logging keeps it for the handlers that come after
@@ -205,7 +300,15 @@ def _text(record: logging.LogRecord) -> str:
     return text[:-1] if text.endswith("\n") else text
 
 
+def _written(value: object, how: Callable[[object], str]) -> str:
+    """`value` as text by `str` or `repr`; where these raise, what they raised."""
+    try:
+        return how(value)
+    except Exception as error:
+        return f"<{type(value).__name__} without a text: {type(error).__name__}>"
+
+
 def _extra(fields: Mapping[str, object]) -> dict[str, str]:
     """What `extra` added to a record."""
     names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
-    return {name: str(fields[name])[:LONGEST_VALUE] for name in names}
+    return {_written(name, str): _written(fields[name], str)[:LONGEST_VALUE] for name in names}

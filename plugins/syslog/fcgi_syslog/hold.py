@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import NamedTuple
 
@@ -22,12 +21,11 @@ class HeldLine(NamedTuple):
 
 
 class Held:
-    """The latest lines, within the bounds. Any thread."""
+    """The latest lines, within the bounds. Any thread; without a lock, for the same reason as `storm`."""
 
-    __slots__ = ("_lines", "_lock", "_over", "_size", "forgotten")
+    __slots__ = ("_lines", "_over", "_size", "forgotten")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._lines: deque[HeldLine] = deque()
         self._size = 0
         self._over = False
@@ -36,18 +34,23 @@ class Held:
 
     def add(self, line: HeldLine) -> None:
         """Keep a line; nothing is kept after `take`."""
-        with self._lock:
-            if self._over:
-                return
-            self._lines.append(line)
-            self._size += len(line.text)
-            while len(self._lines) > HELD_LINES or self._size > HELD_BYTES:
-                self._size -= len(self._lines.popleft().text)
-                self.forgotten += 1
+        if self._over:
+            return
+        size = len(line.text)
+        self._size += size
+        self._lines.append(line)
+        while len(self._lines) > HELD_LINES or self._size > HELD_BYTES:
+            try:
+                size = len(self._lines.popleft().text)
+            except IndexError:
+                return  # the request has ended meanwhile
+            self._size -= size
+            self.forgotten += 1
 
     def take(self) -> list[HeldLine]:
         """What was held; the request is over."""
-        with self._lock:
-            self._over = True
-            lines, self._lines = list(self._lines), deque()
-            return lines
+        self._over = True
+        lines: list[HeldLine] = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        return lines

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fcgi_core.plugin import FeedEntries, FeedEntry
+from fcgi_core.plugin import FeedEntries, FeedEntry, memory_cost
 
 from .about import details
 
 __all__ = ["Head", "Lines", "OfRequest"]
 
+HEAD_COST = 1024
+"""Bytes of memory of a head beside its texts: itself, and what outputs make of it."""
+LINE_COST = 72
+"""Bytes of memory of a line beside its text: its time, and its place in five columns."""
+REQUEST_COST = 256
+"""Bytes of memory of what a line has of its request, beside its PARAMS."""
+
 
 class Head:
     """What a `FeedEntry` has beside time and message, and texts that outputs make of that once."""
 
-    __slots__ = ("about", "fields", "mark", "message", "server_name", "severity")
+    __slots__ = ("about", "cost", "fields", "mark", "message", "server_name", "severity")
 
     def __init__(
         self,
@@ -32,6 +39,8 @@ class Head:
         self.server_name = server_name
         self.about = (server_name, application, facility, process, kind, request, fields, host)
         """The fields of a `FeedEntry` after `message`."""
+        self.cost = HEAD_COST + memory_cost((server_name, application, process, kind, request, host), fields)
+        """Bytes of memory."""
         self.fields = fields
         self.mark = ""
         """What stands in a line of a file between time and request; made when first wanted."""
@@ -90,11 +99,15 @@ class Lines(FeedEntries):
 
     @property
     def held(self) -> int:
-        size = self.size
+        count = len(self.texts)
+        cost = count * LINE_COST + sum([head.cost for head in self.heads])
+        cost += self.size + 49 * count if self.clean else memory_cost(self.texts)
+        last: OfRequest | None = None
         for request in self.requests or ():
-            if request is not None:
-                size += len(request.params)
-        return size
+            if request is not None and request is not last:  # the lines of a request often follow each other
+                cost += len(request.params) + REQUEST_COST
+                last = request
+        return cost
 
     def entry(self, position: int) -> FeedEntry:
         head = self.heads[self.numbers[position]]

@@ -13,13 +13,15 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 __all__ = ["LocalLine", "LocalSocket", "read_datagram"]
 
 LONGEST = 1 << 20
-"""Bytes of a datagram; what is longer is cut by the kernel."""
+"""Bytes of a datagram; what is longer is cut by the kernel, and says so."""
+CUT = " [cut by the socket]"
 RECEIVE_BUFFER = 4 << 20
 _DEFAULT_PRIORITY = 13
 """user.notice (RFC 3164 section 4.3.3)."""
@@ -30,6 +32,9 @@ _TIME = re.compile(
 _TAG = re.compile(r"([^\s:\[\]]{1,48})(?:\[(\d{1,20})\])?: ?")
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid"""
+_SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
+PAUSE = 0.1
+"""Seconds until it is tried again where the system has no memory for what is received."""
 
 
 class LocalLine(NamedTuple):
@@ -60,17 +65,22 @@ def read_datagram(data: bytes) -> LocalLine:
 
 
 class LocalSocket:
-    """Listens at `path`; OSError if that cannot be. `take(line, pid, uid)` is called on a thread of its own."""
+    """Listens at `path`; OSError if that cannot be. `take(line, pid, uid)` is called on a thread of its own, `lose` for
+    a line that it did not take."""
 
-    def __init__(self, path: str, take: Callable[[LocalLine, int, int], None]) -> None:
+    def __init__(self, path: str, take: Callable[[LocalLine, int, int], None], lose: Callable[[], None]) -> None:
         self.path = path
         self._take = take
+        self._lose = lose
         self._socket = _bind(path)
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="syslog input", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Take what has been sent already, and remove the socket."""
+        if os.getpid() != self._process:
+            return  # a forked child: path and socket are its parent's, which goes on
         try:
             os.unlink(self.path)
         except OSError:
@@ -83,19 +93,32 @@ class LocalSocket:
         self._socket.close()
 
     def _run(self) -> None:
-        space = socket.CMSG_SPACE(_CREDENTIALS.size)
         while True:
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(LONGEST, space)
-            except OSError:
-                return
-            if not data:
-                return
-            pid = uid = 0
-            for level, kind, content in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                    pid, uid, _ = _CREDENTIALS.unpack_from(content)
-            self._take(read_datagram(data), pid, uid)
+                data, ancillary, flags, _ = self._socket.recvmsg(LONGEST, _SPACE)
+            except OSError as error:
+                if error.errno in (errno.ENOMEM, errno.ENOBUFS):
+                    time.sleep(PAUSE)
+                    continue
+                return  # the socket is closed
+            if not (data or ancillary):
+                return  # it was shut down: each datagram, an empty one too, comes with who sent it
+            try:
+                self._received(data, ancillary, flags)
+            except Exception:
+                self._lose()
+
+    def _received(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
+        if not data:
+            return
+        pid = uid = 0
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                pid, uid, _ = _CREDENTIALS.unpack_from(content)
+        line = read_datagram(data)
+        if flags & socket.MSG_TRUNC:
+            line = line._replace(text=line.text + CUT)
+        self._take(line, pid, uid)
 
 
 def _bind(path: str) -> socket.socket:

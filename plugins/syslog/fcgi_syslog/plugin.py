@@ -31,6 +31,7 @@ class SyslogPlugin(Plugin):
 
     name = "syslog"
     version = "1"
+    switched_by_peer = True
 
     class Options(SyslogOptions):
         """See `SyslogOptions`."""

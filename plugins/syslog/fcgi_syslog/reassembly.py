@@ -41,6 +41,11 @@ class Reassembler:
         """Something is held back."""
         return bool(self._partial or self._event)
 
+    @property
+    def held(self) -> int:
+        """Bytes and characters that are held back."""
+        return len(self._partial) + self._size
+
     def feed(self, data: bytes) -> list[str]:
         """The events that `data` completes, without their last newline. An event that is likely to go on, a traceback
         say, is held until a line follows that does not belong to it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from fcgi_core.plugin import severity_number
+from fcgi_core.plugin import SECRETS, may_have_secrets, severity_number
 
-from .options import SECRETS, SyslogOptions, may_have_secrets
+from .options import SyslogOptions
 from .severity import guess
 
 __all__ = ["Rules", "RulesByHost"]
@@ -34,7 +34,7 @@ class Rules:
         self.burst = options.burst
         self._stderr_severity = severity_number(options.stderr_severity)
         self._patterns = [(re.compile(one.match), severity_number(one.severity)) for one in options.patterns]
-        self._redactions = [(re.compile(one.match), one.replace, one.match == SECRETS.match) for one in options.redact]
+        self._redactions = [(re.compile(one.match), one.replace, one.match == SECRETS) for one in options.redact]
         self.redacts = bool(self._redactions)
         self.only_secrets = all(secrets for _, _, secrets in self._redactions)
         """Nothing is redacted in a text without ``=``."""
@@ -85,9 +85,9 @@ class RulesByHost:
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: the same for all virtual hosts")
         if options == self._options:
-            self._hosts.pop(server_name, None)
+            self._hosts.pop(server_name.lower(), None)
         else:
-            self._hosts[server_name] = Rules(options)
+            self._hosts[server_name.lower()] = Rules(options)
         self._look()
 
     def _look(self) -> None:
@@ -95,7 +95,8 @@ class RulesByHost:
         self.holds = any(rules.hold for rules in (self.base, *self._hosts.values()))
 
     def __getitem__(self, server_name: str) -> Rules:
-        return self._hosts.get(server_name, self.base)
+        """Those of a host, in letters of any case."""
+        return self.base if self.same else self._hosts.get(server_name.lower(), self.base)
 
     @property
     def lowest(self) -> int:

@@ -27,10 +27,15 @@ __all__ = ["SyslogWeb"]
 _KEY = "syslog"
 """In `RequestInfo.plugin_data`."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+HELD_STDERR = 8 << 20
+"""Bytes of FCGI_STDERR that wait for their next line, of all requests together; beyond it those that have waited for
+longest are told as they are. An application can leave `max_message` of each of thousands of requests unfinished."""
 KNOWN_HEADS = 1024
 """Beginnings of lines that are kept taken apart: one for each logger and severity, and for each request."""
 KNOWN_HEAD_LENGTH = 2048
-"""Characters of the longest that is kept."""
+"""Characters of the longest that is kept,"""
+KNOWN_HEAD_COST = 8192
+"""and the bytes of memory that it may take: an application may give a line hundreds of fields."""
 
 
 class _Source:
@@ -71,7 +76,10 @@ class SyslogWeb(WebHalf):
         self._heads: dict[tuple[str | None, ...], Head] = {}
         """By their text and the name of the application; and by the virtual host, where it is the request's, or by None
         where the request is not known any more."""
-        self._holding: dict[_Source, RequestInfo] = {}  # STDERR that waits for its next line
+        self._holding: dict[_Source, RequestInfo] = {}
+        """STDERR that waits for its next line."""
+        self._held = 0
+        """Bytes of it."""
         self.malformed = 0
         """Items that were no RFC 5424 messages."""
         self._last_malformed = ""
@@ -173,7 +181,8 @@ class SyslogWeb(WebHalf):
         last: RequestInfo | None = None
         name: str | None = None
         one: OfRequest | None = None
-        for request, number, reference in zip(self._host.find_requests(requests), numbers, requests, strict=True):
+        found = self._host.find_requests(requests, association)
+        for request, number, reference in zip(found, numbers, requests, strict=True):
             if request is None:
                 name = one = None
             elif request is not last:
@@ -217,7 +226,7 @@ class SyslogWeb(WebHalf):
             fields or None,
             message.hostname,
         )
-        if len(text) <= KNOWN_HEAD_LENGTH:
+        if len(text) <= KNOWN_HEAD_LENGTH and head.cost <= KNOWN_HEAD_COST:
             if len(self._heads) >= KNOWN_HEADS:
                 self._heads.clear()
             self._heads[begins] = head
@@ -235,11 +244,15 @@ class SyslogWeb(WebHalf):
         if self._options.stderr == "copy" or "stderr" not in self._options.capture:
             return
         source = self._source(request)
+        before = source.stderr.held
         events = source.stderr.feed(data)
+        self._held += source.stderr.held - before
         source.quiet = False
         if source.stderr:
             self._holding[source] = request
         self._publish_stderr(source, request, events)
+        while self._held > HELD_STDERR and self._holding:
+            self._flush(*next(iter(self._holding.items())))
 
     def tick(self) -> None:
         over = [(source, request) for source, request in self._holding.items() if source.quiet]
@@ -278,6 +291,7 @@ class SyslogWeb(WebHalf):
 
     def _flush(self, source: _Source, request: RequestInfo) -> None:
         del self._holding[source]
+        self._held -= source.stderr.held
         self._publish_stderr(source, request, source.stderr.flush())
 
     def _publish_stderr(self, source: _Source, request: RequestInfo, events: list[str]) -> None:

@@ -1,0 +1,167 @@
+"""Lines of forked children, handed to the parent: a child has no association, and none of the parent's threads.
+
+A datagram each, over a pair of sockets that is made when the application forks first. Where the parent does not take
+them, they are written to stderr, which says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, TextIO
+
+from fcgi_core.plugin import RequestInfo, bound_to_request, current_request
+
+from .message import clip
+
+__all__ = ["Relay"]
+
+LONGEST = 100_000
+"""Bytes of a text; the kernel takes a datagram of some 200 KB at most. A longer one is cut, and says so."""
+SURELY = 16_000
+"""Bytes of a text that fit whatever must be written of it as \\u0000."""
+PATIENCE_MS = 1000
+"""Milliseconds that a child waits for room; after that it does not wait again until there is some."""
+KNOWN_FORKS = 256
+"""Requests in which the application forked last: their children's lines are bound to them."""
+
+Line = list[Any]
+_relays: list[Relay] = []
+
+
+class Relay:
+    """The parent's end and the child's. `take` gets each line in the parent, in the request that its child was forked
+    in: what `send` was given there, and the child's process id before it."""
+
+    def __init__(self, take: Callable[[int, Line], None]) -> None:
+        self._take = take
+        self.in_child = False
+        self._reader: socket.socket | None = None
+        self._writer: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._requests: dict[int, RequestInfo | None] = {}
+        self._serials = count(1)
+        self._forking: dict[int, int] = {}
+        """By thread that is about to fork: the fork's number."""
+        self._serial = 0
+        """In the child: the number of the fork that it came from."""
+        self._waits = True
+        self._said = False
+        _relays.append(self)
+
+    # ---- in the parent
+
+    def before_fork(self) -> None:
+        if self.in_child:
+            return  # a child's child sends as its parent does
+        if self._writer is None:
+            self._open()
+        serial = self._forking[threading.get_ident()] = next(self._serials)
+        self._requests[serial] = current_request()
+        while len(self._requests) > KNOWN_FORKS:
+            self._requests.pop(next(iter(self._requests)), None)
+
+    def _open(self) -> None:
+        self._reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._thread = threading.Thread(target=self._read, args=(self._reader,), name="forked children", daemon=True)
+        self._thread.start()
+
+    def after_in_parent(self) -> None:
+        self._forking.pop(threading.get_ident(), None)
+
+    def _read(self, reader: socket.socket) -> None:
+        while data := reader.recv(1 << 20):
+            serial, pid, *line = json.loads(data.decode("utf-8", "surrogatepass"))
+            with bound_to_request(self._requests.get(serial)):
+                self._take(pid, line)
+
+    def close(self) -> None:
+        """Take what children have sent, and no more."""
+        if self in _relays:
+            _relays.remove(self)
+        writer, self._writer = self._writer, None
+        if writer is None or self._reader is None or self._thread is None or self.in_child:
+            return
+        writer.send(b"")  # after all that there is
+        self._thread.join()
+        self._reader.close()
+        writer.close()
+
+    # ---- in the child
+
+    def after_in_child(self) -> None:
+        if not self.in_child:
+            self._serial = self._forking.get(threading.get_ident(), 0)
+            if self._reader is not None:
+                self._reader.close()  # else the child would not notice that the parent has gone
+            self._requests.clear()
+        self.in_child = True
+
+    def send(self, *line: Any) -> bool:
+        """Hand a line to the parent; False if it does not take it, and then the line's texts are on stderr."""
+        try:
+            try:
+                self._send(line, LONGEST)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+                self._send(line, SURELY)
+        except OSError as error:
+            self._on_stderr(line, error)
+            return False
+        return True
+
+    def _send(self, line: Sequence[Any], longest: int) -> None:
+        parts = [clip(part, longest) if isinstance(part, str) else part for part in line]
+        text = json.dumps([self._serial, os.getpid(), *parts], ensure_ascii=False)
+        data = text.encode("utf-8", "surrogatepass")
+        writer = self._writer
+        if writer is None:
+            raise OSError("there is no way to it")
+        try:
+            writer.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            if not self._waits:
+                raise
+            self._waits = False
+            poll = select.poll()
+            poll.register(writer, select.POLLOUT)
+            poll.poll(PATIENCE_MS)
+            writer.send(data, socket.MSG_DONTWAIT)
+        self._waits = True
+
+    def _on_stderr(self, line: Sequence[Any], error: OSError) -> None:
+        stream: TextIO | None = sys.__stderr__
+        if stream is None:
+            return
+        if not self._said:
+            self._said = True
+            why = "it does not read" if isinstance(error, BlockingIOError) else error
+            stream.write(f"fcgi-sctp: lines of forked process {os.getpid()} do not reach its parent: {why}\n")
+        stream.write(f"{' '.join(part for part in line if isinstance(part, str) and part).rstrip()}\n")
+        stream.flush()
+
+
+def _before_fork() -> None:
+    for relay in _relays:
+        relay.before_fork()
+
+
+def _after_in_parent() -> None:
+    for relay in _relays:
+        relay.after_in_parent()
+
+
+def _after_in_child() -> None:
+    for relay in _relays:
+        relay.after_in_child()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

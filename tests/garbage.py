@@ -1,0 +1,35 @@
+"""Does what is over go at once, by reference counts alone? The garbage collector would come by hours later."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+
+def of_the_program() -> Counter[str]:
+    """The objects of the program that live, by class."""
+    classes: Counter[str] = Counter()
+    for one in gc.get_objects():
+        kind = type(one)
+        if str(kind.__module__).startswith(("fcgi_core.", "fcgi_syslog.", "fcgi_metrics.")):
+            classes[f"{kind.__module__}.{kind.__qualname__}"] += 1
+    return classes
+
+
+async def assert_nothing_stays(happens: Callable[[], Awaitable[None]], times: int = 3) -> None:
+    """Let the same happen some times, the collector off: afterwards as many objects live as after the first time."""
+    gc.collect()
+    gc.disable()
+    logging.disable()  # pytest keeps what is logged, with the objects in it
+    try:
+        await happens()
+        before = of_the_program()
+        for _ in range(times):
+            await happens()
+        stayed = of_the_program() - before
+    finally:
+        logging.disable(logging.NOTSET)
+        gc.enable()
+    assert not stayed, f"after {times} more: {dict(stayed)}"

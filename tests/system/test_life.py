@@ -1,0 +1,45 @@
+"""What an application says beside its requests: from its import to the end of its process, nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.system.stack import Stack, wait_until
+
+Start = Callable[..., Stack]
+AT_IMPORT = ["said before logging was configured", "said at import", "warned at import"]
+AT_END = ["said by a thread at the end", "said at exit"]
+
+
+@pytest.mark.parametrize("configures", ["", "yes"])
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+@pytest.mark.parametrize("workers", [None, 1])
+def test_what_an_application_says_beside_requests(
+    start: Start, monkeypatch: pytest.MonkeyPatch, interface: str, configures: str, workers: int | None
+) -> None:
+    if configures:
+        monkeypatch.setenv("CONFIGURES", configures)
+    app = {} if workers is None else {"workers": workers}
+    stack = start(application=f"life_applications:{interface}", app=app, plugins={"syslog": {}})
+    assert stack.ask("/").body == b"hello"
+    assert stack.app.stop() == 0
+    said = AT_IMPORT + AT_END
+    if interface == "asgi":
+        said += ["said at lifespan.startup", "said at lifespan.shutdown"]
+    for text in said:
+        assert len(stack.lines_with(text)) == 1
+    # the operator's log goes on, whatever the application does to logging
+    assert "stopping" in stack.app.text
+    wait_until(lambda: "is down" in stack.web.text, "the association went down last")
+
+
+def test_what_an_application_says_that_cannot_start_is_on_stderr(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = start(application="life_applications:wsgi", plugins={"syslog": {}}, throws=True)
+    monkeypatch.setenv("FAILS", "yes")
+    other = stack.start_app()
+    assert other.wait() == 1
+    assert "no database" in other.text
+    for text in AT_IMPORT[:2]:
+        assert text in other.text
