@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from .app.admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS
 from .app.fastcgi_pool import parse_address
 from .complaints import complaints
 from .config_file import INCLUDE, Written, read_files
@@ -345,6 +346,10 @@ class SctpConfig(_Model):
     """What SCTP may hold of what came, bytes; for a fast and long path more than it takes in a round trip."""
     allowed_peers: Annotated[list[Network], _ONE_OR_MORE] = []
     """Networks (192.0.2.0/24) from which the application side takes associations, one or a list; empty: all."""
+    max_associations: int = Field(MAX_ASSOCIATIONS, ge=1, le=50_000)
+    """Associations that a process of the application side takes at most."""
+    max_associations_per_address: int = Field(MAX_ASSOCIATIONS_PER_ADDRESS, ge=1, le=50_000)
+    """Of those, with one address (IPv6: with one network of 64 bits). A web side has one."""
     udp_encapsulation: bool = False
     """Carrier kernel, the side that connects: SCTP in UDP (RFC 6951), to reach a peer with the carrier userspace or to
     cross a NAT. The side that listens needs net.sctp.udp_port and not this."""
@@ -358,6 +363,14 @@ class SctpConfig(_Model):
     max_requests: int = Field(DEFAULT_MAX_REQUESTS, ge=1, le=65535)
     """Requests at once on one association."""
 
+    @model_validator(mode="after")
+    def _a_message_fits(self) -> SctpConfig:
+        if self.max_message > self.send_buffer:
+            raise ValueError(
+                f"max_message ({self.max_message}) must not be larger than send_buffer ({self.send_buffer})"
+            )
+        return self
+
     def carrier_options(self) -> CarrierOptions:
         return CarrierOptions(
             outgoing_streams=self.streams,
@@ -368,6 +381,8 @@ class SctpConfig(_Model):
             send_buffer=self.send_buffer,
             receive_buffer=self.receive_buffer,
             allowed_peers=tuple(self.allowed_peers),
+            # a few more, so that those which gave way may still be ending
+            max_associations=self.max_associations + 64,
             udp_encapsulation=self.udp_encapsulation,
             udp_segmentation=self.udp_segmentation,
             rto_min=RTO_MIN,

@@ -323,7 +323,8 @@ class Connection:
     def close(self) -> None:
         """Forget what the association held, for it is gone: nothing is sent or received after this.
 
-        No circle is left, so what nobody uses is freed at once. The garbage collector would take hours to come by.
+        It breaks all reference cycles, so that what is not used any more is freed at once. The garbage collector would
+        free it hours later.
         """
         self.failed = True
         self._settings_due = None
@@ -574,8 +575,10 @@ class Connection:
         if len(content) != 8:
             self._request_error(f"CREDIT of {len(content)} bytes, not 8", stream, RecordType.CREDIT, request.key)
             return
-        if request.send_window.grant(int.from_bytes(content, "big")) and request.held:
-            self._send_held(request)
+        if request.send_window.grant(int.from_bytes(content, "big")):
+            request.credited_at = self._now
+            if request.held:
+                self._send_held(request)
 
     def _on_feedback(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> None:
         try:

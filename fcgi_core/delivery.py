@@ -567,16 +567,19 @@ class Delivery:
             driver.wake()
 
     def close(self) -> None:
-        """Send what is queued; nothing is taken after it. What waits for an association that takes it is lost."""
+        """Send what is queued; nothing is taken after it. What found no peer is lost, and the log says so; a spool's
+        file keeps it."""
         self._closed = True
         self.flush()
+        unsent = [] if self.links else [name for name, spool in self._spools.items() if spool.path is None]
+        for name in (*self._waiting, *unsent):
+            count = self.spooled(name)
+            if count:
+                log.warning("channel %s: %d items are lost with this process, for no peer has taken them", name, count)
         for name, waiting in self._waiting.items():
-            events = sum(self._lose(name, item) for item, _ in waiting)
+            for item, _ in waiting:
+                self._lose(name, item)
             waiting.clear()
-            if events:
-                log.warning(
-                    "channel %s: %d events waited for an association that takes them, and are lost", name, events
-                )
         for spool in (*self._spools.values(), *self._resting.values()):
             spool.close()
 

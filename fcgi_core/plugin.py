@@ -33,10 +33,11 @@ from pydantic import BaseModel, ConfigDict
 
 from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
+from .loggers import keep_enabled
 from .memory_cost import memory_cost
 from .records import values_of
 from .sctp.carrier import AssociationStatistics
-from .text import SECRETS, SEVERITIES, escape, escape_word, may_have_secrets, severity_number
+from .text import SECRETS, SEVERITIES, escape, escape_word, is_secret, may_have_secrets, severity_number
 from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
 from .turns import Turns
 from .unix_socket import UnixSocket
@@ -64,6 +65,7 @@ __all__ = [
     "OTHER",
     "OptionsByHost",
     "Outcome",
+    "OutputFigures",
     "Plugin",
     "PluginError",
     "Priority",
@@ -86,6 +88,8 @@ __all__ = [
     "current_request",
     "escape",
     "escape_word",
+    "is_secret",
+    "keep_enabled",
     "may_have_secrets",
     "memory_cost",
     "severity_number",
@@ -207,6 +211,29 @@ class AssociationFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFigures:
+    """How one place fares that a half writes to: a file, a server. Counters begin with the half."""
+
+    name: str
+    state: str
+    """``idle``: nothing waits; ``writing``; ``stalled``: it neither takes what waits nor fails; ``failing``."""
+    last_error: str
+    """Why it fails, '' if it does not."""
+    errors: int
+    """Attempts to write that failed."""
+    written: int
+    """Events; so are `waiting`, `lost` and `cut`."""
+    waiting: int
+    waiting_bytes: int
+    """Bytes of memory that these hold, about."""
+    lost: int
+    lost_bytes: int
+    """Characters of their text."""
+    cut: int
+    """Events that were too long and were written shorter."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransportFigures:
     """What the transport does."""
 
@@ -214,6 +241,8 @@ class TransportFigures:
     """Those that are up."""
     channels: Sequence[ChannelTotals]
     """Of all plugins."""
+    outputs: Sequence[tuple[str, OutputFigures]] = ()
+    """What plugins write to, each with the name of its plugin."""
     disagreements: Mapping[str, int] = field(default_factory=dict)
     """By plugin: the associations whose two sides declare its channels in different ways."""
 
@@ -424,6 +453,10 @@ class Half:
 
     def tick(self) -> None:
         """Called about once a second."""
+
+    def output_figures(self) -> Sequence[OutputFigures]:
+        """How the places fare that this half writes to: shown by `fcgi-sctp status`, `plugins list` and the metrics."""
+        return ()
 
     def close(self) -> None:
         """The last call."""

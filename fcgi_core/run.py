@@ -140,6 +140,8 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         ),
         plan=config.sctp.plan,
         remote_changes=app.remote_changes,
+        max_associations=config.sctp.max_associations,
+        max_associations_per_address=config.sctp.max_associations_per_address,
     )
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:
@@ -270,7 +272,17 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signals.handle(loop, number, stopping.set)
-    running = await start()
+    starting = loop.create_task(start())
+    stopped = loop.create_task(stopping.wait())
+    await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        log.info("stopping before all was started")
+        starting.cancel()
+        await asyncio.wait((starting,))
+    stopped.cancel()
+    if starting.cancelled():
+        return Running(_nothing)
+    running = await starting
     if running.reload is not None:
         signals.handle(loop, signal.SIGHUP, running.reload)
     if running.reopen is not None:
@@ -295,6 +307,10 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     if limit is not None:
         limit.remove()
     return running
+
+
+async def _nothing() -> None:
+    """There is nothing to stop."""
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -30,6 +30,7 @@ from .plugin import (
     Half,
     Make,
     Outcome,
+    OutputFigures,
     Plugin,
     RequestInfo,
     TransportFigures,
@@ -588,8 +589,16 @@ class Supervisor(HookCaller):
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self.links],
             [self._totals(one) for one in self.channels],
+            [(entry.name, one) for entry in self._entries for one in self._outputs(entry)],
             disagreements=self.disagreements(),
         )
+
+    def _outputs(self, entry: Entry) -> Sequence[OutputFigures]:
+        """What a half writes to."""
+        if type(entry.half).output_figures is self._kind.output_figures:
+            return ()
+        outputs: Sequence[OutputFigures] = self._call(entry, entry.half.output_figures, failed=())
+        return outputs
 
     def _totals(self, channel: Channel) -> ChannelTotals:
         lost = self.delivery.lost.get(channel.name, 0)
@@ -637,4 +646,5 @@ class Supervisor(HookCaller):
                 }
                 for channel in (() if entry is None else entry.channels)
             ],
+            "outputs": [asdict(output) for output in (() if entry is None else self._outputs(entry))],
         }

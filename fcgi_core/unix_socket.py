@@ -13,6 +13,8 @@ import os
 import socket
 import stat
 
+from .forks import keep_from_children
+
 __all__ = ["UnixSocket", "somebody_listens"]
 
 BACKLOG = 4096
@@ -37,6 +39,7 @@ class UnixSocket:
             mode |= 0o060  # to connect takes the right to write
         _remove_stale(self.path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        keep_from_children(self.socket)
         try:
             os.fchmod(self.socket.fileno(), 0o600)  # Linux makes the file with these bits
             self.socket.bind(self.path)

@@ -112,7 +112,7 @@ def _host(host: dict[str, Any]) -> tuple[str, ...]:
 
 
 def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for a plugin, and one for each of its channels."""
+    """A row for a plugin, one for each of its channels, and one for each place that it writes to."""
     hooks = plugin["hooks"]
     row = [f"{plugin['name']} {plugin['version']}", plugin["state"], f"{plugin['errors']} errors"]
     if hooks["calls"]:
@@ -136,6 +136,20 @@ def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             f"received {amount(channel['received'])}",
             f"dropped {amount(channel['dropped'])}",
             *([f"waiting {amount(channel['waiting'])}"] if channel.get("waiting") else []),
+        )
+    for output in plugin.get("outputs", ()):
+        facts = [f"{amount(output['errors'])} errors"]
+        if output["cut"]:
+            facts.append(f"{amount(output['cut'])} cut")
+        if output["last_error"]:
+            facts.append(output["last_error"])
+        yield (
+            f"  > {output['name']}",
+            output["state"],
+            f"written {amount(output['written'])}",
+            f"waiting {amount(output['waiting'])} ({size(output['waiting_bytes'])})",
+            f"lost {amount(output['lost'])} ({size(output['lost_bytes'])})",
+            ", ".join(facts),
         )
 
 

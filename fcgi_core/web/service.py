@@ -24,6 +24,7 @@ from ..unix_socket import BACKLOG, UnixSocket
 from ..web_connection import WebConnection
 from .balance import choose
 from .downstream import Connections, DownstreamConnection, WebExchange
+from .faults import FaultFeed, about
 from .feed import Feed
 from .probe import ProbeOptions
 from .upstream import Upstream
@@ -36,8 +37,8 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 MAX_QUEUED_INPUT = 64 * 1024
 """Bytes of a waiting request's body beyond which its connection is not read on."""
-RECORD_COST = 128
-"""Bytes that keeping a record of a body costs beside its content."""
+MAX_WAITING_BYTES = 256 << 20
+"""Bytes of PARAMS and bodies of waiting requests beyond which the next is answered 503: 27 KiB for each of 10,000."""
 OVERLOADED_FOR = 1.0
 """Seconds after an application's first refusal of a request, because it has more to do than it takes, from which on
 the next refusal is answered 503; a FastCGI server whose backlog is full refuses at once."""
@@ -105,6 +106,7 @@ class WebService:
         self._settings = replace(settings or Settings(), instance=new_instance())
         self._plan = plan
         self._feed = feed
+        self._faults: FaultFeed | None = None
         self.supervisor = Supervisor(
             plugins,
             self._loop,
@@ -130,6 +132,8 @@ class WebService:
         self.requests_ended = 0
         self._active: set[WebExchange] = set()
         self._queue: deque[tuple[float, WebExchange]] = deque()
+        self._waiting_bytes = 0
+        """Bytes that the requests in it hold."""
         self._servers: list[asyncio.Server] = []
         self._unix_sockets: list[UnixSocket] = []
         self._association = 0
@@ -147,6 +151,9 @@ class WebService:
                     raise ListenError(why) from error
                 log.warning("%s; going on without", why)
                 self._feed = None
+        if self._feed is not None:
+            self._faults = FaultFeed(self._feed.publish, self._loop)
+            log.addHandler(self._faults)
         for upstream in self.upstreams:
             upstream.start()
         try:
@@ -156,8 +163,7 @@ class WebService:
         except ListenError:
             for unix in self._unix_sockets:
                 unix.close()
-            if self._feed is not None:
-                self._feed.close()
+            self._close_feed()
             raise
         self._sweep()
 
@@ -210,8 +216,7 @@ class WebService:
             self._sweep_handle.cancel()
         for connection in self._connections:
             connection.abort()
-        if self._feed is not None:
-            self._feed.close()
+        self._close_feed()
 
     async def change(self, changes: dict[str, str]) -> dict[str, dict[str, str]]:
         """Change options of plugins here and in all applications; for each of them, by name '' or the reason why
@@ -252,8 +257,10 @@ class WebService:
         upstream = exchange.state
         if isinstance(upstream, Upstream):
             upstream.send_input(exchange)
-        elif not exchange.input_closed and exchange.bytes_in + len(exchange.body) * RECORD_COST > MAX_QUEUED_INPUT:
+        elif not exchange.input_closed and exchange.size_of_input() > MAX_QUEUED_INPUT:
             exchange.downstream.stop_reading(exchange)
+        if exchange.waiting_bytes:
+            self._count_waiting(exchange)
 
     def client_gone(self, exchange: WebExchange) -> None:
         upstream = exchange.state
@@ -289,7 +296,7 @@ class WebService:
         if problem != origin.workers_problem:
             origin.workers_problem = problem
             if problem:
-                log.warning("application %s tells of its workers what is left out: %s", origin.address, problem)
+                log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
         known = {one.address for one in self.upstreams}
         fresh = [address for address in addresses if address not in known]
         gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]
@@ -339,7 +346,7 @@ class WebService:
         if exchange.queue_deadline < now or (overloaded and exchange.overloaded_at + OVERLOADED_FOR < now):
             self._refuse_late(exchange)
             return
-        self._queue.append((exchange.queue_deadline, exchange))
+        self._enqueue(exchange)
         self._loop.call_soon(self._serve_queue)  # not now: there may be more of them
 
     def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
@@ -373,7 +380,7 @@ class WebService:
 
     def _wait(self, exchange: WebExchange) -> None:
         now = self._loop.time()
-        if len(self._queue) >= self.options.queue_length:
+        if len(self._queue) >= self.options.queue_length or self._waiting_bytes > MAX_WAITING_BYTES:
             self._refuse(
                 exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
             )
@@ -386,7 +393,20 @@ class WebService:
             self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
         else:
             exchange.queue_deadline = now + self.options.queue_timeout
-            self._queue.append((exchange.queue_deadline, exchange))
+            self._enqueue(exchange)
+
+    def _enqueue(self, exchange: WebExchange) -> None:
+        self._queue.append((exchange.queue_deadline, exchange))
+        self._count_waiting(exchange)
+
+    def _count_waiting(self, exchange: WebExchange) -> None:
+        self._waiting_bytes -= exchange.waiting_bytes
+        exchange.waiting_bytes = len(exchange.raw_params) + exchange.size_of_input()
+        self._waiting_bytes += exchange.waiting_bytes
+
+    def _dequeued(self, exchange: WebExchange) -> None:
+        self._waiting_bytes -= exchange.waiting_bytes
+        exchange.waiting_bytes = 0
 
     def _serve_queue(self) -> None:
         queue = self._queue
@@ -394,6 +414,7 @@ class WebService:
             exchange = queue[0][1]
             if exchange.over or self._begin(exchange):
                 queue.popleft()
+                self._dequeued(exchange)
             else:
                 return
 
@@ -402,7 +423,7 @@ class WebService:
         self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
 
     def _refuse(self, exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
-        log.error("answered %d: %s", status.value, why)
+        log.error("answered %d: %s", status.value, why, extra=about(exchange))
         exchange.fail(status, why, retry_after)
         self.requests_ended += 1
         if self.supervisor.follows_requests:
@@ -419,11 +440,12 @@ class WebService:
             if self._idle is not None:
                 self._idle.set()
         for _, exchange in late:
+            self._dequeued(exchange)
             if not exchange.over:
                 self._refuse_late(exchange)
         limit = now - self.options.request_timeout
         for exchange in [one for one in self._active if one.last_activity < limit]:
-            if exchange.waits_for_web_server():
+            if exchange.over or exchange.request.credited_at > limit or exchange.waits_for_web_server():
                 continue
             upstream = exchange.state
             assert isinstance(upstream, Upstream)
@@ -432,11 +454,18 @@ class WebService:
                 upstream.address,
                 self.options.request_timeout,
                 exchange.identity,
+                extra=about(exchange),
             )
             upstream.failed()
             exchange.fail(HTTPStatus.GATEWAY_TIMEOUT, "the application took too long")
             upstream.abort(exchange)
             self.finished(exchange, error="timed out")
+
+    def _close_feed(self) -> None:
+        if self._faults is not None:
+            log.removeHandler(self._faults)
+        if self._feed is not None:
+            self._feed.close()
 
     def _publish_all(self, entries: Iterable[FeedEntry]) -> None:
         if self._feed is not None:

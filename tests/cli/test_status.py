@@ -56,6 +56,18 @@ CHANNEL = {
     "dropped": 2,
     "streams": 1,
 }
+OUTPUT = {
+    "name": "/var/log/shop",
+    "state": "failing",
+    "last_error": "disk full",
+    "errors": 5,
+    "written": 12345,
+    "waiting": 17,
+    "waiting_bytes": 10240,
+    "lost": 3,
+    "lost_bytes": 300,
+    "cut": 0,
+}
 STATUS: dict[str, Any] = {
     "side": "web",
     "name": "host1",
@@ -80,6 +92,7 @@ STATUS: dict[str, Any] = {
             "errors": 0,
             "hooks": {"calls": 1000, "seconds": 0.5, "slowest": 0.31, "slow": 2},
             "channels": [CHANNEL],
+            "outputs": [OUTPUT, {**OUTPUT, "name": "udp h:514", "state": "idle", "last_error": "", "cut": 1}],
         },
         {
             "name": "metrics",
@@ -119,9 +132,13 @@ web side host1, fcgi-sctp 0.1.0, process 7, up 1 h 2 min
       72  stderr   a
       72  stderr   b
   plugins
-    syslog 1   running            0 errors   500 us a hook  2 slow, the slowest 0.31 s
-      syslog   request, ordinary  1 streams  sent 12.3k     received 0                  dropped 2
-    metrics 2  off                3 errors"""
+    syslog 1           running            0 errors       500 us a hook          2 slow, the slowest 0.31 s
+      syslog           request, ordinary  1 streams      sent 12.3k             received 0                  dropped 2
+      > /var/log/shop  failing            written 12.3k  waiting 17 (10.0 KiB)  lost 3 (300 B)              \
+5 errors, disk full
+      > udp h:514      idle               written 12.3k  waiting 17 (10.0 KiB)  lost 3 (300 B)              \
+5 errors, 1 cut
+    metrics 2          off                3 errors"""
     )
 
 

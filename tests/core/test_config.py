@@ -188,6 +188,12 @@ def test_flags_alone() -> None:
         ({"web": {**WEB, "health": {"uri": "/", "server_name": "shöp"}}}, ["web.health.server_name", "'shöp'"]),
         ({"web": {**WEB, "health": {"uri": "/", "params": {"X": "\n"}}}}, ["web.health.params.X"]),
         ({"web": {**WEB, "lisen": 1}}, ["web.lisen", "no such name", "listen", "connect", "request_timeout"]),
+        (
+            {"sctp": {"max_message": "1M", "send_buffer": "64K"}},
+            ["sctp", "max_message (1048576)", "send_buffer (65536)"],
+        ),
+        ({"sctp": {"max_associations_per_address": 0}}, ["sctp.max_associations_per_address", "0", "greater"]),
+        ({"web": {**WEB, "max_workers": 5000}}, ["web.max_workers", "5000", "1024"]),
         ({"web": 5}, ["web", "5"]),
         ({"app": {**APP, "application": "shop"}}, ["app.application", "'shop'"]),
         ({"app": {**APP, "threads": "many"}}, ["app.threads", "'many'", "whole number"]),

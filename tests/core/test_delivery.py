@@ -454,7 +454,7 @@ def test_what_waits_at_the_end_is_counted_and_reported(caplog: pytest.LogCapture
         sender.queue("p", of_events(5), None, 6)
     sender.close()
     assert sender.lost == {"p": 15}
-    assert caplog.messages == ["channel p: 15 events waited for an association that takes them, and are lost"]
+    assert caplog.messages == ["channel p: 3 items are lost with this process, for no peer has taken them"]
 
 
 def test_what_an_acknowledged_channel_has_beyond_its_share_stays_in_the_spool_for_a_while() -> None:
@@ -474,3 +474,24 @@ def test_what_an_acknowledged_channel_has_beyond_its_share_stays_in_the_spool_fo
     pair.run()
     assert len(items(pair.web_events, "p.sure")) == MOST_A_SECOND + 100
     assert sender.lost == {}
+
+
+def test_what_no_peer_has_taken_at_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    sender = delivery()
+    for _ in range(3):
+        sender.queue("p", b"x", None, 6)
+    sender.queue("p.sure", b"x", None, 6)
+    sender.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "channel p: 3 items are lost with this process, for no peer has taken them",
+        "channel p.sure: 1 items are lost with this process, for no peer has taken them",
+    ]
+
+
+def test_nothing_is_told_at_the_end_where_a_peer_has_taken_all(caplog: pytest.LogCaptureFixture) -> None:
+    sender = delivery()
+    sender.queue("p", b"x", None, 6)
+    _pair, link = linked()
+    sender.add(link)
+    sender.close()
+    assert caplog.records == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -379,3 +380,25 @@ def test_what_a_hook_takes_on_another_thread_holds_up_that_thread_alone(
     figures = supervisor.statistics()[0]
     assert (figures["state"], figures["hooks"]["calls"], figures["hooks"]["slow"]) == ("running", 10, 0)
     assert caplog.messages == []
+
+
+def test_a_slow_hook_on_a_thread_of_the_application_holds_up_that_thread_alone() -> None:
+    class Slow(ApplicationHalf):
+        def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
+            time.sleep(SLOW + 0.01)
+            return True
+
+    class Writes(Example):
+        def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+            return Slow()
+
+    enabled = load_plugins({"example": {}}, {"example": Writes()}.__getitem__)
+    supervisor = Supervisor(enabled, VirtualLoop(), lambda call: call(), web=False)
+    for _ in range(2):
+        thread = threading.Thread(target=supervisor.stderr, args=(None, b"x"))
+        thread.start()
+        thread.join(10)
+    hooks = supervisor.statistics()[0]["hooks"]
+    assert (hooks["calls"], hooks["slow"]) == (2, 0)
+    assert supervisor.stderr(None, b"x")
+    assert supervisor.statistics()[0]["hooks"]["slow"] == 1

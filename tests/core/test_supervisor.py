@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fcgi_core.plugin import (
     ApplicationHalf,
     AssociationInfo,
     Host,
+    OutputFigures,
     Plugin,
     RequestInfo,
     WebHalf,
@@ -21,7 +23,7 @@ from fcgi_core.plugin import (
 from fcgi_core.settings import Settings
 from fcgi_core.supervisor import Supervisor
 from tests.core.helpers import ROOM, Pair, idle
-from tests.core.supervised import Example, VirtualLoop, linked, start
+from tests.core.supervised import Example, Recorder, VirtualLoop, linked, start
 
 
 def test_what_came_on_an_acknowledged_channel_is_acknowledged_when_it_is_taken_over() -> None:
@@ -308,3 +310,29 @@ def test_a_plugin_that_ends_the_process_where_it_is_imported_or_made_is_an_error
 
     assert "it cannot be made: SystemExit(0)" in wrong_because(Exits)
     assert "its channels cannot be told: SystemExit(0)" in wrong_because(Asked)
+
+
+def test_what_a_half_writes_to_is_in_the_figures() -> None:
+    disk = OutputFigures("/var/log/shop", "failing", "No space left on device", 3, 10, 5, 500, 2, 20, 1)
+
+    class Writer(Recorder):
+        def output_figures(self) -> list[OutputFigures]:
+            if self.broken:
+                raise RuntimeError("broken")
+            return [disk]
+
+    class Writing(Example):
+        def web_half(self, host: Host, options: Any) -> WebHalf:
+            self.half = Writer(options)
+            return self.half
+
+    plugin = Writing()
+    enabled = load_plugins({"example": {}}, {"example": plugin}.__getitem__)
+    supervisor = Supervisor(enabled, VirtualLoop(), lambda call: call(), web=True)
+    assert supervisor.statistics()[0]["outputs"] == [asdict(disk)]
+    assert supervisor.transport().outputs == [("example", disk)]
+    plugin.half.broken = True
+    (figures,) = supervisor.statistics()
+    assert figures["outputs"] == []
+    assert supervisor.statistics()[0]["errors"] == 1
+    assert start()[0].statistics()[0]["outputs"] == []

@@ -499,6 +499,31 @@ class CarrierContract:
 
         self.run(body)
 
+    def test_a_handler_that_fails_costs_its_association_only(self) -> None:
+        class Bad(Recorder):
+            def messages_received(self, messages: Any) -> None:
+                raise KeyError("oops")
+
+        async def body() -> None:
+            lab = Lab(self)
+            errors: list[dict[str, Any]] = []
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+            far: list[Recorder] = [Bad(), Recorder(echo=True)]
+            address = self.address()
+            lab.carrier("app").listen(address, lambda peer: far.pop(0))
+            first, second = Recorder(), Recorder()
+            web = lab.carrier("web")
+            for one in (first, second):
+                web.connect(address, one)
+                await one.until(lambda one=one: one.association is not None)  # type: ignore[misc]
+                one.send([Message(1, b"x")])
+            assert "internal error" in await first.end()
+            await second.until(lambda: second.received == 1)
+            assert isinstance(errors[0]["exception"], KeyError)
+            lab.close()
+
+        asyncio.run(body())
+
     def test_statistics(self) -> None:
         async def body(lab: Lab) -> None:
             near, _ = await lab.pair(echo=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +38,7 @@ from fcgi_core.web import service as service_module
 from fcgi_core.web import upstream as upstream_module
 from fcgi_core.web.balance import MAX_FAILURES
 from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
+from fcgi_core.web.feed import Feed
 from fcgi_core.web.probe import ProbeOptions
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from tests.app.harness import PATIENCE, LiveNetwork, until
@@ -201,7 +205,7 @@ def stdout(wire: Wire) -> bytes:
 
 
 @asynccontextmanager
-async def running(*does: Behaviour, **options: Any) -> AsyncIterator[Bench]:
+async def running(*does: Behaviour, feed: Feed | None = None, **options: Any) -> AsyncIterator[Bench]:
     network = LiveNetwork()
     addresses = [Address((f"10.0.0.{number}",), 9000) for number in range(1, len(does) + 1)]
     applications = [Application(one) for one in does]
@@ -210,7 +214,11 @@ async def running(*does: Behaviour, **options: Any) -> AsyncIterator[Bench]:
         services.append(AppService(application, network.carrier(), [address]))
         await services[-1].start()
     web = WebService(
-        network.carrier(), [], [BackEndOptions(one) for one in addresses], options=WebOptions(slow_start=0, **options)
+        network.carrier(),
+        [],
+        [BackEndOptions(one) for one in addresses],
+        feed=feed,
+        options=WebOptions(slow_start=0, **options),
     )
     await web.start()
     bench = Bench(web, applications, services)
@@ -411,6 +419,22 @@ def test_the_only_application_hangs() -> None:
             bench.service.upstreams[0].last_up -= 1
             assert b"502 Bad Gateway" in await bench.ask()
             assert bench.service.upstreams[0].last_error == "probes: status 504"
+
+    run(body)
+
+
+def test_an_application_that_is_overloaded_is_not_ill() -> None:
+    """To give it nothing at all would make it worse for the clients."""
+
+    async def body() -> None:
+        async with running(answer(b"x"), answer(b"y"), probes=PROBES) as bench:
+            busy, other = bench.applications
+            busy.on_probe = overloaded
+            seen = busy.probes
+            await until(lambda: busy.probes >= seen + 3 * PROBES.fall, "some probes")
+            assert bench.states() == ["up", "up"]
+            other.on_probe = break_off
+            await until(lambda: bench.states() == ["up", "out"], "that is another matter")
 
     run(body)
 
@@ -714,6 +738,34 @@ def test_another_application_takes_what_one_refuses() -> None:
     run(body)
 
 
+def test_what_waits_has_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "MAX_WAITING_BYTES", 300_000)
+
+    async def body() -> None:
+        async with running(read_all, probes=PROBES) as bench:
+            (application,) = bench.applications
+            application.on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "it takes nothing")
+            servers = [bench.connect().begin("POST", bytes(100_000)) for _ in range(5)]
+            assert bench.service.waiting == 3
+            await until(lambda: is_over(servers[-1].wire), "the last is refused")
+            assert [b"Status: 503" in server.answer() for server in servers] == [False] * 3 + [True] * 2
+            servers[0].connection.connection_lost(None)
+            application.on_probe = answer(b"well")
+            await until(lambda: all(is_over(server.wire) for server in servers[1:3]), "the answers")
+            assert bench.service._waiting_bytes == 0
+            application.on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "it takes nothing")
+            slow = bench.connect().begin_to_send().flush()
+            for _ in range(50):
+                slow.send(b"x").flush()
+            assert bench.service._waiting_bytes > 50 * 100
+            bench.begin("POST", bytes(100_000))
+            assert bench.service.waiting == 2
+
+    run(body)
+
+
 # ---- time
 
 
@@ -736,6 +788,53 @@ def test_a_slow_upload_is_not_the_applications_fault(monkeypatch: pytest.MonkeyP
             server.send(b", and ended").close_input()
             await until(lambda: is_over(server.wire), "the answer")
             assert server.answer().endswith(b"\r\n16")
+
+    run(body)
+
+
+def test_an_application_that_reads_slowly_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the credit that it grants, if by nothing else."""
+    monkeypatch.setattr(service_module, "SWEEP", 0.01)
+
+    async def body() -> None:
+        async with running(hang) as bench:
+            slow, hung = bench.connect().begin("PUT", b"x"), bench.connect().begin("POST", b"x")
+            exchanges = {one.params["REQUEST_METHOD"]: one for one in bench.service._active}
+            exchanges["PUT"].request.credited_at = asyncio.get_running_loop().time()
+            for one in exchanges.values():
+                one.last_activity -= 1000
+            await until(lambda: is_over(hung.wire), "nothing was heard of it")
+            assert not is_over(slow.wire)
+            exchanges["PUT"].request.credited_at -= 1000
+            await until(lambda: is_over(slow.wire), "nor of this one, now")
+
+    run(body)
+
+
+def test_answers_that_break_off_take_along_what_else_their_connection_has() -> None:
+    """Each of a multiplexing web server's requests is counted once, in one batch or many."""
+
+    def cut(exchange: AppExchange) -> None:
+        exchange.send(b"Content-Type: text/plain\r\n\r\nhalf")
+        waiting.append(exchange)
+        if len(waiting) == 3:
+            for one in waiting:
+                one.fail("on purpose")
+
+    waiting: list[AppExchange] = []
+
+    async def body() -> None:
+        async with running(cut) as bench:
+            server = bench.connect()
+            for number in (1, 2, 3):
+                sent = begin_request(number, Role.RESPONDER, KEEP_CONN)
+                sent += record(RecordType.PARAMS, number, encode_pairs({"REQUEST_METHOD": "GET"}))
+                sent += record(RecordType.PARAMS, number) + record(RecordType.STDIN, number)
+                server.connection.data_received(sent)
+            await until(lambda: server.wire.closing, "it is closed")
+            await until(lambda: not bench.service.in_flight, "all is over")
+            assert bench.service.requests_ended == 3
+            assert bench.service.upstreams[0].outstanding == 0
 
     run(body)
 
@@ -828,5 +927,58 @@ def test_stopping_waits_until_the_last_answer_has_gone() -> None:
             assert (server.wire.closing, stopping.done()) == ("closed", False)
             server.connection.connection_lost(None)  # when it has gone
             await until(stopping.done, "the service has stopped")
+
+    run(body)
+
+
+# ---- faults in the live feed
+
+
+def told(feed: Feed, said: str) -> dict[str, Any] | None:
+    """The first entry of a feed that says so."""
+    entries = [json.loads(feed.line(number)) for number in range(feed.first, feed.next)]
+    return next((entry for entry in entries if said in entry["message"]), None)
+
+
+def test_faults_of_requests_are_in_the_live_feed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(service_module, "SWEEP", 0.01)
+
+    async def body() -> None:
+        feed = Feed(tmp_path / "feed.sock")
+        async with running(break_off, feed=feed, request_timeout=0.05) as bench:
+            (application,) = bench.applications
+            assert b"502" in await bench.ask()
+            assert told(feed, "the answer broke off; answered 502") is not None
+            application.does = break_the_protocol
+            await bench.ask()
+            assert told(feed, "does not take") is not None
+            application.does = hang
+            assert b"504" in await bench.ask()
+            entry = told(feed, "answered 504")
+            assert entry is not None
+            assert (entry["severity"], entry["server_name"], entry["application"]) == (3, "shop.example", "fcgi-sctp")
+            assert entry["request"] in entry["message"]
+
+    run(body)
+
+
+def test_an_application_that_is_down_is_in_the_live_feed(tmp_path: Path) -> None:
+    async def body() -> None:
+        feed = Feed(tmp_path / "feed.sock")
+        async with running(hang, feed=feed) as bench:
+            wire = bench.begin("POST", b"x")
+            await until(lambda: bench.applications[0].requests, "it has come")
+            bench.service.upstreams[0].driver.abort("on purpose")
+            await until(lambda: is_over(wire), "it is given up")
+            entry = told(feed, "is down: ")
+            assert entry is not None
+            assert entry["message"].endswith("on purpose.; requests lost: 1")
+            assert entry["severity"] == 4
+            thread = threading.Thread(target=service_module.log.warning, args=("from a thread",))
+            thread.start()
+            await until(lambda: told(feed, "from a thread"), "any thread may log")
+            thread.join()
+        service_module.log.warning("afterwards")
+        assert told(feed, "afterwards") is None
 
     run(body)
