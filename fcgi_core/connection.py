@@ -14,7 +14,7 @@ The shell around a connection, whichever carrier it uses, does three things:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -140,8 +140,9 @@ class Connection:
         self._settings_posted = False
         self._now = 0.0
 
-    def set_channels(self, channels: Sequence[Channel]) -> None:
-        """The channels of this side's plugins from now on, both directions; the peer is told.
+    def set_channels(self, channels: Sequence[Channel], aside: Collection[str] = ()) -> None:
+        """The channels of this side's plugins from now on, both directions, and the names of those on which nothing is
+        taken for now; the peer is told.
 
         What waits on one that is gone still goes, and nothing more can be sent on it. LocalProtocolError if this
         association has no number left for one that is new, and nothing has changed.
@@ -150,7 +151,7 @@ class Connection:
         incoming = [channel for channel in channels if channel.direction is not self.sends]
         opened = self._settings_posted
         serial = self.settings.serial + 1 if opened else 0
-        if self.feedback.change(outgoing, incoming, serial):
+        if self.feedback.change(outgoing, incoming, serial, aside):
             self.settings = replace(
                 self.settings, channels=self.feedback.descriptions(), accepts=self.feedback.accepts, serial=serial
             )
@@ -158,6 +159,10 @@ class Connection:
                 self._meet(self.peer_settings)
             if opened:
                 self._post_control(RecordType.SETTINGS, self.settings.encode())
+
+    def is_known(self) -> bool:
+        """Whether the peer has seen this side's latest SETTINGS, and said so."""
+        return self.peer_settings is not None and self.peer_settings.seen >= self.settings.serial
 
     # ---- what the shell calls
 
@@ -335,6 +340,10 @@ class Connection:
         """Tell the peer why the association is about to be aborted; nothing else will be sent."""
         self._fail(RemoteProtocolError(text))
         self._events.clear()
+
+    def drop_waiting(self) -> None:
+        """The association is over: feedback that waits here, and was not taken back, counts as dropped."""
+        self._outbox.drop_feedback()
 
     # ---- what the sides override
 

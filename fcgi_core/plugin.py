@@ -26,7 +26,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -245,6 +245,8 @@ class TransportFigures:
     """Of all plugins."""
     outputs: Sequence[tuple[str, OutputFigures]] = ()
     """What plugins write to, each with the name of its plugin."""
+    disagreements: Mapping[str, int] = field(default_factory=dict)
+    """By plugin: the associations whose two sides declare its channels in different ways."""
 
 
 class FeedEntry(NamedTuple):
@@ -321,7 +323,8 @@ class Stream(Protocol):
 
 class Host(Protocol):
     """What a half can do. Every call may come from any thread and returns at once; but while thousands of items wait
-    for the loop, `send` lets it go first, for a millisecond, on any thread but the loop's."""
+    for the loop, or the plugin has sent more than 20,000 within a second, `send` lets it go first, for a millisecond,
+    on any thread but the loop's."""
 
     log: logging.Logger
     """For messages to the operator of this process."""
@@ -330,7 +333,8 @@ class Host(Protocol):
     """What this process is called: application, or web side."""
 
     def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
-        """Queue an item for the other half. Losses are counted; those with the highest `urgency` number go first.
+        """Queue an item for the other half. Losses are counted; those with the highest `urgency` number go first. What
+        a plugin sends beyond 20,000 items a second is lost.
 
         On a channel of request scope `request` says whose stream. On one of association scope the item goes to one
         association: that of `request` if given, else the oldest that takes the channel; if there is none yet it waits,
@@ -348,6 +352,11 @@ class Host(Protocol):
 
     def broadcast(self, channel: str, item: bytes) -> None:
         """Queue an item on a channel of association scope for every association there is now."""
+
+    def is_taken(self, channel: str) -> bool:
+        """False while there are associations and none takes what is sent on this channel: the other side has not
+        enabled the plugin, or with other options, or has set it aside. What is sent waits then, within the channel's
+        bound, or is counted as dropped. `association_up` is called when that is over."""
 
     def open_channel(self, channel: Channel) -> None:
         """One more channel, beside those that `Plugin.channels` told, named as those are. It carries what is sent on it
@@ -403,8 +412,8 @@ class WebHost(Host, Protocol):
 class Half:
     """Hooks of both halves. Inherit `ApplicationHalf` or `WebHalf`.
 
-    What is raised is logged and counted. A hook that takes longer than the configuration's `hook_limit` is ended where
-    it stands, by a HookTimeout, and its plugin set aside.
+    What is raised is logged and counted. A hook that takes longer than the configuration's `hook_limit` is ended by a
+    HookTimeout, where that tears nothing but the plugin's own code, and its plugin is set aside.
     """
 
     def association_up(self, association: AssociationInfo) -> None:

@@ -22,7 +22,7 @@ from .app.workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_pare
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
-from .hook_limit import HookLimit
+from .hook_limit import HookLimit, end_process, is_started_again
 from .operator_log import LineFormatter
 from .sctp import open_carrier
 from .sctp.carrier import Address
@@ -299,7 +299,7 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     gc.set_threshold(20_000, 20, 20)
     limit = None
     if running.supervisor is not None and hook_limit is not None:
-        limit = HookLimit(running.supervisor, hook_limit)
+        limit = HookLimit(running.supervisor, hook_limit, give_up=end_process if is_started_again() else None)
         limit.install()
     watch = StandstillWatch() if limit is None else StandstillWatch(limit.look)
     watch.start()

@@ -121,7 +121,14 @@ def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         row.append(f"{hooks['seconds'] / hooks['calls'] * 1e6:.0f} us a hook")
     if hooks["slow"]:
         row.append(f"{hooks['slow']} slow, the slowest {hooks['slowest']:.2g} s")
+    if hooks.get("share", 0.0) >= 0.01:
+        row.append(f"{hooks['share'] * 100:.0f} % of the time")
     yield tuple(row)
+    for one in plugin.get("disagreements", ()):
+        here, there = one["here"] or "nothing", one["there"] or "nothing"
+        yield (f"  ! {one['peer']} declares other channels", f"here {here}", f"there {there}")
+    for one in plugin.get("aside", ()):
+        yield (f"  ! {one['peer']}", "is set aside for it", f"for {duration(one['seconds'])}")
     for channel in plugin["channels"]:
         yield (
             f"  {channel['name']}",
@@ -130,6 +137,7 @@ def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             f"sent {amount(channel['sent'])}",
             f"received {amount(channel['received'])}",
             f"dropped {amount(channel['dropped'])}",
+            *([f"waiting {amount(channel['waiting'])}"] if channel.get("waiting") else []),
         )
     for output in plugin.get("outputs", ()):
         facts = [f"{amount(output['errors'])} errors"]

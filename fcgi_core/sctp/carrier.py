@@ -247,7 +247,8 @@ class Association(Protocol):
     def incoming_streams(self) -> int: ...
 
     def room(self, urgent: bool = False) -> int:
-        """Payload bytes that :meth:`send` would take now, 0 if none; for urgent messages about URGENT_ROOM more.
+        """Payload bytes that :meth:`send` would take now, 0 if none; for urgent messages about URGENT_ROOM more. After
+        a 0, of either kind, `writable` will be called.
 
         What is urgent should not wait until SCTP has sent a good part of what it holds, which is when there is room
         again: its streams have a priority, so it overtakes that.

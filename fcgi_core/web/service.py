@@ -42,6 +42,8 @@ MAX_WAITING_BYTES = 256 << 20
 OVERLOADED_FOR = 1.0
 """Seconds after an application's first refusal of a request, because it has more to do than it takes, from which on
 the next refusal is answered 503; a FastCGI server whose backlog is full refuses at once."""
+LAST_WORD = 0.5
+"""Seconds that applications have at the end to say that they send no more to plugins: a few round trips."""
 
 
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -187,6 +189,14 @@ class WebService:
             left = len(self._active) + len(self._queue)
             if left:
                 log.warning("%d requests still ran after %g s and are given up", left, grace)
+        silent = asyncio.Event()
+        self.supervisor.take_no_more(silent.set)
+        try:
+            async with asyncio.timeout(LAST_WORD):
+                await silent.wait()
+        except TimeoutError:
+            pass  # what still comes is counted as dropped
+        self.supervisor.close()  # while there are associations that take what plugins say last
         stopped = asyncio.Event()
         running = len(self.upstreams)
 
@@ -208,7 +218,6 @@ class WebService:
             self._sweep_handle.cancel()
         for connection in self._connections:
             connection.abort()
-        self.supervisor.close()
         self._close_feed()
 
     async def change(self, changes: dict[str, str]) -> dict[str, dict[str, str]]:

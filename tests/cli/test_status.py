@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from fcgi_cli.status import picture, render
+from fcgi_cli.status import picture, plugin_rows, render
 from fcgi_cli.units import amount, duration, seconds, size
 
 HOST = {
@@ -197,3 +197,21 @@ def test_units() -> None:
     ]
     assert [seconds(value) for value in (None, 0.00021, 0.034, 1.2)] == ["-", "0.21 ms", "34 ms", "1.20 s"]
     assert [duration(value) for value in (7.9, 65, 3725, 790_000)] == ["7 s", "1 min 5 s", "1 h 2 min", "9 d 3 h"]
+
+
+def test_a_plugin_that_the_other_side_declares_in_another_way_or_that_is_set_aside_for_it() -> None:
+    plugin = {
+        "name": "talk",
+        "version": "3",
+        "state": "disagrees",
+        "errors": 0,
+        "hooks": {"calls": 10, "seconds": 1, "slowest": 0, "slow": 0, "share": 0.12},
+        "disagreements": [{"association": 1, "peer": "a:1", "here": "talk;request;ordinary", "there": ""}],
+        "aside": [{"peer": "b:1", "seconds": 42.0}],
+        "channels": [{**CHANNEL, "name": "talk", "waiting": 7}],
+    }
+    rows = list(plugin_rows(plugin))
+    assert rows[0] == ("talk 3", "disagrees", "0 errors", "100000 us a hook", "12 % of the time")
+    assert rows[1] == ("  ! a:1 declares other channels", "here talk;request;ordinary", "there nothing")
+    assert rows[2] == ("  ! b:1", "is set aside for it", "for 42 s")
+    assert rows[3][-2:] == ("dropped 2", "waiting 7")

@@ -88,6 +88,7 @@ class FakeHost:
                 ("syslog", OutputFigures("udp h:514", "writing", "", 0, 10, 5, 500, 2, 20, 1)),
                 ("syslog", OutputFigures("udp h:514", "idle", "", 0, 1, 0, 0, 1, 10, 0)),
             ],
+            disagreements={"syslog": 2},
         )
 
     def serve(self, count: int = 1, name: str = "shop.example", **named: Any) -> None:

@@ -269,6 +269,20 @@ class CarrierContract:
 
         self.run(body)
 
+    def test_who_has_only_what_is_urgent_hears_of_room_too(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await lab.pair()
+            sent = 0
+            while near.up.room(urgent=True) > 0 and sent < 10_000:
+                taken = near.up.send([Message(2, bytes(16384))] * 8, urgent=True)
+                sent += taken
+                if taken < 8:
+                    break
+            await near.until(lambda: near.writable_calls > 0)
+            await far.until(lambda: far.received == sent)
+
+        self.run(body)
+
     def test_what_is_urgent_is_taken_when_there_is_no_room_for_more(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import logging.config
 import os
@@ -879,6 +880,29 @@ def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeyp
     assert host.gathering.lost == 12
     host.gathering.fetch()
     assert len(texts(host)) == 12
+
+
+def test_where_no_web_side_takes_lines_they_are_on_stderr_too(
+    make: Make, host: Any, association: AssociationInfo, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin is not enabled there, or with other options: without it `logging` would have shown them."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    host.by_request[make_request()] = association
+    with bare_root():
+        half = make(severity="info")
+        half.association_up(association)
+        logging.getLogger("shop").warning("as long as they are taken")
+        for change in (lambda: half.association_up(association), half.tick):
+            host.taken = False
+            change()
+            logging.getLogger("shop").warning("not taken")
+            host.taken = True
+            half.tick()
+            logging.getLogger("shop").warning("taken again")
+        assert stderr.getvalue() == "not taken\n" * 2
+        assert "not taken" in texts(host), "and it waits for a web side that takes it"
+        half.close()
 
 
 def test_what_the_default_hides(make: Make, host: Any) -> None:

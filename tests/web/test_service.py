@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from fcgi_core.app.service import AppExchange, AppService
-from fcgi_core.channels import Priority
+from fcgi_core.channels import Channel, Direction, Priority
+from fcgi_core.discovery import load_plugins
 from fcgi_core.endpoints import advertisement, shifted
 from fcgi_core.outbox import PPID
+from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.records import (
     KEEP_CONN,
     ProtocolStatus,
@@ -33,6 +35,7 @@ from fcgi_core.records import (
     stream_records,
 )
 from fcgi_core.sctp.carrier import Address, Message
+from fcgi_core.sctp.memory import MemoryNetwork
 from fcgi_core.streams import FIRST_STREAM
 from fcgi_core.web import service as service_module
 from fcgi_core.web import upstream as upstream_module
@@ -41,7 +44,7 @@ from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
 from fcgi_core.web.feed import Feed
 from fcgi_core.web.probe import ProbeOptions
 from fcgi_core.web.service import BackEndOptions, ListenError, WebOptions, WebService
-from tests.app.harness import LiveNetwork, until
+from tests.app.harness import PATIENCE, LiveNetwork, until
 from tests.web.test_downstream import Wire
 
 Behaviour = Callable[[AppExchange], None]
@@ -478,6 +481,104 @@ def test_who_may_connect_to_the_socket(tmp_path: Path) -> None:
     run(body)
 
 
+# ---- the end
+
+
+class Says(ApplicationHalf):
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.heard: list[bytes] = []
+
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
+        self.heard.append(item)
+
+
+class Hears(WebHalf):
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.on_close: Callable[[], None] = lambda: None
+        self.heard: list[bytes] = []
+
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
+        self.heard.append(item)
+
+    def close(self) -> None:
+        self.on_close()
+        self.host.send("talk.back", b"the last word")
+
+
+class Talk(Plugin):
+    name = "talk"
+    says: Says
+    hears: Hears
+
+    def channels(self, options: Any) -> list[Channel]:
+        return [Channel("talk"), Channel("talk.back", direction=Direction.TO_APPLICATION)]
+
+    def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+        self.says = Says(host)
+        return self.says
+
+    def web_half(self, host: Host, options: Any) -> WebHalf:
+        self.hears = Hears(host)
+        return self.hears
+
+
+async def talking(network: LiveNetwork, plugin: Talk) -> tuple[AppService, WebService]:
+    address = Address(("10.0.0.1",), 9000)
+    plugins = load_plugins({"talk": {}}, lambda name: plugin)
+    application = AppService(Application(hang), network.carrier(), [address], plugins=plugins)
+    await application.start()
+    web = WebService(network.carrier(), [], [BackEndOptions(address)], plugins=plugins)
+    await web.start()
+    return application, web
+
+
+def test_plugins_have_the_last_word_and_hear_what_is_under_way() -> None:
+    async def body() -> None:
+        plugin = Talk()
+        application, web = await talking(LiveNetwork(), plugin)
+        await until(lambda: web.upstreams[0].state == "up", "it is up")
+        for number in range(50):
+            plugin.says.host.send("talk", b"%d" % number)
+        await asyncio.sleep(0)  # it is sent, and has not arrived
+        await web.stop(0)
+        assert plugin.hears.heard == [b"%d" % number for number in range(50)]
+        assert plugin.says.heard == [b"the last word"]
+        plugin.says.host.send("talk", b"waits for another web side")
+        await asyncio.sleep(0)
+        (figures,) = [one for one in application.supervisor.transport().channels if one.name == "talk"]
+        assert (figures.sent, figures.dropped) == (50, 0)
+        await application.stop(0)
+
+    run(body)
+
+
+def test_an_application_that_does_not_answer_holds_up_the_end_no_longer_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fcgi_core.web.service.LAST_WORD", 0.01)
+
+    async def body() -> None:
+        network = LiveNetwork()
+        plugin = Talk()
+        application, web = await talking(network, plugin)
+        await until(lambda: web.upstreams[0].state == "up", "it is up")
+        network.stands_still = True
+
+        def goes_on() -> None:
+            network.stands_still = False
+            network.call_at(network.now, lambda: None)
+
+        plugin.hears.on_close = goes_on
+        async with asyncio.timeout(PATIENCE):
+            await web.stop(0)
+        assert not network.stands_still
+        await application.stop(0)
+
+    run(body)
+
+
 def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -505,6 +606,30 @@ def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
         web.workers_told(first, {})
         assert ports() == [9000, 9001], "it has one process now"
         await web.stop(0)
+
+    run(body)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_one_that_is_stopped_while_it_connects_leaves_no_association(steps: int) -> None:
+    """Nothing waits for it any more, and the application need not keep it."""
+
+    async def body() -> None:
+        network = MemoryNetwork(delay=1.0)
+        address = Address(("10.0.0.1",), 9000)
+        application = AppService(Application(hang), network.carrier(), [address])
+        await application.start()
+        web = WebService(network.carrier(), [], [BackEndOptions(address)])
+        (upstream,) = web.upstreams
+        upstream.start()
+        network.run_until(steps)
+        stopped: list[bool] = []
+        upstream.stop(lambda: stopped.append(True))
+        network.run_until(100)
+        assert stopped == [True]
+        assert not application._associations
+        assert upstream.link is None
+        network.run()
 
     run(body)
 

@@ -71,6 +71,12 @@ _BOTH = (
     Family("association_retransmissions_total", "counter", "Chunks sent again.", ("peer",)),
     Family("association_packets_sent_total", "counter", "SCTP packets sent.", ("peer",)),
     Family("association_packets_received_total", "counter", "SCTP packets received.", ("peer",)),
+    Family(
+        "plugin_disagreements",
+        "gauge",
+        "Associations whose two sides declare a plugin's channels in different ways, so that nothing is carried.",
+        ("plugin",),
+    ),
     Family("channel_sent_items_total", "counter", "Items of feedback sent.", ("channel",)),
     Family("channel_sent_bytes_total", "counter", "Bytes of feedback sent.", ("channel",)),
     Family("channel_received_items_total", "counter", "Items of feedback received.", ("channel",)),

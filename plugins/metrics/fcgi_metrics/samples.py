@@ -119,6 +119,8 @@ def process_samples(
                 together[key] = value + together.get(key, 0)
     for (name, labels), value in together.items():
         yield Sample(PROCESS, prefix + name, labels, value)
+    for plugin, count in transport.disagreements.items():
+        yield Sample(PROCESS, f"{prefix}plugin_disagreements", (("plugin", plugin),), count)
     for channel in transport.channels:
         labels = (("channel", channel.name),)
         yield Sample(PROCESS, f"{prefix}channel_sent_items_total", labels, channel.sent)

@@ -195,10 +195,14 @@ class SyslogApplication(ApplicationHalf):
         self._capture.install(options.capture, self._rules.lowest)
 
     def association_up(self, association: AssociationInfo) -> None:
-        self._capture.heard(True)
+        # lines that no web side takes, for the plugin is not enabled there or with other options, stay on stderr
+        self._capture.heard(self._host.is_taken(self._batched))
 
     def association_down(self, association: AssociationInfo, reason: str) -> None:
-        self._capture.heard(bool(self._host.associations()))
+        self._capture.heard(self._is_heard())
+
+    def _is_heard(self) -> bool:
+        return bool(self._host.associations()) and self._host.is_taken(self._batched)
 
     def request_begin(self, request: RequestInfo) -> None:
         if self._listener is not None:
@@ -248,6 +252,8 @@ class SyslogApplication(ApplicationHalf):
         self._send_stderr(source, request, events)
 
     def tick(self) -> None:
+        if self._host.associations():
+            self._capture.heard(self._is_heard())
         for source in list(self._holding):  # other threads add some meanwhile
             if source.quiet:
                 self._flush(source, self._holding.get(source))
