@@ -49,7 +49,7 @@ class AdminServer:
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self) -> None:
-        """Listen. OSError as of `UnixSocket`; LookupError if there is no such group."""
+        """Listen. OSError as of `UnixSocket`."""
         self._socket = UnixSocket(self.path, group=self._group)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._protocol, sock=self._socket.socket)
@@ -123,7 +123,7 @@ def _error(text: str) -> bytes:
 
 
 async def open_admin(path: str, commands: Commands, group: str | None = None) -> AdminServer:
-    """An admin socket that listens. OSError, LookupError."""
+    """An admin socket that listens. OSError."""
     server = AdminServer(path, commands, group=group)
     await server.start()
     return server
@@ -134,6 +134,6 @@ async def open_admin_if_possible(path: str, commands: Commands, group: str | Non
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return await open_admin(path, commands, group)
-    except (OSError, LookupError) as error:
+    except OSError as error:
         log.info("no admin socket at %s: %s", path, error)
         return None

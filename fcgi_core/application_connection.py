@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from .channels import Channel, Direction, FeedbackQueue, Priority
 from .connection import Connection
 from .errors import LocalProtocolError
-from .events import InputClosed, InputReceived, RequestAborted, RequestReceived
+from .events import Event, InputClosed, InputReceived, RequestAborted, RequestReceived
 from .outbox import PPID, FeedbackLane
-from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_request, record
+from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_request, record, stream_records
 from .request import Request
 from .sctp.carrier import Message
 from .settings import Settings
@@ -19,6 +19,14 @@ from .streams import FIRST_STREAM, STDERR, Plan
 
 __all__ = ["ApplicationConnection"]
 
+MAX_UNFINISHED_PARAMS = 16 << 20
+"""Bytes of PARAMS that are not whole, those of all requests of an association together. What goes beyond is refused as
+OVERLOADED: nothing of it has begun."""
+PARAMS_TIMEOUT = 30.0
+"""Seconds that a request's PARAMS may take, up to twice of it: the web side has them all when it begins a request."""
+MAX_STDERR_AHEAD = 4096
+"""Bytes of STDERR that go before the response on its own stream, so that they come before it: what a web server's
+buffer for the head takes of it (nginx: fastcgi_buffer_size)."""
 MAX_STDERR_WAITING = 1 << 20
 """Bytes of one request's STDERR that may wait for the wire: what a plugin channel has by default."""
 REMEMBERED = 16384
@@ -41,6 +49,38 @@ class ApplicationConnection(Connection):
         self.stderr_dropped = 0
         """Bytes of STDERR that there was no room for."""
         self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._unfinished_params = 0
+        """Bytes of PARAMS that are not whole."""
+        self._look_at = 0.0
+        """When requests whose PARAMS are not whole are looked for, while there are any."""
+        self._unfinished: set[tuple[int, int]] = set()
+        """Those that were found the last time."""
+
+    # ---- requests that do not come to be
+
+    def timer(self) -> float | None:
+        due = super().timer()
+        return self._look_at if due is None and self._unfinished_params and not self.failed else due
+
+    def handle_timer(self, now: float) -> list[Event]:
+        if self._unfinished_params and now >= self._look_at and not self.failed:
+            self._now = now
+            self._look_at = now + PARAMS_TIMEOUT
+            late, self._unfinished = self._unfinished, set()
+            for key, request in tuple(self.requests.items()):
+                if request.input is Input.PARAMS and key in late:
+                    what = f"not whole after {PARAMS_TIMEOUT:g} s"
+                    self._request_error(what, request.lane.stream, RecordType.PARAMS, key)
+                elif request.input is Input.PARAMS:
+                    self._unfinished.add(key)
+        return super().handle_timer(now)
+
+    @property
+    def held(self) -> int:
+        """Those of both sides, and PARAMS that are not whole."""
+        return super().held + self._unfinished_params
+
+    # ---- answers
 
     def send_output(self, request: Request, data: bytes) -> None:
         """Send part of STDOUT. Anything goes; stop giving while not `request.writable`. Nothing once it is aborted."""
@@ -50,13 +90,24 @@ class ApplicationConnection(Connection):
             self._send_content(request, RecordType.STDOUT, data)
 
     def send_stderr(self, request: Request, data: bytes) -> None:
-        """Send part of STDERR. It holds up nothing, and nothing waits for it; nothing is sent after the end.
+        """Send part of STDERR. It holds up nothing, and nothing waits for it; nothing is sent after the end. The first
+        MAX_STDERR_AHEAD bytes, if nothing of the response was sent before them, come before it.
 
         What goes beyond MAX_STDERR_WAITING is dropped and counted in `stderr_dropped`.
         """
         if not data or request.key not in self.requests or self.failed:
             return
         lane = request.stderr
+        if (
+            lane is None
+            and not request.send_window.sent
+            and not request.held
+            and request.stderr_bytes + len(data) <= MAX_STDERR_AHEAD
+        ):
+            request.stderr_bytes += len(data)
+            for encoded in stream_records(RecordType.STDERR, request.id, data, request.generation, self._content_size):
+                self._outbox.add(request.lane, encoded)
+            return
         if lane is None:
             lane = request.stderr = self._make_stderr_lane(request)
         size = self._content_size
@@ -87,6 +138,8 @@ class ApplicationConnection(Connection):
         if request.output is not Output.OPEN:
             raise LocalProtocolError(f"{request!r}: it was ended before")
         request.output = Output.ENDED
+        if request.input is Input.PARAMS:
+            self._unfinished_params -= request.size_of_params()
         # of a responder whose body is whole nothing can come any more; clients close an authorizer's STDIN
         request.outlived = request.input is not Input.COMPLETE or request.role is not Role.RESPONDER
         request.input = Input.COMPLETE  # what of its body still comes is not wanted
@@ -123,6 +176,13 @@ class ApplicationConnection(Connection):
         else:
             return False
         return True
+
+    def _discard_output(self, request: Request) -> None:
+        # STDERR is still wanted
+        ahead = [encoded for encoded in request.lane.queue if encoded[1] == RecordType.STDERR]
+        super()._discard_output(request)
+        for encoded in ahead:
+            self._outbox.add(request.lane, encoded)
 
     def _receiving(self, request: Request) -> bool:
         return request.input is not Input.COMPLETE and request.key in self.requests
@@ -176,15 +236,29 @@ class ApplicationConnection(Connection):
         if request.input is not Input.PARAMS:
             self._request_error("PARAMS came after their end", stream, RecordType.PARAMS, request.key)
         elif content:
-            request.raw_params = request.raw_params + content if request.raw_params else content
-            if len(request.raw_params) > MAX_PARAMS:
+            if not request.raw_params:
+                request.raw_params = content
+            else:
+                # many records, or small ones: not a copy of all for each
+                growing = request.growing_params = request.growing_params or bytearray(request.raw_params)
+                growing += content
+            if not self._unfinished_params:
+                self._look_at = self._now + PARAMS_TIMEOUT
+                self._unfinished.clear()
+            self._unfinished_params += len(content)
+            if request.size_of_params() > MAX_PARAMS:
                 self._request_error(f"more than {MAX_PARAMS} bytes", stream, RecordType.PARAMS, request.key)
+            elif self._unfinished_params > MAX_UNFINISHED_PARAMS:
+                self.end_request(request, 0, ProtocolStatus.OVERLOADED)
         else:
+            if request.growing_params is not None:
+                request.raw_params, request.growing_params = bytes(request.growing_params), None
             try:
                 request.params  # noqa: B018  decoded here, so that what is wrong with them is the peer's error
             except ValueError as error:
                 self._request_error(str(error), stream, RecordType.PARAMS, request.key)
                 return
+            self._unfinished_params -= len(request.raw_params)
             request.input = AFTER_PARAMS[request.role]
             self._events.append(RequestReceived(request))
 

@@ -17,6 +17,7 @@ from typing import Any
 from .errors import PluginError
 
 __all__ = [
+    "ASIDE",
     "Budget",
     "Channel",
     "Direction",
@@ -25,7 +26,9 @@ __all__ = [
     "MAX_ITEM",
     "Priority",
     "Scope",
+    "WITHDRAWN",
     "WhenFull",
+    "events_of",
 ]
 
 MAX_CHANNELS = 96
@@ -46,6 +49,14 @@ class Scope(Enum):
 class Direction(Enum):
     TO_WEB = "to-web"
     TO_APPLICATION = "to-application"
+
+
+ASIDE = ";aside"
+"""At the end of a channel's description in FCGI_SCTP_ACCEPT: it is known, and not taken for now, because the plugin is
+set aside. Such a description is no channel's, so that nothing is sent."""
+
+WITHDRAWN = ";withdrawn"
+"""At the end of the description of a channel that its sender gave up; its number stays, for what is under way."""
 
 
 class Priority(IntEnum):
@@ -116,9 +127,9 @@ class Channel:
         if self.queue_bytes < 1024:
             raise PluginError(f"channel {self.name}: a queue of {self.queue_bytes} bytes holds nothing; 1024 at least")
 
-    def events(self, item: bytes, start: int = 0) -> int:
-        """What an item counts for; it begins at `start`."""
-        return int.from_bytes(item[start : start + 4], "big") if self.counted else 1
+    def events(self, item: bytes) -> int:
+        """What an item counts for, before it has the number of an acknowledged channel's."""
+        return events_of(item, False, self.counted)
 
     def describe(self) -> str:
         """The value of FCGI_SCTP_CHANNEL_n, for the peer and for captures: ``name;scope;priority``, and after them
@@ -135,6 +146,14 @@ class Channel:
         return len(about) < 2 or (
             ("acknowledged" in about) is self.acknowledged and ("counted" in about) is self.counted
         )
+
+
+def events_of(item: bytes, acknowledged: bool, counted: bool) -> int:
+    """What an item counts for as it travels: that of an acknowledged channel has its number first."""
+    if not counted:
+        return 1
+    start = 8 if acknowledged else 0
+    return int.from_bytes(item[start : start + 4], "big")
 
 
 class Budget:

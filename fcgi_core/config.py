@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from .app.admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS
 from .app.fastcgi_pool import parse_address
 from .complaints import complaints
 from .config_file import INCLUDE, Written, read_files
@@ -36,7 +37,7 @@ from .sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
 from .settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
 from .streams import Plan
 
-__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "schema"]
+__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "path_of", "schema"]
 
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 ADMIN_DIRECTORY = "/run/fcgi-sctp"
@@ -104,6 +105,8 @@ def _web_listen(value: str) -> str:
 
 def _mode(value: object) -> object:
     """Permissions, octal: YAML reads them as a number where they have no quotes."""
+    if value is None:
+        return None
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
         raise ValueError("write permissions in octal and in quotes: '0660' for owner and group, '0666' for all")
     return value
@@ -211,8 +214,11 @@ class WebConfig(_Model):
     for none."""
     admin_group: str | None = None
     """Group that may use the admin socket."""
-    socket_mode: Annotated[str, BeforeValidator(_mode, json_schema_input_type=str)] = "0666"
-    """Permissions of unix:/PATH in `listen`, octal, in quotes."""
+    socket_group: str | None = None
+    """Group that may connect to unix:/PATH in `listen`: the web server's, www-data for example."""
+    socket_mode: Annotated[str | None, BeforeValidator(_mode, json_schema_input_type=str | None)] = None
+    """Permissions of unix:/PATH in `listen`, octal, in quotes. Null: '0660' with `socket_group`; without one '0666',
+    with which every local user may send requests and claim to be any client, unless the folder keeps them out."""
     request_timeout: Seconds = Field(60, gt=0)
     """Longest silence of an application in one request, then 504."""
     queue_timeout: Seconds = Field(10, ge=0)
@@ -223,6 +229,11 @@ class WebConfig(_Model):
     """How long requests may go on after SIGTERM."""
     name: str = ""
     """What this process is called in the application's log; the host's name if empty."""
+
+    @property
+    def mode(self) -> int:
+        """Permissions of the sockets toward the web server."""
+        return int(self.socket_mode or ("0660" if self.socket_group else "0666"), 8)
 
 
 def _fastcgi_address(value: str) -> str:
@@ -345,6 +356,10 @@ class SctpConfig(_Model):
     """What SCTP may hold of what came, bytes; for a fast and long path more than it takes in a round trip."""
     allowed_peers: Annotated[list[Network], _ONE_OR_MORE] = []
     """Networks (192.0.2.0/24) from which the application side takes associations, one or a list; empty: all."""
+    max_associations: int = Field(MAX_ASSOCIATIONS, ge=1, le=50_000)
+    """Associations that a process of the application side takes at most."""
+    max_associations_per_address: int = Field(MAX_ASSOCIATIONS_PER_ADDRESS, ge=1, le=50_000)
+    """Of those, with one address (IPv6: with one network of 64 bits). A web side has one."""
     udp_encapsulation: bool = False
     """Carrier kernel, the side that connects: SCTP in UDP (RFC 6951), to reach a peer with the carrier userspace or to
     cross a NAT. The side that listens needs net.sctp.udp_port and not this."""
@@ -358,6 +373,14 @@ class SctpConfig(_Model):
     max_requests: int = Field(DEFAULT_MAX_REQUESTS, ge=1, le=65535)
     """Requests at once on one association."""
 
+    @model_validator(mode="after")
+    def _a_message_fits(self) -> SctpConfig:
+        if self.max_message > self.send_buffer:
+            raise ValueError(
+                f"max_message ({self.max_message}) must not be larger than send_buffer ({self.send_buffer})"
+            )
+        return self
+
     def carrier_options(self) -> CarrierOptions:
         return CarrierOptions(
             outgoing_streams=self.streams,
@@ -368,6 +391,8 @@ class SctpConfig(_Model):
             send_buffer=self.send_buffer,
             receive_buffer=self.receive_buffer,
             allowed_peers=tuple(self.allowed_peers),
+            # a few more, so that those which gave way may still be ending
+            max_associations=self.max_associations + 64,
             udp_encapsulation=self.udp_encapsulation,
             udp_segmentation=self.udp_segmentation,
             rto_min=RTO_MIN,
@@ -413,11 +438,21 @@ class Config(_Model):
     """The operator's log, on stderr."""
 
     _read_again: Callable[[], Config] | None = PrivateAttr(None)
+    _origin: Callable[[str], str] | None = PrivateAttr(None)
 
     @property
     def read_again(self) -> Callable[[], Config] | None:
         """Reads the same file anew, with the same flags over it; None if there is no file."""
         return self._read_again
+
+    def origin(self, path: str) -> str:
+        """The file that says what is at a path, names with dots between them."""
+        return "flags" if self._origin is None else self._origin(path)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the file might as well not be there."""
+        return self.web is None and self.app is None and not self.model_fields_set - {"web", "app"}
 
     def load_plugins(self) -> list[EnabledPlugin]:
         """The enabled plugins, verified; ConfigError tells all that is wrong with them."""
@@ -511,10 +546,16 @@ def load_config(path: str | None, overrides: dict[str, Any], side: Side | None =
     except ConfigError as error:
         problems += error.problems
     if problems:
-        raise ConfigError([f"{written.where(problem.partition(': ')[0])}: {problem}" for problem in problems])
+        raise ConfigError([f"{written.where(path_of(problem))}: {problem}" for problem in problems])
+    config._origin = written.where
     if path is not None:
         config._read_again = lambda: load_config(path, overrides, side)
     return config
+
+
+def path_of(problem: str) -> str:
+    """The path that a problem's sentence begins with."""
+    return problem.partition(": ")[0]
 
 
 def _readable_plugins(plugins: object) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ The shell around a connection, whichever carrier it uses, does three things:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -147,8 +147,9 @@ class Connection:
         self._settings_posted = False
         self._now = 0.0
 
-    def set_channels(self, channels: Sequence[Channel]) -> None:
-        """The channels of this side's plugins from now on, both directions; the peer is told.
+    def set_channels(self, channels: Sequence[Channel], aside: Collection[str] = ()) -> None:
+        """The channels of this side's plugins from now on, both directions, and the names of those on which nothing is
+        taken for now; the peer is told.
 
         What waits on one that is gone still goes, and nothing more can be sent on it. LocalProtocolError if this
         association has no number left for one that is new, and nothing has changed.
@@ -157,7 +158,7 @@ class Connection:
         incoming = [channel for channel in channels if channel.direction is not self.sends]
         opened = self._settings_posted
         serial = self.settings.serial + 1 if opened else 0
-        if self.feedback.change(outgoing, incoming, serial):
+        if self.feedback.change(outgoing, incoming, serial, aside):
             self.settings = replace(
                 self.settings, channels=self.feedback.descriptions(), accepts=self.feedback.accepts, serial=serial
             )
@@ -165,6 +166,10 @@ class Connection:
                 self._meet(self.peer_settings)
             if opened:
                 self._post_control(RecordType.SETTINGS, self.settings.encode())
+
+    def is_known(self) -> bool:
+        """Whether the peer has seen this side's latest SETTINGS, and said so."""
+        return self.peer_settings is not None and self.peer_settings.seen >= self.settings.serial
 
     # ---- what the shell calls
 
@@ -348,7 +353,8 @@ class Connection:
     def close(self) -> None:
         """Forget what the association held, for it is gone: nothing is sent or received after this.
 
-        No circle is left, so what nobody uses is freed at once. The garbage collector would take hours to come by.
+        It breaks all reference cycles, so that what is not used any more is freed at once. The garbage collector would
+        free it hours later.
         """
         self.failed = True
         self._settings_due = None
@@ -368,6 +374,10 @@ class Connection:
         """Tell the peer why the association is about to be aborted; nothing else will be sent."""
         self._fail(RemoteProtocolError(text))
         self._events.clear()
+
+    def drop_waiting(self) -> None:
+        """The association is over: feedback that waits here, and was not taken back, counts as dropped."""
+        self._outbox.drop_feedback()
 
     # ---- what the sides override
 
@@ -600,8 +610,10 @@ class Connection:
         if len(content) != 8:
             self._request_error(f"CREDIT of {len(content)} bytes, not 8", stream, RecordType.CREDIT, request.key)
             return
-        if request.send_window.grant(int.from_bytes(content, "big")) and request.held:
-            self._send_held(request)
+        if request.send_window.grant(int.from_bytes(content, "big")):
+            request.credited_at = self._now
+            if request.held:
+                self._send_held(request)
 
     def _on_feedback(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> None:
         try:

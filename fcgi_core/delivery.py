@@ -8,6 +8,7 @@ again on another: at least once, numbered, so that the receiver can tell a repet
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from .channels import Channel, Scope, WhenFull
+from .agreement import Disagreement
+from .channels import MAX_ITEM, Channel, Scope, WhenFull
 from .connection import Connection
 from .driver import Driver
 from .errors import PluginError
@@ -29,6 +31,10 @@ from .spool import Spool
 
 __all__ = ["Delivery", "Gathering", "Link", "MAX_EXTRA_STREAMS", "RoutedRequest", "Stream", "mark_of"]
 
+log = logging.getLogger("fcgi_sctp.plugins")
+
+_NUMBER = 8
+"""Bytes of the number before an item of an acknowledged channel."""
 _STREAMS = "fcgi_sctp.streams"
 """In `RequestInfo.plugin_data`: how many more streams were opened, by channel. No plugin has a dot in its name."""
 TURN = 500
@@ -48,6 +54,15 @@ MAX_EXTRA_STREAMS = 16
 """Streams that one request may have on one channel beside its first."""
 MOST = 100_000
 """Items in the queue; no more are taken."""
+MOST_A_SECOND = 20_000
+"""Items that one plugin may hand over in a second, and once as many after a pause: with some 10 µs each they take a
+fifth of the loop's time. What is more is dropped; of an acknowledged channel it stays in the spool for a while. One
+that has more puts many events into one item (`Host.gather`), as the syslog plugin does with 100,000 lines a second."""
+TELL_EXCESS_EVERY = 60.0
+"""Seconds between two lines in the log about one plugin that hands over more."""
+RETRY_FILL = 0.05
+"""Seconds until an association that had no room for the first item of a spool is tried again. After that
+acknowledgements tell."""
 
 
 class RoutedRequest(RequestInfo, Protocol):
@@ -69,6 +84,10 @@ class Link:
     """When it came up."""
     taken: frozenset[str] = frozenset()
     """The channels that the peer took when plugins last heard of it."""
+    down: bool = False
+    """It is over."""
+    disagreements: dict[str, Disagreement] = field(default_factory=dict)
+    """By plugin: where the two sides declare its channels in different ways."""
 
     @property
     def connection(self) -> Connection:
@@ -106,6 +125,30 @@ def mark_of(web_side: Settings) -> int:
 
 
 Target = RequestInfo | Link | Stream | None
+
+
+class _Quota:
+    """What one plugin may still hand over, on all its channels. Any thread: a count that gets lost between two of them
+    makes no difference."""
+
+    __slots__ = ("excess", "left", "plugin", "since", "told")
+
+    def __init__(self, plugin: str, now: float) -> None:
+        self.plugin = plugin
+        self.left = MOST_A_SECOND
+        self.since = now
+        """When it had all of it."""
+        self.excess = 0
+        """Events dropped since that was last said."""
+        self.told = -TELL_EXCESS_EVERY
+
+    def renewed(self, now: float) -> bool:
+        """Nothing is left: whether a second has passed, and there is again."""
+        if now < self.since + 1.0:
+            return False
+        self.since = now
+        self.left = MOST_A_SECOND
+        return True
 
 
 def _nothing(crowded: bool) -> tuple[tuple[bytes, int, AssociationInfo | None], ...]:
@@ -146,9 +189,10 @@ class Delivery:
         channels: Iterable[Channel],
         wake_loop: Callable[[Callable[[], None]], object],
         call_later: Callable[[float, Callable[[], None]], object],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`channels` are those that this side sends on at first; `wake_loop` is asyncio's call_soon_threadsafe,
-        `call_later` its call_later. OSError if the spool of one cannot be opened."""
+        `call_later` its call_later, `clock` its time. OSError if the spool of one cannot be opened."""
         self.links: list[Link] = []
         """Associations, the oldest first."""
         self.lost: dict[str, int] = {}
@@ -157,12 +201,16 @@ class Delivery:
         self._spools: dict[str, Spool] = {}
         self._resting: dict[str, Spool] = {}
         """Spools of channels that are not declared now: what is in them goes when they are again."""
-        self._withdrawn: set[str] = set()
+        self._withdrawn: dict[str, Channel] = {}
+        self._quotas: dict[str, _Quota] = {}
+        """By channel; those of a plugin have one together."""
         self._waiting: dict[str, deque[tuple[bytes, int]]] = {}
         self._waiting_bytes: dict[str, int] = {}
         self._queue: deque[tuple[str, bytes, Target, int]] = deque()
         self._filled: dict[str, None] = {}
         """Acknowledged channels with items that were not there before."""
+        self._filling: set[str] = set()
+        """Those that are to be filled from their spool after a while."""
         self._gatherings: list[Gathering] = []
         self._gathering = False
         """Whether a gathering is to come."""
@@ -171,6 +219,7 @@ class Delivery:
         """By channel of association scope: the association that gets its items. Emptied when associations change."""
         self._wake_loop = wake_loop
         self._call_later = call_later
+        self._clock = clock
         self._awake = False
         self._expected = False
         """Whether `send_queued` is to come after a while."""
@@ -186,7 +235,7 @@ class Delivery:
             old = self._spools.get(name) or self._resting.get(name)
             if channel.acknowledged and (old is None or old.path != _spool_path(channel)):
                 try:
-                    made[name] = Spool(channel.queue_bytes, _spool_path(channel))
+                    made[name] = self._open_spool(channel)
                 except OSError:
                     for spool in made.values():
                         spool.close()
@@ -209,9 +258,35 @@ class Delivery:
                 self._spools[name] = resting
             if self._spools[name]:
                 self._filled[name] = None
-        self._withdrawn = (self._withdrawn | self._channels.keys()) - fresh.keys()
+        self._withdrawn |= self._channels
+        for name in fresh:
+            self._withdrawn.pop(name, None)
+            if name not in self._quotas:
+                plugin = name.partition(".")[0]
+                of_plugin = [one for one in self._quotas.values() if one.plugin == plugin]
+                self._quotas[name] = of_plugin[0] if of_plugin else _Quota(plugin, self._clock())
         self._channels = fresh
         self._takers.clear()
+
+    def _open_spool(self, channel: Channel) -> Spool:
+        spool = Spool(channel.queue_bytes, _spool_path(channel))
+        if spool.unreadable:
+            log.warning(
+                "spool %s: %d bytes are damaged and were stepped over; %d items could be read",
+                spool.path,
+                spool.unreadable,
+                len(spool) + spool.left_out,
+            )
+        if spool.left_out:
+            log.warning(
+                "spool %s holds more than the %d bytes of channel %s; its latest %d items are lost",
+                spool.path,
+                spool.bound,
+                channel.name,
+                spool.left_out,
+            )
+            self.lose(channel.name, spool.left_out)
+        return spool
 
     def _withdraw(self, name: str) -> None:
         for item, _ in self._waiting.pop(name, ()):
@@ -235,16 +310,21 @@ class Delivery:
         """Queue an item for the loop to pick up. PluginError for a channel that was not declared."""
         if channel not in self._channels:
             if channel in self._withdrawn:
-                self.lose(channel, 1)  # a thread that has not noticed yet
+                self._lose(channel, item)  # a thread that has not noticed yet
                 return
             raise PluginError(f"channel {channel!r} was not declared for sending on this side")
         spool = self._spools.get(channel)
         if spool is None:
+            quota = self._quotas[channel]
+            if quota.left <= 0 and not quota.renewed(self._clock()) and not self._waited_for(quota):
+                self._exceed(quota, channel, item)
+                return
+            quota.left -= 1
             if len(self._queue) >= MOST:
                 self._lose(channel, item)
                 return
             self._queue.append((channel, item, target, urgency))
-        elif spool.add(item):  # here and now: from when this returns, the item survives what becomes of the process
+        elif _fits(item) and spool.add(item):  # now: when this returns, the item survives what becomes of the process
             self._filled[channel] = None
         else:
             self._lose(channel, item)
@@ -254,10 +334,13 @@ class Delivery:
                 # its request is about to say more, or to end, which sends it too: no wake-up for each line
                 if not self._expected:
                     self._expected = True
-                    self._wake_loop(self._expect)
+                    try:
+                        self._wake_loop(self._expect)
+                    except BaseException:
+                        self._expected = False
+                        raise
             else:
-                self._awake = True
-                self._wake_loop(self.send_queued)
+                self._wake()
         if len(self._queue) > MANY and threading.get_ident() != self._loop_thread:
             time.sleep(LET_GO_FIRST)
 
@@ -287,7 +370,44 @@ class Delivery:
         """Somebody has something to be gathered."""
         if not self._gathering and not self._closed:
             self._gathering = True
-            self._wake_loop(self._gather)
+            try:
+                self._wake_loop(self._gather)
+            except BaseException:  # whatever it is, the next one tries again
+                self._gathering = False
+                raise
+
+    def _wake(self) -> None:
+        """Have the loop pick up what is queued."""
+        self._awake = True
+        try:
+            self._wake_loop(self.send_queued)
+        except BaseException:
+            self._awake = False
+            raise
+
+    def _waited_for(self, quota: _Quota) -> bool:
+        """On another thread than the loop's: let the loop go first, and look whether there is some left then."""
+        if threading.get_ident() == self._loop_thread:
+            return False
+        time.sleep(LET_GO_FIRST)
+        return quota.left > 0 or quota.renewed(self._clock())
+
+    def _exceed(self, quota: _Quota, channel: str, item: bytes) -> None:
+        """Drop an item, for its plugin has handed over too many."""
+        events = self._lose(channel, item)
+        quota.excess += events
+        now = self._clock()
+        if now < quota.told + TELL_EXCESS_EVERY:
+            return
+        quota.told = now
+        excess, quota.excess = quota.excess, 0
+        log.warning(
+            "plugin %s hands over more than %d items a second; what is more is dropped (%d events since this was last"
+            " said)",
+            quota.plugin,
+            MOST_A_SECOND,
+            excess,
+        )
 
     def lose(self, name: str, count: int) -> None:
         """Count events that are lost."""
@@ -311,14 +431,19 @@ class Delivery:
             channel = gathering.channel
             taker = self._taker(channel.name)
             spool = self._spools.get(channel.name)
+            quota = self._quotas[channel.name]
             for item, urgency, association in gathering.make(self._crowded(channel, taker)):
                 found = True
                 if spool is None:
+                    if quota.left <= 0 and not quota.renewed(self._clock()):
+                        self._exceed(quota, channel.name, item)
+                        continue
+                    quota.left -= 1
                     target = next((link for link in self.links if link.info is association), None)
                     link = self._send(channel.name, item, target, urgency)
                     if link is not None:
                         touched.add(link.driver)
-                elif not spool.add(item):
+                elif not (_fits(item) and spool.add(item)):
                     self._lose(channel.name, item)
             if spool is not None and taker is not None:
                 self._fill(channel.name, taker)
@@ -431,8 +556,7 @@ class Delivery:
             if link is not None:
                 touched.add(link.driver)
         if queue and not self._awake and not self._closed:
-            self._awake = True
-            self._wake_loop(self.send_queued)
+            self._wake()
         while self._filled:
             name, _ = self._filled.popitem()
             link = self._taker(name)
@@ -443,9 +567,19 @@ class Delivery:
             driver.wake()
 
     def close(self) -> None:
-        """Send what is queued; nothing is taken after it."""
+        """Send what is queued; nothing is taken after it. What found no peer is lost, and the log says so; a spool's
+        file keeps it."""
         self._closed = True
         self.flush()
+        unsent = [] if self.links else [name for name, spool in self._spools.items() if spool.path is None]
+        for name in (*self._waiting, *unsent):
+            count = self.spooled(name)
+            if count:
+                log.warning("channel %s: %d items are lost with this process, for no peer has taken them", name, count)
+        for name, waiting in self._waiting.items():
+            for item, _ in waiting:
+                self._lose(name, item)
+            waiting.clear()
         for spool in (*self._spools.values(), *self._resting.values()):
             spool.close()
 
@@ -458,7 +592,7 @@ class Delivery:
         """Give an item to an association; which one, or None if it waits or is lost."""
         channel = self._channels.get(name)
         if channel is None:
-            self.lose(name, 1)  # it was withdrawn meanwhile
+            self._lose(name, item)  # it was withdrawn meanwhile
             return None
         request: Request | None = None
         link: Link | None = None
@@ -490,13 +624,37 @@ class Delivery:
         return next((link for link in self.links if link.connection.takes(name)), None)
 
     def _fill(self, name: str, link: Link) -> None:
-        """Send what the spool holds and nobody has."""
+        """Send what the spool holds and no association has, as far as there is room, which acknowledgements make, and
+        the plugin's share allows."""
         spool = self._spools[name]
+        connection = link.connection
+        quota = self._quotas[name]
         while (entry := spool.next()) is not None:
             number, item = entry
-            if not link.connection.send_feedback(name, number.to_bytes(8, "big") + item, None, 0):
-                return  # its queue is full; an acknowledgement makes room
+            if connection.failed:
+                return  # it is about to go, and what it has goes elsewhere
+            if not connection.feedback.has_room(name, len(item) + _NUMBER):
+                if not spool.in_flight(link):
+                    self._fill_later(name, RETRY_FILL)
+                return
+            if quota.left <= 0 and not quota.renewed(self._clock()):
+                self._fill_later(name, quota.since + 1.0 - self._clock())
+                return
+            quota.left -= 1
+            connection.send_feedback(name, number.to_bytes(_NUMBER, "big") + item, None, 0)
             spool.sent(link, number)
+
+    def _fill_later(self, name: str, seconds: float) -> None:
+        if name not in self._filling:
+            self._filling.add(name)
+            self._call_later(seconds, lambda: self._fill_again(name))
+
+    def _fill_again(self, name: str) -> None:
+        self._filling.discard(name)
+        link = self._taker(name)
+        if link is not None and name in self._spools:
+            self._fill(name, link)
+            link.driver.wake()
 
     def _wait(self, channel: Channel, item: bytes, urgency: int) -> None:
         """Nobody takes the channel yet: keep the latest, or the first, within the channel's bound."""
@@ -512,5 +670,14 @@ class Delivery:
             self._lose(channel.name, oldest)
         self._waiting_bytes[channel.name] = size
 
-    def _lose(self, name: str, item: bytes) -> None:
-        self.lose(name, self._channels[name].events(item))
+    def _lose(self, name: str, item: bytes) -> int:
+        """Count an item that is lost; its events."""
+        channel = self._channels.get(name) or self._withdrawn[name]
+        events = channel.events(item)
+        self.lose(name, events)
+        return events
+
+
+def _fits(item: bytes) -> bool:
+    """Whether an acknowledged channel can ever carry the item: what it cannot would hold up what comes after it."""
+    return 0 < len(item) <= MAX_ITEM - _NUMBER

@@ -83,7 +83,7 @@ def checked_channels(plugin: Plugin, options: Any) -> tuple[Channel, ...]:
     name = plugin.name
     try:
         channels = tuple(plugin.channels(options))
-    except Exception as error:  # a plugin's own code
+    except (Exception, SystemExit) as error:  # a plugin's own code
         raise ConfigError([f"plugins.{name}: its channels cannot be told: {error!r}"]) from error
     if strange := [one for one in channels if not isinstance(one, Channel)]:
         raise ConfigError([f"plugins.{name}: {strange[0]!r} is no Channel"])
@@ -184,7 +184,7 @@ def _find_entry_point(name: str) -> Any:
         raise PluginError(f"no such plugin is installed{close}; installed are: {installed}") from None
     try:
         return entry_point.load()
-    except Exception as error:  # a plugin's own code
+    except (Exception, SystemExit) as error:  # a plugin's own code
         raise PluginError(f"it cannot be imported: {error!r}") from error
 
 
@@ -199,7 +199,7 @@ def _verify(name: str, found: Any) -> Plugin:
     """The plugin, if it is fit to run: nothing but its constructor has been called. PluginError says what is wrong."""
     try:
         plugin = found() if isinstance(found, type) else found
-    except Exception as error:  # a plugin's own code
+    except (Exception, SystemExit) as error:  # a plugin's own code
         raise PluginError(f"it cannot be made: {error!r}") from error
     if not isinstance(plugin, Plugin):
         raise PluginError(f"the entry point names {found!r}, which is no fcgi_core.plugin.Plugin")
@@ -226,7 +226,8 @@ def verify_half(half: Any, kind: type[Half]) -> None:
 
 
 def wrong_hooks(implementation: Any, base: type) -> list[str]:
-    """What is wrong with methods that `base` calls: each must be a plain function that takes its arguments."""
+    """What is wrong with methods that `base` calls, of an object or of its class: each must be a plain function that
+    takes its arguments."""
     wrong = []
     for hook, declared in inspect.getmembers(base, inspect.isfunction):
         if hook.startswith("_"):
@@ -248,7 +249,10 @@ def wrong_hooks(implementation: Any, base: type) -> list[str]:
         except (TypeError, ValueError):
             continue  # of a compiled module: it cannot be known
         try:
-            signature.bind(*list(inspect.signature(declared).parameters)[1:])
+            unbound = isinstance(implementation, type) and inspect.isfunction(
+                inspect.getattr_static(implementation, hook)
+            )
+            signature.bind(*list(inspect.signature(declared).parameters)[0 if unbound else 1 :])
         except TypeError:
             wrong.append(f"{called} cannot be called like that: it is {hook}{signature}")
     return wrong

@@ -75,6 +75,9 @@ class Driver(Generic[C]):
 
     def association_up(self, association: Association) -> None:
         self.association = association
+        if self._failure:  # it was aborted before it was up
+            association.abort(self._failure)
+            return
         try:
             self.connection.open(association.outgoing_streams, self._loop.time())
         except RemoteProtocolError as error:
@@ -87,6 +90,8 @@ class Driver(Generic[C]):
     def messages_received(self, messages: Sequence[Message]) -> None:
         self._deliver(self.connection.receive(messages, self._loop.time()))
         self.flush()
+        if self._timer is None:
+            self._set_timer()
 
     def writable(self) -> None:
         self.flush()
@@ -127,7 +132,8 @@ class Driver(Generic[C]):
         self.flush()
 
     def abort(self, reason: str) -> None:
-        """End the association now, telling the peer why."""
+        """End the association now, or as soon as it is up, telling the peer why."""
+        self._failure = reason
         self.connection.fail(reason)
         self.flush()
         if self.association is not None:
@@ -174,7 +180,12 @@ class Driver(Generic[C]):
                 wanted, pool.wanted = pool.wanted, 0
                 if not association.add_streams(wanted):
                     pool.grow(association.outgoing_streams)
-            taken = association.send(batch, urgent)
+            try:
+                taken = association.send(batch, urgent)
+            except ValueError as error:  # larger than the send buffer, for example
+                unsent.clear()
+                self.abort(f"a message cannot be sent: {error}")
+                return False
             unsent.clear()
             unsent.extend(batch[taken:])
             if taken < len(batch):
@@ -198,9 +209,11 @@ class Driver(Generic[C]):
 
     def _set_timer(self) -> None:
         due = self.connection.timer()
-        self._timer = None if due is None else self._loop.call_at(due, self._timer_due)
+        if due is not None and self.association is not None:
+            self._timer = self._loop.call_at(due, self._timer_due)
 
     def _timer_due(self) -> None:
         self._timer = None
         self._deliver(self.connection.handle_timer(self._loop.time()))
+        self.flush()
         self._set_timer()

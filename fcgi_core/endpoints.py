@@ -10,9 +10,10 @@ import asyncio
 import socket
 from collections.abc import Mapping
 
+from .sctp.addresses import host_of
 from .sctp.carrier import Address, CarrierError
 
-__all__ = ["advertised", "advertisement", "host_of", "resolve", "shifted"]
+__all__ = ["advertised", "advertisement", "peer_host", "resolve", "shifted"]
 
 WORKERS_SETTING = "FCGI_SCTP_WORKERS"
 """In SETTINGS: ``PORT/UDPPORT`` of each worker, with commas."""
@@ -28,11 +29,11 @@ async def resolve(address: Address, attempt: int = 0) -> Address:
             found = await loop.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
         except OSError as error:
             raise CarrierError(f"{address}: host {host!r} cannot be found: {error.strerror}") from None
-        hosts.append(str(found[attempt % len(found)][4][0]))
+        hosts.append(host_of(found[attempt % len(found)][4]))
     return address._replace(hosts=tuple(hosts))
 
 
-def host_of(peer: str) -> str:
+def peer_host(peer: str) -> str:
     """The host of a peer as carriers name it, ``HOST:PORT``."""
     return peer.rpartition(":")[0]
 

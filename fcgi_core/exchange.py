@@ -108,7 +108,8 @@ class Exchange:
     def read_head(self, data: bytes) -> None:
         """Take the next piece of the response, which `data` is, while `head_size` is 0: the status is set when the
         head is whole, or is longer than MAX_HEAD."""
-        data = data[:MAX_HEAD]
+        if len(data) > MAX_HEAD:
+            data = data[:MAX_HEAD]
         begun = self._head_begun
         if begun is None:
             end = end_of_head(data)
@@ -177,11 +178,8 @@ def error_page(status: HTTPStatus, method: str, retry_after: int | None = None) 
 def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
     """Where the body of a CGI response begins (RFC 3875 section 6.2): after the first line of `data` that is empty,
     from `start` on; -1 if there is none. A line ends with LF, or with CR LF."""
-    if start == 0:
-        if data.startswith(b"\n"):
-            return 1
-        if data.startswith(b"\r\n"):
-            return 2
+    if start == 0 and data.startswith((b"\n", b"\r\n")):
+        return data.find(b"\n") + 1
     with_return = data.find(b"\n\r\n", start)
     end = data.find(b"\n\n", start) if with_return < 0 else data.find(b"\n\n", start, with_return + 1)
     if end >= 0:

@@ -5,9 +5,9 @@ Part of `Connection`, which knows the peer and the requests; here are the channe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from .channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, FeedbackQueue, Scope
+from .channels import ASIDE, MAX_CHANNELS, MAX_ITEM, WITHDRAWN, Budget, Channel, FeedbackQueue, Scope, events_of
 from .errors import LocalProtocolError, RemoteProtocolError
 from .outbox import FeedbackLane
 from .records import RecordType, record
@@ -23,6 +23,9 @@ PARTS_OVERHEAD = 400
 """Bytes of memory of an unfinished item beside its own: its place in a dictionary, and a buffer that may grow."""
 MAX_UNFINISHED_ITEMS = 256
 """Items of feedback of which the first part has come and the last has not, at once."""
+MAX_UNFINISHED_BYTES = 16 << 20
+"""Bytes of those items together. Our own sender has one unfinished for each priority; the rest is room for what SCTP
+delivers out of order between streams, and its receive buffer has 4 MiB."""
 
 
 class ChannelFigures:
@@ -58,18 +61,24 @@ class Feedback:
         """By name of a channel to send on: the serial of the SETTINGS that named it."""
         self._peer_channels: list[str | None] = []
         self._peer_names: list[str] = []
+        self._peer_flags: list[tuple[str, ...]] = []
         self._parts: dict[tuple[int, int, int, int], bytearray] = {}
+        self._parts_bytes = 0
         self._association_lanes: dict[int, FeedbackLane] = {}
         self.change(outgoing, incoming, 0)
 
-    def change(self, outgoing: Sequence[Channel], incoming: Sequence[Channel], serial: int) -> bool:
+    def change(
+        self, outgoing: Sequence[Channel], incoming: Sequence[Channel], serial: int, aside: Collection[str] = ()
+    ) -> bool:
         """The channels from now on, to be named in the SETTINGS that have this serial; whether anything is different.
+        Those of `incoming` whose names are in `aside` are known, and the peer is told to send nothing on them for now;
+        what is under way on them still comes.
 
         What waits on a channel that is withdrawn still goes. One that is declared in another way than before gets
         another number, so that nobody takes an item of the old kind for one of the new. LocalProtocolError if no number
         is left, and nothing has changed.
         """
-        accepts = tuple(channel.describe() for channel in incoming)
+        accepts = tuple(channel.describe() + (ASIDE if channel.name in aside else "") for channel in incoming)
         now = [self.outgoing[number] for number in self._numbers.values()]
         fresh = [channel for channel in outgoing if channel not in now]
         kept = [channel for channel in now if channel in outgoing]
@@ -101,7 +110,10 @@ class Feedback:
     def descriptions(self) -> tuple[str, ...]:
         """For SETTINGS: the channels that this side sends on, by number; those withdrawn too, for items that are still
         under way."""
-        return tuple(channel.describe() for channel in self.outgoing)
+        return tuple(
+            channel.describe() + ("" if self._numbers.get(channel.name) == number else WITHDRAWN)
+            for number, channel in enumerate(self.outgoing)
+        )
 
     def number(self, channel: str, request: Request | None) -> int:
         """The number of a channel to send on; LocalProtocolError if it was not declared, or for the other scope."""
@@ -118,6 +130,22 @@ class Feedback:
         dropped = self.figures[channel].dropped
         dropped[urgency] = dropped.get(urgency, 0) + self._events(self._declared[channel], item)
 
+    def refuse(self, channel: str, item: bytes) -> None:
+        """What came is not passed on after all: it counts as dropped, and not as received."""
+        figures = self.figures[channel]
+        events = self._events(self._declared[channel], item)
+        figures.received -= events
+        figures.received_bytes -= len(item)
+        figures.dropped[LEAST_URGENT] = figures.dropped.get(LEAST_URGENT, 0) + events
+
+    def has_room(self, channel: str, length: int) -> bool:
+        """Whether the queue of a channel of association scope takes an item of this length, and nothing is dropped for
+        it."""
+        lane = self._association_lanes.get(self._numbers.get(channel, -1))
+        return self.budget.used + length <= self.budget.limit and (
+            lane is None or lane.items.size + length <= lane.items.bound
+        )
+
     def filled(self, channel: str) -> float:
         """How full the queue of a channel of association scope is, 0 to 1."""
         number = self._numbers.get(channel, -1)
@@ -132,7 +160,7 @@ class Feedback:
     @staticmethod
     def _events(channel: Channel, item: bytes) -> int:
         """What an item counts for as it travels: that of an acknowledged channel has its number first."""
-        return channel.events(item, 8 if channel.acknowledged else 0) if channel.counted else 1
+        return events_of(item, channel.acknowledged, channel.counted)
 
     def lanes(self, request: Request | None) -> dict[int, FeedbackLane]:
         """The lanes of a request, or those of association scope, by channel number; a request's further lanes on a
@@ -180,16 +208,19 @@ class Feedback:
         """What the peer's SETTINGS say: the channels it sends on, described, by number; those it takes, described or by
         name; and which of our SETTINGS it had seen then."""
         self._peer_names = [description.partition(";")[0] for description in peer_channels]
+        self._peer_flags = [tuple(description.split(";")) for description in peer_channels]
         self._peer_channels = []
         for name, description in zip(self._peer_names, peer_channels, strict=True):
             own = self._incoming.get(name)
             self._peer_channels.append(name if own is not None and own.is_described_by(description) else None)
-        accepted = set(peer_accepts)
+        accepted = {description.partition(";")[0]: description for description in peer_accepts}
         self.taken = frozenset(
             name
             for name, number in self._numbers.items()
             # nothing is sent on a channel before the peer is known to have been told its number
-            if self._since[name] <= seen and (name in accepted or self.outgoing[number].describe() in accepted)
+            if self._since[name] <= seen
+            and not (description := accepted.get(name, ASIDE)).endswith(ASIDE)
+            and self.outgoing[number].is_described_by(description)
         )
 
     def comes_after_requests(self) -> bool:
@@ -213,17 +244,19 @@ class Feedback:
         number = kind - (RecordType.FEEDBACK_MORE if more else RecordType.FEEDBACK)
         if number >= len(self._peer_channels):
             raise KeyError(number)
-        channel = self._peer_channels[number]
-        if channel is None:
-            # nobody here takes it; if the peer could not know that yet, it counted the item as sent
-            if not more and (unwanted := self.figures.get(self._peer_names[number])) is not None:
-                unwanted.dropped[LEAST_URGENT] = unwanted.dropped.get(LEAST_URGENT, 0) + 1
-            return None
         if more or self._parts:
             whole = self._join(stream, kind, (stream, number, *key), more, content)
             if whole is None:
                 return None
             content = whole
+        channel = self._peer_channels[number]
+        if channel is None:
+            # nothing here takes it; if the peer could not know that yet, it counted the item as sent
+            if (unwanted := self.figures.get(self._peer_names[number])) is not None:
+                flags = self._peer_flags[number]
+                events = events_of(content, "acknowledged" in flags, "counted" in flags)
+                unwanted.dropped[LEAST_URGENT] = unwanted.dropped.get(LEAST_URGENT, 0) + events
+            return None
         figures = self.figures[channel]
         figures.received += self._events(self._declared[channel], content)
         figures.received_bytes += len(content)
@@ -242,11 +275,19 @@ class Feedback:
                 )
             parts = self._parts[key] = bytearray()
         parts += content
+        self._parts_bytes += len(content)
         if len(parts) > MAX_ITEM:
             raise RemoteProtocolError(
                 f"an item of feedback is longer than {MAX_ITEM} bytes", stream=stream, record_type=kind
             )
         if more:
+            if self._parts_bytes > MAX_UNFINISHED_BYTES:
+                raise RemoteProtocolError(
+                    f"unfinished items of feedback have more than {MAX_UNFINISHED_BYTES} bytes together",
+                    stream=stream,
+                    record_type=kind,
+                )
             return None
+        self._parts_bytes -= len(parts)
         del self._parts[key]
         return bytes(parts)

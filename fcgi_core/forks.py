@@ -1,15 +1,24 @@
-"""Whether this process is one that the application forked: it has none of the parent's threads, and what it inherited
-of the parent's loop and sockets is the parent's.
+"""Processes that the application forks: they have none of the parent's threads, and its sockets are not theirs.
+
+A child that kept those would keep their addresses when the parent is killed, and associations would seem to be alive.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import weakref
 
-__all__ = ["in_child", "leave"]
+__all__ = ["in_child", "keep_from_children", "leave"]
 
 _child = False
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def keep_from_children(sock: socket.socket) -> None:
+    """Forked children find nothing in this socket's place."""
+    _sockets.add(sock)
 
 
 def in_child() -> bool:
@@ -36,6 +45,13 @@ def leave(error: BaseException | None) -> None:
 def _after_in_child() -> None:
     global _child
     _child = True
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for sock in tuple(_sockets):
+        if sock.fileno() >= 0:
+            # not closed: what the child opens next would have the number that objects of the parent's still know
+            os.dup2(nothing, sock.fileno(), inheritable=False)
+    os.close(nothing)
+    _sockets.clear()
 
 
 os.register_at_fork(after_in_child=_after_in_child)

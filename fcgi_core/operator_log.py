@@ -8,6 +8,7 @@ does wrong again and again costs a few lines and a sum, not a line each time.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from .driver import Handle, Loop
 from .text import escape, hide_secrets
@@ -79,16 +80,16 @@ class Sums:
         self.who = who
         self._kinds: dict[str, _Kind] = {}
 
-    def say(self, level: int, what: str, text: str, *values: object) -> None:
+    def say(self, level: int, what: str, text: str, *values: object, extra: Mapping[str, object] | None = None) -> None:
         """A line `text` % `values`; `what` names its kind, for the sum: "records left out". Kinds are few: no remote
-        text is one."""
+        text is one. `extra` is the log record's."""
         now = self._loop.time()
         kind = self._kinds.get(what)
         if kind is None or (now - kind.since >= WINDOW and not kind.summed):
             kind = self._kinds[what] = _Kind(now)
         kind.count += 1
         if kind.count <= FIRST:
-            self._log.log(level, text, *values)
+            self._log.log(level, text, *values, extra=extra)
             return
         kind.summed += 1
         if kind.sum_due is None:

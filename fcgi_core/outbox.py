@@ -213,6 +213,13 @@ class Outbox:
                 break
         return taken
 
+    def drop_feedback(self) -> None:
+        """Drop the items that wait; those of which a part has gone count as sent."""
+        for _, new, old in self._classes:
+            for lane in (*new, *old):
+                if isinstance(lane, FeedbackLane):
+                    lane.items.drop_all()
+
     def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
         """Nothing more will be added to the lane: call `on_drained` when all of it has been taken, at once if it is."""
         if lane.queued:

@@ -26,17 +26,19 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from .channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
 from .errors import PluginError, StartAnew
+from .folders import folder_problem
+from .loggers import keep_enabled
 from .memory_cost import memory_cost
 from .records import values_of
 from .sctp.carrier import AssociationStatistics
-from .text import SECRETS, SEVERITIES, escape, escape_word, may_have_secrets, severity_number
+from .text import SECRETS, SEVERITIES, escape, escape_word, is_secret, may_have_secrets, severity_number
 from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
 from .turns import Turns
 from .unix_socket import UnixSocket
@@ -64,6 +66,7 @@ __all__ = [
     "OTHER",
     "OptionsByHost",
     "Outcome",
+    "OutputFigures",
     "Plugin",
     "PluginError",
     "Priority",
@@ -86,6 +89,9 @@ __all__ = [
     "current_request",
     "escape",
     "escape_word",
+    "folder_problem",
+    "is_secret",
+    "keep_enabled",
     "may_have_secrets",
     "memory_cost",
     "severity_number",
@@ -207,6 +213,29 @@ class AssociationFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFigures:
+    """How one place fares that a half writes to: a file, a server. Counters begin with the half."""
+
+    name: str
+    state: str
+    """``idle``: nothing waits; ``writing``; ``stalled``: it neither takes what waits nor fails; ``failing``."""
+    last_error: str
+    """Why it fails, '' if it does not."""
+    errors: int
+    """Attempts to write that failed."""
+    written: int
+    """Events; so are `waiting`, `lost` and `cut`."""
+    waiting: int
+    waiting_bytes: int
+    """Bytes of memory that these hold, about."""
+    lost: int
+    lost_bytes: int
+    """Characters of their text."""
+    cut: int
+    """Events that were too long and were written shorter."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransportFigures:
     """What the transport does."""
 
@@ -214,6 +243,10 @@ class TransportFigures:
     """Those that are up."""
     channels: Sequence[ChannelTotals]
     """Of all plugins."""
+    outputs: Sequence[tuple[str, OutputFigures]] = ()
+    """What plugins write to, each with the name of its plugin."""
+    disagreements: Mapping[str, int] = field(default_factory=dict)
+    """By plugin: the associations whose two sides declare its channels in different ways."""
 
 
 class FeedEntry(NamedTuple):
@@ -290,7 +323,8 @@ class Stream(Protocol):
 
 class Host(Protocol):
     """What a half can do. Every call may come from any thread and returns at once; but while thousands of items wait
-    for the loop, `send` lets it go first, for a millisecond, on any thread but the loop's."""
+    for the loop, or the plugin has sent more than 20,000 within a second, `send` lets it go first, for a millisecond,
+    on any thread but the loop's."""
 
     log: logging.Logger
     """For messages to the operator of this process."""
@@ -299,7 +333,8 @@ class Host(Protocol):
     """What this process is called: application, or web side."""
 
     def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
-        """Queue an item for the other half. Losses are counted; those with the highest `urgency` number go first.
+        """Queue an item for the other half. Losses are counted; those with the highest `urgency` number go first. What
+        a plugin sends beyond 20,000 items a second is lost.
 
         On a channel of request scope `request` says whose stream. On one of association scope the item goes to one
         association: that of `request` if given, else the oldest that takes the channel; if there is none yet it waits,
@@ -317,6 +352,11 @@ class Host(Protocol):
 
     def broadcast(self, channel: str, item: bytes) -> None:
         """Queue an item on a channel of association scope for every association there is now."""
+
+    def is_taken(self, channel: str) -> bool:
+        """False while there are associations and none takes what is sent on this channel: the other side has not
+        enabled the plugin, or with other options, or has set it aside. What is sent waits then, within the channel's
+        bound, or is counted as dropped. `association_up` is called when that is over."""
 
     def open_channel(self, channel: Channel) -> None:
         """One more channel, beside those that `Plugin.channels` told, named as those are. It carries what is sent on it
@@ -372,8 +412,8 @@ class WebHost(Host, Protocol):
 class Half:
     """Hooks of both halves. Inherit `ApplicationHalf` or `WebHalf`.
 
-    What is raised is logged and counted. A hook that takes longer than the configuration's `hook_limit` is ended where
-    it stands, by a HookTimeout, and its plugin set aside.
+    What is raised is logged and counted. A hook that takes longer than the configuration's `hook_limit` is ended by a
+    HookTimeout, where that tears nothing but the plugin's own code, and its plugin is set aside.
     """
 
     def association_up(self, association: AssociationInfo) -> None:
@@ -415,6 +455,10 @@ class Half:
 
     def tick(self) -> None:
         """Called about once a second."""
+
+    def output_figures(self) -> Sequence[OutputFigures]:
+        """How the places fare that this half writes to: shown by `fcgi-sctp status`, `plugins list` and the metrics."""
+        return ()
 
     def close(self) -> None:
         """The last call."""
@@ -466,6 +510,11 @@ class Plugin:
 
     def channels(self, options: Any) -> Sequence[Channel]:
         """The channels that this plugin needs with these options; the same on both sides."""
+        return ()
+
+    def missing(self, options: Any, web: bool) -> Sequence[str]:
+        """What one side needs with these options, and this machine does not have: one sentence each that begins with
+        the option's name. `fcgi-sctp check` shows them; nothing is started, and no file is written."""
         return ()
 
     def application_half(self, host: ApplicationHost, options: Any) -> ApplicationHalf | None:

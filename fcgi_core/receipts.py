@@ -17,6 +17,10 @@ __all__ = ["Acknowledger", "Receipts"]
 ACKNOWLEDGE_AFTER = 0.05
 """Seconds that items of acknowledged channels are collected before they are taken over for good, together."""
 
+ASK_AGAIN_AFTER = 1.0
+"""Seconds until an owner that could not take over what came is asked again: nothing more may come, because the sender
+has no room for more before it is acknowledged."""
+
 REMEMBERED_SENDERS = 1024
 """Sending processes of one member, by channel, whose numbers are remembered; those that have been silent for longest
 are forgotten first."""
@@ -129,12 +133,13 @@ class Acknowledger(Generic[Owner]):
         self._commit = commit
         self._receipts = Receipts()
         self._pending: dict[tuple[str, Link], tuple[Owner, int]] = {}
-        """By channel and association: the number of the last item that nobody was asked to take over yet."""
+        """By channel and association: the number of the last item that its owner was not asked to take over yet."""
+        self._asking = False
+        """Whether owners are to be asked."""
 
     def received(self, owner: Owner, channel: str, link: Link, number: int) -> bool:
         """Count an item; False if it had come before."""
-        if not self._pending:
-            self._loop.call_at(self._loop.time() + ACKNOWLEDGE_AFTER, self._ask)
+        self._ask_after(ACKNOWLEDGE_AFTER)
         self._pending[channel, link] = (owner, number)
         return self._receipts.is_new(link.info.process, channel, number)
 
@@ -142,7 +147,17 @@ class Acknowledger(Generic[Owner]):
         """The association is gone."""
         self._pending = {key: value for key, value in self._pending.items() if key[1] is not link}
 
+    def forget_owner(self, owner: Owner) -> None:
+        """The owner takes nothing over any more: what it was not asked for comes again, to another."""
+        self._pending = {key: value for key, value in self._pending.items() if value[0] is not owner}
+
+    def _ask_after(self, seconds: float) -> None:
+        if not self._asking:
+            self._asking = True
+            self._loop.call_at(self._loop.time() + seconds, self._ask)
+
     def _ask(self) -> None:
+        self._asking = False
         pending, self._pending = self._pending, {}
         by_owner: dict[Owner, list[tuple[str, Link, int]]] = {}
         for (channel, link), (owner, number) in pending.items():
@@ -151,17 +166,26 @@ class Acknowledger(Generic[Owner]):
             done = self._commit(owner)
             if done is None:
                 _tell(items)
-            elif done is not False:
-                done.add_done_callback(partial(self._committed, items))
+            elif done is False:
+                self._ask_again(owner, items)
+            else:
+                done.add_done_callback(partial(self._committed, owner, items))
 
-    def _committed(self, items: list[tuple[str, Link, int]], done: Future[None]) -> None:
+    def _committed(self, owner: Owner, items: list[tuple[str, Link, int]], done: Future[None]) -> None:
         """On any thread."""
-        if done.exception() is not None:
-            return
+        failed = done.cancelled() or done.exception() is not None
         try:
-            self._wake_loop(partial(_tell, items))
+            self._wake_loop(partial(self._ask_again, owner, items) if failed else partial(_tell, items))
         except RuntimeError:
             pass  # the loop is closed: it will come again, to another process
+
+    def _ask_again(self, owner: Owner, items: list[tuple[str, Link, int]]) -> None:
+        """It could not take them over now."""
+        for channel, link, number in items:
+            if not link.down:
+                self._pending.setdefault((channel, link), (owner, number))
+        if self._pending:
+            self._ask_after(ASK_AGAIN_AFTER)
 
 
 def _tell(items: list[tuple[str, Link, int]]) -> None:

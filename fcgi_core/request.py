@@ -30,10 +30,12 @@ class Request:
         "_params",
         "aborted",
         "context",
+        "credited_at",
         "ended_at",
         "feedback",
         "flags",
         "generation",
+        "growing_params",
         "held",
         "id",
         "input",
@@ -60,6 +62,8 @@ class Request:
         self.flags = flags
         self.raw_params = b""
         """The content of all PARAMS records, as it travels."""
+        self.growing_params: bytearray | None = None
+        """The same, while it comes in more than one record."""
         self._params: dict[str, str] | None = None
         self.input = Input.PARAMS
         self.output = Output.OPEN
@@ -75,6 +79,8 @@ class Request:
         """Bytes of STDERR that were queued to be sent (application side), or have come (web side)."""
         self.feedback: dict[int, FeedbackLane] | None = None
         """By channel number; None while there is none."""
+        self.credited_at = 0.0
+        """When the peer last granted credit, which says that it goes on."""
         self.ended_at = 0.0
         self.outlived = False
         """Application side: records of it may come after its end."""
@@ -90,6 +96,11 @@ class Request:
         if self._params is None:
             self._params = decode_pairs(self.raw_params)
         return self._params
+
+    def size_of_params(self) -> int:
+        """Bytes of PARAMS that have come."""
+        growing = self.growing_params
+        return len(self.raw_params) if growing is None else len(growing)
 
     @property
     def writable(self) -> bool:

@@ -22,7 +22,7 @@ from .app.workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_pare
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .endpoints import advertisement, resolve, shifted
 from .errors import ConfigError
-from .hook_limit import HookLimit
+from .hook_limit import HookLimit, end_process, is_started_again
 from .operator_log import LineFormatter
 from .sctp import open_carrier
 from .sctp.carrier import Address
@@ -101,10 +101,16 @@ async def _start_web(config: Config, web: WebConfig) -> Running:
             max_workers=web.max_workers,
             probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
-            socket_mode=int(web.socket_mode, 8),
+            socket_mode=web.mode,
+            socket_group=web.socket_group,
         ),
     )
     await service.start()
+    for listen in web.listen if web.mode & 0o002 else ():
+        if listen.startswith("unix:"):
+            log.info(
+                "any local user may send requests to %s, mode %04o; web.socket_group limits that", listen, web.mode
+            )
     admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
     return Running(
         lambda: _stop(admin, service.stop(web.grace)),
@@ -140,6 +146,8 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         ),
         plan=config.sctp.plan,
         remote_changes=app.remote_changes,
+        max_associations=config.sctp.max_associations,
+        max_associations_per_address=config.sctp.max_associations_per_address,
     )
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:
@@ -270,7 +278,17 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signals.handle(loop, number, stopping.set)
-    running = await start()
+    starting = loop.create_task(start())
+    stopped = loop.create_task(stopping.wait())
+    await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        log.info("stopping before all was started")
+        starting.cancel()
+        await asyncio.wait((starting,))
+    stopped.cancel()
+    if starting.cancelled():
+        return Running(_nothing)
+    running = await starting
     if running.reload is not None:
         signals.handle(loop, signal.SIGHUP, running.reload)
     if running.reopen is not None:
@@ -281,7 +299,7 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     gc.set_threshold(20_000, 20, 20)
     limit = None
     if running.supervisor is not None and hook_limit is not None:
-        limit = HookLimit(running.supervisor, hook_limit)
+        limit = HookLimit(running.supervisor, hook_limit, give_up=end_process if is_started_again() else None)
         limit.install()
     watch = StandstillWatch() if limit is None else StandstillWatch(limit.look)
     watch.start()
@@ -295,6 +313,10 @@ async def _main(start: Callable[[], Coroutine[Any, Any, Running]], hook_limit: f
     if limit is not None:
         limit.remove()
     return running
+
+
+async def _nothing() -> None:
+    """There is nothing to stop."""
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

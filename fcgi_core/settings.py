@@ -114,40 +114,29 @@ class Settings:
                 "use the same release on both sides",
             )
 
-        def number(name: str, default: int, least: int, most: int) -> int:
-            text = pairs.pop(name, str(default))
-            if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-                raise _wrong(f"{name} is {text[:40]!r}; a number from {least} to {most} was expected")
-            return int(text)
-
-        def text(name: str, given: str, most: int) -> str:
-            if len(given) > most:
-                raise _wrong(f"{name} has {len(given)} characters, {given[:40]!r} and so on; at most {most} are taken")
-            return given
-
         pairs.pop("FCGI_MPXS_CONNS", None)
         channels = []
         for index in range(MAX_CHANNELS):
             description = pairs.pop(f"FCGI_SCTP_CHANNEL_{index}", None)
             if description is None:
                 break
-            channels.append(text(f"FCGI_SCTP_CHANNEL_{index}", description, MAX_DESCRIPTION))
+            channels.append(_text(f"FCGI_SCTP_CHANNEL_{index}", description, MAX_DESCRIPTION))
         accepts = tuple(name for name in pairs.pop("FCGI_SCTP_ACCEPT", "").split(",", MAX_ACCEPTS) if name)
         if len(accepts) > MAX_ACCEPTS:
             raise _wrong(f"FCGI_SCTP_ACCEPT names more than {MAX_ACCEPTS} channels")
         for name in accepts:
-            text("FCGI_SCTP_ACCEPT", name, MAX_DESCRIPTION)
+            _text("FCGI_SCTP_ACCEPT", name, MAX_DESCRIPTION)
         return cls(
-            max_requests=number("FCGI_MAX_REQS", DEFAULT_MAX_REQUESTS, 1, 65535),
-            window=number("FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
-            max_message=number("FCGI_SCTP_MAX_MESSAGE", DEFAULT_MAX_MESSAGE, MIN_MAX_MESSAGE, 1 << 30),
-            instance=text("FCGI_SCTP_INSTANCE", pairs.pop("FCGI_SCTP_INSTANCE", ""), MAX_INSTANCE),
-            association=number("FCGI_SCTP_ASSOCIATION", 0, 0, 1 << 62),
-            name=text("FCGI_SCTP_NAME", pairs.pop("FCGI_SCTP_NAME", ""), MAX_NAME),
+            max_requests=_number(pairs, "FCGI_MAX_REQS", DEFAULT_MAX_REQUESTS, 1, 65535),
+            window=_number(pairs, "FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
+            max_message=_number(pairs, "FCGI_SCTP_MAX_MESSAGE", DEFAULT_MAX_MESSAGE, MIN_MAX_MESSAGE, 1 << 30),
+            instance=_text("FCGI_SCTP_INSTANCE", pairs.pop("FCGI_SCTP_INSTANCE", ""), MAX_INSTANCE),
+            association=_number(pairs, "FCGI_SCTP_ASSOCIATION", 0, 0, 1 << 62),
+            name=_text("FCGI_SCTP_NAME", pairs.pop("FCGI_SCTP_NAME", ""), MAX_NAME),
             channels=tuple(channels),
             accepts=accepts,
-            serial=number("FCGI_SCTP_SERIAL", 0, 0, 1 << 31),
-            seen=number("FCGI_SCTP_SEEN", 0, 0, 1 << 31),
+            serial=_number(pairs, "FCGI_SCTP_SERIAL", 0, 0, 1 << 31),
+            seen=_number(pairs, "FCGI_SCTP_SEEN", 0, 0, 1 << 31),
             others=dict(islice(pairs.items(), MAX_OTHERS)),
         )
 
@@ -165,7 +154,21 @@ class Settings:
         return self.max_message - HEADER_SIZE
 
 
+def _number(pairs: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+    """A number, taken out of the pairs. Not a function inside of another one: compiled, that is a circle each time."""
+    text = pairs.pop(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        raise _wrong(f"{name} is {text[:40]!r}; a number from {least} to {most} was expected")
+    return int(text)
+
+
 def _wrong(what: str, advice: str = "") -> RemoteProtocolError:
     return RemoteProtocolError(
         f"SETTINGS: {what}", stream=CONTROL_STREAM, record_type=RecordType.SETTINGS, advice=advice
     )
+
+
+def _text(name: str, given: str, most: int) -> str:
+    if len(given) > most:
+        raise _wrong(f"{name} has {len(given)} characters, {given[:40]!r} and so on; at most {most} are taken")
+    return given

@@ -11,10 +11,11 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["handle"]
+__all__ = ["handle", "suspended"]
 
 _Handler = Any
 _handled: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
@@ -33,6 +34,21 @@ def handle(loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callab
         before = signal.default_int_handler  # in whose place asyncio.Runner has put a partial of its own
     loop.add_signal_handler(number, call)
     _handled[number] = (signal.SIG_DFL if before is None else before, signal.getsignal(number))
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """While foreign code keeps the loop from its work: what stood before, so that SIGTERM ends the process."""
+    for number, (before, ours) in _handled.items():
+        if signal.getsignal(number) is ours:
+            signal.signal(number, before)
+    try:
+        yield
+    finally:
+        for number, (before, ours) in _handled.items():
+            if signal.getsignal(number) is before:  # the code may have set its own
+                signal.signal(number, ours)
+                signal.siginterrupt(number, False)  # as the loop has it
 
 
 def _before_fork() -> None:

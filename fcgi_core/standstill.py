@@ -79,8 +79,12 @@ class StandstillWatch:
             if overslept:
                 continue  # this thread did not run either: the process was stopped, or the machine had no time for it
             if not self._told and now - self._last >= self._tell_after:
-                self._tell(now)
+                # on a thread of its own: the one that stands still may hold a lock of the log's, and this one goes on
+                telling = threading.Thread(target=self._tell, args=(now,), name="standstill", daemon=True)
+                telling.start()
+                telling.join(self._beat)
             self._look()
+            looked = time.monotonic()  # what both took is no sleep
 
     def _tell(self, now: float) -> None:
         frame = sys._current_frames().get(self._thread_watched)

@@ -14,6 +14,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+from .agreement import Disagreement, disagreements
 from .channels import Channel, Direction
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
 from .discovery import EnabledPlugin, name_problem, verify_half
@@ -29,18 +30,28 @@ from .plugin import (
     Half,
     Make,
     Outcome,
+    OutputFigures,
     Plugin,
     RequestInfo,
     TransportFigures,
     WebHalf,
 )
 from .receipts import Acknowledger
+from .text import escape
 from .traffic import Traffic
 
 __all__ = ["Supervisor"]
 
 TICK = 1.0
 """Seconds between ticks."""
+TELL_DISAGREEMENT_AFTER = 10.0
+"""Seconds that sides may disagree, when plugins or their options change, before it is reported."""
+SAME_DISAGREEMENT_EVERY = 600.0
+"""Seconds between two lines in the log about the same disagreement, with whichever association."""
+MOST_REMEMBERED = 100
+"""Disagreements that are remembered for that."""
+MOST_SHOWN = 20
+"""Associations that disagree, for one plugin, that are shown."""
 
 
 class _HalfHost:
@@ -68,6 +79,9 @@ class _HalfHost:
 
     def close_channel(self, name: str) -> None:
         self._supervisor.close_channel(self._plugin, name)
+
+    def is_taken(self, channel: str) -> bool:
+        return self._supervisor.is_taken(channel)
 
     def open_stream(self, channel: str, request: RequestInfo) -> Stream:
         return self._supervisor.delivery.open_stream(channel, request)
@@ -129,14 +143,18 @@ class Supervisor(HookCaller):
         self._entries: list[Entry] = []
         self._tallies: dict[str, Tally] = {}
         self._tick_handle: Handle | None = None
-        self._missed: dict[str, int] = {}
-        """By channel: events that came while their plugin was set aside."""
         self._request_begin: list[tuple[Entry, Callable[..., Any]]] = []
         self._request_end: list[tuple[Entry, Callable[..., Any]]] = []
         self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
         self._tick: list[tuple[Entry, Callable[..., Any]]] = []
+        self._on_silence: Callable[[], None] | None = None
+        """Called when the other sides know that nothing is taken any more."""
+        self._taking = True
+        self._disagreeing = False
+        """Whether any association has a disagreement."""
+        self._told_disagreements: dict[tuple[str, str], float] = {}
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
-        self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call))
+        self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call), loop.time)
         self.known = {one.plugin.name: one for one in enabled}
         """By name: all plugins of the configuration, in its order, those that are off too."""
         for one in self.known.values():
@@ -166,6 +184,9 @@ class Supervisor(HookCaller):
         info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
         link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings))
         self._tell_channels(link)  # they may have changed since the association was begun
+        self._compare(link)
+        for plugin, disagreement in link.disagreements.items():
+            self._tell_disagreement(link, plugin, disagreement)
         link.taken = link.connection.feedback.taken
         self.delivery.add(link)
         for entry in self._entries:
@@ -174,16 +195,21 @@ class Supervisor(HookCaller):
 
     def association_down(self, link: Link, reason: str) -> None:
         if link in self.links:
+            link.down = True
             self.delivery.remove(link)
+            link.connection.drop_waiting()
             self._acknowledger.forget(link)
             self._ledger.close(link.connection)
             for entry in self._entries:
                 self._call(entry, entry.half.association_down, link.info, reason)
+            self._look_for_silence()
 
     def peer_changed(self, link: Link) -> None:
         """The peer takes other channels than before, or has taken notice of ours."""
         if link not in self.links:
             return
+        self._look_for_silence()
+        self._compare(link)
         before, link.taken = link.taken, link.connection.feedback.taken
         self.delivery.changed(link)
         for entry in tuple(self._entries):
@@ -223,17 +249,18 @@ class Supervisor(HookCaller):
             if entry.aside_until and self._is_aside(entry):
                 continue
             began = perf_counter()
+            self.hook = hook
             self.hook_due = began + self.hook_limit
             try:
                 hook(request)
             except BaseException:
                 self.hook_due = NEVER
-                self._failed(entry, "request_begin")
+                self._failed(entry, "request_begin", entry)
             else:
                 self.hook_due = NEVER
                 if entry.failing:
                     entry.failing.pop("request_begin", None)
-            self._took(entry, "request_begin", perf_counter() - began)
+            self._took(entry, "request_begin", perf_counter() - began, entry)
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         if self.traffic is not None:
@@ -242,43 +269,46 @@ class Supervisor(HookCaller):
             if entry.aside_until and self._is_aside(entry):
                 continue
             began = perf_counter()
+            self.hook = hook
             self.hook_due = began + self.hook_limit
             try:
                 hook(request, outcome)
             except BaseException:
                 self.hook_due = NEVER
-                self._failed(entry, "request_end")
+                self._failed(entry, "request_end", entry)
             else:
                 self.hook_due = NEVER
                 if entry.failing:
                     entry.failing.pop("request_end", None)
-            self._took(entry, "request_end", perf_counter() - began)
+            self._took(entry, "request_end", perf_counter() - began, entry)
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         """True if a plugin took it. Any thread."""
         taken = False
         on_loop = get_ident() == self._loop_thread
         for entry, hook in self._stderr:
-            taken = bool(self._call(entry, hook, request, data, on_loop=on_loop)) or taken
+            takes = bool(self._call(entry, hook, request, data, on_loop=on_loop))
+            # what it cannot send is not lost: it goes the way of all STDERR
+            taken = (takes and not (self._disagreeing and self._is_unheard(entry.name, request))) or taken
         return taken
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
         """An item from the other side."""
         known = self._by_channel.get(channel)
         if known is None:
+            link.connection.feedback.refuse(channel, item)  # its plugin went while this batch was looked at
             return
         entry, declared = known
-        if entry.aside_until and self._is_aside(entry):
-            if declared.acknowledged:
-                entry.kept.append((channel, item, link))  # it is not acknowledged before the plugin has it
-            else:
-                self._missed[channel] = self._missed.get(channel, 0) + declared.events(item)
+        peer = entry.peer(link.info.peer)
+        if (entry.aside_until and self._is_aside(entry)) or (peer.aside_until and self._is_aside(entry, peer)):
+            # it was under way when the other side was told. What is not acknowledged comes again.
+            link.connection.feedback.refuse(channel, item)
             return
         if declared.acknowledged:
             number, item = int.from_bytes(item[:8], "big"), item[8:]
             if not self._acknowledger.received(entry, channel, link, number) or not item:
                 return  # it came before, by an association that was lost before we could say so
-        self._call(entry, entry.half.feedback, channel, item, request, link.info)
+        self._call_feedback(entry, peer, channel, item, request, link.info)
 
     def reopen(self) -> None:
         """SIGUSR1: whoever writes files has to open them anew."""
@@ -287,26 +317,47 @@ class Supervisor(HookCaller):
 
     def _on_tick(self) -> None:
         self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+        if self._disagreeing:
+            self._look_at_disagreements()
+        up = {link.info.peer for link in self.links}
         for entry in tuple(self._entries):
-            if entry.aside_until:
-                self._is_aside(entry)
+            self._end_window(entry)
+            self._look_at_those_aside(entry, up)
         for entry, hook in tuple(self._tick):
             self._call(entry, hook)
 
+    def _was_set_aside(self) -> None:
+        try:
+            self._wake_loop(self._tell_all)
+        except RuntimeError:
+            pass  # on a thread of the application, and the loop is closed
+
     def _comes_back(self, entry: Entry) -> None:
-        """It gets what was kept for it, and what it has is fetched."""
-        if entry.withheld:
+        """What waits for it on the other side may come, and what it has is fetched."""
+        if entry.withheld and not entry.aside_until:
             entry.withheld = False
             self.delivery.gather_soon()
-        kept, entry.kept = entry.kept, []
-        for channel, item, link in kept:
-            self.feedback(channel, item, None, link)
+        self._wake_loop(self._tell_all)
 
     def stop_ticks(self) -> None:
         """Call no more ticks."""
         if self._tick_handle is not None:
             self._tick_handle.cancel()
             self._tick_handle = None
+
+    def take_no_more(self, on_silence: Callable[[], None]) -> None:
+        """Have the other sides send nothing more; what is under way is still taken. `on_silence` is called when they
+        have said that they know, perhaps at once. The end of a process: they keep what they have, or give it to
+        another, and nothing is lost on the way."""
+        self._taking = False
+        self._on_silence = on_silence
+        self._tell_all()
+        self._look_for_silence()
+
+    def _look_for_silence(self) -> None:
+        if self._on_silence is not None and all(link.connection.is_known() for link in self.links):
+            on_silence, self._on_silence = self._on_silence, None
+            on_silence()
 
     def close(self) -> None:
         """Call each half's `close`, and send what it still had to say; nothing is called after it."""
@@ -315,6 +366,62 @@ class Supervisor(HookCaller):
             self._close(entry)
             entry.aside_until = math.inf
         self.delivery.close()
+
+    # ---- sides that disagree
+
+    def _compare(self, link: Link) -> None:
+        """See where the two sides of an association declare channels in different ways."""
+        settings = link.connection.peer_settings
+        if settings is None:
+            return
+        declared = [channel for entry in self._entries for channel in entry.enabled.channels]
+        before, link.disagreements = link.disagreements, disagreements(declared, self._sends, settings)
+        now = self._loop.time()
+        for plugin, disagreement in link.disagreements.items():
+            old = before.get(plugin)
+            same = old is not None and str(old) == str(disagreement)
+            disagreement.since = old.since if old is not None and same else now
+            disagreement.told = old is not None and same and old.told
+        self._disagreeing = any(one.disagreements for one in (link, *self.links))
+
+    def _look_at_disagreements(self) -> None:
+        """Report those that last: when plugins are switched on or off the sides follow each other soon."""
+        before = self._loop.time() - TELL_DISAGREEMENT_AFTER
+        for link in self.links:
+            for plugin, disagreement in link.disagreements.items():
+                if not disagreement.told and disagreement.since < before:
+                    self._tell_disagreement(link, plugin, disagreement)
+
+    def _tell_disagreement(self, link: Link, plugin: str, disagreement: Disagreement) -> None:
+        disagreement.told = True
+        # workers of one application, and associations that come again, say the same
+        now = self._loop.time()
+        same = (plugin, str(disagreement))
+        if now < self._told_disagreements.get(same, -math.inf) + SAME_DISAGREEMENT_EVERY:
+            return
+        if len(self._told_disagreements) >= MOST_REMEMBERED:
+            self._told_disagreements.clear()
+        self._told_disagreements[same] = now
+        self._log.warning(
+            "plugin %s: this side and %s at %s declare different channels, and nothing is carried on those: %s; enable"
+            " it on both sides, with the same options",
+            plugin,
+            escape(link.info.peer_name) or "the other side",
+            escape(link.info.peer),
+            disagreement,
+        )
+
+    def _is_unheard(self, plugin: str, request: RequestInfo | None) -> bool:
+        """Whether what a plugin sends of a request, or of none, is not taken because the sides disagree. Any thread."""
+        link: Link | None = getattr(request, "link", None)
+        links = tuple(self.links) if link is None else (link,)
+        found = [one.disagreements.get(plugin) for one in links]
+        return bool(found) and all(one is not None and one.loses for one in found)
+
+    def is_taken(self, channel: str) -> bool:
+        """See `Host.is_taken`."""
+        links = tuple(self.links)
+        return not links or any(link.connection.takes(channel) for link in links)
 
     # ---- beginning and end of halves
 
@@ -325,7 +432,8 @@ class Supervisor(HookCaller):
     def start(self, one: EnabledPlugin) -> None:
         """Make a half, verify it, and let it run. PluginError if it cannot, and nothing has changed."""
         name = one.plugin.name
-        entry = Entry(one, self._kind(), self._tallies.setdefault(name, Tally()), list(one.channels))
+        tally = self._tallies.setdefault(name, Tally())
+        entry = Entry(one, self._kind(), tally, list(one.channels), self._loop.time())
         self._entries.append(entry)
         make = one.plugin.web_half if self._web else one.plugin.application_half
         try:
@@ -375,7 +483,7 @@ class Supervisor(HookCaller):
         self._close(entry)
         self.delivery.flush()
         entry.aside_until = math.inf
-        entry.kept.clear()
+        self._acknowledger.forget_owner(entry)
         self._entries.remove(entry)
         self._declare()
         self._look_at_hooks()
@@ -385,12 +493,25 @@ class Supervisor(HookCaller):
         self.channels = [channel for entry in self._entries for channel in entry.channels]
         self.delivery.declare(channel for channel in self.channels if channel.direction is self._sends)
         self._by_channel = {channel.name: (entry, channel) for entry in self._entries for channel in entry.channels}
+        self._tell_all()
+
+    def _tell_all(self) -> None:
         for link in self.links:
             self._tell_channels(link)
+            self._compare(link)
 
     def _tell_channels(self, link: Link) -> None:
-        link.connection.set_channels(self.channels)
+        link.connection.set_channels(self.channels, self._aside_on(link))
         link.driver.wake()
+
+    def _aside_on(self, link: Link) -> set[str]:
+        """The channels on which nothing is taken from an association for now."""
+        aside: set[str] = set()
+        for entry in self._entries:
+            account = entry.peers.get(link.info.peer)
+            if not self._taking or entry.aside_until or (account is not None and account.aside_until):
+                aside.update(channel.name for channel in entry.channels)
+        return aside
 
     def put_in_order(self) -> None:
         """Call hooks in the order of the configuration from now on."""
@@ -455,40 +576,75 @@ class Supervisor(HookCaller):
             self.traffic = Traffic()
         return self.traffic
 
+    def disagreements(self) -> dict[str, int]:
+        """By plugin: with how many associations this side does not agree on its channels."""
+        counts: dict[str, int] = {}
+        for link in self.links:
+            for plugin in link.disagreements:
+                counts[plugin] = counts.get(plugin, 0) + 1
+        return counts
+
     def transport(self) -> TransportFigures:
         """How the associations and channels fare now."""
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self.links],
             [self._totals(one) for one in self.channels],
+            [(entry.name, one) for entry in self._entries for one in self._outputs(entry)],
+            disagreements=self.disagreements(),
         )
 
+    def _outputs(self, entry: Entry) -> Sequence[OutputFigures]:
+        """What a half writes to."""
+        if type(entry.half).output_figures is self._kind.output_figures:
+            return ()
+        outputs: Sequence[OutputFigures] = self._call(entry, entry.half.output_figures, failed=())
+        return outputs
+
     def _totals(self, channel: Channel) -> ChannelTotals:
-        lost = self.delivery.lost.get(channel.name, 0) + self._missed.get(channel.name, 0)
+        lost = self.delivery.lost.get(channel.name, 0)
         return self._ledger.totals(channel, [link.connection for link in self.links], lost)
 
     def statistics(self) -> list[dict[str, Any]]:
         """One entry a plugin, for people and programs; times are seconds."""
         now = self._loop.time()
-        return [self._statistics(one, self.running(name), now) for name, one in self.known.items()]
+        told = [self._statistics(name, one.plugin.version, self.running(name), now) for name, one in self.known.items()]
+        for name in self.disagreements():
+            if name not in self.known:
+                told.append({**self._statistics(name, "", None, now), "state": "only there"})
+        return told
 
-    def _statistics(self, one: EnabledPlugin, entry: Entry | None, now: float) -> dict[str, Any]:
-        tally = self._tallies.get(one.plugin.name, Tally())
+    def _statistics(self, name: str, version: str, entry: Entry | None, now: float) -> dict[str, Any]:
+        tally = self._tallies.get(name, Tally())
+        disagreeing = [(link, link.disagreements[name]) for link in self.links if name in link.disagreements]
+        state = "disagrees" if disagreeing else "running"
         return {
-            "name": one.plugin.name,
-            "version": one.plugin.version,
-            "state": "off" if entry is None else "set aside" if entry.aside_until > now else "running",
+            "name": name,
+            "version": version,
+            "state": "off" if entry is None else "set aside" if entry.aside_until > now else state,
             "errors": tally.errors,
             "hooks": {
                 "calls": tally.calls,
                 "seconds": round(tally.seconds, 6),
                 "slowest": round(tally.slowest, 6),
                 "slow": tally.slow,
+                "share": 0.0 if entry is None else round(entry.share, 4),
             },
+            "disagreements": [
+                {"association": link.info.identity, "peer": link.info.peer, "here": one.here, "there": one.there}
+                for link, one in disagreeing[:MOST_SHOWN]
+            ],
+            "aside": [
+                {"peer": address, "seconds": round(account.aside_until - now, 1)}
+                for address, account in (() if entry is None else entry.peers.items())
+                if account.aside_until > now
+            ],
             "channels": [
                 {
                     **asdict(self._totals(channel)),
                     "streams": sum(streams_of(link.connection, channel.name) for link in self.links),
+                    "waiting": self.delivery.spooled(channel.name),
                 }
                 for channel in (() if entry is None else entry.channels)
             ],
+            "outputs": [asdict(output) for output in (() if entry is None else self._outputs(entry))],
         }

@@ -201,6 +201,9 @@ def _start_anew(supervisor: Supervisor, entry: Entry, fresh: EnabledPlugin) -> N
     supervisor.stop(entry)
     try:
         supervisor.start(fresh)
-    except PluginError:
-        supervisor.start(old)
+    except PluginError as error:
+        try:
+            supervisor.start(old)
+        except PluginError as again:
+            raise PluginError(f"{error}; and as it was before it does not start again either: {again}") from again
         raise

@@ -53,6 +53,8 @@ from .web_connection import WebConnection
 __all__ = ["HarnessRequest", "PluginHarness", "check_contract"]
 
 _ADDRESS = Address(("192.0.2.1",), 9000)
+PATIENCE = 60.0
+"""Seconds of the virtual clock that a request may take to arrive."""
 DEFAULT_PARAMS = {
     "REQUEST_METHOD": "GET",
     "REQUEST_URI": "/",
@@ -221,8 +223,10 @@ class PluginHarness:
     # ---- requests
 
     def begin(self, params: Mapping[str, str] | None = None) -> HarnessRequest:
-        """Begin a request with these CGI variables over `DEFAULT_PARAMS`; it has arrived when this returns."""
-        link = self._links[True]
+        """Begin a request with these CGI variables over `DEFAULT_PARAMS`; it has arrived when this returns.
+        AssertionError if there is no association (`disconnect`, and no `connect`)."""
+        link = self._links.get(True)
+        assert link is not None, "there is no association: call connect() first"
         connection: WebConnection = link.driver.connection
         request = connection.begin_request(encode_pairs({**DEFAULT_PARAMS, **(params or {})}), body=b"")
         exchange = HarnessRequest(lambda: self.now, link, request)
@@ -231,7 +235,9 @@ class PluginHarness:
         self._web.request_begin(exchange)
         link.driver.wake()
         known = len(self.requests)
+        until = self.now + PATIENCE
         while len(self.requests) == known:
+            assert self.now < until, f"the request has not arrived after {PATIENCE:g} s: is the association lost?"
             self.run(0.05)
         return self.requests[-1]
 

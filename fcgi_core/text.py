@@ -8,8 +8,19 @@ and no character that turns the direction of what follows (CVE-2021-42574, "Troj
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-__all__ = ["SECRETS", "SEVERITIES", "escape", "escape_word", "hide_secrets", "may_have_secrets", "severity_number"]
+__all__ = [
+    "SECRETS",
+    "SEVERITIES",
+    "escape",
+    "escape_word",
+    "hide_secrets",
+    "is_secret",
+    "may_have_secrets",
+    "name_of_request",
+    "severity_number",
+]
 
 SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 """RFC 5424 section 6.2.1, by number; the names are those of syslog.conf(5)."""
@@ -53,6 +64,12 @@ def escape_word(text: str) -> str:
     return escape(text).replace(" ", "\\x20") or "-"
 
 
+def name_of_request(params: Mapping[str, str]) -> str:
+    """What a log of ours calls a request: method and URI, without the query, which may have passwords and tokens."""
+    path, _, query = params.get("REQUEST_URI", "").partition("?")
+    return escape(f"{params.get('REQUEST_METHOD', '')} {path}{query and '?***'}")
+
+
 def severity_number(name: str) -> int:
     """0 to 7 for a name in any case (``error`` and ``err`` are one) or a digit. ValueError says what would be right."""
     text = name.strip().lower()
@@ -64,12 +81,18 @@ def severity_number(name: str) -> int:
     raise ValueError(f"{name!r} is no severity: one of {', '.join(SEVERITIES)}, or 0 to 7")
 
 
-SECRETS = (
-    r"([?&;](?i:pass(?:word|wd)?|pwd|secret|(?:access_|refresh_|id_)?token|api_?key|sig(?:nature)?)=)[^&;\s\"'<>]+"
-)
+_SECRET_NAMES = r"(?i:pass(?:word|wd)?|pwd|secret|(?:access_|refresh_|id_)?token|api_?key|sig(?:nature)?)"
+"""A regular expression: names of parameters and fields whose values nobody may read in a log."""
+SECRETS = rf"([?&;]{_SECRET_NAMES}=)[^&;\s\"'<>]+"
 """A regular expression: parameters of a query string that are no business of who reads a log. What stands before the
 value is its first group."""
 _SECRETS = re.compile(SECRETS)
+_SECRET_NAME = re.compile(_SECRET_NAMES)
+
+
+def is_secret(name: str) -> bool:
+    """Whether the value of a field or parameter of this name may not be shown in a log."""
+    return _SECRET_NAME.fullmatch(name) is not None
 
 
 def may_have_secrets(text: str) -> bool:

@@ -8,6 +8,7 @@ into a queue, and the thread that finds no other at work makes those in the queu
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,23 +19,28 @@ __all__ = ["Turns"]
 class Turns:
     """Makes calls in the order in which they were added. Any thread; a call may add others. A call must not raise."""
 
-    __slots__ = ("_busy", "_calls", "_maker")
+    __slots__ = ("_busy", "_calls", "_maker", "_process")
 
     def __init__(self) -> None:
         self._busy = threading.Lock()
         self._calls: deque[Callable[[], object]] = deque()
         self._maker = 0
         """The thread that makes calls now."""
+        self._process = os.getpid()
 
     def add(self, call: Callable[[], object], patience: float = 0.0) -> None:
         """Make `call`. If another thread makes calls now, wait `patience` seconds for it at most; if it has not come to
         `call` by then, or if it is this thread, it makes `call` later."""
         self._calls.append(call)
         while self._calls:  # the thread that was at work may have looked before `call` was there
-            if self._maker == threading.get_ident():
+            if self.mine:
                 return
             if not (self._busy.acquire(timeout=patience) if patience else self._busy.acquire(blocking=False)):
-                return
+                if self._process == os.getpid():
+                    return
+                # a forked child: the thread that was at work is its parent's, and makes what is its parent's there
+                self._process, self._maker, self._busy, self._calls = os.getpid(), 0, threading.Lock(), deque((call,))
+                continue
             try:
                 self._maker = threading.get_ident()
                 while self._calls:
@@ -42,6 +48,11 @@ class Turns:
             finally:
                 self._maker = 0
                 self._busy.release()
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread is the one that makes calls now."""
+        return self._maker == threading.get_ident()
 
     def __len__(self) -> int:
         """How many calls wait."""

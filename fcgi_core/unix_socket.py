@@ -13,6 +13,8 @@ import os
 import socket
 import stat
 
+from .forks import keep_from_children
+
 __all__ = ["UnixSocket", "somebody_listens"]
 
 BACKLOG = 4096
@@ -23,7 +25,7 @@ class UnixSocket:
     """A unix socket that listens at `path`; give `socket` to an event loop, and call `close` at the end.
 
     OSError if the path cannot be used: EADDRINUSE if another process listens there, EEXIST if something else than a
-    socket is there; LookupError if there is no such group.
+    socket is there, EINVAL if there is no such group.
     """
 
     def __init__(
@@ -32,11 +34,16 @@ class UnixSocket:
         """`mode` is the file's; a `group` (a name) may connect too."""
         self.path = os.fspath(path)
         self._inode: tuple[int, int] | None = None
-        group_number = grp.getgrnam(group).gr_gid if group is not None else -1
+        group_number = -1
         if group is not None:
             mode |= 0o060  # to connect takes the right to write
+            try:
+                group_number = grp.getgrnam(group).gr_gid
+            except KeyError:
+                raise OSError(errno.EINVAL, f"there is no group {group!r}", self.path) from None
         _remove_stale(self.path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        keep_from_children(self.socket)
         try:
             os.fchmod(self.socket.fileno(), 0o600)  # Linux makes the file with these bits
             self.socket.bind(self.path)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fcgi_core.text import SEVERITIES, escape, escape_word, severity_number
+from fcgi_core.text import SEVERITIES, escape, escape_word, name_of_request, severity_number
 
 ANY_TEXT = st.text(st.characters())  # with lone surrogates
 
@@ -51,3 +51,16 @@ def test_severity_names(name: str, number: int) -> None:
 def test_no_severity(name: str) -> None:
     with pytest.raises(ValueError, match="is no severity: one of emerg, alert"):
         severity_number(name)
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"REQUEST_METHOD": "GET", "REQUEST_URI": "/log-in?user=me&password=hunter2"}, "GET /log-in?***"),
+        ({"REQUEST_METHOD": "GET", "REQUEST_URI": "/shop"}, "GET /shop"),
+        ({"REQUEST_METHOD": "GET\n", "REQUEST_URI": "/\x1b[0m?"}, "GET\\n /\\x1b[0m"),
+        ({}, " "),
+    ],
+)
+def test_what_a_log_calls_a_request(params: dict[str, str], name: str) -> None:
+    assert name_of_request(params) == name

@@ -7,9 +7,13 @@ import glob
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["AdminClient", "AdminError", "add_admin_argument", "ask_all", "sockets"]
+from fcgi_core import __version__
+
+__all__ = ["AdminClient", "AdminError", "add_admin_argument", "ask_all", "ask_once", "sockets", "understood"]
 
 ADMIN_VARIABLE = "FCGI_SCTP_ADMIN"
 DIRECTORY = "/run/fcgi-sctp"
@@ -21,6 +25,15 @@ MAX_ANSWER = 64 << 20
 
 class AdminError(Exception):
     """A process could not be asked; the text is for people."""
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """While answers are read that may come from anything: AdminError where they are not as this version has them."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise AdminError(f"a process answers what fcgi-sctp {__version__} does not understand: {error!r}") from error
 
 
 def add_admin_argument(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +78,7 @@ class AdminClient:
         except OSError as error:
             self.close()
             raise AdminError(f"{self.path}: {error.strerror or error}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             self.close()
             raise AdminError(f"{self.path}: what answers there is no admin socket of fcgi-sctp") from None
         if answer.get("ok") is not True:
@@ -102,6 +115,15 @@ class AdminClient:
             parts.append(received)
         line, _, self._rest = b"".join(parts).partition(b"\n")
         return line
+
+
+def ask_once(clients: list[AdminClient], what: str, **question: Any) -> tuple[list[Any], list[str]]:
+    """As `ask_all`, for clients that are not asked again."""
+    try:
+        return ask_all(clients, what, **question)
+    finally:
+        for client in clients:
+            client.close()
 
 
 def ask_all(clients: list[AdminClient], what: str, **question: Any) -> tuple[list[Any], list[str]]:

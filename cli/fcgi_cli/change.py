@@ -15,12 +15,13 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from fcgi_core.errors import NO_EFFECT
 from fcgi_core.text import escape
 
-from .admin import AdminClient, add_admin_argument, ask_all, sockets
+from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
 
 __all__ = ["add_arguments", "run"]
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     paths = sockets(args.admin)
     changes = _for_hosts(args.changes, args.server_name)
-    answers, errors = ask_all([AdminClient(path) for path in paths], "change", changes=changes)
+    answers, errors = ask_once([AdminClient(path) for path in paths], "change", changes=changes)
     for error in errors:
         print(f"fcgi-sctp set: {escape(error)}", file=sys.stderr)
     if not answers:
@@ -67,18 +68,20 @@ def run(args: argparse.Namespace) -> int:
         return EX_UNAVAILABLE
     if args.output == "json":
         print(json.dumps(answers, indent=2))
+    with understood():
+        lines = [line for answer in answers for line in _lines(answer)]
+        status = int(_refused(answers))
     if args.output == "pretty":
-        for answer in answers:
-            _tell(answer)
-    return int(_refused(answers))
+        print("\n".join(lines))
+    return status
 
 
-def _tell(answer: dict[str, Any]) -> None:
-    """Print what a process, and the applications that it asked, say."""
+def _lines(answer: dict[str, Any]) -> Iterator[str]:
+    """What a process, and the applications that it asked, say."""
     for who, results in answer.items():
         for name, why in results.items():
             said = f"refused: {why}" if why and not why.startswith(NO_EFFECT) else why or "taken"
-            print(escape(f"{who}: {name}: {said}"))
+            yield escape(f"{who}: {name}: {said}")
 
 
 def _refused(answers: list[dict[str, Any]]) -> bool:

@@ -8,8 +8,14 @@ import sys
 from typing import Any
 
 from fcgi_core import __version__
+from fcgi_core.text import escape
+
+from .admin import AdminError
+from .output import guarded
 
 __all__ = ["main", "make_parser"]
+
+INTERRUPTED = 130
 
 EXIT_STATUSES = """
 Exit status, of all commands (those of sysexits.h):
@@ -17,6 +23,7 @@ Exit status, of all commands (those of sysexits.h):
     1  what was asked for did not come, or was refused
    64  wrong words
    69  what is needed is not there: no SCTP, no feed, no process that answers
+   74  standard output cannot be written; one whose reader has gone (| head) is no error
    78  wrong configuration
   130  Ctrl-C
 """
@@ -25,14 +32,35 @@ Exit status, of all commands (those of sysexits.h):
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is sysexits': 64 wrong words, 78 wrong configuration, 69 unavailable."""
     parser = make_parser()
-    args = parser.parse_args(arguments)
-    status: int = args.run(args)
+    ended: SystemExit | None = None
+    status: int | None = None
+    try:
+        with guarded() as output:
+            try:
+                args = parser.parse_args(arguments)
+                if args.run not in (_web, _app):  # what an application prints is its own affair
+                    status = args.run(args)
+            except AdminError as error:
+                print(f"fcgi-sctp: {escape(str(error))}", file=sys.stderr)
+                status = os.EX_UNAVAILABLE
+            except SystemExit as end:  # help, and wrong words
+                ended = end
+            sys.stdout.flush()
+            if output.problem:
+                print(f"fcgi-sctp: {output.problem}", file=sys.stderr)
+                return os.EX_IOERR
+        if ended is not None:
+            raise ended
+        if status is None:
+            status = args.run(args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All words of the command."""
-    from . import change, completion, doctor, logs, plugins, status, top, version, webserver
+    from . import change, check, completion, doctor, logs, plugins, status, top, version, webserver
     from .parser import Parser
 
     parser = Parser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.", epilog=EXIT_STATUSES)
@@ -67,6 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
         (plugins, "plugins", "the plugins installed, their options, and how they fare"),
         (change, "set", "change options of plugins while they run"),
         (doctor, "doctor", "what SCTP this machine has, and what would give what it lacks"),
+        (check, "check", "what is wrong with configuration files"),
         (webserver, "nginx-config", "what to write into nginx's configuration, or another web server's"),
         (completion, "completion", "a script that completes these words in a shell"),
         (version, "version", "this program and what it stands on"),
@@ -75,10 +104,6 @@ def make_parser() -> argparse.ArgumentParser:
         module.add_arguments(module_parser)
         module_parser.set_defaults(run=module.run)
 
-    check = commands.add_parser("check", help="check a configuration file")
-    check.add_argument("config", nargs="?", metavar="CONFIG")
-    check.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and exit")
-    check.set_defaults(run=_check)
     return parser
 
 
@@ -144,27 +169,8 @@ def _app(args: argparse.Namespace) -> int:
     return _guarded(run)
 
 
-def _check(args: argparse.Namespace) -> int:
-    def run() -> None:
-        from fcgi_core.config import load_config, schema
-
-        if args.schema:
-            import json
-
-            print(json.dumps(schema(), indent=2))
-            return
-        if args.config is None:
-            _usage("check needs a CONFIG file")
-        config = load_config(args.config, {})
-        sides = [name for name in ("web", "app") if getattr(config, name) is not None]
-        plugins = ", ".join(config.plugins) or "none"
-        print(f"{args.config}: good; sides: {', '.join(sides) or 'none'}; plugins: {plugins}")
-
-    return _guarded(run)
-
-
 def _usage(text: str) -> None:
-    print(f"fcgi-sctp: {text}", file=sys.stderr)
+    _complain([text])
     raise SystemExit(os.EX_USAGE)
 
 
@@ -176,10 +182,15 @@ def _guarded(run: Any) -> int:
     try:
         run()
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"fcgi-sctp: {problem}", file=sys.stderr)
+        _complain(error.problems)
         return os.EX_CONFIG
     except (CarrierError, FcgiSctpError, OSError) as error:
-        print(f"fcgi-sctp: {error}", file=sys.stderr)
+        _complain([str(error)])
         return os.EX_UNAVAILABLE
     return os.EX_OK
+
+
+def _complain(problems: list[str]) -> None:
+    with guarded():
+        for problem in problems:
+            print(f"fcgi-sctp: {escape(problem)}", file=sys.stderr)

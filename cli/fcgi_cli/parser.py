@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from fcgi_core.text import escape
 
 __all__ = ["Parser"]
 
@@ -27,11 +29,25 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: object, **options: object) -> None:
         options.setdefault("formatter_class", Help)
+        self._intermixing = False
         super().__init__(*args, **options)  # type: ignore[arg-type]  # as ArgumentParser takes them
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Options may stand between the other words, in all commands that have no commands of their own."""
+        if self._intermixing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._intermixing = True
+        try:
+            known, unknown = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixing = False
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        print(f"{self.prog}: {message}; {self.prog} --help tells more", file=sys.stderr)
+        print(f"{self.prog}: {escape(message)}; {self.prog} --help tells more", file=sys.stderr)
         raise SystemExit(os.EX_USAGE)
 
 

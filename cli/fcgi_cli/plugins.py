@@ -13,7 +13,7 @@ from typing import Any
 
 from fcgi_core.text import escape
 
-from .admin import AdminClient, add_admin_argument, ask_all, sockets
+from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
 from .status import plugin_rows
 
 __all__ = ["add_arguments", "run", "type_text"]
@@ -60,8 +60,7 @@ def _list(args: argparse.Namespace) -> int:
     for one in installed:
         title = f"{one['name']} {one.get('version', '')}".ljust(width)
         print(f"  {escape(title)}  {escape(one.get('about') or 'CANNOT BE LOADED: ' + one.get('error', ''))}")
-    for line in _running_lines(running, None):
-        print(line)
+    _print_running(running, None)
     return 0
 
 
@@ -73,14 +72,15 @@ def _new(args: argparse.Namespace) -> int:
     try:
         files = write_plugin(args.name, Path(args.where))
     except FileExistsError as error:
-        print(f"fcgi-sctp plugins: {error.filename} is there already", file=sys.stderr)
+        print(f"fcgi-sctp plugins: {escape(error.filename)} is there already", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
-        print(f"fcgi-sctp plugins: {error}", file=sys.stderr)
+        print(f"fcgi-sctp plugins: {escape(str(error))}", file=sys.stderr)
         return 1
     for path in files:
-        print(path)
-    print(f"next: pip install -e {Path(args.where) / args.name}; then `plugins: {{{args.name}: {{}}}}` on both sides")
+        print(escape(str(path)))
+    folder = escape(str(Path(args.where) / args.name))
+    print(f"next: pip install -e {folder}; then `plugins: {{{args.name}: {{}}}}` on both sides")
     return 0
 
 
@@ -97,9 +97,14 @@ def _show(args: argparse.Namespace) -> int:
     import textwrap  # imported here, for the command `logs` starts quickly and has no need of it
 
     options = list(_options(plugin))
+    try:
+        declared = plugin.channels(plugin.Options())
+    except Exception as error:  # a plugin's own code, or an option without a default
+        print(f"fcgi-sctp plugins: {plugin.name}: no channels without options: {escape(repr(error))}", file=sys.stderr)
+        declared = ()
     channels = [
         {"name": one.name, "scope": one.scope.value, "priority": one.priority.name.lower(), "lifetime": one.lifetime}
-        for one in plugin.channels(plugin.Options())
+        for one in declared
     ]
     running = _running(args)
     if args.output == "json":
@@ -118,8 +123,7 @@ def _show(args: argparse.Namespace) -> int:
     for channel in channels:
         lifetime = "" if channel["lifetime"] is None else f", lifetime {channel['lifetime']:g} s"
         print(f"  {channel['name']}: {channel['scope']}, {channel['priority']}{lifetime}")
-    for line in _running_lines(running, plugin.name):
-        print(line)
+    _print_running(running, plugin.name)
     return 0
 
 
@@ -175,10 +179,18 @@ def type_text(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 def _running(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Each process that answers, with its plugins."""
-    answers, errors = ask_all([AdminClient(path) for path in sockets(args.admin)], "status", streams=False)
+    answers, errors = ask_once([AdminClient(path) for path in sockets(args.admin)], "status", streams=False)
     for error in errors:
         print(f"fcgi-sctp plugins: {escape(error)}", file=sys.stderr)
-    return [{name: one[name] for name in ("side", "name", "pid", "plugins")} for one in answers]
+    with understood():
+        return [{name: one[name] for name in ("side", "name", "pid", "plugins")} for one in answers]
+
+
+def _print_running(running: list[dict[str, Any]], name: str | None) -> None:
+    with understood():
+        lines = list(_running_lines(running, name))
+    for line in lines:
+        print(line)
 
 
 def _running_lines(running: list[dict[str, Any]], name: str | None) -> Iterator[str]:

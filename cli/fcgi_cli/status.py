@@ -13,7 +13,7 @@ from typing import Any
 
 from fcgi_core.text import escape
 
-from .admin import AdminClient, add_admin_argument, ask_all, sockets
+from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
 from .units import amount, duration, seconds, size
 
 __all__ = ["add_arguments", "picture", "render", "run"]
@@ -44,13 +44,15 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return EX_UNAVAILABLE
-    answers, errors = ask_all([AdminClient(path) for path in paths], "status")
+    answers, errors = ask_once([AdminClient(path) for path in paths], "status")
     for error in errors:
         print(f"fcgi-sctp status: {escape(error)}", file=sys.stderr)
     if args.output == "json":
         print(json.dumps(answers, indent=2))
-    else:
-        print("\n\n".join("\n".join(render(answer, everything=args.all)) for answer in answers))
+    elif answers:
+        with understood():
+            text = "\n\n".join("\n".join(render(answer, everything=args.all)) for answer in answers)
+        print(text)
     return 0 if answers else EX_UNAVAILABLE
 
 
@@ -112,14 +114,21 @@ def _host(host: dict[str, Any]) -> tuple[str, ...]:
 
 
 def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for a plugin, and one for each of its channels."""
+    """A row for a plugin, one for each of its channels, and one for each place that it writes to."""
     hooks = plugin["hooks"]
     row = [f"{plugin['name']} {plugin['version']}", plugin["state"], f"{plugin['errors']} errors"]
     if hooks["calls"]:
         row.append(f"{hooks['seconds'] / hooks['calls'] * 1e6:.0f} us a hook")
     if hooks["slow"]:
         row.append(f"{hooks['slow']} slow, the slowest {hooks['slowest']:.2g} s")
+    if hooks.get("share", 0.0) >= 0.01:
+        row.append(f"{hooks['share'] * 100:.0f} % of the time")
     yield tuple(row)
+    for one in plugin.get("disagreements", ()):
+        here, there = one["here"] or "nothing", one["there"] or "nothing"
+        yield (f"  ! {one['peer']} declares other channels", f"here {here}", f"there {there}")
+    for one in plugin.get("aside", ()):
+        yield (f"  ! {one['peer']}", "is set aside for it", f"for {duration(one['seconds'])}")
     for channel in plugin["channels"]:
         yield (
             f"  {channel['name']}",
@@ -128,6 +137,21 @@ def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             f"sent {amount(channel['sent'])}",
             f"received {amount(channel['received'])}",
             f"dropped {amount(channel['dropped'])}",
+            *([f"waiting {amount(channel['waiting'])}"] if channel.get("waiting") else []),
+        )
+    for output in plugin.get("outputs", ()):
+        facts = [f"{amount(output['errors'])} errors"]
+        if output["cut"]:
+            facts.append(f"{amount(output['cut'])} cut")
+        if output["last_error"]:
+            facts.append(output["last_error"])
+        yield (
+            f"  > {output['name']}",
+            output["state"],
+            f"written {amount(output['written'])}",
+            f"waiting {amount(output['waiting'])} ({size(output['waiting_bytes'])})",
+            f"lost {amount(output['lost'])} ({size(output['lost_bytes'])})",
+            ", ".join(facts),
         )
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from fcgi_core.text import escape
 
-from .admin import AdminClient, add_admin_argument, ask_all, sockets
+from .admin import AdminClient, add_admin_argument, ask_all, sockets, understood
+from .output import output_is_gone
 from .rates import view
 from .status import STATES
 from .units import amount, duration, seconds, size
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-d", "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between two looks (1)"
     )
     parser.add_argument("--once", action="store_true", help="look twice, tell what happened meanwhile, and end")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many")
+    parser.add_argument("--count", type=_count, metavar="N", help="end after so many")
     parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty", help="json: a line each time")
 
 
@@ -70,15 +71,17 @@ def _watch(args: argparse.Namespace, clients: list[AdminClient]) -> int:
         live = Live(console=Console(highlight=False), screen=True, auto_refresh=False)
         live.start()
     try:
-        while left is None or left > 0:
-            before = {(one["side"], one["pid"]): one for one in answers}
-            time.sleep(args.interval)
-            answers, errors = ask_all(clients, "status", streams=False)
-            views = [view(before.get((one["side"], one["pid"])), one) for one in answers]
+        while (left is None or left > 0) and not output_is_gone():
+            with understood():
+                before = {(one["side"], one["pid"]): one for one in answers}
+                time.sleep(args.interval)
+                answers, errors = ask_all(clients, "status", streams=False)
+                views = [view(before.get((one["side"], one["pid"])), one) for one in answers]
+                drawn = render(views, errors if live is not None else ())
             if live is not None:
-                live.update(render(views, errors), refresh=True)
+                live.update(drawn, refresh=True)
             else:
-                _print(args, views, errors)
+                _print(args, views, errors, drawn)
             left = None if left is None else left - 1
     finally:
         if live is not None:
@@ -86,7 +89,7 @@ def _watch(args: argparse.Namespace, clients: list[AdminClient]) -> int:
     return 0 if answers else EX_UNAVAILABLE
 
 
-def _print(args: argparse.Namespace, views: list[dict[str, Any]], errors: list[str]) -> None:
+def _print(args: argparse.Namespace, views: list[dict[str, Any]], errors: list[str], drawn: RenderableType) -> None:
     for error in errors:
         print(f"fcgi-sctp top: {escape(error)}", file=sys.stderr)
     if args.output == "json":
@@ -95,7 +98,8 @@ def _print(args: argparse.Namespace, views: list[dict[str, Any]], errors: list[s
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(render(views, ()))
+    console.print(drawn)
+    sys.stdout.flush()
 
 
 def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
@@ -199,6 +203,12 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
 
 def _rate(value: float | None) -> str:
     return "-" if value is None else amount(round(value, 1))
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r}: a number from 1 on was expected")
+    return int(text)
 
 
 def _interval(text: str) -> float:

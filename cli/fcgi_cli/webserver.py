@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from fcgi_core.text import escape
+
 __all__ = ["SERVERS", "add_arguments", "run", "snippet"]
 
 DEFAULT_LISTEN = "unix:/run/fcgi-sctp/web.sock"
@@ -26,7 +28,9 @@ server {{
         include fastcgi_params;
         fastcgi_param REQUEST_ID $request_id;   # log lines carry nginx's own id of the request
         fastcgi_keep_conn on;                   # connections stay open between requests
-        fastcgi_request_buffering off;          # uploads stream through
+        # Uploads stream through, with no file in between. The price: one whose client does not say how long it is
+        # (chunked) has no CONTENT_LENGTH, and PHP and most WSGI applications then read it as empty.
+        # fastcgi_request_buffering off;
         fastcgi_read_timeout 65s;               # longer than web.request_timeout, which answers 504 itself
         fastcgi_pass fcgi_sctp;
     }}
@@ -35,11 +39,14 @@ server {{
 
 APACHE = """\
 # Apache httpd 2.4: for example as /etc/apache2/sites-available/fcgi-sctp.conf. Check it with: apachectl configtest
-# It needs: a2enmod proxy proxy_fcgi unique_id
+# It needs: a2enmod proxy proxy_fcgi unique_id env
 <VirtualHost *:80>
     ServerName {server_name}
 
     ProxyFCGIBackendType GENERIC
+    # An upload whose client does not say how long it is (chunked) is kept until it is whole, so that it has a
+    # CONTENT_LENGTH: without one PHP and most WSGI applications read it as empty. Faster, at that price: leave it out.
+    SetEnv proxy-sendcl 1
     # log lines carry httpd's own id of the request
     ProxyFCGISetEnvIf "true" REQUEST_ID "%{{reqenv:UNIQUE_ID}}"
     ProxyPass "/" "{apache_address}" enablereuse=on timeout=65
@@ -50,8 +57,10 @@ LIGHTTPD = """\
 # lighttpd: for example as /etc/lighttpd/conf-enabled/20-fcgi-sctp.conf. Check it with: lighttpd -tt -f FILE
 server.modules += ( "mod_fastcgi" )
 $HTTP["host"] == "{server_name}" {{
-    server.stream-request-body = 1          # uploads stream through
     server.stream-response-body = 1
+    # Uploads stream through, with no file in between. The price: one whose client does not say how long it is
+    # (chunked) is answered 411.
+    # server.stream-request-body = 1
     fastcgi.server = ( "/" => ((
         {lighttpd_address}
         "check-local" => "disable",
@@ -61,11 +70,15 @@ $HTTP["host"] == "{server_name}" {{
 """
 
 HAPROXY = """\
-# HAProxy 2.1 or later: into /etc/haproxy/haproxy.cfg. Check it with: haproxy -c -f FILE
+# HAProxy 2.2 or later: into /etc/haproxy/haproxy.cfg. Check it with: haproxy -c -f FILE
 frontend www
     mode http
     bind :80
     unique-id-format %{{+X}}o%ci%cp%Ts%rt%pid
+    # HAProxy streams uploads. One whose client does not say how long it is (chunked) has no CONTENT_LENGTH, and PHP and
+    # most WSGI applications would read it as empty, so it is refused. Where all read on to the end, leave it out.
+    acl unknown_length req.hdr(transfer-encoding) -m found
+    http-request return status 411 content-type text/plain string "send Content-Length" if unknown_length
     use_backend fcgi_sctp if {{ hdr(host),field(1,:) -i {server_name} }}
 
 backend fcgi_sctp
@@ -105,19 +118,23 @@ def run(args: argparse.Namespace) -> int:
             web = load_config(args.config, {}).web
         except ConfigError as error:
             for problem in error.problems:
-                print(f"fcgi-sctp nginx-config: {problem}", file=sys.stderr)
+                print(f"fcgi-sctp nginx-config: {escape(problem)}", file=sys.stderr)
             return os.EX_CONFIG
         if web is None:
-            print(f"fcgi-sctp nginx-config: {args.config}: says nothing of `web`", file=sys.stderr)
+            print(f"fcgi-sctp nginx-config: {escape(args.config)}: says nothing of `web`", file=sys.stderr)
             return os.EX_CONFIG
         listen = web.listen[0]
     try:
         text = snippet(args.server, listen or DEFAULT_LISTEN, args.server_name)
     except ValueError as error:
-        print(f"fcgi-sctp nginx-config: {error}", file=sys.stderr)
+        print(f"fcgi-sctp nginx-config: {escape(str(error))}", file=sys.stderr)
         return os.EX_USAGE
     sys.stdout.write(text)
     return 0
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536
 
 
 def snippet(server: str, listen: str, server_name: str) -> str:
@@ -136,7 +153,7 @@ def snippet(server: str, listen: str, server_name: str) -> str:
             haproxy_address=f"unix@{path}",
         )
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or any(letter in host for letter in " \t\n\"';{}|\\/"):
+    if not host or not _is_port(port) or any(letter in host for letter in " \t\n\"';{}|\\/"):
         raise ValueError(f"{listen!r}: write unix:/PATH or HOST:PORT")
     return SERVERS[server].format(
         server_name=server_name,

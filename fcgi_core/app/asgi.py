@@ -20,6 +20,7 @@ from ..exchange import error_page
 from ..forks import leave
 from ..plugin import bound_to_request
 from ..records import PREFERRED_CONTENT, Role
+from ..text import name_of_request
 from .asgi_scope import ASGI_VERSIONS, make_scope
 from .rules import NO_LENGTH, as_bytes, has_no_body, make_head, request_length
 
@@ -220,8 +221,7 @@ class AsgiRequest:
         self._changed()
 
     def _name(self) -> str:
-        params = self.exchange.params
-        return f"{params.get('REQUEST_METHOD', '')} {params.get('REQUEST_URI', '')}"
+        return name_of_request(self.exchange.params)
 
     async def receive(self) -> Event:
         """ASGI's receive: the body as it comes, then http.disconnect once there is nobody or nothing more to say.

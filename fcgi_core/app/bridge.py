@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from ..exchange import error_page, status_of
 from ..records import ProtocolStatus, RecordType, Role
+from ..text import name_of_request
 from .fastcgi_client import FastcgiConnection
 from .fastcgi_pool import FastcgiPool
 
@@ -214,6 +215,7 @@ class BridgedRequest:
             self._connection.stop_reading()
 
     def stderr(self, data: bytes) -> None:
+        self.last_activity = self._owner.service.loop.time()
         exchange = self._exchange
         if not exchange.service.supervisor.stderr(exchange, data):
             exchange.stderr(data)
@@ -263,8 +265,7 @@ class BridgedRequest:
 
     def _give_up(self, status: HTTPStatus, why: str, level: int = logging.WARNING) -> None:
         exchange = self._exchange
-        method, uri = exchange.params.get("REQUEST_METHOD", ""), exchange.params.get("REQUEST_URI", "")
-        log.log(level, "%s %s: %s", method, uri, why)
+        log.log(level, "%s: %s", name_of_request(exchange.params), why)
         self._drop()
         if exchange.bytes_out == 0 and status is not HTTPStatus.BAD_GATEWAY:
             exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))
@@ -290,7 +291,7 @@ class BridgedRequest:
 
 
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(rb"^content-length:[ \t]*(\d+)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
 def is_whole(output: bytes, sent: int, method: str, *, closed: bool) -> bool:

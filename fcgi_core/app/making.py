@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .. import signals
 from ..errors import ConfigError
 from ..loggers import keep_all_enabled
 from .asgi import AsgiApplication, is_asgi
@@ -32,7 +33,8 @@ class ConfiguredApplication:
     async def start(self, service: AppService) -> None:
         """Make the application, put it in this one's place, and start it. Errors as of `make_application`."""
         keep_all_enabled("fcgi_sctp")
-        service.application = make_application(self._app)
+        with signals.suspended():  # an import may wait for something that never comes
+            service.application = make_application(self._app)
         await service.application.start(service)
 
     def request(self, exchange: AppExchange) -> None:

@@ -1,12 +1,13 @@
 """What RFC 9110 and PEP 3333 ask of a gateway, for WSGI and ASGI alike: statuses, headers and lengths.
 
 What an application says that cannot be passed on is an exception in the application, where it said it: the client gets
-500, and the log has the sentence.
+500, and the log has the sentence. What comes from applications is `Any` here: compiled, another type would be a
+TypeError with the compiler's words before anything is looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -69,7 +70,7 @@ def body_length(value: str, name: str) -> int:
     return int(value)
 
 
-def _status_number(status: str) -> int:
+def _status_number(status: Any) -> int:
     """The number in a WSGI status, as 404 in "404 Not Found". TypeError, ValueError."""
     if not isinstance(status, str):
         raise TypeError(f"status {status!r} is of type {type(status).__name__}: a str as '200 OK' was expected")
@@ -88,7 +89,7 @@ def _check(status: int) -> None:
         raise ValueError(f"status {status}: a FastCGI response has one from 200 to 999")
 
 
-def make_text_head(status: str, headers: Iterable[tuple[str, str]]) -> tuple[bytes, int, int]:
+def make_text_head(status: Any, headers: Any) -> tuple[bytes, int, int]:
     """As `make_head`, for WSGI's texts; and the number of the status."""
     number = _status_number(status)
     lines = [f"Status: {status}\r\n"]
@@ -112,7 +113,7 @@ def make_text_head(status: str, headers: Iterable[tuple[str, str]]) -> tuple[byt
     return head.encode("latin-1"), length, number
 
 
-def make_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, int]:
+def make_head(status: int, headers: Any) -> tuple[bytes, int]:
     """The response's head in CGI's form (RFC 3875 section 6), without the empty line, and its Content-Length.
 
     What is not the application's to say is left out, and so is Content-Length where RFC 9110 section 8.6 forbids it.
@@ -145,7 +146,7 @@ def _length(known: int, value: str) -> int:
     return length
 
 
-def _kind_of_text(name: str) -> int:
+def _kind_of_text(name: Any) -> int:
     if not isinstance(name, str):
         raise TypeError(f"header name {name!r} is of type {type(name).__name__}: a str was expected")
     kind = _new_kind(name.encode("latin-1", "replace"))
@@ -154,7 +155,7 @@ def _kind_of_text(name: str) -> int:
     return kind
 
 
-def _kind(name: bytes) -> int:
+def _kind(name: Any) -> int:
     if not isinstance(name, bytes):
         raise TypeError(f"header name {name!r} is of type {type(name).__name__}: bytes were expected")
     kind = _new_kind(name)

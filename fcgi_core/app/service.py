@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -19,7 +21,7 @@ from ..connection import MAX_HELD_OF_PEER
 from ..delivery import Link
 from ..discovery import EnabledPlugin
 from ..driver import Driver
-from ..endpoints import host_of
+from ..endpoints import peer_host
 from ..events import (
     ConfigReceived,
     ConnectionFailed,
@@ -41,17 +43,22 @@ from ..events import (
 from ..exchange import Exchange
 from ..operator_log import Sums
 from ..records import ProtocolStatus, Role, encode_pairs
+from ..repeats import Repeats
 from ..request import Request
 from ..sctp.carrier import Address, Carrier, Listener
 from ..settings import Settings, new_instance
 from ..streams import Plan
 from ..supervisor import Supervisor
 from ..switching import PeerChanges
+from .admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS, Admission
 
 __all__ = ["AppExchange", "AppService", "Application"]
 
 log = logging.getLogger("fcgi_sctp.app")
 
+DRAINED_WITHIN = 2.0
+"""Seconds for which a web side that has no request here is given to answer DRAIN: what a request takes that it had sent
+before it knew, lost packets included."""
 PROXY = "HTTP_PROXY"
 """The variable that CGI makes of a request's header Proxy. Programs take a variable of this name for the proxy that
 they must use (CVE-2016-5385), so no application gets it, on whatever way it takes its requests."""
@@ -138,6 +145,8 @@ class AppExchange(Exchange):
         """Part of the response: CGI header and body, as they come."""
         if self.ended or not data:
             return
+        if self.service.said:
+            self.service.hear()
         if self.first_byte is None:
             self.first_byte = time.monotonic()  # the loop's own clock may stand still for a turn
         if not self.head_size:
@@ -149,7 +158,12 @@ class AppExchange(Exchange):
     def stderr(self, data: bytes) -> None:
         """FCGI_STDERR. Plugins have had their chance before."""
         if not self.ended:
-            self.connection.send_stderr(self.request, data)
+            connection = self.connection
+            dropped = connection.stderr_dropped
+            connection.send_stderr(self.request, data)
+            dropped = connection.stderr_dropped - dropped
+            if dropped:
+                log.warning("%d bytes of STDERR of %s are left out: too much of it waits", dropped, self.identity)
             self.link.driver.wake()
 
     def end(
@@ -166,6 +180,8 @@ class AppExchange(Exchange):
     def _end(self, app_status: int, status: ProtocolStatus, error: str) -> None:
         if self.ended:
             return
+        if self.service.said:
+            self.service.hear()
         self.ended = True
         request = self.request
         # no circles: what is over is free at once, and the garbage collector has nothing to look for
@@ -203,6 +219,8 @@ class AppService:
         settings: Settings | None = None,
         plan: Plan = Plan.PER_CHANNEL,
         remote_changes: bool = True,
+        max_associations: int = MAX_ASSOCIATIONS,
+        max_associations_per_address: int = MAX_ASSOCIATIONS_PER_ADDRESS,
     ) -> None:
         """`remote_changes`: whether web sides may change options of plugins."""
         self.loop = asyncio.get_running_loop()
@@ -220,10 +238,22 @@ class AppService:
         self._associations: set[_AppAssociation] = set()
         self._accounts: dict[str, tuple[Budget, set[int]]] = {}
         """By host of web sides: what their associations hold together, and the numbers of those."""
+        self._admission: Admission[_AppAssociation] = Admission(
+            max_associations, max_associations_per_address, _end_association
+        )
+        self._refused = Repeats(log, logging.WARNING, self.loop)
+        self.failed = Repeats(log, logging.WARNING, self.loop)
+        """Of associations that did not come up: their peers decide how many there are."""
+        self.broken = Repeats(log, logging.ERROR, self.loop)
+        """Of those whose peer broke the protocol, in the same way."""
         self._listeners: list[Listener] = []
         self.requests_ended = 0
         self._serial = 0
         self._stopping: asyncio.Event | None = None
+        self.said: deque[tuple[AppExchange, bytes]] = deque()
+        """STDERR of threads that is not sent yet."""
+        self._hears = False
+        """Whether `hear` has been called for."""
 
     async def start(self) -> None:
         """Start the application, then listen. CarrierError, or what the application's start raises."""
@@ -252,14 +282,17 @@ class AppService:
         for association in tuple(self._associations):
             association.driver.connection.drain()
             association.driver.wake()
-        try:
-            async with asyncio.timeout(grace):
-                # a web side answers DRAIN with its own when none of its requests is left, those on their way included
-                while any(one.connection.requests or not one.connection.peer_draining for one in self._associations):
-                    self._stopping.clear()
+        deadline = self.loop.time() + grace
+        while (wait := min(self._holds_for(), deadline - self.loop.time())) > 0:
+            self._stopping.clear()
+            try:
+                async with asyncio.timeout(wait):
                     await self._stopping.wait()
-        except TimeoutError:
-            log.warning("requests still ran after %g s and are given up", grace)
+            except TimeoutError:
+                pass  # look again
+        left = sum(len(one.connection.requests) for one in self._associations)
+        if left:
+            log.warning("%d requests still ran after %g s and are given up", left, grace)
         await self.application.stop()
 
     async def close(self) -> None:
@@ -276,6 +309,8 @@ class AppService:
         except TimeoutError:
             pass  # the peer is gone; closing the carrier aborts what is left
         self._carrier.close()
+        for repeats in (self._refused, self.failed, self.broken):
+            repeats.close()
 
     def finished(self, exchange: AppExchange, aborted: bool, error: str) -> None:
         """A request has ended: plugins hear of it."""
@@ -285,18 +320,57 @@ class AppService:
         if self._stopping is not None:
             self._stopping.set()
 
+    def _holds_for(self) -> float:
+        """Seconds for which the associations hold a stop, as it looks now."""
+        now = self.loop.time()
+        longest = 0.0
+        for one in self._associations:
+            connection = one.connection
+            if connection.requests:
+                one.idle_since = now
+                longest = math.inf
+            elif not connection.peer_draining:
+                # a web side answers DRAIN with its own when none of its requests is left, those on their way included
+                one.idle_since = one.idle_since or now
+                longest = max(longest, one.idle_since + DRAINED_WITHIN - now)
+        return longest
+
+    def say(self, exchange: AppExchange, data: bytes) -> None:
+        """FCGI_STDERR from any thread: it comes before what is sent after it. RuntimeError if the loop is closed."""
+        self.said.append((exchange, data))
+        if not self._hears:
+            self._hears = True
+            self.loop.call_soon_threadsafe(self.hear)
+
+    def hear(self) -> None:
+        """Send what threads have said."""
+        self._hears = False
+        said = self.said
+        for _ in range(len(said)):  # what comes meanwhile has been called for again
+            exchange, data = said.popleft()
+            exchange.stderr(data)
+
     def _accept(self, peer: str) -> Driver[ApplicationConnection] | None:
         if self._stopping is not None:
             return None
         self._serial += 1
         connection = ApplicationConnection(self._settings, channels=self.supervisor.channels, plan=self._plan)
-        connection.account, numbers = self._accounts.setdefault(host_of(peer), (Budget(MAX_HELD_OF_PEER), set()))
-        numbers.add(self._serial)
         association = _AppAssociation(self, connection, peer, self._serial)
+        why = self._admission.enter(association, peer, self.loop.time())
+        if why:
+            self._refused.log(f"association from {peer} refused: {why}")
+            return None
+        host = association.host
+        connection.account, numbers = self._accounts.setdefault(host, (Budget(MAX_HELD_OF_PEER), set()))
+        numbers.add(self._serial)
         self._associations.add(association)
         return association.driver
 
+    def _ready(self, association: _AppAssociation) -> None:
+        self._admission.ready(association)
+
     def _gone(self, association: _AppAssociation) -> None:
+        self._admission.leave(association)
         self._associations.discard(association)
         _, numbers = self._accounts[association.host]
         numbers.discard(association.serial)
@@ -306,6 +380,10 @@ class AppService:
             self._stopping.set()
 
 
+def _end_association(association: _AppAssociation, why: str) -> None:
+    association.driver.abort(why)
+
+
 class _AppAssociation:
     """One association with a web side."""
 
@@ -313,9 +391,11 @@ class _AppAssociation:
         self.service = service
         self.connection = connection
         self.peer = peer
-        self.host = host_of(peer)
+        self.host = peer_host(peer)
         self.serial = serial
         self.link: Link | None = None
+        self.idle_since = 0.0
+        """While the service stops: since when it has had no request, in the loop's time."""
         self.changes = PeerChanges(service.supervisor, service.remote_changes)
         self.sums = Sums(log, service.loop, f"web side {peer}")
         self.driver = Driver(connection, service.loop, on_events=self._on_events, on_down=self._on_down)
@@ -372,6 +452,7 @@ class _AppAssociation:
         match event:
             case PeerReady():
                 assert self.driver.association is not None
+                self.service._ready(self)
                 self.peer = self.driver.association.peer
                 self.link = self.service.supervisor.association_up(self.driver, self.serial, self.peer, self.host)
                 name = event.settings.name or event.settings.instance
@@ -406,7 +487,8 @@ class _AppAssociation:
             case PeerError():
                 self._say(logging.ERROR, "errors were reported", "web side %s reports: %s", event.text)
             case ConnectionFailed():
-                log.error("web side %s broke the protocol: %s", self.peer, event.error)
+                if self.link is not None:  # else its end says the same
+                    self.service.broken.log(f"web side {self.peer} broke the protocol: {event.error}")
             case _:
                 pass
 
@@ -425,7 +507,7 @@ class _AppAssociation:
             log.info("association %d with %s is down%s", self.serial, self.peer, f": {reason}" if reason else "")
             self.service.supervisor.association_down(self.link, reason)
         else:
-            log.warning("association with %s did not come up: %s", self.peer, reason or "it was shut down")
+            self.service.failed.log(f"association with {self.peer} did not come up: {reason or 'it was shut down'}")
         for request in tuple(self.connection.requests.values()):
             request.aborted = True
             exchange = request.context

@@ -90,10 +90,13 @@ class Workers:
 
     async def start(self) -> None:
         """Start all, and wait until they listen. WorkerError if one ends before it does."""
-        results = await asyncio.gather(*(slot.start() for slot in self._slots))
-        if not all(results):
+        try:
+            results = await asyncio.gather(*(slot.start() for slot in self._slots))
+            if not all(results):
+                raise WorkerError("a worker ended before it was ready; its own message is above")
+        except BaseException:  # cancelled, too: the program is to end while they start
             await self.stop()
-            raise WorkerError("a worker ended before it was ready; its own message is above")
+            raise
         for slot in self._slots:
             slot.keep()
 
@@ -217,9 +220,11 @@ class _Slot:
 
     async def stop(self) -> None:
         self._stopping = True
-        await self._end()
         if self._keeper is not None:
+            # first, for it may be about to start another
             self._keeper.cancel()
+            await asyncio.wait((self._keeper,))
+        await self._end()
 
     async def _end(self) -> None:
         process = self._process

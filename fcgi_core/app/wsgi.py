@@ -20,6 +20,7 @@ from ..exchange import error_page
 from ..forks import leave
 from ..plugin import bound_to_request
 from ..records import PREFERRED_CONTENT, ProtocolStatus, Role
+from ..text import name_of_request
 from .asgi_scope import is_secure, server_of
 from .rules import NO_LENGTH, as_bytes, has_no_body, make_text_head, request_length
 from .threads import ThreadPool
@@ -217,7 +218,7 @@ class WsgiRequest:
         error = ""
         with bound_to_request(exchange):
             if self._wrong:
-                log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
+                log.warning("%s: %s; it is answered with 400", name_of_request(exchange.params), self._wrong)
                 self.complete = True
                 owner.hand_over(self, self._error_page(HTTPStatus.BAD_REQUEST), True, self._wrong)
                 return
@@ -233,7 +234,7 @@ class WsgiRequest:
                     if self._left > 0:
                         sent = self._length - self._left
                         error = f"the response ended after {sent} of the {self._length} bytes of its Content-Length"
-                        application_log.error("%s: %s", self._name(), error)
+                        application_log.error("%s: %s", name_of_request(exchange.params), error)
                     else:
                         self.complete = True
                 finally:
@@ -241,12 +242,13 @@ class WsgiRequest:
                         result.close()
             except ClientGone:
                 error = "the client went away"
-            except BodyTooLong as exception:
-                error = str(exception)
-                application_log.error("%s: %s", self._name(), error)
-            except RequestCut as exception:
-                error = str(exception)
-                log.warning("%s: %s", self._name(), error)
+            # a name for each: compiled, a variable has the type of the first thing that it stands for
+            except BodyTooLong as too_long:
+                error = str(too_long)
+                application_log.error("%s: %s", name_of_request(exchange.params), error)
+            except RequestCut as cut:
+                error = str(cut)
+                log.warning("%s: %s", name_of_request(exchange.params), error)
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.BAD_REQUEST)
                     self.complete = True
@@ -254,7 +256,7 @@ class WsgiRequest:
                 if isinstance(exception, SystemExit):
                     leave(exception)
                 # SystemExit and KeyboardInterrupt, too: this is no main thread, and others' requests go on
-                application_log.exception("uncaught exception in %s", self._name())
+                application_log.exception("uncaught exception in %s", name_of_request(exchange.params))
                 error = f"uncaught {type(exception).__name__}"
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -262,16 +264,10 @@ class WsgiRequest:
         leave(SystemExit(1) if error else None)
         owner.hand_over(self, last, True, error)
 
-    def _name(self) -> str:
-        params = self.exchange.params
-        return f"{params.get('REQUEST_METHOD', '')} {params.get('REQUEST_URI', '')}"
-
     def _error_page(self, status: HTTPStatus) -> bytes:
         return error_page(status, self.exchange.params.get("REQUEST_METHOD", ""))
 
-    def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333, "The start_response() Callable"."""
         if exc_info is not None:
             try:
@@ -331,7 +327,7 @@ class WsgiRequest:
             return self._head + b"Content-Length: %d\r\n\r\n" % content_length
         return self._head + b"\r\n"
 
-    def _send_result(self, result: Iterable[bytes]) -> bytes:
+    def _send_result(self, result: Any) -> bytes:
         """Send what the application returned; what is left to be sent with the end is returned."""
         if isinstance(result, (list, tuple)) and len(result) == 1 and not self._head_sent:
             # the whole response is known: head, body and end go in one piece, with its length (PEP 3333,

@@ -151,7 +151,7 @@ class Errors(io.TextIOBase):
                 sys.stderr.write(text)  # the loop is the parent's
                 return len(text)
             try:
-                exchange.service.loop.call_soon_threadsafe(exchange.stderr, data)
+                exchange.service.say(exchange, data)
             except RuntimeError:
                 sys.stderr.write(text)  # the loop is closed: the program ends
         return len(text)

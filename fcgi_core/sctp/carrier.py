@@ -34,7 +34,9 @@ __all__ = [
     "Scheduler",
     "DEFAULT_UDP_PORT",
     "LOOPBACK_MTU",
-    "LOOPBACK_SACK_EVERY",
+    "LARGE_PACKET",
+    "LARGE_SACK_EVERY",
+    "MAX_PARTIAL",
     "PATH_MTU",
     "SACK_EVERY",
     "URGENT_ROOM",
@@ -51,9 +53,14 @@ LOOPBACK_MTU = 32_768
 packets of PATH_MTU (docs/streams.md)."""
 SACK_EVERY = 2
 """Packets; RFC 9260 section 6.2."""
-LOOPBACK_SACK_EVERY = 8
-"""There nothing is lost, and a SACK by itself is a system call and a packet that its 8 short requests can do without:
+LARGE_PACKET = 16 << 10
+"""Bytes; packets from that size on, of the loopback as a rule."""
+LARGE_SACK_EVERY = 8
+"""Where packets are large: a SACK by itself is a system call and a packet that its 8 short requests can do without, for
 most go with an answer's packet. Who sends much asks for one (RFC 7053) before its window is full."""
+MAX_PARTIAL = 4 << 20
+"""Bytes of messages that have come in part, on one association: 256 times the protocol's largest message, whose sender
+interleaves a few. A carrier ends the association beyond it."""
 URGENT_ROOM = 64 << 10
 """Bytes of urgent messages, with what they cost beside their payload, that SCTP takes beyond what it holds of bulk."""
 
@@ -80,7 +87,8 @@ class Message:
         self.ppid = ppid
         """Payload protocol identifier, host byte order here, network byte order on the wire."""
         self.unordered = unordered
-        """The U bit: delivered as it arrives, not in its stream's order."""
+        """The U bit: delivered as it arrives, not in its stream's order. Without interleaving a carrier may send in
+        order what does not fit a packet: some peers abort the association otherwise."""
         self.lifetime = lifetime
         """Seconds after which an unsent message may be abandoned (RFC 3758, RFC 7496 section 4.1); None: never."""
 
@@ -184,8 +192,9 @@ class CarrierOptions:
     rto_min: float = 0.1
     """RFC 9260 says 1 s; loss inside a data centre should not cost that."""
     rto_max: float = 3.0
-    max_associations: int = 4096
-    """Bound on all associations of one listener, half-open ones included."""
+    max_associations: int = 4160
+    """Bound on all associations of one listener: a few more than the application side takes, so that it can say which
+    give way, and those that do may still be ending."""
     connect_timeout: float = 5.0
     """An association that is not up after this many seconds is given up."""
     allowed_peers: tuple[str, ...] = ()
@@ -220,7 +229,7 @@ class AssociationStatistics:
     interleaving: bool | None = None
     """Whether I-DATA is in use on this association."""
     paths: tuple[tuple[str, str], ...] = ()
-    """Each peer address with its state: ``active``, ``inactive``, ``unconfirmed``."""
+    """Each peer address with its state: ``active``, ``inactive``, ``unconfirmed``, ``unknown``."""
 
 
 class Association(Protocol):
@@ -238,7 +247,8 @@ class Association(Protocol):
     def incoming_streams(self) -> int: ...
 
     def room(self, urgent: bool = False) -> int:
-        """Payload bytes that :meth:`send` would take now, 0 if none; for urgent messages about URGENT_ROOM more.
+        """Payload bytes that :meth:`send` would take now, 0 if none; for urgent messages about URGENT_ROOM more. After
+        a 0, of either kind, `writable` will be called.
 
         What is urgent should not wait until SCTP has sent a good part of what it holds, which is when there is room
         again: its streams have a priority, so it overtakes that.
@@ -270,7 +280,8 @@ class Association(Protocol):
 
 
 class AssociationHandler(Protocol):
-    """What an association tells its user. Always on the loop's thread, never from inside a call of the user's."""
+    """What an association tells its user. Always on the loop's thread, never from inside a call of the user's. A call
+    that raises costs the association: what it did not take is lost."""
 
     def association_up(self, association: Association) -> None:
         """The association is established; streams are known; it may be sent on."""

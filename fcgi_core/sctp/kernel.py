@@ -21,9 +21,11 @@ import socket
 from collections.abc import Callable
 
 import _sctp as pysctp_calls
-import sctp as pysctp
 
+from fcgi_core.forks import keep_from_children
+from fcgi_core.repeats import Repeats
 from fcgi_core.sctp import kernel_socket as linux
+from fcgi_core.sctp.addresses import host_of
 from fcgi_core.sctp.carrier import Address, AssociationHandler, CarrierError, CarrierOptions
 from fcgi_core.sctp.kernel_association import READ_SIZE, KernelAssociation, read_change
 from fcgi_core.sctp.kernel_socket import AssociationChange
@@ -54,6 +56,8 @@ class KernelListener:
         self._send_limit = send_limit
         self._networks = [ipaddress.ip_network(text, strict=False) for text in carrier.options.allowed_peers]
         self._accepted: set[KernelAssociation] = set()
+        self._refusals = Repeats(log, logging.WARNING, carrier.loop)
+        self._failures = Repeats(log, logging.WARNING, carrier.loop)
         carrier.loop.add_reader(sock.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -66,7 +70,7 @@ class KernelListener:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                log.warning("listening at %s: %s", self.address, error.strerror)
+                self._failures.log(f"listening at {self.address}: {error.strerror}")
                 return
             change = read_change(data) if flags & linux.NOTIFICATION else None
             if change is None or change[0] != AssociationChange.UP:
@@ -75,39 +79,40 @@ class KernelListener:
                 peeled = self._carrier.peel(sock, change[1])
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):  # Linux has ended it
-                    log.warning("%s: no association with %s: %s", self.address, name[0], error.strerror)
+                    self._failures.log(f"{self.address}: no association with {name[0]}: {error.strerror}")
                 continue  # so did this one
-            self._born(peeled, linux.plain_host(name[0]), name[1])
+            self._born(peeled, linux.plain_host(host_of(name)), name[1])
 
     def _born(self, sock: socket.socket, host: str, port: int) -> None:
         peer = str(Address((host,), port))
         association = KernelAssociation(self._carrier, sock, peer, self._send_limit)
-        limit = self._carrier.options.max_associations
-        self._accepted &= self._carrier.associations
-        handler = None
-        if len(self._accepted) >= limit:
-            reason = f"{limit} associations are the most here"
-        elif self._networks and not any(ipaddress.ip_address(host) in network for network in self._networks):
-            reason = "your address is not among those allowed"
-        else:
-            reason = "not wanted"
-            try:
-                handler = self._accept(peer)
-            except BaseException:
-                association.refuse("internal error")
-                raise
-        if handler is None:
-            log.info("%s: association from %s refused: %s", self.address, peer, reason)
+        source = ipaddress.ip_address(host.partition("%")[0])
+        reason = ""
+        if len(self._accepted) >= self._carrier.options.max_associations:
+            reason = "too many associations"
+        elif self._networks and not any(source in network for network in self._networks):
+            reason = "address not allowed"
+        if reason:
+            self._refusals.log(f"{self.address}: association from {peer} refused: {reason}")
             association.refuse(reason)
             return
-        self._accepted.add(association)
-        association.established(handler)
+        try:
+            handler = self._accept(peer)
+        except BaseException:
+            association.refuse("internal error")
+            raise
+        if handler is None:
+            association.refuse("not wanted")
+            return
+        association.begin_accept(handler, self._accepted)
 
     def close(self) -> None:
         sock, self._sock = self._sock, None
         if sock is not None:
             self._carrier.loop.remove_reader(sock.fileno())
             self._carrier.listeners.discard(self)
+            self._refusals.close()
+            self._failures.close()
             sock.close()
 
 
@@ -133,14 +138,16 @@ class KernelCarrier:
         Linux does that only in the network namespace of `sock`, which the lab, with two of them, sees to.
         """
         peeled = socket.socket(fileno=pysctp_calls.peeloff(sock.fileno(), identifier))
+        keep_from_children(peeled)
         peeled.setblocking(False)
         os.set_inheritable(peeled.fileno(), False)
         return peeled
 
     def listen(self, address: Address, accept: Callable[[str], AssociationHandler | None]) -> KernelListener:
         sock, send_limit = linux.open_socket(address, self.options, listening=True)
+        keep_from_children(sock)
         try:
-            pysctp.sctpsocket_tcp(sock.family, sock).bindx([(host, address.port) for host in address.hosts])
+            linux.bind(sock, address)
             sock.listen(128)
             listener = KernelListener(self, sock, address._replace(port=sock.getsockname()[1]), accept, send_limit)
         except (OSError, ValueError) as error:
@@ -152,6 +159,7 @@ class KernelCarrier:
 
     def connect(self, address: Address, handler: AssociationHandler) -> KernelAssociation:
         sock, send_limit = linux.open_socket(address, self.options, listening=False)
+        keep_from_children(sock)
         association = KernelAssociation(self, sock, str(Address(address.hosts[:1], address.port)), send_limit)
         association.start(address, handler)
         return association

@@ -16,13 +16,19 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import sctp as pysctp
-
 from fcgi_core.sctp import kernel_socket as linux
-from fcgi_core.sctp.carrier import URGENT_ROOM, Address, AssociationHandler, AssociationStatistics, Message, Scheduler
+from fcgi_core.sctp.carrier import (
+    MAX_PARTIAL,
+    URGENT_ROOM,
+    Address,
+    AssociationHandler,
+    AssociationStatistics,
+    Message,
+    Scheduler,
+)
 from fcgi_core.sctp.kernel_socket import AssociationChange
 from fcgi_core.sctp.silence import Watch
 
@@ -38,8 +44,9 @@ READ_SIZE = 64 << 10
 BATCH_MESSAGES = 64
 BATCH_BYTES = 1 << 20
 """Bounds of one wake-up: other file descriptors get their turn (asyncio reads 256 KiB of a TCP stream)."""
-MAX_PARTIAL = 4 << 20
-"""Bytes of unfinished messages of one association; 256 times the protocol's largest message."""
+UNORDERED = 1024
+"""Bytes of a message that surely fits a packet. Without I-DATA longer ones are sent in order: libusrsctp, whose peers
+speak without, aborts the association where a FORWARD-TSN meets fragments of an unordered message (its issue 597)."""
 QUEUE_AHEAD = 16 << 10
 """Payload the kernel may hold beyond the congestion window at least: a message of the protocol's default size."""
 MESSAGE_COST = 1024
@@ -79,6 +86,8 @@ class KernelAssociation:
         self._loop = carrier.loop
         self._options = carrier.options
         self._handler: AssociationHandler
+        self._listed: set[KernelAssociation] | None = None
+        self._interleaving = False
         self._sock: socket.socket | None = sock
         self._up = False
         self._timer: asyncio.TimerHandle | None = None
@@ -102,7 +111,7 @@ class KernelAssociation:
         sock = self._sock
         assert sock is not None
         try:
-            pysctp.sctpsocket_tcp(sock.family, sock).connectx([(host, address.port) for host in address.hosts])
+            linux.connect(sock, address)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -145,6 +154,12 @@ class KernelAssociation:
             self._timer.cancel()
         self.established(self._handler)
 
+    def begin_accept(self, handler: AssociationHandler, listed: set[KernelAssociation]) -> None:
+        """It is among those that a listener has accepted, until it ends."""
+        self._listed = listed
+        listed.add(self)
+        self.established(handler)
+
     def established(self, handler: AssociationHandler) -> None:
         """The socket is the association's own now, and this is its handler."""
         self._handler = handler
@@ -153,13 +168,14 @@ class KernelAssociation:
         try:
             self._refresh_streams()
             self._follow_path()
+            self._interleaving = linux.interleaving(sock)
         except OSError as error:
             self._end(f"the association with {self.peer} ended while it began: {error.strerror}")
             return
         self._up = True
         self._silence = Watch(self._loop, self._options.dead_after, self._packets_received, self._silent)
         self._loop.add_reader(sock.fileno(), self._readable)
-        handler.association_up(self)
+        self._tell(handler.association_up, self)
 
     def _packets_received(self) -> int | None:
         try:
@@ -206,7 +222,16 @@ class KernelAssociation:
 
     def _deliver(self, batch: list[Message]) -> None:
         if batch and self._sock is not None:
-            self._handler.messages_received(batch)
+            self._tell(self._handler.messages_received, batch)
+
+    def _tell(self, hook: Callable[..., None], *about: object) -> None:
+        """Call the handler. One that raises costs its association: what it did not take is lost."""
+        try:
+            hook(*about)
+        except Exception as error:
+            message = f"The handler of the SCTP association with {self.peer} failed"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+            self.abort("internal error")
 
     def _received(self, data: bytes, info: bytes, whole: bool) -> Message | None:
         """The message that `data` is or ends; None if it goes on. Parts of several streams may alternate (I-DATA)."""
@@ -237,7 +262,7 @@ class KernelAssociation:
             self._association_changed(data)
         elif kind == linux.STREAM_CHANGE:
             self._refresh_streams()
-            self._handler.streams_changed()
+            self._tell(self._handler.streams_changed)
         elif kind == linux.SHUTDOWN_EVENT:
             self._ending = True  # the peer takes nothing new; what it sent before still arrives
         elif kind == linux.PARTIAL_DELIVERY and len(data) >= 24:
@@ -319,7 +344,7 @@ class KernelAssociation:
         except OSError:
             return  # it is gone, which its notification will tell
         if not self._ending:
-            self._handler.writable()
+            self._tell(self._handler.writable)
 
     def room(self, urgent: bool = False) -> int:
         sock = self._sock
@@ -381,7 +406,8 @@ class KernelAssociation:
         if size > 2 * self._buffer:
             self._set_buffer(2 * size / self._cost())
         self._average += (size - self._average) / 32
-        info = _snd_info.pack(stream, linux.UNORDERED if message.unordered else 0, socket.htonl(message.ppid), 0, 0)
+        unordered = message.unordered and (self._interleaving or size <= UNORDERED)
+        info = _snd_info.pack(stream, linux.UNORDERED if unordered else 0, socket.htonl(message.ppid), 0, 0)
         ancillary = [(linux.SOL_SCTP, linux.SND_INFO, info)]
         if lifetime is not None:
             limit = struct.pack("=H2xI", linux.PR_TTL, linux.milliseconds(lifetime))
@@ -428,7 +454,9 @@ class KernelAssociation:
     def _end(self, reason: str) -> None:
         """Close; the handler is told on a later turn of the loop."""
         if self.discard():
-            self._carrier.call_soon(self._handler.association_down, reason)
+            handler = self._handler
+            del self._handler  # it may hold this association: a circle
+            self._carrier.call_soon(handler.association_down, reason)
 
     def refuse(self, reason: str) -> None:
         """Abort what was never handed to a user."""
@@ -452,6 +480,8 @@ class KernelAssociation:
         self._loop.remove_writer(sock.fileno())
         sock.close()
         self._carrier.associations.discard(self)
+        if self._listed is not None:
+            self._listed.discard(self)
         return True
 
     def statistics(self) -> AssociationStatistics:

@@ -1,6 +1,6 @@
 """Linux's SCTP sockets: numbers and structures of <linux/sctp.h>, and a socket set up as :class:`CarrierOptions` say.
 
-pysctp gives what needs more than a socket option (bindx, connectx, peeloff, the peer's addresses and their state).
+pysctp gives what needs more than a socket option (peeloff, the peer's addresses and their state).
 Everything else is an option it does not know, or one that costs less through the standard library, which is all that
 :mod:`fcgi_core.sctp.kernel` uses once an association is up. Structures are in host order and packed by hand; where a
 structure begins with an association identifier, 0 is "this socket's": its future ones, or its only one.
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import sctp as pysctp
 
+from fcgi_core.sctp.addresses import socket_address
 from fcgi_core.sctp.carrier import Address, CarrierError, CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import ENDLESS
 
@@ -42,6 +43,8 @@ __all__ = [
     "abort_text",
     "add_outgoing_streams",
     "assoc_statistics",
+    "bind",
+    "connect",
     "interleaving",
     "open_socket",
     "paths",
@@ -59,6 +62,7 @@ SOL_SCTP = 132
 # socket options
 RTO_INFO, ASSOC_INFO, INIT_MSG, NO_DELAY = 0, 1, 2, 3
 PEER_ADDR_PARAMS, STATUS, DELAYED_SACK, FRAGMENT_INTERLEAVE, RECV_RCV_INFO = 9, 14, 16, 18, 32
+BINDX_ADD, CONNECTX = 100, 110
 ASSOC_STATS, PR_SUPPORTED, RECONFIG_SUPPORTED, ENABLE_STREAM_RESET, ADD_STREAMS = 112, 113, 117, 118, 121
 STREAM_SCHEDULER, STREAM_SCHEDULER_VALUE, INTERLEAVING, EVENT, UDP_ENCAPSULATION_PORT = (
     123,
@@ -274,6 +278,32 @@ def status(sock: socket.socket) -> Status:
     )
 
 
+def _sockaddrs(address: Address) -> bytes:
+    """Its hosts one after the other, as bindx and connectx have them (RFC 6458 section 9.1), each with its zone."""
+    packed = b""
+    for host in address.hosts:
+        name = socket_address(host, address.port)
+        if len(name) == 2:
+            packed += (
+                struct.pack("=H", socket.AF_INET) + struct.pack(">H", name[1]) + socket.inet_aton(name[0]) + bytes(8)
+            )
+        else:
+            plain = socket.inet_pton(socket.AF_INET6, name[0].partition("%")[0])
+            packed += struct.pack("=H", socket.AF_INET6) + struct.pack(">HI", name[1], 0) + plain
+            packed += struct.pack("=I", name[3])
+    return packed
+
+
+def bind(sock: socket.socket, address: Address) -> None:
+    """Bind to all hosts of `address`. OSError."""
+    sock.setsockopt(SOL_SCTP, BINDX_ADD, _sockaddrs(address))
+
+
+def connect(sock: socket.socket, address: Address) -> None:
+    """Start an association with the peer that has all hosts of `address`. OSError; BlockingIOError: it has begun."""
+    sock.setsockopt(SOL_SCTP, CONNECTX, _sockaddrs(address))
+
+
 def queued_cost(sock: socket.socket) -> int:
     """Memory of all that is sent and not acknowledged or not sent, in the unit of the (doubled) send buffer.
 
@@ -307,8 +337,11 @@ def paths(sock: socket.socket) -> tuple[tuple[str, str], ...]:
     wrapped = pysctp.sctpsocket_tcp(sock.family, sock)
     found = []
     for address in wrapped.getpaddrs():
-        state = wrapped.get_paddrinfo(0, address).state
-        found.append((plain_host(address[0]), PATH_STATES.get(state, "inactive")))
+        try:
+            state = PATH_STATES.get(wrapped.get_paddrinfo(0, address).state, "inactive")
+        except OSError:  # a link-local address, whose zone pysctp does not know
+            state = "unknown"
+        found.append((plain_host(address[0]), state))
     return tuple(found)
 
 

@@ -147,11 +147,9 @@ class MemoryAssociation:
     def room(self, urgent: bool = False) -> int:
         if not self.up or self._closing or self.down:
             return 0
-        if urgent:
-            return max(0, self.network.window + URGENT_ROOM - self._queued)
-        room = max(0, self.network.window - self._queued)
+        room = self.network.window - self._queued
         self._waiting = self._waiting or room < self.network.window // 4
-        return room
+        return max(0, room + URGENT_ROOM if urgent else room)
 
     def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
         taken = 0

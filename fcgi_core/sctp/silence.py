@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import ceil
 from typing import NamedTuple
 
 __all__ = ["DEAD_AFTER_MAX", "DEAD_AFTER_MIN", "ENDLESS", "Silence", "Watch", "silence"]
@@ -21,7 +22,10 @@ RTO_INITIAL, RTO_MIN, RTO_MAX = 0.5, 0.1, 3.0
 ENDLESS = 65535
 """Retransmissions after which SCTP itself would give up: more than there can be within `DEAD_AFTER_MAX`."""
 LOOKS = 8
-"""Looks for a packet within `dead_after`; how much later than that silence is noticed: at most one look in eight."""
+"""Looks for a packet within `dead_after`, at least; how much later than that silence is noticed: at most one look in
+eight."""
+LOOK_EVERY = 1.5
+"""Seconds between looks at most."""
 
 
 class Silence(NamedTuple):
@@ -73,11 +77,15 @@ class Watch:
         dead_after: float,
         received: Callable[[], int | None],
         gone: Callable[[], None],
+        quiet: Callable[[], None] | None = None,
     ) -> None:
+        """`quiet` is called at each look for which nothing has come since the last one."""
         self._loop = loop
-        self._interval = dead_after / LOOKS
+        self._looks = max(LOOKS, ceil(dead_after / LOOK_EVERY))
+        self._interval = dead_after / self._looks
         self._received = received
         self._gone = gone
+        self._quiet = quiet or _nothing
         self._count = received()
         self._still = 0
         self._handle = loop.call_later(self._interval, self._look)
@@ -86,10 +94,17 @@ class Watch:
         count = self._received()
         self._still = self._still + 1 if count == self._count else 0
         self._count = count
-        if self._still >= LOOKS:
+        if self._still >= self._looks:
             self._gone()
-        else:
-            self._handle = self._loop.call_later(self._interval, self._look)
+            return
+        self._handle = self._loop.call_later(self._interval, self._look)
+        if self._still:
+            self._quiet()
 
     def stop(self) -> None:
         self._handle.cancel()
+        self._received = self._gone = self._quiet = _nothing  # they are methods of what holds this watch: a circle
+
+
+def _nothing() -> None:
+    """In the place of a call-back that is not called any more."""

@@ -11,15 +11,19 @@ A lifetime counts for messages that fit one packet; larger ones are sent reliabl
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
+from ..repeats import Repeats
+from .addresses import is_loopback, socket_address, zone_name
 from .carrier import (
+    LARGE_PACKET,
+    LARGE_SACK_EVERY,
     LOOPBACK_MTU,
-    LOOPBACK_SACK_EVERY,
     PATH_MTU,
     SACK_EVERY,
     Address,
@@ -36,26 +40,34 @@ from .userspace_stack import Endpoint, Stack, ffi, lib, network_bytes
 
 __all__ = ["UserspaceCarrier"]
 
+log = logging.getLogger("fcgi_sctp.userspace")
+
+MAX_TURNS = 1024
+"""Addresses with several hosts of which the carrier knows whose turn it is."""
+
 _SCHEDULERS = {Scheduler.ROUND_ROBIN: 1, Scheduler.PRIORITY: 3, Scheduler.FIRST_COME: 5}
 
 
 class UserspaceListener:
-    """See :class:`fcgi_core.sctp.carrier.Listener`."""
+    """See :class:`fcgi_core.sctp.carrier.Listener`. It has an endpoint for each address."""
 
     def __init__(
         self,
         carrier: UserspaceCarrier,
-        endpoint: Endpoint,
+        endpoints: Sequence[Endpoint],
         handle: int,
         address: Address,
         accept: Callable[[str], AssociationHandler | None],
     ) -> None:
         self._carrier = carrier
-        self._endpoint = endpoint
+        self._endpoints = {endpoint.handle: endpoint for endpoint in endpoints}
         self._handle = handle
         self._accept = accept
         self._address = address
-        endpoint.users += 1
+        self._refusals = Repeats(log, logging.WARNING, carrier.stack.loop)
+        for endpoint in endpoints:
+            endpoint.users += 1
+            endpoint.refused = self._refused
         carrier.stack.listeners[handle] = self
 
     @property
@@ -63,19 +75,25 @@ class UserspaceListener:
         return self._address
 
     def accept_all(self) -> None:
-        endpoint, udp_port = ffi.new("int *"), ffi.new("uint16_t *")
-        source = ffi.new("uint8_t[16]")
-        while self._handle >= 0 and (handle := lib.carrier_accept(self._handle, endpoint, source, udp_port)) >= 0:
-            address = IPv6Address(bytes(source))
-            peer = _peer_name(str(address.ipv4_mapped or address), udp_port[0])
-            association = UserspaceAssociation(self._carrier, self._endpoint, handle, peer)
+        source = ffi.new("struct carrier_source *")
+        while self._handle >= 0 and (handle := lib.carrier_accept(self._handle, source)) >= 0:
+            host = _host_of(source)
+            peer = _peer_name(host, source.port)
+            endpoint = self._endpoints.get(source.endpoint)
+            there = endpoint or self._carrier.stack.by_handle(source.endpoint)
+            association = UserspaceAssociation(self._carrier, there, handle, peer)
             self._carrier.associations.add(association)
             with self._carrier.stack.guarded(association):
-                handler = self._accept(peer) if endpoint[0] == self._endpoint.handle else None
+                handler = self._accept(peer) if endpoint is not None else None
                 if handler is not None:
-                    association.begin_accept(handler)
+                    association.begin_accept(handler, socket_address(host, source.port))
                     continue
             association.refuse()
+
+    def _refused(self, count: int, why: str, source: Any) -> None:
+        """So many INITs were refused before they became associations, the last of them from there."""
+        peer = _peer_name(_host_of(source), source.port)
+        self._refusals.log(f"{self._address}: association from {peer} refused: {why}", count)
 
     def close(self) -> None:
         if self._handle >= 0:
@@ -83,7 +101,10 @@ class UserspaceListener:
             lib.carrier_unlisten(handle)
             del self._carrier.stack.listeners[handle]
             self._carrier.listeners.discard(self)
-            self._endpoint.release()
+            self._refusals.close()
+            for endpoint in self._endpoints.values():
+                endpoint.refused = None
+                endpoint.release()
             self._carrier.stack.soon()
 
 
@@ -101,33 +122,54 @@ class UserspaceCarrier:
         self._options = _library_options(options)
         self._bind = bind
         self._bound: Endpoint | None = None
+        self._turns: dict[Address, int] = {}
         self.closed = False
         self.associations: set[UserspaceAssociation] = set()
         self.listeners: set[UserspaceListener] = set()
         self.stack = Stack.join(self)
 
     def listen(self, address: Address, accept: Callable[[str], AssociationHandler | None]) -> Listener:
+        endpoints: list[Endpoint] = []
+        udp_port = address.udp_port
         try:
-            endpoint = Endpoint(self.stack, self.options, address.hosts[0], address.udp_port)
-        except (OSError, ValueError) as error:
-            raise CarrierError(f"cannot listen at {address}: {error}") from error
-        endpoint.users += 1
-        try:
-            options = self._options_for(endpoint, address.hosts[0])
-            handle = lib.carrier_listen(endpoint.handle, address.port, options)
+            for host in address.hosts:
+                endpoints.append(self._listening_endpoint(address, host, udp_port))
+                udp_port = endpoints[0].port  # where any would do
+            options = self._options_for([(endpoint.overhead, endpoint.host) for endpoint in endpoints])
+            handle: int = lib.carrier_listen(endpoints[0].handle, address.port, options)
             if handle < 0:
-                problem = os.strerror(-handle)
-                raise CarrierError(f"cannot listen at {address}: SCTP port {address.port} of this process: {problem}")
-            listener = UserspaceListener(self, endpoint, handle, address._replace(udp_port=endpoint.port), accept)
+                why = os.strerror(-handle)
+                if -handle == errno.EADDRINUSE:
+                    why = f"this process listens at SCTP port {address.port} already; several addresses are written as "
+                    why += f"{','.join(address.hosts)},OTHER:{address.port}"
+                raise CarrierError(f"cannot listen at {address}: {why}")
+            for endpoint in endpoints[1:]:
+                lib.carrier_listen_too(handle, endpoint.handle)
+            listener = UserspaceListener(self, endpoints, handle, address._replace(udp_port=udp_port), accept)
             self.listeners.add(listener)
             return listener
         finally:
-            endpoint.release()
+            for endpoint in endpoints:
+                endpoint.release()
+
+    def _listening_endpoint(self, address: Address, host: str, udp_port: int) -> Endpoint:
+        try:
+            endpoint = Endpoint(self.stack, self.options, host, udp_port)
+        except (OSError, ValueError) as error:
+            why = str(error)
+            if isinstance(error, OSError):
+                why = f"UDP port {udp_port} of {host}, in which SCTP travels: {error.strerror}"
+                if error.errno == errno.EADDRINUSE:
+                    why += f"; another is named like this: {address._replace(udp_port=udp_port + 1)}"
+            raise CarrierError(f"cannot listen at {address}: {why}") from error
+        endpoint.users += 1
+        return endpoint
 
     def connect(self, address: Address, handler: AssociationHandler) -> Association:
+        shown = self._host_in_turn(address)
         try:
-            host = ip_address(address.hosts[0].partition("%")[0])
-            scope = socket.getaddrinfo(address.hosts[0], 0, flags=socket.AI_NUMERICHOST)[0][4]
+            name = socket_address(shown, address.udp_port)
+            host = ip_address(name[0].partition("%")[0])
             endpoint = self._endpoint_for(host.version)
         except (OSError, ValueError) as error:
             raise CarrierError(f"cannot connect to {address}: {error}") from error
@@ -139,14 +181,14 @@ class UserspaceCarrier:
                 packed,
                 address.udp_port,
                 address.port,
-                int(scope[3]) if len(scope) == 4 else 0,
-                self._options_for(endpoint, str(host)),
+                int(name[3]) if len(name) == 4 else 0,
+                self._options_for([(endpoint.overhead, str(host))]),
             )
             if handle < 0:
                 raise CarrierError(f"cannot connect to {address}: {os.strerror(-handle)}")
-            association = UserspaceAssociation(self, endpoint, handle, _peer_name(str(host), address.udp_port))
+            association = UserspaceAssociation(self, endpoint, handle, _peer_name(shown, address.udp_port))
             self.associations.add(association)
-            association.begin_connect(handler, address.hosts[0], address.udp_port, self.options.connect_timeout)
+            association.begin_connect(handler, name, self.options.connect_timeout)
             return association
         finally:
             endpoint.release()
@@ -175,12 +217,24 @@ class UserspaceCarrier:
         self._bound = endpoint if port else None
         return endpoint
 
-    def _options_for(self, endpoint: Endpoint, host: str) -> Any:
-        """The options of associations with `host`, or of those that it, as an address of ours, takes."""
-        loopback = ip_address(host).is_loopback
-        mtu = self.options.mtu or (LOOPBACK_MTU if loopback else PATH_MTU)
-        self._options.packet = (mtu - endpoint.overhead) & ~3
-        self._options.sack_every = LOOPBACK_SACK_EVERY if loopback else SACK_EVERY
+    def _host_in_turn(self, address: Address) -> str:
+        """There is one path: of several addresses each attempt takes the next one."""
+        if len(address.hosts) == 1:
+            return address.hosts[0]
+        if len(self._turns) >= MAX_TURNS:
+            self._turns.clear()
+        turn = self._turns[address] = self._turns.get(address, -1) + 1
+        return address.hosts[turn % len(address.hosts)]
+
+    def _options_for(self, ends: Sequence[tuple[int, str]]) -> Any:
+        """The options of associations with these hosts, or of those that they, as addresses of ours, take; each with
+        the bytes that IP and UDP take of a packet. The smallest packet counts."""
+        packet = min(
+            ((self.options.mtu or (LOOPBACK_MTU if is_loopback(host) else PATH_MTU)) - overhead) & ~3
+            for overhead, host in ends
+        )
+        self._options.packet = packet
+        self._options.sack_every = LARGE_SACK_EVERY if packet >= LARGE_PACKET else SACK_EVERY
         return self._options
 
 
@@ -224,6 +278,13 @@ def _library_options(options: CarrierOptions) -> Any:
             "connect_timeout_ms": round(options.connect_timeout * 1000),
         },
     )
+
+
+def _host_of(source: Any) -> str:
+    """The IP address in a ``struct carrier_source``, with its zone if it has one."""
+    address = IPv6Address(bytes(source.address))
+    host = str(address.ipv4_mapped or address)
+    return f"{host}%{zone_name(source.scope)}" if source.scope else host
 
 
 def _peer_name(host: str, port: int) -> str:

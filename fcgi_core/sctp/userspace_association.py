@@ -7,9 +7,9 @@ import socket
 from array import array
 from collections.abc import Sequence
 from struct import iter_unpack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .carrier import URGENT_ROOM, AssociationHandler, AssociationStatistics, Message
+from .carrier import MAX_PARTIAL, URGENT_ROOM, AssociationHandler, AssociationStatistics, Message
 from .silence import Watch
 from .userspace_stack import ARENA, RECORDS, Endpoint, ffi, lib
 
@@ -22,10 +22,6 @@ MESSAGE_OVERHEAD = 128
 """Bytes that a queued message costs beside its payload, as usrsctp_carrier.c counts."""
 LONG = 4096
 """Bytes of a message from which on it is given to the library by itself; shorter ones are put together first."""
-PARTIAL_MESSAGE = 4 << 20
-"""Largest message taken, bytes: FastCGI's are below 64 KiB, so more is a mistake or an attack."""
-PARTIAL_TOTAL = 16 << 20
-"""Bound on all messages of an association that have arrived in part, bytes."""
 WATCH_INTERVAL = 0.4
 """Seconds between looks whether somebody still has the peer's UDP port: an empty datagram each."""
 WATCH_REFUSALS = 2
@@ -66,10 +62,14 @@ class UserspaceAssociation:
         self._interleaving = False
         self._streams = (0, 0)
         self._room: int | None = None  # what is known of it since the last packet or tick
-        self._partial: dict[tuple[int, int, int], list[bytes]] = {}
+        self._partial: dict[tuple[int, int, int], bytearray] = {}
         self._partial_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._name: tuple[Any, ...] = ()
+        self._accepted = False
         self._probe: socket.socket | None = None
+        self._quiet_at: int | None = None
+        """How many packets had come when the peer fell silent."""
         self._silence: Watch | None = None
         self._useful = ffi.new("uint32_t *")
         endpoint.users += 1
@@ -90,22 +90,36 @@ class UserspaceAssociation:
 
     # -- opening
 
-    def begin_connect(self, handler: AssociationHandler, host: str, udp_port: int, timeout: float) -> None:
+    def begin_connect(self, handler: AssociationHandler, name: tuple[Any, ...], timeout: float) -> None:
+        """`name` is the peer's UDP address, as sockets have it."""
         self._handler = handler
+        self._name = name
         self._deadline = self._stack.loop.call_later(timeout, self._give_up, timeout)
         self._stack.connecting.add(self)
-        # An empty datagram from a connected socket: if nothing has the UDP port, this one learns it from ICMP. (The
-        # carrier's own socket is not connected, and an error waiting on it would upset uvloop.)
-        try:
-            self._probe = socket.socket(self._endpoint.socket.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            self._probe.connect((host, udp_port))
-            self._probe.send(b"")
-        except OSError:
-            pass  # the association attempt itself will tell
+        self._open_probe()
         self._stack.soon()
 
-    def begin_accept(self, handler: AssociationHandler) -> None:
+    def begin_accept(self, handler: AssociationHandler, name: tuple[Any, ...]) -> None:
         self._handler = handler
+        self._name = name
+        self._accepted = True
+
+    def _open_probe(self) -> None:
+        """Ask the peer's host whether a process has the UDP port, by an empty datagram from a connected socket: if none
+        has, this one learns it from ICMP. (The carrier's own socket is not connected, and an error waiting on it would
+        upset uvloop.)"""
+        try:
+            family = socket.AF_INET6 if len(self._name) == 4 else socket.AF_INET
+            self._probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._probe.connect(self._name)
+            self._probe.send(b"")
+        except OSError:
+            pass  # packets of the association, or that none come, will tell
+
+    def _close_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
 
     def refuse(self) -> None:
         """The listener's user wants none of it, and will not hear of it."""
@@ -129,12 +143,20 @@ class UserspaceAssociation:
         return False
 
     def _watch(self, refusals: int = 0) -> None:
-        """While up: ask the peer's host now and then whether somebody still has the UDP port. A process that was killed
-        says nothing, and SCTP's own retransmissions take many seconds to tell. Twice in a row, so that one forged ICMP
-        message ends nothing."""
+        """While up: ask the peer's host whether a process still has the UDP port. A process that was killed says
+        nothing, and SCTP's own retransmissions take many seconds to tell. Twice in a row, so that one forged ICMP
+        message ends nothing.
+
+        The side that connected asks all the time, the other one only while nothing comes: a firewall before the peer
+        may refuse what does not come from the port that the peer speaks to.
+        """
+        self._deadline = None
         refusals = refusals + 1 if self._refused() else 0
         if refusals >= WATCH_REFUSALS:
             self._end(f"{self._peer} is gone: nothing listens on that UDP port any more.")
+            return
+        if self._accepted and self._packets_received() != self._quiet_at:
+            self._close_probe()
             return
         try:
             if self._probe is not None:
@@ -142,6 +164,15 @@ class UserspaceAssociation:
         except OSError:
             pass  # a refusal may be reported here too; the next look counts it, or heartbeats tell in time
         self._deadline = self._stack.loop.call_later(WATCH_INTERVAL, self._watch, refusals)
+
+    def _quiet(self) -> None:
+        """Nothing has come for a while, though heartbeats should be answered."""
+        if self._probe is None:
+            self._quiet_at = self._packets_received()
+            self._open_probe()
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = self._stack.loop.call_later(WATCH_INTERVAL, self._watch)
 
     def _packets_received(self) -> int | None:
         return self.statistics().packets_received
@@ -163,9 +194,7 @@ class UserspaceAssociation:
         self._connecting_is_over()
         if self._silence is not None:
             self._silence.stop()
-        if self._probe is not None:
-            self._probe.close()
-            self._probe = None
+        self._close_probe()
 
     # -- sending
 
@@ -283,30 +312,22 @@ class UserspaceAssociation:
         name = (stream, kind & 1, key)
         if kind == _PART_LOST:
             for unordered in (0, 1):
-                self._partial_bytes -= sum(map(len, self._partial.pop((stream, unordered, key), ())))
+                self._partial_bytes -= len(self._partial.pop((stream, unordered, key), b""))
             return None
-        pieces = self._partial.get(name)
+        begun = self._partial.get(name)
         if kind <= _UNORDERED:
-            if pieces is None:
+            if begun is None:
                 return data
             del self._partial[name]
-            self._partial_bytes -= sum(map(len, pieces))
-            pieces.append(data)
-            whole = b"".join(pieces)
-            self._check_partial(len(whole))
-            return whole
-        if pieces is None:
-            pieces = self._partial[name] = []
-        pieces.append(data)
+            self._partial_bytes -= len(begun)
+            return bytes(begun + data)
+        if begun is None:
+            begun = self._partial[name] = bytearray()
+        begun += data
         self._partial_bytes += len(data)
-        self._check_partial(self._partial_bytes if len(self._partial) == 1 else sum(map(len, pieces)))
+        if self._partial_bytes > MAX_PARTIAL:
+            self.abort(f"more than {MAX_PARTIAL} bytes of unfinished messages")
         return None
-
-    def _check_partial(self, length: int) -> None:
-        if length > PARTIAL_MESSAGE:
-            self.abort(f"a message larger than {PARTIAL_MESSAGE} bytes")
-        elif self._partial_bytes > PARTIAL_TOTAL:
-            self.abort(f"more than {PARTIAL_TOTAL} bytes of messages that are not complete")
 
     def _event(
         self, handler: AssociationHandler, kind: int, outgoing: int, incoming: int, key: int, data: bytes
@@ -317,7 +338,11 @@ class UserspaceAssociation:
             if self._probe is not None:
                 self._watch()
             self._silence = Watch(
-                self._stack.loop, self._carrier.options.dead_after, self._packets_received, self._silent
+                self._stack.loop,
+                self._carrier.options.dead_after,
+                self._packets_received,
+                self._silent,
+                self._quiet,
             )
             self._interleaving = bool(key)
             self._streams = (outgoing, incoming)
@@ -393,9 +418,10 @@ class UserspaceAssociation:
             self._stack.soon()
 
     def _tell_down(self, reason: str) -> None:
-        if self._handler is not None and not self._carrier.closed:
+        handler, self._handler = self._handler, None
+        if handler is not None and not self._carrier.closed:
             with self._stack.guarded(self):
-                self._handler.association_down(reason)
+                handler.association_down(reason)
 
     def _release(self) -> None:
         self._stop_watching()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..forks import keep_from_children
+from .addresses import socket_address
 from .carrier import CarrierError, CarrierOptions
 
 try:
@@ -44,6 +46,15 @@ RECORDS = 4096
 UNCLAIMED_PEERS = 1024
 """UDP sources without an association that are remembered, each socket; the handshake needs 2 round trips."""
 UDP_BUFFER = 4 << 20
+
+# enum carrier_refusal of usrsctp_carrier.h
+SOMEBODY_REFUSED = 1 << 30
+REFUSALS = (
+    "its address is not among allowed_peers",
+    "there are as many associations as there may be",
+    "its address tries too often",
+    "too many strangers try at once",
+)
 
 
 class Stack:
@@ -95,6 +106,10 @@ class Stack:
                 if handle is not None:
                     handle.cancel()
             Stack.current = None
+
+    def by_handle(self, handle: int) -> Endpoint:
+        """The endpoint with this handle."""
+        return next(endpoint for endpoint in self.endpoints if endpoint.handle == handle)
 
     def soon(self) -> None:
         """Have output sent and events handed out on the next turn of the loop; within deliver() its end does."""
@@ -181,15 +196,19 @@ class Endpoint:
     def __init__(self, stack: Stack, options: CarrierOptions, host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.stack = stack
+        self.host = host
         self.users = 0
+        self.refused: Callable[[int, str, Any], None] | None = None
+        """Called with how many INITs were refused, why, and where the last came from (``struct carrier_source``)."""
         self.socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        keep_from_children(self.socket)
         try:
             for name, forced in ((socket.SO_RCVBUF, 33), (socket.SO_SNDBUF, 32)):  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
                 try:
                     self.socket.setsockopt(socket.SOL_SOCKET, forced, UDP_BUFFER)
                 except OSError:  # needs a privilege; the system's limit is what remains
                     self.socket.setsockopt(socket.SOL_SOCKET, name, UDP_BUFFER)
-            self.socket.bind((host, port))
+            self.socket.bind(socket_address(host, port))
             networks = b"".join(map(network_bytes, options.allowed_peers))
             self.descriptor = self.socket.fileno()
             self.handle: int = lib.carrier_endpoint_open(
@@ -211,8 +230,16 @@ class Endpoint:
         stack.loop.add_reader(self.descriptor, self._readable)
 
     def _readable(self) -> None:
-        lib.carrier_input(self.handle, PACKETS_PER_WAKEUP)
+        if lib.carrier_input(self.handle, PACKETS_PER_WAKEUP) & SOMEBODY_REFUSED:
+            self._tell_refusals()
         self.stack.deliver()
+
+    def _tell_refusals(self) -> None:
+        source = ffi.new("struct carrier_source *")
+        for number, why in enumerate(REFUSALS):
+            count = lib.carrier_refused(self.handle, number, source)
+            if count and self.refused is not None:
+                self.refused(count, why, source)
 
     def release(self) -> None:
         self.users -= 1

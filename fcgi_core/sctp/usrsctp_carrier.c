@@ -32,14 +32,17 @@ enum {
     MESSAGE_OVERHEAD = 128,     /* what a queued message costs beside its payload, roughly */
     ARENA_RESERVE = 4096,       /* kept free for a notification */
     SACK_DELAY_MS = 20,
-    ASK_EVERY = 48 * 1024,      /* bytes sent until a message asks for a SACK at once: on the loopback few packets bring one
-                                   by themselves, and the window must not be full before (2 packets at the start) */
+    ASK_EVERY = 48 * 1024,      /* bytes sent, or two packets if that is less, until a message asks for a SACK at once: few
+                                   large packets bring one by themselves, and the window must not be full before (2 packets
+                                   at the start) */
+    SMALL_SACK_EVERY = 2,       /* packets of a peer whose packets are small; RFC 9260 section 6.2 */
 };
 
 struct listener {
     struct socket *socket;
-    int endpoint, dirty;
+    int dirty;
     uint16_t port;
+    uint32_t packet, sack_every; /* as in struct carrier_options */
 };
 
 struct association {
@@ -47,9 +50,11 @@ struct association {
     int handle, dirty;          /* dirty: place in the list + 1 */
     uint32_t peer, send_buffer;
     uint32_t unfragmented;      /* largest message that goes in one chunk; 0: not asked yet */
-    uint32_t unasked;           /* bytes sent since a SACK was asked for */
+    uint32_t unasked, ask_every; /* bytes sent since a SACK was asked for, and until one is */
+    uint32_t sack_every;
     double mean_length;         /* of messages sent, for what the queue costs beside its payload */
     bool nodelay;
+    bool interleaving;          /* I-DATA is in use */
 };
 
 static struct {
@@ -235,7 +240,7 @@ static void close_hard(struct socket *socket) {
     usrsctp_close(socket);
 }
 
-static struct association *association_make(struct socket *socket, uint32_t peer) {
+static struct association *association_make(struct socket *socket, uint32_t peer, uint32_t packet, uint32_t sack_every) {
     int handle = 0;
     while (handle < state.association_capacity && state.associations[handle])
         handle++;
@@ -260,6 +265,8 @@ static struct association *association_make(struct socket *socket, uint32_t peer
     association->peer = peer;
     association->mean_length = 1024;
     association->nodelay = true;
+    association->ask_every = 2 * packet < ASK_EVERY ? 2 * packet : ASK_EVERY;
+    association->sack_every = sack_every;
     peer_claim(peer);
     endpoint_of(peers[peer].endpoint)->associations++;
     state.associations[handle] = association;
@@ -290,11 +297,20 @@ int carrier_listen(int endpoint, uint16_t port, const struct carrier_options *op
         free(listener);
         return error;
     }
-    *listener = (struct listener){socket, endpoint, 0, port};
+    *listener = (struct listener){socket, 0, port, options->packet, options->sack_every};
     state.listeners[handle] = listener;
-    endpoint_listen(endpoint, port, true);
+    endpoint_listen(endpoint, port);
     usrsctp_set_upcall(socket, on_listener, (void *)(intptr_t)handle);
     return handle;
+}
+
+/* Take associations of another endpoint, too. */
+int carrier_listen_too(int handle, int endpoint) {
+    struct listener *listener = listener_of(handle);
+    if (!listener || !endpoint_of(endpoint))
+        return -EBADF;
+    endpoint_listen(endpoint, listener->port);
+    return 0;
 }
 
 void carrier_unlisten(int handle) {
@@ -303,44 +319,52 @@ void carrier_unlisten(int handle) {
         return;
     close_hard(listener->socket);
     dirty_remove(&listener->dirty);
-    endpoint_listen(listener->endpoint, listener->port, false);
+    endpoints_unlisten(listener->port);
     state.listeners[handle] = NULL;
     free(listener);
 }
 
-/* The next association of a listener, and who it is with; -EAGAIN if there is none. */
-int carrier_accept(int handle, int *endpoint, uint8_t *address, uint16_t *port) {
+/*
+ * The next association of a listener, and who it is with; -EAGAIN if there is none. One that cannot be kept is passed
+ * over.
+ */
+int carrier_accept(int handle, struct carrier_source *source) {
     struct listener *listener = listener_of(handle);
     struct sockaddr_conn name = {0};
     socklen_t size = sizeof name;
     if (!listener)
         return -EBADF;
-    struct socket *socket = usrsctp_accept(listener->socket, (struct sockaddr *)&name, &size);
-    if (!socket)
-        return -EAGAIN;
-    uint32_t at = (uint32_t)(uintptr_t)name.sconn_addr;
-    struct association *association = NULL;
-    if (at && at < CARRIER_PEERS && peers[at].endpoint >= 0) {
-        usrsctp_set_non_blocking(socket, 1);
-        association = association_make(socket, at);
+    for (;;) {
+        struct socket *socket = usrsctp_accept(listener->socket, (struct sockaddr *)&name, &size);
+        if (!socket)
+            return -EAGAIN;
+        uint32_t at = (uint32_t)(uintptr_t)name.sconn_addr;
+        struct association *association = NULL;
+        if (at && at < CARRIER_PEERS && peers[at].endpoint >= 0) {
+            usrsctp_set_non_blocking(socket, 1);
+            association = association_make(socket, at, listener->packet, listener->sack_every);
+        }
+        if (!association) {
+            close_hard(socket);
+            continue;
+        }
+        source->endpoint = peers[at].endpoint;
+        source->port = peers[at].port;
+        source->scope = peers[at].scope;
+        memcpy(source->address, peers[at].address, 16);
+        dirty_add(association->handle, &association->dirty); /* data may have come with the COOKIE ECHO */
+        return association->handle;
     }
-    if (!association) {
-        close_hard(socket);
-        return -ENOMEM;
-    }
-    *endpoint = peers[at].endpoint;
-    *port = peers[at].port;
-    memcpy(address, peers[at].address, 16);
-    dirty_add(association->handle, &association->dirty); /* data may have come with the COOKIE ECHO */
-    return association->handle;
 }
 
 int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uint16_t port, uint32_t scope,
                     const struct carrier_options *options) {
+    struct carrier_source source = {.scope = scope, .port = udp_port, .endpoint = endpoint};
     if (!endpoint_of(endpoint))
         return -EBADF;
-    uint32_t at = peer_find(endpoint, address, udp_port);
-    if (!at && !(at = peer_make(endpoint, address, udp_port, scope)))
+    memcpy(source.address, address, 16);
+    uint32_t at = peer_find(&source);
+    if (!at && !(at = peer_make(&source)))
         return -ENOBUFS;
     struct sockaddr_conn name = {.sconn_family = AF_CONN, .sconn_port = htons(port),
                                  .sconn_addr = (void *)(uintptr_t)at};
@@ -350,7 +374,7 @@ int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uin
     int error = apply_options(socket, options);
     if (!error && usrsctp_connect(socket, (struct sockaddr *)&name, sizeof name) && errno != EINPROGRESS)
         error = -errno;
-    struct association *association = error ? NULL : association_make(socket, at);
+    struct association *association = error ? NULL : association_make(socket, at, options->packet, options->sack_every);
     if (!association) {
         close_hard(socket);
         return error ? error : -ENOMEM;
@@ -406,7 +430,7 @@ static bool read_notification(struct association *association, uint8_t *data, st
         switch (event->sn_assoc_change.sac_state) {
         case SCTP_COMM_UP:
             record->kind = CARRIER_UP;
-            record->key = supports_interleaving(&event->sn_assoc_change, length);
+            record->key = association->interleaving = supports_interleaving(&event->sn_assoc_change, length);
             return true;
         case SCTP_RESTART:
             record->kind = CARRIER_RESTART;
@@ -459,6 +483,12 @@ int carrier_receive(int handle, uint8_t *arena, uint32_t size, struct carrier_re
 
     if (!association)
         return -EBADF;
+    if (association->sack_every > SMALL_SACK_EVERY && peers[association->peer].small) {
+        /* its window may hold but three of them, and it cannot ask for a SACK before the end of a message */
+        struct sctp_sack_info sack = {SCTP_CURRENT_ASSOC, SACK_DELAY_MS, SMALL_SACK_EVERY};
+        set_option(association->socket, SCTP_DELAYED_SACK, &sack, sizeof sack);
+        association->sack_every = SMALL_SACK_EVERY;
+    }
     for (;;) {
         struct sctp_recvv_rn info;
         socklen_t info_size = sizeof info;
@@ -567,12 +597,15 @@ static void set_nodelay(struct association *association, bool nodelay) {
 }
 
 /*
- * Whether a message may be given a lifetime: only one that needs no fragmentation. When libusrsctp 0.9.5 gives up a
+ * Whether a message goes in one packet. Only such a one may be given a lifetime: when libusrsctp 0.9.5 gives up a
  * fragmented message, it takes the chunks that follow in its queue for the rest of it (sctp_release_pr_sctp_chunk()).
  * With I-DATA those belong to other messages too, reliable ones, and they are never sent again: the association
  * stands still, or worse. What may be abandoned may also arrive, so such a message is sent reliably.
+ *
+ * And without I-DATA only such a one is sent unordered: where a FORWARD-TSN, for another message, meets fragments of an
+ * unordered one, libusrsctp 0.9.5 aborts the association ("Reass 30000007", its issue 597). Ordered ones do no harm.
  */
-static bool may_expire(struct association *association, uint32_t length) {
+static bool fits_a_packet(struct association *association, uint32_t length) {
     struct sctp_status status;
     if (!association->unfragmented && status_of(association, &status))
         association->unfragmented = status.sstat_fragmentation_point;
@@ -592,14 +625,15 @@ int carrier_send(int handle, const uint8_t *data, size_t length, const struct ca
         const struct carrier_outgoing *message = &messages[taken];
         struct sctp_sendv_spa info = {
             .sendv_flags = SCTP_SEND_SNDINFO_VALID,
-            .sendv_sndinfo = {.snd_sid = (uint16_t)message->stream, .snd_ppid = htonl(message->ppid),
-                              .snd_flags = message->unordered ? SCTP_UNORDERED : 0}};
+            .sendv_sndinfo = {.snd_sid = (uint16_t)message->stream, .snd_ppid = htonl(message->ppid)}};
+        if (message->unordered && (association->interleaving || fits_a_packet(association, message->length)))
+            info.sendv_sndinfo.snd_flags |= SCTP_UNORDERED;
         association->unasked += message->length;
-        if (association->unasked >= ASK_EVERY) {
+        if (association->unasked >= association->ask_every) {
             association->unasked = 0;
             info.sendv_sndinfo.snd_flags |= SCTP_SACK_IMMEDIATELY;
         }
-        if (message->lifetime_ms && may_expire(association, message->length)) {
+        if (message->lifetime_ms && fits_a_packet(association, message->length)) {
             info.sendv_flags |= SCTP_SEND_PRINFO_VALID;
             info.sendv_prinfo.pr_policy = SCTP_PR_SCTP_TTL;
             info.sendv_prinfo.pr_value = message->lifetime_ms;

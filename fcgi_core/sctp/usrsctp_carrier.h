@@ -46,9 +46,18 @@ struct carrier_status {
 };
 
 struct carrier_counters {
-    uint64_t received, sent, dropped_malformed, dropped_checksum, dropped_peer, dropped_bound, dropped_output;
+    uint64_t received, sent, dropped_malformed, dropped_checksum, dropped_peer, dropped_output;
+    uint64_t refused;                       /* INITs, see enum carrier_refusal */
     uint64_t answered;                      /* ABORTs sent without state, see answer_stateless() */
     uint32_t peers, peers_registered, associations;
+};
+
+/* A remote UDP address. IPv4 addresses are ::ffff:a.b.c.d; scope is that of a link-local one. */
+struct carrier_source {
+    uint8_t address[16];
+    uint32_t scope;
+    uint16_t port;
+    int32_t endpoint;
 };
 
 int carrier_init(void);
@@ -56,11 +65,13 @@ int carrier_endpoint_open(int fd, int offload, uint32_t max_unclaimed, uint32_t 
                           const uint8_t *networks, uint32_t network_count);
 void carrier_endpoint_close(int endpoint);
 int carrier_listen(int endpoint, uint16_t port, const struct carrier_options *options);
+int carrier_listen_too(int listener, int endpoint);
 void carrier_unlisten(int listener);
-int carrier_accept(int listener, int *endpoint, uint8_t *address, uint16_t *port);
+int carrier_accept(int listener, struct carrier_source *source);
 int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uint16_t port,
                     uint32_t scope, const struct carrier_options *options);
 int carrier_input(int endpoint, int max_packets);
+uint32_t carrier_refused(int endpoint, int why, struct carrier_source *last);
 void carrier_timers(void);
 void carrier_timers_restart(void);
 int carrier_flush(void);
@@ -93,7 +104,17 @@ enum carrier_kind {
     CARRIER_RESTART = 10,
 };
 
+/* Why a stranger's INIT was refused. */
+enum carrier_refusal {
+    CARRIER_NOT_ALLOWED = 0,        /* not one of the networks */
+    CARRIER_FULL = 1,               /* as many associations as there may be */
+    CARRIER_TOO_OFTEN = 2,          /* too many INITs from this address */
+    CARRIER_TOO_MANY = 3,           /* too many strangers at once */
+    CARRIER_REFUSALS = 4,
+};
+
 enum {
+    CARRIER_SOMEBODY_REFUSED = 1 << 30, /* in the answer of carrier_input() */
     CARRIER_PEER_ORDER = 16,
     CARRIER_PEERS = 1 << CARRIER_PEER_ORDER,    /* table size; a carrier's own bound is lower */
 };

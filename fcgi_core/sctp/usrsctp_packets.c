@@ -32,6 +32,14 @@ enum {
     ENDPOINTS = 4096,
     COMMON_HEADER = 12,         /* RFC 9260 section 3.1 */
     CHUNK_HEADER = 4,
+    CAUSE_HEADER = 4,
+    I_DATA = 0x40,              /* RFC 8260 section 2.1; the library's header does not have it */
+    LAST_FRAGMENT = 0x01,       /* the E bit of both */
+    USER_INITIATED_ABORT = 12,  /* section 3.3.10.12 */
+    REASON = 24,                /* bytes of a reason, with its padding */
+    INIT_BURST = 256,           /* INITs that an address may send at once, */
+    INIT_EVERY_US = 15625,      /* and one more for each time that passes: 64 a second */
+    INIT_PLACES = 12,           /* addresses that are told apart, as a power of two */
     PEER_GRACE_MS = 2000,       /* a peer without an association keeps its slot at least so long: a slow handshake */
 };
 
@@ -41,6 +49,7 @@ static struct {
     uint32_t peer_unused, peer_free;
     uint64_t hash_seed;
     uint8_t *datagrams;
+    bool somebody_refused;
 } state;
 
 struct peer peers[CARRIER_PEERS];
@@ -74,12 +83,14 @@ static bool listens(const struct endpoint *endpoint, uint16_t port) {
     return endpoint->ports[port / 8] >> (port % 8) & 1;
 }
 
-void endpoint_listen(int handle, uint16_t port, bool on) {
-    struct endpoint *endpoint = endpoint_of(handle);
-    if (!endpoint)
-        return;
-    uint8_t *byte = &endpoint->ports[port / 8], bit = (uint8_t)(1u << (port % 8));
-    *byte = on ? *byte | bit : *byte & (uint8_t)~bit;
+void endpoint_listen(int handle, uint16_t port) {
+    endpoint_of(handle)->ports[port / 8] |= (uint8_t)(1u << (port % 8));
+}
+
+void endpoints_unlisten(uint16_t port) {
+    for (int i = 0; i < state.endpoint_count; i++)
+        if (state.endpoints[i])
+            state.endpoints[i]->ports[port / 8] &= (uint8_t)~(1u << (port % 8));
 }
 
 /* The checksum of a packet: its own field counts as zero, and it is sent with the low byte first. */
@@ -104,21 +115,38 @@ static bool checksum_is_right(const uint8_t *packet, size_t length) {
 
 /* ---- peers: remote UDP addresses ----------------------------------------------------------------------------- */
 
-static uint32_t peer_hash(int endpoint, const uint8_t *address, uint16_t port) {
-    uint64_t words[2], hash = state.hash_seed ^ ((uint64_t)(uint32_t)endpoint << 16 | port);
+/* Seeded, so that nobody outside can aim at one bucket; the highest `order` bits of it are taken. */
+static uint32_t hash_of(uint64_t number, const uint8_t *address, int order) {
+    uint64_t words[2], hash = state.hash_seed ^ number;
     memcpy(words, address, 16);
-    for (int i = 0; i < 2; i++) { /* seeded, so that nobody outside can aim at one bucket */
+    for (int i = 0; i < 2; i++) {
         hash = (hash ^ words[i]) * 0x9E3779B97F4A7C15u;
         hash ^= hash >> 29;
     }
     hash = (hash ^ state.hash_seed) * 0xBF58476D1CE4E5B9u;
-    return (uint32_t)(hash >> (64 - CARRIER_PEER_ORDER));
+    return (uint32_t)(hash >> (64 - order));
 }
 
-uint32_t peer_find(int endpoint, const uint8_t *address, uint16_t port) {
-    uint32_t at = peer_buckets[peer_hash(endpoint, address, port)];
-    while (at && !(peers[at].endpoint == endpoint && peers[at].port == port && !memcmp(peers[at].address, address, 16)))
-        at = peers[at].hash_next;
+static uint32_t peer_hash(const struct carrier_source *source) {
+    uint64_t number = (uint64_t)(uint32_t)source->endpoint << 16 | source->port;
+    return hash_of(number ^ (uint64_t)source->scope << 32, source->address, CARRIER_PEER_ORDER);
+}
+
+static struct carrier_source source_of(const struct peer *peer) {
+    struct carrier_source source = {.scope = peer->scope, .port = peer->port, .endpoint = peer->endpoint};
+    memcpy(source.address, peer->address, 16);
+    return source;
+}
+
+uint32_t peer_find(const struct carrier_source *source) {
+    uint32_t at = peer_buckets[peer_hash(source)];
+    while (at) {
+        const struct peer *peer = &peers[at];
+        if (peer->endpoint == source->endpoint && peer->port == source->port && peer->scope == source->scope &&
+            !memcmp(peer->address, source->address, 16))
+            break;
+        at = peer->hash_next;
+    }
     return at;
 }
 
@@ -140,7 +168,8 @@ static void unclaimed_append(struct endpoint *endpoint, uint32_t at) {
 
 static void peer_free(uint32_t at) {
     struct peer *peer = &peers[at];
-    uint32_t *link = &peer_buckets[peer_hash(peer->endpoint, peer->address, peer->port)];
+    struct carrier_source source = source_of(peer);
+    uint32_t *link = &peer_buckets[peer_hash(&source)];
     while (*link != at)
         link = &peers[*link].hash_next;
     *link = peer->hash_next;
@@ -165,8 +194,8 @@ void peer_claim(uint32_t at) {
 }
 
 /* A slot for a new remote address, unclaimed; 0 if the endpoint has as many strangers as it may. */
-uint32_t peer_make(int handle, const uint8_t *address, uint16_t port, uint32_t scope) {
-    struct endpoint *endpoint = state.endpoints[handle];
+uint32_t peer_make(const struct carrier_source *source) {
+    struct endpoint *endpoint = state.endpoints[source->endpoint];
     uint64_t now = now_ms();
     if (endpoint->unclaimed >= endpoint->max_unclaimed) {
         uint32_t oldest = endpoint->unclaimed_first;
@@ -187,23 +216,24 @@ uint32_t peer_make(int handle, const uint8_t *address, uint16_t port, uint32_t s
     }
     struct peer *peer = &peers[at];
     memset(peer, 0, sizeof *peer);
-    peer->endpoint = handle;
-    peer->port = port;
+    peer->endpoint = source->endpoint;
+    peer->port = source->port;
+    peer->scope = source->scope;
     peer->used_ms = now;
-    memcpy(peer->address, address, 16);
+    memcpy(peer->address, source->address, 16);
     if (endpoint->family == AF_INET) {
         peer->name.v4.sin_family = AF_INET;
-        peer->name.v4.sin_port = htons(port);
-        memcpy(&peer->name.v4.sin_addr, address + 12, 4);
+        peer->name.v4.sin_port = htons(source->port);
+        memcpy(&peer->name.v4.sin_addr, source->address + 12, 4);
         peer->name_length = sizeof peer->name.v4;
     } else {
         peer->name.v6.sin6_family = AF_INET6;
-        peer->name.v6.sin6_port = htons(port);
-        peer->name.v6.sin6_scope_id = scope;
-        memcpy(&peer->name.v6.sin6_addr, address, 16);
+        peer->name.v6.sin6_port = htons(source->port);
+        peer->name.v6.sin6_scope_id = source->scope;
+        memcpy(&peer->name.v6.sin6_addr, source->address, 16);
         peer->name_length = sizeof peer->name.v6;
     }
-    uint32_t *bucket = &peer_buckets[peer_hash(handle, address, port)];
+    uint32_t *bucket = &peer_buckets[peer_hash(source)];
     peer->hash_next = *bucket;
     *bucket = at;
     unclaimed_append(endpoint, at);
@@ -222,6 +252,32 @@ static bool source_is_allowed(const struct endpoint *endpoint, const uint8_t *ad
             return true;
     }
     return false;
+}
+
+/*
+ * Whether an address sends INITs, and cookies as a stranger, no faster than it may: each takes a slot of a stranger, an
+ * INIT ACK is seven times as long, and INITs may come in a victim's name. IPv6 counts by the first 64 bits. Addresses
+ * that hash alike share what they may. The loopback is free: nobody else can be meant there.
+ */
+static bool opening_is_due(const uint8_t *address) {
+    static uint64_t full_us[1 << INIT_PLACES]; /* when all of INIT_BURST is to be had again */
+    static const uint8_t v4_prefix[12] = {[10] = 0xff, [11] = 0xff};
+    static const uint8_t loopback[2][16] = {{[15] = 1}, {[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1}};
+    uint8_t key[16] = {0};
+    struct timespec time;
+
+    if (!memcmp(address, loopback[0], 16) || !memcmp(address, loopback[1], 16))
+        return true;
+    memcpy(key, address, memcmp(address, v4_prefix, 12) ? 8 : 16);
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    uint64_t now = (uint64_t)time.tv_sec * 1000000 + (uint64_t)time.tv_nsec / 1000;
+    uint64_t *full = &full_us[hash_of(0, key, INIT_PLACES)];
+    if (*full < now)
+        *full = now;
+    if (*full + INIT_EVERY_US > now + (uint64_t)INIT_BURST * INIT_EVERY_US)
+        return false;
+    *full += INIT_EVERY_US;
+    return true;
 }
 
 /* ---- output -------------------------------------------------------------------------------------------------- */
@@ -360,15 +416,15 @@ int carrier_blocked(int endpoint) {
  * learns that it is refused, and one whose association died with the process before us learns that at once.
  */
 static void answer_stateless(struct endpoint *endpoint, const struct sockaddr *name, socklen_t name_length,
-                             const uint8_t *packet, size_t length) {
-    uint8_t answer[COMMON_HEADER + CHUNK_HEADER] = {0};
+                             const uint8_t *packet, size_t length, const char *why) {
+    uint8_t answer[COMMON_HEADER + CHUNK_HEADER + CAUSE_HEADER + REASON] = {0};
+    size_t size = COMMON_HEADER + CHUNK_HEADER;
     uint8_t type = packet[COMMON_HEADER];
     memcpy(answer, packet + 2, 2);
     memcpy(answer + 2, packet, 2);
     memcpy(answer + 4, packet + 4, 4);
     answer[12] = SCTP_ABORT_ASSOCIATION;
     answer[13] = 1; /* T: the tag is the one that the sender used */
-    answer[15] = CHUNK_HEADER;
     switch (type) {
     case SCTP_ABORT_ASSOCIATION:
     case SCTP_SHUTDOWN_COMPLETE:
@@ -385,18 +441,50 @@ static void answer_stateless(struct endpoint *endpoint, const struct sockaddr *n
         answer[12] = SCTP_SHUTDOWN_COMPLETE;
         break;
     }
-    put_checksum(answer, sizeof answer);
-    if (sendto(endpoint->fd, answer, sizeof answer, MSG_DONTWAIT, name, name_length) > 0)
+    size_t text = type == SCTP_INITIATION ? strlen(why) : 0, padded = (text + 3) & ~(size_t)3;
+    if (text && size + CAUSE_HEADER + padded <= length) { /* never longer than what is answered */
+        uint8_t *cause = answer + size;
+        cause[1] = USER_INITIATED_ABORT;
+        cause[3] = (uint8_t)(CAUSE_HEADER + text);
+        memcpy(cause + CAUSE_HEADER, why, text);
+        answer[15] = (uint8_t)(CHUNK_HEADER + CAUSE_HEADER + text);
+        size += CAUSE_HEADER + padded;
+    } else {
+        answer[15] = CHUNK_HEADER;
+    }
+    put_checksum(answer, size);
+    if (sendto(endpoint->fd, answer, size, MSG_DONTWAIT, name, name_length) > 0)
         packet_counters.answered++;
+}
+
+/* Note that an INIT is refused, for carrier_refused(), and tell its sender. */
+static void refuse(struct endpoint *endpoint, const struct carrier_source *source, enum carrier_refusal why,
+                   const struct sockaddr *name, socklen_t name_length, const uint8_t *packet, size_t length) {
+    static const char *reasons[CARRIER_REFUSALS] = {"address not allowed", "too many associations",
+                                                    "too many attempts", "too many strangers"};
+    packet_counters.refused++;
+    endpoint->refused[why]++;
+    endpoint->refused_last[why] = *source;
+    state.somebody_refused = true;
+    answer_stateless(endpoint, name, name_length, packet, length, reasons[why]);
+}
+
+/* How many INITs were refused for this reason since this was last asked, and where the last of them came from. */
+uint32_t carrier_refused(int handle, int why, struct carrier_source *last) {
+    struct endpoint *endpoint = endpoint_of(handle);
+    if (!endpoint || why < 0 || why >= CARRIER_REFUSALS)
+        return 0;
+    uint32_t count = endpoint->refused[why];
+    endpoint->refused[why] = 0;
+    *last = endpoint->refused_last[why];
+    return count;
 }
 
 /* Take one packet: nothing reaches the library that is malformed, damaged, or from a source that may not send. */
 static void handle_packet(int handle, const struct sockaddr *name, socklen_t name_length, const uint8_t *packet,
                           size_t length) {
     struct endpoint *endpoint = state.endpoints[handle];
-    uint8_t address[16] = {[10] = 0xff, [11] = 0xff};
-    uint16_t port;
-    uint32_t scope = 0;
+    struct carrier_source source = {.address = {[10] = 0xff, [11] = 0xff}, .endpoint = handle};
 
     packet_counters.received++;
     if (length < COMMON_HEADER + CHUNK_HEADER || get16(packet) == 0 || get16(packet + 2) == 0 ||
@@ -406,16 +494,18 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
     }
     if (name->sa_family == AF_INET) {
         const struct sockaddr_in *v4 = (const void *)name;
-        memcpy(address + 12, &v4->sin_addr, 4);
-        port = ntohs(v4->sin_port);
+        memcpy(source.address + 12, &v4->sin_addr, 4);
+        source.port = ntohs(v4->sin_port);
     } else {
         const struct sockaddr_in6 *v6 = (const void *)name;
-        memcpy(address, &v6->sin6_addr, 16);
-        port = ntohs(v6->sin6_port);
-        scope = v6->sin6_scope_id;
+        memcpy(source.address, &v6->sin6_addr, 16);
+        source.port = ntohs(v6->sin6_port);
+        source.scope = v6->sin6_scope_id;
     }
-    uint32_t at = peer_find(handle, address, port);
-    if (!at && !source_is_allowed(endpoint, address)) {
+    uint8_t type = packet[COMMON_HEADER];
+    uint32_t at = peer_find(&source);
+    bool allowed = at || source_is_allowed(endpoint, source.address);
+    if (!allowed && type != SCTP_INITIATION) {
         packet_counters.dropped_peer++;
         return;
     }
@@ -423,21 +513,30 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
         packet_counters.dropped_checksum++;
         return;
     }
-    uint8_t type = packet[COMMON_HEADER];
     bool opening = type == SCTP_INITIATION || (type == SCTP_COOKIE_ECHO && !at);
-    bool refused = opening && (!listens(endpoint, get16(packet + 2)) ||
-                               endpoint->associations >= endpoint->max_associations);
-    if (refused || (!at && !opening)) {
-        answer_stateless(endpoint, name, name_length, packet, length);
-        return;
-    }
-    if (!at && !(at = peer_make(handle, address, port, scope))) {
-        packet_counters.dropped_bound++;
+    if (opening && (listens(endpoint, get16(packet + 2)) || !allowed)) {
+        int why = -1;
+        if (!allowed)
+            why = CARRIER_NOT_ALLOWED;
+        else if (endpoint->associations >= endpoint->max_associations)
+            why = CARRIER_FULL;
+        else if (!opening_is_due(source.address))
+            why = CARRIER_TOO_OFTEN;
+        else if (!at && !(at = peer_make(&source)))
+            why = CARRIER_TOO_MANY;
+        if (why >= 0) {
+            refuse(endpoint, &source, (enum carrier_refusal)why, name, name_length, packet, length);
+            return;
+        }
+    } else if (opening || !at) {
+        answer_stateless(endpoint, name, name_length, packet, length, "");
         return;
     }
     struct peer *peer = &peers[at];
     peer->packets_in++;
-    if (!peer->references) { /* longest unused first */
+    peer->small |= length < LARGE_PACKET && (type == SCTP_DATA || type == I_DATA) &&
+                   !(packet[COMMON_HEADER + 1] & LAST_FRAGMENT);
+    if (!peer->references && opening) { /* the longest unused is first; what else it sends does not count */
         peer->used_ms = now_ms();
         unclaimed_unlink(endpoint, at);
         unclaimed_append(endpoint, at);
@@ -446,8 +545,8 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
 }
 
 /*
- * Read packets of an endpoint, about max_packets at most, so that the loop stays fair; how many there were. What
- * remains keeps the socket readable.
+ * Read packets of an endpoint, about max_packets at most, so that the loop stays fair; how many there were, and
+ * CARRIER_SOMEBODY_REFUSED if carrier_refused() has something. What remains keeps the socket readable.
  */
 int carrier_input(int handle, int max_packets) {
     struct mmsghdr messages[DATAGRAMS];
@@ -461,6 +560,7 @@ int carrier_input(int handle, int max_packets) {
 
     if (!endpoint_of(handle))
         return 0;
+    state.somebody_refused = false;
     while (total < max_packets) {
         for (int i = 0; i < DATAGRAMS; i++) {
             vectors[i] = (struct iovec){state.datagrams + (size_t)i * DATAGRAM_SIZE, DATAGRAM_SIZE};
@@ -498,7 +598,7 @@ int carrier_input(int handle, int max_packets) {
         if (count < DATAGRAMS)
             break;
     }
-    return total;
+    return total | (state.somebody_refused ? CARRIER_SOMEBODY_REFUSED : 0);
 }
 
 /* ---- endpoints ----------------------------------------------------------------------------------------------- */

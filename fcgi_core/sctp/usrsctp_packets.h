@@ -8,7 +8,10 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
-enum { OUT_PACKETS = 1024 };
+enum {
+    OUT_PACKETS = 1024,
+    LARGE_PACKET = 16 * 1024,   /* bytes: three of them hold what is sent until a SACK is asked for (ASK_EVERY) */
+};
 
 /* A remote UDP address. The library knows it by its index in `peers`. */
 struct peer {
@@ -22,6 +25,8 @@ struct peer {
     uint32_t references;        /* associations; 0: "unclaimed", in its endpoint's list */
     uint32_t hash_next, before, after;
     uint64_t used_ms, packets_in, packets_out;
+    bool small;                 /* it cuts messages for packets below LARGE_PACKET */
+    uint32_t scope;
     uint16_t port;
     uint8_t address[16];
 };
@@ -42,6 +47,8 @@ struct endpoint {
     uint8_t *networks;          /* 17 bytes each: an address (IPv4 as ::ffff:a.b.c.d) and its prefix length in bits */
     uint32_t network_count;
     uint8_t ports[65536 / 8];   /* SCTP ports that are listened at, a bit each */
+    uint32_t refused[CARRIER_REFUSALS]; /* INITs since carrier_refused() was asked, */
+    struct carrier_source refused_last[CARRIER_REFUSALS]; /* and where the last was from */
 };
 
 extern struct peer peers[CARRIER_PEERS];
@@ -53,12 +60,14 @@ int packets_init(void);
 int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint8_t dont_fragment);
 
 struct endpoint *endpoint_of(int handle);
-void endpoint_listen(int handle, uint16_t port, bool on);
+void endpoint_listen(int handle, uint16_t port);
+/* At no endpoint any more: a port has one listener in a process. */
+void endpoints_unlisten(uint16_t port);
 
 /* The slot of a remote address, 0 if it has none. */
-uint32_t peer_find(int endpoint, const uint8_t *address, uint16_t port);
+uint32_t peer_find(const struct carrier_source *source);
 /* A slot for a new one, unclaimed; 0 if the endpoint has as many strangers as it may. */
-uint32_t peer_make(int endpoint, const uint8_t *address, uint16_t port, uint32_t scope);
+uint32_t peer_make(const struct carrier_source *source);
 /* An association uses it, or no longer does. */
 void peer_claim(uint32_t at);
 void peer_release(uint32_t at);

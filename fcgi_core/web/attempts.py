@@ -62,7 +62,7 @@ class Attempts:
             self._handle = self._loop.call_later(0, self._next)
 
     def steady(self) -> None:
-        """One that had lasted is gone: the pauses begin again with the shortest."""
+        """An association that had lasted is lost: the pauses begin with the shortest again."""
         self._pause = FIRST_RETRY
 
     def forget(self, one: Tried) -> None:
@@ -91,7 +91,7 @@ class Presence:
     """Whether an application is there, and whether its coming and going is worth a line in the log.
 
     An absence costs a line when it begins, one for the first attempt that fails, and then one every REMIND seconds,
-    whatever the attempts say by turns. Times are seconds of one clock.
+    whatever the reasons are. Times are seconds of one clock.
     """
 
     def __init__(self, now: float) -> None:
@@ -120,7 +120,6 @@ class Presence:
             self._logged_at = None
         else:
             self._brief += 1
-            self.attempts += 1
         return lasted
 
     def worth_a_line(self, now: float) -> bool:

@@ -52,10 +52,11 @@ MAX_REQUESTS_PER_CONNECTION = 1024
 """Requests at once on one connection of a multiplexing client; HAProxy's own limit is 100 by default."""
 MAX_HELD_STDERR = 32 * 1024
 """Bytes of STDERR held until the response's head comes; nginx logs 2 KiB of it. The plugins have it all."""
-STDERR_OVERHEAD = 64
-"""Bytes counted for each piece of STDERR that is held, beside its text."""
-HEAD_BUFFER = 4096
-"""Bytes into which nginx reads the response's head and the records before it (fastcgi_buffer_size: one page)."""
+RECORD_COST = 128
+"""Bytes that keeping a piece of input or STDERR costs beside its content."""
+HEAD_BUFFER = 4096 - 256
+"""Bytes that the response's head and the STDERR before it may have together: nginx reads them into one page
+(fastcgi_buffer_size), and stalls if the head ends just where that does."""
 MAX_UNREAD_STDERR = 256 * 1024
 """Bytes of STDERR that wait on a connection whose web server does not read; what is beyond is left out and reported."""
 MAX_UNFINISHED_PARAMS = 64 << 20
@@ -124,6 +125,7 @@ class WebExchange(Exchange):
         "role",
         "state",
         "tried_again",
+        "waiting_bytes",
     )
 
     def __init__(self, downstream: DownstreamConnection, request_id: int, role: Role, flags: int) -> None:
@@ -149,6 +151,8 @@ class WebExchange(Exchange):
         """When it will have waited for an application for long enough, in the loop's time; 0: it has not waited yet."""
         self.overloaded_at = 0.0
         """When an application first refused it because it had too much to do, in the loop's time; 0: none has."""
+        self.waiting_bytes = 0
+        """What it holds, as the dispatcher counts it while it waits for an application."""
         self.tried_again = False
         """It was given to a second application after the first was lost."""
         self.dispatched = False
@@ -161,6 +165,10 @@ class WebExchange(Exchange):
         """STDERR that came before the response's head; None once that has gone."""
         self._held_bytes = 0
         self._owed = 0
+
+    def size_of_input(self) -> int:
+        """Bytes that keeping its input costs, while all that has come of it is kept."""
+        return self.bytes_in + len(self.body) * RECORD_COST
 
     def size_of_params(self) -> int:
         """Bytes of PARAMS that have come."""
@@ -209,11 +217,14 @@ class WebExchange(Exchange):
         self.last_activity = now = time.monotonic()
         if self.first_byte is None:
             self.first_byte = now
+            self.body.clear()  # nobody is given the request again
         if not self.head_size:
             self.read_head(data)
-        after = (
-            None if self._held_stderr is None else self._send_held(self.head_size or max(len(data), HEAD_BUFFER // 2))
-        )
+        after = None
+        if self._held_stderr:
+            after = self._send_held(self.head_size or max(len(data), HEAD_BUFFER // 2))
+        else:
+            self._held_stderr = None
         self.bytes_out += len(data)
         for start in range(0, len(data), PREFERRED_CONTENT):  # once: what came over SCTP was cut to that
             part = data if len(data) <= PREFERRED_CONTENT else data[start : start + PREFERRED_CONTENT]
@@ -237,7 +248,7 @@ class WebExchange(Exchange):
         downstream = self.downstream
         held = self._held_stderr
         if held is not None:
-            self._held_bytes += len(data) + STDERR_OVERHEAD
+            self._held_bytes += len(data) + RECORD_COST
             if self._held_bytes <= MAX_HELD_STDERR:
                 held.append(data)
             else:
@@ -447,7 +458,8 @@ class DownstreamConnection:
     def _give_up_requests(self) -> None:
         exchanges, self._exchanges = self._exchanges, {}
         for exchange in exchanges.values():
-            self._forget_params(exchange)
+            if exchange.input is Input.PARAMS:
+                self._connections.unfinished_params -= exchange.size_of_params()
             self.read_on(exchange)
             if not exchange.over:
                 exchange.over = True
@@ -478,7 +490,8 @@ class DownstreamConnection:
     def finished(self, exchange: WebExchange) -> None:
         """Nothing more is written for the exchange; its END_REQUEST stands in the queue, or goes there now."""
         self._exchanges.pop(exchange.id, None)
-        self._forget_params(exchange)
+        if exchange.input is Input.PARAMS:
+            self._connections.unfinished_params -= exchange.size_of_params()
         if exchange.input is not Input.COMPLETE or exchange.role is Role.AUTHORIZER:  # whose STDIN clients close
             self._unread = True
         if not exchange.flags & KEEP_CONN:
@@ -635,17 +648,12 @@ class DownstreamConnection:
                 log.warning("%s sent more than %d bytes of PARAMS; answered 431", self._peer(), MAX_PARAMS)
                 exchange.fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {MAX_PARAMS} bytes of PARAMS")
             return
-        self._forget_params(exchange)
         if exchange.growing_params is not None:
             exchange.raw_params, exchange.growing_params = bytes(exchange.growing_params), None
+        connections.unfinished_params -= len(exchange.raw_params)
         exchange.input = AFTER_PARAMS[exchange.role]
         exchange.input_closed = exchange.input is Input.COMPLETE
         ready.append(exchange)
-
-    def _forget_params(self, exchange: WebExchange) -> None:
-        """Its PARAMS are whole, or it is over."""
-        if exchange.input is Input.PARAMS:
-            self._connections.unfinished_params -= exchange.size_of_params()
 
     def unfinished_params(self) -> int:
         """Bytes of PARAMS that are not whole."""

@@ -141,7 +141,7 @@ class Feed:
 
     async def start(self) -> None:
         """Listen. OSError if the path cannot be used: EADDRINUSE if another process listens on it, EEXIST if it is
-        something else than a socket; LookupError if there is no such group."""
+        something else than a socket, EINVAL if there is no such group."""
         self._loop = asyncio.get_running_loop()
         self._socket = UnixSocket(self.path, mode=self._mode, group=self._group)
         self._server = await self._loop.create_unix_server(lambda: _Listener(self), sock=self._socket.socket)

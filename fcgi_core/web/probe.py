@@ -7,7 +7,8 @@ the kernel's SCTP even a stopped process looks alive.
 The probe is an ordinary responder request on the back end's association. Its answer is good when it is whole and its
 status below 500 within `timeout`. After `fall` bad ones in a row the back end gets no requests, not even if there is no
 other; after `rise` good ones it gets its share again, little by little. An association that comes up anew begins with
-trust, and with a probe. No room on the association says that the back end is busy or ending, which is no verdict.
+trust, and with a probe. No room on the association, or OVERLOADED for an answer, says that the back end is busy or
+ending, which is no verdict.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Probe(Exchange):
 
     __slots__ = ("_on_end", "over", "raw_params")
 
-    def __init__(self, raw_params: bytes, on_end: Callable[[Probe, str], None]) -> None:
+    def __init__(self, raw_params: bytes, on_end: Callable[[Probe, str | None], None]) -> None:
         super().__init__()
         self.raw_params = raw_params
         self.over = False
@@ -98,14 +99,14 @@ class Probe(Exchange):
     def send_stderr(self, data: bytes) -> None:
         """STDERR: plugins have had it."""
 
-    def end(self, error: str = "") -> None:
-        """The answer is complete, or with `error` will not be."""
+    def end(self, error: str | None = "") -> None:
+        """The answer is complete, or with `error` will not be; None: the back end takes no requests now."""
         if self.over:
             return
         self.over = True
-        if not error and not self.bytes_out:
+        if error == "" and not self.bytes_out:
             error = "it ended without an answer"
-        elif not error and self.status >= 500:
+        elif error == "" and self.status >= 500:
             error = f"status {self.status}"
         self._on_end(self, error)
 
@@ -182,11 +183,12 @@ class Prober:
         self._unanswered.append(probe)
         probe.end(f"no answer within {self._options.timeout:g} s")
 
-    def _ended(self, probe: Probe, problem: str) -> None:
+    def _ended(self, probe: Probe, problem: str | None) -> None:
         self._probe = None
         if self._deadline is not None:
             self._deadline.cancel()
-        self._judge(problem)
+        if problem is not None:
+            self._judge(problem)
 
     def _judge(self, problem: str) -> None:
         self.problem = problem

@@ -24,6 +24,7 @@ from ..unix_socket import BACKLOG, UnixSocket
 from ..web_connection import WebConnection
 from .balance import choose
 from .downstream import Connections, DownstreamConnection, WebExchange
+from .faults import FaultFeed, about
 from .feed import Feed
 from .probe import ProbeOptions
 from .upstream import Upstream
@@ -36,11 +37,13 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 MAX_QUEUED_INPUT = 64 * 1024
 """Bytes of a waiting request's body beyond which its connection is not read on."""
-RECORD_COST = 128
-"""Bytes that keeping a record of a body costs beside its content."""
+MAX_WAITING_BYTES = 256 << 20
+"""Bytes of PARAMS and bodies of waiting requests beyond which the next is answered 503: 27 KiB for each of 10,000."""
 OVERLOADED_FOR = 1.0
 """Seconds after an application's first refusal of a request, because it has more to do than it takes, from which on
 the next refusal is answered 503; a FastCGI server whose backlog is full refuses at once."""
+LAST_WORD = 0.5
+"""Seconds that applications have at the end to say that they send no more to plugins: a few round trips."""
 
 
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -75,6 +78,8 @@ class WebOptions:
     """What each application is asked now and then to see whether it answers."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
+    socket_group: str | None = None
+    """Group that may connect to it."""
     max_workers: int = 64
     """Workers of one application that are connected to at most."""
     needs_feed: bool = True
@@ -103,6 +108,7 @@ class WebService:
         self._settings = replace(settings or Settings(), instance=new_instance())
         self._plan = plan
         self._feed = feed
+        self._faults: FaultFeed | None = None
         self.supervisor = Supervisor(
             plugins,
             self._loop,
@@ -128,6 +134,8 @@ class WebService:
         self.requests_ended = 0
         self._active: set[WebExchange] = set()
         self._queue: deque[tuple[float, WebExchange]] = deque()
+        self._waiting_bytes = 0
+        """Bytes that the requests in it hold."""
         self._servers: list[asyncio.Server] = []
         self._unix_sockets: list[UnixSocket] = []
         self._association = 0
@@ -139,12 +147,15 @@ class WebService:
         if self._feed is not None:
             try:
                 await self._feed.start()
-            except (OSError, LookupError) as error:
+            except OSError as error:
                 why = f"cannot offer the live feed at {self._feed.path}: {getattr(error, 'strerror', None) or error}"
                 if self.options.needs_feed:
                     raise ListenError(why) from error
                 log.warning("%s; going on without", why)
                 self._feed = None
+        if self._feed is not None:
+            self._faults = FaultFeed(self._feed.publish, self._loop)
+            log.addHandler(self._faults)
         for upstream in self.upstreams:
             upstream.start()
         try:
@@ -154,8 +165,7 @@ class WebService:
         except ListenError:
             for unix in self._unix_sockets:
                 unix.close()
-            if self._feed is not None:
-                self._feed.close()
+            self._close_feed()
             raise
         self._sweep()
 
@@ -179,6 +189,14 @@ class WebService:
             left = len(self._active) + len(self._queue)
             if left:
                 log.warning("%d requests still ran after %g s and are given up", left, grace)
+        silent = asyncio.Event()
+        self.supervisor.take_no_more(silent.set)
+        try:
+            async with asyncio.timeout(LAST_WORD):
+                await silent.wait()
+        except TimeoutError:
+            pass  # what still comes is counted as dropped
+        self.supervisor.close()  # while there are associations that take what plugins say last
         stopped = asyncio.Event()
         running = len(self.upstreams)
 
@@ -200,9 +218,7 @@ class WebService:
             self._sweep_handle.cancel()
         for connection in self._connections:
             connection.abort()
-        self.supervisor.close()
-        if self._feed is not None:
-            self._feed.close()
+        self._close_feed()
 
     async def change(self, changes: dict[str, str]) -> dict[str, dict[str, str]]:
         """Change options of plugins here and in all applications; for each of them, by name '' or the reason why
@@ -243,8 +259,10 @@ class WebService:
         upstream = exchange.state
         if isinstance(upstream, Upstream):
             upstream.send_input(exchange)
-        elif not exchange.input_closed and exchange.bytes_in + len(exchange.body) * RECORD_COST > MAX_QUEUED_INPUT:
+        elif not exchange.input_closed and exchange.size_of_input() > MAX_QUEUED_INPUT:
             exchange.downstream.stop_reading(exchange)
+        if exchange.waiting_bytes:
+            self._count_waiting(exchange)
 
     def client_gone(self, exchange: WebExchange) -> None:
         upstream = exchange.state
@@ -280,7 +298,7 @@ class WebService:
         if problem != origin.workers_problem:
             origin.workers_problem = problem
             if problem:
-                log.warning("application %s tells of its workers what is left out: %s", origin.address, problem)
+                log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
         known = {one.address for one in self.upstreams}
         fresh = [address for address in addresses if address not in known]
         gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]
@@ -330,7 +348,7 @@ class WebService:
         if exchange.queue_deadline < now or (overloaded and exchange.overloaded_at + OVERLOADED_FOR < now):
             self._refuse_late(exchange)
             return
-        self._queue.append((exchange.queue_deadline, exchange))
+        self._enqueue(exchange)
         self._loop.call_soon(self._serve_queue)  # not now: there may be more of them
 
     def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
@@ -364,7 +382,7 @@ class WebService:
 
     def _wait(self, exchange: WebExchange) -> None:
         now = self._loop.time()
-        if len(self._queue) >= self.options.queue_length:
+        if len(self._queue) >= self.options.queue_length or self._waiting_bytes > MAX_WAITING_BYTES:
             self._refuse(
                 exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
             )
@@ -377,7 +395,20 @@ class WebService:
             self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
         else:
             exchange.queue_deadline = now + self.options.queue_timeout
-            self._queue.append((exchange.queue_deadline, exchange))
+            self._enqueue(exchange)
+
+    def _enqueue(self, exchange: WebExchange) -> None:
+        self._queue.append((exchange.queue_deadline, exchange))
+        self._count_waiting(exchange)
+
+    def _count_waiting(self, exchange: WebExchange) -> None:
+        self._waiting_bytes -= exchange.waiting_bytes
+        exchange.waiting_bytes = len(exchange.raw_params) + exchange.size_of_input()
+        self._waiting_bytes += exchange.waiting_bytes
+
+    def _dequeued(self, exchange: WebExchange) -> None:
+        self._waiting_bytes -= exchange.waiting_bytes
+        exchange.waiting_bytes = 0
 
     def _serve_queue(self) -> None:
         queue = self._queue
@@ -385,6 +416,7 @@ class WebService:
             exchange = queue[0][1]
             if exchange.over or self._begin(exchange):
                 queue.popleft()
+                self._dequeued(exchange)
             else:
                 return
 
@@ -393,7 +425,7 @@ class WebService:
         self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
 
     def _refuse(self, exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
-        log.error("answered %d: %s", status.value, why)
+        log.error("answered %d: %s", status.value, why, extra=about(exchange))
         exchange.fail(status, why, retry_after)
         self.requests_ended += 1
         if self.supervisor.follows_requests:
@@ -410,11 +442,12 @@ class WebService:
             if self._idle is not None:
                 self._idle.set()
         for _, exchange in late:
+            self._dequeued(exchange)
             if not exchange.over:
                 self._refuse_late(exchange)
         limit = now - self.options.request_timeout
         for exchange in [one for one in self._active if one.last_activity < limit]:
-            if exchange.waits_for_web_server():
+            if exchange.over or exchange.request.credited_at > limit or exchange.waits_for_web_server():
                 continue
             upstream = exchange.state
             assert isinstance(upstream, Upstream)
@@ -423,11 +456,18 @@ class WebService:
                 upstream.address,
                 self.options.request_timeout,
                 exchange.identity,
+                extra=about(exchange),
             )
             upstream.failed()
             exchange.fail(HTTPStatus.GATEWAY_TIMEOUT, "the application took too long")
             upstream.abort(exchange)
             self.finished(exchange, error="timed out")
+
+    def _close_feed(self) -> None:
+        if self._faults is not None:
+            log.removeHandler(self._faults)
+        if self._feed is not None:
+            self._feed.close()
 
     def _publish_all(self, entries: Iterable[FeedEntry]) -> None:
         if self._feed is not None:
@@ -446,7 +486,8 @@ class WebService:
             except OSError as error:
                 raise ListenError(f"cannot listen at {where}: {error.strerror}") from error
         try:
-            unix = UnixSocket(where.removeprefix("unix:"), mode=self.options.socket_mode)
+            options = self.options
+            unix = UnixSocket(where.removeprefix("unix:"), mode=options.socket_mode, group=options.socket_group)
         except OSError as error:
             raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
         self._unix_sockets.append(unix)

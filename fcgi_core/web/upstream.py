@@ -40,6 +40,7 @@ from ..web_connection import WebConnection
 from .attempts import FIRST_RETRY, LAST_RETRY, STEADY, Attempts, Presence
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .downstream import WebExchange
+from .faults import about
 from .probe import Probe, ProbeOptions, Prober
 
 __all__ = ["Owner", "Upstream"]
@@ -119,7 +120,7 @@ class Upstream:
         self.origin = origin
         """The configured upstream whose application told of this one; None if this is configured itself."""
         self.workers_problem = ""
-        """What was wrong with what it told of its workers."""
+        """Why some of the workers that it reported are ignored; empty if none is."""
         self.weight = weight
         self.requests = 0
         """Requests that were sent on to it."""
@@ -381,8 +382,13 @@ class Upstream:
     def _ended(self, event: RequestEnded) -> None:
         exchange: WebExchange | Probe = event.request.context
         if isinstance(exchange, Probe):
-            exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
+            if event.status is ProtocolStatus.OVERLOADED:
+                exchange.end(None)
+            else:
+                exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
             return
+        if exchange.over:
+            return  # another's answer on the same connection broke off
         if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
             # the application had not begun it
             draining = self._connection.peer_draining
@@ -400,7 +406,8 @@ class Upstream:
             return
         if exchange.first_byte is None and not exchange.bytes_out:
             text = "application %s ended request %s without an answer"
-            self._say(logging.WARNING, "requests were ended without an answer", text, exchange.identity)
+            what = "requests were ended without an answer"
+            self._say(logging.WARNING, what, text, exchange.identity, exchange=exchange)
         if exchange.status in GATEWAY_FAILURES:
             self.failed()
         else:
@@ -438,9 +445,17 @@ class Upstream:
     def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
         """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
         self.failed()
-        if not self._owner.try_another(exchange, self):
-            exchange.fail(HTTPStatus.BAD_GATEWAY, why)
-            self._owner.finished(exchange, error=error)
+        if exchange.over:
+            return
+        again = self._owner.try_another(exchange, self)
+        then = "another is asked" if again else "answered 502" if exchange.first_byte is None else "the response is cut"
+        level = logging.WARNING if again else logging.ERROR
+        text = "application %s, request %s: %s; %s"
+        self._say(level, "answers broke off", text, exchange.identity, error, then, exchange=exchange)
+        if again:
+            return
+        exchange.fail(HTTPStatus.BAD_GATEWAY, why)
+        self._owner.finished(exchange, error=error)
 
     def failed(self) -> None:
         """A request failed by the application's fault, not the association's."""
@@ -454,9 +469,9 @@ class Upstream:
             case PeerReady():
                 self._ready(event)
             case RequestFailed():
-                self._say(logging.ERROR, "answers broke the protocol", "application %s: %s", event.error)
                 exchange: WebExchange | Probe = event.request.context
                 if isinstance(exchange, Probe):
+                    self._say(logging.ERROR, "probes broke the protocol", "application %s: %s", event.error)
                     exchange.end(str(event.error))
                 else:
                     self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
@@ -479,11 +494,12 @@ class Upstream:
             case _:
                 pass
 
-    def _say(self, level: int, what: str, text: str, value: object) -> None:
-        self._sums.say(self._level(level), what, text, self.address, value)
+    def _say(self, level: int, what: str, text: str, *values: object, exchange: WebExchange | None = None) -> None:
+        extra = None if exchange is None else about(exchange)
+        self._sums.say(self._level(level), what, text, self.address, *values, extra=extra)
 
     def _level(self, level: int) -> int:
-        """The level of a log line about one association: none of one that comes and goes for ever fills the log."""
+        """The level of a log line about one association: DEBUG where they would fill the log."""
         return logging.DEBUG if self._presence.flaps else level
 
     def _ready(self, event: PeerReady) -> None:
@@ -540,10 +556,11 @@ class Upstream:
             self.last_up = now
             if self._presence.went_down(now):
                 self._attempts.steady()
+            lost = self._give_up_requests(reason)
             if not self._stopping:
                 level = self._level(logging.WARNING)
-                log.log(level, "association %d with %s is down: %s", self._number, self.address, why)
-            self._give_up_requests(reason)
+                more = f"; requests lost: {lost}" if lost else ""
+                log.log(level, "association %d with %s is down: %s%s", self._number, self.address, why, more)
             self._owner.supervisor.association_down(link, reason)
         if self._stopping:
             self._sums.close()
@@ -574,7 +591,9 @@ class Upstream:
                 *(self.address, now - presence.away_since, presence.attempts, why),
             )
 
-    def _give_up_requests(self, reason: str) -> None:
+    def _give_up_requests(self, reason: str) -> int:
+        """Give to others what may be given to others; the number of requests that are answered 502, or cut."""
+        lost = 0
         for request in tuple(self._connection.requests.values()):
             exchange: WebExchange | Probe = request.context
             if isinstance(exchange, Probe) or exchange.over:
@@ -587,3 +606,5 @@ class Upstream:
                 continue
             exchange.fail(HTTPStatus.BAD_GATEWAY, f"the association with the application was lost: {reason}")
             self._owner.finished(exchange, error=f"association lost: {reason}")
+            lost += 1
+        return lost

@@ -58,6 +58,8 @@ class LiveNetwork(MemoryNetwork):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
+        self.stands_still = False
+        """Nothing happens on it."""
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
         super().call_at(when, function)
@@ -67,7 +69,8 @@ class LiveNetwork(MemoryNetwork):
 
     def _turn(self) -> None:
         self._scheduled = False
-        self.run()
+        if not self.stands_still:
+            self.run()
 
 
 class Call:

@@ -271,15 +271,16 @@ async def test_an_exception_before_the_head_is_a_500(caplog: pytest.LogCaptureFi
     logger.addHandler(listening)
     try:
         async with serving(http(handler)) as web:
-            head, body = await web.get("/basket")
+            head, body = await web.get("/basket?password=hunter2")
             assert await web.get("/basket", REQUEST_METHOD="HEAD") == (head, b"")
     finally:
         logger.removeHandler(listening)
     assert head.startswith("Status: 500 ")
     assert body == b"500 Internal Server Error\n"
-    assert "uncaught exception in GET /basket" in caplog.text
+    assert "uncaught exception in GET /basket?***" in caplog.text
+    assert "hunter2" not in caplog.text
     assert "no such basket" in caplog.text
-    assert [one.params["REQUEST_URI"] for one in bound] == ["/basket"] * 2
+    assert [one.params["REQUEST_URI"] for one in bound] == ["/basket?password=hunter2", "/basket"]
 
 
 @run
@@ -586,6 +587,19 @@ def test_a_response_that_is_shorter_is_seen_to_be_cut(pieces: list[bytes], caplo
 
     asyncio.run(test())
     assert "ended after 5 of the 10 bytes of its Content-Length" in caplog.text
+
+
+@pytest.mark.parametrize("pairs", [[[b"x-a", b"1"]], ((b"x-a", b"1"),), iter([(b"x-a", b"1")])])
+def test_headers_are_any_iterable_of_any_pairs(pairs: Any) -> None:
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": pairs})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async def test() -> None:
+        async with serving(http(handler)) as web:
+            assert (await web.get())[0] == "Status: 200 OK\r\nx-a: 1\r\nContent-Length: 5"
+
+    asyncio.run(test())
 
 
 @run

@@ -347,7 +347,7 @@ use FCGI;
 my $request = FCGI::Request(\*STDIN, \*STDOUT, \*STDERR, \%ENV, FCGI::OpenSocket($ARGV[0], 5));
 while ($request->Accept() >= 0) {
     my $body = do { local $/; <STDIN> };
-    print "Content-Type: text/plain\r\n\r\n$$ $ENV{REQUEST_METHOD} $body";
+    print "Content-Type: text/plain\r\n\r\n$$ ", length($ENV{HTTP_X} // ""), " $body";
 }
 """
 
@@ -360,8 +360,16 @@ def test_a_perl_program_of_one_process(tcp: bool, tmp_path: Path) -> None:
     port = free_port()
     made = "" if not tcp else f"$ARGV[0] = ':{port}'; open(my $made, '>', '{socket}');"
     command = [program("perl"), "-e", made + PERL, str(socket)]
+    address = f"127.0.0.1:{port}" if tcp else f"unix:{socket}"
+
+    async def test() -> None:
+        await mixed_clients(address, 5)
+        async with serving(FastcgiBridge(address)) as web:
+            for length in (40_000, 200_000):  # longer than a record
+                assert (await web.get(HTTP_X="x" * length))[1].split()[1] == str(length).encode()
+
     with running(command, tmp_path, socket):
-        asyncio.run(mixed_clients(f"127.0.0.1:{port}" if tcp else f"unix:{socket}", 5))
+        asyncio.run(test())
 
 
 # ---- uwsgi

@@ -550,6 +550,7 @@ LENGTH = b"Content-Length: 5\r\n\r\n"
         (b"Status: 204 No Content\r\n\r\n", "GET", True, True),
         (b"Status: 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "GET", True, True),
         (b"X: Content-Length: 5\r\n\r\nwhole", "GET", True, False),
+        (b"Content-Length: %b\r\n\r\nwhole" % (b"9" * 5000), "GET", True, False),
         (b"X: y\r\n\r\nContent-Length: 0\r\n\r\n", "GET", True, False),
         (b"Content-Type: text/plain\r\n\r\nwhole", "GET", False, True),
         (b"Content-Type: text/plain\r\n", "GET", False, False),
@@ -724,11 +725,18 @@ def test_a_server_is_waited_for_as_an_application_is() -> None:
 
 @run
 async def test_a_server_that_is_started_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(bridge(path)) as web:
-        call = web.call()
+    """It may take as long as a restart of php-fpm takes that lets its scripts end first."""
+    async with serving(running := bridge(path)) as web:
+        get, post = web.call(), web.call({"REQUEST_METHOD": "POST"}, b"buy")
         await until(lambda: "cannot be reached" in caplog.text, "the first attempt fails")
+        pool = running.pool
+        assert pool._down_since is not None
+        pool._down_since -= 9.0
+        retry = pool._retry
+        await until(lambda: pool._retry > retry, "another attempt fails, 9 s later")
         async with fastcgi_server(path, answering):
-            assert (await call.over())[1] == b"GET 0"
+            assert (await get.over())[1] == b"GET 0"
+            assert (await post.over())[1] == b"POST 3"
 
 
 @run
@@ -819,6 +827,28 @@ async def test_a_silent_server_is_a_504_or_a_cut(path: Path, monkeypatch: pytest
         assert (await half.over())[1] == b"half"
         assert half.status is ProtocolStatus.INCOMPLETE
         await waiting.over()
+
+
+@run
+async def test_a_server_that_writes_to_stderr_is_not_silent(path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def serve(connection: Served) -> None:
+        assert await connection.request_comes()
+        await go_on.wait()
+        connection.write(record(RecordType.STDERR, 1, b"still here\n"))
+        await connection.closed()
+
+    async with fastcgi_server(path, serve) as connections, serving(running := bridge(path)) as web:
+        call = web.call()
+        await until(lambda: connections and connections[0].params, "the request is there")
+        (request,) = running._active
+        asked = request.last_activity
+        go_on.set()
+        await until(lambda: call.err, "STDERR comes")
+        assert request.last_activity > asked
+        call.abort()
+        await until(lambda: not web.connection.requests, "it ends")
 
 
 @run

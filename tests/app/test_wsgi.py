@@ -319,6 +319,15 @@ def test_a_head_that_is_none_is_500_and_says_why(
     assert sum("Error: " in line and wrong in line for line in caplog.text.splitlines()) == 2
 
 
+@pytest.mark.parametrize("pairs", [[["X-A", "1"]], (("X-A", "1"),), iter([("X-A", "1")])])
+def test_headers_are_any_iterable_of_any_pairs(pairs: Any) -> None:
+    async def test() -> None:
+        async with serving(pages(page=saying("200 OK", pairs, b"hello"))) as web:
+            assert await web.get("/page") == ("Status: 200 OK\r\nX-A: 1", b"hello")
+
+    asyncio.run(test())
+
+
 @pytest.mark.parametrize("status", ["200", "200 ", "299 As We Like It", "599 "])
 def test_a_status_may_have_any_phrase_or_none(status: str) -> None:
     async def test() -> None:

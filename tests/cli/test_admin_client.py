@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +10,7 @@ import pytest
 from fcgi_cli import admin
 from fcgi_cli.admin import AdminClient, AdminError, ask_all, sockets
 
-Answer = Callable[[bytes], bytes]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[Answer], str]]:
-    """Starts something at a path that answers each line as it is told; b'' closes the connection."""
-    stopping: list[tuple[socket.socket, threading.Thread]] = []
-
-    def start(answer: Answer) -> str:
-        path = str(tmp_path / f"{len(stopping)}.sock")
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(path)
-        listening.listen()
-
-        def run() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                with connection, connection.makefile("rb") as lines:
-                    for line in lines:
-                        answered = answer(line)
-                        if not answered:
-                            break
-                        connection.sendall(answered)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        stopping.append((listening, thread))
-        return path
-
-    yield start
-    for listening, thread in stopping:
-        listening.shutdown(socket.SHUT_RDWR)
-        listening.close()
-        thread.join(10)
+from tests.cli.conftest import Answer
 
 
 def good(line: bytes) -> bytes:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fcgi_core.errors import NO_EFFECT
 from fcgi_core.sctp import probe
 from fcgi_core.sctp.carrier import CarrierError
 from fcgi_core.sctp.probe import Finding, State
+from tests.cli.conftest import Answer
 
 FINDINGS = [
     Finding("kernel SCTP", State.MISSING, "not in this kernel", "the carrier `kernel`", "modprobe sctp"),
@@ -77,6 +79,9 @@ class Admin:
 
     def __init__(self, path: str) -> None:
         self.path = path
+
+    def close(self) -> None:
+        pass
 
     def ask(self, what: str, **question: Any) -> Any:
         self.asked.append((self.path, what, question))
@@ -161,7 +166,7 @@ def test_snippets_are_what_the_servers_take(server: str, listen: str, tmp_path: 
         command = [program, "-t", "-e", "stderr", "-c", str(file)]
     elif server == "apache":
         modules = Path("/usr/lib/apache2/modules")
-        names = ("mpm_event", "proxy", "proxy_fcgi", "unique_id", "authz_core")
+        names = ("mpm_event", "proxy", "proxy_fcgi", "unique_id", "authz_core", "env")
         load = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in names]
         text = "\n".join([f"ServerRoot {tmp_path}", "ServerName x", "ErrorLog error.log", *load, text])
         command = [program, "-t", "-f", str(file)]
@@ -226,3 +231,60 @@ def test_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
     if shutil.which("groff"):
         done = subprocess.run(["groff", "-man", "-ww", "-z", page], capture_output=True, text=True, check=True)
         assert done.stderr == ""
+
+
+# ---- what may answer, and what may be asked
+
+ODD = [
+    b"[]",
+    b"{}",
+    b"null",
+    b"3",
+    b'"text"',
+    b'[{"side": 3}]',
+    b'{"web": 3}',
+    b'{"web": {"a.b": 3}}',
+    b'{"side": "web"}',
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=bytes.decode)
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["top", "-d", "0.05", "--once"], ["set", "a.b=1"], ["plugins", "list"], ["plugins", "show", "syslog"]],
+)
+def test_an_answer_that_cannot_be_understood(
+    serve: Callable[[Answer], str], words: list[str], odd: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = serve(lambda line: b'{"ok": true, "answer": ' + odd + b"}\n")
+    status = main([*words, "--admin", path])
+    told = capsys.readouterr().err
+    assert (status, len(told.splitlines())) in ((os.EX_UNAVAILABLE, 1), (0, 0), (1, 0)), told
+
+
+def test_an_answer_that_is_deep(serve: Callable[[Answer], str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = serve(lambda line: b"[" * 200_000 + b"\n")
+    assert main(["status", "--admin", path]) == os.EX_UNAVAILABLE
+    assert "no admin socket of fcgi-sctp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["0", "-5", "9" * 30, "many"])
+def test_numbers_of_looks(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["top", "--count", count, "--admin", "/nosuch"])
+    assert ended.value.code == os.EX_USAGE
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:99999", "127.0.0.1:0", "a:²", "127.0.0.1:" + "9" * 5000])
+def test_addresses_that_are_none(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nginx-config", "--listen", listen]) == os.EX_USAGE
+    assert "write unix:/PATH or HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_plugin_is_written_where_the_name_is_strange(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = tmp_path / "\x1b[2J"
+    for expected in (0, 1):
+        assert main(["plugins", "new", "x", "--in", str(where)]) == expected
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert "\\x1b[2J/x is there already" in captured.err

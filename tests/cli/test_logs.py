@@ -19,13 +19,7 @@ from fcgi_cli import logs
 
 from fcgi_core.plugin import FeedEntry
 
-PROGRAM = (
-    "import argparse, sys\n"
-    "from fcgi_cli import logs\n"
-    "parser = argparse.ArgumentParser()\n"
-    "logs.add_arguments(parser)\n"
-    "sys.exit(logs.run(parser.parse_args()))\n"
-)
+PROGRAM = "import sys\nfrom fcgi_cli.main import main\nsys.exit(main(['logs', *sys.argv[1:]]))\n"
 
 
 def run(*arguments: str) -> int:

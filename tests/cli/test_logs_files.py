@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,14 @@ import pytest
 from fcgi_cli.logs import spool as spool_module
 from fcgi_cli.logs.backlog import MOST_WAITING, SAMPLE, Backlog
 from fcgi_cli.logs.events import Event, Line, Lost, Note, Skipped, SourceError
-from fcgi_cli.logs.files import FileSource, PipeSource
+from fcgi_cli.logs.files import PART, FileSource, PipeSource
 from fcgi_cli.logs.history import History
 from fcgi_cli.logs.merge import WINDOW, Merge
 from fcgi_cli.logs.moments import moment
 from fcgi_cli.logs.past import Past
 from fcgi_cli.logs.prompt import Prompt
 from fcgi_cli.logs.pump import Pump
-from fcgi_cli.logs.source import Source
+from fcgi_cli.logs.source import LONGEST_LINE, RECEIVE, Source
 from fcgi_cli.logs.spool import Spool
 from fcgi_cli.logs.status import short
 from fcgi_cli.main import main
@@ -93,13 +96,106 @@ def test_the_end_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert lines(FileSource(str(path), tail=2, follow=False)) == ["b", "c"]
 
 
-def test_a_compressed_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.log.1.gz"
-    path.write_bytes(gzip.compress(b"one\ntwo\n"))
-    assert lines(FileSource(str(path), tail=None)) == ["one", "two"]
-    path.write_bytes(b"none")
-    with pytest.raises(SourceError):
-        lines(FileSource(str(path), tail=None))
+def zstd(data: bytes) -> bytes:
+    return subprocess.run(["zstd", "-qc"], input=data, capture_output=True, check=True, timeout=60).stdout
+
+
+COMPRESSIONS = [gzip.compress, bz2.compress, lzma.compress, zstd]
+TEXT = "".join(f"line {number} {number * 12345678}\n" for number in range(50_000)).encode()
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("name", ["a.log.1.gz", "a.log", "a.xz"])
+def test_a_compressed_file_is_known_by_its_content(
+    tmp_path: Path, compress: Callable[[bytes], bytes], name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(compress(TEXT))
+    assert lines(FileSource(str(path), tail=None)) == TEXT.decode().splitlines()
+    path.write_bytes(compress(b"one\ntwo\n") + compress(b"three\n"))
+    assert lines(FileSource(str(path), tail=None)) == ["one", "two", "three"]
+    path.write_bytes(b"no such thing\n")
+    assert lines(FileSource(str(path), tail=None, follow=False)) == ["no such thing"]
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("damaged", ["cut", "changed", "bare"])
+def test_a_damaged_file_gives_what_can_be_read(
+    tmp_path: Path, compress: Callable[[bytes], bytes], damaged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray(compress(TEXT))
+    if damaged == "cut":
+        del data[-len(data) // 4 :]
+    elif damaged == "changed":
+        middle = len(data) // 2
+        data[middle : middle + 200] = bytes(byte ^ 0x55 for byte in data[middle : middle + 200])
+    else:
+        del data[8:]
+    (tmp_path / "bad.log").write_bytes(data)
+    (tmp_path / "good.log").write_text("".join(f"good {number}\n" for number in range(50)))
+    paths = [str(tmp_path / name) for name in ("good.log", "bad.log", "none.log")]
+    assert main(["logs", "--no-follow", "-n", "100000", "-o", "raw", *paths]) == 1
+    captured = capsys.readouterr()
+    assert [line for line in captured.out.splitlines() if "good" in line] == [f"good {number}" for number in range(50)]
+    assert f"fcgi-sctp logs: {paths[2]}: No such file or directory\n" in captured.err
+    bad, _ = sorted(captured.err.splitlines())
+    assert bad.startswith(f"fcgi-sctp logs: {paths[1]}: "), "one line"
+    assert main(["logs", "--no-follow", "-n", "100000", "-o", "raw", paths[1]]) == os.EX_UNAVAILABLE
+    captured = capsys.readouterr()
+    assert captured.err == f"{bad}\n"
+    if damaged == "cut" and compress is not bz2.compress:  # which is one block
+        assert captured.out.startswith("line 0 0\nline 1 12345678\n")
+
+
+def test_zstd_without_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.log").write_bytes(zstd(b"one\n"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SourceError, match="the program zstd is needed to read it, and is not installed"):
+        lines(FileSource(str(tmp_path / "a.log"), tail=None))
+
+
+def test_a_viewer_that_ends_early_leaves_no_program(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_bytes(zstd(TEXT * 20))
+    source = FileSource(str(tmp_path / "a.log"), tail=None)
+    source.start()
+    assert source.read()
+    source.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=["gz", "bz2", "xz", "zst"])
+def test_what_unpacks_to_much_costs_little(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(compress(b"x" * (200 << 20)))
+    assert path.stat().st_size < 1 << 20
+    viewer = [sys.executable, "-m", "fcgi_cli", "logs", "--no-follow", "-o", "raw"]
+    many = f"import resource, subprocess, sys; subprocess.run({[*viewer, str(path), str(path)]}, stdout=-3)"
+    tell = "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", f"{many}; {tell}"], capture_output=True, text=True, timeout=110)
+    assert "Traceback" not in done.stderr
+    assert int(done.stdout) < 200 << 10, "KiB"
+
+
+def test_a_line_beyond_all_bounds_is_shown_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"x" * (LONGEST_LINE + RECEIVE) + b"y\nafter\n")
+    *parts, last, after = lines(FileSource(str(path), tail=None, follow=False))
+    assert {len(part) for part in parts[:16]} == {PART}
+    assert "".join([*parts, last]) == "x" * (LONGEST_LINE + RECEIVE) + "y"
+    assert after == "after"
+
+
+def test_of_long_lines_fewer_are_kept() -> None:
+    past = Past(10)
+    for number in range(10):
+        past.add(Line(number, 1.0, 4, str(number) * (4 << 20), past=True))
+    note, *kept = past.events()
+    assert isinstance(note, Note)
+    assert note.text == "the latest lines are long: 3 of 10 are shown"
+    assert [event.number for event in kept if isinstance(event, Line)] == [7, 8, 9]
+    past.add(Line(10, 1.0, 4, "x" * (40 << 20), past=True))
+    assert len(past.events()) == 2, "the latest is always there"
 
 
 def test_rotation(tmp_path: Path) -> None:
@@ -138,6 +234,133 @@ def test_a_line_of_ten_mebibytes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path.write_bytes(b"x" * (10 << 20) + b"\nafter\n")
     assert main(["logs", "--no-follow", "-o", "raw", str(path)]) == 0
     assert list(map(len, capsys.readouterr().out.splitlines())) == [10 << 20, 5]
+
+
+def test_a_folder_and_what_is_no_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", str(tmp_path)]) == os.EX_UNAVAILABLE
+    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: is a folder; name the files in it\n"
+    assert main(["logs", "--feed", str(tmp_path)]) == os.EX_UNAVAILABLE
+    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: Connection refused; it is no socket\n"
+    strange = tmp_path / "\x1b]0;x\x07.log"
+    assert main(["logs", str(strange), "--feed", f"{strange}2", f"{strange}.gz"]) == os.EX_UNAVAILABLE
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 3
+    assert "\x1b" not in told
+
+
+def test_options_between_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.log").write_text(f"{name}\n")
+    a, b, c = (str(tmp_path / f"{name}.log") for name in "abc")
+    for words in ([a, "--no-follow", b, "-o", "raw", c], [a, b, "--no-follow", "-o", "raw", "--", c]):
+        assert main(["logs", *words]) == 0
+        assert capsys.readouterr().out.split() == ["a", "b", "c"]
+    for words in (["--fly", a], [a, "-n"], [a, "-o", "x", b]):
+        with pytest.raises(SystemExit) as ended:
+            main(["logs", *words])
+        assert ended.value.code == os.EX_USAGE
+        assert "usage: fcgi-sctp logs [-h]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-n", "9" * 30],
+        ["-n", "9" * 5000],
+        ["-n", "-1"],
+        ["--count", "1e3"],
+        ["--timeout", "1e400"],
+        ["--timeout", "nan"],
+        ["--since", "9" * 400 + "d"],
+        ["--since", "@1e400"],
+        ["--since", "@nan"],
+        ["--until", "0000-01-01"],
+        ["--since", "10000-01-01"],
+        ["-e", "("],
+        ["-e", "x{99999999999999999999}"],
+        ["-w", "a"],
+        ["-w", "a=~("],
+        ["-t", "{nosuch}"],
+        ["-t", "{message:9999999}"],
+        ["-t", "{"],
+        ["-l", "loud"],
+        ["--until-match", "["],
+        ["--highlight", "\x1b["],
+    ],
+    ids=lambda words: " ".join(words)[:30],
+)
+def test_what_cannot_be_meant_is_one_line(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.log").write_text("a\n")
+    try:
+        status = main(["logs", "--no-follow", str(tmp_path / "a.log"), *words])
+    except SystemExit as ended:
+        status = ended.code  # type: ignore[assignment]  # of the parser
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("usage:", " "))]
+    assert status == os.EX_USAGE
+    assert len(told) == 1
+    assert len(told[0]) < 300
+    assert "\x1b" not in told[0]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *("0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00-12:00", "9999-12-31T23:59:59-14:00"),
+        *("9999-12-31T23:59:59+14:00", "1582-10-14T00:00:00Z", "0000-00-00T00:00:00Z", "2026-11-27T00:00:00+99:99"),
+    ],
+)
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Anchorage", "UTC"])
+@pytest.mark.parametrize("words", [["--utc"], ["-o", "json"], ["-o", "raw"], ["-t", "{time}"], []])
+def test_times_at_the_ends_of_the_calendar(
+    tmp_path: Path,
+    moment: str,
+    zone: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        (tmp_path / "a.log").write_text(
+            f"{moment} err shop.example cart [r1] text\n"
+            + json.dumps({"time": moment, "severity": 3, "message": "text"})
+            + "\n"
+            + json.dumps({"time": moment[:19], "severity": 3, "message": "text"})
+            + "\n"
+            + json.dumps({"time": "9999-12-31T23:59:59.999999", "severity": 3, "message": "text"})
+            + "\n"
+        )
+        assert main(["logs", "--no-follow", str(tmp_path / "a.log"), *words]) == 0
+        out = capsys.readouterr().out
+        assert all(
+            re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T", line) for line in out.splitlines() if words in ([], ["--utc"])
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_time_that_is_impossible_is_that_of_the_line_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.log").write_text(
+        "2026-01-31T00:00:00Z err shop.example cart [r1] one\n"
+        "0001-01-01T00:00:00+14:00 err shop.example cart [r1] two\n"
+        '{"time": 1769817600000, "severity": 3, "message": "milliseconds"}\n'
+        '{"time": "9999-12-31T23:59:59-14:00", "severity": 3, "message": "four"}\n'
+        '{"time": "5200-06-01T00:00:00Z", "severity": 3, "message": "five"}\n'
+    )
+    assert main(["logs", "--no-follow", "--utc", "-t", "{time}", str(tmp_path / "a.log")]) == 0
+    assert [line[:10] for line in capsys.readouterr().out.splitlines()] == ["2026-01-31"] * 4 + ["5200-06-01"]
+
+
+@pytest.mark.parametrize("moment", [1e11 - 1, -1e11 + 1, 253402300800, -62135596801, 1e300, float("nan"), -0.0])
+def test_times_that_are_numbers(tmp_path: Path, moment: float, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.log").write_text(json.dumps({"time": moment, "severity": 3, "message": "text"}) + "\n")
+    for words in ([], ["--utc"], ["-o", "json"], ["-t", "{time} {message}"]):
+        assert main(["logs", "--no-follow", str(tmp_path / "a.log"), *words]) == 0
+        assert "text" in capsys.readouterr().out
 
 
 def test_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,6 +563,15 @@ def test_history_is_bounded() -> None:
 )
 def test_short_counts(count: float, text: str) -> None:
     assert short(count) == text
+
+
+def test_a_prompt_is_harmless() -> None:
+    prompt = Prompt("host:", lambda text: f"no {text}", ["\x1b]0;x\x07.example\u202e"])
+    prompt.key("\t")
+    before, _ = prompt.show(80)
+    assert before == "host: \\x1b]0;x\\x07.example\\u202e"
+    prompt.key("\n")
+    assert prompt.show(80)[1] == "  (no \\x1b]0;x\\x07.example\\u202e)"
 
 
 def test_a_prompt() -> None:

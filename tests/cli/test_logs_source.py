@@ -222,15 +222,16 @@ def test_an_output_that_nobody_reads(feed: Any) -> None:
 )
 def test_what_is_no_feed(script: Callable[..., Any], tmp_path: Path, greeting: bytes, complaint: str) -> None:
     script((greeting, []))
-    with pytest.raises(SourceError, match=complaint):
-        read(tmp_path)
+    (note,) = read(tmp_path)
+    assert isinstance(note, Note)
+    assert complaint in note.text
 
 
 def test_no_feed_at_all(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is `fcgi-sctp web` running"):
         read(tmp_path)
     (tmp_path / "feed.sock").write_text("")
-    with pytest.raises(SourceError, match="nobody listens on it"):
+    with pytest.raises(SourceError, match="it is no socket"):
         read(tmp_path)
 
 
@@ -238,8 +239,9 @@ def test_a_line_without_end(script: Callable[..., Any], tmp_path: Path, monkeypa
     monkeypatch.setattr(feed_module, "LONGEST_LINE", 1000)
     monkeypatch.setattr(feed_module, "RECEIVE", 600)
     script(({}, [b"x" * 5000]))
-    with pytest.raises(SourceError, match="a line of more than 1000 bytes"):
-        read(tmp_path)
+    (note,) = read(tmp_path)
+    assert isinstance(note, Note)
+    assert note.text.endswith("a line of more than 1000 bytes")
 
 
 def test_ten_mebibytes_in_a_line(script: Callable[..., Any], tmp_path: Path) -> None:

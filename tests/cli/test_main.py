@@ -18,7 +18,7 @@ from fcgi_core.errors import FcgiSctpError
 
 GOOD = """\
 web: {listen: unix:/run/web.sock, connect: 192.0.2.1:9000}
-app: {application: shop:app, listen: 0.0.0.0:9000}
+app: {application: shop:app, listen: 0.0.0.0:9000, path: '${SHOP:-.}'}
 plugins: {syslog: {scope: association}}
 """
 
@@ -71,7 +71,6 @@ def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
         ["app"],
         ["app", "shop:app"],
         ["app", "--listen", "a:1"],
-        ["check"],
     ],
 )
 def test_too_few_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +78,13 @@ def test_too_few_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> 
         main(words)
     assert ended.value.code == os.EX_USAGE
     assert f"fcgi-sctp: {words[0]} needs " in capsys.readouterr().err
+
+
+def test_check_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["check"])
+    assert ended.value.code == os.EX_USAGE
+    assert "fcgi-sctp check: check needs a CONFIG file" in capsys.readouterr().err
 
 
 def test_web_from_flags_alone(started: list[tuple[str, Config]]) -> None:
@@ -138,12 +144,61 @@ def test_what_cannot_be_done(
     assert capsys.readouterr().err == f"fcgi-sctp: {error}\n"
 
 
-def test_check_of_a_good_file(capsys: pytest.CaptureFixture[str], good: str) -> None:
+def test_check_of_a_good_file(
+    capsys: pytest.CaptureFixture[str], good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP", str(tmp_path))
+    (tmp_path / "shop.py").write_text("def app(environ, start_response): ...")
     assert main(["check", good]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith(f"{good}: good")
-    assert "web, app" in out
-    assert "syslog" in out
+    assert capsys.readouterr().out == f"{good}: good; sides: web, app; plugins: syslog\n"
+    (tmp_path / "shop.py").write_text("import sys; sys.exit('no shop today')")
+    assert main(["check", good]) == os.EX_CONFIG
+    assert "'shop:app' cannot be imported: SystemExit: no shop today" in capsys.readouterr().err
+    assert main(["check", "--no-import", good]) == 0
+
+
+def test_check_of_the_two_files_of_a_site(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    web, app = tmp_path / "web.yaml", tmp_path / "app.yaml"
+    web.write_text("web: {listen: '127.0.0.1:80', connect: '192.0.2.1:9000'}")
+    app.write_text("app: {application: 'json:dumps', listen: '0.0.0.0:9000'}")
+    assert main(["check", str(web), str(app)]) == 0
+    assert capsys.readouterr().out.count(": good; ") == 2
+    app.write_text("app: {application: 'json:dumps', listen: '0.0.0.0:9001'}\nplugins: {syslog: }")
+    assert main(["check", str(app), str(web)]) == os.EX_CONFIG
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    listen, syslog = captured.err.splitlines()
+    assert listen.startswith(f"fcgi-sctp: {web} and {app}: web.connect names 192.0.2.1:9000, where this application")
+    assert syslog == f"fcgi-sctp: {web} and {app}: plugins.syslog: is enabled for app alone; both sides need it"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing", "web:", "---", "{web: , app: }"])
+def test_check_of_a_file_that_says_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    assert main(["check", str(path)]) == os.EX_CONFIG
+    assert capsys.readouterr().err == (
+        f"fcgi-sctp: {path}: says nothing; web or app was expected, with what belongs to it\n"
+    )
+
+
+def test_check_of_a_part_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("plugins: {syslog: }")
+    assert main(["check", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: good; sides: none; plugins: syslog\n"
+
+
+def test_what_is_told_of_a_file_is_harmless(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b]0;x\x07.yaml"
+    path.write_text('"\\e]0;y\\a": 1\nplugins: {"\\e[2J": 3}')
+    assert main(["check", str(path)]) == os.EX_CONFIG
+    assert main(["web", "-c", str(path)]) == os.EX_CONFIG
+    assert main(["nginx-config", "-c", str(path)]) == os.EX_CONFIG
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 6
+    assert "\x1b" not in captured.err
+    assert "\\x1b]0;y" in captured.err
 
 
 def test_check_of_a_bad_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -156,7 +211,7 @@ def test_check_of_a_bad_file(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         lines,
         ("web.connect.0", "web.grace", "plugins.syslog.scope"),
         ("'nowhere'", "'long'", "'world'"),
-        ("HOST:PORT", "number", "association"),
+        ("HOST:PORT", "seconds", "association"),
         strict=True,
     ):
         assert line.startswith(f"fcgi-sctp: {path}: {start}"), line

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from fcgi_cli.status import picture, render
+from fcgi_cli.status import picture, plugin_rows, render
 from fcgi_cli.units import amount, duration, seconds, size
 
 HOST = {
@@ -56,6 +56,18 @@ CHANNEL = {
     "dropped": 2,
     "streams": 1,
 }
+OUTPUT = {
+    "name": "/var/log/shop",
+    "state": "failing",
+    "last_error": "disk full",
+    "errors": 5,
+    "written": 12345,
+    "waiting": 17,
+    "waiting_bytes": 10240,
+    "lost": 3,
+    "lost_bytes": 300,
+    "cut": 0,
+}
 STATUS: dict[str, Any] = {
     "side": "web",
     "name": "host1",
@@ -80,6 +92,7 @@ STATUS: dict[str, Any] = {
             "errors": 0,
             "hooks": {"calls": 1000, "seconds": 0.5, "slowest": 0.31, "slow": 2},
             "channels": [CHANNEL],
+            "outputs": [OUTPUT, {**OUTPUT, "name": "udp h:514", "state": "idle", "last_error": "", "cut": 1}],
         },
         {
             "name": "metrics",
@@ -119,9 +132,13 @@ web side host1, fcgi-sctp 0.1.0, process 7, up 1 h 2 min
       72  stderr   a
       72  stderr   b
   plugins
-    syslog 1   running            0 errors   500 us a hook  2 slow, the slowest 0.31 s
-      syslog   request, ordinary  1 streams  sent 12.3k     received 0                  dropped 2
-    metrics 2  off                3 errors"""
+    syslog 1           running            0 errors       500 us a hook          2 slow, the slowest 0.31 s
+      syslog           request, ordinary  1 streams      sent 12.3k             received 0                  dropped 2
+      > /var/log/shop  failing            written 12.3k  waiting 17 (10.0 KiB)  lost 3 (300 B)              \
+5 errors, disk full
+      > udp h:514      idle               written 12.3k  waiting 17 (10.0 KiB)  lost 3 (300 B)              \
+5 errors, 1 cut
+    metrics 2          off                3 errors"""
     )
 
 
@@ -180,3 +197,21 @@ def test_units() -> None:
     ]
     assert [seconds(value) for value in (None, 0.00021, 0.034, 1.2)] == ["-", "0.21 ms", "34 ms", "1.20 s"]
     assert [duration(value) for value in (7.9, 65, 3725, 790_000)] == ["7 s", "1 min 5 s", "1 h 2 min", "9 d 3 h"]
+
+
+def test_a_plugin_that_the_other_side_declares_in_another_way_or_that_is_set_aside_for_it() -> None:
+    plugin = {
+        "name": "talk",
+        "version": "3",
+        "state": "disagrees",
+        "errors": 0,
+        "hooks": {"calls": 10, "seconds": 1, "slowest": 0, "slow": 0, "share": 0.12},
+        "disagreements": [{"association": 1, "peer": "a:1", "here": "talk;request;ordinary", "there": ""}],
+        "aside": [{"peer": "b:1", "seconds": 42.0}],
+        "channels": [{**CHANNEL, "name": "talk", "waiting": 7}],
+    }
+    rows = list(plugin_rows(plugin))
+    assert rows[0] == ("talk 3", "disagrees", "0 errors", "100000 us a hook", "12 % of the time")
+    assert rows[1] == ("  ! a:1 declares other channels", "here talk;request;ordinary", "there nothing")
+    assert rows[2] == ("  ! b:1", "is set aside for it", "for 42 s")
+    assert rows[3][-2:] == ("dropped 2", "waiting 7")

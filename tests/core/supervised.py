@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any, Literal
 
 from fcgi_core.channels import Channel
@@ -23,6 +24,7 @@ class VirtualLoop:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self._order = count()
         self._due: list[tuple[float, int, Callable[[], Any], list[bool]]] = []
 
     def time(self) -> float:
@@ -30,7 +32,7 @@ class VirtualLoop:
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> Any:
         alive = [True]
-        heapq.heappush(self._due, (when, len(self._due) + int(when * 1e6), lambda: callback(*args), alive))
+        heapq.heappush(self._due, (when, next(self._order), lambda: callback(*args), alive))
 
         class Handle:
             def cancel(self) -> None:
@@ -113,6 +115,6 @@ def start(options: Mapping[str, Any] | None = None) -> tuple[Supervisor, Recorde
     return supervisor, plugin.half, loop
 
 
-def linked(supervisor: Supervisor) -> tuple[Pair, Link]:
+def linked(supervisor: Supervisor, peer: str = "peer") -> tuple[Pair, Link]:
     pair = Pair(channels=tuple(supervisor.channels))
-    return pair, supervisor.association_up(idle(pair.web), 1, "peer")
+    return pair, supervisor.association_up(idle(pair.web), 1, peer)

@@ -5,7 +5,9 @@ import pytest
 from fcgi_core import application_connection
 from fcgi_core.application_connection import (
     MAX_PARAMS,
+    MAX_STDERR_AHEAD,
     MAX_STDERR_WAITING,
+    PARAMS_TIMEOUT,
     REMEMBERED,
     ApplicationConnection,
 )
@@ -416,3 +418,102 @@ def test_a_peer_that_floods_and_does_not_read_is_given_up() -> None:
             break
     assert of(events, ConnectionFailed)
     assert number < 11_000
+
+
+# ---- PARAMS that are not whole
+
+
+def test_params_in_records_of_one_byte_cost_what_they_hold(app: ApplicationConnection) -> None:
+    """No copy of all for each: that is seen by what is kept, an object that grows in place."""
+    app.receive([begin(), message(PARAM, 1, PARAMS[:1]), message(PARAM, 1, PARAMS[1:2])], 0.0)
+    growing = app.requests[1, 0].growing_params
+    assert growing is not None
+    for position in range(2, len(PARAMS)):
+        app.receive([message(PARAM, 1, PARAMS[position : position + 1])], 0.0)
+    assert app.requests[1, 0].growing_params is growing
+    request = one(app.receive([message(PARAM, 1)], 0.0), RequestReceived).request
+    assert request.raw_params == PARAMS
+    assert request.params["SERVER_NAME"] == "example.org"
+    assert request.growing_params is None
+
+
+def test_params_that_are_not_whole_have_a_bound_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes beyond it is refused as what has not begun, and memory is given back however a request ends."""
+    monkeypatch.setattr(application_connection, "MAX_UNFINISHED_PARAMS", 100_000)
+    app = ready(ApplicationConnection(Settings(max_requests=1000)))
+    piece = bytes(10_000)
+    for number in range(1, 201):
+        assert app.receive([begin(number), message(PARAM, number, piece), message(PARAM, number, piece)], 0.0) == []
+    assert len(app.requests) == 5
+    assert sent(app) == [ending(status=2)] * 195
+    assert app.receive([message(PARAM, 200, piece), message(PARAM, 200), message(STDIN, 200)], 0.0) == []
+    assert (
+        len(app.receive([message(ABORT, 1), message(STDERR, 2), message(PARAM, 3, b"\x05"), message(PARAM, 3)], 0.0))
+        == 2
+    )
+    app.receive([message(PARAM, 4), begin(5)], 0.0)
+    app.take(ROOM)
+    assert app.receive([begin(6), message(PARAM, 6, PARAMS), message(PARAM, 6)], 0.0) != []
+    assert app.timer() is None, "none is left that is not whole"
+    assert len(app.receive([begin(7), *[message(PARAM, 7, piece)] * 10], 0.0)) == 0
+    assert sent(app) == [], "all of it is free again"
+
+
+def test_params_have_a_deadline(app: ApplicationConnection) -> None:
+    begun(app, 1)
+    app.receive([begin(2), message(PARAM, 2, PARAMS)], 5.0)
+    assert app.timer() == 5.0 + PARAMS_TIMEOUT
+    assert app.handle_timer(5.0 + PARAMS_TIMEOUT) == []
+    app.receive([begin(3), message(PARAM, 3, PARAMS)], 6.0 + PARAMS_TIMEOUT)
+    event = one(app.handle_timer(5.0 + 2 * PARAMS_TIMEOUT), RequestFailed)
+    assert event.request.id == 2
+    assert "not whole after" in str(event.error)
+    assert sent(app) == [ending(app_status=1)]
+    assert list(app.requests) == [(1, 0), (3, 0)]
+    one(app.receive([message(PARAM, 3)], 100.0), RequestReceived)
+    assert app.timer() is None
+    assert app.handle_timer(1000.0) == []
+
+
+# ---- STDERR before the response
+
+
+def test_stderr_before_the_response_comes_before_it(app: ApplicationConnection) -> None:
+    """On the same stream, for no content waits for another stream's packet."""
+    request = begun(app)
+    app.send_stderr(request, b"PHP Fatal error")
+    app.send_output(request, b"Status: 500\r\n\r\n")
+    app.send_stderr(request, b"later")
+    app.end_request(request)
+    answer, later = app.take(ROOM)
+    assert [(each.type, each.content) for each in cut(answer)] == [
+        (STDERR, b"PHP Fatal error"),
+        (STDOUT, b"Status: 500\r\n\r\n"),
+        (STDOUT, b""),
+        (END, bytes(7) + bytes([len(b"PHP Fatal errorlater")])),
+    ]
+    assert [(each.type, each.content) for each in cut(later)] == [(STDERR, b"later")]
+    assert answer.stream != later.stream
+
+
+def test_no_more_stderr_comes_before_the_response_than_a_web_server_takes(app: ApplicationConnection) -> None:
+    request = begun(app)
+    for _ in range(3):
+        app.send_stderr(request, bytes(MAX_STDERR_AHEAD // 2))
+    app.send_stderr(request, b"x")
+    assert request.stderr is not None
+    messages = app.take(ROOM)
+    ahead = [each for each in messages if each.stream == request.lane.stream]
+    assert sum(len(each.content) for each in cut(*ahead)) == MAX_STDERR_AHEAD
+    rest = [each.content for each in cut(*messages) if each not in cut(*ahead)]
+    assert rest == [b"x"], "what is too much goes by itself, in its order"
+
+
+def test_an_abort_throws_away_the_output_and_not_the_stderr_before_it(app: ApplicationConnection) -> None:
+    request = begun(app)
+    app.send_stderr(request, b"why")
+    app.send_output(request, b"o" * 5000)
+    app.receive([message(ABORT, 1)], 0.0)
+    app.end_request(request)
+    assert sent(app) == [(STDERR, b"why"), (END, bytes(7) + b"\x03")]
+    assert app.pool.in_use() == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcgi_core.channels import MAX_CHANNELS, Channel, Direction, Priority, Scope
+from fcgi_core.channels import ASIDE, MAX_CHANNELS, Channel, Direction, Priority, Scope
 from fcgi_core.connection import Connection
 from fcgi_core.errors import LocalProtocolError
 from fcgi_core.events import ConnectionFailed, FeedbackReceived, PeerChanged
@@ -108,7 +108,7 @@ def test_a_channel_of_another_kind_has_another_number() -> None:
     pair.run()
     assert received(pair.take_web()) == [b"\0\0\0\5 of the new kind"]
     assert pair.web.feedback.figures["log"].received == 5
-    assert pair.app.settings.channels == ("log;association;ordinary", "log;association;ordinary;counted")
+    assert pair.app.settings.channels == ("log;association;ordinary;withdrawn", "log;association;ordinary;counted")
     for side in (pair.app, pair.web):
         side.set_channels((LOG,))
     pair.run()
@@ -123,10 +123,10 @@ def test_priorities_may_differ() -> None:
     pair = Pair(channels=(LOG,))
     pair.app.set_channels((replace(LOG, priority=Priority.URGENT),))
     pair.run()
-    assert not pair.app.takes("log"), "described otherwise than the web side accepts"
-    pair.web.set_channels((replace(LOG, priority=Priority.URGENT),))
+    assert pair.app.takes("log"), "it is the sender's matter"
+    assert pair.app.send_feedback("log", b"urgent")
     pair.run()
-    assert pair.app.takes("log")
+    assert received(pair.take_web()) == [b"urgent"]
 
 
 def test_numbers_are_bounded() -> None:
@@ -149,7 +149,7 @@ def test_changed_before_it_is_open() -> None:
     fresh.set_channels((MORE,))
     fresh.open(8, 0.0)
     (said,) = cut(*fresh.take(ROOM))
-    assert Settings.decode(said.content).channels == ("log;association;ordinary", "more;request;ordinary")
+    assert Settings.decode(said.content).channels == ("log;association;ordinary;withdrawn", "more;request;ordinary")
     assert Settings.decode(said.content).serial == 0
 
 
@@ -223,3 +223,45 @@ def test_whatever_the_sides_change_they_agree_in_the_end(
         for channel in declared[sender]:
             if channel.direction is sender.sends:
                 assert sender.takes(channel.name) is (channel in declared[receiver])
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_events_of_an_item_in_parts_that_is_left_out_are_counted(acknowledged: bool) -> None:
+    channel = replace(COUNTED, acknowledged=acknowledged)
+    pair = Pair(channels=(channel,))
+    number = bytes(8) if acknowledged else b""
+    assert pair.app.send_feedback("log", number + (300).to_bytes(4, "big") + bytes(100_000))
+    under_way = pair.app.take(ROOM)
+    assert len(under_way) > 5
+    pair.web.set_channels(())
+    assert received(pair.web.receive(under_way, 0.0)) == []
+    assert pair.app.feedback.figures["log"].sent == 300
+    assert pair.web.feedback.figures["log"].dropped == {7: 300}
+    assert not pair.web.feedback._parts
+
+
+def test_one_whose_plugin_is_set_aside_is_known_and_not_taken() -> None:
+    pair = Pair(channels=(LOG, DOWN))
+    pair.web.set_channels((LOG, DOWN), aside={"log"})
+    pair.run()
+    assert not pair.app.takes("log")
+    assert pair.web.takes("down")
+    assert pair.app.peer_settings is not None
+    assert pair.app.peer_settings.accepts == (LOG.describe() + ASIDE,)
+    pair.web.set_channels((LOG, DOWN))
+    pair.run()
+    assert pair.app.takes("log")
+    assert pair.app.send_feedback("log", b"again")
+    pair.run()
+    assert received(pair.take_web()) == [b"again"]
+
+
+def test_what_is_refused_counts_as_dropped_and_not_as_received() -> None:
+    pair = Pair(channels=(COUNTED,))
+    item = (7).to_bytes(4, "big") + b"x"
+    for _ in range(2):
+        pair.app.send_feedback("log", item)
+    pair.run()
+    pair.web.feedback.refuse("log", item)
+    figures = pair.web.feedback.figures["log"]
+    assert (figures.received, figures.received_bytes, figures.dropped) == (7, 5, {7: 7})

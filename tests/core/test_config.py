@@ -149,6 +149,18 @@ def test_flags_go_over_a_short_form(tmp_path: Path) -> None:
     assert (config.app.fastcgi.address, config.app.fastcgi.connections) == ("unix:/run/php.sock", 7)
 
 
+def test_who_may_connect_to_the_socket_toward_the_web_server(tmp_path: Path) -> None:
+    def mode(**web: str) -> int:
+        config = load(tmp_path, {"web": {**WEB, **web}})
+        assert config.web is not None
+        return config.web.mode
+
+    assert mode() == 0o666
+    assert mode(socket_group="www-data") == 0o660
+    assert mode(socket_group="www-data", socket_mode="0666") == 0o666
+    assert mode(socket_mode="600") == 0o600
+
+
 def test_health(tmp_path: Path) -> None:
     config = load(tmp_path, {"web": {**WEB, "health": "/healthz"}})
     assert config.web is not None
@@ -188,6 +200,12 @@ def test_flags_alone() -> None:
         ({"web": {**WEB, "health": {"uri": "/", "server_name": "shöp"}}}, ["web.health.server_name", "'shöp'"]),
         ({"web": {**WEB, "health": {"uri": "/", "params": {"X": "\n"}}}}, ["web.health.params.X"]),
         ({"web": {**WEB, "lisen": 1}}, ["web.lisen", "no such name", "listen", "connect", "request_timeout"]),
+        (
+            {"sctp": {"max_message": "1M", "send_buffer": "64K"}},
+            ["sctp", "max_message (1048576)", "send_buffer (65536)"],
+        ),
+        ({"sctp": {"max_associations_per_address": 0}}, ["sctp.max_associations_per_address", "0", "greater"]),
+        ({"web": {**WEB, "max_workers": 5000}}, ["web.max_workers", "5000", "1024"]),
         ({"web": 5}, ["web", "5"]),
         ({"app": {**APP, "application": "shop"}}, ["app.application", "'shop'"]),
         ({"app": {**APP, "threads": "many"}}, ["app.threads", "'many'", "whole number"]),

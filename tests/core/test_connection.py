@@ -33,7 +33,7 @@ from fcgi_core.events import (
     RequestReceived,
     Writable,
 )
-from fcgi_core.feedback import MAX_FEEDBACK_WAITING, MAX_UNFINISHED_ITEMS, Feedback
+from fcgi_core.feedback import MAX_FEEDBACK_WAITING, MAX_UNFINISHED_BYTES, MAX_UNFINISHED_ITEMS, Feedback
 from fcgi_core.records import (
     HEADER,
     MAX_CONTENT,
@@ -587,6 +587,19 @@ def test_unfinished_items_are_bounded(lone: Connection) -> None:
     more = RecordType.FEEDBACK_MORE
     assert lone.receive([message(more, number, b"x") for number in range(MAX_UNFINISHED_ITEMS)], 0.0) == []
     assert "unfinished" in str(failure(lone, message(more, 1000, b"x")))
+
+
+def test_unfinished_items_are_bounded_all_together(lone: Connection) -> None:
+    part = bytes(1 << 13)
+    for number in range(100):  # items that end give back what they took
+        more = [message(RecordType.FEEDBACK_MORE, number, part)] * 64
+        assert len(lone.receive([*more, message(RecordType.FEEDBACK, number, b"x")], 0.0)) == 1
+    unfinished = [message(RecordType.FEEDBACK_MORE, number % 250, part) for number in range(MAX_UNFINISHED_BYTES >> 13)]
+    assert lone.receive(unfinished, 0.0) == []
+    assert lone.receive([message(RecordType.FEEDBACK, 0, b"x")], 0.0) != []
+    assert lone.receive([message(RecordType.FEEDBACK_MORE, 0, bytes(8000))], 0.0) == []
+    told = failure(lone, *[message(RecordType.FEEDBACK_MORE, number, part) for number in range(250)])
+    assert "more than 16777216 bytes together" in str(told)
 
 
 def test_an_item_of_too_many_bytes(lone: Connection) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from fcgi_core.channels import Channel, Scope
-from fcgi_core.delivery import Delivery, Link
+from fcgi_core.channels import MAX_ITEM, Channel, Scope
+from fcgi_core.delivery import MOST_A_SECOND, Delivery, Link
 from fcgi_core.errors import PluginError
 from fcgi_core.events import Event, FeedbackReceived, ItemsAcknowledged
+from fcgi_core.feedback import MAX_FEEDBACK_WAITING
 from fcgi_core.plugin import AssociationInfo
 from tests.core.helpers import Pair, idle, of
 
@@ -252,3 +254,244 @@ def test_what_was_not_handed_over_when_an_association_ended_goes_to_the_next() -
     assert came == [b"%d" % number for number in range(10 - len(came), 10)]
     assert len(came) == sender.spooled("p") + other.connection.feedback.figures["p"].sent
     assert sender.lost == {}
+
+
+# ---- spools
+
+
+def test_a_damaged_spool_and_one_that_holds_too_much_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def sender(bound: int) -> Delivery:
+        channel = Channel("p.sure", acknowledged=True, queue_bytes=bound, spool=str(tmp_path), counted=True)
+        return Delivery([channel], lambda call: None, lambda delay, call: None)
+
+    path = tmp_path / "p.sure.0.spool"
+    first = sender(1 << 20)
+    for _ in range(20):
+        first.queue("p.sure", of_events(1, 996), None, 6)
+    first.close()
+    assert caplog.messages == []
+    with path.open("r+b") as file:
+        file.seek(1030)
+        file.write(b"\xaa")
+    again = sender(4096)
+    assert caplog.messages == [
+        f"spool {path}: 1016 bytes are damaged and were stepped over; 19 items could be read",
+        f"spool {path} holds more than the 4096 bytes of channel p.sure; its latest 16 items are lost",
+    ]
+    assert (again.spooled("p.sure"), again.lost) == (3, {"p.sure": 16})
+    again.close()
+
+
+# ---- what a plugin cannot do
+
+
+class Clock:
+    """Time and timers that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.later: list[Callable[[], None]] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def delivery(self, *channels: Channel) -> Delivery:
+        return Delivery(channels, lambda call: call(), lambda delay, call: self.later.append(call), self)
+
+
+def test_no_plugin_hands_over_more_than_its_share(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    channel = Channel("p", queue_bytes=1 << 24)
+    sender = clock.delivery(channel, Channel("p.more", queue_bytes=1 << 24), Channel("q", queue_bytes=1 << 24))
+    pair = Pair(channels=[channel, Channel("p.more"), Channel("q")])
+    sender.add(Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance")))
+    for _ in range(MOST_A_SECOND + 100):
+        sender.queue("p", b"x", None, 6)
+    sender.queue("p.more", b"x", None, 6)
+    sender.queue("q", b"of another plugin", None, 6)
+    assert sender.lost == {"p": 100, "p.more": 1}
+    (message,) = caplog.messages
+    assert message.startswith("plugin p hands over more than 20000 items a second; what is more is dropped (1 events")
+    clock.now += 0.9
+    sender.queue("p", b"x", None, 6)
+    assert sender.lost["p"] == 101
+    clock.now += 0.2
+    sender.queue("p", b"x", None, 6)
+    assert sender.lost["p"] == 101
+    pair.run()
+    assert len(items(pair.web_events, "p")) == MOST_A_SECOND + 1
+    assert items(pair.web_events, "q") == [b"of another plugin"]
+    for _ in range(MOST_A_SECOND):
+        sender.queue("p", b"x", None, 6)
+    assert len(caplog.messages) == 1
+    clock.now += 60
+    for _ in range(2 * MOST_A_SECOND):
+        sender.queue("p", b"x", None, 6)
+    assert "(103 events since this was last said)" in caplog.messages[1]
+
+
+def test_what_is_gathered_is_held_to_the_same_share() -> None:
+    clock = Clock()
+    channel = counted()
+    sender = clock.delivery(channel)
+    left = [MOST_A_SECOND + 50]
+
+    def make(crowded: bool) -> list[tuple[bytes, int, AssociationInfo | None]]:
+        many, left[0] = left[0], 0
+        return [(of_events(2), 6, None)] * many
+
+    sender.gather("p", make).ready()
+    assert sender.lost["p"] + 2 * sender.spooled("p") == 2 * (MOST_A_SECOND + 50)
+    before = sender.lost["p"]
+    sender.queue("p", of_events(2), None, 6)
+    assert sender.lost["p"] == before + 2
+
+
+def test_a_thread_that_has_handed_over_too_much_lets_time_pass_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcgi_core.delivery.MOST_A_SECOND", 2)
+    clock = Clock()
+    sender = clock.delivery(PLAIN)
+
+    def sleep(seconds: float) -> None:
+        clock.now += 0.6
+
+    monkeypatch.setattr("fcgi_core.delivery.time.sleep", sleep)
+
+    def hand_over() -> None:
+        for _ in range(6):
+            sender.queue("p", b"x", None, 6)
+
+    thread = threading.Thread(target=hand_over)
+    thread.start()
+    thread.join()
+    assert sender.lost == {"p": 2}, "the third and the last; before the fourth a second had passed"
+
+
+def test_an_interruption_when_the_loop_is_woken_is_not_for_ever() -> None:
+    """A flag that stays set would end all sending without a word."""
+    calls: list[Callable[[], None]] = []
+    broken = True
+
+    def wake(call: Callable[[], None]) -> None:
+        if broken:
+            raise KeyboardInterrupt
+        calls.append(call)
+
+    sender = Delivery(CHANNELS, wake, lambda delay, call: None)
+    pair, link = linked()
+    sender.add(link)
+    gathering = sender.gather("p", lambda crowded: [])
+    request = pair.web.begin_request(b"", body=b"")
+    pair.run()
+    target = type("Target", (), {"link": link, "request": pair.app.requests[request.key]})()
+    hand_over: list[Callable[[], None]] = [
+        gathering.ready,
+        lambda: sender.queue("p.request", b"x", target, 6),
+        lambda: sender.queue("p", b"x", None, 6),
+    ]
+    for one in hand_over:
+        with pytest.raises(KeyboardInterrupt):
+            one()
+    broken = False
+    for one in hand_over:
+        one()
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("item", [b"", bytes(MAX_ITEM - 7)], ids=["empty", "too long"])
+def test_an_acknowledged_item_that_can_never_go_holds_up_nothing(item: bytes) -> None:
+    sender = delivery_of(Channel("p.sure", acknowledged=True, queue_bytes=8 << 20))
+    sender.queue("p.sure", item, None, 6)
+    sender.queue("p.sure", bytes(MAX_ITEM - 8), None, 6)
+    sender.queue("p.sure", b"after it", None, 6)
+    assert sender.lost == {"p.sure": 1}
+    pair = Pair(channels=[Channel("p.sure", acknowledged=True, queue_bytes=8 << 20)])
+    sender.add(Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance")))
+    pair.run()
+    assert [len(item) for item in items(pair.web_events, "p.sure")] == [MAX_ITEM, 16]
+
+
+def delivery_of(*channels: Channel) -> Delivery:
+    return Delivery(channels, lambda call: call(), lambda delay, call: None)
+
+
+def test_what_finds_no_room_with_an_association_is_not_lost_and_comes_without_being_asked_for() -> None:
+    """Other channels have filled what all have together."""
+    clock = Clock()
+    sure = Channel("p.sure", acknowledged=True, queue_bytes=1 << 20)
+    other = Channel("q", queue_bytes=1 << 30)
+    sender = clock.delivery(sure, other)
+    pair = Pair(channels=[sure, other])
+    link = Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance"))
+    sender.add(link)
+    for _ in range(MAX_FEEDBACK_WAITING >> 20):
+        sender.queue("q", bytes(1 << 20), None, 6)
+    sender.queue("p.sure", bytes(1000), None, 6)
+    sender.queue("p.sure", b"another", None, 6)
+    assert link.connection.feedback.figures["p.sure"].dropped == {}
+    pair.run()
+    assert items(pair.web_events, "p.sure") == []
+    for call in clock.later:
+        call()
+    pair.run()
+    assert len(items(pair.web_events, "p.sure")) == 2
+    assert link.connection.feedback.figures["p.sure"].dropped == {}
+    assert sender.lost == {}
+
+
+def test_events_of_a_channel_that_was_withdrawn_are_counted() -> None:
+    sender = delivery_of(counted())
+    sender.declare([])
+    sender.queue("p", of_events(7), None, 6)
+    assert sender.lost == {"p": 7}
+
+
+def test_what_waits_at_the_end_is_counted_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    sender = delivery_of(counted())
+    for _ in range(3):
+        sender.queue("p", of_events(5), None, 6)
+    sender.close()
+    assert sender.lost == {"p": 15}
+    assert caplog.messages == ["channel p: 3 items are lost with this process, for no peer has taken them"]
+
+
+def test_what_an_acknowledged_channel_has_beyond_its_share_stays_in_the_spool_for_a_while() -> None:
+    clock = Clock()
+    sure = Channel("p.sure", acknowledged=True, queue_bytes=8 << 20)
+    sender = clock.delivery(sure)
+    pair = Pair(channels=[sure])
+    link = Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance"))
+    sender.add(link)
+    for _ in range(MOST_A_SECOND + 100):
+        sender.queue("p.sure", b"x", None, 6)
+    pair.run()
+    assert len(items(pair.web_events, "p.sure")) == MOST_A_SECOND
+    assert len(clock.later) == 1
+    clock.now += 1.0
+    clock.later.pop()()
+    pair.run()
+    assert len(items(pair.web_events, "p.sure")) == MOST_A_SECOND + 100
+    assert sender.lost == {}
+
+
+def test_what_no_peer_has_taken_at_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    sender = delivery()
+    for _ in range(3):
+        sender.queue("p", b"x", None, 6)
+    sender.queue("p.sure", b"x", None, 6)
+    sender.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "channel p: 3 items are lost with this process, for no peer has taken them",
+        "channel p.sure: 1 items are lost with this process, for no peer has taken them",
+    ]
+
+
+def test_nothing_is_told_at_the_end_where_a_peer_has_taken_all(caplog: pytest.LogCaptureFixture) -> None:
+    sender = delivery()
+    sender.queue("p", b"x", None, 6)
+    _pair, link = linked()
+    sender.add(link)
+    sender.close()
+    assert caplog.records == []

@@ -46,22 +46,30 @@ class Wire:
         self.calls: list[int] = []
         """Messages of each call of `send`."""
         self.sizes: list[int] = []
+        self.limit = 1 << 20
+        self.aborted = ""
 
     def room(self, urgent: bool = False) -> int:
         return 1 << 20
 
     def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
+        for message in messages:
+            if len(message.data) > self.limit:
+                raise ValueError(f"a message has 1 to {self.limit} bytes, this one {len(message.data)}")
         self.calls.append(len(messages))
         self.sizes += [len(message.data) for message in messages]
         return len(messages)
 
     def set_priority(self, stream: int, priority: int) -> None: ...
 
+    def abort(self, reason: str = "") -> None:
+        self.aborted = reason
 
-def made() -> tuple[Driver[WebConnection], Turn, Wire]:
+
+def made(on_down: Callable[[str], None] = lambda reason: None) -> tuple[Driver[WebConnection], Turn, Wire]:
     turn, wire = Turn(), Wire()
     connection = ready(WebConnection(), Settings(max_requests=1000))
-    driver = Driver(connection, turn, on_events=lambda events: None, on_down=lambda reason: None)
+    driver = Driver(connection, turn, on_events=lambda events: None, on_down=on_down)
     driver.association = cast(Association, wire)
     return driver, turn, wire
 
@@ -134,3 +142,25 @@ def test_credit_for_ever_does_not_fill_memory() -> None:
     connection.abort(request)
     assert not connection.blocked
     assert connection.resume() == []
+
+
+def test_a_message_that_can_never_be_sent_ends_the_association_with_a_reason() -> None:
+    down: list[str] = []
+    driver, turn, wire = made(down.append)
+    wire.limit = 100
+    driver.connection.begin_request(bytes((1, 200)) + b"a" * 201, body=b"")
+    driver.wake()
+    turn.end()
+    assert "a message cannot be sent: a message has 1 to 100 bytes, this one" in wire.aborted
+    driver.association_down("gone")
+    assert "a message cannot be sent" in down[0]
+
+
+def test_one_that_is_aborted_before_it_is_up() -> None:
+    driver, turn, wire = made()
+    driver.association = None
+    driver.abort("not wanted any more")
+    driver.association_up(cast(Association, wire))
+    assert wire.aborted == "not wanted any more"
+    assert not wire.calls
+    turn.end()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
 
-from fcgi_core.endpoints import WORKERS_SETTING, advertised, advertisement
+from fcgi_core.endpoints import WORKERS_SETTING, advertised, advertisement, resolve
 from fcgi_core.sctp.carrier import Address
 
 BASE = Address(("10.0.0.1", "10.0.1.1"), 9000, 9900)
@@ -63,3 +66,9 @@ def test_what_is_no_list_of_ports(told: str) -> None:
 def test_ports_end_somewhere() -> None:
     last = Address(("10.0.0.1",), 65535, 9900)
     assert advertised(last, {WORKERS_SETTING: "65535/9900,65536/9901"}, 64)[0] == [last]
+
+
+def test_what_is_looked_up_keeps_its_zone() -> None:
+    zone = socket.if_indextoname(1)
+    address = Address.parse(f"[fe80::1%{zone}],192.0.2.1:9000")
+    assert asyncio.run(resolve(address)) == address

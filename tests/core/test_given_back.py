@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from fcgi_core.app.service import AppExchange, AppService
 from fcgi_core.channels import Channel, Direction
-from fcgi_core.discovery import EnabledPlugin
+from fcgi_core.discovery import EnabledPlugin, load_plugins
 from fcgi_core.endpoints import advertisement
 from fcgi_core.outbox import PPID
 from fcgi_core.plugin import ApplicationHalf, Plugin
@@ -252,5 +253,59 @@ def test_the_half_of_a_plugin_that_is_switched_off() -> None:
 
         await assert_nothing_stays(once)
         supervisor.close()
+
+    asyncio.run(body())
+
+
+def test_both_sides_with_the_plugins_of_the_program() -> None:
+    """Associations that are lost with lines and figures on their way; then the plugins are switched off and on."""
+    plugins: dict[str, dict[str, Any]] = {"syslog": {}, "metrics": {"listen": "127.0.0.1:0"}}
+
+    def talk(exchange: AppExchange) -> None:
+        logging.getLogger("shop").warning("a line of %s", exchange.identity)
+        exchange.stderr(b"and one of STDERR\n")
+        answer(b"hello")(exchange)
+
+    async def body() -> None:
+        network = LiveNetwork()
+        application = Application(talk)
+        service = AppService(application, network.carrier(), [ADDRESS], plugins=load_plugins(plugins))
+        await service.start()
+        web = WebService(
+            network.carrier(),
+            [],
+            [BackEndOptions(ADDRESS)],
+            plugins=load_plugins(plugins),
+            options=WebOptions(slow_start=0),
+        )
+        await web.start()
+
+        async def lose() -> None:
+            await until(lambda: web.upstreams[0].state == "up", "it is up")
+            client = Client(web)
+            await until(lambda: b"hello" in client.written, "the answer")
+            client.go()
+            (association,) = service._associations
+            association.driver.abort("on purpose")
+            del association
+            await until(lambda: web.upstreams[0].state == "down", "it is down")
+            await until(lambda: web.upstreams[0].state == "up", "it is up again")
+            await settle()
+
+        async def switch(supervisor: Supervisor) -> None:
+            for name in plugins:
+                entry = supervisor.running(name)
+                assert entry is not None
+                one = entry.enabled
+                supervisor.stop(entry)
+                del entry
+                supervisor.start(one)
+            await settle()
+
+        await assert_nothing_stays(lose)
+        for supervisor in (service.supervisor, web.supervisor):
+            await assert_nothing_stays(lambda supervisor=supervisor: switch(supervisor))  # type: ignore[misc]
+        await web.stop(0)
+        await service.stop(0)
 
     asyncio.run(body())

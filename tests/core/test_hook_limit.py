@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import io
+import logging
 import math
+import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -18,7 +24,7 @@ import pytest
 from fcgi_core.delivery import Gathering
 from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import HookTimeout
-from fcgi_core.hook_limit import EVERY, SIGNAL, HookLimit
+from fcgi_core.hook_limit import END_AFTER, EVERY, SIGNAL, HookLimit, is_started_again
 from fcgi_core.isolation import LIMIT_OF_CHANGES, SET_ASIDE_FOR
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Outcome, Plugin, RequestInfo
 from fcgi_core.supervisor import Supervisor
@@ -130,7 +136,6 @@ class Side:
 
 WAYS = {
     **{name: hang for name, hang in HANGS.items() if name != "backtrack"},  # no thread could watch it
-    "event": lambda: threading.Event().wait(FOR_EVER),
     "queue": lambda: SimpleQueue[int]().get(),
 }
 
@@ -309,20 +314,219 @@ def test_a_hook_that_is_late_is_ended_by_the_handler() -> None:
     assert (side.state, side.errors) == ("set aside", 1)
 
 
-def test_what_this_package_does_for_a_hook_is_finished() -> None:
-    side = Side(0.0)
-    raised = []
+# ---- nothing is torn
 
-    def in_this_package() -> None:
-        frame = eval("__import__('sys')._getframe()", {"__name__": "fcgi_core.delivery"})
-        side.limit.on_signal(SIGNAL, frame)
-        raised.append(False)
-        side.limit.on_signal(SIGNAL, None)
 
-    side.half.does = in_this_package
+def lock_is_free(handler: logging.Handler) -> bool:
+    got: list[bool] = []
+
+    def look() -> None:
+        assert handler.lock is not None
+        if handler.lock.acquire(timeout=1.0):
+            got.append(True)
+            handler.lock.release()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return bool(got)
+
+
+def test_a_hook_that_logs_without_end_is_ended_and_the_log_goes_on() -> None:
+    """It is in `logging` nearly always, where an exception leaves locks held."""
+    log = logging.getLogger("hanging.busy")
+    handler = logging.StreamHandler(io.StringIO())
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+
+    def busy() -> None:
+        while True:
+            try:
+                log.info("busy %d", 1)
+            except Exception:
+                pass
+
+    side = Side()
+    side.half.does = busy
+    try:
+        for count in range(1, 21):
+            handler.setStream(io.StringIO())
+            side.half.is_in.clear()
+            with side.watched():
+                side.begin()
+            assert lock_is_free(handler), f"after {count} hooks"
+            side.loop.pass_time(SET_ASIDE_FOR / 2)
+            side.half.does = bool
+            side.loop.pass_time(SET_ASIDE_FOR)
+            side.half.does = busy
+        assert side.errors == 20
+    finally:
+        log.removeHandler(handler)
+
+
+def test_one_that_waits_where_others_have_locks_is_set_aside_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
+    side = Side()
+    event = threading.Event()
+    side.half.does = lambda: event.wait(PATIENCE)
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        assert side.half.is_in.wait(PATIENCE)
+        while perf_counter() < side.supervisor.hook_due:
+            pass
+        for _ in range(3):
+            side.limit.look()
+            looks += 1
+        event.set()
+
+    side.limit.install()
+    thread = threading.Thread(target=look)
+    thread.start()
     side.begin()
-    assert raised == [False], "not there, but at the next look"
-    assert side.errors == 1
+    thread.join()
+    side.limit.remove()
+    assert looks == 3
+    assert (side.state, side.errors) == ("set aside", 0)
+    assert any("returned from request_begin only after" in message for message in caplog.messages)
+
+
+def call_in(module: str, function: Callable[[], Any]) -> Any:
+    """Call a function from a frame of another module."""
+    return eval("function()", {"__name__": module, "function": function})
+
+
+@pytest.mark.parametrize("module", ["fcgi_core.delivery", "asyncio.base_events", "logging", "threading", "a_library"])
+def test_no_exception_is_raised_through_the_code_of_others(module: str) -> None:
+    side = Side(0.0)
+    raised: list[bool] = []
+
+    def may_raise() -> None:
+        try:
+            side.limit.on_signal(SIGNAL, sys._getframe())
+        except HookTimeout:
+            raised.append(True)
+        else:
+            raised.append(False)
+
+    def hook() -> None:
+        call_in(module, may_raise)  # it is in its own code again, and the other's stands between
+        eval("signalled(frame())", {"__name__": module, "frame": sys._getframe, "signalled": in_other})
+        may_raise()
+
+    def in_other(frame: Any) -> None:
+        try:
+            side.limit.on_signal(SIGNAL, frame)
+        except HookTimeout:
+            raised.append(True)
+        else:
+            raised.append(False)
+
+    side.half.does = hook
+    side.begin()
+    assert raised == [False, False, True]
+
+
+def test_where_harmless_code_waits_it_is_ended() -> None:
+    side = Side(0.0)
+    side.half.does = lambda: call_in("http.client", lambda: raise_if_late(side.limit))
+    side.begin()
+    assert (side.state, side.errors) == ("set aside", 1)
+
+
+def test_a_hook_whose_frame_is_not_to_be_seen_is_let_alone() -> None:
+    """It is compiled, or no function: nothing tells which frames are above it."""
+    side = Side(0.0)
+    for hook in (None, len, print, functools.partial(spin), object()):
+        side.supervisor.hook_due, side.supervisor.hook = 0.0, hook
+        raise_if_late(side.limit)
+    side.supervisor.hook = raise_if_late
+    side.limit.on_signal(SIGNAL, None)
+    with pytest.raises(HookTimeout):
+        raise_if_late(side.limit)
+
+
+def test_of_a_hook_that_is_called_within_itself_the_outermost_call_counts() -> None:
+    side = Side(0.0)
+    depth = 0
+
+    def again() -> None:
+        nonlocal depth
+        depth += 1
+        if depth == 1:
+            call_in("logging", again)
+        else:
+            raise_if_late(side.limit)
+
+    side.supervisor.hook_due, side.supervisor.hook = 0.0, again
+    again()
+    assert depth == 2
+
+
+# ---- what cannot be ended
+
+
+def test_it_is_given_up_when_it_is_late_beyond_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcgi_core.hook_limit.BURST", 1)
+    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: None)
+    side = Side(FOR_EVER)
+    given_up: list[tuple[str, float]] = []
+    limit = HookLimit(side.supervisor, FOR_EVER, give_up=lambda name, late: given_up.append((name, late)))
+    side.supervisor.hook = spin
+    for seconds, count in ((-1.0, 0), (END_AFTER - 1.0, 0), (END_AFTER + 1.0, 1)):
+        side.supervisor.hook_due = perf_counter() - seconds
+        limit.look()
+        assert len(given_up) == count
+    assert given_up[0][0] == "tests.system.rogue_plugin.spin"
+    assert given_up[0][1] > END_AFTER
+    side.limit.look()  # where nothing starts another process
+    assert len(given_up) == 1
+
+
+STUCK = """
+import logging, sys, threading
+from fcgi_core.hook_limit import end_process
+
+handler = logging.StreamHandler()
+logging.getLogger("fcgi_sctp").addHandler(handler)
+def stuck():
+    threading.Timer(0.1, end_process, ("plugin.Half.tick", 31.0)).start()
+    threading.Event().wait()
+if sys.argv[1] == "holds the lock":
+    handler.acquire()
+stuck()
+"""
+
+
+@pytest.mark.parametrize("way", ["waits", "holds the lock"])
+def test_the_process_ends_with_its_frames(way: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", STUCK, way], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 70
+    if way == "waits":
+        assert "hook plugin.Half.tick has been late for 31 s and cannot be ended where it stands" in ended.stderr
+        assert "in stuck" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"INVOCATION_ID": "of the whole session"}, False),
+        ({"SYSTEMD_EXEC_PID": "1"}, False),
+        ({"SYSTEMD_EXEC_PID": str(os.getpid())}, True),
+        ({"FCGI_SCTP_WORKER": "0"}, True),
+        ({"NOTIFY_SOCKET": "/run/x"}, True),
+    ],
+)
+def test_whether_another_is_started(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: bool
+) -> None:
+    for name in ("INVOCATION_ID", "SYSTEMD_EXEC_PID", "FCGI_SCTP_WORKER", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_started_again() is expected
 
 
 def test_the_time_of_a_hook_inside_a_hook_is_its_own() -> None:
@@ -364,6 +568,7 @@ def test_a_set_aside_plugin_hears_nothing_on_another_thread() -> None:
 def test_nobody_is_signalled_while_no_hook_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: sent.append(number))
+    monkeypatch.setattr("fcgi_core.hook_limit.BURST", 1)
     side = Side(FOR_EVER)
     side.half.does = side.limit.look
     side.limit.look()

@@ -5,7 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
+import struct
+import subprocess
+import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.spool import ITEM_OVERHEAD, Spool
+from fcgi_core.spool import ITEM_OVERHEAD, STEP, Spool
+
+RECORD = 16
+"""Bytes of a record beside its item."""
 
 
 def drain(spool: Spool, receiver: str) -> list[tuple[int, bytes]]:
@@ -157,6 +165,227 @@ def test_what_a_full_disk_did_not_take_hides_nothing_that_comes_later(
     assert drain(again, "a") == [(1, b"before"), (3, b"after")]
     again.close()
     spool.close()
+
+
+# ---- damage, and files that are no spool of ours
+
+
+def damaged(path: Path, items: list[bytes], at: int, damage: bytes) -> Spool:
+    """The spool of a later process, which finds `damage` in the file."""
+    spool = Spool(1 << 20, path)
+    for item in items:
+        assert spool.add(item)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(damage)
+    again = Spool(1 << 20, path)
+    spool.close()
+    return again
+
+
+@given(st.data())
+def test_what_follows_damage_is_read(data: st.DataObject) -> None:
+    import tempfile
+
+    items = data.draw(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=20))
+    starts = [0]
+    for item in items:
+        starts.append(starts[-1] + RECORD + len(item))
+    damage = data.draw(st.sampled_from([b"\xaa", b"\x00", b"\x55"])) * data.draw(st.integers(1, 400))
+    at = data.draw(st.integers(0, starts[-1] - 1))
+    with tempfile.TemporaryDirectory() as folder:
+        again = damaged(Path(folder) / "x.spool", items, at, damage)
+        kept = drain(again, "a")
+        hit = {n for n, item in enumerate(items, 1) if starts[n - 1] < at + len(damage) and at < starts[n]}
+        assert {number for number, _ in kept} >= {*range(1, len(items) + 1)} - hit
+        assert all(items[number - 1] == item for number, item in kept)
+        if {number for number, _ in kept} >= hit:
+            assert not again.unreadable or at + len(damage) > starts[-1], "the damage made no difference"
+        else:
+            assert again.unreadable
+        again.close()
+
+
+def test_the_bytes_that_could_not_be_read_are_known_and_written_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "x.spool"
+    again = damaged(path, [b"one", b"two", b"three"], RECORD + 3 + 4, b"\xff" * 8)
+    assert [item for _, item in drain(again, "a")] == [b"one", b"three"]
+    assert again.unreadable == RECORD + 3
+    whole = Spool(1 << 20, path)
+    assert (len(whole), whole.unreadable) == (2, 0)
+    whole.close()
+    again.close()
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\xff"])
+def test_what_disks_and_file_systems_leave_behind_is_no_record(tmp_path: Path, fill: bytes) -> None:
+    again = damaged(tmp_path / "x.spool", [b"one", b"two", b"three"], RECORD + 3, fill * (RECORD + 3))
+    assert drain(again, "a") == [(1, b"one"), (3, b"three")]
+    assert again.add(b"four")
+    assert again.next() == (4, b"four")
+    again.close()
+
+
+def test_acknowledgements_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.spool"
+    spool = Spool(1 << 20, path)
+    for item in (b"one", b"two", b"three"):
+        spool.add(item)
+    with path.open("ab") as file:
+        file.write(struct.pack(">IQI", 0xFFFFFFFF, 2, zlib.crc32(b"", 2)))
+    again = Spool(1 << 20, path)
+    assert drain(again, "a") == [(1, b"one"), (3, b"three")]
+    again.close()
+    spool.close()
+
+
+def test_no_more_than_the_bound_is_kept_of_a_file_and_the_rest_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "x.spool"
+    spool = Spool(1 << 20, path)
+    for number in range(10):
+        spool.add(b"%d" % number + bytes(999))
+    small = Spool(4 * (1000 + ITEM_OVERHEAD), path)
+    assert [item[:1] for _, item in drain(small, "a")] == [b"0", b"1", b"2", b"3"]
+    assert small.left_out == 6
+    assert path.stat().st_size < 5000
+    small.close()
+    spool.close()
+
+
+def test_a_file_that_no_spool_wrote_is_read_no_further_than_one_could_be(tmp_path: Path) -> None:
+    path = tmp_path / "x.spool"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # sparse: to read it takes hours
+    spool = Spool(1 << 20, path)
+    assert (len(spool), spool.unreadable) == (0, 1 << 40)
+    assert path.stat().st_size == 0
+    spool.close()
+
+
+def test_no_link_is_followed_and_no_pipe_waited_for(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"of somebody else")
+    path = tmp_path / "x.spool"
+    path.symlink_to(other)
+    with pytest.raises(OSError, match="symbolic link"):
+        Spool(1 << 20, path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no regular file"):
+        Spool(1 << 20, path)
+    path.unlink()
+    path.with_name("x.spool.new").symlink_to(other)
+    spool = Spool(1 << 20, path)
+    for _ in range(10):
+        spool.add(bytes(50_000))
+    spool.acknowledge("a", drain(spool, "a")[-1][0])
+    assert path.stat().st_size < 1000, "it was written anew"
+    assert other.read_bytes() == b"of somebody else"
+    spool.close()
+
+
+# ---- written anew a little with each call
+
+
+def test_a_file_is_written_anew_in_steps_and_is_whole_at_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.spool"
+    spool = Spool(1 << 30, path)
+    for number in range(1000):
+        assert spool.add(b"%04d" % number + bytes(10_000))
+    drain(spool, "a")
+    sizes: list[int] = []
+    write = os.write
+
+    def measured(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", measured)
+    spool.acknowledge("a", 800)
+    calls = 0
+    while path.stat().st_size > 3_000_000:
+        calls += 1
+        spool.acknowledge("a", 800 + calls)
+        if calls % 3 == 0:
+            assert spool.add(b"new")
+        again = Spool(1 << 30, _copy_of(path))
+        assert [number for number, _ in drain(again, "b")] == [*range(801 + calls, 1001 + calls // 3)]
+        again.close()
+    assert 5 < calls < 20
+    assert max(sizes) < STEP + 11_000
+    assert not path.with_name("x.spool.new").exists()
+    spool.close()
+
+
+def _copy_of(path: Path) -> Path:
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    return copy
+
+
+def test_a_disk_that_fills_while_a_file_is_written_anew_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.spool"
+    spool = Spool(1 << 30, path)
+    for _ in range(500):
+        assert spool.add(bytes(10_000))
+    drain(spool, "a")
+    spool.acknowledge("a", 400)
+    assert path.with_name("x.spool.new").exists(), "it is under way"
+    with full_disk(monkeypatch):
+        spool.acknowledge("a", 401)
+    assert not path.with_name("x.spool.new").exists()
+    again = Spool(1 << 30, _copy_of(path))
+    assert {*range(402, 501)} <= {number for number, _ in drain(again, "b")}
+    again.close()
+    spool.close()
+
+
+def test_one_that_is_closed_while_it_is_written_anew_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.spool"
+    spool = Spool(1 << 30, path)
+    for _ in range(500):
+        assert spool.add(bytes(10_000))
+    drain(spool, "a")
+    spool.acknowledge("a", 400)
+    spool.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["x.spool"]
+    again = Spool(1 << 30, path)
+    assert len(again) == 100
+    again.close()
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from fcgi_core.spool import Spool
+spool = Spool(1 << 20, Path(sys.argv[1]))
+for number in range(200):
+    spool.add(bytes(10_000))
+    while (entry := spool.next()) is not None:
+        spool.sent("a", entry[0])
+    spool.acknowledge("a", number + 1)
+spool.add(b"kept")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_use_one_file(tmp_path: Path) -> None:
+    """Two applications with the same folder: each would lose what is the other's. Also after it was written anew."""
+    path = tmp_path / "x.spool"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as one:
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"ready\n"
+        with pytest.raises(OSError, match=f"another process uses this spool: '{path}'"):
+            Spool(1 << 20, path)
+        one.kill()
+    again = Spool(1 << 20, path)
+    assert [item for _, item in drain(again, "a")] == [b"kept"]
+    again.close()
 
 
 def test_foreign_code_inside_it_can_add(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

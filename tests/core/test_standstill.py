@@ -70,3 +70,23 @@ def test_a_loop_that_goes_on_is_not_told_of(heard: Heard) -> None:
 
     asyncio.run(main())
     assert heard.messages == []
+
+
+def test_a_log_whose_lock_is_held_does_not_end_the_watch(heard: Heard) -> None:
+    looks = threading.Semaphore(0)
+    assert heard.lock is not None
+    with heard.lock:  # as the loop's thread may, while it stands still in writing
+
+        async def main() -> None:
+            watch = StandstillWatch(looks.release, beat=0.01, tell_after=0.05)
+            watch.start()
+            before_it_is_told = 20
+            for _ in range(before_it_is_told + 20):
+                assert looks.acquire(timeout=PATIENCE)
+            assert heard.messages == []
+            heard.lock.release()  # type: ignore[union-attr]
+            assert heard.one_more.wait(PATIENCE)
+            heard.lock.acquire()  # type: ignore[union-attr]
+            watch.stop()
+
+        asyncio.run(main())

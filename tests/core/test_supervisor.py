@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from fcgi_core.channels import Channel
+from fcgi_core.channels import Channel, Direction, Scope
 from fcgi_core.discovery import load_plugins
 from fcgi_core.errors import ConfigError, PluginError
 from fcgi_core.plugin import (
     ApplicationHalf,
     AssociationInfo,
     Host,
+    OutputFigures,
     Plugin,
     RequestInfo,
     WebHalf,
 )
 from fcgi_core.settings import Settings
 from fcgi_core.supervisor import Supervisor
-from tests.core.helpers import Pair, idle
-from tests.core.supervised import Example, VirtualLoop, linked, start
+from tests.core.helpers import ROOM, Pair, idle
+from tests.core.supervised import Example, Recorder, VirtualLoop, linked, start
 
 
 def test_what_came_on_an_acknowledged_channel_is_acknowledged_when_it_is_taken_over() -> None:
@@ -209,3 +211,128 @@ def test_a_half_whose_hooks_cannot_be_called_is_not_started() -> None:
     with pytest.raises(PluginError, match="is no WebHalf"):
         start_half(ApplicationHalf())
     start_half(WebHalf())
+
+
+def acknowledged_by(pair: Any) -> list[int]:
+    pair.run()
+    return [event.number for event in pair.app_events if type(event).__name__ == "ItemsAcknowledged"]
+
+
+@pytest.mark.parametrize("way", ["raises", "the future fails", "the future is cancelled"])
+def test_what_could_not_be_taken_over_is_tried_again_though_nothing_more_comes(way: str) -> None:
+    """The sender's spool may be full: without an acknowledgement it takes nothing any more."""
+    supervisor, half, loop = start()
+    failing = True
+
+    def commit() -> Future[None] | None:
+        if failing and way == "raises":
+            raise OSError("disk full")
+        done: Future[None] = Future()
+        if failing and way == "the future is cancelled":
+            done.cancel()
+        elif failing:
+            done.set_exception(OSError("disk full"))
+        else:
+            done.set_result(None)
+        return done
+
+    half.commit = commit  # type: ignore[method-assign, assignment]
+    pair, link = linked(supervisor)
+    supervisor.feedback("example.sure", (1).to_bytes(8, "big") + b"one", None, link)
+    loop.pass_time(3)
+    assert acknowledged_by(pair) == []
+    failing = False
+    loop.pass_time(2)
+    assert acknowledged_by(pair) == [1]
+    loop.pass_time(10)
+    assert acknowledged_by(pair) == [1], "once"
+
+
+@pytest.mark.parametrize("goes", ["association", "plugin"])
+def test_what_cannot_be_taken_over_any_more_is_not_tried_for_ever(goes: str) -> None:
+    supervisor, half, loop = start()
+    calls = 0
+
+    def commit() -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError("disk full")
+
+    half.commit = commit  # type: ignore[method-assign]
+    _, link = linked(supervisor)
+    supervisor.feedback("example.sure", (1).to_bytes(8, "big") + b"one", None, link)
+    loop.pass_time(3)
+    assert calls == 3
+    if goes == "association":
+        supervisor.association_down(link, "")
+    else:
+        entry = supervisor.running("example")
+        assert entry is not None
+        supervisor.stop(entry)
+    loop.pass_time(5)
+    assert calls == 3
+
+
+def test_items_of_requests_that_wait_when_an_association_ends_are_counted() -> None:
+    class OfRequests(Example):
+        def channels(self, options: Any) -> list[Channel]:
+            return [Channel("example", Scope.REQUEST, direction=Direction.TO_APPLICATION)]
+
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, {"example": OfRequests()}.__getitem__),
+        VirtualLoop(),
+        lambda call: call(),
+        web=True,
+    )
+    pair, link = linked(supervisor)
+    under_way = pair.web.begin_request(b"", body=b"")
+    over = pair.web.begin_request(b"", body=b"")
+    pair.run()
+    for request in (under_way, over):
+        for _ in range(3):
+            assert pair.web.send_feedback("example", b"x", request)
+    pair.app.end_request(pair.app.requests[over.key])
+    pair.web.receive(pair.app.take(ROOM), 0.0)
+    assert len(pair.web.requests) == 1
+    supervisor.association_down(link, "")
+    (totals,) = supervisor.transport().channels
+    assert (totals.sent, totals.dropped) == (0, 6)
+
+
+def test_a_plugin_that_ends_the_process_where_it_is_imported_or_made_is_an_error() -> None:
+    class Exits(Wrong):
+        def __init__(self) -> None:
+            raise SystemExit(0)
+
+    class Asked(Wrong):
+        def channels(self, options: Any) -> list[Channel]:
+            raise SystemExit(0)
+
+    assert "it cannot be made: SystemExit(0)" in wrong_because(Exits)
+    assert "its channels cannot be told: SystemExit(0)" in wrong_because(Asked)
+
+
+def test_what_a_half_writes_to_is_in_the_figures() -> None:
+    disk = OutputFigures("/var/log/shop", "failing", "No space left on device", 3, 10, 5, 500, 2, 20, 1)
+
+    class Writer(Recorder):
+        def output_figures(self) -> list[OutputFigures]:
+            if self.broken:
+                raise RuntimeError("broken")
+            return [disk]
+
+    class Writing(Example):
+        def web_half(self, host: Host, options: Any) -> WebHalf:
+            self.half = Writer(options)
+            return self.half
+
+    plugin = Writing()
+    enabled = load_plugins({"example": {}}, {"example": plugin}.__getitem__)
+    supervisor = Supervisor(enabled, VirtualLoop(), lambda call: call(), web=True)
+    assert supervisor.statistics()[0]["outputs"] == [asdict(disk)]
+    assert supervisor.transport().outputs == [("example", disk)]
+    plugin.half.broken = True
+    (figures,) = supervisor.statistics()
+    assert figures["outputs"] == []
+    assert supervisor.statistics()[0]["errors"] == 1
+    assert start()[0].statistics()[0]["outputs"] == []

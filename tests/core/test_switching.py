@@ -5,6 +5,7 @@ And options of one side, changed one by one, or by a new file.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -554,6 +555,44 @@ def test_options_that_take_another_half() -> None:
     assert adopt_plugins(supervisor, load_plugins({"example": {"level": "anew"}}, find)) == []
     assert second.closed
     assert plugin.half.options[None].level == "anew"
+
+
+def test_one_that_can_start_with_neither_options_is_off_and_both_reasons_are_given() -> None:
+    class Once(Example):
+        starts = 0
+
+        def web_half(self, host: Host, options: Any) -> WebHalf:
+            self.starts += 1
+            if self.starts > 1:
+                raise OSError(f"no licence for {options.level}")
+            return super().web_half(host, options)
+
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, {"example": Once()}.__getitem__), VirtualLoop(), lambda call: call(), web=True
+    )
+    (reason,) = change_plugins(supervisor, {"example.level": "anew"}).values()
+    assert "no licence for anew" in reason
+    assert "as it was before it does not start again either" in reason
+    assert "no licence for low" in reason
+    assert supervisor.statistics()[0]["state"] == "off"
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), asyncio.CancelledError()])
+def test_a_plugin_that_ends_the_process_when_it_is_configured_is_refused(error: BaseException) -> None:
+    class Exits(Recorder):
+        def configure(self, options: Any, server_name: str | None = None) -> None:
+            raise error
+
+    class Plugin(Example):
+        def web_half(self, host: Host, options: Any) -> WebHalf:
+            self.half = Exits(options)
+            return self.half
+
+    supervisor = Supervisor(
+        load_plugins({"example": {}}, {"example": Plugin()}.__getitem__), VirtualLoop(), lambda call: call(), web=True
+    )
+    (reason,) = change_plugins(supervisor, {"example.level": "high"}).values()
+    assert reason == f"configure raised {error!r}"
 
 
 class Deaf(WebHalf):

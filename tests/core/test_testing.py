@@ -11,6 +11,7 @@ import pytest
 
 from fcgi_core.errors import PluginError
 from fcgi_core.plugin import (
+    MAX_ITEM,
     ApplicationHalf,
     AssociationInfo,
     Channel,
@@ -18,6 +19,7 @@ from fcgi_core.plugin import (
     Host,
     Outcome,
     Plugin,
+    Priority,
     RequestInfo,
     Scope,
     WebHalf,
@@ -220,3 +222,37 @@ def test_stderr_that_nobody_takes_travels_and_a_missing_half_is_said(caplog: pyt
             _ = harness.application_half
     assert plugin.heard == [b"oh\n"]
     assert not caplog.records
+
+
+@pytest.mark.parametrize("priority", [Priority.URGENT, Priority.ORDINARY])
+def test_the_longest_item_arrives_whatever_its_priority_and_nothing_else_need_move(priority: Priority) -> None:
+    class Says(ApplicationHalf):
+        def __init__(self, host: Host) -> None:
+            self.host = host
+
+    class Long(Slow):
+        def channels(self, options: Any) -> list[Channel]:
+            return [Channel("slow", priority=priority, queue_bytes=4 << 20)]
+
+        def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+            return Says(host)
+
+    with PluginHarness(Long()) as harness:
+        harness.stop_ticks()
+        half = harness.application_half
+        assert isinstance(half, Says)
+        for _ in range(3):
+            half.host.send("slow", bytes(MAX_ITEM))
+        harness.run(5.0)
+        assert harness.figures("slow") == {"sent": 3, "received": 3, "dropped": 0}
+
+
+def test_a_request_that_cannot_arrive_is_an_error_and_not_waited_for() -> None:
+    with PluginHarness(Slow()) as harness:
+        harness.disconnect()
+        with pytest.raises(AssertionError, match="call connect"):
+            harness.begin()
+        harness.connect()
+        harness._on_event = lambda *args: None  # type: ignore[method-assign]
+        with pytest.raises(AssertionError, match="has not arrived after 60 s"):
+            harness.begin()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+
+import pytest
 
 from fcgi_core.turns import Turns
 
@@ -12,11 +15,13 @@ def test_a_call_that_adds_others_is_not_interrupted_by_them() -> None:
     seen: list[str] = []
 
     def outer() -> None:
+        assert turns.mine
         turns.add(lambda: seen.append("inner"), patience=60)
         seen.append("outer")
 
     turns.add(outer)
     assert seen == ["outer", "inner"]
+    assert not turns.mine
     assert len(turns) == 0
 
 
@@ -40,6 +45,31 @@ def test_a_thread_that_does_not_get_its_turn_leaves_its_call_to_the_other() -> N
     left.set()
     other.join(10)
     assert seen == ["long", "at once", "after a while"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
+    turns = Turns()
+    seen: list[str] = []
+    entered, left = threading.Event(), threading.Event()
+
+    def long() -> None:
+        entered.set()
+        assert left.wait(10)
+
+    other = threading.Thread(target=turns.add, args=(long,))
+    other.start()
+    assert entered.wait(10)
+    turns.add(lambda: seen.append("the parent's"))
+    child = os.fork()
+    if not child:
+        turns.add(lambda: seen.append("the child's"))
+        turns.add(lambda: seen.append("and another"))
+        os._exit(0 if seen == ["the child's", "and another"] else 1)
+    left.set()
+    other.join(10)
+    assert seen == ["the parent's"]
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_many_threads_lose_no_call_and_mix_none() -> None:

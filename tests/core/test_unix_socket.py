@@ -38,7 +38,7 @@ def test_a_group_may_connect(tmp_path: Path) -> None:
 
 
 def test_unknown_group_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(LookupError):
+    with pytest.raises(OSError, match="there is no group 'no-such-group-here'"):
         UnixSocket(tmp_path / "a.sock", group="no-such-group-here")
     assert not (tmp_path / "a.sock").exists()
 

@@ -95,8 +95,10 @@ def test_a_body_longer_than_the_window_waits() -> None:
     request = web.begin_request(PARAMS, body=bytes(1500))
     assert sum(len(each.content) for each in cut(*web.take(ROOM)) if each.type == STDIN) == 1024
     assert not request.writable
-    events = web.receive([message(RecordType.CREDIT, 1, (1536).to_bytes(8, "big"))], 0.0)
+    events = web.receive([message(RecordType.CREDIT, 1, (1536).to_bytes(8, "big"))], 7.0)
     assert events == [Writable(request)]
+    web.receive([message(RecordType.CREDIT, 1, (1536).to_bytes(8, "big"))], 8.0)
+    assert request.credited_at == 7.0, "what grants nothing says nothing"
     assert [(each.type, len(each.content)) for each in cut(*web.take(ROOM))] == [(STDIN, 476), (STDIN, 0)]
 
 

@@ -106,6 +106,8 @@ class Proxy:
         self._recent: list[bytes] = []
         self.front: asyncio.DatagramTransport
         self.back: asyncio.DatagramTransport
+        self.stranger: asyncio.DatagramTransport
+        """At another address, which may not be allowed: it sends the client's packets, too."""
 
     @classmethod
     async def start(cls, *parameters: Any) -> Proxy:
@@ -113,6 +115,7 @@ class Proxy:
         loop = asyncio.get_running_loop()
         proxy.front, _ = await loop.create_datagram_endpoint(lambda: Side(proxy, True), ("127.0.0.1", 0))
         proxy.back, _ = await loop.create_datagram_endpoint(lambda: Side(proxy, False), ("127.0.0.1", 0))
+        proxy.stranger, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, ("127.0.0.3", 0))
         return proxy
 
     @property
@@ -123,6 +126,7 @@ class Proxy:
     def close(self) -> None:
         self.front.close()
         self.back.close()
+        self.stranger.close()
 
     def packet(self, to_target: bool, data: bytes, source: tuple[str, int]) -> None:
         if to_target and data:
@@ -138,6 +142,8 @@ class Proxy:
             packets.append(held)
         for packet in packets:
             self._pass_on(to_target, packet[:60000])
+            if to_target and self.chosen.random() < 0.3:
+                self.stranger.sendto(packet[:60000], self.target)
 
     def hold(self, to_target: bool, data: bytes) -> list[bytes]:
         """It goes after the next one."""
@@ -235,6 +241,8 @@ async def one(seed: int, deadline: float) -> Proxy:
         interleaving=chosen.random() < 0.5,
         scheduler=chosen.choice(list(Scheduler)),
         outgoing_streams=chosen.choice((3, 16, 256)),
+        mtu=chosen.choice((None, 1400)),
+        allowed_peers=chosen.choice(((), ("127.0.0.1",))),
     )
     web, app = UserspaceCarrier(options), UserspaceCarrier(options)
     loop = asyncio.get_running_loop()

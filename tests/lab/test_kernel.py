@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from fcgi_core.sctp.carrier import Address, Carrier, CarrierOptions
+from fcgi_core.repeats import AT_ONCE
+from fcgi_core.sctp.carrier import Address, AssociationHandler, Carrier, CarrierOptions, Message
 from fcgi_core.sctp.kernel import KernelCarrier
+from tests.garbage import assert_nothing_stays
 from tests.lab.namespaces import APP, kernel_carrier
-from tests.sctp.contract import CarrierContract
+from tests.sctp.contract import CarrierContract, Lab, Recorder
 
 
 @pytest.mark.usefixtures("plain")
@@ -32,3 +36,78 @@ class TestKernelOnLoopback(CarrierContract):
 
     def make(self, side: str, options: CarrierOptions) -> Carrier:
         return KernelCarrier(options)
+
+
+class TestKernelBeyondTheContract:
+    contract = TestKernelOnLoopback()
+
+    def test_only_allowed_peers(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def body(lab: Lab) -> None:
+            address = self.contract.address()
+            lab.carrier("app", allowed_peers=("192.0.2.0/24",)).listen(address, lambda peer: Recorder())
+            for _ in range(2 * AT_ONCE):
+                near = Recorder()
+                lab.carrier("web").connect(address, near)
+                await near.end()
+            assert "refused: address not allowed" in caplog.text
+            assert len(caplog.records) == AT_ONCE
+
+        self.contract.run(body)
+
+    def test_a_link_local_address_keeps_its_zone(self) -> None:
+        subprocess.run(["ip", "address", "replace", "fe80::1/64", "dev", "lo"], check=True)
+
+        async def body(lab: Lab) -> None:
+            peers: list[str] = []
+
+            def accept(peer: str) -> AssociationHandler:
+                peers.append(peer)
+                return Recorder(echo=True)
+
+            address = Address(("fe80::1%lo",), self.contract.address().port)
+            lab.carrier("app").listen(address, accept)
+            near = Recorder()
+            lab.carrier("web").connect(address, near)
+            await near.until(lambda: bool(near.association or near.down))
+            near.send([Message(1, b"x")])
+            await near.until(lambda: near.received == 1)
+            assert peers[0].startswith("[fe80::1%lo]:")
+            assert near.up.statistics().packets_sent
+
+        self.contract.run(body)
+
+    def test_without_interleaving_only_what_fits_a_packet_is_unordered(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await lab.pair(interleaving=False)
+            near.send([Message(1, bytes(1000), unordered=True), Message(1, bytes(30_000), unordered=True)])
+            await far.until(lambda: far.received == 2)
+            assert {len(one.data): one.unordered for one in far.messages} == {1000: True, 30_000: False}
+
+        self.contract.run(body)
+
+    def test_what_an_association_held_is_free_when_it_is_gone(self) -> None:
+        async def body(lab: Lab) -> None:
+            far: list[Recorder] = []
+
+            def accept(peer: str) -> AssociationHandler:
+                far.append(Recorder())
+                return far[-1]
+
+            address = self.contract.address()
+            lab.carrier("app").listen(address, accept)
+            web = lab.carrier("web")
+
+            async def once() -> None:
+                near = Recorder()
+                web.connect(address, near)
+                await near.until(lambda: near.association is not None)
+                await near.until(lambda: bool(far))
+                await far[0].until(lambda: far[0].association is not None)
+                near.up.abort("gone")
+                await near.end()
+                await far[0].end()
+                far.clear()
+
+            await assert_nothing_stays(once)
+
+        self.contract.run(body)

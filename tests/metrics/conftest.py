@@ -16,6 +16,7 @@ from fcgi_core.plugin import (
     ChannelTotals,
     FeedEntry,
     Outcome,
+    OutputFigures,
     RequestInfo,
     Traffic,
     TransportFigures,
@@ -82,6 +83,12 @@ class FakeHost:
                 for info in self.up
             ],
             [ChannelTotals("syslog", "request", "ordinary", 7, 70, 8, 80, 9)],
+            [
+                ("syslog", OutputFigures("/var/log/shop", "failing", "full", 3, 10, 5, 500, 2, 20, 1)),
+                ("syslog", OutputFigures("udp h:514", "writing", "", 0, 10, 5, 500, 2, 20, 1)),
+                ("syslog", OutputFigures("udp h:514", "idle", "", 0, 1, 0, 0, 1, 10, 0)),
+            ],
+            disagreements={"syslog": 2},
         )
 
     def serve(self, count: int = 1, name: str = "shop.example", **named: Any) -> None:

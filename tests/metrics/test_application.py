@@ -185,6 +185,7 @@ def test_no_library_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "prometheus_client" not in sys.modules
 
 
+@pytest.mark.parametrize("what", [RuntimeError("database gone"), SystemExit(3)])
 def test_a_failing_collector_costs_but_the_registry(
     host: Any,
     clock: Clock,
@@ -192,10 +193,11 @@ def test_a_failing_collector_costs_but_the_registry(
     association: Any,
     registry: Any,
     caplog: pytest.LogCaptureFixture,
+    what: BaseException,
 ) -> None:
     class Broken:
         def collect(self) -> Any:
-            raise RuntimeError("database gone")
+            raise what
 
         def describe(self) -> Any:
             return []

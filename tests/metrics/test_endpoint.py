@@ -19,13 +19,14 @@ class Page:
         self.go = asyncio.Event()
         self.go.set()
         self.error: Exception | None = None
+        self.content = b"the page\n"
 
     async def render(self, accept: str, zipped: bool) -> tuple[bytes, str]:
         self.made.append((accept, zipped))
         await self.go.wait()
         if self.error is not None:
             raise self.error
-        page = b"the page\n"
+        page = self.content
         return (gzip.compress(page) if zipped else page), accept
 
 
@@ -141,15 +142,60 @@ def test_clients_that_come_together_get_one_page() -> None:
     run(check)
 
 
-def test_connections_are_bounded() -> None:
+Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect(endpoint: Endpoint, say: bytes = b"") -> list[Pair]:
+    """As many connections as there may be, which have said `say`."""
+    clients = [await asyncio.open_connection("127.0.0.1", endpoint.port) for _ in range(MAX_CONNECTIONS)]
+    for _, writer in clients:
+        writer.write(say)
+    while len(endpoint._connections) < MAX_CONNECTIONS or not all(one.asked for one in endpoint._connections if say):
+        await asyncio.sleep(0)
+    return clients
+
+
+def test_the_oldest_that_says_nothing_makes_room() -> None:
     async def check() -> None:
         async with serving() as (endpoint, _):
-            clients = [await asyncio.open_connection("127.0.0.1", endpoint.port) for _ in range(MAX_CONNECTIONS)]
-            while len(endpoint._connections) < MAX_CONNECTIONS:
+            clients = await connect(endpoint)
+            for _ in range(3):
+                assert b"the page" in await talk(endpoint, get())
+            with suppress(ConnectionResetError):
+                assert await clients[0][0].read() == b""
+            clients[-1][1].write(get())
+            assert b"the page" in await clients[-1][0].read()
+            for _, writer in clients:
+                await end(writer)
+
+    run(check)
+
+
+def test_the_oldest_that_does_not_read_makes_room_where_all_have_asked() -> None:
+    async def check() -> None:
+        async with serving() as (endpoint, page):
+            page.content = bytes(8 << 20)
+            clients = await connect(endpoint, get())
+            while not all(one.answered for one in endpoint._connections):
                 await asyncio.sleep(0)
+            page.content = b"the page"
+            assert b"the page" in await talk(endpoint, get())
+            for _, writer in clients:
+                writer.transport.abort()
+
+    run(check)
+
+
+def test_who_waits_for_a_page_is_not_sent_away() -> None:
+    async def check() -> None:
+        async with serving() as (endpoint, page):
+            page.go.clear()
+            clients = await connect(endpoint, get())
             assert await talk(endpoint, get()) == b""
             assert len(endpoint._connections) == MAX_CONNECTIONS
-            for _, writer in clients:
+            page.go.set()
+            for reader, writer in clients:
+                assert b"the page" in await reader.read()
                 await end(writer)
 
     run(check)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,8 @@ from fcgi_metrics.families import APPLICATION, WEB
 from fcgi_metrics.process import process_figures
 from fcgi_metrics.samples import Sample, process_samples, traffic_samples
 from fcgi_metrics.snapshot import split, write_meta, write_sample
-from hypothesis import given
+from fcgi_metrics.statsd import Statsd
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
@@ -217,12 +219,85 @@ def test_a_new_snapshot_replaces_the_old() -> None:
     assert b"y{" not in page
 
 
-@given(st.lists(st.text() | st.sampled_from(REGISTRY), max_size=30), st.text(max_size=20))
-def test_any_snapshot_gives_a_page_that_can_be_read(lines: list[str], worker: str) -> None:
-    one = Snapshot(worker, 1, ("\n".join(["", *lines]).encode("utf-8", "replace"),))
+NUMBERS = st.sampled_from(["0", "1", "2", "3", "2.5", "-1", "nan", "inf", "-inf", "1e999", "1e308"])
+LABELS = st.dictionaries(
+    st.sampled_from(["le", "quantile", "a", "x", "worker"]),
+    st.sampled_from(["0.5", "1", "1.0", "2.0", "-1.0", "+Inf", "inf", "nan", "1_0", " 1", "", "b"]),
+    max_size=2,
+)
+KINDS = st.sampled_from(["counter", "gauge", "histogram", "gaugehistogram", "summary", "info", "stateset", "unknown"])
+SUFFIXES = st.sampled_from(["", "_total", "_bucket", "_sum", "_count", "_gsum", "_gcount", "_info", "_created"])
+
+
+@st.composite
+def series(draw: st.DrawFn) -> str:
+    """A line about one of two families: nearly right, or not at all."""
+    name = draw(st.sampled_from(["x", "y"]))
+    if draw(st.booleans()):
+        return write_meta("type", name, draw(KINDS))
+    labels = ",".join(f'{key}="{text}"' for key, text in draw(LABELS).items())
+    return f"* {name}{draw(SUFFIXES)}{{{labels}}} {draw(NUMBERS)}"
+
+
+@st.composite
+def own_series(draw: st.DrawFn) -> str:
+    host, number = draw(st.sampled_from(["*", "a.test", "b.test", "c.test"])), draw(NUMBERS)
+    bounds = draw(st.sampled_from(["1.0=1,+Inf=2", "1_0=1,+Inf=2", "1=1,2.0=1,+Inf=1", "nan=1,+Inf=1"]))
+    value = draw(st.sampled_from([number, f"{bounds},sum={number}"]))
+    name = draw(st.sampled_from(["sent_bytes_total", "requests_in_flight", "request_seconds", "associations"]))
+    return f"{host} fcgi_app_{name} {value}"
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.lists(st.text() | st.sampled_from(REGISTRY) | series() | own_series(), max_size=30), max_size=3),
+    st.text(max_size=20),
+)
+def test_any_snapshots_give_a_page_that_can_be_read(snapshots: list[list[str]], worker: str) -> None:
+    made = [
+        Snapshot(f"{worker}{number}", 1, ("\n".join(["", *lines]).encode("utf-8", "replace"),))
+        for number, lines in enumerate(snapshots)
+    ]
     for accept, parser in ((OPENMETRICS, parse_openmetrics), (PLAIN, parse_plain)):
-        page, _ = Exposition(5, 100).page([Sample("*", "fcgi_metrics_workers", (), 1)], [one], accept)
+        exposition = Exposition(2, 100)
+        page, _ = exposition.page([Sample("*", "fcgi_metrics_workers", (), 1)], made, accept)
         text = page.decode()
         assert any(family.name == "fcgi_metrics_workers" for family in parse_plain(text))
-        if "basket" not in text:  # half a histogram is the application's own affair
-            assert list(parser(text))
+        assert list(parser(text))
+        reports = Statsd(("127.0.0.1", 9))
+        for _ in range(2):
+            lines = list(reports.lines(exposition.samples((), made)))
+            assert all(re.fullmatch(r"[\w.-]+:[0-9.]+\|[cg]", line) for line in lines)
+        reports.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "* orders_total -1",
+        "* orders_total nan",
+        '* basket_bucket{le="0.5"} 3',
+        '* basket_count{of="a"} 2.5',
+        '* basket_bucket{le="nan"} 1',
+        '* build_info{version="2"} 2',
+        "* fcgi_app_associations -1",
+        "* fcgi_app_associations nan",
+        "shop.example fcgi_app_request_seconds 0.5=1,+Inf=1,sum=-1",
+        "shop.example fcgi_app_sent_bytes_total inf",
+    ],
+)
+def test_what_would_have_the_page_refused_is_left_out_and_counted(line: str) -> None:
+    exposition, page = show(snapshot("bad", *REGISTRY[:2], *REGISTRY[4:], line), snapshot("good", *REGISTRY))
+    assert list(parse_openmetrics(page.decode()))
+    assert exposition.omitted["malformed"] >= 1
+    assert value(page, "orders_total", kind="a", worker="good") == 1
+    assert value(page, "basket_count", worker="good") == 2
+
+
+def test_groups_that_come_by_turns_are_put_together() -> None:
+    lines = [write_meta("type", "x", "histogram")]
+    for part in ('x_bucket{k="K",le="1.0"} 1', 'x_bucket{k="K",le="+Inf"} 2', 'x_count{k="K"} 2', 'x_sum{k="K"} 3'):
+        lines += [f"* {part.replace('K', kind)}" for kind in ("a", "b")]
+    exposition, page = show(snapshot("a", *lines))
+    assert value(page, "x_count", k="b", worker="a") == 2
+    assert exposition.omitted == {}

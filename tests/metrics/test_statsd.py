@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator
 
@@ -49,6 +50,18 @@ def test_gauges_and_histograms(statsd: Statsd) -> None:
         "fcgi_web_request_seconds_count.-:2|c",
         "fcgi_web_request_seconds_sum.-:1.500000|c",
     ]
+
+
+def test_what_statsd_cannot_write_holds_up_nothing_else(statsd: Statsd) -> None:
+    for value in (math.inf, -math.inf, math.nan):
+        samples = [
+            Sample("*", "fcgi_web_association_round_trip_seconds", (), value),
+            requests(value, host="bad.example"),
+            Sample("*", "fcgi_web_request_seconds", (), Buckets((("1.0", 0), ("+Inf", 0)), value)),
+            Sample("*", "fcgi_web_associations", (), 3),
+        ]
+        assert list(statsd.lines(samples)) == ["fcgi_web_associations:3|g"]
+    assert list(statsd.lines([requests(5, host="bad.example")])) == ["fcgi_web_requests.bad_example.2xx:5|c"]
 
 
 def test_tags_and_prefix(server: socket.socket) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -247,6 +250,28 @@ def test_statsd_by_the_clock(run: Any, host: Any, clock: Clock) -> None:
     ]
 
 
+def test_a_report_that_fails_is_reported_once_and_the_next_one_goes(
+    run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: Clock
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        statsd = half._statsd
+        assert statsd is not None
+        sent = []
+        monkeypatch.setattr(statsd, "send", lambda samples: 1 / 0)
+        for _ in range(2):
+            half.tick()
+            while half._reporting is not None:
+                await asyncio.sleep(0)
+            clock.now += 10
+            monkeypatch.setattr(statsd, "send", sent.append)
+        assert len(sent) == 1
+        gc.collect()
+        await asyncio.sleep(0)
+
+    run(check, statsd="127.0.0.1:9")
+    assert [record.name for record in caplog.records] == ["fcgi_sctp.plugin.metrics"], "and asyncio has nothing to add"
+
+
 def test_a_page_that_cannot_be_made_is_logged(
     run: Any, host: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -287,3 +312,148 @@ def test_the_endpoint_is_there(host: Any) -> None:
         await asyncio.sleep(0)
 
     asyncio.run(check())
+
+
+def figures(lines: list[str]) -> dict[str, float]:
+    pairs = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in pairs}
+
+
+def test_processes_that_are_gone_make_room_first_and_then_the_largest(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        infos = {name: association(number, name, name) for number, name in enumerate(("small", "large", "gone"), 1)}
+        for name, info in infos.items():
+            half.association_up(info)
+            feed(half, info, 1, *[f"* x{n} 1" for n in range(10 if name == "small" else 600)])
+        half.association_down(infos["gone"], "")
+        assert figures(await page(half))["fcgi_metrics_workers"] == 3.0
+        feed(half, infos["large"], 2, *[f"* x{n} 1" for n in range(1100)])
+        seen = await page(half)
+        assert 'x1{worker="large"} 1.0' in seen
+        assert not any('worker="gone"' in line for line in seen if line.startswith("x"))
+        assert figures(seen)["fcgi_metrics_snapshots_dropped_total"] == 1.0
+        feed(half, infos["large"], 3, *[f"* x{n} 1" for n in range(2000)])
+        seen = await page(half)
+        assert figures(seen)["fcgi_metrics_snapshots_dropped_total"] == 2.0
+        assert [line for line in seen if line.startswith("x1{")] == ['x1{worker="small"} 1.0']
+        feed(half, infos["large"], 4, "* x1 1")
+        assert 'x1{worker="large"} 1.0' in await page(half)
+        for info in infos.values():
+            half.association_down(info, "")
+        clock.now += 100
+        half.tick()
+        assert half._held == 0
+
+    run(check, max_memory=1 << 20)
+
+
+def test_half_a_snapshot_goes_with_its_association(run: Any, association: Callable[..., AssociationInfo]) -> None:
+    async def check(half: MetricsWeb) -> None:
+        info = association()
+        half.association_up(info)
+        first, *_ = split(1, 0.0, [f'* x{{n="{n}"}} 1' for n in range(1000)])
+        half.feedback("metrics", first, None, info)
+        assert half._held > len(first)
+        half.association_down(info, "")
+        assert half._held == 0
+        assert figures(await page(half))["fcgi_metrics_snapshots_incomplete_total"] == 1.0
+
+    run(check)
+
+
+def test_a_snapshot_without_end_is_dropped_and_counted(
+    run: Any, association: Callable[..., AssociationInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SNAPSHOT", 100_000)
+
+    async def check(half: MetricsWeb) -> None:
+        info = association()
+        half.association_up(info)
+        for part in range(1, 1000):
+            half.feedback("metrics", b"* # snapshot 1 %d/2000 1.0\n" % part + b"* x 1\n" * 1000, None, info)
+            assert half._held <= 100_000
+        feed(half, info, 2, "* y 1")
+        seen = await page(half)
+        assert 'y{worker="shop#0"} 1.0' in seen
+        assert figures(seen)["fcgi_metrics_snapshots_dropped_total"] == 1.0
+
+    run(check)
+
+
+def test_who_comes_and_goes_keeps_no_other_out(
+    run: Any, association: Callable[..., AssociationInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WORKERS", 3)
+
+    async def check(half: MetricsWeb) -> None:
+        for number in range(10):
+            half.association_up(passing := association(number, f"passing{number}", f"i{number}"))
+            half.association_down(passing, "")
+        lawful = association(99, "lawful", "lawful")
+        half.association_up(lawful)
+        feed(half, lawful, 1, "* x 1")
+        assert 'x{worker="lawful"} 1.0' in await page(half)
+
+    run(check)
+
+
+MEASURE = """
+import asyncio, gc, sys
+from fcgi_core.plugin import AssociationInfo
+from fcgi_metrics.endpoint import PLAIN
+from fcgi_metrics.plugin import MetricsOptions
+from fcgi_metrics.snapshot import split
+from fcgi_metrics import web
+from fcgi_metrics.web import MetricsWeb
+from tests.metrics.conftest import FakeHost
+
+BUCKETS = "0.001={n},0.01={n},0.025={n},0.05={n},0.1={n},0.25={n},0.5={n},1.0={n},2.5={n},5.0={n},10.0={n},+Inf={n}"
+web.MAX_GONE = 4 << 20
+LINE = {
+    "tiny": "* a{p}x{n} 1",
+    "labels": '* a{{p="{p}",n="{n}",path="/some/where/{n}"}} {n}',
+    "long": '* a{{p="{p}",n="{n}",path="' + "x" * 1000 + '"}} {n}',
+    "histograms": "host{n} fcgi_app_request_seconds " + BUCKETS + ",sum={n}.5",
+    "own": 'host{n} fcgi_app_requests_total{{status="2xx"}} {n}',
+}[sys.argv[1]]
+
+def rss():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmRSS"))
+
+async def main():
+    half = MetricsWeb(FakeHost(), MetricsOptions(listen=None, max_memory=16 << 20))
+
+    async def come(number):
+        info = AssociationInfo(number, "192.0.2.7:9000", f"w{number}", f"i{number}")
+        half.association_up(info)
+        lines = (LINE.format(p=number, n=n) for n in range(int(sys.argv[3])))
+        for part in split(1, 0.0, lines):
+            half.feedback("metrics", part, None, info)
+        half._workers["", f"i{number}"].whole.parse(20_000)  # as for a page
+        return info
+
+    half.association_down(await come(0), "")
+    gc.collect()
+    before = rss()
+    for number in range(1, 40):
+        info = await come(number)
+        if sys.argv[2] == "gone":
+            half.association_down(info, "")
+    gc.collect()
+    print((rss() - before) / (16 << 20))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "lines"), [("tiny", 1000), ("labels", 500), ("long", 300), ("histograms", 200), ("own", 1000)]
+)
+@pytest.mark.parametrize(("when", "most"), [("up", 1.3), ("gone", 0.6)])
+def test_what_is_counted_is_what_memory_costs(what: str, lines: int, when: str, most: float) -> None:
+    words = [sys.executable, "-c", MEASURE, what, when, str(lines)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < most

@@ -269,6 +269,20 @@ class CarrierContract:
 
         self.run(body)
 
+    def test_who_has_only_what_is_urgent_hears_of_room_too(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await lab.pair()
+            sent = 0
+            while near.up.room(urgent=True) > 0 and sent < 10_000:
+                taken = near.up.send([Message(2, bytes(16384))] * 8, urgent=True)
+                sent += taken
+                if taken < 8:
+                    break
+            await near.until(lambda: near.writable_calls > 0)
+            await far.until(lambda: far.received == sent)
+
+        self.run(body)
+
     def test_what_is_urgent_is_taken_when_there_is_no_room_for_more(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
@@ -484,6 +498,31 @@ class CarrierContract:
             lab.carriers[1].close()
 
         self.run(body)
+
+    def test_a_handler_that_fails_costs_its_association_only(self) -> None:
+        class Bad(Recorder):
+            def messages_received(self, messages: Any) -> None:
+                raise KeyError("oops")
+
+        async def body() -> None:
+            lab = Lab(self)
+            errors: list[dict[str, Any]] = []
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+            far: list[Recorder] = [Bad(), Recorder(echo=True)]
+            address = self.address()
+            lab.carrier("app").listen(address, lambda peer: far.pop(0))
+            first, second = Recorder(), Recorder()
+            web = lab.carrier("web")
+            for one in (first, second):
+                web.connect(address, one)
+                await one.until(lambda one=one: one.association is not None)  # type: ignore[misc]
+                one.send([Message(1, b"x")])
+            assert "internal error" in await first.end()
+            await second.until(lambda: second.received == 1)
+            assert isinstance(errors[0]["exception"], KeyError)
+            lab.close()
+
+        asyncio.run(body())
 
     def test_statistics(self) -> None:
         async def body(lab: Lab) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcgi_core.sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, ENDLESS, RTO_MIN, Watch, silence
+from fcgi_core.sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, ENDLESS, LOOK_EVERY, RTO_MIN, Watch, silence
 from tests.clock import Clock
 
 TIMES = [DEAD_AFTER_MIN, 2.5, 3, 5, 7.7, 10, 15, 20, 30, 60, 100, DEAD_AFTER_MAX]
@@ -54,11 +54,13 @@ class Peer:
         self.clock = Clock()
         self.received = 0
         self.gone: list[float] = []
+        self.quiet: list[float] = []
         self.watch = Watch(
             self.clock.loop,
             dead_after,
             lambda: self.received,
             lambda: self.gone.append(self.clock.now),
+            lambda: self.quiet.append(self.clock.now),
         )
 
 
@@ -101,3 +103,15 @@ def test_a_watch_that_was_stopped_tells_nothing() -> None:
     peer.watch.stop()
     peer.clock.run_until(100)
     assert not peer.gone
+
+
+@pytest.mark.parametrize("dead_after", TIMES)
+def test_a_peer_that_falls_silent_is_noticed_within_three_seconds(dead_after: float) -> None:
+    peer = Peer(dead_after)
+    for tenth in range(50):
+        peer.clock.run_until(tenth / 10)
+        peer.received += 1
+    assert not peer.quiet
+    peer.clock.run_until(4.9 + 2 * LOOK_EVERY)
+    assert peer.quiet
+    assert not peer.gone or dead_after <= 2 * LOOK_EVERY

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.sctp import userspace_association, userspace_stack
+from fcgi_core.repeats import AT_ONCE
+from fcgi_core.sctp import userspace_stack
 from fcgi_core.sctp.carrier import (
+    LOOPBACK_MTU,
+    MAX_PARTIAL,
     Address,
     AssociationHandler,
     CarrierError,
@@ -32,6 +36,7 @@ from fcgi_core.sctp.carrier import (
 from fcgi_core.sctp.silence import silence
 from fcgi_core.sctp.userspace import UserspaceCarrier
 from fcgi_core.sctp.userspace_stack import Stack
+from tests.garbage import assert_nothing_stays
 from tests.sctp.contract import PATIENCE, CarrierContract, Lab, Recorder, by_stream
 
 pytest.importorskip("fcgi_core.sctp._usrsctp", reason="python setup.py build_ext --inplace")
@@ -45,6 +50,28 @@ def free_udp_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+INIT = b"\x01\0\0\x14" + b"\0\0\0\x07" + b"\0\1\0\0" + b"\0\x0a\0\x0a" + b"\0\0\0\x01"
+
+
+def packet(tag: int, *chunks: bytes) -> bytes:
+    """An SCTP packet from port 5000 to 9000."""
+    whole = bytearray((5000).to_bytes(2) + (9000).to_bytes(2) + tag.to_bytes(4) + bytes(4) + b"".join(chunks))
+    whole[8:12] = lib.carrier_crc32c(ffi.from_buffer(whole), len(whole), 1).to_bytes(4, "little")
+    return bytes(whole)
+
+
+def link_local() -> str | None:
+    """A link-local address of this machine, with its zone."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return None
+    for address, _, _, scope, _, zone in map(str.split, lines):
+        if scope == "20":
+            return f"{IPv6Address(bytes.fromhex(address))}%{zone}"
+    return None
 
 
 class Contract(CarrierContract):
@@ -144,6 +171,23 @@ class TestUserspace:
 
         self.whole(body)
 
+    @pytest.mark.parametrize("receiver", [1400, None])
+    def test_small_packets_bring_sacks_on_the_loopback_too(self, receiver: int | None) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = Recorder(), Recorder()
+            listener = lab.carrier("app", mtu=receiver).listen(ANYWHERE, lambda peer: far)
+            lab.carrier("web", mtu=1400).connect(listener.address, near)
+            await near.until(lambda: near.association is not None)
+            near.send([Message(2, bytes(16384))] * 64)
+            await far.until(lambda: far.received == 64)
+            packets, sacks = near.up.statistics().packets_sent, far.up.statistics().packets_sent
+            assert packets is not None
+            assert sacks is not None
+            assert packets >= 750
+            assert sacks >= packets / 3, "one for two packets, not for eight"
+
+        self.whole(body)
+
     @pytest.mark.parametrize("interleaving", [True, False])
     def test_large_messages_are_whole(self, interleaving: bool) -> None:
         async def body(lab: Lab) -> None:
@@ -153,8 +197,20 @@ class TestUserspace:
             sent.append(Message(5, chosen.randbytes(1 << 20), 5, unordered=True))
             near.send(sent)
             await far.until(lambda: far.received == 5)
+            # one that is unordered and does not fit a packet is sent in order then
+            sent[-1] = Message(5, sent[-1].data, 5, unordered=interleaving)
             assert sorted(far.messages, key=by_stream) == sent
             assert near.up.statistics().interleaving is interleaving
+
+        self.whole(body)
+
+    @pytest.mark.parametrize("interleaving", [True, False])
+    def test_what_fits_a_packet_is_unordered_as_it_was_sent(self, interleaving: bool) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab, interleaving=interleaving, mtu=1400)
+            near.send([Message(1, bytes(1000), unordered=True), Message(1, bytes(3000), unordered=True)])
+            await far.until(lambda: far.received == 2)
+            assert {len(one.data): one.unordered for one in far.messages} == {1000: True, 3000: interleaving}
 
         self.whole(body)
 
@@ -357,7 +413,8 @@ class TestUserspace:
                     data = number.to_bytes(4) + chosen.randbytes(size)
                     lifetime = 0.005 if number % 3 == 0 else None
                     message = Message(number % 16, data, number, number % 5 == 0, lifetime)
-                    sent[data] = message.arrived()
+                    in_order = not interleaving and len(data) > LOOPBACK_MTU
+                    sent[data] = Message(message.stream, data, number, message.unordered and not in_order)
                     near.send([message])
                     if number % 50 == 0:
                         await near.until(lambda: near.unsent == 0)
@@ -381,7 +438,9 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_peers_without_an_association_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_peers_without_an_association_are_bounded(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         monkeypatch.setattr(userspace_stack, "UNCLAIMED_PEERS", 5)
 
         async def body(lab: Lab) -> None:
@@ -389,17 +448,7 @@ class TestUserspace:
             app = lab.carriers[0]
             assert isinstance(app, UserspaceCarrier)
             before = app.counters()
-            init = bytearray(
-                (5000).to_bytes(2)
-                + (9000).to_bytes(2)
-                + bytes(8)
-                + b"\x01\0\0\x14"
-                + b"\0\0\0\x07"
-                + b"\0\1\0\0"
-                + b"\0\x0a\0\x0a"
-                + b"\0\0\0\x01"
-            )
-            init[8:12] = lib.carrier_crc32c(ffi.from_buffer(init), len(init), 1).to_bytes(4, "little")
+            init = packet(0, INIT)
             senders = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(20)]
             for sender in senders:
                 sender.sendto(init, ("127.0.0.1", self.listener.address.udp_port))
@@ -409,20 +458,30 @@ class TestUserspace:
                 sender.close()
             after = app.counters()
             assert after["peers"] == before["peers"] + 5
-            assert after["dropped_bound"] == before["dropped_bound"] + 15
+            assert after["refused"] == before["refused"] + 15
+            assert "too many strangers try at once" in caplog.text
 
         self.whole(body)
 
-    def test_only_allowed_peers(self) -> None:
+    def test_only_allowed_peers(self, caplog: pytest.LogCaptureFixture) -> None:
         async def body(lab: Lab) -> None:
             near = Recorder()
             app = lab.carrier("app", allowed_peers=("127.0.0.2/32", "fe80::/10"))
             listener = app.listen(ANYWHERE, lambda peer: Recorder())
-            web = lab.carrier("web", connect_timeout=0.3)
+            web = lab.carrier("web")
             web.connect(listener.address, near)
-            assert "did not answer" in await near.end()
+            udp_port = listener.address.udp_port
+            assert await near.end() == f"127.0.0.1:{udp_port} refused the association: address not allowed."
+            assert f"127.0.0.1:9000/{udp_port}: association from 127.0.0.1:" in caplog.text
+            assert "refused: its address is not among allowed_peers" in caplog.text
             assert isinstance(app, UserspaceCarrier)
-            assert app.counters()["dropped_peer"] > 0
+            assert app.counters()["refused"] > 0
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:  # nothing else of one is answered
+                before = app.counters()["dropped_peer"]
+                stranger.sendto(packet(1, b"\x0a\0\0\x04"), ("127.0.0.1", udp_port))
+                async with asyncio.timeout(PATIENCE):
+                    while app.counters()["dropped_peer"] == before:
+                        await asyncio.sleep(0.001)
             allowed = UserspaceCarrier(CarrierOptions(), bind=("127.0.0.2", 0))
             lab.carriers.append(allowed)
             again = Recorder()
@@ -431,52 +490,186 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_a_message_too_large_to_be_true(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(userspace_association, "PARTIAL_MESSAGE", 700_000)
+    def test_refusals_do_not_fill_the_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def body(lab: Lab) -> None:
+            app = lab.carrier("app", allowed_peers=("127.0.0.2/32",))
+            listener = app.listen(ANYWHERE, lambda peer: Recorder())
+            assert isinstance(app, UserspaceCarrier)
+            before = app.counters()["refused"]
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                for number in range(100):
+                    stranger.sendto(packet(0, INIT), ("127.0.0.1", listener.address.udp_port))
+                    async with asyncio.timeout(PATIENCE):
+                        while app.counters()["refused"] <= before + number:
+                            await asyncio.sleep(0)
+            assert len(caplog.records) == AT_ONCE
+            listener.close()
+            assert "97 more like this: " in caplog.records[-1].getMessage()
+            assert len(caplog.records) == AT_ONCE + 1
+
+        self.whole(body)
+
+    def test_inits_of_one_address_are_limited(self, caplog: pytest.LogCaptureFixture) -> None:
+        """But those of the loopback's own address: there nobody else can be meant."""
 
         async def body(lab: Lab) -> None:
-            near, far = await self.meet(lab)
-            near.send([Message(1, bytes(800_000))])
-            assert "a message larger than 700000 bytes" in await far.end()
-            assert "a message larger than 700000 bytes" in await near.end()
+            near, _ = await self.meet(lab, echo=True)
+            target = ("127.0.0.1", self.listener.address.udp_port)
+            loop = asyncio.get_running_loop()
+
+            async def refused(address: str, count: int) -> int:
+                """How many of so many INITs were answered with an ABORT, and not with an INIT ACK."""
+                aborts = 0
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+                    sender.bind((address, 0))
+                    for _ in range(count):
+                        sender.sendto(packet(0, INIT), target)
+                        answer = await loop.sock_recv(sender, 65536)
+                        aborts += answer[12] == 6
+                        assert answer[12] == 2 or len(answer) <= len(packet(0, INIT)), "nothing is amplified"
+                return aborts
+
+            assert await refused("127.0.0.77", 250) == 0
+            assert await refused("127.0.0.77", 5000) > 1000
+            assert "refused: its address tries too often" in caplog.text
+            assert await refused("127.0.0.1", 1000) == 0
+            near.send([Message(0, b"still there")])
+            await near.until(lambda: near.received == 1)
+
+        self.whole(body)
+
+    def test_cookies_of_strangers_are_limited_like_inits(self) -> None:
+        """Else one address could take the slots of all strangers with packets that are no cookies."""
+
+        async def body(lab: Lab) -> None:
+            app = lab.carrier("app")
+            listener = app.listen(ANYWHERE, lambda peer: Recorder())
+            assert isinstance(app, UserspaceCarrier)
+            before = app.counters()
+            senders = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(300)]
+            for number, sender in enumerate(senders, 1):
+                sender.bind(("127.0.0.79", 0))
+                sender.sendto(packet(7, b"\x0a\0\0\x08none"), ("127.0.0.1", listener.address.udp_port))
+                async with asyncio.timeout(PATIENCE):
+                    while app.counters()["received"] < before["received"] + number:
+                        await asyncio.sleep(0)
+            after = app.counters()
+            for sender in senders:
+                sender.close()
+            assert after["refused"] > before["refused"]
+            assert after["peers"] - before["peers"] + after["refused"] - before["refused"] == 300
+
+        self.whole(body)
+
+    def test_more_of_unfinished_messages_than_can_be_true(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab, send_buffer=16 << 20, receive_buffer=16 << 20)
+            near.send([Message(1, bytes(MAX_PARTIAL + (1 << 20)))])
+            assert f"more than {MAX_PARTIAL} bytes of unfinished messages" in await far.end()
+            assert f"more than {MAX_PARTIAL} bytes of unfinished messages" in await near.end()
             assert far.received == 0
 
         self.whole(body)
 
-    def test_messages_without_an_end_are_bounded_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(userspace_association, "PARTIAL_TOTAL", 300_000)
-
+    def test_a_listener_has_an_endpoint_at_each_address(self) -> None:
         async def body(lab: Lab) -> None:
-            near, far = await self.meet(lab)
-            near.send([Message(1, bytes(600_000))])
-            assert "more than 300000 bytes of messages that are not complete" in await far.end()
-            assert far.received == 0
+            peers: list[str] = []
 
-        self.whole(body)
+            def accept(peer: str) -> AssociationHandler:
+                peers.append(peer)
+                return Recorder(echo=True)
 
-    def test_a_handler_that_fails_costs_its_association_only(self) -> None:
-        class Bad(Recorder):
-            def messages_received(self, messages: Any) -> None:
-                raise KeyError("oops")
-
-        async def body() -> None:
-            lab = Lab(self.contract)
-            errors: list[dict[str, Any]] = []
-            asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
-            far: list[Recorder] = [Bad(), Recorder(echo=True)]
-            listener = lab.carrier("app").listen(ANYWHERE, lambda peer: far.pop(0))
-            first, second = Recorder(), Recorder()
+            both = Address(("127.0.0.1", "127.0.0.2"), 9000, 0)
+            listener = lab.carrier("app").listen(both, accept)
+            assert listener.address.hosts == both.hosts
             web = lab.carrier("web")
-            for one in (first, second):
-                web.connect(listener.address, one)
-                await one.until(lambda one=one: one.association is not None)  # type: ignore[misc]
-                one.send([Message(0, b"x")])
-            assert "internal error" in await first.end()
-            await second.until(lambda: second.received == 1)
-            assert isinstance(errors[0]["exception"], KeyError)
-            lab.close()
+            for number, host in enumerate(both.hosts, 1):
+                near = Recorder()
+                web.connect(listener.address._replace(hosts=(host,)), near)
+                await near.until(lambda near=near: near.association is not None)  # type: ignore[misc]
+                near.send([Message(1, b"x")])
+                await near.until(lambda near=near: near.received == 1)  # type: ignore[misc]
+                assert len(peers) == number
+            listener.close()
+            late = Recorder()
+            web.connect(listener.address._replace(hosts=("127.0.0.2",)), late)
+            assert "refused" in await late.end()
 
-        asyncio.run(body())
+        self.whole(body)
+
+    def test_of_several_addresses_each_attempt_takes_the_next(self) -> None:
+        async def body(lab: Lab) -> None:
+            listener = lab.carrier("app").listen(ANYWHERE, lambda peer: Recorder())
+            web = lab.carrier("web", connect_timeout=2.0)
+            several = listener.address._replace(hosts=("127.0.0.9", "127.0.0.1"))
+            first, second = Recorder(), Recorder()
+            web.connect(several, first)
+            assert "127.0.0.9" in await first.end()
+            web.connect(several, second)
+            await second.until(lambda: second.association is not None)
+
+        self.whole(body)
+
+    def test_a_udp_port_in_use_is_named(self) -> None:
+        async def body(lab: Lab) -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind(("127.0.0.1", 0))
+                port = other.getsockname()[1]
+                with pytest.raises(CarrierError, match=f"UDP port {port} of 127.0.0.1, .* in use; .*9000/{port + 1}"):
+                    lab.carrier("app").listen(Address(("127.0.0.1",), 9000, port), lambda peer: None)
+            listener = lab.carrier("app").listen(ANYWHERE, lambda peer: None)
+            with pytest.raises(CarrierError, match=r"listens at SCTP port 9000 already; .*127.0.0.2,OTHER:9000"):
+                lab.carrier("app").listen(Address(("127.0.0.2",), 9000, 0), lambda peer: None)
+            listener.close()
+
+        self.whole(body)
+
+    def test_a_link_local_address_keeps_its_zone(self) -> None:
+        async def body(lab: Lab) -> None:
+            with pytest.raises(CarrierError, match=r"cannot connect to .*%no\.such\.zone"):
+                lab.carrier("web").connect(Address(("fe80::1%no.such.zone",), 9000), Recorder())
+            here = link_local()
+            if here is None:
+                pytest.skip("no link-local address here")
+            far: list[str] = []
+
+            def accept(peer: str) -> AssociationHandler:
+                far.append(peer)
+                return Recorder(echo=True)
+
+            listener = lab.carrier("app").listen(Address((here,), 9000, 0), accept)
+            near = Recorder()
+            lab.carrier("web").connect(listener.address, near)
+            await near.until(lambda: bool(near.association or near.down))
+            assert near.up.peer == f"[{here}]:{listener.address.udp_port}"
+            assert far[0].startswith(f"[{here}]:")
+
+        self.whole(body)
+
+    def test_what_an_association_held_is_free_when_it_is_gone(self) -> None:
+        async def body(lab: Lab) -> None:
+            far: list[Recorder] = []
+
+            def accept(peer: str) -> AssociationHandler:
+                far.append(Recorder())
+                return far[-1]
+
+            listener = lab.carrier("app").listen(ANYWHERE, accept)
+            web = lab.carrier("web")
+
+            async def once() -> None:
+                near = Recorder()
+                web.connect(listener.address, near)
+                await near.until(lambda: near.association is not None)
+                await far[0].until(lambda: far[0].association is not None)
+                near.up.abort("gone")
+                await near.end()
+                await far[0].end()
+                far.clear()
+
+            await assert_nothing_stays(once)
+
+        self.whole(body)
 
     def test_the_peers_text_is_made_harmless(self) -> None:
         async def body(lab: Lab) -> None:
@@ -582,6 +775,17 @@ class TestUserspace:
                 await near.until(lambda: near.association is not None)
                 process.kill()
                 assert "nothing listens on that UDP port any more" in await near.end()
+
+        self.contract.run(body)
+
+    def test_a_peer_that_connected_and_is_killed(self) -> None:
+        async def body(lab: Lab) -> None:
+            far = Recorder()
+            listener = lab.carrier("app", dead_after=300).listen(ANYWHERE, lambda peer: far)
+            with application(connects=listener.address.udp_port) as (process, _):
+                await far.until(lambda: far.association is not None)
+                process.kill()
+                assert "nothing listens on that UDP port any more" in await far.end()
 
         self.contract.run(body)
 
@@ -702,8 +906,12 @@ from fcgi_core.sctp.userspace import UserspaceCarrier
 
 async def main():
     carrier = UserspaceCarrier(CarrierOptions())
-    listener = carrier.listen(Address(("127.0.0.1",), 9000, {port}), lambda peer: Recorder(echo=True))
-    print(listener.address.udp_port, flush=True)
+    if {connects}:
+        print(0, flush=True)
+        carrier.connect(Address(("127.0.0.1",), 9000, {connects}), Recorder())
+    else:
+        listener = carrier.listen(Address(("127.0.0.1",), 9000, {port}), lambda peer: Recorder(echo=True))
+        print(listener.address.udp_port, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -711,10 +919,10 @@ asyncio.run(main())
 
 
 class application:
-    """An echo server in a process of its own: (process, UDP port)."""
+    """An echo server in a process of its own: (process, UDP port). Or one that `connects` to that UDP port of ours."""
 
-    def __init__(self, port: int = 0) -> None:
-        self.program = APPLICATION.format(root=str(ROOT), port=port)
+    def __init__(self, port: int = 0, connects: int = 0) -> None:
+        self.program = APPLICATION.format(root=str(ROOT), port=port, connects=connects)
 
     def __enter__(self) -> tuple[subprocess.Popen[str], int]:
         self.process = subprocess.Popen([sys.executable, "-c", self.program], stdout=subprocess.PIPE, text=True)

@@ -80,6 +80,7 @@ class FakeHost:
         """By number."""
         self.by_request: dict[RequestInfo, AssociationInfo] = {}
         self.on_send: Callable[[], None] = lambda: None
+        self.taken = True
 
     def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
         self.sent.append(Sent(channel, item, request, urgency))
@@ -88,6 +89,9 @@ class FakeHost:
     def gather(self, channel: str, make: Make) -> FakeGathering:
         self.gathering = FakeGathering(self, channel, make)
         return self.gathering
+
+    def is_taken(self, channel: str) -> bool:
+        return self.taken
 
     def broadcast(self, channel: str, item: bytes) -> None:
         raise AssertionError("not used")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import logging.config
 import os
@@ -432,6 +433,33 @@ def test_a_destructor_that_writes_comes_after_what_it_interrupted(
     ]
 
 
+def test_destructors_do_not_wait_for_the_thread_that_they_interrupt(
+    make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One collection may run thousands of them; what is too much is lost and counted."""
+    half = make()
+    request = make_request()
+    keep = Reassembler._keep
+    garbage = 10_050
+
+    def interrupted(reassembler: Reassembler, data: bytes) -> None:
+        nonlocal garbage
+        count, garbage = garbage, 0
+        for number in range(count):
+            half.stderr(request, b"%d\n" % number)
+        keep(reassembler, data)
+
+    slept: list[float] = []
+    monkeypatch.setattr(Reassembler, "_keep", interrupted)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    writing = threading.Thread(target=half.stderr, args=(request, b"first\n"))
+    writing.start()
+    writing.join(60)
+    assert texts(host) == ["first", *map(str, range(10_000))]
+    assert slept == []
+    assert host.gathering.lost == 50
+
+
 def test_a_thread_waits_for_no_other_that_is_inside(
     make: Make, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -852,3 +880,45 @@ def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeyp
     assert host.gathering.lost == 12
     host.gathering.fetch()
     assert len(texts(host)) == 12
+
+
+def test_where_no_web_side_takes_lines_they_are_on_stderr_too(
+    make: Make, host: Any, association: AssociationInfo, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin is not enabled there, or with other options: without it `logging` would have shown them."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    host.by_request[make_request()] = association
+    with bare_root():
+        half = make(severity="info")
+        half.association_up(association)
+        logging.getLogger("shop").warning("as long as they are taken")
+        for change in (lambda: half.association_up(association), half.tick):
+            host.taken = False
+            change()
+            logging.getLogger("shop").warning("not taken")
+            host.taken = True
+            half.tick()
+            logging.getLogger("shop").warning("taken again")
+        assert stderr.getvalue() == "not taken\n" * 2
+        assert "not taken" in texts(host), "and it waits for a web side that takes it"
+        half.close()
+
+
+def test_what_the_default_hides(make: Make, host: Any) -> None:
+    make()
+    logging.error("uncaught exception in GET /?password=hunter2", extra={"token": "hunter2", "to": "/?pwd=hunter2"})
+    assert b"hunter2" not in host.sent[0].item
+    assert host.sent[0].item.count(b"***") == 3
+
+
+def test_loggers_without_number_cost_no_memory_without_bound(
+    make: Make, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = make()
+    host.gathering.waits = True
+    for number in range(25_000):
+        logging.getLogger().handle(logging.makeLogRecord({"name": f"r{number}", "msg": "x", "levelno": 40}))
+        assert len(half._process.heads) <= 1000
+    assert len(half._capture._msgids) <= 10_000
+    host.gathering.fetch()

@@ -152,6 +152,19 @@ def test_the_look_for_secrets_misses_none(text: str) -> None:
         assert may_have_secrets(text)
 
 
+def test_heads_are_bounded_before_they_are_taken_apart() -> None:
+    """As many as lines, and no more of them than ours has; one line may have all."""
+    line: Plain = (6, HEADS[0], 1.0, "", None)
+    long = "x" * (200 << 10)
+    assert decode(encode([(6, long, 1.0, "text", None)])).heads == [long]
+    with pytest.raises(ValueError, match="2 lines has 2 heads of 307200 bytes"):
+        decode(encode([(6, "x" * (150 << 10), 1.0, "", None), (6, "y" * (150 << 10), 1.0, "", None)]))
+    item = encode([line])
+    two = item[:4] + b"\0\2" + item[6:28] + struct.pack(">2I", 1, len(HEADS[0].encode()) - 1) + item[32:]
+    with pytest.raises(ValueError, match="1 lines has 2 heads"):
+        decode(two)
+
+
 def test_an_impossible_time_costs_no_other_line() -> None:
     item = encode([(6, HEADS[0], 1.0, "one", None), (6, HEADS[0], 2.0, "two", None)])
     lines = decode(item[:6] + struct.pack(">Q", 2**64 - 1) + item[14:])

@@ -32,6 +32,7 @@ def sink(journal: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jo
     sink = JournalSink(journal.getsockname(), LOG)
     yield sink
     sink.close()
+    sink.join(10)
 
 
 def test_fields(journal: socket.socket, sink: JournalSink) -> None:

@@ -1,6 +1,7 @@
 """RFC 5424: what is written can be read, and nothing that is read does harm."""
 
 import pytest
+from fcgi_syslog import message as module
 from fcgi_syslog.message import FACILITIES, Message, clip, format_data, format_time, parse, read
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +84,39 @@ def test_structured_data() -> None:
     assert parse(b'<0>1 - - - - - [x a="1" a="2" b="\\n"] ').data == {"x": {"a": "1, 2", "b": "\\n"}}
     long = "v" * 5000  # beyond what is kept taken apart
     assert parse(Message("", data={"x": {"a": long}}).encode()).data == {"x": {"a": long}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[x" + ' a="1"' * 65 + "]",
+        "[x]" * 10 + '[x a="1"]' * 65,
+        "[x" + ' a=""' * 110_000 + "]",
+        '[x a="' + "v" * 70_000 + '"]',
+        '[x a="' + "\\\\" * 40_000 + '"]',
+    ],
+)
+def test_what_is_too_much_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+    """A sender does not decide how long we work; the text is there, and says why."""
+    monkeypatch.setattr(module, "_parse_data", lambda text: pytest.fail("taken apart"))
+    monkeypatch.setattr(module, "_ELEMENT", None)
+    item = f"<11>1 - - - - - {data} text".encode()
+    message, problem = read(item)
+    assert message.severity == 3
+    assert message.text.endswith("] text")
+    assert "more than 64 parameters" in problem
+
+
+@pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_a_time_that_utc_has_no_year_for(when: str) -> None:
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        parse(f"<13>1 {when} - - - - - text".encode())
+    assert read(f"<13>1 {when} - - - - - text".encode())[0].time is None
+
+
+def test_as_many_as_there_may_be() -> None:
+    fields = {f"f{number}": "=" * 500 for number in range(64)}
+    assert parse(Message("text", data={"x": fields}).encode()) == Message("text", data={"x": fields})
 
 
 def test_what_the_rfc_forbids_is_made_good() -> None:

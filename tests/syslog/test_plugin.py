@@ -74,6 +74,7 @@ def test_every_option_is_described() -> None:
         ({"outputs": [{}]}, "one of file, json, socket"),
         ({"outputs": [{"file": "/a", "socket": "/b"}]}, "one of file, json, socket"),
         ({"outputs": [{"udp": "h:99999"}]}, "HOST:PORT"),
+        ({"outputs": [{"json": "/a"}, {"file": "/b"}, {"json": "/a", "severity": "err"}]}, "json /a stands twice"),
         ({"outputs": [{"tcp": "h:x"}]}, "invalid literal"),
         ({"outputs": [{"tcp": "h", "ca": "/ca.pem"}]}, "are for tls"),
         ({"outputs": [{"tls": "h", "key": "/key.pem"}]}, "needs its certificate"),

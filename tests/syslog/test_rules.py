@@ -59,3 +59,12 @@ def test_what_a_host_can_have() -> None:
     assert (rules["a.test"].threshold, rules.lowest) == (6, 6)
     rules.change(options(severity="err", hold=True), None)
     assert (rules["a.test"].threshold, rules.lowest) == (3, 7)
+
+
+def test_a_field_whose_name_is_a_secrets_says_nothing() -> None:
+    rules = Rules(options())
+    assert rules.redact_field("password", "correct horse battery staple") == "***"
+    assert rules.redact_field("API_KEY", "0123") == "***"
+    assert rules.redact_field("password_reset", "yes") == "yes"
+    assert rules.redact_field("url", "/?token=0123&a=b") == "/?token=***&a=b"
+    assert Rules(options(redact=[])).redact_field("password", "hunter2") == "hunter2"

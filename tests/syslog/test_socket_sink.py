@@ -61,6 +61,7 @@ def sink(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[SocketSink
     sink = SocketSink(str(daemon.path), LOG)
     yield sink
     sink.close()
+    sink.join(10)
 
 
 def test_the_datagram() -> None:

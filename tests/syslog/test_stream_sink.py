@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from fcgi_syslog import sinks, stream_sink
+from fcgi_syslog.lines import Head, Lines
 from fcgi_syslog.stream_sink import StreamSink
 
 from fcgi_core.plugin import FeedEntry
@@ -62,6 +63,7 @@ def sink(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[StreamSink
     sink = StreamSink("127.0.0.1", server.port, LOG)
     yield sink
     sink.close()
+    sink.join(10)
 
 
 def reset(connection: socket.socket) -> None:
@@ -141,5 +143,43 @@ def test_closing_while_the_server_does_not_read(
         sink.write(entry(f"{number} {'x' * 50_000}"))
     connection = server.accept()
     sink.close()
+    sink.join(10)
     connection.close()
     assert "could not be written and are lost" in caplog.text
+
+
+def test_a_server_that_does_not_read_is_a_failure_that_is_seen(
+    server: Server, sink: StreamSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stream_sink, "LOOK_UP_EVERY", 0.01)
+    monkeypatch.setattr(stream_sink, "STALLED_AFTER", 0.02)
+    count = 300
+    for number in range(count):
+        sink.write(entry(f"{number} {'x' * 50_000}"))
+    connection = server.accept()
+    assert not sink.drain(0.2)
+    figures = sink.figures()
+    assert (figures.state, figures.last_error) == ("failing", "the server does not read what is sent")
+    assert figures.written + figures.waiting == count
+    assert figures.waiting_bytes > figures.waiting * 50_000
+    with connection:  # the connection is the same, and no line comes twice
+        assert [text.split()[0] for text in server.read(connection, count)] == [str(number) for number in range(count)]
+        assert sink.drain(10)
+    assert sink.figures().state == "idle"
+    assert "the server does not read what is sent; lines wait" in caplog.text
+
+
+def test_a_head_that_many_lines_share_is_made_text_a_portion_at_a_time(server: Server, sink: StreamSink) -> None:
+    """2,000 lines with 60 KB of fields each would be 120 MB."""
+    head = Head(6, "", "shop", 1, "", "", "", {f"f{number}": "x" * 1000 for number in range(60)}, "")
+    count = 2_000
+    lines = Lines([head], [0] * count, [0] * count, [str(number) for number in range(count)], clean=True)
+    most = 0
+    sink.write_all(lines)
+    with server.accept() as connection:
+        for number in range(0, count, 10):
+            assert server.read(connection, 10)[-1].endswith(f"] {number + 9}")
+            most = max(most, sink.held)
+        assert sink.drain(10)
+    assert most < sink.bound
+    assert most < 2 * lines.held + 16 * sinks.PORTION

@@ -34,3 +34,4 @@ def test_a_server_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
         while parse(server.recv(1 << 17)).text != "three":
             pass
     sink.close()
+    sink.join(10)

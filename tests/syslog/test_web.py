@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_syslog import SyslogPlugin
+from fcgi_syslog import SyslogPlugin, stream_sink
 from fcgi_syslog.batch import encode
 from fcgi_syslog.formats import format_line
-from fcgi_syslog.message import Message
+from fcgi_syslog.message import Message, parse
 from fcgi_syslog.web import HELD_STDERR, KNOWN_HEAD_COST, SyslogWeb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,8 @@ def make(host: Any) -> Iterator[Make]:
     yield make
     for half in made:
         half.close()
+        for sink in half.sinks:
+            sink.join(10)
 
 
 def message(text: str = "text", **claims: str) -> bytes:
@@ -218,6 +221,7 @@ def test_outputs(make: Make, make_request: Any, association: AssociationInfo, tm
     assert half.sinks == [kept]
     half.feedback("syslog.urgent", message("two"), make_request(), association)
     half.close()
+    assert all(sink.join(10) for sink in half.sinks)
     assert every.read_text().endswith("] two\n")
     with pytest.raises(StartAnew, match="scope is request"):
         half.configure(SyslogPlugin.Options(scope="association"))
@@ -360,3 +364,52 @@ def test_stderr_that_waits_for_its_line_is_bounded_for_all_requests_together(
     half.stderr(requests[0], b"ValueError\nnext\n")
     half.request_end(requests[0], OVER)
     assert half._held == 0
+
+
+def test_an_output_that_stalls_is_taken_out_without_waiting_for_it(
+    make: Make,
+    make_request: Any,
+    association: AssociationInfo,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream_sink, "LOOK_UP_EVERY", 0.01)
+    monkeypatch.setattr(stream_sink, "CLOSE_WITHIN", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and never reads
+        half = make(outputs=[{"tcp": f"127.0.0.1:{server.getsockname()[1]}"}, {"file": str(tmp_path / "log")}])
+        for number in range(200):
+            half.feedback("syslog.urgent", message(f"{number} {'x' * 60_000}"), make_request(), association)
+        stalled, good = half.sinks
+        assert good.drain(10)
+        assert not stalled.drain(0)
+        half.configure(SyslogPlugin.Options.model_validate({"outputs": [{"file": str(tmp_path / "log")}]}))
+        assert stalled._thread is not None
+        assert stalled._thread.is_alive(), "it was not waited for"
+        assert [one.name for one in half.output_figures()] == [str(tmp_path / "log")]
+        half.feedback("syslog.urgent", message("after"), make_request(), association)
+        assert good.drain(10)
+        server.accept()[0].close()
+        assert stalled.join(10)
+        assert "could not be written and are lost" in caplog.text
+    assert (tmp_path / "log").read_text().splitlines()[-1].endswith(" after")
+
+
+def test_a_line_that_an_output_cannot_take_holds_up_no_acknowledgement(
+    make: Make, association: AssociationInfo, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        outputs = [{"udp": f"127.0.0.1:{server.getsockname()[1]}"}, {"file": str(tmp_path / "log")}]
+        half = make(delivery="acknowledged", outputs=outputs)
+        fields = {f"f{number}": "\x01" * 1024 for number in range(13)}
+        for text, added in (("before", {}), ("big", fields), ("after", {})):
+            one = Message(text, time=1_700_000_000.5, data={"fields@32473": added} if added else {})
+            half.feedback("syslog", batch_of(one.encode()), None, association)
+            taken = half.commit()
+            assert taken is None or taken.result(10) is None
+        assert [parse(server.recv(1 << 17)).text for _ in range(3)] == ["before", "big", "after"]
+    udp, file = half.output_figures()
+    assert (udp.written, udp.lost, udp.cut) == (3, 0, 1)
+    assert (file.written, file.lost, file.cut) == (3, 0, 0)

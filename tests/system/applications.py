@@ -101,6 +101,12 @@ def upload(environ: Environ, start_response: StartResponse, query: dict[str, str
     return [json.dumps({"size": size, "sha256": whole.hexdigest()}).encode()]
 
 
+def refuse(environ: Environ, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    """Answers without a look at the body."""
+    start_response("401 Unauthorized", [TEXT])
+    return [b"who are you?"]
+
+
 def echo(environ: Environ, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     """Streams the body back line by line, each at once."""
     start_response("200 OK", [TEXT, UNBUFFERED])
@@ -176,6 +182,8 @@ def exc_info_late(environ: Environ, start_response: StartResponse, query: dict[s
 
 def errors(environ: Environ, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     stream = environ["wsgi.errors"]
+    for number in range(int(query.get("more", "0"))):
+        stream.write(f"{number} " + "e" * 997 + "\n")
     stream.write(f"{query['text']} one\n")
     stream.writelines([f"{query['text']} ", "two\n"])
     stream.flush()
@@ -243,6 +251,7 @@ PAGES = {
     "/big": big,
     "/cheap": cheap,
     "/upload": upload,
+    "/refuse": refuse,
     "/echo": echo,
     "/shout": shout,
     "/write": write,

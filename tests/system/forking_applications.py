@@ -90,3 +90,12 @@ async def asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
         body = await asyncio.to_thread(page, scope["path"], {})
     await send({"type": "http.response.start", "status": 200})
     await send({"type": "http.response.body", "body": body})
+
+
+def left(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Forks a child that stays, and tells its process id."""
+    if environ["PATH_INFO"] == "/":
+        child = forking.Process(target=stay)
+        child.start()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(child.pid if environ["PATH_INFO"] == "/" else os.getpid()).encode()]

@@ -33,6 +33,7 @@ PAGES = {
     "late": "<?php ignore_user_abort(true); echo 'early'; fastcgi_finish_request();"
     " while (!file_exists($_GET['go'])) usleep(1000); echo 'LATE'; flush(); file_put_contents($_GET['done'], '');",
     "noisy": "<?php for ($i = 0; $i < 10; $i++) error_log(str_repeat('e', 1000)); echo 'said';",
+    "wrong": "<?php error_log('PHP Fatal error: wrong'); echo 'said';",
 }
 
 
@@ -89,6 +90,16 @@ def test_errors_before_the_headers_are_no_502(php: Stack) -> None:
         answer = php.ask("/noisy.php")
         assert (answer.status, answer.body) == (200, b"said")
         wait_until(lambda number=number: told(log) >= number, "nginx logs them")  # type: ignore[misc]
+
+
+def test_nginx_catches_what_php_says_before_its_headers(folder: Path, start: Callable[..., Stack]) -> None:
+    """Pages with a certain error are to be asked for elsewhere, or shown as errors."""
+    with php_fpm(folder, children=2) as socket:
+        lines = scripts_in(folder) + ' fastcgi_catch_stderr "PHP Fatal error";'
+        php = start(app={"application": None, "fastcgi": {"address": f"unix:{socket}", "connections": 2}}, nginx=lines)
+        for _ in range(5):
+            assert php.ask("/wrong.php").status == 502
+            assert php.ask("/noisy.php").body == b"said"
 
 
 def told(log: Path) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -62,3 +64,19 @@ def test_without_the_plugin_a_childs_wsgi_errors_are_on_stderr(start: Start) -> 
     stack = start(application="forking_applications:wsgi", throws=True)
     assert stack.ask("/talking").body == b"0"
     wait_until(lambda: "written to wsgi.errors in a child" in stack.app.text, "it is on stderr")
+
+
+def test_a_child_that_outlives_a_killed_parent_keeps_neither_its_address_nor_its_associations(start: Start) -> None:
+    stack = start(application="forking_applications:left")
+    child = int(stack.ask("/").body)
+    try:
+        stack.app.send(signal.SIGKILL)
+        stack.app.wait()
+        other = stack.start_app()
+        other.says("ready")
+        other.says("is up")
+        assert stack.ask("/pid").body == str(other.pid).encode()
+        os.kill(child, 0)  # it lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+    assert other.stop() == 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
 
-from tests.system.stack import Stack, wait_until
+from tests.system.stack import COMMAND, HERE, Stack, free_address, wait_until
 
 Start = Callable[..., Stack]
 AT_IMPORT = ["said before logging was configured", "said at import", "warned at import"]
@@ -43,3 +44,18 @@ def test_what_an_application_says_that_cannot_start_is_on_stderr(start: Start, m
     assert "no database" in other.text
     for text in AT_IMPORT[:2]:
         assert text in other.text
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize(("application", "status"), [("at_import", -signal.SIGTERM), ("asgi", 0)])
+def test_an_application_that_never_comes_to_serve_can_be_stopped(
+    start: Start, application: str, status: int, workers: int | None
+) -> None:
+    stack = start(application="life_applications:wsgi")
+    section = {"application": f"stuck_applications:{application}", "path": str(HERE), "listen": free_address()}
+    if workers:
+        section["workers"] = workers
+    program = stack.run("stuck", COMMAND, "app", "--config", stack.write("stuck", {"app": section}))
+    wait_until(lambda: program.text.count("it waits at") == (workers or 1), "it starts")
+    assert program.stop() == (0 if workers else status)
+    assert "Traceback" not in program.text

@@ -294,3 +294,26 @@ def test_a_plugin_as_plugins_new_writes_it_runs_at_once(
     picture = fcgi_sctp(stack, "plugins", "show", "slow_ones")
     assert "over: number, default 1.0" in picture
     assert picture.count("slow_ones 0.1  running") == 2
+
+
+def test_a_plugin_that_the_web_side_has_not_enabled_is_reported_by_both_and_stderr_is_not_lost(start: Start) -> None:
+    stack = start("applications:plain", plugins={"syslog": {"scope": "association"}})
+    stack.web.stop()
+    without = stack.write("web", {"web": stack._web, **stack._common, "plugins": {}})
+    stack.web = stack.run("web", COMMAND, "web", "--config", without)
+    stack.web.says("ready")
+    for side, said in ((stack.web, "here nothing, there syslog;"), (stack.app, "there nothing; enable it")):
+        side.says("plugin syslog: this side and ")
+        assert said in side.text
+    web, app = running(stack, "syslog")
+    assert (web["state"], app["state"]) == ("only there", "disagrees")
+    assert "declares other channels" in fcgi_sctp(stack, "plugins", "list")
+    stack.ask("/errors?text=kept")
+    log = stack.folder / "nginx-error.log"
+    wait_until(lambda: "kept" in log.read_text(errors="replace"), "the web server has what nothing else takes")
+    # and with it again all is as it was
+    stack.web.stop()
+    stack.start_web()
+    wait_until(lambda: states(stack, "syslog") == ["running", "running"], "they agree")
+    stack.ask("/log?text=heard%20again")
+    stack.lines_with("heard again")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from fcgi_core.spool import Spool
 from tests.system.stack import Stack, wait_until
 
 Start = Callable[..., Stack]
@@ -145,3 +148,49 @@ def test_the_disk_is_full(start: Start, small_disk: Path) -> None:
     assert len(set(written)) == len(written), "none is written twice"
     assert lost > 0
     assert len(written) + lost == count
+
+
+def test_a_line_that_an_output_cannot_take_and_an_output_that_takes_none(start: Start, tmp_path: Path) -> None:
+    """The others get all lines, and `status` shows which fails and why. With acknowledged delivery nothing waits for
+    the line that can never go, and it does not come again after a restart of the web side."""
+    out = tmp_path / "out.log"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(PATIENT)
+        options = {
+            "delivery": "acknowledged",
+            "spool": f"{tmp_path}/spool",
+            "outputs": [
+                {"file": str(out)},
+                {"udp": f"127.0.0.1:{server.getsockname()[1]}"},
+                {"file": "/dev/full", "required": False},
+            ],
+        }
+        stack = start("faults:application", plugins={"syslog": options})
+
+        def unacknowledged() -> int:
+            copy = shutil.copy(tmp_path / "spool" / "syslog.0.spool", tmp_path / "copy")
+            return len(Spool(1 << 24, Path(copy)))
+
+        for asked in (1, 2):
+            wait_until(lambda: stack.ask("/lines").body == b"done", "it serves")
+            texts = [server.recv(1 << 17).rpartition(b" ")[2] for _ in range(3)]
+            assert texts == [b"before", b"datagram", b"after"]
+            wait_until(lambda: unacknowledged() == 0, "all is acknowledged")
+            assert out.read_text().count("too long") == asked, "and nothing came again"
+            file, udp, full = stack.status()["plugins"][0]["outputs"]
+            assert (file["state"], file["written"], file["lost"]) == ("idle", 3, 0)
+            assert (udp["state"], udp["written"], udp["lost"], udp["cut"]) == ("idle", 3, 0, 1)
+            assert (full["state"], full["written"], full["waiting"]) == ("failing", 0, 3)
+            assert "No space left on device" in full["last_error"]
+            stack.web.stop()
+            stack.start_web()
+
+
+def test_destructors_that_write_hold_up_nothing(start: Start, tmp_path: Path) -> None:
+    out = tmp_path / "out.log"
+    stack = start("faults:application", plugins={"syslog": {"outputs": [{"file": str(out)}]}})
+    assert stack.ask("/destructors").body == b"done"
+    wait_until(lambda: out.read_text().count("] written ") == 3000, "all lines are written")
+    assert out.read_text().count("] not closed") > 1000
+    assert "set aside" not in stack.apps[0].text

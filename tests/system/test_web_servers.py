@@ -190,6 +190,14 @@ def test_clients_that_leave_long_downloads(server: WebServer) -> None:
         assert ask(server, "GET", "/hello") == (200, b"hello")
 
 
+def test_answers_that_do_not_wait_for_the_upload(server: WebServer) -> None:
+    """They reach the client, and the connection, if the web server keeps it, carries the next request."""
+    body = bytes(4 << 20)
+    for _ in range(10):
+        assert ask(server, "POST", "/refuse", body) == (401, b"who are you?")
+        assert ask(server, "GET", "/hello") == (200, b"hello")
+
+
 def test_an_answer_that_breaks_off(server: WebServer) -> None:
     """Cut, or an error; never whole."""
     try:

@@ -47,7 +47,7 @@ class Load:
 @pytest.fixture
 def two(start: Callable[..., Stack]) -> Stack:
     stack = start(application="applications:plain", app={"workers": 2})
-    stack.web.says("has a worker at")
+    stack.web.says("has 2 workers")
     wait_until(lambda: stack.web.text.count("is up") >= 2, "the web side has an association with each worker")
     return stack
 

@@ -7,7 +7,8 @@ import functools
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -527,6 +528,42 @@ async def test_an_answer_that_broke_off_is_read_too() -> None:
     await asyncio.sleep(0)
 
 
+class Refusing(Dispatcher):
+    """Answers before the input has come."""
+
+    def dispatch(self, exchange: WebExchange) -> None:
+        super().dispatch(exchange)
+        exchange.send_output(b"Status: 413\r\n\r\n" + b"x" * 100_000)
+        exchange.end()
+
+
+@run
+async def test_a_web_server_that_sends_all_before_it_reads_gets_the_answer(tmp_path: Path) -> None:
+    """On a real socket, with asyncio's own loop."""
+    loop = asyncio.get_running_loop()
+    connections = Connections()
+    path = str(tmp_path / "s")
+
+    def make() -> asyncio.Protocol:
+        return cast(asyncio.Protocol, DownstreamConnection(Refusing(), connections))
+
+    server = await loop.create_unix_server(make, path)
+    async with asyncio.timeout(30):
+        for _ in range(5):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(request(1, bytes(8 << 20), flags=0))
+            await writer.drain()
+            while writer.transport.get_write_buffer_size():  # type: ignore[attr-defined]
+                await asyncio.sleep(0.001)
+            answer = RecordReader().feed(await reader.read())
+            assert sum(len(content) for kind, _, content in answer if kind == RecordType.STDOUT) > 100_000
+            assert answer[-1].type == RecordType.END_REQUEST
+            writer.close()
+        while connections:
+            await asyncio.sleep(0.001)
+    server.close()
+
+
 @run
 async def test_what_is_thrown_away_is_bounded_in_amount(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LINGER_BYTES", 1000)
@@ -670,8 +707,8 @@ async def test_stderr_that_came_before_the_head_goes_before_it(head: bytes, size
     first = kinds.index(RecordType.STDOUT)
     before = sum(8 + len(content) for _, _, content in answer[:first])
     held = sum(8 + len(text) for text in written)
-    assert before + 8 + len(head) <= 4096
-    assert before >= min(held, 4096 - 8 - len(head) - 8)
+    assert before + 8 + len(head) <= module.HEAD_BUFFER
+    assert before >= min(held, module.HEAD_BUFFER - 8 - len(head) - 8)
     stderr = [content for kind, _, content in answer if kind == RecordType.STDERR]
     assert b"".join(stderr) == b"".join(written[: sum(map(len, stderr)) // size]) + b"late\n"
     assert kinds[-1] == RecordType.END_REQUEST

@@ -450,7 +450,7 @@ def test_a_group(tmp_path: Path) -> None:
     run(tmp_path, test, group=name)
 
     async def unknown() -> None:
-        with pytest.raises(LookupError):
+        with pytest.raises(OSError, match="there is no group"):
             await Feed(tmp_path / "other.sock", group="no-such-group").start()
 
     asyncio.run(unknown())

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import grp
+import json
+import os
+import stat
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fcgi_core.app.service import AppExchange, AppService
-from fcgi_core.channels import Priority
+from fcgi_core.channels import Channel, Direction, Priority
+from fcgi_core.discovery import load_plugins
 from fcgi_core.endpoints import advertisement, shifted
 from fcgi_core.outbox import PPID
+from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.records import (
     KEEP_CONN,
     ProtocolStatus,
@@ -27,14 +35,16 @@ from fcgi_core.records import (
     stream_records,
 )
 from fcgi_core.sctp.carrier import Address, Message
+from fcgi_core.sctp.memory import MemoryNetwork
 from fcgi_core.streams import FIRST_STREAM
 from fcgi_core.web import service as service_module
 from fcgi_core.web import upstream as upstream_module
 from fcgi_core.web.balance import MAX_FAILURES
 from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
+from fcgi_core.web.feed import Feed
 from fcgi_core.web.probe import ProbeOptions
-from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
-from tests.app.harness import LiveNetwork, until
+from fcgi_core.web.service import BackEndOptions, ListenError, WebOptions, WebService
+from tests.app.harness import PATIENCE, LiveNetwork, until
 from tests.web.test_downstream import Wire
 
 Behaviour = Callable[[AppExchange], None]
@@ -198,7 +208,7 @@ def stdout(wire: Wire) -> bytes:
 
 
 @asynccontextmanager
-async def running(*does: Behaviour, **options: Any) -> AsyncIterator[Bench]:
+async def running(*does: Behaviour, feed: Feed | None = None, **options: Any) -> AsyncIterator[Bench]:
     network = LiveNetwork()
     addresses = [Address((f"10.0.0.{number}",), 9000) for number in range(1, len(does) + 1)]
     applications = [Application(one) for one in does]
@@ -207,7 +217,11 @@ async def running(*does: Behaviour, **options: Any) -> AsyncIterator[Bench]:
         services.append(AppService(application, network.carrier(), [address]))
         await services[-1].start()
     web = WebService(
-        network.carrier(), [], [BackEndOptions(one) for one in addresses], options=WebOptions(slow_start=0, **options)
+        network.carrier(),
+        [],
+        [BackEndOptions(one) for one in addresses],
+        feed=feed,
+        options=WebOptions(slow_start=0, **options),
     )
     await web.start()
     bench = Bench(web, applications, services)
@@ -425,6 +439,22 @@ def test_the_only_application_hangs() -> None:
     run(body)
 
 
+def test_an_application_that_is_overloaded_is_not_ill() -> None:
+    """To give it nothing at all would make it worse for the clients."""
+
+    async def body() -> None:
+        async with running(answer(b"x"), answer(b"y"), probes=PROBES) as bench:
+            busy, other = bench.applications
+            busy.on_probe = overloaded
+            seen = busy.probes
+            await until(lambda: busy.probes >= seen + 3 * PROBES.fall, "some probes")
+            assert bench.states() == ["up", "up"]
+            other.on_probe = break_off
+            await until(lambda: bench.states() == ["up", "out"], "that is another matter")
+
+    run(body)
+
+
 def test_probes_are_no_requests_of_the_service() -> None:
     async def body() -> None:
         async with running(answer(b"x"), probes=PROBES) as bench:
@@ -441,6 +471,123 @@ def test_a_probe_whose_answer_breaks_the_protocol() -> None:
         async with running(answer(b"x"), probes=PROBES) as bench:
             bench.applications[0].on_probe = break_the_protocol
             await until(lambda: bench.states() == ["out"], "it counts")
+
+    run(body)
+
+
+def test_who_may_connect_to_the_socket(tmp_path: Path) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+
+    async def mode(path: Path, **options: Any) -> int:
+        web = WebService(LiveNetwork().carrier(), [f"unix:{path}"], [], options=WebOptions(**options))
+        await web.start()
+        found = stat.S_IMODE(path.stat().st_mode)
+        await web.stop(0)
+        return found
+
+    async def body() -> None:
+        assert await mode(tmp_path / "a.sock") == 0o666
+        assert await mode(tmp_path / "b.sock", socket_mode=0o660, socket_group=group) == 0o660
+        with pytest.raises(ListenError, match=r"b\.sock: there is no group 'no-such'"):
+            await mode(tmp_path / "b.sock", socket_group="no-such")
+
+    run(body)
+
+
+# ---- the end
+
+
+class Says(ApplicationHalf):
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.heard: list[bytes] = []
+
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
+        self.heard.append(item)
+
+
+class Hears(WebHalf):
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.on_close: Callable[[], None] = lambda: None
+        self.heard: list[bytes] = []
+
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
+        self.heard.append(item)
+
+    def close(self) -> None:
+        self.on_close()
+        self.host.send("talk.back", b"the last word")
+
+
+class Talk(Plugin):
+    name = "talk"
+    says: Says
+    hears: Hears
+
+    def channels(self, options: Any) -> list[Channel]:
+        return [Channel("talk"), Channel("talk.back", direction=Direction.TO_APPLICATION)]
+
+    def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+        self.says = Says(host)
+        return self.says
+
+    def web_half(self, host: Host, options: Any) -> WebHalf:
+        self.hears = Hears(host)
+        return self.hears
+
+
+async def talking(network: LiveNetwork, plugin: Talk) -> tuple[AppService, WebService]:
+    address = Address(("10.0.0.1",), 9000)
+    plugins = load_plugins({"talk": {}}, lambda name: plugin)
+    application = AppService(Application(hang), network.carrier(), [address], plugins=plugins)
+    await application.start()
+    web = WebService(network.carrier(), [], [BackEndOptions(address)], plugins=plugins)
+    await web.start()
+    return application, web
+
+
+def test_plugins_have_the_last_word_and_hear_what_is_under_way() -> None:
+    async def body() -> None:
+        plugin = Talk()
+        application, web = await talking(LiveNetwork(), plugin)
+        await until(lambda: web.upstreams[0].state == "up", "it is up")
+        for number in range(50):
+            plugin.says.host.send("talk", b"%d" % number)
+        await asyncio.sleep(0)  # it is sent, and has not arrived
+        await web.stop(0)
+        assert plugin.hears.heard == [b"%d" % number for number in range(50)]
+        assert plugin.says.heard == [b"the last word"]
+        plugin.says.host.send("talk", b"waits for another web side")
+        await asyncio.sleep(0)
+        (figures,) = [one for one in application.supervisor.transport().channels if one.name == "talk"]
+        assert (figures.sent, figures.dropped) == (50, 0)
+        await application.stop(0)
+
+    run(body)
+
+
+def test_an_application_that_does_not_answer_holds_up_the_end_no_longer_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fcgi_core.web.service.LAST_WORD", 0.01)
+
+    async def body() -> None:
+        network = LiveNetwork()
+        plugin = Talk()
+        application, web = await talking(network, plugin)
+        await until(lambda: web.upstreams[0].state == "up", "it is up")
+        network.stands_still = True
+
+        def goes_on() -> None:
+            network.stands_still = False
+            network.call_at(network.now, lambda: None)
+
+        plugin.hears.on_close = goes_on
+        async with asyncio.timeout(PATIENCE):
+            await web.stop(0)
+        assert not network.stands_still
+        await application.stop(0)
 
     run(body)
 
@@ -472,6 +619,30 @@ def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
         web.workers_told(first, {})
         assert ports() == [9000, 9001], "it has one process now"
         await web.stop(0)
+
+    run(body)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_one_that_is_stopped_while_it_connects_leaves_no_association(steps: int) -> None:
+    """Nothing waits for it any more, and the application need not keep it."""
+
+    async def body() -> None:
+        network = MemoryNetwork(delay=1.0)
+        address = Address(("10.0.0.1",), 9000)
+        application = AppService(Application(hang), network.carrier(), [address])
+        await application.start()
+        web = WebService(network.carrier(), [], [BackEndOptions(address)])
+        (upstream,) = web.upstreams
+        upstream.start()
+        network.run_until(steps)
+        stopped: list[bool] = []
+        upstream.stop(lambda: stopped.append(True))
+        network.run_until(100)
+        assert stopped == [True]
+        assert not application._associations
+        assert upstream.link is None
+        network.run()
 
     run(body)
 
@@ -602,6 +773,34 @@ def test_another_application_takes_what_one_refuses() -> None:
     run(body)
 
 
+def test_what_waits_has_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "MAX_WAITING_BYTES", 300_000)
+
+    async def body() -> None:
+        async with running(read_all, probes=PROBES) as bench:
+            (application,) = bench.applications
+            application.on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "it takes nothing")
+            servers = [bench.connect().begin("POST", bytes(100_000)) for _ in range(5)]
+            assert bench.service.waiting == 3
+            await until(lambda: is_over(servers[-1].wire), "the last is refused")
+            assert [b"Status: 503" in server.answer() for server in servers] == [False] * 3 + [True] * 2
+            servers[0].connection.connection_lost(None)
+            application.on_probe = answer(b"well")
+            await until(lambda: all(is_over(server.wire) for server in servers[1:3]), "the answers")
+            assert bench.service._waiting_bytes == 0
+            application.on_probe = break_off
+            await until(lambda: bench.states() == ["out"], "it takes nothing")
+            slow = bench.connect().begin_to_send().flush()
+            for _ in range(50):
+                slow.send(b"x").flush()
+            assert bench.service._waiting_bytes > 50 * 100
+            bench.begin("POST", bytes(100_000))
+            assert bench.service.waiting == 2
+
+    run(body)
+
+
 # ---- time
 
 
@@ -624,6 +823,53 @@ def test_a_slow_upload_is_not_the_applications_fault(monkeypatch: pytest.MonkeyP
             server.send(b", and ended").close_input()
             await until(lambda: is_over(server.wire), "the answer")
             assert server.answer().endswith(b"\r\n16")
+
+    run(body)
+
+
+def test_an_application_that_reads_slowly_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the credit that it grants, if by nothing else."""
+    monkeypatch.setattr(service_module, "SWEEP", 0.01)
+
+    async def body() -> None:
+        async with running(hang) as bench:
+            slow, hung = bench.connect().begin("PUT", b"x"), bench.connect().begin("POST", b"x")
+            exchanges = {one.params["REQUEST_METHOD"]: one for one in bench.service._active}
+            exchanges["PUT"].request.credited_at = asyncio.get_running_loop().time()
+            for one in exchanges.values():
+                one.last_activity -= 1000
+            await until(lambda: is_over(hung.wire), "nothing was heard of it")
+            assert not is_over(slow.wire)
+            exchanges["PUT"].request.credited_at -= 1000
+            await until(lambda: is_over(slow.wire), "nor of this one, now")
+
+    run(body)
+
+
+def test_answers_that_break_off_take_along_what_else_their_connection_has() -> None:
+    """Each of a multiplexing web server's requests is counted once, in one batch or many."""
+
+    def cut(exchange: AppExchange) -> None:
+        exchange.send(b"Content-Type: text/plain\r\n\r\nhalf")
+        waiting.append(exchange)
+        if len(waiting) == 3:
+            for one in waiting:
+                one.fail("on purpose")
+
+    waiting: list[AppExchange] = []
+
+    async def body() -> None:
+        async with running(cut) as bench:
+            server = bench.connect()
+            for number in (1, 2, 3):
+                sent = begin_request(number, Role.RESPONDER, KEEP_CONN)
+                sent += record(RecordType.PARAMS, number, encode_pairs({"REQUEST_METHOD": "GET"}))
+                sent += record(RecordType.PARAMS, number) + record(RecordType.STDIN, number)
+                server.connection.data_received(sent)
+            await until(lambda: server.wire.closing, "it is closed")
+            await until(lambda: not bench.service.in_flight, "all is over")
+            assert bench.service.requests_ended == 3
+            assert bench.service.upstreams[0].outstanding == 0
 
     run(body)
 
@@ -716,5 +962,58 @@ def test_stopping_waits_until_the_last_answer_has_gone() -> None:
             assert (server.wire.closing, stopping.done()) == ("closed", False)
             server.connection.connection_lost(None)  # when it has gone
             await until(stopping.done, "the service has stopped")
+
+    run(body)
+
+
+# ---- faults in the live feed
+
+
+def told(feed: Feed, said: str) -> dict[str, Any] | None:
+    """The first entry of a feed that says so."""
+    entries = [json.loads(feed.line(number)) for number in range(feed.first, feed.next)]
+    return next((entry for entry in entries if said in entry["message"]), None)
+
+
+def test_faults_of_requests_are_in_the_live_feed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(service_module, "SWEEP", 0.01)
+
+    async def body() -> None:
+        feed = Feed(tmp_path / "feed.sock")
+        async with running(break_off, feed=feed, request_timeout=0.05) as bench:
+            (application,) = bench.applications
+            assert b"502" in await bench.ask()
+            assert told(feed, "the answer broke off; answered 502") is not None
+            application.does = break_the_protocol
+            await bench.ask()
+            assert told(feed, "does not take") is not None
+            application.does = hang
+            assert b"504" in await bench.ask()
+            entry = told(feed, "answered 504")
+            assert entry is not None
+            assert (entry["severity"], entry["server_name"], entry["application"]) == (3, "shop.example", "fcgi-sctp")
+            assert entry["request"] in entry["message"]
+
+    run(body)
+
+
+def test_an_application_that_is_down_is_in_the_live_feed(tmp_path: Path) -> None:
+    async def body() -> None:
+        feed = Feed(tmp_path / "feed.sock")
+        async with running(hang, feed=feed) as bench:
+            wire = bench.begin("POST", b"x")
+            await until(lambda: bench.applications[0].requests, "it has come")
+            bench.service.upstreams[0].driver.abort("on purpose")
+            await until(lambda: is_over(wire), "it is given up")
+            entry = told(feed, "is down: ")
+            assert entry is not None
+            assert entry["message"].endswith("on purpose.; requests lost: 1")
+            assert entry["severity"] == 4
+            thread = threading.Thread(target=service_module.log.warning, args=("from a thread",))
+            thread.start()
+            await until(lambda: told(feed, "from a thread"), "any thread may log")
+            thread.join()
+        service_module.log.warning("afterwards")
+        assert told(feed, "afterwards") is None
 
     run(body)

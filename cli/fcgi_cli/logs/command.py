@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import os
 import re
@@ -13,6 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
+from fcgi_core.text import escape
+
+from ..output import output_is_gone
 from .events import Event, Line, Note, OutputClosed, SourceError
 from .feed import FeedSource
 from .filter import Filter, Wanted
@@ -26,6 +28,7 @@ from .source import Source
 __all__ = ["run"]
 
 INTERRUPTED = 130
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = _wanted(args)
         plain = _plain_form(args, Clock(utc=args.utc))
     except ValueError as error:
-        print(f"fcgi-sctp logs: {error}", file=sys.stderr)
+        print(f"fcgi-sctp logs: {escape(str(error))}", file=sys.stderr)
         return os.EX_USAGE
     follow = not args.no_follow and wanted.until > args.started
     tail = DEFAULT_TAIL if args.tail is None and args.since is None else args.tail
@@ -57,13 +60,20 @@ def run(args: argparse.Namespace) -> int:
         finally:
             pump.close()
     except SourceError as error:
-        print(f"fcgi-sctp logs: {error}", file=sys.stderr)
+        for sentence in error.sentences:
+            print(f"fcgi-sctp logs: {escape(sentence)}", file=sys.stderr)
         return os.EX_UNAVAILABLE
-    except (BrokenPipeError, OutputClosed):
-        _abandon_output()
+    except OutputClosed:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
+    return status_of(goal, pump)
+
+
+def status_of(goal: Goal, pump: Pump) -> int:
+    """The exit status when all is over."""
+    if pump.failures and not goal.reached:
+        return os.EX_UNAVAILABLE if len(pump.failures) == len(pump.sources) else 1
     return goal.status
 
 
@@ -128,6 +138,8 @@ def _sources(args: argparse.Namespace, follow: bool, tail: int | None) -> list[S
             from .files import FileSource
 
             sources.append(FileSource(path, tail=one_tail, follow=follow, name=name))
+        elif word not in args.feed and os.path.isdir(path):
+            raise SourceError(f"{path}: is a folder; name the files in it")
         elif word not in args.feed and (path == "-" or _is_pipe(path)):
             from .files import PipeSource
 
@@ -146,7 +158,7 @@ def _is_file(path: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
-        return path.endswith((".log", ".json", ".jsonl", ".gz"))
+        return path.endswith((".log", ".json", ".jsonl", *COMPRESSED))
 
 
 def _is_pipe(path: str) -> bool:
@@ -179,8 +191,6 @@ def _writer(args: argparse.Namespace, plain: Callable[[Event], str]) -> Callable
 
         painter = Painter.of(args)
         return lambda events: _write(out, painter.paint(events))
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="backslashreplace")  # a locale that cannot write a character must not end us
     return lambda events: _write_plain(events, out, plain, args)
 
 
@@ -200,6 +210,8 @@ def _write_plain(events: Iterable[Event], out: TextIO, form: Callable[[Event], s
 def _write(out: TextIO, text: str) -> None:
     out.write(text)
     out.flush()
+    if output_is_gone():
+        raise OutputClosed
 
 
 def in_colour(out: TextIO) -> bool:
@@ -220,12 +232,3 @@ def _descriptor(out: TextIO) -> int | None:
         return out.fileno()
     except (OSError, ValueError):
         return None
-
-
-def _abandon_output() -> None:
-    """Python flushes standard output at its end, and would complain about the pipe once more."""
-    descriptor = _descriptor(sys.stdout)
-    if descriptor is not None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)

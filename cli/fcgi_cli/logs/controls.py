@@ -92,7 +92,7 @@ class Controls:
             return ""
         try:
             pattern = re.compile(text, 0 if any(map(str.isupper, text)) else re.IGNORECASE)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             return str(error)
         view.painter.highlights = [*self._begun_highlights, pattern]
         self._show_found(lambda line: pattern.search(line.message) is not None, f"have /{escape(text)}/")

@@ -9,11 +9,20 @@ from fcgi_core.text import escape
 __all__ = ["Event", "Line", "Lost", "Note", "OutputClosed", "Skipped", "SourceError"]
 
 
-class SourceError(Exception):
-    """A feed or a file cannot be read; a sentence for the user, in which names of files are harmless."""
+OVERHEAD = 100
+"""Characters that a line counts for beside its text."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(escape(text))
+
+class SourceError(Exception):
+    """A feed or a file cannot be read; sentences for the user, in which names of files are harmless."""
+
+    @property
+    def sentences(self) -> list[str]:
+        (what,) = self.args
+        return what if isinstance(what, list) else [what]
+
+    def __str__(self) -> str:
+        return "\n".join(map(escape, self.sentences))
 
 
 class OutputClosed(Exception):
@@ -39,6 +48,11 @@ class Line:
     """Which feed or file it came from; '' if there is but one."""
     past: bool = field(default=False, compare=False)
     """It was there when we came."""
+
+    @property
+    def size(self) -> int:
+        """Characters that it holds, about, with what an object takes."""
+        return len(self.message) + sum(map(len, self.fields.values())) + OVERHEAD
 
 
 @dataclass(frozen=True, slots=True)

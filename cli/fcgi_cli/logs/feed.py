@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import socket
+import stat
 import time
 from collections.abc import Callable
 from typing import Any
@@ -204,5 +206,7 @@ def _explain(path: str, error: OSError) -> str:
         ConnectionRefusedError: "a socket, but nobody listens on it: `fcgi-sctp web` has ended",
         PermissionError: "ask for `web.feed_group` to be set to a group of yours",
     }.get(type(error), "")
+    if isinstance(error, ConnectionRefusedError) and not stat.S_ISSOCK(os.stat(path).st_mode):
+        advice = "it is no socket"
     reason = error.strerror or str(error)
     return f"{path}: {reason}" + (f"; {advice}" if advice else "")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
 import time
 from collections.abc import Callable
-from typing import IO, cast
+from typing import IO
 
 from .events import Event, Line, Lost, Note, SourceError
 from .parse import from_file
 from .source import LONGEST_LINE, RECEIVE, Source
+from .unpack import LONGEST_MAGIC, damage, unpacked
 
 __all__ = ["FileSource", "PipeSource"]
 
 LOOK_AGAIN = 0.1
 """Seconds between looks at a file that is followed."""
+PART = 1 << 20
+"""Bytes: of a line that is longer than any should be, so much is shown as one."""
 
 
 class _Lines(Source):
@@ -29,16 +33,26 @@ class _Lines(Source):
         self._size = 0
         self._time = 0.0
 
+    def fail(self, error: Exception) -> list[Event]:
+        why = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
+        events = self._flush()
+        super().fail(SourceError(why if isinstance(error, SourceError) else f"{self._path}: {why}"))
+        return events
+
     def _events(self, data: bytes) -> list[Event]:
         if b"\n" not in data:
             self._pieces.append(data)
             self._size += len(data)
-            if self._size > LONGEST_LINE:  # such a line is shown in parts: a file can hold anything
-                return self._flush()
-            return []
+            return self._parts() if self._size > LONGEST_LINE else []  # a file can hold anything
         *lines, rest = b"".join((*self._pieces, data)).split(b"\n")
         self._pieces, self._size = [rest], len(rest)
         return [self._event(raw) for raw in lines]
+
+    def _parts(self) -> list[Event]:
+        """What has come of a line that is too long, in parts."""
+        raw = b"".join(self._pieces)
+        self._pieces, self._size = [], 0
+        return [self._event(raw[begin : begin + PART]) for begin in range(0, len(raw), PART)]
 
     def _event(self, raw: bytes) -> Event:
         event = from_file(raw, self._time)
@@ -59,7 +73,7 @@ class _Lines(Source):
 
 class FileSource(_Lines):
     """The latest `tail` lines of the file at `path` (None: all), then, if `follow`, what is appended, also to a new
-    file of that name. A name that ends in ``.gz`` is a compressed file, read once."""
+    file of that name. A compressed file is read once."""
 
     def __init__(
         self,
@@ -72,32 +86,28 @@ class FileSource(_Lines):
     ) -> None:
         super().__init__(path, name)
         self._tail = tail
-        self._compressed = path.endswith(".gz")
-        self._follow = follow and not self._compressed
+        self._follow = follow
         self._clock = clock
-        self._file: IO[bytes] | None = None
+        self._file: IO[bytes] | io.RawIOBase | None = None
 
     def start(self) -> None:
         try:
-            if self._compressed:
-                import gzip
-
-                self._file = cast(IO[bytes], gzip.open(self._path))  # noqa: SIM115  # closed by `close`
-            else:
-                self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115  # closed by `close`
-                self._time = os.fstat(self._file.fileno()).st_mtime
-                if self._tail is not None:
-                    self._file.seek(_tail_offset(self._file, self._tail))
-        except OSError as error:
-            raise SourceError(f"{self._path}: {error.strerror or error}") from None
+            self._file = file = open(self._path, "rb", buffering=0)  # noqa: SIM115  # closed by `close`
+            self._time = os.fstat(file.fileno()).st_mtime
+            if compressed := unpacked(file, os.pread(file.fileno(), LONGEST_MAGIC, 0)):
+                self._file, self._follow = compressed, False
+            elif self._tail is not None:
+                file.seek(_tail_offset(file, self._tail))
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{self._path}: {getattr(error, 'strerror', None) or error}") from None
         self.due = 0.0
 
     def read(self) -> list[Event]:
         assert self._file is not None
         try:
             data = self._file.read(RECEIVE)
-        except (OSError, EOFError) as error:
-            raise SourceError(f"{self._path}: {error}") from None
+        except damage() as error:
+            return self.fail(error)
         if data:
             return self._events(data)
         if not self._follow:
@@ -165,7 +175,7 @@ class PipeSource(_Lines):
         try:
             data = os.read(self._descriptor, RECEIVE)
         except OSError as error:
-            raise SourceError(f"{self._path}: {error.strerror}") from None
+            return self.fail(error)
         if data:
             return self._events(data)
         self.ended = True

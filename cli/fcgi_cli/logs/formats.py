@@ -34,7 +34,8 @@ class Clock:
         if second != self._second:
             self._second = second
             when = self._convert(second)
-            self._before = time.strftime("%Y-%m-%dT%H:%M:%S" if self._dated else "%H:%M:%S", when)
+            date = f"{when.tm_year:04}-{when.tm_mon:02}-{when.tm_mday:02}T" if self._dated else ""
+            self._before = f"{date}{when.tm_hour:02}:{when.tm_min:02}:{when.tm_sec:02}"
             if self._dated:
                 offset = time.strftime("%z", when)
                 self._after = "Z" if self._utc else f"{offset[:3]}:{offset[3:]}"

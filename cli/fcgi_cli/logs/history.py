@@ -11,7 +11,6 @@ __all__ = ["History"]
 
 MOST_LINES = 10_000
 MOST_CHARACTERS = 16 << 20
-_LINE_OVERHEAD = 100
 
 
 class History:
@@ -26,9 +25,9 @@ class History:
 
     def add(self, line: Line) -> None:
         self._lines.append(line)
-        self._characters += len(line.message) + _LINE_OVERHEAD
+        self._characters += line.size
         while self._characters > self._most_characters or len(self._lines) > self._most_lines:
-            self._characters -= len(self._lines.popleft().message) + _LINE_OVERHEAD
+            self._characters -= self._lines.popleft().size
 
     def matching(self, takes: Callable[[Line], bool], most: int) -> tuple[list[Line], int]:
         """The latest `most` lines that are taken, in their order, and how many are in all."""

@@ -15,6 +15,7 @@ from types import FrameType
 from fcgi_core.text import SEVERITIES, escape
 
 from .backlog import Backlog
+from .command import status_of
 from .controls import Controls
 from .events import Event, Line, Note, OutputClosed
 from .filter import Filter
@@ -134,7 +135,7 @@ class Live:
                 self._view.backlog.paused = False
                 self._draw(pump, last=True)
                 return 130
-        return self._goal.status
+        return status_of(self._goal, pump)
 
     def _open(self, keyboard: Keyboard) -> None:
         keyboard.open()

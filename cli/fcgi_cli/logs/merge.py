@@ -15,7 +15,7 @@ __all__ = ["Merge"]
 
 WINDOW = 0.25
 """Seconds that a line waits for an earlier one of another source. Hosts with clocks that differ more are shown so."""
-ENOUGH = 5000
+ENOUGH, ENOUGH_CHARACTERS = 5000, 16 << 20
 """Lines of the past held of one source while another is behind."""
 
 
@@ -30,11 +30,13 @@ class Merge:
         self._arrivals: deque[tuple[float, float]] = deque()
         self._reached = {id(source): float("-inf") for source in sources}
         self._held = dict.fromkeys(self._reached, 0)
+        self._characters = dict.fromkeys(self._reached, 0)
         self._number = count()
 
     def wants(self, source: Source) -> bool:
         """Whether the source is to be read on, or has to wait for others."""
-        return not (source.past and self._held[id(source)] > ENOUGH and self._reached[id(source)] > self._horizon())
+        many = self._held[id(source)] > ENOUGH or self._characters[id(source)] > ENOUGH_CHARACTERS
+        return not (source.past and many and self._reached[id(source)] > self._horizon())
 
     @property
     def due(self) -> float | None:
@@ -53,6 +55,7 @@ class Merge:
         for event in events:
             if isinstance(event, Line):
                 reached = event.time
+                self._characters[id(source)] += event.size
             heapq.heappush(self._heap, (reached, next(self._number), event))
         self._reached[id(source)] = reached
         self._held[id(source)] += len(events)
@@ -76,6 +79,7 @@ class Merge:
         if not self._heap:
             self._arrivals.clear()
             self._held = dict.fromkeys(self._held, 0)
+            self._characters = dict.fromkeys(self._held, 0)
         return events
 
     def _horizon(self) -> float:

@@ -8,11 +8,20 @@ from datetime import UTC, datetime, time, timedelta
 __all__ = ["moment"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_FURTHEST = 1e12
+"""Seconds; no line is from then."""
 _AGO = re.compile(r"-?((?:\d+(?:\.\d+)?[smhdw])+)(?: ago)?")
 
 
 def moment(text: str, now: float, *, utc: bool = False) -> float:
     """Seconds since the epoch. What names no zone is local time, or UTC. ValueError says what would be right."""
+    seconds = _moment(text, now, utc=utc)
+    if not -_FURTHEST < seconds < _FURTHEST:
+        raise _no_time(text)
+    return seconds
+
+
+def _moment(text: str, now: float, *, utc: bool) -> float:
     words = text.strip().lower()
     if match := _AGO.fullmatch(words):
         return now - sum(float(part[:-1]) * _UNITS[part[-1]] for part in re.findall(r"[\d.]+[smhdw]", match[1]))
@@ -33,8 +42,12 @@ def moment(text: str, now: float, *, utc: bool = False) -> float:
         pass
     try:
         when = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is no time: 10m (ago), 12:30, today, yesterday, 2026-07-01, 2026-07-01T12:00:00Z, @SECONDS"
-        ) from None
-    return (when if when.tzinfo else when.replace(tzinfo=zone)).timestamp()
+        return (when if when.tzinfo else when.replace(tzinfo=zone)).timestamp()
+    except (ValueError, OverflowError):
+        raise _no_time(text) from None
+
+
+def _no_time(text: str) -> ValueError:
+    return ValueError(
+        f"{text[:40]!r} is no time: 10m (ago), 12:30, today, yesterday, 2026-07-01, 2026-07-01T12:00:00Z, @SECONDS"
+    )

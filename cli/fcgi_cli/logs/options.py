@@ -14,11 +14,12 @@ DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 FEED_VARIABLE = "FCGI_SCTP_FEED"
 DEFAULT_TAIL = 10
 """Lines of the past, as tail(1) and journalctl(1) show."""
+DIGITS = 15
 EPILOG = """
 On a terminal a line below shows what goes on, and keys work: ? lists them.
 
-Exit status: 0; 1 if --count or --until-match was not reached before --timeout or the end; 64 for wrong words; 69 if
-there is nothing to read; 130 after Ctrl-C.
+Exit status: 0; 1 if --count or --until-match was not reached before --timeout or the end, or if one of several sources
+could not be read; 64 for wrong words; 69 if there is nothing to read; 130 after Ctrl-C.
 """
 
 
@@ -97,8 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
+        raise argparse.ArgumentTypeError(f"{text[: DIGITS + 1]!r} is no number of lines, of {DIGITS} digits at most")
     return int(text)
 
 
@@ -108,7 +109,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1
     if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of seconds below 1,000,000,000")
     return seconds
 
 
@@ -122,8 +123,8 @@ def _level(text: str) -> int:
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is no regular expression: {error}") from None
     return text
 
 

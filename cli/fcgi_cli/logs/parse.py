@@ -20,22 +20,23 @@ _FILE_LINE = re.compile(
 )
 _TRACE = re.compile(r"\\n\s+(?:File \"|at |#\d)|Traceback \(most recent call last\):\\n")
 """What shows that a backslash and an n in a file's line were a line's end, and no path."""
-_LATEST = 1e11
-"""Seconds since the epoch beyond which a time is none; false for NaN too."""
+_EARLIEST, _LATEST = -62135424000.0, 253402128000.0
+"""Seconds since the epoch: 0001-01-03 and 9999-12-30, so that every zone has them in years of four digits."""
 
 
-def from_json(raw: bytes) -> Line | Lost | None:
-    """A line of the feed or of ``-o json``; None if it is none that this version knows."""
+def from_json(raw: bytes, before: float = 0.0) -> Line | Lost | None:
+    """A line of the feed or of ``-o json``; None if it is none that this version knows. One whose time is impossible
+    happened when the line `before` it did."""
     try:
         value = json.loads(raw.decode(errors="replace"))
         if "lost" in value:
             return Lost(int(value["lost"]))
-        return line_of(value)
+        return line_of(value, before)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
-def line_of(value: Mapping[str, Any]) -> Line:
+def line_of(value: Mapping[str, Any], before: float = 0.0) -> Line:
     """The line that an object describes; ValueError, KeyError, TypeError if it describes none."""
     moment, severity = value["time"], value["severity"]
     seconds = datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else float(moment)
@@ -44,7 +45,7 @@ def line_of(value: Mapping[str, Any]) -> Line:
     fields = value.get("fields")
     return Line(
         int(value.get("n", 0)),
-        seconds if -_LATEST < seconds < _LATEST else 0.0,
+        _possible(seconds, before),
         min(7, max(0, int(severity))),
         str(value["message"]),
         str(value.get("server_name") or ""),
@@ -60,7 +61,7 @@ def line_of(value: Mapping[str, Any]) -> Line:
 
 def from_file(raw: bytes, before: float) -> Line | Lost:
     """A line of a file: JSON, the syslog plugin's, or any text at all, which happened when the line `before` it did."""
-    if raw.startswith(b"{") and (event := from_json(raw)) is not None:
+    if raw.startswith(b"{") and (event := from_json(raw, before)) is not None:
         return event
     text = raw.decode(errors="backslashreplace").rstrip("\r")
     match = _FILE_LINE.fullmatch(text)
@@ -75,7 +76,7 @@ def from_file(raw: bytes, before: float) -> Line | Lost:
         message = message.replace("\\n", "\n").replace("\\t", "\t")
     return Line(
         0,
-        moment,
+        _possible(moment, before),
         SEVERITIES.index(match["severity"]),
         message,
         _word(match["server_name"]),
@@ -83,6 +84,11 @@ def from_file(raw: bytes, before: float) -> Line | Lost:
         match["process"] or "",
         request=_word(match["request"]),
     )
+
+
+def _possible(seconds: float, before: float) -> float:
+    """A time, or the one before it where it is none; NaN is none."""
+    return seconds if _EARLIEST < seconds < _LATEST else before
 
 
 def _word(text: str) -> str:

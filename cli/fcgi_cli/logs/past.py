@@ -6,17 +6,24 @@ import heapq
 from collections import deque
 from operator import itemgetter
 
-from .events import Event, Line, Lost
+from .events import Event, Line, Lost, Note
 
 __all__ = ["Past"]
 
+MOST_CHARACTERS = 16 << 20
+"""Of the past; lines of a file may be long."""
+
 
 class Past:
-    """Keeps the latest `most` events that are past and every other. The past may end in the middle of a read, and
+    """Keeps the latest `most` events that are past, as far as they have `MOST_CHARACTERS` in all, and every other. The
+    past may end in the middle of a read, and
     with several sources it is still read of one while another brings what comes, so each event says what it is."""
 
     def __init__(self, most: int) -> None:
-        self._past: deque[tuple[int, Event]] = deque(maxlen=most)
+        self._past: deque[tuple[int, Event]] = deque()
+        self._most = most
+        self._characters = 0
+        self._long = False
         self._present: list[tuple[int, Event]] = []
         self._count = 0
 
@@ -24,7 +31,20 @@ class Past:
         of_it = isinstance(event, Line | Lost) and event.past
         (self._past if of_it else self._present).append((self._count, event))
         self._count += 1
+        if not of_it:
+            return
+        self._characters += _size(event)
+        while len(self._past) > self._most or (self._characters > MOST_CHARACTERS and len(self._past) > 1):
+            self._long = self._long or len(self._past) <= self._most
+            self._characters -= _size(self._past.popleft()[1])
 
     def events(self) -> list[Event]:
         """In the order in which they came."""
-        return [event for _, event in heapq.merge(self._past, self._present, key=itemgetter(0))]
+        events = [event for _, event in heapq.merge(self._past, self._present, key=itemgetter(0))]
+        if self._long and len(self._past) < self._most:
+            events.insert(0, Note(f"the latest lines are long: {len(self._past)} of {self._most} are shown"))
+        return events
+
+
+def _size(event: Event) -> int:
+    return event.size if isinstance(event, Line) else 0

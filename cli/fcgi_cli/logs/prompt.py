@@ -50,11 +50,10 @@ class Prompt:
             self._text = fitting[self._chosen]
 
     def show(self, width: int) -> tuple[str, str]:
-        """What stands before the cursor, and after it, in `width` cells; of a long text its end. Choices are remote
-        text, and are shown escaped."""
+        """What stands before the cursor, and after it, in `width` cells; of a long text its end."""
         after = f"  ({escape(self._problem)})" if self._problem else ""
         room = max(0, width - len(self._question) - 3)
-        text = escape(self._text)
+        text = escape(self._text)  # a name that came over the network may stand there
         if len(text) > room:
             text = "…" + text[len(text) - room + 1 :]
         return f"{self._question} {text}", after

@@ -7,7 +7,7 @@ import select
 import time
 from collections.abc import Sequence
 
-from .events import Event, OutputClosed
+from .events import Event, Note, OutputClosed, SourceError
 from .merge import Merge
 from .source import Source
 
@@ -32,6 +32,7 @@ class Pump:
         """Descriptors that end a wait when they can be read."""
         self._merge = Merge(sources) if len(sources) > 1 else None
         self._past_held = True
+        self._notes: list[Event] = []
 
     @property
     def past(self) -> bool:
@@ -47,20 +48,35 @@ class Pump:
         """There is no more to come."""
         return all(source.ended for source in self.sources) and not (self._merge and self._merge.waiting)
 
+    @property
+    def failures(self) -> list[str]:
+        """Why sources cannot be read, or not to their end."""
+        return [source.failure for source in self.sources if source.failure]
+
     def start(self) -> None:
-        """SourceError if one cannot be read."""
+        """Open the sources. SourceError if none can be read."""
         for source in self.sources:
-            source.start()
+            try:
+                source.start()
+            except SourceError as error:
+                source.fail(error)
+        if len(self.failures) == len(self.sources):
+            raise SourceError(self.failures)
+        self._notes += map(Note, self.failures)
 
     def close(self) -> None:
         for source in self.sources:
             source.close()
 
     def wait(self, longest: float = math.inf, *, reading: bool = True) -> list[Event]:
-        """Wait at most `longest` seconds until something comes; what came. OutputClosed, SourceError.
+        """Wait at most `longest` seconds until something comes; what came, and a note where a source has failed.
+        OutputClosed.
 
         With `reading` false nothing is read: what comes waits where it is.
         """
+        if self._notes:
+            notes, self._notes = self._notes, []
+            return notes
         sources = [
             one for one in self.sources if reading and not one.ended and (self._merge is None or self._merge.wants(one))
         ]
@@ -90,7 +106,7 @@ class Pump:
         events: list[Event] = []
         for source in sources:
             if id(source) in readable or source.due <= now:
-                read = source.read()
+                read = self._read(source)
                 if self._merge is None:
                     events += read
                 else:
@@ -101,3 +117,10 @@ class Pump:
                 self._past_held, whole = False, True
             events = self._merge.take(all_of_it=whole)
         return events
+
+    def _read(self, source: Source) -> list[Event]:
+        try:
+            events = source.read()
+        except SourceError as error:
+            events = source.fail(error)
+        return [*events, Note(source.failure)] if source.failure else events

@@ -10,7 +10,7 @@ __all__ = ["RECEIVE", "LONGEST_LINE", "Source"]
 
 RECEIVE = 256 << 10
 """Bytes read at once: some thousand lines, which take some 10 ms."""
-LONGEST_LINE = 32 << 20
+LONGEST_LINE = 16 << 20
 """Bytes: an item of feedback has 1 MiB at most, and JSON makes six bytes of some."""
 
 
@@ -27,6 +27,8 @@ class Source:
     """There is no more to come."""
     waiting: bool = False
     """Away at present, and expected back."""
+    failure: str = ""
+    """Why it ended before its time: a sentence for the user."""
 
     def start(self) -> None:
         """SourceError if it cannot be read."""
@@ -38,6 +40,14 @@ class Source:
     def read(self) -> list[Event]:
         """What has come. SourceError."""
         raise NotImplementedError
+
+    def fail(self, error: Exception) -> list[Event]:
+        """It cannot be read on, for this reason; what is left of it."""
+        self.failure = str(error)
+        self.past, self.ended = False, True
+        self.due = math.inf
+        self.close()
+        return []
 
     def close(self) -> None:
         """Let go of it; may be repeated."""

@@ -55,8 +55,8 @@ class Comparison:
         if sign in ("=~", "!~"):
             try:
                 re.compile(value)
-            except re.error as error:
-                raise ValueError(f"{value!r} is no regular expression: {error}") from None
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"{value[:100]!r} is no regular expression: {error}") from None
         elif name in ("severity", "level"):
             value = str(severity_number(value))  # 0 is the worst
         return cls(name, sign, value)

@@ -83,7 +83,7 @@ class MetricsApplication(ApplicationHalf):
             try:
                 self._send(transport)
                 self._failing = False
-            except Exception:
+            except BaseException:  # a collector that calls sys.exit() does not end the thread
                 if not self._failing:
                     self._failing = True
                     self._host.log.exception("no snapshot can be made; it is tried again")
@@ -105,7 +105,7 @@ class MetricsApplication(ApplicationHalf):
         """All of them, or none if a collector fails."""
         try:
             lines = list(registry_lines())
-        except Exception:
+        except BaseException:  # a collector's affair, whatever it raises: there is nothing above it but our thread
             if not self._registry_failing:
                 self._host.log.exception("the application's own metrics cannot be collected and are left out")
             self._registry_failing = True

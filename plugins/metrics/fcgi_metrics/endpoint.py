@@ -19,7 +19,8 @@ from .plugin import host_and_port
 __all__ = ["Endpoint", "Render"]
 
 MAX_CONNECTIONS = 32
-"""At once; more are closed at once. A Prometheus has one, and there may be a few of them."""
+"""At once. A Prometheus has one, and there may be a few of them. Where one more comes, the oldest goes that has asked
+for nothing yet, or else the oldest whose answer is not taken; where all wait for their page, the new one is closed."""
 MAX_HEAD = 8 * 1024
 """Bytes of a request's head; nginx's large_client_header_buffers has 8 KiB too."""
 PATIENCE = 10.0
@@ -39,7 +40,8 @@ class Endpoint:
         self._loop = asyncio.get_running_loop()
         self._render = render
         self._pages: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
-        self._connections: set[_Client] = set()
+        self._connections: dict[_Client, None] = {}
+        """The oldest first."""
         self._unix: UnixSocket | None = None
         if where.startswith("unix:"):
             self._unix = UnixSocket(where.removeprefix("unix:"), mode=0o660)
@@ -59,6 +61,7 @@ class Endpoint:
             self._starting.cancel()
         if self._server is not None:
             self._server.close()
+            self._server = None  # what it makes its protocols with holds this endpoint: a circle
         if self._unix is not None:
             self._unix.close()
         self._socket.close()
@@ -74,12 +77,17 @@ class Endpoint:
 
     def admit(self, client: _Client) -> bool:
         if len(self._connections) >= MAX_CONNECTIONS:
-            return False
-        self._connections.add(client)
+            silent = next((one for one in self._connections if not one.asked), None)
+            slow = next((one for one in self._connections if one.answered), None)
+            if (oldest := silent or slow) is None:
+                return False
+            del self._connections[oldest]
+            oldest.abort()
+        self._connections[client] = None
         return True
 
     def dismiss(self, client: _Client) -> None:
-        self._connections.discard(client)
+        self._connections.pop(client, None)
 
     def page(self, accept: str, zipped: bool) -> asyncio.Task[tuple[bytes, str]]:
         """The page that is being made."""
@@ -119,7 +127,9 @@ class _Client(asyncio.Protocol):
         self._endpoint = endpoint
         self._transport: asyncio.Transport | None = None
         self._head = b""
-        self._asked = False
+        self.asked = False
+        """Its whole request has come."""
+        self.answered = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -136,14 +146,14 @@ class _Client(asyncio.Protocol):
             self._deadline.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._asked:
+        if self.asked:
             return  # a second request on the connection is not answered, and it was told so
         self._head += data
         if len(self._head) > MAX_HEAD:
-            self._asked = True
+            self.asked = True
             self._answer(431, "Request Header Fields Too Large")
         elif b"\r\n\r\n" in self._head:
-            self._asked = True
+            self.asked = True
             self._request(self._head.partition(b"\r\n\r\n")[0].decode("latin-1"))
 
     def abort(self) -> None:
@@ -194,6 +204,7 @@ class _Client(asyncio.Protocol):
     ) -> None:
         if self._transport is None or self._transport.is_closing():
             return
+        self.answered = True
         if content is None:
             content = f"{status} {reason}\n".encode()
         head = (

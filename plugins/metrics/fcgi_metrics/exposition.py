@@ -6,6 +6,7 @@ counted by reason. All of this runs on one thread that is not the event loop's.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from .encoding import encode
 from .families import APPLICATION, FAMILIES, RESERVED
 from .samples import PROCESS, Buckets, Labels, Sample, Value, add_values
 from .snapshot import Meta, parse
+from .validity import is_bound, is_valid, valid_groups
 
 __all__ = ["Exposition", "Snapshot"]
 
@@ -36,16 +38,13 @@ _SUFFIXES = {
 """What the samples of a family of each type are called after it (OpenMetrics 1.0, "Metric Types")."""
 
 
-class Snapshot(NamedTuple):
-    """The last whole snapshot of an application's process."""
-
-    worker: str
-    number: int
-    parts: tuple[bytes, ...]
+LINE_COST, COMMA_COST = 640, 320
+"""Bytes of memory, about, of a line once it is taken apart, and of what follows a comma in it: a label, or a bucket."""
+_CREATED = dict.fromkeys(("counter", "histogram", "summary"), ("_created",))
+"""What else belongs to such a family, though it does not pass through here."""
 
 
 class _Parsed(NamedTuple):
-    number: int
     own: list[Sample]
     """Those of `families`, with hosts made safe."""
     metrics: dict[str, Metric]
@@ -53,8 +52,29 @@ class _Parsed(NamedTuple):
     omitted: dict[str, int]
 
 
+class Snapshot:
+    """The last whole snapshot of an application's process: as it came, and taken apart once it is shown."""
+
+    __slots__ = ("_parsed", "held", "number", "parts", "worker")
+
+    def __init__(self, worker: str, number: int, parts: tuple[bytes, ...]) -> None:
+        self.worker = worker
+        self.number = number
+        self.parts = parts
+        self.held = sum([len(part) + LINE_COST * part.count(b"\n") + COMMA_COST * part.count(b",") for part in parts])
+        """Bytes of memory, about, taken apart or not."""
+        self._parsed: _Parsed | None = None
+
+    def parse(self, max_samples: int) -> _Parsed:
+        """What it says; not for more than one thread."""
+        if self._parsed is None:
+            self._parsed = _Parser(self, max_samples).result()
+            self.parts = ()
+        return self._parsed
+
+
 class Exposition:
-    """Makes pages. It remembers what it has parsed, and which hosts it shows by name."""
+    """Makes pages. It remembers which hosts it shows by name."""
 
     def __init__(self, max_hosts: int, max_samples: int) -> None:
         self.max_hosts = max_hosts
@@ -63,7 +83,6 @@ class Exposition:
         """Samples left out of the last page, by reason."""
         self._hosts: set[str] = set()
         self._folded: set[str] = set()
-        self._parsed: dict[str, _Parsed] = {}
 
     def samples(self, own: Iterable[Sample], snapshots: Sequence[Snapshot]) -> list[Sample]:
         """All samples of `families`: `own` and the applications'; hosts beyond the limit together."""
@@ -79,17 +98,16 @@ class Exposition:
     # ---- the plugin's own families
 
     def _applications(self, snapshots: Sequence[Snapshot]) -> Iterator[Sample]:
-        self._parsed = {one.worker: self._parse(one) for one in snapshots}
-        for worker, parsed in self._parsed.items():
+        for snapshot in snapshots:
             together: dict[tuple[str, str, Labels], Value] = {}
-            for scope, name, labels, value in parsed.own:
+            for scope, name, labels, value in snapshot.parse(self.max_samples).own:
                 key = self._admit(scope), name, labels
                 known = together.get(key)
                 added = value if known is None else add_values(known, value)
                 if added is not None:
                     together[key] = added
             for (scope, name, labels), value in together.items():
-                yield Sample(scope, name, (("worker", worker), *labels), value)
+                yield Sample(scope, name, (("worker", snapshot.worker), *labels), value)
 
     def _admit(self, scope: str) -> str:
         """The host under which a scope is shown."""
@@ -106,14 +124,6 @@ class Exposition:
     def hosts_folded(self) -> int:
         return len(self._folded)
 
-    # ---- parsing
-
-    def _parse(self, snapshot: Snapshot) -> _Parsed:
-        parsed = self._parsed.get(snapshot.worker)
-        if parsed is None or parsed.number != snapshot.number:
-            parsed = _Parser(snapshot, self.max_samples).result()
-        return parsed
-
     # ---- pages
 
     def _metrics(self, snapshots: Sequence[Snapshot]) -> list[Metric]:
@@ -122,7 +132,7 @@ class Exposition:
         self.omitted = {}
         claimed: dict[str, str] = {}
         for snapshot in snapshots:
-            parsed = self._parsed[snapshot.worker]
+            parsed = snapshot.parse(self.max_samples)
             for reason, count in parsed.omitted.items():
                 self.omitted[reason] = self.omitted.get(reason, 0) + count
             for name, metric in parsed.metrics.items():
@@ -132,7 +142,7 @@ class Exposition:
     def _join(self, metrics: dict[str, Metric], claimed: dict[str, str], name: str, metric: Metric) -> None:
         """Add a worker's metric to those of the others, if they agree on what it is."""
         meaning = f"{name} {metric.type}"
-        names = {name + suffix for suffix in ("", *_SUFFIXES[metric.type])}
+        names = {name + suffix for suffix in ("", *_SUFFIXES[metric.type], *_CREATED.get(metric.type, ()))}
         if any(claimed.get(one, meaning) != meaning for one in names):
             self.omitted["conflict"] = self.omitted.get("conflict", 0) + len(metric.samples)
             return
@@ -141,6 +151,10 @@ class Exposition:
         if known is None:
             known = metrics[name] = Metric(name, metric.documentation, metric.type)
         known.samples.extend(metric.samples)
+
+
+def _are_buckets(value: Buckets) -> bool:
+    return 0 <= value.total < math.inf and all(is_bound(bound) for bound, _ in value.counts)
 
 
 class _Collected(Collector):
@@ -178,10 +192,17 @@ class _Parser:
                     self._own_sample(line)
                 else:
                     self._sample(line)
-        return _Parsed(self._snapshot.number, self._own, self._metrics, self._omitted)
+        for family, metric in list(self._metrics.items()):
+            samples = valid_groups(metric.type, family, metric.samples)
+            if len(samples) < len(metric.samples):
+                self._omit("malformed", len(metric.samples) - len(samples))
+            metric.samples = samples
+            if not samples:
+                del self._metrics[family]
+        return _Parsed(self._own, self._metrics, self._omitted)
 
-    def _omit(self, reason: str) -> None:
-        self._omitted[reason] = self._omitted.get(reason, 0) + 1
+    def _omit(self, reason: str, count: int = 1) -> None:
+        self._omitted[reason] = self._omitted.get(reason, 0) + count
 
     def _meta(self, meta: Meta) -> None:
         if len(self._types) + len(self._helps) >= 2 * self._left:
@@ -201,17 +222,21 @@ class _Parser:
         if {label for label, _ in labels} != wanted or ("server_name" in family.labels) is (scope == PROCESS):
             self._omit("unknown")
             return
+        if not (_are_buckets(value) if isinstance(value, Buckets) else 0 <= value < math.inf):
+            self._omit("malformed")  # none of ours is negative, or no number
+            return
         self._left -= 1
         self._own.append(Sample(scope if scope == PROCESS else clean_host(scope), name, labels, value))
 
     def _sample(self, sample: Sample) -> None:
         _, name, labels, value = sample
         family, kind = self._family(name)
-        label_names = {label for label, _ in labels}
+        by_name = dict(labels)
         if isinstance(value, Buckets) or not family or sample.scope != PROCESS:
             self._omit("unknown")
             return
-        if (name == family + "_bucket" and "le" not in label_names) or any(one.startswith("__") for one in label_names):
+        suffix = name.removeprefix(family)
+        if any(one.startswith("__") for one in by_name) or not is_valid(kind, suffix, by_name, family, value):
             self._omit("malformed")
             return
         renamed = tuple(sorted((f"exported_{label}" if label == "worker" else label, text) for label, text in labels))

@@ -28,6 +28,7 @@ class Family(NamedTuple):
     """Beside `worker`, which all of an application have."""
 
 
+_OUTPUT = ("plugin", "output")
 _BOTH = (
     # by virtual host
     Family("requests_total", "counter", "Requests that have ended, by class of the status.", ("server_name", "status")),
@@ -70,11 +71,26 @@ _BOTH = (
     Family("association_retransmissions_total", "counter", "Chunks sent again.", ("peer",)),
     Family("association_packets_sent_total", "counter", "SCTP packets sent.", ("peer",)),
     Family("association_packets_received_total", "counter", "SCTP packets received.", ("peer",)),
+    Family(
+        "plugin_disagreements",
+        "gauge",
+        "Associations whose two sides declare a plugin's channels in different ways, so that nothing is carried.",
+        ("plugin",),
+    ),
     Family("channel_sent_items_total", "counter", "Items of feedback sent.", ("channel",)),
     Family("channel_sent_bytes_total", "counter", "Bytes of feedback sent.", ("channel",)),
     Family("channel_received_items_total", "counter", "Items of feedback received.", ("channel",)),
     Family("channel_received_bytes_total", "counter", "Bytes of feedback received.", ("channel",)),
     Family("channel_dropped_items_total", "counter", "Items of feedback that found no room or no taker.", ("channel",)),
+    # what plugins write to
+    Family("output_up", "gauge", "Whether the output takes what waits: 0 if it fails or stalls.", _OUTPUT),
+    Family("output_errors_total", "counter", "Attempts to write to the output that failed.", _OUTPUT),
+    Family("output_written_items_total", "counter", "Items that the output has written.", _OUTPUT),
+    Family("output_waiting_items", "gauge", "Items that wait for the output.", _OUTPUT),
+    Family("output_waiting_bytes", "gauge", "Memory of the items that wait for the output.", _OUTPUT),
+    Family("output_lost_items_total", "counter", "Items that the output lost.", _OUTPUT),
+    Family("output_lost_bytes_total", "counter", "Text of the items that the output lost.", _OUTPUT),
+    Family("output_cut_items_total", "counter", "Items that were too long for the output and are cut.", _OUTPUT),
 )
 _PLUGIN = (
     Family("workers", "gauge", "Application processes that are shown."),
@@ -82,6 +98,7 @@ _PLUGIN = (
     Family("snapshot_age_seconds", "gauge", "Age of the last whole snapshot of an application.", ("worker",)),
     Family("snapshots_total", "counter", "Whole snapshots received."),
     Family("snapshots_incomplete_total", "counter", "Snapshots of which a part did not arrive."),
+    Family("snapshots_dropped_total", "counter", "Snapshots that were too large, alone or all together."),
     Family("samples_omitted", "gauge", "Samples of applications that are not shown, by reason.", ("reason",)),
     Family("hosts_folded", "gauge", "Virtual hosts of applications that are shown as other."),
     Family("statsd_errors_total", "counter", "Datagrams to statsd that could not be sent."),

@@ -48,6 +48,9 @@ class MetricsOptions(Plugin.Options):
     """Whether the application's own metrics are sent, if it uses the library prometheus_client."""
     max_samples: FromPeer[int] = Field(default=20_000, ge=100, le=1_000_000)
     """Samples taken from one application process; what is more is left out and counted."""
+    max_memory: int = Field(default=128 << 20, ge=1 << 20, le=1 << 36)
+    """Bytes of memory, about, that the snapshots of all application processes may hold on the web side; the largest are
+    left out and counted."""
     statsd: str | None = None
     """Where the web side sends statsd lines by UDP: HOST:PORT; null for nowhere."""
     statsd_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,64}$")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from fcgi_core.plugin import (
     AssociationFigures,
     Histogram,
     HostTraffic,
+    OutputFigures,
     Traffic,
     TransportFigures,
 )
@@ -118,6 +119,8 @@ def process_samples(
                 together[key] = value + together.get(key, 0)
     for (name, labels), value in together.items():
         yield Sample(PROCESS, prefix + name, labels, value)
+    for plugin, count in transport.disagreements.items():
+        yield Sample(PROCESS, f"{prefix}plugin_disagreements", (("plugin", plugin),), count)
     for channel in transport.channels:
         labels = (("channel", channel.name),)
         yield Sample(PROCESS, f"{prefix}channel_sent_items_total", labels, channel.sent)
@@ -125,6 +128,28 @@ def process_samples(
         yield Sample(PROCESS, f"{prefix}channel_received_items_total", labels, channel.received)
         yield Sample(PROCESS, f"{prefix}channel_received_bytes_total", labels, channel.received_bytes)
         yield Sample(PROCESS, f"{prefix}channel_dropped_items_total", labels, channel.dropped)
+    yield from _outputs(prefix, transport.outputs)
+
+
+def _outputs(prefix: str, outputs: Sequence[tuple[str, OutputFigures]]) -> Iterator[Sample]:
+    """What plugins write to; outputs of one name together, and they are up if all of them are."""
+    together: dict[tuple[str, Labels], float] = {}
+    for plugin, output in outputs:
+        labels: Labels = (("plugin", plugin), ("output", output.name))
+        up = "output_up", labels
+        together[up] = min(together.get(up, 1), int(output.state not in ("failing", "stalled")))
+        for name, value in (
+            ("output_errors_total", output.errors),
+            ("output_written_items_total", output.written),
+            ("output_waiting_items", output.waiting),
+            ("output_waiting_bytes", output.waiting_bytes),
+            ("output_lost_items_total", output.lost),
+            ("output_lost_bytes_total", output.lost_bytes),
+            ("output_cut_items_total", output.cut),
+        ):
+            together[name, labels] = together.get((name, labels), 0) + value
+    for (name, of_output), total in together.items():
+        yield Sample(PROCESS, prefix + name, of_output, total)
 
 
 def _association(figures: AssociationFigures) -> Iterator[tuple[str, Labels, float]]:

@@ -7,6 +7,7 @@ count and its sum are sent, as counters, whose quotient is the mean.
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import Iterable, Iterator
@@ -52,7 +53,8 @@ class Statsd:
             self._send(packet)
 
     def lines(self, samples: Iterable[Sample]) -> Iterator[str]:
-        """The lines to send now; counters that stand still are left out."""
+        """The lines to send now. Counters that stand still are left out, and so is what statsd has no way to write: an
+        infinite value, and what is no number."""
         current: dict[str, float] = {}
         for sample in samples:
             kind = FAMILIES[sample.name].kind
@@ -61,7 +63,7 @@ class Statsd:
                 yield from self._counter(current, sample, "_sum", sample.value.total)
             elif kind == "counter":
                 yield from self._counter(current, sample, "", sample.value)
-            else:
+            elif math.isfinite(sample.value):
                 name, tags = self._name(sample, "")
                 yield f"{name}:{_number(sample.value)}|g{tags}"
         self._last = current
@@ -70,6 +72,8 @@ class Statsd:
         self._socket.close()
 
     def _counter(self, current: dict[str, float], sample: Sample, suffix: str, value: float) -> Iterator[str]:
+        if not math.isfinite(value):
+            return
         name, tags = self._name(sample, suffix)
         key = name + tags
         if len(current) < MAX_SERIES:

@@ -25,9 +25,13 @@ from .statsd import Statsd
 __all__ = ["MetricsWeb"]
 
 MAX_WORKERS = 1000
-"""Application processes whose snapshots are kept."""
+"""Application processes whose snapshots are kept; those that are gone make room for others."""
 MAX_SNAPSHOT = 16 << 20
 """Bytes of one process' snapshot."""
+MAX_GONE = 16 << 20
+"""Bytes of memory, about, of the snapshots of processes that are gone. The one that went first goes first."""
+PART_COST = 160
+"""Bytes of memory that a part of a snapshot takes beside its own."""
 T = TypeVar("T")
 
 
@@ -48,6 +52,18 @@ class _Worker:
         """The number of the snapshot whose parts come in."""
         self.parts: dict[int, bytes] = {}
         self.size = 0
+        """Bytes of them."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory, about."""
+        return self.size + (self.whole.held if self.whole is not None else 0)
+
+    def forget_parts(self) -> bool:
+        """Leave out the snapshot that comes in; whether there was any of it."""
+        there = bool(self.parts)
+        self.parts, self.size = {}, 0
+        return there
 
 
 class MetricsWeb(WebHalf):
@@ -57,9 +73,12 @@ class MetricsWeb(WebHalf):
         self._traffic = host.traffic()
         self._workers: dict[tuple[str, str], _Worker] = {}
         """By process."""
+        self._held = 0
+        """Bytes of memory, about, of all their snapshots."""
         self._exposition = Exposition(options.max_hosts, options.max_samples)
         self._whole = 0
         self._incomplete = 0
+        self._dropped = 0
         self._malformed = 0
         self._due = 0.0
         # one thread, so that pages and reports are made one after the other
@@ -95,6 +114,10 @@ class MetricsWeb(WebHalf):
         if worker is not None:
             worker.associations.discard(association.identity)
             worker.gone_at = time.monotonic()
+            if not worker.associations:
+                self._held -= worker.size
+                self._incomplete += worker.forget_parts()
+                self._make_room()
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         worker = self._workers.get(association.process)
@@ -108,7 +131,7 @@ class MetricsWeb(WebHalf):
         now = time.monotonic()
         keep = self._options.keep
         for worker in [one for one in self._workers.values() if not one.associations and now - one.gone_at > keep]:
-            del self._workers[worker.process]
+            self._remove(worker)
         if self._statsd is not None and now >= self._due and self._reporting is None:
             self._due = now + self._options.interval
             self._report(self._statsd)
@@ -116,6 +139,7 @@ class MetricsWeb(WebHalf):
     def close(self) -> None:
         if self.endpoint is not None:
             self.endpoint.close()
+            self.endpoint = None  # it calls `page`: a circle
         if self._reporting is not None:
             self._reporting.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -127,15 +151,20 @@ class MetricsWeb(WebHalf):
     def _worker(self, association: AssociationInfo) -> _Worker | None:
         """The process at the other end, with a name of its own."""
         worker = self._workers.get(association.process)
-        if worker is not None or len(self._workers) >= MAX_WORKERS:
+        if worker is not None:
             return worker
+        if len(self._workers) >= MAX_WORKERS:
+            gone = self._gone()
+            if not gone:
+                return None
+            self._remove(gone[0])
         name = association.peer_name[:128] or "application"
         taken = {one.name: one for one in self._workers.values()}
         number, label = 1, name
         while (holder := taken.get(label)) is not None:
             if not holder.associations and holder.process[0] == association.member:
                 # the same worker, started anew: its predecessor makes room
-                del self._workers[holder.process]
+                self._remove(holder)
                 break
             number += 1
             label = f"{name}-{number}"
@@ -146,19 +175,50 @@ class MetricsWeb(WebHalf):
         done = worker.whole.number if worker.whole is not None else 0
         if header.number < worker.coming or header.number <= done:
             return  # late, or by another association of the same process
+        held = worker.held
         if header.number > worker.coming:
-            self._incomplete += bool(worker.parts)
-            worker.coming, worker.parts, worker.size = header.number, {}, 0
-        worker.size += len(item)
-        if worker.size > MAX_SNAPSHOT:
-            worker.parts.clear()
-            return
+            self._incomplete += worker.forget_parts()
+            worker.coming = header.number
+        worker.size += len(item) + PART_COST
         worker.parts[header.part] = item
-        if len(worker.parts) == header.parts:
+        if worker.size > MAX_SNAPSHOT:
+            worker.forget_parts()
+            worker.coming += 1  # the rest of it is left out
+            self._dropped += 1
+        elif len(worker.parts) == header.parts:
             parts = tuple(worker.parts[part] for part in sorted(worker.parts))
             worker.whole, worker.whole_at = Snapshot(worker.name, header.number, parts), time.monotonic()
-            worker.parts = {}
+            worker.forget_parts()
             self._whole += 1
+        self._held += worker.held - held
+        if self._held > self._options.max_memory:
+            self._make_room()
+
+    def _remove(self, worker: _Worker) -> None:
+        self._held -= worker.held
+        del self._workers[worker.process]
+
+    def _gone(self) -> list[_Worker]:
+        """The processes that are gone, those that went first first."""
+        return sorted((one for one in self._workers.values() if not one.associations), key=lambda one: one.gone_at)
+
+    def _make_room(self) -> None:
+        """Leave out snapshots until the others may be kept: of processes that are gone, and then the largest."""
+        gone = self._gone()
+        held_by_gone = sum([one.held for one in gone])
+        for worker in gone:
+            if self._held <= self._options.max_memory and held_by_gone <= MAX_GONE:
+                break
+            held_by_gone -= worker.held
+            self._drop(worker)
+        while self._held > self._options.max_memory:
+            self._drop(max(self._workers.values(), key=lambda one: one.held))
+
+    def _drop(self, worker: _Worker) -> None:
+        self._held -= worker.held
+        self._dropped += worker.whole is not None
+        self._dropped += worker.forget_parts()
+        worker.whole = None
 
     # ---- showing
 
@@ -181,6 +241,8 @@ class MetricsWeb(WebHalf):
 
         def reported(future: asyncio.Future[None]) -> None:
             self._reporting = None
+            if not future.cancelled():
+                future.exception()  # it is in the log already: asyncio need not report it a second time
 
         self._reporting = asyncio.ensure_future(self._off_loop(report))
         self._reporting.add_done_callback(reported)
@@ -202,6 +264,7 @@ class MetricsWeb(WebHalf):
             Sample(PROCESS, f"{PLUGIN}workers", (), len(snapshots)),
             Sample(PROCESS, f"{PLUGIN}snapshots_total", (), self._whole),
             Sample(PROCESS, f"{PLUGIN}snapshots_incomplete_total", (), self._incomplete),
+            Sample(PROCESS, f"{PLUGIN}snapshots_dropped_total", (), self._dropped),
         ]
         for worker in workers:
             labels = (("worker", worker.name),)

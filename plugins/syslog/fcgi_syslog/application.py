@@ -44,7 +44,7 @@ from .reassembly import Reassembler
 from .rules import Rules, RulesByHost
 from .severity import CRIT, WARNING
 from .storm import StormControl
-from .uncompiled import guarded
+from .uncompiled import Sending, guarded
 
 __all__ = ["SyslogApplication"]
 
@@ -56,6 +56,8 @@ _FIXED = ("scope", "delivery", "spool", "spool_bytes", "listen")
 """Options that a running half cannot change."""
 KNOWN_HOSTS = 1000
 """Virtual hosts whose beginnings of lines are kept; names come from clients where a web server passes them on."""
+KNOWN_HEADS = 1000
+"""Beginnings of lines that are kept for each of them: an application may name loggers after its requests."""
 _WORD = re.compile(r"[0-9A-Za-z._-]{8,}")
 """What may be the identity of a request: nginx's $request_id has 32 hexadecimal digits."""
 LOOK_AT = 1024
@@ -116,23 +118,12 @@ class _Source:
         self.quiet = False
 
 
-class _Sending(threading.local):
-    """What a thread sends by itself, not through the loop."""
-
-    now = False
-    echo = False
-    """What it sends was said while it sent something else."""
-
-    def __init__(self) -> None:
-        self.later: list[tuple[str, bytes, RequestInfo | None, int]] = []
-
-
 class SyslogApplication(ApplicationHalf):
     """Takes lines on any thread."""
 
     def __init__(self, host: ApplicationHost, options: SyslogOptions) -> None:
         self._host = host
-        self._sending = _Sending()
+        self._sending = Sending()
         self._failures = 0
         self._reported = 0
         self._hostname = clean_name(socket.gethostname(), HOSTNAME_LENGTH)
@@ -204,10 +195,14 @@ class SyslogApplication(ApplicationHalf):
         self._capture.install(options.capture, self._rules.lowest)
 
     def association_up(self, association: AssociationInfo) -> None:
-        self._capture.heard(True)
+        # lines that no web side takes, for the plugin is not enabled there or with other options, stay on stderr
+        self._capture.heard(self._host.is_taken(self._batched))
 
     def association_down(self, association: AssociationInfo, reason: str) -> None:
-        self._capture.heard(bool(self._host.associations()))
+        self._capture.heard(self._is_heard())
+
+    def _is_heard(self) -> bool:
+        return bool(self._host.associations()) and self._host.is_taken(self._batched)
 
     def request_begin(self, request: RequestInfo) -> None:
         if self._listener is not None:
@@ -245,7 +240,7 @@ class SyslogApplication(ApplicationHalf):
             source.turns.add(partial(self._feed, source, request, data))
         else:
             self._lose()
-        if waiting > MANY_PIECES and threading.get_ident() != self._loop_thread:
+        if waiting > MANY_PIECES and not source.turns.mine and threading.get_ident() != self._loop_thread:
             time.sleep(LET_GO_FIRST)
         return self._keep_stderr
 
@@ -257,6 +252,8 @@ class SyslogApplication(ApplicationHalf):
         self._send_stderr(source, request, events)
 
     def tick(self) -> None:
+        if self._host.associations():
+            self._capture.heard(self._is_heard())
         for source in list(self._holding):  # other threads add some meanwhile
             if source.quiet:
                 self._flush(source, self._holding.get(source))
@@ -272,8 +269,8 @@ class SyslogApplication(ApplicationHalf):
             self._listener.close()
         self._capture.uninstall()
         self._capture.close()
-        for source, request in list(self._holding.items()):
-            self._flush(source, request)
+        for source in list(self._holding):  # other threads may still add some
+            self._flush(source, self._holding.get(source))
         self._report_suppressed()
 
     def _source(self, request: RequestInfo | None) -> _Source:
@@ -388,7 +385,7 @@ class SyslogApplication(ApplicationHalf):
             return
         if fields:
             if rules.redacts:
-                fields = {name: rules.redact(value) for name, value in fields.items()}
+                fields = {name: rules.redact_field(name, value) for name, value in fields.items()}
             head = self._begin(source, severity, msgid, source.data + _format_fields(fields))
         else:
             head = source.heads.get((severity, msgid)) or self._head(source, severity, msgid)
@@ -406,6 +403,8 @@ class SyslogApplication(ApplicationHalf):
 
     def _head(self, source: _Source, severity: int, msgid: str) -> str:
         """The one of all lines that add nothing."""
+        if len(source.heads) >= KNOWN_HEADS:
+            source.heads.clear()
         head = source.heads[severity, msgid] = self._begin(source, severity, msgid, source.data)
         return head
 

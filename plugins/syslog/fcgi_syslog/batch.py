@@ -36,6 +36,8 @@ so; what costs per batch is then a hundredth of what costs per line."""
 LATEST = 253402300800 * 1_000_000
 """Microseconds from the epoch to the end of the year 9999, the last that RFC 3339 can name."""
 MOST_HEADS = 65535
+MOST_HEAD_BYTES = 256 << 10
+"""Of all heads of one batch that is taken, which are taken apart; ours have `BATCH_SIZE` characters, or one line's."""
 MOST_LINES = 10_000
 """Of one batch that is taken: they are looked at in one turn of the loop (some 15 ms). Ours have 4,000 at most."""
 _COUNTS = struct.Struct(">IH")
@@ -136,6 +138,8 @@ def decode(item: bytes) -> Batch:
     lengths = columns[2 * count : 3 * count]
     numbers = columns[3 * count : 4 * count]
     head_lengths = columns[4 * count :]
+    if heads > count or sum(head_lengths) > MOST_HEAD_BYTES:
+        raise ValueError(f"a batch of {count} lines has {heads} heads of {sum(head_lengths)} bytes")
     texts_at = end + sum(head_lengths)
     if texts_at + sum(lengths) != len(item):
         raise ValueError("the lengths in a batch do not add up to it")

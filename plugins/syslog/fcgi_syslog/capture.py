@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
-from fcgi_core.loggers import keep_enabled
+from fcgi_core.plugin import keep_enabled
 
 from .about import LONGEST_VALUE
 from .forked import Relay
@@ -29,6 +29,8 @@ APPLICATION_LOGGER = "fcgi_sctp.application"
 _OWN_LOGGER = "fcgi_sctp"
 _WARNINGS_LOGGER = "py.warnings"
 _MOST_FIELDS = 32
+KNOWN_NAMES = 10_000
+"""Loggers whose MSGID is kept: an application may name them after its requests."""
 NO_FIELDS: dict[str, str] = {}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _STANDARD_COUNT = len(vars(logging.makeLogRecord({})))
@@ -46,6 +48,26 @@ class Take(Protocol):
     def __call__(
         self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
     ) -> None: ...
+
+
+def _no_line(
+    severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
+) -> None:
+    """In the place of `take` after the end."""
+
+
+def _no_output(data: bytes) -> bool:
+    """In the place of `take_output` after the end."""
+    return False
+
+
+def _no_record(logger: logging.Logger, record: logging.LogRecord) -> bool:
+    """In the place of `handle` after the end."""
+    return False
+
+
+def _nothing(*about: object) -> None:
+    """In the place of a call-back that is not called any more."""
 
 
 class TakeOutput(Protocol):
@@ -82,9 +104,9 @@ class Capture:
         self._streams: dict[str, Output] = {}
         """By name in `sys`: what stands there."""
         # a bound method is a new object each time; these are compared when the hooks are taken out again
-        self._our_hook = self._uncaught
-        self._our_thread_hook = self._uncaught_in_thread
-        self._listener = self.handle
+        self._our_hook: Callable[..., None] = self._uncaught
+        self._our_thread_hook: Callable[..., None] = self._uncaught_in_thread
+        self._listener: Callable[[logging.Logger, logging.LogRecord], bool] = self.handle
         self._relay = Relay(self._from_child)
         keep_enabled(APPLICATION_LOGGER)
         keep_enabled(_WARNINGS_LOGGER)
@@ -153,8 +175,10 @@ class Capture:
         self._kinds = frozenset()
 
     def close(self) -> None:
-        """After `uninstall`, for good."""
+        """After `uninstall`, for good. It then holds nothing that it was given, for its owner holds it."""
         self._relay.close()
+        self._take, self._take_output, self._listener = _no_line, _no_output, _no_record
+        self._failed = self._our_hook = self._our_thread_hook = _nothing
 
     def handle(self, logger: logging.Logger, record: logging.LogRecord) -> bool:
         """Take a record, if it is one that is wanted; never raises. True if there would be none without us, so that no
@@ -178,7 +202,7 @@ class Capture:
                 return
             fields = record.__dict__
             severity = _SEVERITY_OF_LEVEL.get(level)
-            created = record.created
+            created = fields["created"]  # not its attribute, which compiled code believes to be a float
             self._line(
                 of_level(level) if severity is None else severity,
                 msgid,
@@ -240,6 +264,8 @@ class Capture:
             wanted = "logging" in kinds or (name == _WARNINGS_LOGGER and "warnings" in kinds)
         # the end of a long name says more than its beginning
         msgid = clean_name(name[-MSGID_LENGTH:], MSGID_LENGTH) if wanted else ""
+        if len(self._msgids) >= KNOWN_NAMES:
+            self._msgids.clear()
         self._msgids[name] = msgid
         return msgid
 
@@ -290,7 +316,9 @@ def _text(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
     except Exception as error:  # arguments that do not fit the message: what there is says more than nothing
-        text = f"{_written(record.msg, repr)} with arguments that do not fit it ({_written(error, str)})"
+        text = (
+            f"{_written(record.__dict__.get('msg'), repr)} with arguments that do not fit it ({_written(error, str)})"
+        )
     if record.exc_info:
         if not record.exc_text:
             record.exc_text = _format_exception(record.exc_info)  # logging keeps it for the handlers that come after
@@ -308,7 +336,7 @@ def _written(value: object, how: Callable[[object], str]) -> str:
         return f"<{type(value).__name__} without a text: {type(error).__name__}>"
 
 
-def _extra(fields: Mapping[str, object]) -> dict[str, str]:
+def _extra(fields: Mapping[Any, object]) -> dict[str, str]:
     """What `extra` added to a record."""
     names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
     return {_written(name, str): _written(fields[name], str)[:LONGEST_VALUE] for name in names}

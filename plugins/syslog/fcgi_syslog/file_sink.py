@@ -8,9 +8,11 @@ line, whatever it holds. Or a JSON object: see `formats`.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import select
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -18,7 +20,7 @@ from fcgi_core.plugin import FeedEntry
 
 from .formats import format_line, format_lines
 from .lines import Lines
-from .sinks import Part, Sink
+from .sinks import RETRY_AFTER, Part, Sink
 
 __all__ = ["FileSink", "file_name"]
 
@@ -30,6 +32,9 @@ MAX_NAMES = 1000
 """Virtual hosts that get a file. A web server that hands on what the client calls it would let anybody make files."""
 OTHERS = "_others"
 """The name of the file for all further ones."""
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+"""Not blocking: a pipe that nothing reads from, or not fast enough, would hold the thread without a word."""
+_OF_PIPES = {errno.ENXIO: "nothing reads from this pipe", errno.EAGAIN: "what reads from this pipe is too slow"}
 _UNSAFE = re.compile(r"[^a-z0-9._-]|^\.")
 
 
@@ -49,15 +54,20 @@ class _File:
 
     def write(self) -> None:
         """Append what is pending, in one write if the system takes it so. OSError keeps the rest."""
-        if self._descriptor < 0:
-            os.makedirs(os.path.dirname(self.path), DIRECTORY_MODE, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-            self._descriptor = os.open(self.path, flags, FILE_MODE)
         try:
+            if self._descriptor < 0:
+                os.makedirs(os.path.dirname(self.path), DIRECTORY_MODE, exist_ok=True)
+                self._descriptor = os.open(self.path, _FLAGS, FILE_MODE)
             while self.pending:
-                del self.pending[: os.write(self._descriptor, self.pending)]
+                try:
+                    del self.pending[: os.write(self._descriptor, self.pending)]
+                except BlockingIOError:  # a pipe that is full
+                    if not select.select([], [self._descriptor], [], RETRY_AFTER)[1]:
+                        raise
         except OSError as error:
-            raise OSError(error.errno, error.strerror, self.path) from None
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN):
+                self.close()  # what is there next time may be another file, or another reader of a pipe
+            raise OSError(error.errno, _OF_PIPES.get(error.errno or 0, error.strerror), self.path) from None
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -80,43 +90,53 @@ class FileSink(Sink):
         super().__init__(path, log, threshold)
         self._to_text = to_text
         self._to_texts = to_texts
-        self._by_host = "{server_name}" in path
+        self.apart = "{server_name}" in path
         self._template = path
         self._names: set[str] = set()
         self._files: dict[str, _File] = {}  # the one that was written longest ago first
         self._pending: dict[str, _File] = {}
+        self._in_hand = 0
 
-    def deliver(self, entries: list[FeedEntry]) -> None:
-        self.deliver_parts([*entries])
-
-    def deliver_parts(self, parts: list[Part]) -> None:
+    def prepare(self, part: Part) -> None:
         lines: dict[str, list[str]] = {}
-        for part in parts:
-            if not isinstance(part, Lines):
-                lines.setdefault(self._path(part.server_name), []).append(self._to_text(part))
-            elif self._by_host:
-                for name, of_host in part.by_host().items():
-                    lines.setdefault(self._path(name), []).extend(self._to_texts(of_host))
-            else:
-                lines.setdefault(self._template, []).extend(self._to_texts(part))
-        for path, texts in lines.items():
+        if not isinstance(part, Lines):
+            lines[self._path(part.server_name)] = [self._to_text(part)]
+        elif self.apart:
+            for name, of_host in part.by_host().items():
+                lines.setdefault(self._path(name), []).extend(self._to_texts(of_host))
+        else:
+            lines[self._template] = self._to_texts(part)
+        for path, data in [(path, "".join(texts).encode()) for path, texts in lines.items()]:
             file = self._open(path)
-            file.pending += "".join(texts).encode()
+            file.pending += data
+            self._in_hand += len(data)
             self._pending[path] = file
+
+    def push(self) -> None:
         failure: OSError | None = None
         for file in list(self._pending.values()):
+            before = len(file.pending)
             try:
                 file.write()
                 del self._pending[file.path]
             except OSError as error:  # the other files may be on another disk
                 failure = failure or error
+            self._in_hand -= before - len(file.pending)
             if file.path not in self._files:
                 file.close()
         if failure is not None:
             raise failure
 
+    def abandon(self) -> int:
+        count = sum(file.pending.count(b"\n") for file in self._pending.values())
+        for file in self._pending.values():
+            file.pending.clear()
+        self._pending.clear()
+        self._in_hand = 0
+        return count
+
     def left(self) -> int:
-        return sum(len(file.pending) for file in self._pending.values())
+        return self._in_hand
 
     def release(self) -> None:
         for file in self._files.values():
@@ -124,7 +144,7 @@ class FileSink(Sink):
         self._files = dict(self._pending)
 
     def _path(self, server_name: str) -> str:
-        if not self._by_host:
+        if not self.apart:
             return self._template
         name = file_name(server_name)
         if name not in self._names:

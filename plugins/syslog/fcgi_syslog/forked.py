@@ -11,11 +11,10 @@ import json
 import os
 import select
 import socket
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, TextIO
+from typing import Any
 
 from fcgi_core.plugin import RequestInfo, bound_to_request, current_request
 
@@ -31,6 +30,8 @@ PATIENCE_MS = 1000
 """Milliseconds that a child waits for room; after that it does not wait again until there is some."""
 KNOWN_FORKS = 256
 """Requests in which the application forked last: their children's lines are bound to them."""
+
+STDERR = 2
 
 Line = list[Any]
 _relays: list[Relay] = []
@@ -138,15 +139,16 @@ class Relay:
         self._waits = True
 
     def _on_stderr(self, line: Sequence[Any], error: OSError) -> None:
-        stream: TextIO | None = sys.__stderr__
-        if stream is None:
-            return
+        text = f"{' '.join(part for part in line if isinstance(part, str) and part).rstrip()}\n"
         if not self._said:
             self._said = True
             why = "it does not read" if isinstance(error, BlockingIOError) else error
-            stream.write(f"fcgi-sctp: lines of forked process {os.getpid()} do not reach its parent: {why}\n")
-        stream.write(f"{' '.join(part for part in line if isinstance(part, str) and part).rstrip()}\n")
-        stream.flush()
+            text = f"fcgi-sctp: lines of forked process {os.getpid()} do not reach its parent: {why}\n{text}"
+        try:
+            # not by sys.stderr: a thread of the parent's may have had its lock when the child was forked
+            os.write(STDERR, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass  # it is closed, or its reader is gone
 
 
 def _before_fork() -> None:

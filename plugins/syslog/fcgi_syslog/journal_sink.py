@@ -14,11 +14,12 @@ import os
 import re
 import socket
 import struct
-from collections import deque
 
 from fcgi_core.plugin import FeedEntry, escape
 
-from .sinks import RETRY_AFTER, Sink
+from .datagram_sink import DatagramSink
+from .message import clip
+from .sinks import RETRY_AFTER
 
 __all__ = ["JournalSink", "format_fields"]
 
@@ -57,38 +58,31 @@ def format_fields(entry: FeedEntry) -> bytes:
     return b"".join(parts)
 
 
-class JournalSink(Sink):
+class JournalSink(DatagramSink):
     """`path`: the journal's socket."""
 
     def __init__(self, path: str, log: logging.Logger, threshold: int = 7) -> None:
         super().__init__(f"journal {path}", log, threshold)
         self._path = path
-        self._socket: socket.socket | None = None
-        self._pending: deque[FeedEntry] = deque()
 
-    def deliver(self, entries: list[FeedEntry]) -> None:
-        self._pending.extend(entries)
-        while self._pending:
-            data = format_fields(self._pending[0])
+    def format(self, entry: FeedEntry, limit: int | None) -> bytes:
+        return format_fields(entry if limit is None else entry._replace(message=clip(entry.message, limit)))
+
+    def send(self, data: bytes) -> None:
+        try:
+            used = self._socket or self._open()
             try:
-                self._send(self._socket or self._open(), data)
-            except TimeoutError:
-                raise  # it is there, but does not read
-            except OSError:
+                used.send(data)
+            except OSError as error:
+                if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                    raise
+                _send_sealed(used, data)
+        except TimeoutError:
+            raise  # it is there, but does not read
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
                 self.release()
-                raise
-            self._pending.popleft()
-
-    def left(self) -> int:
-        return sum(len(entry.message) for entry in self._pending)
-
-    def lines_left(self) -> int:
-        return len(self._pending)
-
-    def release(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+            raise
 
     def _open(self) -> socket.socket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -96,17 +90,14 @@ class JournalSink(Sink):
         self._socket.connect(self._path)
         return self._socket
 
-    def _send(self, used: socket.socket, data: bytes) -> None:
-        try:
-            used.send(data)
-        except OSError as error:
-            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
-                raise
-            descriptor = os.memfd_create("syslog", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-                fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-                rights = array.array("i", [descriptor])
-                used.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+def _send_sealed(used: socket.socket, data: bytes) -> None:
+    """Send a file in memory that holds the datagram."""
+    descriptor = os.memfd_create("syslog", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        rights = array.array("i", [descriptor])
+        used.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from sys import getsizeof
 
 from fcgi_core.plugin import FeedEntries, FeedEntry, memory_cost
 
 from .about import details
 
-__all__ = ["Head", "Lines", "OfRequest"]
+__all__ = ["Head", "Lines", "OfRequest", "cost_of"]
 
+ENTRY_COST = 640
+"""Bytes of memory of an entry beside its message and its fields."""
+LINES_COST = 640
+"""Bytes of memory of many lines together, beside what each of them takes."""
+EMPTY = getsizeof("")
+"""Bytes of memory of a text of ASCII beside its characters."""
 HEAD_COST = 1024
 """Bytes of memory of a head beside its texts: itself, and what outputs make of it."""
 LINE_COST = 72
 """Bytes of memory of a line beside its text: its time, and its place in five columns."""
 REQUEST_COST = 256
 """Bytes of memory of what a line has of its request, beside its PARAMS."""
+
+
+def cost_of(entry: FeedEntry, before: FeedEntry | None = None) -> int:
+    """Bytes of memory of an entry, about, next to the one `before` it: lines of a request share their fields."""
+    fields = None if before is not None and entry.fields is before.fields else entry.fields
+    return ENTRY_COST + memory_cost((entry.message,), fields)
 
 
 class Head:
@@ -71,7 +84,7 @@ class Lines(FeedEntries):
     """By column: the heads, and for each line its time, the number of its head, its text, and its request if the head
     does not say that. A sequence of entries, each made when somebody wants it."""
 
-    __slots__ = ("clean", "heads", "numbers", "requests", "size", "texts", "times")
+    __slots__ = ("_held", "clean", "heads", "numbers", "requests", "size", "texts", "times")
 
     def __init__(
         self,
@@ -93,21 +106,24 @@ class Lines(FeedEntries):
         """None: heads say all that is to be said."""
         self.size = sum(map(len, texts))
         """Characters of text."""
+        self._held = 0
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def held(self) -> int:
-        count = len(self.texts)
-        cost = count * LINE_COST + sum([head.cost for head in self.heads])
-        cost += self.size + 49 * count if self.clean else memory_cost(self.texts)
-        last: OfRequest | None = None
-        for request in self.requests or ():
-            if request is not None and request is not last:  # the lines of a request often follow each other
-                cost += len(request.params) + REQUEST_COST
-                last = request
-        return cost
+        if not self._held:
+            count = len(self.texts)
+            cost = LINES_COST + count * LINE_COST + sum([head.cost for head in self.heads])
+            cost += self.size + EMPTY * count if self.clean else memory_cost(self.texts)
+            last: OfRequest | None = None
+            for request in self.requests or ():
+                if request is not None and request is not last:  # the lines of a request often follow each other
+                    cost += len(request.params) + REQUEST_COST
+                    last = request
+            self._held = cost
+        return self._held
 
     def entry(self, position: int) -> FeedEntry:
         head = self.heads[self.numbers[position]]
@@ -127,6 +143,12 @@ class Lines(FeedEntries):
         if not chosen:
             return None
         return self._of(chosen)
+
+    def part(self, first: int, last: int) -> Lines:
+        """The lines from `first` to before `last`."""
+        if first == 0 and last >= len(self.texts):
+            return self
+        return self._of(range(first, min(last, len(self.texts))))
 
     def by_host(self) -> dict[str, Lines]:
         """The lines of each virtual host."""

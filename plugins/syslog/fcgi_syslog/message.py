@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -41,6 +42,8 @@ FACILITIES = (
 """RFC 5424 section 6.2.1, by number; the names are those of syslog.conf(5)."""
 HOSTNAME_LENGTH, APP_NAME_LENGTH, PROCID_LENGTH, MSGID_LENGTH, DATA_NAME_LENGTH = 255, 48, 128, 32, 32
 """Characters at most (RFC 5424 section 6)."""
+FIRST_SECOND, LAST_SECOND = -62135596800, 253402300799
+"""Seconds from the epoch to the first and last that RFC 3339 can name."""
 _DEFAULT_PRIORITY = 13
 """user.notice, for a message that says none (RFC 3164 section 4.3.3)."""
 
@@ -52,6 +55,12 @@ _known_data: dict[str, Data] = {}
 KNOWN_DATA = 1024
 KNOWN_DATA_LENGTH = 1024
 """Characters of the longest that is kept."""
+
+MOST_FIELDS = 64
+"""Parameters of one message that are taken apart; ours have 40 at most. RFC 5424 knows no bound, but a sender must not
+have us work for as long as it likes."""
+MOST_DATA = 64 << 10
+"""Characters of structured data; ours has 48 Ki at most."""
 
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 _NOT_DATA_NAME = re.compile(r'[^\x21-\x7e]|[=\]"]')
@@ -206,8 +215,8 @@ def parse_text(text: str) -> Message:
         end = rest.find("] ") + 1
         known = _known_data.get(rest[:end])  # what is there is valid, and a space ends it
         if known is None:
-            structured = _DATA.match(rest)
-            if structured is None:
+            structured = _DATA.match(rest, 0, MOST_DATA)
+            if structured is None or _too_many(structured[0]):
                 raise ValueError(_what_is_wrong(fields))
             end = structured.end()
             known = _parse_data(structured[0])
@@ -241,7 +250,14 @@ def _what_is_wrong(fields: list[str]) -> str:
     for (name, longest), value in zip(_HEADER, fields[1:], strict=False):
         if not (0 < len(value) <= longest and value.isascii() and value.isprintable()):
             return f"{name} is not 1 to {longest} printable ASCII characters"
-    return "its structured data is not as RFC 5424 section 6.3 says"
+    return f"its structured data is not as RFC 5424 section 6.3 says, or has more than {MOST_FIELDS} parameters"
+
+
+def _too_many(data: str) -> bool:
+    """Whether structured data has more parameters than are taken apart."""
+    if data.count('="') <= MOST_FIELDS:  # a value that ends with = is counted, too
+        return False
+    return next(islice(_PARAMETER.finditer(data), MOST_FIELDS, None), None) is not None
 
 
 def _parse_data(text: str) -> Data:
@@ -275,4 +291,7 @@ def _parse_time(text: str) -> float:
 
 @lru_cache(maxsize=64)
 def _epoch(second: str, offset: str) -> int:
-    return int(datetime.fromisoformat(second + offset).timestamp())
+    seconds = int(datetime.fromisoformat(second + offset).timestamp())
+    if not FIRST_SECOND <= seconds <= LAST_SECOND:
+        raise ValueError("years 1 to 9999 of UTC were expected")
+    return seconds

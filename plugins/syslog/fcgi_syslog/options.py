@@ -223,6 +223,12 @@ class SyslogOptions(Plugin.Options):
                 raise ValueError(f"{path!r}: an absolute path is needed")
         if self.spool is not None and self.delivery == "plain":
             raise ValueError("a spool is for delivery: acknowledged")
+        places = [(output.kind, getattr(output, output.kind)) for output in self.outputs]
+        for kind, where in places:
+            if places.count((kind, where)) > 1:
+                raise ValueError(
+                    f"outputs: {kind.removesuffix('_file')} {where} stands twice, and would have each line twice"
+                )
         return self
 
     @property

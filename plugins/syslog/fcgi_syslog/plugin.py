@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from fcgi_core.plugin import (
@@ -13,6 +14,7 @@ from fcgi_core.plugin import (
     Scope,
     WebHalf,
     WebHost,
+    folder_problem,
 )
 
 from .options import Output, SyslogOptions
@@ -64,6 +66,22 @@ class SyslogPlugin(Plugin):
             channels.append(Channel("syslog", Scope.REQUEST, queue_bytes=REQUEST_QUEUE))
         return channels
 
+    def missing(self, options: SyslogOptions, web: bool) -> Sequence[str]:
+        folders: dict[str, str] = {}
+        problems = []
+        if web:
+            for number, output in enumerate(options.outputs):
+                if (path := output.file or output.json_file) is not None:
+                    folders[f"outputs.{number}"] = os.path.dirname(path.partition("{server_name}")[0] or path)
+                if output.tls is not None and (problem := _tls_problem(output)):
+                    problems.append(f"outputs.{number}: {problem}")
+        else:
+            if options.spool is not None:
+                folders["spool"] = options.spool
+            if options.listen is not None:
+                folders["listen"] = os.path.dirname(options.listen)
+        return problems + [f"{name}: {why}" for name, folder in folders.items() if (why := folder_problem(folder))]
+
     def application_half(self, host: ApplicationHost, options: SyslogOptions) -> ApplicationHalf:
         from .application import SyslogApplication  # each process needs but one half
 
@@ -73,6 +91,16 @@ class SyslogPlugin(Plugin):
         from .web import SyslogWeb
 
         return SyslogWeb(host, options)
+
+
+def _tls_problem(output: Output) -> str:
+    from .stream_sink import tls_context
+
+    try:
+        tls_context(output.ca, output.certificate, output.key)
+    except OSError as error:
+        return f"the files of tls cannot be used: {error.strerror or error}"
+    return ""
 
 
 plugin = SyslogPlugin

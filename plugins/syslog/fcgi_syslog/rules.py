@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 
-from fcgi_core.plugin import SECRETS, may_have_secrets, severity_number
+from fcgi_core.plugin import SECRETS, is_secret, may_have_secrets, severity_number
 
 from .options import SyslogOptions
 from .severity import guess
 
 __all__ = ["Rules", "RulesByHost"]
 
+SECRET = "***"
+
 
 class Rules:
     """Frozen once made; read on any thread."""
 
     __slots__ = (
+        "_hides_secrets",
         "_patterns",
         "_redactions",
         "_stderr_severity",
@@ -36,6 +39,7 @@ class Rules:
         self._patterns = [(re.compile(one.match), severity_number(one.severity)) for one in options.patterns]
         self._redactions = [(re.compile(one.match), one.replace, one.match == SECRETS) for one in options.redact]
         self.redacts = bool(self._redactions)
+        self._hides_secrets = any(secrets for _, _, secrets in self._redactions)
         self.only_secrets = all(secrets for _, _, secrets in self._redactions)
         """Nothing is redacted in a text without ``=``."""
 
@@ -48,6 +52,12 @@ class Rules:
             if not secrets or may_have_secrets(text):
                 text = expression.sub(replacement, text)
         return text
+
+    def redact_field(self, name: str, value: str) -> str:
+        """The value of a field without what is not to be read; nothing of one whose name says that it is a secret."""
+        if self._hides_secrets and is_secret(name):
+            return SECRET
+        return self.redact(value)
 
     def of_stderr(self, text: str) -> tuple[int, str]:
         """The severity of an event on STDERR, and its text without a leading ``<N>``."""

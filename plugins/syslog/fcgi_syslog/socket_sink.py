@@ -13,17 +13,15 @@ import logging
 import re
 import socket
 import time
-from collections import deque
 
 from fcgi_core.plugin import FeedEntry, escape
 
+from .datagram_sink import DatagramSink
 from .message import clip
-from .sinks import RETRY_AFTER, Sink
+from .sinks import RETRY_AFTER
 
 __all__ = ["SocketSink", "format_datagram"]
 
-SURE_BYTES = 8 << 10
-"""Bytes of text that a line is cut to if the socket does not take it whole; rsyslog's own default limit."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NOT_TAG = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -41,52 +39,32 @@ def format_datagram(entry: FeedEntry, limit: int | None = None) -> bytes:
     return f"<{priority}>{stamp} {tag}{f'[{process}]' if process else ''}: {text}".encode()
 
 
-class SocketSink(Sink):
+class SocketSink(DatagramSink):
     """`path`: the daemon's socket."""
 
     def __init__(self, path: str, log: logging.Logger, threshold: int = 7) -> None:
         super().__init__(path, log, threshold)
         self._path = path
-        self._socket: socket.socket | None = None
-        self._pending: deque[FeedEntry] = deque()
 
-    def deliver(self, entries: list[FeedEntry]) -> None:
-        self._pending.extend(entries)
-        while self._pending:
-            self._send(self._pending[0])
-            self._pending.popleft()
+    def format(self, entry: FeedEntry, limit: int | None) -> bytes:
+        return format_datagram(entry, limit)
 
-    def left(self) -> int:
-        return sum(len(entry.message) for entry in self._pending)
-
-    def lines_left(self) -> int:
-        return len(self._pending)
-
-    def release(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def _send(self, entry: FeedEntry) -> None:
+    def send(self, data: bytes) -> None:
         fresh = self._socket is None
         try:
-            self._send_whole(entry)
+            (self._socket or self._open()).send(data)
         except TimeoutError:
             raise  # it is there, but does not read
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                raise
             self.release()
             if fresh:
                 raise
-            self._send_whole(entry)  # the daemon has been restarted
+            self._open().send(data)  # the daemon has been restarted
 
-    def _send_whole(self, entry: FeedEntry) -> None:
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.settimeout(RETRY_AFTER)
-            self._socket.connect(self._path)
-        try:
-            self._socket.send(format_datagram(entry))
-        except OSError as error:
-            if error.errno != errno.EMSGSIZE:
-                raise
-            self._socket.send(format_datagram(entry, SURE_BYTES))
+    def _open(self) -> socket.socket:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.settimeout(RETRY_AFTER)
+        self._socket.connect(self._path)
+        return self._socket

@@ -19,11 +19,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from fcgi_core.plugin import FeedEntry
-
 from .formats import format_message, format_messages
 from .lines import Lines
-from .sinks import CLOSE_WITHIN, Part, Sink
+from .sinks import CLOSE_WITHIN, STALLED_AFTER, Part, Sink
 
 __all__ = ["StreamSink", "tls_context"]
 
@@ -39,6 +37,10 @@ KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_
 _SIOCOUTQ = 0x5411
 """ioctl of Linux: bytes that the peer has not acknowledged."""
 _RESET = (BrokenPipeError, ConnectionResetError, ssl.SSLError)
+
+
+class _DoesNotRead(TimeoutError):
+    """The connection is kept, and the batch goes on where it stopped."""
 
 
 class _Batch:
@@ -90,11 +92,23 @@ class StreamSink(Sink):
         self._offset = 0
         """Bytes of the first unsent batch that were sent."""
 
-    def deliver(self, entries: list[FeedEntry]) -> None:
-        self.deliver_parts([*entries])
+    def prepare(self, part: Part) -> None:
+        if isinstance(part, Lines):
+            messages = format_messages(part, self._longest_text)
+        else:
+            messages = [format_message(part, self._longest_text)]
+        framed: list[bytes] = []
+        size = 0
+        for message in messages:
+            framed.append(b"%d %b" % (len(message), message))
+            size += len(message)
+            if size > BATCH_BYTES:
+                self._unsent.append(_Batch(b"".join(framed), len(framed)))
+                framed, size = [], 0
+        if framed:
+            self._unsent.append(_Batch(b"".join(framed), len(framed)))
 
-    def deliver_parts(self, parts: list[Part]) -> None:
-        self._add(parts)
+    def push(self) -> None:
         if not (self._unsent or self._unsure):
             return
         try:
@@ -106,9 +120,18 @@ class StreamSink(Sink):
             self._settle(used)
             if self.closing:
                 self._settle_all(used)
+        except _DoesNotRead:
+            raise  # it is there: a new connection would not be read either
         except OSError as error:
             self._disconnect(reset=isinstance(error, _RESET))
             raise
+
+    def abandon(self) -> int:
+        count = self.lines_left()
+        self._unsent.clear()
+        self._unsure.clear()
+        self._disconnect(reset=False)
+        return count
 
     def left(self) -> int:
         return sum(len(batch.data) for batch in (*self._unsent, *self._unsure))
@@ -118,23 +141,6 @@ class StreamSink(Sink):
 
     def release(self) -> None:
         self._disconnect(reset=False)
-
-    def _add(self, parts: list[Part]) -> None:
-        framed: list[bytes] = []
-        size = 0
-        for part in parts:
-            if isinstance(part, Lines):
-                messages = format_messages(part, self._longest_text)
-            else:
-                messages = [format_message(part, self._longest_text)]
-            for message in messages:
-                framed.append(b"%d %b" % (len(message), message))
-                size += len(message)
-                if size > BATCH_BYTES:
-                    self._unsent.append(_Batch(b"".join(framed), len(framed)))
-                    framed, size = [], 0
-        if framed:
-            self._unsent.append(_Batch(b"".join(framed), len(framed)))
 
     def _connect(self) -> socket.socket:
         plain = socket.create_connection(self._address, CONNECT_WITHIN)
@@ -170,17 +176,15 @@ class StreamSink(Sink):
         """Give the first unsent batch to the socket, whole."""
         batch = self._unsent[0]
         view = memoryview(batch.data)
-        give_up: float | None = None
+        since = time.monotonic()
         while self._offset < len(view):
             try:
                 sent = used.send(view[self._offset :])
             except TimeoutError:
-                # it is there, but does not read: wait, for a new connection would not be read either
-                if self.closing:
-                    give_up = give_up or time.monotonic() + CLOSE_WITHIN / 2
-                    if time.monotonic() > give_up:
-                        raise
+                if time.monotonic() - since > (CLOSE_WITHIN / 4 if self.closing else STALLED_AFTER):
+                    raise _DoesNotRead("the server does not read what is sent") from None
                 continue
+            since = time.monotonic()
             self._offset += sent
             self._sent += sent
         self._offset = 0

@@ -1,7 +1,7 @@
 """What must run as it is, though all around it is compiled: mypyc has its limits.
 
-A compiled function does not become a method of a class that is not, and a generator's `finally` does not run when the
-code that iterates over it gives up.
+A compiled function does not become a method of a class that is not, a class derived from `threading.local` might have
+attributes that all threads share, and a generator's `finally` does not run when the code that iterates over it stops.
 """
 
 from __future__ import annotations
@@ -11,13 +11,26 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, TextIO, TypeVar
 
-__all__ = ["Output", "guarded", "listen", "nothing", "stop_listening"]
+from fcgi_core.plugin import RequestInfo
+
+__all__ = ["Output", "Sending", "guarded", "listen", "nothing", "stop_listening"]
 
 T = TypeVar("T")
 Listener = Callable[[logging.Logger, logging.LogRecord], bool]
 
 nothing = logging.NullHandler()
 """In the place of `logging.lastResort`, which writes to stderr what no handler takes."""
+
+
+class Sending(threading.local):
+    """What a thread of the application sends by itself, not through the loop."""
+
+    now = False
+    echo = False
+    """What it sends was said while it sent something else."""
+
+    def __init__(self) -> None:
+        self.later: list[tuple[str, bytes, RequestInfo | None, int]] = []
 
 
 def guarded(items: Iterable[T], busy: Callable[[bool], None]) -> Iterator[T]:

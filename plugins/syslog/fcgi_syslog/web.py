@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from types import MappingProxyType
 
-from fcgi_core.plugin import AssociationInfo, FeedEntry, Outcome, RequestInfo, StartAnew, WebHalf, WebHost
+from fcgi_core.plugin import (
+    AssociationInfo,
+    FeedEntry,
+    Outcome,
+    OutputFigures,
+    RequestInfo,
+    StartAnew,
+    WebHalf,
+    WebHost,
+)
 
 from . import batch
 from .about import FIELDS_ELEMENT, OF_PROCESS, REQUEST_ELEMENT, details, server_name
@@ -90,6 +98,9 @@ class SyslogWeb(WebHalf):
     def sinks(self) -> list[Sink]:
         """The outputs, in the order of the options."""
         return self._sinks
+
+    def output_figures(self) -> list[OutputFigures]:
+        return [sink.figures() for sink in self._sinks]
 
     def reopen(self) -> None:
         for sink in self._sinks:
@@ -260,7 +271,9 @@ class SyslogWeb(WebHalf):
             source.quiet = True
         for source, request in over:
             self._flush(source, request)
-        self._tell_suppressed()
+        self._report_suppressed()
+        for sink in self._sinks:
+            sink.look()
         if self.malformed != self._reported:
             self._host.log.warning(
                 "%d items were no RFC 5424 messages, the last from %s",
@@ -272,7 +285,7 @@ class SyslogWeb(WebHalf):
     def close(self) -> None:
         for source, request in list(self._holding.items()):
             self._flush(source, request)
-        self._tell_suppressed()
+        self._report_suppressed()
         for sink in self._sinks:
             sink.close()
 
@@ -317,7 +330,7 @@ class SyslogWeb(WebHalf):
                 )
             )
 
-    def _tell_suppressed(self) -> None:
+    def _report_suppressed(self) -> None:
         for name, count in self._storms.take_suppressed():
             text = f"{count} messages suppressed"
             app_name = self._options.app_name
@@ -368,15 +381,12 @@ def _of_claims(data: Data) -> tuple[str, str, dict[str, str]]:
 def _all_written(behind: list[tuple[Sink, int]]) -> Future[None]:
     """A future that is done when each sink has written so many lines."""
     future: Future[None] = Future()
-    lock = threading.Lock()
-    left = len(behind)
+    left = [None] * (len(behind) - 1)  # sinks call back on threads of their own: one takes the last
 
     def one_written() -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            over = left == 0
-        if over:
+        try:
+            left.pop()
+        except IndexError:
             future.set_result(None)
 
     for sink, number in behind:
