@@ -15,7 +15,7 @@ def test_messages_before_settings_have_a_bound_for_all_associations_of_a_host(la
     """900 KB on each of a hundred associations, which do not say who they are."""
 
     async def attack() -> None:
-        app = lab.start_app()
+        app = lab.start_app(sctp={"max_associations_per_address": 10 * MANY})  # or those would give way to each other
         await lab.is_served(app)
         before = app.resident()
         size = MAX_EARLY * 9 // 10 // 8000

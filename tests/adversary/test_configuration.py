@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fcgi_core.records import RecordType, encode_pairs
 from fcgi_core.switching import MAX_CHANGES
-from tests.adversary.lab import MIB, Lab
+from tests.adversary.lab import MIB, Lab, until
 from tests.core.helpers import control
 
 PLUGINS = {"syslog": {}, "metrics": {"listen": None}}
@@ -47,7 +47,8 @@ def test_an_application_that_takes_no_changes_takes_none(lab: Lab) -> None:
         answers = await web.configured(1)
         assert len(answers) == 2
         assert all("app.remote_changes" in reason for reason in answers.values())
-        assert [one["state"] for one in await app.ask("plugins")] == ["running", "running"]
+        # they disagree with a web side that has no plugins, and are not switched off
+        assert [one["state"] for one in await app.ask("plugins")] == ["disagrees", "disagrees"]
 
     lab.run(attack)
 
@@ -91,8 +92,8 @@ def test_a_flood_of_changes_is_refused_and_costs_no_memory(lab: Lab) -> None:
     lab.run(attack)
 
 
-def test_a_web_side_that_reads_no_answers_is_given_up(lab: Lab) -> None:
-    """64 KiB of names in each CONFIG, as many of reasons in each answer, and SCTP's window is closed."""
+def test_a_flood_of_long_changes_costs_no_memory(lab: Lab) -> None:
+    """64 KiB of names in each CONFIG, as many of reasons in each answer."""
 
     async def attack() -> None:
         app = lab.start_app(plugins=PLUGINS)
@@ -100,9 +101,8 @@ def test_a_web_side_that_reads_no_answers_is_given_up(lab: Lab) -> None:
         before = app.resident()
         pairs = encode_pairs({"FCGI_SCTP_ID": "1", **{f"{number:05}": "" for number in range(8000)}})
         web.send([control(RecordType.CONFIG, pairs) for _ in range(400)])
-        # what it does with what comes does not matter: as much as it asks at once is more than may wait
-        reason = await web.reason()
-        assert "answers wait to be read" in reason
+        # whether the answers can be sent in time is the path's matter: each is sent, or the association is given up
+        await until(lambda: web.down or len(web.records(RecordType.CONFIG_RESULT)) >= 400, "the answers", app)
         await lab.is_served(app)
         await app.grown_since(before, 24 * MIB, "answers that nobody reads")
 

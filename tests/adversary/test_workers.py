@@ -24,7 +24,7 @@ def test_workers_are_where_the_configuration_says(lab: Lab) -> None:
             told = ",".join([f"{base.port}/{base.udp_port}", *(f"{9000 + number}/{port}" for number in range(1022))])
             end.settle(others={"FCGI_SCTP_WORKERS": told})
             await end.comes(RecordType.SETTINGS)
-            await web.reads_its_log_until("tells of its workers what is left out")
+            await web.reads_its_log_until("reports workers that are ignored")
             assert len((await web.status())["upstreams"]) == 1
             try:
                 packet = foreign.recv(1)

@@ -204,7 +204,7 @@ def test_flags_alone() -> None:
             {"sctp": {"max_message": "1M", "send_buffer": "64K"}},
             ["sctp", "max_message (1048576)", "send_buffer (65536)"],
         ),
-        ({"sctp": {"max_associations_per_address": 0}}, ["sctp.max_associations_per_address", "0", "greater"]),
+        ({"sctp": {"max_associations_per_address": 0}}, ["sctp.max_associations_per_address", "0", "at least 1"]),
         ({"web": {**WEB, "max_workers": 5000}}, ["web.max_workers", "5000", "1024"]),
         ({"web": 5}, ["web", "5"]),
         ({"app": {**APP, "application": "shop"}}, ["app.application", "'shop'"]),

@@ -161,7 +161,7 @@ def test_heads_are_bounded_before_they_are_taken_apart() -> None:
         decode(encode([(6, "x" * (150 << 10), 1.0, "", None), (6, "y" * (150 << 10), 1.0, "", None)]))
     item = encode([line])
     two = item[:4] + b"\0\2" + item[6:28] + struct.pack(">2I", 1, len(HEADS[0].encode()) - 1) + item[32:]
-    with pytest.raises(ValueError, match="1 lines has 2 heads"):
+    with pytest.raises(ValueError, match="1 lines and 2 heads"):
         decode(two)
 
 

@@ -1007,7 +1007,7 @@ def test_an_application_that_is_down_is_in_the_live_feed(tmp_path: Path) -> None
             await until(lambda: is_over(wire), "it is given up")
             entry = told(feed, "is down: ")
             assert entry is not None
-            assert entry["message"].endswith("on purpose.; requests lost: 1")
+            assert entry["message"].endswith("on purpose; requests lost: 1")
             assert entry["severity"] == 4
             thread = threading.Thread(target=service_module.log.warning, args=("from a thread",))
             thread.start()

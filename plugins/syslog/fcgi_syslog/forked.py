@@ -37,6 +37,10 @@ Line = list[Any]
 _relays: list[Relay] = []
 
 
+def _nothing(pid: int, line: Line) -> None:
+    """In the place of `take` after the end."""
+
+
 class Relay:
     """The parent's end and the child's. `take` gets each line in the parent, in the request that its child was forked
     in: what `send` was given there, and the child's process id before it."""
@@ -88,12 +92,16 @@ class Relay:
         if self in _relays:
             _relays.remove(self)
         writer, self._writer = self._writer, None
-        if writer is None or self._reader is None or self._thread is None or self.in_child:
+        if self.in_child:
+            return
+        if writer is None or self._reader is None or self._thread is None:
+            self._take = _nothing
             return
         writer.send(b"")  # after all that there is
         self._thread.join()
         self._reader.close()
         writer.close()
+        self._take = _nothing  # its owner holds this relay: a circle
 
     # ---- in the child
 
