@@ -10,11 +10,12 @@ from setuptools import setup
 
 COMPILED = (
     # what a message and a record pass through
-    *("records", "flow", "outbox", "streams", "states", "channels", "events", "request", "settings", "feedback"),
-    *("connection", "web_connection", "application_connection", "driver", "exchange", "testing_request"),
-    *("sctp/carrier", "sctp/userspace_association", "sctp/userspace_stack"),
+    *(f"protocol/{name}" for name in ("records", "flow", "outbox", "streams", "states", "channels", "events")),
+    *(f"protocol/{name}" for name in ("request", "settings", "feedback", "connection", "web", "application", "driver")),
+    *("hosting/exchange", "testing_request"),
+    *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
-    *("traffic", "supervisor", "isolation", "delivery"),
+    *("plugin/traffic", "hosting/supervisor", "hosting/isolation", "hosting/delivery"),
     # what a request passes through
     *("web/balance", "web/downstream", "web/service", "web/upstream", "web/probe"),
     *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/rules", "app/threads", "app/wsgi"),
@@ -35,6 +36,6 @@ def compiled() -> list:
 
 
 setup(
-    cffi_modules=["fcgi_core/sctp/_usrsctp_build.py:ffibuilder"],
+    cffi_modules=["fcgi_core/sctp/userspace/_usrsctp_build.py:ffibuilder"],
     ext_modules=compiled() if os.environ.get("FCGI_SCTP_COMPILED") else [],
 )

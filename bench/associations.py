@@ -24,13 +24,13 @@ from typing import Any
 
 from bench.streams.alternatives import Alternative
 from bench.streams.ends import ALERT, CHANNEL, PORT, make_carrier, memory
-from fcgi_core.application_connection import ApplicationConnection
-from fcgi_core.driver import Driver
-from fcgi_core.events import Event, InputClosed, OutputReceived, PeerReady, RequestEnded, RequestReceived
-from fcgi_core.records import encode_pairs
+from fcgi_core.protocol.application import ApplicationConnection
+from fcgi_core.protocol.driver import Driver
+from fcgi_core.protocol.events import Event, InputClosed, OutputReceived, PeerReady, RequestEnded, RequestReceived
+from fcgi_core.protocol.records import encode_pairs
+from fcgi_core.protocol.settings import Settings
+from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Address
-from fcgi_core.settings import Settings
-from fcgi_core.web_connection import WebConnection
 
 __all__ = ["COUNTS", "KINDS", "turn"]
 

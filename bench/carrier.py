@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fcgi_core.sctp import open_carrier
 from fcgi_core.sctp.carrier import Address, Association, Carrier, CarrierOptions, Message
-from fcgi_core.sctp.userspace import UserspaceCarrier
+from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
 
 KINDS = ("sctp", "tcp-streams", "tcp-protocol")
 """`sctp` is the userspace carrier. `kernel` is measured where it is asked for."""

@@ -47,7 +47,7 @@ import yaml  # noqa: E402
 
 from bench.quiet import Turns  # noqa: E402
 from bench.syslog_long import LONG_LINE, Remains, long_lines  # noqa: E402
-from fcgi_core.records import RecordType, begin_request, encode_pairs, record  # noqa: E402
+from fcgi_core.protocol.records import RecordType, begin_request, encode_pairs, record  # noqa: E402
 from tests.syslog.rsyslog import COMMAND as RSYSLOGD  # noqa: E402
 from tests.syslog.rsyslog import Rsyslog, free_port  # noqa: E402
 from tests.system.stack import CARRIER, COMMAND, free_address  # noqa: E402

@@ -24,13 +24,16 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .application_connection import ApplicationConnection
-from .connection import Connection
-from .delivery import Link
-from .discovery import EnabledPlugin, load_plugins
-from .driver import Driver
 from .errors import PluginError
-from .events import (
+from .hosting.delivery import Link
+from .hosting.discovery import EnabledPlugin, load_plugins
+from .hosting.supervisor import Supervisor
+from .hosting.switching import change_plugins, switches_off
+from .plugin import ApplicationHalf, FeedEntry, Half, Plugin, WebHalf, bound_to_request
+from .protocol.application import ApplicationConnection
+from .protocol.connection import Connection
+from .protocol.driver import Driver
+from .protocol.events import (
     Event,
     FeedbackReceived,
     ItemsAcknowledged,
@@ -40,15 +43,12 @@ from .events import (
     RequestReceived,
     StderrReceived,
 )
-from .plugin import ApplicationHalf, FeedEntry, Half, Plugin, WebHalf, bound_to_request
-from .records import encode_pairs
+from .protocol.records import encode_pairs
+from .protocol.settings import Settings
+from .protocol.web import WebConnection
 from .sctp.carrier import Address, CarrierOptions
 from .sctp.memory import MemoryAssociation, MemoryNetwork
-from .settings import Settings
-from .supervisor import Supervisor
-from .switching import change_plugins, switches_off
 from .testing_request import HarnessRequest
-from .web_connection import WebConnection
 
 __all__ = ["HarnessRequest", "PluginHarness", "check_contract"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .delivery import Link
-from .exchange import Exchange
-from .request import Request
+from .hosting.delivery import Link
+from .hosting.exchange import Exchange
+from .protocol.request import Request
 
 __all__ = ["HarnessRequest"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fcgi_core.config import load_config
+from fcgi_core.process.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fcgi_core.config import AppConfig, Config, SctpConfig, WebConfig
-from fcgi_core.discovery import installed_plugins
+from fcgi_core.hosting.discovery import installed_plugins
+from fcgi_core.process.config import AppConfig, Config, SctpConfig, WebConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "s": 1}

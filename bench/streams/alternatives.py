@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fcgi_core.protocol.streams import Plan
 from fcgi_core.sctp.carrier import Scheduler
-from fcgi_core.streams import Plan
 
 __all__ = ["ALERTS", "Alternative", "BEST", "FLOOD", "QUEUES", "REFERENCES", "REQUESTS", "SLOW_READER"]
 

@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from fcgi_core.application_connection import ApplicationConnection
-from fcgi_core.connection import Request
-from fcgi_core.driver import Driver
-from fcgi_core.events import Event, InputReceived, RequestAborted, RequestReceived, Writable
-from fcgi_core.settings import Settings
-from fcgi_core.states import Output
+from fcgi_core.protocol.application import ApplicationConnection
+from fcgi_core.protocol.connection import Request
+from fcgi_core.protocol.driver import Driver
+from fcgi_core.protocol.events import Event, InputReceived, RequestAborted, RequestReceived, Writable
+from fcgi_core.protocol.settings import Settings
+from fcgi_core.protocol.states import Output
 
 from .alternatives import Alternative
 from .ends import ALERT, ALERT_SIZE, CHANNEL, Held, app_address, make_carrier, memory

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from fcgi_core.channels import Channel, Priority, Scope
+from fcgi_core.protocol.channels import Channel, Priority, Scope
 from fcgi_core.sctp.carrier import Address, CarrierOptions
 
 from .alternatives import Alternative
@@ -39,10 +39,10 @@ def make_carrier(alternative: Alternative) -> Any:
     if alternative.leasing:
         use_leasing(alternative.leasing)
     if alternative.carrier == "userspace":
-        from fcgi_core.sctp.userspace import UserspaceCarrier
+        from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
 
         return UserspaceCarrier(options)
-    from fcgi_core.sctp.kernel import KernelCarrier
+    from fcgi_core.sctp.kernel.carrier import KernelCarrier
 
     return KernelCarrier(options)
 

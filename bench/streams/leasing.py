@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcgi_core.streams import StreamPool
+from fcgi_core.protocol.streams import StreamPool
 
 __all__ = ["use_leasing"]
 

@@ -29,7 +29,7 @@ def use_queue(carrier: str, rule: str) -> None:
 
 def _userspace(rule: str) -> None:
     from fcgi_core.sctp.carrier import URGENT_ROOM
-    from fcgi_core.sctp.userspace_association import UserspaceAssociation
+    from fcgi_core.sctp.userspace.association import UserspaceAssociation
 
     def room_now(self) -> tuple[int, int]:
         known = self.statistics()
@@ -58,8 +58,8 @@ def _userspace(rule: str) -> None:
 
 
 def _kernel(rule: str) -> None:
-    from fcgi_core.sctp import kernel_socket
-    from fcgi_core.sctp.kernel_association import KernelAssociation
+    from fcgi_core.sctp.kernel import sockets as kernel_socket
+    from fcgi_core.sctp.kernel.association import KernelAssociation
 
     def follow_path(self) -> None:
         if self._sock is not None:

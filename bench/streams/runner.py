@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fcgi_core.sctp.kernel
-import fcgi_core.sctp.userspace  # noqa: F401  imported here, before the forks
+import fcgi_core.sctp.kernel.carrier
+import fcgi_core.sctp.userspace.carrier  # noqa: F401  imported here, before the forks
 
 from .application import serve
 from .children import settle

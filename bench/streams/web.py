@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from fcgi_core.connection import Request
-from fcgi_core.driver import Driver
 from fcgi_core.errors import RequestRefused
-from fcgi_core.events import Event, FeedbackReceived, OutputReceived, PeerReady, RequestEnded, RequestFailed
-from fcgi_core.records import encode_pairs
-from fcgi_core.settings import Settings
-from fcgi_core.web_connection import WebConnection
+from fcgi_core.protocol.connection import Request
+from fcgi_core.protocol.driver import Driver
+from fcgi_core.protocol.events import Event, FeedbackReceived, OutputReceived, PeerReady, RequestEnded, RequestFailed
+from fcgi_core.protocol.records import encode_pairs
+from fcgi_core.protocol.settings import Settings
+from fcgi_core.protocol.web import WebConnection
 
 from .ends import ALERT, Held, app_address, make_carrier, memory
 from .measurement import Cell

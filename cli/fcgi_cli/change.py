@@ -18,8 +18,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from fcgi_core.common.text import escape
 from fcgi_core.errors import NO_EFFECT
-from fcgi_core.text import escape
 
 from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
 

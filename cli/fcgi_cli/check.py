@@ -10,7 +10,7 @@ import os
 import sys
 from itertools import product
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fcgi_core.config import load_config, path_of, schema
     from fcgi_core.errors import ConfigError
-    from fcgi_core.examine import contradictions, examine
+    from fcgi_core.process.config import load_config, path_of, schema
+    from fcgi_core.process.examine import contradictions, examine
 
     if args.schema:
         import json

@@ -11,7 +11,7 @@ import os
 import textwrap
 from typing import Any
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 __all__ = ["add_arguments", "run"]
 

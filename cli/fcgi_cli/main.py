@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from fcgi_core import __version__
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 from .admin import AdminError
 from .output import guarded
@@ -127,8 +127,8 @@ def _service_overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def _web(args: argparse.Namespace) -> int:
     def run() -> None:
-        from fcgi_core.config import load_config
-        from fcgi_core.run import run_web
+        from fcgi_core.process.config import load_config
+        from fcgi_core.process.run import run_web
 
         overrides = _service_overrides(args)
         if args.config is None and not (args.listen and args.connect):
@@ -147,8 +147,8 @@ def _web(args: argparse.Namespace) -> int:
 
 def _app(args: argparse.Namespace) -> int:
     def run() -> None:
-        from fcgi_core.config import load_config
-        from fcgi_core.run import run_app
+        from fcgi_core.process.config import load_config
+        from fcgi_core.process.run import run_app
 
         overrides = _service_overrides(args)
         if args.config is None and not (args.listen and (args.application or args.fastcgi)):

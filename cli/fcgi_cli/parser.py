@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 __all__ = ["Parser"]
 

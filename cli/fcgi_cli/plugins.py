@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
 from .status import plugin_rows
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from fcgi_core.discovery import installed_plugins
+    from fcgi_core.hosting.discovery import installed_plugins
 
     installed: list[dict[str, Any]] = []
     for name, found in installed_plugins().items():
@@ -85,7 +85,7 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from fcgi_core.discovery import installed_plugins
+    from fcgi_core.hosting.discovery import installed_plugins
 
     plugins = installed_plugins()
     plugin: Any = plugins.get(args.name)
@@ -134,7 +134,7 @@ def _about(plugin: Any) -> str:
 
 
 def _options(plugin: Any) -> Iterator[dict[str, Any]]:
-    from fcgi_core.discovery import from_peer
+    from fcgi_core.hosting.discovery import from_peer
 
     by_web_sides = from_peer(plugin)
     schema = plugin.Options.model_json_schema()

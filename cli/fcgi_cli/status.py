@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
 from .units import amount, duration, seconds, size

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 from .admin import AdminClient, add_admin_argument, ask_all, sockets, understood
 from .output import output_is_gone

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 __all__ = ["SERVERS", "add_arguments", "run", "snippet"]
 
@@ -111,8 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     listen = args.listen
     if listen is None and args.config is not None:
-        from fcgi_core.config import load_config
         from fcgi_core.errors import ConfigError
+        from fcgi_core.process.config import load_config
 
         try:
             web = load_config(args.config, {}).web

@@ -28,7 +28,7 @@ from typing import Any
 
 from traffic import Answer, Visit, make, visits
 
-from fcgi_core.text import SEVERITIES, escape
+from fcgi_core.common.text import SEVERITIES, escape
 
 DEMO = Path(__file__).resolve().parent
 COMMAND = Path(sys.executable).with_name("fcgi-sctp")

@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from ..common.forks import leave
+from ..common.text import name_of_request
 from ..errors import ClientGone, FcgiSctpError
-from ..exchange import error_page
-from ..forks import leave
+from ..hosting.exchange import error_page
 from ..plugin import bound_to_request
-from ..records import PREFERRED_CONTENT, Role
-from ..text import name_of_request
+from ..protocol.records import PREFERRED_CONTENT, Role
 from .asgi_scope import ASGI_VERSIONS, make_scope
 from .rules import NO_LENGTH, as_bytes, has_no_body, make_head, request_length
 

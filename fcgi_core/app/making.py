@@ -10,15 +10,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .. import signals
+from ..common import signals
+from ..common.loggers import keep_all_enabled
 from ..errors import ConfigError
-from ..loggers import keep_all_enabled
 from .asgi import AsgiApplication, is_asgi
-from .bridge import FastcgiBridge
+from .fastcgi.bridge import FastcgiBridge
 from .wsgi import WsgiApplication
 
 if TYPE_CHECKING:
-    from ..config import AppConfig
+    from ..process.config import AppConfig
     from .service import AppExchange, Application, AppService
 
 __all__ = ["ConfiguredApplication", "load_application", "make_application"]

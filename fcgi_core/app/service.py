@@ -15,14 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ..application_connection import ApplicationConnection
-from ..channels import Budget
-from ..connection import MAX_HELD_OF_PEER
-from ..delivery import Link
-from ..discovery import EnabledPlugin
-from ..driver import Driver
-from ..endpoints import peer_host
-from ..events import (
+from ..common.operator_log import Sums
+from ..common.repeats import Repeats
+from ..hosting.delivery import Link
+from ..hosting.discovery import EnabledPlugin
+from ..hosting.exchange import Exchange
+from ..hosting.supervisor import Supervisor
+from ..hosting.switching import PeerChanges
+from ..protocol.application import ApplicationConnection
+from ..protocol.channels import Budget
+from ..protocol.connection import MAX_HELD_OF_PEER
+from ..protocol.driver import Driver
+from ..protocol.events import (
     ConfigReceived,
     ConnectionFailed,
     Event,
@@ -40,16 +44,12 @@ from ..events import (
     RequestReceived,
     Writable,
 )
-from ..exchange import Exchange
-from ..operator_log import Sums
-from ..records import ProtocolStatus, Role, encode_pairs
-from ..repeats import Repeats
-from ..request import Request
+from ..protocol.records import ProtocolStatus, Role, encode_pairs
+from ..protocol.request import Request
+from ..protocol.settings import Settings, new_instance
+from ..protocol.streams import Plan
 from ..sctp.carrier import Address, Carrier, Listener
-from ..settings import Settings, new_instance
-from ..streams import Plan
-from ..supervisor import Supervisor
-from ..switching import PeerChanges
+from ..sctp.endpoints import peer_host
 from .admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS, Admission
 
 __all__ = ["AppExchange", "AppService", "Application"]

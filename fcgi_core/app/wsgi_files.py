@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..common.forks import in_child
 from ..errors import ClientGone, RequestCut
-from ..forks import in_child
 from .rules import NO_LENGTH
 from .threads import ThreadPool
 

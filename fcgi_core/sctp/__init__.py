@@ -15,9 +15,9 @@ def open_carrier(preference: str, options: CarrierOptions) -> Carrier:
     from .probe import choose
 
     if choose(preference) == "kernel":
-        from .kernel import KernelCarrier
+        from .kernel.carrier import KernelCarrier
 
         return KernelCarrier(options)
-    from .userspace import UserspaceCarrier
+    from .userspace.carrier import UserspaceCarrier
 
     return UserspaceCarrier(options)

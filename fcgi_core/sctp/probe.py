@@ -229,7 +229,7 @@ def _number(root: Path, name: str) -> int | None:
 # -- the library ------------------------------------------------------------------------------------------------------
 
 
-def userspace_finding(root: Path = Path("/"), module: str = "fcgi_core.sctp._usrsctp") -> Finding:
+def userspace_finding(root: Path = Path("/"), module: str = "fcgi_core.sctp.userspace._usrsctp") -> Finding:
     """Whether the userspace carrier works here, with the version of its library, or why not."""
     name, use = "userspace SCTP", "the carrier `userspace`: SCTP in UDP, no kernel support, no privileges"
     try:

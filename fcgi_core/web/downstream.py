@@ -22,8 +22,8 @@ from http import HTTPStatus
 from typing import Protocol, cast
 
 from ..errors import RemoteProtocolError
-from ..exchange import Exchange, error_page
-from ..records import (
+from ..hosting.exchange import Exchange, error_page
+from ..protocol.records import (
     HEADER_SIZE,
     KEEP_CONN,
     MAX_PARAMS,
@@ -42,7 +42,7 @@ from ..records import (
     stream_records,
     values_of,
 )
-from ..states import AFTER_PARAMS, INPUT, Input
+from ..protocol.states import AFTER_PARAMS, INPUT, Input
 
 __all__ = ["Connections", "Dispatcher", "DownstreamConnection", "WebExchange"]
 

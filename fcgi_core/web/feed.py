@@ -25,9 +25,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from ..memory_cost import memory_cost
+from ..common.memory_cost import memory_cost
+from ..common.unix_socket import UnixSocket
 from ..plugin import FeedEntries, FeedEntry
-from ..unix_socket import UnixSocket
 
 __all__ = ["Feed", "FEED_VERSION"]
 

@@ -20,8 +20,8 @@ from typing import Protocol
 
 from .. import __version__
 from ..errors import RequestRefused
-from ..exchange import Exchange
-from ..records import decode_pairs, encode_pairs
+from ..hosting.exchange import Exchange
+from ..protocol.records import decode_pairs, encode_pairs
 
 __all__ = ["Probe", "ProbeOptions", "Prober"]
 

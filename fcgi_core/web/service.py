@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import NamedTuple, cast
 
-from ..discovery import EnabledPlugin
-from ..endpoints import advertised
+from ..common.unix_socket import BACKLOG, UnixSocket
 from ..errors import FcgiSctpError, RequestRefused
+from ..hosting.discovery import EnabledPlugin
+from ..hosting.supervisor import Supervisor
+from ..hosting.switching import change_plugins, switches_off
 from ..plugin import FeedEntry
+from ..protocol.settings import Settings, new_instance
+from ..protocol.streams import Plan
+from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
-from ..settings import Settings, new_instance
-from ..streams import Plan
-from ..supervisor import Supervisor
-from ..switching import change_plugins, switches_off
-from ..unix_socket import BACKLOG, UnixSocket
-from ..web_connection import WebConnection
+from ..sctp.endpoints import advertised
 from .balance import choose
 from .downstream import Connections, DownstreamConnection, WebExchange
 from .faults import FaultFeed, about

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
-from ..channels import Budget
-from ..connection import MAX_HELD_OF_PEER
-from ..delivery import Link
-from ..driver import Driver
-from ..endpoints import resolve
+from ..common.operator_log import Sums
 from ..errors import RequestRefused
-from ..events import (
+from ..hosting.delivery import Link
+from ..hosting.supervisor import Supervisor
+from ..protocol.channels import Budget
+from ..protocol.connection import MAX_HELD_OF_PEER
+from ..protocol.driver import Driver
+from ..protocol.events import (
     ConfigAnswered,
     ConnectionFailed,
     Event,
@@ -31,12 +32,11 @@ from ..events import (
     StderrReceived,
     Writable,
 )
-from ..operator_log import Sums
-from ..records import KEEP_CONN, ProtocolStatus, RecordType
-from ..request import Request
+from ..protocol.records import KEEP_CONN, ProtocolStatus, RecordType
+from ..protocol.request import Request
+from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Association, Carrier, CarrierError
-from ..supervisor import Supervisor
-from ..web_connection import WebConnection
+from ..sctp.endpoints import resolve
 from .attempts import FIRST_RETRY, LAST_RETRY, STEADY, Attempts, Presence
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .downstream import WebExchange

@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 from fcgi_cli.admin import AdminClient
 
-from fcgi_core.records import (
+from fcgi_core.protocol.records import (
     RecordReader,
     RecordType,
     begin_request,
@@ -38,10 +38,10 @@ from fcgi_core.records import (
     record,
     stream_records,
 )
+from fcgi_core.protocol.settings import Settings
 from fcgi_core.sctp.carrier import Address, Carrier, CarrierOptions, Message
-from fcgi_core.sctp.userspace import UserspaceCarrier
-from fcgi_core.settings import Settings
-from tests.core.helpers import control, cut, message, settings_message
+from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
+from tests.protocol.helpers import control, cut, message, settings_message
 from tests.sctp.contract import Recorder
 from tests.system.stack import COMMAND, PATIENCE, Program, free_address
 

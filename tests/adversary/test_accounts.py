@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fcgi_core.connection import MAX_EARLY, MAX_HELD_OF_PEER
-from fcgi_core.records import RecordType
+from fcgi_core.protocol.connection import MAX_EARLY, MAX_HELD_OF_PEER
+from fcgi_core.protocol.records import RecordType
 from fcgi_core.sctp.carrier import Message
 from tests.adversary.lab import MIB, Lab, until
-from tests.core.helpers import message
+from tests.protocol.helpers import message
 
 MANY = 100
 

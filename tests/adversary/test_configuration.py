@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fcgi_core.records import RecordType, encode_pairs
-from fcgi_core.switching import MAX_CHANGES
+from fcgi_core.hosting.switching import MAX_CHANGES
+from fcgi_core.protocol.records import RecordType, encode_pairs
 from tests.adversary.lab import MIB, Lab, until
-from tests.core.helpers import control
+from tests.protocol.helpers import control
 
 PLUGINS = {"syslog": {}, "metrics": {"listen": None}}
 

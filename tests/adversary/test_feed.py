@@ -9,7 +9,7 @@ import time
 import pytest
 from fcgi_syslog import batch
 
-from fcgi_core.records import RecordType
+from fcgi_core.protocol.records import RecordType
 from tests.adversary.lab import MIB, Lab, ask_web
 
 CHANNELS = ("syslog;association;ordinary;counted", "syslog.urgent;request;urgent")

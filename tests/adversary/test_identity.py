@@ -7,11 +7,11 @@ import time
 
 from fcgi_syslog import batch
 
-from fcgi_core.delivery import mark_of
-from fcgi_core.records import RecordType
-from fcgi_core.settings import Settings
+from fcgi_core.hosting.delivery import mark_of
+from fcgi_core.protocol.records import RecordType
+from fcgi_core.protocol.settings import Settings
 from tests.adversary.lab import End, Lab, ask_web, until
-from tests.core.helpers import control
+from tests.protocol.helpers import control
 
 ACKNOWLEDGED = ("syslog;association;ordinary;acknowledged;counted", "syslog.urgent;association;urgent;acknowledged")
 PLAIN = ("syslog;association;ordinary;counted",)

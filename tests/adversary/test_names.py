@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcgi_core.records import RecordType
+from fcgi_core.protocol.records import RecordType
 from tests.adversary.lab import MIB, Lab
 
 PLUGINS = {"syslog": {}, "metrics": {"listen": None, "interval": 1}}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from fcgi_core.records import RecordType, record
+from fcgi_core.protocol.records import RecordType, record
 from fcgi_core.sctp.carrier import Message
 from tests.adversary.lab import End, Lab, Victim, ask_web
-from tests.core.helpers import control
+from tests.protocol.helpers import control
 
 FORGED = "x\n2026-01-01 00:00:00,000 INFO fcgi_sctp: forged\r\x1b[2Jy"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from fcgi_core.records import RecordType, begin_request, encode_pairs, record
+from fcgi_core.protocol.records import RecordType, begin_request, encode_pairs, record
 from fcgi_core.sctp.carrier import Message
 from tests.adversary.lab import GET, MIB, Lab
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from fcgi_core.records import RecordType
+from fcgi_core.protocol.records import RecordType
 from fcgi_core.sctp.carrier import Address
 from tests.adversary.lab import Lab
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fcgi_core.records import (
+from fcgi_core.protocol.records import (
     KEEP_CONN,
     Record,
     RecordReader,

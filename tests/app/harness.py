@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fcgi_core.app.service import Application, AppService
-from fcgi_core.driver import Driver
-from fcgi_core.events import Event, OutputReceived, PeerReady, RequestEnded, RequestFailed, StderrReceived
-from fcgi_core.records import ProtocolStatus, RecordType, Role, encode_pairs
+from fcgi_core.protocol.driver import Driver
+from fcgi_core.protocol.events import Event, OutputReceived, PeerReady, RequestEnded, RequestFailed, StderrReceived
+from fcgi_core.protocol.records import ProtocolStatus, RecordType, Role, encode_pairs
+from fcgi_core.protocol.settings import Settings
+from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Address
 from fcgi_core.sctp.memory import MemoryNetwork
-from fcgi_core.settings import Settings
-from fcgi_core.web_connection import WebConnection
 
 ADDRESS = Address(("127.0.0.1",), 9000)
 PATIENCE = 10.0

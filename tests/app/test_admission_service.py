@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fcgi_core.app.service import AppService
-from fcgi_core.outbox import PPID
-from fcgi_core.repeats import AT_ONCE
+from fcgi_core.common.repeats import AT_ONCE
+from fcgi_core.protocol.outbox import PPID
 from fcgi_core.sctp.carrier import Message
 from tests.app.harness import ADDRESS, LiveNetwork, Web, settle, until
-from tests.core.test_given_back import Stranger
+from tests.protocol.test_given_back import Stranger
 from tests.web.test_service import Application, answer
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from fcgi_core.app.asgi import AsgiApplication, StartUpFailed, is_asgi
 from fcgi_core.app.asgi_scope import make_scope
 from fcgi_core.plugin import current_request
-from fcgi_core.records import ProtocolStatus, Role
+from fcgi_core.protocol.records import ProtocolStatus, Role
 from tests.app.harness import PARAMS, serving, settle, until
 
 Scope = dict[str, Any]

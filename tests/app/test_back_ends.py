@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fcgi_core.app.bridge import FastcgiBridge
-from fcgi_core.records import ProtocolStatus, Role
+from fcgi_core.app.fastcgi.bridge import FastcgiBridge
+from fcgi_core.protocol.records import ProtocolStatus, Role
 from tests.app.harness import Call, Web, serving, until
 from tests.app.servers import php_fpm, program, running
 from tests.system.stack import free_port

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from fcgi_core.app import bridge as bridge_module
-from fcgi_core.app import fastcgi_pool as pool_module
-from fcgi_core.app.bridge import BridgedRequest, FastcgiBridge
-from fcgi_core.app.fastcgi_pool import parse_address
-from fcgi_core.config import WebConfig
-from fcgi_core.discovery import EnabledPlugin
+from fcgi_core.app.fastcgi import bridge as bridge_module
+from fcgi_core.app.fastcgi import pool as pool_module
+from fcgi_core.app.fastcgi.bridge import BridgedRequest, FastcgiBridge
+from fcgi_core.app.fastcgi.pool import parse_address
+from fcgi_core.hosting.discovery import EnabledPlugin
 from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo
-from fcgi_core.records import HEADER, ProtocolStatus, RecordType, Role, end_request, record
+from fcgi_core.process.config import WebConfig
+from fcgi_core.protocol.records import HEADER, ProtocolStatus, RecordType, Role, end_request, record
 from tests.app.fastcgi_server import Served, fastcgi_server, with_children
 from tests.app.harness import Web, serving, settle, until
 from tests.system.stack import free_port

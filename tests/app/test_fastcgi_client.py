@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from fcgi_core.app.fastcgi_client import FastcgiConnection
-from fcgi_core.records import HEADER_SIZE, ProtocolStatus, RecordType, Role, end_request, record
+from fcgi_core.app.fastcgi.client import FastcgiConnection
+from fcgi_core.protocol.records import HEADER_SIZE, ProtocolStatus, RecordType, Role, end_request, record
 from tests.app.harness import settle, until
 
 ANSWER = record(RecordType.STDOUT, 1, b"A: b\r\n\r\ntoo large") + record(RecordType.STDOUT, 1) + end_request(1, 3)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from fcgi_core.app.asgi import AsgiApplication
-from fcgi_core.app.bridge import FastcgiBridge
+from fcgi_core.app.fastcgi.bridge import FastcgiBridge
 from fcgi_core.app.service import Application
 from fcgi_core.app.wsgi import WsgiApplication
-from fcgi_core.discovery import EnabledPlugin
+from fcgi_core.hosting.discovery import EnabledPlugin
 from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo
 from tests.app.fastcgi_server import Served, fastcgi_server
 from tests.app.harness import serving

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fcgi_core.app.wsgi import WsgiApplication, make_environ
-from fcgi_core.records import ProtocolStatus, Role
+from fcgi_core.protocol.records import ProtocolStatus, Role
 from tests.app.harness import Call, serving, settle, until
 
 Environ = dict[str, Any]

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from fcgi_cli.main import main
 
-from fcgi_core import __version__, run
-from fcgi_core.config import Config
+from fcgi_core import __version__
 from fcgi_core.errors import FcgiSctpError
+from fcgi_core.process import run
+from fcgi_core.process.config import Config
 
 GOOD = """\
 web: {listen: unix:/run/web.sock, connect: 192.0.2.1:9000}

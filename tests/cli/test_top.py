@@ -21,7 +21,7 @@ from fcgi_cli.main import main
 from fcgi_cli.rates import view
 from rich.console import Console
 
-from fcgi_core.admin import AdminServer, open_admin
+from fcgi_core.process.admin import AdminServer, open_admin
 
 PATIENCE = 20.0
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fcgi_core.events import RequestReceived
-from fcgi_core.records import HEADER, RecordType, Role, record
+from fcgi_core.protocol.events import RequestReceived
+from fcgi_core.protocol.records import HEADER, RecordType, Role, record
 from fcgi_core.sctp.carrier import Message
-from tests.core.helpers import ROOM, Pair, of
 from tests.fuzz.targets import CHANNELS, PARAMS, SMALL, join
+from tests.protocol.helpers import ROOM, Pair, of
 from tests.web.test_downstream import padded, request
 
 CORPUS = Path(__file__).with_name("corpus")

@@ -12,11 +12,11 @@ import gc
 import tracemalloc
 from collections.abc import Callable, Iterable
 
-from fcgi_core.application_connection import ApplicationConnection
-from fcgi_core.channels import Channel, Direction, Priority, Scope
-from fcgi_core.connection import Connection
 from fcgi_core.errors import RemoteProtocolError
-from fcgi_core.events import (
+from fcgi_core.protocol.application import ApplicationConnection
+from fcgi_core.protocol.channels import Channel, Direction, Priority, Scope
+from fcgi_core.protocol.connection import Connection
+from fcgi_core.protocol.events import (
     ConfigReceived,
     ConnectionFailed,
     Event,
@@ -28,12 +28,12 @@ from fcgi_core.events import (
     RequestFailed,
     RequestReceived,
 )
-from fcgi_core.records import HEADER, HEADER_SIZE, RecordReader, RecordType, Role, encode_pairs
+from fcgi_core.protocol.records import HEADER, HEADER_SIZE, RecordReader, RecordType, Role, encode_pairs
+from fcgi_core.protocol.settings import Settings
+from fcgi_core.protocol.states import Output
+from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Message
-from fcgi_core.settings import Settings
-from fcgi_core.states import Output
-from fcgi_core.web_connection import WebConnection
-from tests.core.helpers import ROOM, Pair, of
+from tests.protocol.helpers import ROOM, Pair, of
 from tests.web.test_downstream import Client, request
 
 UNTOUCHED = 5

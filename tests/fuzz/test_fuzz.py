@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fcgi_core.records import RecordType, record
+from fcgi_core.protocol.records import RecordType, record
 from tests.fuzz import loop, wire
 from tests.fuzz.make_corpus import CORPUS
 from tests.fuzz.targets import MAX_GROWTH, TARGETS, close_loop, flood, join, split

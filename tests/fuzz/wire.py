@@ -212,7 +212,7 @@ class Side(asyncio.DatagramProtocol):
 
 def load(extension: str) -> None:
     """The extension of that file in the place of the checkout's."""
-    name = "fcgi_core.sctp._usrsctp"
+    name = "fcgi_core.sctp.userspace._usrsctp"
     spec = importlib.util.spec_from_file_location(name, extension)
     assert spec is not None
     assert spec.loader is not None
@@ -224,8 +224,8 @@ def load(extension: str) -> None:
 async def one(seed: int, deadline: float) -> Proxy:
     """Traffic both ways through the proxy, and beside it; everything is released in the end."""
     from fcgi_core.sctp.carrier import Address, CarrierOptions, Message, Scheduler
-    from fcgi_core.sctp.userspace import UserspaceCarrier
-    from fcgi_core.sctp.userspace_stack import ffi, lib
+    from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
+    from fcgi_core.sctp.userspace.stack import ffi, lib
     from tests.sctp.contract import Recorder
 
     def checksum(data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, Carrier, CarrierOptions, Listener
-from fcgi_core.sctp.kernel import KernelCarrier
+from fcgi_core.sctp.kernel.carrier import KernelCarrier
 
 SCENARIO = Path(__file__).parents[2] / "lab" / "scenario"
 WEB, APP = ("10.9.0.1", "10.9.1.1"), ("10.9.0.2", "10.9.1.2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fcgi_core.sctp.carrier import Address, Carrier, CarrierOptions
-from fcgi_core.sctp.userspace import UserspaceCarrier
+from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
 from tests.lab.namespaces import APP, Sided, kernel_carrier
 from tests.lab.test_paths import echo_intact
 from tests.sctp.contract import CarrierContract, Lab

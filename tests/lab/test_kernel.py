@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from fcgi_core.repeats import AT_ONCE
+from fcgi_core.common.repeats import AT_ONCE
 from fcgi_core.sctp.carrier import Address, AssociationHandler, Carrier, CarrierOptions, Message
-from fcgi_core.sctp.kernel import KernelCarrier
+from fcgi_core.sctp.kernel.carrier import KernelCarrier
 from tests.garbage import assert_nothing_stays
 from tests.lab.namespaces import APP, kernel_carrier
 from tests.sctp.contract import CarrierContract, Lab, Recorder

@@ -21,8 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.repeats import AT_ONCE
-from fcgi_core.sctp import userspace_stack
+from fcgi_core.common.repeats import AT_ONCE
 from fcgi_core.sctp.carrier import (
     LOOPBACK_MTU,
     MAX_PARTIAL,
@@ -34,13 +33,14 @@ from fcgi_core.sctp.carrier import (
     Scheduler,
 )
 from fcgi_core.sctp.silence import silence
-from fcgi_core.sctp.userspace import UserspaceCarrier
-from fcgi_core.sctp.userspace_stack import Stack
+from fcgi_core.sctp.userspace import stack as userspace_stack
+from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
+from fcgi_core.sctp.userspace.stack import Stack
 from tests.garbage import assert_nothing_stays
 from tests.sctp.contract import PATIENCE, CarrierContract, Lab, Recorder, by_stream
 
-pytest.importorskip("fcgi_core.sctp._usrsctp", reason="python setup.py build_ext --inplace")
-from fcgi_core.sctp._usrsctp import ffi, lib
+pytest.importorskip("fcgi_core.sctp.userspace._usrsctp", reason="python setup.py build_ext --inplace")
+from fcgi_core.sctp.userspace._usrsctp import ffi, lib
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -902,7 +902,7 @@ sys.path.insert(0, {root!r})
 from tests.sctp.contract import Recorder
 from fcgi_core.sctp.carrier import Address, CarrierOptions
 from fcgi_core.sctp.silence import silence
-from fcgi_core.sctp.userspace import UserspaceCarrier
+from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
 
 async def main():
     carrier = UserspaceCarrier(CarrierOptions())

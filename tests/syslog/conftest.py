@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fcgi_core.plugin import AssociationInfo, FeedEntry, Make, RequestInfo
-from fcgi_core.records import encode_pairs
+from fcgi_core.protocol.records import encode_pairs
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_core.plugin import SECRETS, AssociationInfo, may_have_secrets
-from fcgi_core.records import encode_pairs
+from fcgi_core.protocol.records import encode_pairs
 
 INFO = AssociationInfo(1, "", "", "")
 HEADS = [

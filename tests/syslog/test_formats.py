@@ -11,8 +11,8 @@ from fcgi_syslog.message import parse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcgi_core.common.text import escape
 from fcgi_core.plugin import FeedEntry
-from fcgi_core.text import escape
 
 ANY_TEXT = st.text(st.characters())
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")

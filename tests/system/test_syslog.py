@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fcgi_core.spool import Spool
+from fcgi_core.hosting.spool import Spool
 from tests.system.stack import Stack, wait_until
 
 Start = Callable[..., Stack]

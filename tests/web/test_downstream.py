@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.records import (
+from fcgi_core.protocol.records import (
     HEADER,
     KEEP_CONN,
     MAX_PARAMS,

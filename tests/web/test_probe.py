@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from fcgi_core.delivery import Link
-from fcgi_core.driver import Driver
 from fcgi_core.errors import RequestRefused
+from fcgi_core.hosting.delivery import Link
 from fcgi_core.plugin import AssociationInfo
-from fcgi_core.records import Role
-from fcgi_core.request import Request
+from fcgi_core.protocol.driver import Driver
+from fcgi_core.protocol.records import Role
+from fcgi_core.protocol.request import Request
+from fcgi_core.protocol.web import WebConnection
 from fcgi_core.web.probe import MAX_UNANSWERED, Probe, ProbeOptions, Prober
-from fcgi_core.web_connection import WebConnection
 from tests.clock import Clock
-from tests.core.helpers import NoLoop
+from tests.protocol.helpers import NoLoop
 
 OPTIONS = ProbeOptions("/healthz?full=1", interval=5, timeout=2, rise=2, fall=3)
 GOOD = b"Status: 204 No Content\r\n\r\n"

@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 
 from fcgi_core.app.service import AppExchange, AppService
-from fcgi_core.channels import Channel, Direction, Priority
-from fcgi_core.discovery import load_plugins
-from fcgi_core.endpoints import advertisement, shifted
-from fcgi_core.outbox import PPID
+from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
-from fcgi_core.records import (
+from fcgi_core.protocol.channels import Channel, Direction, Priority
+from fcgi_core.protocol.outbox import PPID
+from fcgi_core.protocol.records import (
     KEEP_CONN,
     ProtocolStatus,
     Record,
@@ -34,9 +33,10 @@ from fcgi_core.records import (
     record,
     stream_records,
 )
+from fcgi_core.protocol.streams import FIRST_STREAM
 from fcgi_core.sctp.carrier import Address, Message
+from fcgi_core.sctp.endpoints import advertisement, shifted
 from fcgi_core.sctp.memory import MemoryNetwork
-from fcgi_core.streams import FIRST_STREAM
 from fcgi_core.web import service as service_module
 from fcgi_core.web import upstream as upstream_module
 from fcgi_core.web.balance import MAX_FAILURES

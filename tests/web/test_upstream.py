@@ -9,16 +9,16 @@ from typing import Any, cast
 
 import pytest
 
-from fcgi_core.driver import Driver
+from fcgi_core.hosting.supervisor import Supervisor
+from fcgi_core.protocol.driver import Driver
+from fcgi_core.protocol.settings import Settings
+from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, AssociationStatistics, Carrier, Message
-from fcgi_core.settings import Settings
-from fcgi_core.supervisor import Supervisor
 from fcgi_core.web.attempts import LAST_RETRY, REMIND, STEADY
 from fcgi_core.web.downstream import WebExchange
 from fcgi_core.web.upstream import Upstream
-from fcgi_core.web_connection import WebConnection
 from tests.clock import Clock
-from tests.core.helpers import settings_message
+from tests.protocol.helpers import settings_message
 
 ADDRESS = Address(("10.0.0.1",), 9000)
 

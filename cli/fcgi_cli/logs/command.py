@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 from ..output import output_is_gone
 from .events import Event, Line, Note, OutputClosed, SourceError

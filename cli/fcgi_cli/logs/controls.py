@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fcgi_core.text import SEVERITIES, escape
+from fcgi_core.common.text import SEVERITIES, escape
 
 from .events import Event, Line
 from .filter import Filter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 __all__ = ["Event", "Line", "Lost", "Note", "OutputClosed", "Skipped", "SourceError"]
 

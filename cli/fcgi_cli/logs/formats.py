@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from fcgi_core.text import SEVERITIES, escape, escape_word
+from fcgi_core.common.text import SEVERITIES, escape, escape_word
 
 from .events import Event, Line, Lost, Note, Skipped
 from .fold import fold

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from types import FrameType
 
-from fcgi_core.text import SEVERITIES, escape
+from fcgi_core.common.text import SEVERITIES, escape
 
 from .backlog import Backlog
 from .command import status_of

@@ -6,7 +6,7 @@ import argparse
 import re
 import time
 
-from fcgi_core.text import SEVERITIES, severity_number
+from fcgi_core.common.text import SEVERITIES, severity_number
 
 __all__ = ["DEFAULT_FEED", "DEFAULT_TAIL", "FEED_VARIABLE", "add_arguments"]
 

@@ -16,7 +16,7 @@ from zlib import crc32
 from rich.color import ColorSystem
 from rich.style import Style
 
-from fcgi_core.text import SEVERITIES, escape_word
+from fcgi_core.common.text import SEVERITIES, escape_word
 
 from .events import Event, Line
 from .fold import fold

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from fcgi_core.text import SEVERITIES, severity_number
+from fcgi_core.common.text import SEVERITIES, severity_number
 
 from .events import Line, Lost
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fcgi_core.text import escape
+from fcgi_core.common.text import escape
 
 __all__ = ["Prompt"]
 

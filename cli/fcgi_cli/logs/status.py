@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from fcgi_core.text import SEVERITIES
+from fcgi_core.common.text import SEVERITIES
 
 from .events import Event, Line, Lost
 from .painter import SEVERITY_STYLES, Painter

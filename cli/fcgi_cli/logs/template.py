@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Callable
 
-from fcgi_core.text import SEVERITIES, escape
+from fcgi_core.common.text import SEVERITIES, escape
 
 from .events import Line
 from .formats import Clock

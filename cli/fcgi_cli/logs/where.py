@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fcgi_core.text import severity_number
+from fcgi_core.common.text import severity_number
 
 from .events import Line
 

@@ -1,6 +1,6 @@
 """A line of the feed as other programs want it: a line of a file, a JSON object, an RFC 5424 message.
 
-Whatever a line says, it stays one line: see `fcgi_core.text.escape`. JSON is ASCII, with everything else escaped.
+Whatever a line says, it stays one line: see `common.text.escape`. JSON is ASCII, with everything else escaped.
 """
 
 from __future__ import annotations

@@ -1,0 +1,348 @@
+"""The connections to one FastCGI server, and who waits for one.
+
+A FastCGI server has a fixed number of children, and each connection, also one that is kept and idle, holds a child. How
+many there are is not known here, and others may want them: another bridge, a web server. So
+
+* there are never more than `limit` connections. Requests beyond wait here, where their clients can still leave;
+  requests that the server has no child for wait at its socket, on connections that are new;
+* a connection is kept for KEEP seconds, which is enough to save nearly all connecting under load, and then given up
+  at the end of its request, so that its child takes whichever connection comes next;
+* no connection is idle while a new one waits, whose request its child could serve, unless more children than that have
+  been seen.
+
+Over TCP none is kept. There nobody can see whether the server still works on the request before, and what a script says
+after its answer would come into the answer of the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from math import inf
+from typing import Protocol
+
+from .client import FastcgiConnection
+
+__all__ = ["FastcgiPool", "Waiter", "parse_address"]
+
+log = logging.getLogger("fcgi_sctp.app")
+
+MAX_PATH = 107
+"""Bytes of a unix socket's path (unix(7))."""
+MAX_QUEUED = 1000
+"""Requests that wait for a connection at most; php-fpm's own backlog is 511."""
+CONNECT_TIMEOUT = 5.0
+"""Seconds for one attempt to connect."""
+PATIENCE = 10.0
+"""Seconds that requests wait for a server that is down before they are told: as long as for an application that is down
+(`web.queue_timeout`)."""
+FIRST_RETRY = 0.05
+"""Seconds after the first failed attempt until the next; doubled with each, up to LAST_RETRY."""
+LAST_RETRY = 0.5
+KEEP = 0.02
+"""Seconds for which a connection is kept, from when it was made. To make one costs both sides some 0.1 ms, less than
+1 % of that, and another client of the server waits no longer than that for an idle child."""
+
+
+class Waiter(Protocol):
+    """Who wants a connection."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it can use another connection if this one turns out to be closed. If not it gets a new one: servers
+        close those that they were to keep when they please, and nobody can tell whether a request that goes out just
+        then was begun."""
+
+    def connected(self, connection: FastcgiConnection) -> None:
+        """Here it is; give it back with `release`."""
+
+    def unreachable(self, why: str) -> None:
+        """The server is down, and has been for a while."""
+
+
+def parse_address(text: str) -> str | tuple[str, int]:
+    """The path of ``unix:/PATH``, or (host, port) of ``HOST:PORT``; ValueError."""
+    if text.startswith("unix:"):
+        path = text[5:]
+        if not path or "\0" in path:
+            raise ValueError("write unix:/PATH")
+        if len(os.fsencode(path)) > MAX_PATH:
+            raise ValueError(f"write unix:/PATH with a path of at most {MAX_PATH} bytes, not {len(os.fsencode(path))}")
+        return path
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or "/" in text:
+        raise ValueError(f"{text!r}: write unix:/PATH or HOST:PORT")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(f"{text!r}: write unix:/PATH or HOST:PORT; no host has this name: {error}") from None
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+class FastcgiPool:
+    """At most `limit` connections to the server at `address`. `keep`: for more than one request, if they can be."""
+
+    def __init__(self, address: str, limit: int, *, keep: bool = True) -> None:
+        self.address = address
+        self.limit = limit
+        self.queue: deque[Waiter] = deque()
+        self.returns = 0
+        """How often the server was there again after it could not be reached."""
+        self._target = parse_address(address)
+        self._found: tuple[str, int] | None = None
+        """The address of the last connection: the host's name is looked up again when one fails."""
+        self.keeps = keep and isinstance(self._target, str)
+        """Whether the server is to keep connections."""
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[_PooledConnection] = []
+        """In the order in which they became idle."""
+        self._connections: set[_PooledConnection] = set()
+        self._unanswered: dict[_PooledConnection, None] = {}
+        """Of those, the ones on which nothing has come yet, in the order in which they were made: perhaps no child has
+        them."""
+        self._children = 0
+        """So many connections were answered and open at once: so many children there are for us."""
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._attempts = 0
+        self._down_since: float | None = None
+        self._refused = 0
+        """Requests that were told since then that the server is down."""
+        self._retry = FIRST_RETRY
+        self._retry_handle: asyncio.TimerHandle | None = None
+        self._idle_handle: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def open(self) -> int:
+        """Connections there are, those that are being made included."""
+        return len(self._connections) + self._attempts
+
+    @property
+    def idle(self) -> int:
+        """Connections that are kept without a request."""
+        return len(self._idle)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may wait."""
+        return len(self.queue) >= MAX_QUEUED
+
+    def acquire(self, waiter: Waiter, *, first: bool = False) -> None:
+        """Ask for a connection; `waiter` is called now or later. `first`: before all others that wait."""
+        if first:
+            self.queue.appendleft(waiter)
+        else:
+            self.queue.append(waiter)
+        self._serve()
+
+    def forget(self, waiter: Waiter) -> None:
+        """It does not want one any more."""
+        try:
+            self.queue.remove(waiter)
+        except ValueError:
+            pass  # it has got one already
+
+    def release(self, connection: FastcgiConnection) -> None:
+        """Its request is over. It is kept if it can be used again, and its child is not wanted elsewhere."""
+        assert isinstance(connection, _PooledConnection)
+        if connection.closed:
+            return
+        if self._closed or not connection.reusable or connection.made <= self._loop.time() - KEEP:
+            connection.close()
+            return
+        self._idle.append(connection)
+        if self._idle_handle is None:
+            self._idle_handle = self._loop.call_at(connection.made + KEEP, self._close_old)
+        if self.queue:
+            # not before the server's close, if it closes after this request, had a chance to be seen
+            self._loop.call_soon(self._serve)
+        else:
+            self._serve()
+
+    def close(self) -> None:
+        """Close everything; nobody hears of it."""
+        self._closed = True
+        self.queue.clear()
+        for handle in (self._retry_handle, self._idle_handle):
+            if handle is not None:
+                handle.cancel()
+        for task in self._connecting:
+            task.cancel()
+        for connection in tuple(self._connections):
+            connection.close()
+
+    def connection_made(self, connection: _PooledConnection) -> None:
+        self._connections.add(connection)
+        self._unanswered[connection] = None
+
+    def answer_begins(self, connection: _PooledConnection) -> None:
+        """A child has it."""
+        if connection in self._unanswered:
+            del self._unanswered[connection]
+            self._children = max(self._children, len(self._connections) - len(self._unanswered))
+
+    def connection_gone(self, connection: _PooledConnection) -> None:
+        self._connections.discard(connection)
+        self._unanswered.pop(connection, None)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if self.queue:
+            self._serve()
+
+    # ---- who gets what
+
+    def _serve(self) -> None:
+        while self.queue and self._idle:
+            connection = self._idle.pop()
+            # for one more request in any case: else connections that follow each other would never be open at once
+            usable = connection.requests == 1 or self._has_child_for_all()
+            if usable and self.queue[0].repeatable and connection.is_ready():
+                self.queue.popleft().connected(connection)
+            else:
+                connection.close()  # its child may be the one that is free for the new connection
+        if self._idle and not self._has_child_for_all():
+            self._close_idle()
+        if self._retry_handle is None:
+            while self._attempts < len(self.queue) and self.open < self.limit and not self._closed:
+                self._attempts += 1
+                task = self._loop.create_task(self._connect())
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
+
+    def _has_child_for_all(self) -> bool:
+        """Whether no new connection waits for a child that another one of ours has, as far as is known."""
+        if not self._unanswered:
+            return True
+        if next(iter(self._unanswered)).made <= self._loop.time() - KEEP:
+            self._children = len(self._connections) - len(self._unanswered)  # others have taken some, it seems
+            return False
+        return self.open <= self._children
+
+    def _close_idle(self, made_until: float = inf) -> None:
+        for connection in [one for one in self._idle if one.made <= made_until]:
+            self._idle.remove(connection)
+            connection.close()
+
+    def _close_old(self) -> None:
+        self._idle_handle = None
+        self._close_idle(self._loop.time() - KEEP)
+        if self._idle:
+            self._idle_handle = self._loop.call_at(min(one.made for one in self._idle) + KEEP, self._close_old)
+
+    # ---- connecting
+
+    async def _connect(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                connection = await self._open_connection()
+        except (OSError, TimeoutError) as error:
+            self._connect_failed(error)
+            return
+        finally:
+            self._attempts -= 1
+        if self._closed:
+            connection.close()
+            return
+        self._reached()
+        self._retry = FIRST_RETRY
+        if self.queue:
+            self.queue.popleft().connected(connection)
+            if connection.closed:
+                connection.connection_lost(None)  # again: the server closed it before it had a request
+            self._serve()
+        else:
+            connection.close()  # the one that wanted it has left; the server may have better use for its child
+
+    async def _open_connection(self) -> _PooledConnection:
+        if isinstance(self._target, tuple):
+            return await self._open_tcp_connection(self._target)
+        # connected here: loops take the EAGAIN of a full backlog for a connection under way, or for an error
+        with_path = socket.socket(socket.AF_UNIX)
+        try:
+            with_path.setblocking(False)
+            with_path.connect(self._target)
+            _, connection = await self._loop.create_unix_connection(lambda: _PooledConnection(self), sock=with_path)
+        except BaseException:
+            with_path.close()
+            raise
+        return connection
+
+    async def _open_tcp_connection(self, target: tuple[str, int]) -> _PooledConnection:
+        try:
+            transport, connection = await self._loop.create_connection(
+                lambda: _PooledConnection(self), *(self._found or target)
+            )
+        except BaseException:
+            self._found = None
+            raise
+        peer = transport.get_extra_info("peername")  # None if it has gone already
+        if peer is not None and (len(peer) == 2 or not peer[3]):  # not an address with a zone
+            self._found = peer[:2]
+        return connection
+
+    def _reached(self) -> None:
+        if self._down_since is not None:
+            lost = f"; {self._refused} requests got 502 meanwhile" if self._refused else ""
+            log.info("the FastCGI server at %s is back%s", self.address, lost)
+            self._down_since = None
+            self._refused = 0
+            self.returns += 1
+
+    def _connect_failed(self, error: OSError) -> None:
+        now = self._loop.time()
+        if error.errno == errno.EAGAIN:
+            self._reached()  # a full backlog is a server that works
+        else:
+            if self._down_since is None:
+                self._down_since = now
+                log.warning("the FastCGI server at %s cannot be reached: %s", self.address, _reason(error))
+            if now - self._down_since >= PATIENCE:
+                if not self._refused:
+                    log.warning(
+                        "the FastCGI server at %s has been away for %g s; requests get 502 until it is back",
+                        *(self.address, now - self._down_since),
+                    )
+                self._refused += len(self.queue)
+                waiting, self.queue = self.queue, deque()
+                for waiter in waiting:
+                    waiter.unreachable(_reason(error))
+                return
+        if self._retry_handle is None and not self._closed:
+            self._retry_handle = self._loop.call_later(self._retry, self._try_again)
+            self._retry = min(self._retry * 2, LAST_RETRY)
+
+    def _try_again(self) -> None:
+        self._retry_handle = None
+        self._serve()
+
+
+class _PooledConnection(FastcgiConnection):
+    def __init__(self, pool: FastcgiPool) -> None:
+        super().__init__()
+        self.made = 0.0
+        """When, by the loop's clock."""
+        self._pool = pool
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        made = transport.get_extra_info("socket")
+        if made.family != socket.AF_UNIX:
+            # each request has a connection: without TIME_WAIT, in which each would hold a port for a minute
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.made = asyncio.get_running_loop().time()
+        self._pool.connection_made(self)
+
+    def answer_begins(self) -> None:
+        self._pool.answer_begins(self)
+
+    def gone(self) -> None:
+        self._pool.connection_gone(self)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or f"no answer within {CONNECT_TIMEOUT:g} s"

@@ -1,0 +1,279 @@
+"""YAML as far as a configuration needs it, read within bounds: time and memory are those of the text's length.
+
+It is YAML 1.1 as PyYAML reads it, with less in it. A name that stands twice in one mapping is an error, for YAML keeps
+only one of the two. Names are texts; what YAML makes something else of (``no``, ``on``, ``123``) is an error that asks
+for quotes. So are values that mean something else than they seem to: dates, ``1:30`` (90 to YAML), ``0660`` (432).
+Tags are refused, but for ``!!str``. Aliases and merges are taken; what they repeat counts as if it were written out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+__all__ = ["MAX_DEPTH", "MAX_SIZE", "Budget", "YamlError", "read_yaml", "MAX_VALUE", "parse_value"]
+
+MAX_VALUE = 1024
+"""Bytes of one value that is set while the program runs."""
+MAX_SIZE = 1 << 20
+"""Characters of one text. 5,000 virtual hosts with options of their own take 300,000."""
+MAX_DEPTH = 32
+"""Mappings and lists within each other; the deepest option there is stands at 7."""
+MAX_TOTAL = 4 << 20
+"""Characters of all texts that are read together, with what aliases repeat."""
+LEAST = 10
+"""Characters that a value counts for at least: the memory of a value that is empty is not."""
+
+_TEXT = "tag:yaml.org,2002:str"
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Ten times as fast where PyYAML was built with libyaml."""
+_KINDS = {"bool": "true or false", "null": "nothing", "int": "a number", "float": "a number", "timestamp": "a date"}
+_MISTAKEN = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
+"""Octal numbers and those to the base 60."""
+
+
+class YamlError(ValueError):
+    """The text is not YAML, or more than is taken. One line."""
+
+
+class Budget:
+    """What may still be read."""
+
+    def __init__(self, size: int = MAX_TOTAL) -> None:
+        self.left = size
+
+    def take(self, size: int) -> None:
+        """YamlError if there is not so much."""
+        self.left -= size
+        if self.left < 0:
+            raise YamlError(f"holds more than is taken: {MAX_TOTAL:,} characters, repeated aliases included")
+
+
+class _Value:
+    """A value, how deep it is, and how much."""
+
+    __slots__ = ("content", "depth", "size")
+
+    def __init__(self, content: Any, size: int, depth: int = 0) -> None:
+        self.content = content
+        self.size = size
+        self.depth = depth
+
+
+def read_yaml(text: str, problems: list[str], budget: Budget | None = None, *, depth: int = MAX_DEPTH) -> Any:
+    """What the text says; None if it says nothing.
+
+    YamlError if it cannot be read. Names and values that are read but may not stand there are added to `problems`, one
+    sentence each that begins with the path.
+    """
+    if len(text) > MAX_SIZE:
+        raise YamlError(f"holds more than {MAX_SIZE:,} characters, which are taken at most")
+    try:
+        loader = _LOADER(text)
+        try:
+            return _Reader(loader, problems, budget or Budget(), depth).document()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise YamlError(f"is not YAML: {_sentence(error)}") from None
+    except UnicodeError:  # half of a surrogate pair, which no file has
+        raise YamlError("is not YAML: it holds what is no character") from None
+
+
+def _sentence(error: yaml.YAMLError) -> str:
+    """PyYAML's words, without the lines of the text it shows."""
+    mark = getattr(error, "problem_mark", None)
+    words = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
+    return words if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {words}"
+
+
+class _Reader:
+    """Makes values of the parser's events. It recurses no deeper than `MAX_DEPTH`."""
+
+    def __init__(self, loader: Any, problems: list[str], budget: Budget, depth: int) -> None:
+        self._loader = loader
+        self._problems = problems
+        self._budget = budget
+        self._depth = depth
+        self._anchors: dict[str, _Value | None] = {}
+
+    def document(self) -> Any:
+        loader = self._loader
+        loader.get_event()  # the stream begins
+        if loader.check_event(yaml.StreamEndEvent):
+            return None
+        loader.get_event()
+        value = self._value(loader.get_event(), ())
+        loader.get_event()
+        if not loader.check_event(yaml.StreamEndEvent):
+            line = loader.get_event().start_mark.line + 1
+            raise YamlError(f"line {line}: another document begins here; one was expected")
+        return value.content
+
+    def _value(self, event: Any, path: tuple[str, ...]) -> _Value:
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event)
+        if event.tag not in (None, "!", _TEXT):
+            raise YamlError(f"line {_line(event)}: the tag {_short(event.tag)!r} is not taken; leave it out")
+        if event.anchor is not None:
+            self._anchors[event.anchor] = None
+        if isinstance(event, yaml.ScalarEvent):
+            value = self._scalar(event, path)
+        else:
+            if len(path) >= self._depth:
+                raise YamlError(f"line {_line(event)}: {self._too_deep()}")
+            many = self._mapping if isinstance(event, yaml.MappingStartEvent) else self._list
+            value = many(event, path)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = value
+        return value
+
+    def _alias(self, event: Any) -> _Value:
+        if event.anchor not in self._anchors:
+            raise YamlError(f"line {_line(event)}: *{_short(event.anchor)} is not defined above")
+        value = self._anchors[event.anchor]
+        if value is None:
+            raise YamlError(f"line {_line(event)}: *{_short(event.anchor)} would contain itself")
+        self._budget.take(value.size)
+        return value
+
+    def _scalar(self, event: Any, path: tuple[str, ...]) -> _Value:
+        size = max(len(event.value), LEAST)
+        self._budget.take(size)
+        kind = self._kind(event)
+        if kind == "str":
+            return _Value(event.value, size)
+        if kind == "null":
+            return _Value(None, size)
+        if kind == "timestamp" or _MISTAKEN.fullmatch(event.value):
+            self._complain(path, f"is {_short(event.value)}, which YAML takes for {_taken_for(event.value, kind)}")
+            return _Value(event.value, size)
+        make = getattr(self._loader, f"construct_yaml_{kind}")
+        try:
+            return _Value(make(yaml.ScalarNode(event.tag, event.value)), size)
+        except (ValueError, OverflowError):
+            self._complain(path, f"is {_short(event.value)}, which YAML takes for a number, and it is none")
+            return _Value(event.value, size)
+
+    def _kind(self, event: Any) -> str:
+        """What YAML takes a value for: ``str``, ``int``, ``bool``, …"""
+        if event.tag is not None or not event.implicit[0]:
+            return "str"
+        tag: str = self._loader.resolve(yaml.ScalarNode, event.value, (True, False))
+        kind = tag.rpartition(":")[2]
+        return kind if kind in _KINDS else "str"
+
+    def _list(self, event: Any, path: tuple[str, ...]) -> _Value:
+        made = _Value([], LEAST)
+        self._budget.take(LEAST)
+        for one in self._until(yaml.SequenceEndEvent):
+            self._put(made, self._value(one, (*path, str(len(made.content)))), path)
+            made.content.append(self._last)
+        return made
+
+    def _mapping(self, event: Any, path: tuple[str, ...]) -> _Value:
+        made = _Value({}, LEAST)
+        self._budget.take(LEAST)
+        lines: dict[str, int] = {}
+        merged: dict[str, Any] = {}
+        for one in self._until(yaml.MappingEndEvent):
+            if _is_merge(one):
+                value = self._value(self._loader.get_event(), (*path, "<<"))
+                self._put(made, value, path)
+                self._merge(value.content, merged, _line(one))
+                continue
+            name = self._name(one, path, made)
+            self._put(made, self._value(self._loader.get_event(), (*path, name)), path)
+            if name in lines:
+                self._complain((*path, name), f"stands twice, in lines {lines[name]} and {_line(one)}; keep one", "")
+            lines.setdefault(name, _line(one))
+            made.content[name] = self._last
+        made.content = {**merged, **made.content}
+        return made
+
+    def _name(self, event: Any, path: tuple[str, ...], made: _Value) -> str:
+        if isinstance(event, yaml.AliasEvent):
+            value = self._alias(event)
+            if not isinstance(value.content, str):
+                raise YamlError(f"line {_line(event)}: a name was expected, and *{_short(str(event.anchor))} is none")
+            self._put(made, value, path)
+            return value.content
+        if not isinstance(event, yaml.ScalarEvent):
+            raise YamlError(f"line {_line(event)}: a name was expected, and a list or a mapping is here")
+        if event.anchor is not None:
+            self._anchors[event.anchor] = _Value(event.value, max(len(event.value), LEAST))
+        size = max(len(event.value), LEAST)
+        self._budget.take(size)
+        made.size += size
+        if event.tag not in (None, "!", _TEXT):
+            raise YamlError(f"line {_line(event)}: the tag {_short(event.tag)!r} is not taken; leave it out")
+        if (kind := self._kind(event)) != "str":
+            taken_for = _taken_for(event.value, kind)
+            self._complain(path, f"the name {_short(event.value)} in line {_line(event)} is {taken_for} to YAML")
+        text: str = event.value
+        return text
+
+    def _merge(self, content: Any, merged: dict[str, Any], line: int) -> None:
+        """What stands behind ``<<``: a mapping, or a list of some of which the first holds."""
+        several = content if isinstance(content, list) else [content]
+        if not all(isinstance(one, dict) for one in several):
+            raise YamlError(f"line {line}: << takes a mapping, or a list of mappings")
+        for one in several:
+            for name, value in one.items():
+                merged.setdefault(name, value)
+
+    def _put(self, made: _Value, value: _Value, path: tuple[str, ...]) -> None:
+        """Count a value as part of another."""
+        made.size += value.size
+        made.depth = max(made.depth, value.depth + 1)
+        if len(path) + made.depth > self._depth:
+            raise YamlError(f"{_short('.'.join(path))}: {self._too_deep()}")
+        self._last = value.content
+
+    def _too_deep(self) -> str:
+        if self._depth == 0:
+            return "a list or a mapping is here; one value was expected (in quotes if it is a text)"
+        return f"more than {self._depth} lists and mappings within each other"
+
+    def _until(self, end: type) -> Iterator[Any]:
+        while not isinstance(event := self._loader.get_event(), end):
+            yield event
+
+    def _complain(self, path: tuple[str, ...], what: str, do: str = "; put it in quotes") -> None:
+        self._problems.append(f"{_short('.'.join(path))}{': ' if path else ''}{what}{do}")
+
+
+def _line(event: Any) -> int:
+    line: int = event.start_mark.line + 1
+    return line
+
+
+def _is_merge(event: Any) -> bool:
+    return isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]
+
+
+def _taken_for(text: str, kind: str) -> str:
+    if _MISTAKEN.fullmatch(text):
+        return "a number to the base 60" if ":" in text else "an octal number"
+    return {"true": "true", "yes": "true", "on": "true"}.get(text.lower(), "false") if kind == "bool" else _KINDS[kind]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def parse_value(text: str) -> str | int | float | bool | None:
+    """One value of YAML: what `fcgi-sctp set` and a peer's CONFIG write behind ``=``. A text, a number, true, false or
+    null, of `MAX_VALUE` bytes; never a list, a mapping or an alias. ValueError, one sentence, if it is something else.
+    """
+    size = len(text.encode("utf-8", "replace"))
+    if size > MAX_VALUE:
+        raise ValueError(f"the value has {size:,} bytes; at most {MAX_VALUE:,} are taken")
+    problems: list[str] = []
+    value: str | int | float | bool | None = read_yaml(text, problems, depth=0)
+    if problems:
+        raise ValueError(problems[0])
+    return value

@@ -1,0 +1,213 @@
+"""A request and its response, as the services of both sides keep them: what plugins see, and what was counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from ..plugin import AssociationInfo, Outcome
+from ..protocol.request import Request
+from .delivery import Link
+
+__all__ = ["MAX_HEAD", "Exchange", "end_of_head", "error_page", "header_value", "status_of"]
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a response in which its head is looked for; nginx takes 4 to 8 KiB (fastcgi_buffer_size)."""
+_BODILESS = frozenset({204, 304})
+"""Statuses of responses that are whole with their head (RFC 9110 section 6.4.1)."""
+
+_new = tuple.__new__
+"""Outcome(…) itself takes longer than all that is done with one."""
+
+
+class Exchange:
+    """Implements `fcgi_core.plugin.RequestInfo`. Each side adds what it does with it."""
+
+    __slots__ = (
+        "_head",
+        "_head_begun",
+        "_identity",
+        "_plugin_data",
+        "began",
+        "bytes_in",
+        "bytes_out",
+        "first_byte",
+        "head_size",
+        "link",
+        "request",
+        "started",
+        "status",
+    )
+
+    def __init__(self) -> None:
+        self.link: Link
+        """The association that carries it; not before it is known."""
+        self.request: Request
+        """The request on that association; not before it is begun there."""
+        self.began = time.monotonic()
+        self.first_byte: float | None = None
+        """When the first byte of the response came."""
+        self.started: float | None = None
+        """When work on it began, by the monotonic clock; set by whoever runs it."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.status = 0
+        """HTTP status of the response, 0 while its head is not whole."""
+        self.head_size = 0
+        """Bytes of the response's head, the empty line included; 0 while it is not whole."""
+        self._head = b""
+        """The head, once it is whole."""
+        self._head_begun: bytearray | None = None
+        """What has come of it, while it takes more than one piece."""
+        self._identity = ""
+        self._plugin_data: dict[str, Any] | None = None
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        raise NotImplementedError
+
+    @property
+    def server_name(self) -> str:
+        return self.params.get("SERVER_NAME", "")
+
+    @property
+    def reference(self) -> tuple[AssociationInfo, int] | None:
+        try:
+            request = self.request
+        except AttributeError:
+            return None
+        link = self.link
+        return (link.info, link.mark | request.id << 8 | request.generation)
+
+    @property
+    def plugin_data(self) -> dict[str, Any]:
+        if self._plugin_data is None:
+            self._plugin_data = {}
+        return self._plugin_data
+
+    @property
+    def identity(self) -> str:
+        if not self._identity:
+            given = self._given_identity()
+            # remote text: what a log line can carry, or none of it
+            if given and len(given) <= 128 and given.isascii() and given.isprintable() and " " not in given:
+                self._identity = given
+            else:
+                self._identity = self._made_identity()
+        return self._identity
+
+    def _given_identity(self) -> str:
+        """REQUEST_ID, '' if the web server did not pass it."""
+        return self.params.get("REQUEST_ID", "")
+
+    def _made_identity(self) -> str:
+        raise NotImplementedError
+
+    def read_head(self, data: bytes) -> None:
+        """Take the next piece of the response, which `data` is, while `head_size` is 0: the status is set when the
+        head is whole, or is longer than MAX_HEAD."""
+        if len(data) > MAX_HEAD:
+            data = data[:MAX_HEAD]
+        begun = self._head_begun
+        if begun is None:
+            end = end_of_head(data)
+            if end < 0 and len(data) < MAX_HEAD:
+                self._head_begun = bytearray(data)
+                return
+            self._head = data if end < 0 else data[:end]
+        else:
+            looked_at = max(0, len(begun) - 3)
+            begun += data
+            end = end_of_head(begun, looked_at)
+            if end < 0 and len(begun) < MAX_HEAD:
+                return
+            self._head_begun = None
+            self._head = bytes(begun if end < 0 else begun[:end])
+        self.head_size = len(self._head)
+        self.status = _status(self._head)
+
+    def is_whole(self) -> bool:
+        """Whether all of the response has been passed on, by what its head says of its length: whoever closes the
+        connection then has got everything."""
+        if not self.head_size:
+            return False
+        if self.status in _BODILESS or self.params.get("REQUEST_METHOD") == "HEAD":
+            return True
+        length = header_value(self._head, b"content-length")
+        return length.isdigit() and len(length) < 19 and self.bytes_out - self.head_size >= int(length)
+
+    def _now(self) -> float:
+        """The clock that `began` was read from."""
+        return time.monotonic()
+
+    def outcome(self, *, aborted: bool = False, error: str = "") -> Outcome:
+        """How it ended, now. A response that is whole was not aborted, whatever was said of it later."""
+        if aborted and self.is_whole():
+            aborted, error = False, ""
+        first, started = self.first_byte, self.started
+        began = self.began
+        return _new(
+            Outcome,
+            (
+                self.status,
+                self._now() - began,
+                None if first is None else first - began,
+                self.bytes_in,
+                self.bytes_out,
+                aborted,
+                error,
+                None if started is None else started - began,
+            ),
+        )
+
+
+def error_page(status: HTTPStatus, method: str, retry_after: int | None = None) -> bytes:
+    """A CGI response (RFC 3875 section 6) of our own, for when the application has none. On HEAD it has no body: to
+    leave that out is for the web server to do, section 4.3.3, but HAProxy answers 502."""
+    text = f"{status.value} {status.phrase}\n"
+    retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+    head = (
+        f"Status: {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(text)}\r\n{retry}\r\n"
+    )
+    return (head if method == "HEAD" else head + text).encode()
+
+
+def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
+    """Where the body of a CGI response begins (RFC 3875 section 6.2): after the first line of `data` that is empty,
+    from `start` on; -1 if there is none. A line ends with LF, or with CR LF."""
+    if start == 0 and data.startswith((b"\n", b"\r\n")):
+        return data.find(b"\n") + 1
+    with_return = data.find(b"\n\r\n", start)
+    end = data.find(b"\n\n", start) if with_return < 0 else data.find(b"\n\n", start, with_return + 1)
+    if end >= 0:
+        return end + 2
+    return with_return + 3 if with_return >= 0 else -1
+
+
+def header_value(head: bytes, name: bytes) -> bytes:
+    """The value of the first line of a response's head that has this name (lower case), in lower case and without white
+    space around it; b'' if there is none. `head` ends where the body begins: see `end_of_head`."""
+    lines = b"\n" + head.lower()
+    position = lines.find(b"\n" + name + b":")
+    if position < 0:
+        return b""
+    start = position + len(name) + 2
+    end = lines.find(b"\n", start)
+    return (lines[start:] if end < 0 else lines[start:end]).strip()
+
+
+def status_of(response: bytes) -> int:
+    """The HTTP status of a CGI response (RFC 3875 section 6.3) of which `response` is the beginning: 302 if it names
+    none and has a Location, else 200."""
+    end = end_of_head(response)
+    return _status(response if end < 0 else response[:end])
+
+
+def _status(head: bytes) -> int:
+    digits = head[8:11] if head.startswith(b"Status: ") else header_value(head, b"status")[:3]
+    if len(digits) == 3 and digits.isdigit():
+        return int(digits)
+    return 302 if header_value(head, b"location") and not digits else 200

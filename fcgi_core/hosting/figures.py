@@ -1,0 +1,112 @@
+"""Figures of associations and channels, put together when somebody asks: nothing here is done for a request.
+
+All of it is for the loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from ..plugin import AssociationFigures, AssociationInfo, ChannelTotals
+from ..protocol.channels import Channel
+from ..protocol.connection import Connection
+from ..protocol.driver import Driver
+from ..sctp.carrier import AssociationStatistics
+
+__all__ = ["ChannelLedger", "StreamUse", "association_figures", "stream_map", "streams_of"]
+
+StreamUse = dict[int, list[dict[str, str]]]
+"""By stream: who uses it, each as {"what": content, stderr or a channel, "request": identity, "server_name": …};
+without the last two it is a channel of association scope."""
+MAX_STREAMS_SHOWN = 512
+"""Streams that `stream_map` tells of; the others are but counted."""
+
+
+def association_figures(info: AssociationInfo, driver: Driver[Any]) -> AssociationFigures:
+    """How an association fares now."""
+    connection: Connection = driver.connection
+    association = driver.association
+    pool = connection.pool
+    return AssociationFigures(
+        info,
+        requests=len(connection.requests),
+        streams=pool.outgoing,
+        streams_leased=pool.in_use(),
+        shortages=asdict(pool.shortages),
+        feedback_waiting=connection.feedback_waiting,
+        content_waiting=connection.content_waiting,
+        statistics=AssociationStatistics() if association is None else association.statistics(),
+    )
+
+
+class ChannelLedger:
+    """Keeps what channels carried on associations that are gone, so that totals never fall."""
+
+    def __init__(self) -> None:
+        self._past: dict[str, list[int]] = {}
+
+    def close(self, connection: Connection) -> None:
+        """The association is over: remember what it carried."""
+        for name, figures in connection.feedback.figures.items():
+            past = self._past.setdefault(name, [0] * 5)
+            for index, value in enumerate(_row(figures)):
+                past[index] += value
+
+    def totals(self, channel: Channel, connections: Iterable[Connection], lost: int = 0) -> ChannelTotals:
+        """What the channel carried on those that are gone and on `connections`; `lost` items found none."""
+        row = list(self._past.get(channel.name, (0,) * 5))
+        for connection in connections:
+            figures = connection.feedback.figures.get(channel.name)
+            for index, value in enumerate(() if figures is None else _row(figures)):
+                row[index] += value
+        sent, sent_bytes, received, received_bytes, dropped = row
+        return ChannelTotals(
+            channel.name,
+            channel.scope.value,
+            channel.priority.name.lower(),
+            sent,
+            sent_bytes,
+            received,
+            received_bytes,
+            dropped + lost,
+        )
+
+
+def _row(figures: Any) -> tuple[int, ...]:
+    return (
+        figures.sent,
+        figures.sent_bytes,
+        figures.received,
+        figures.received_bytes,
+        sum(figures.dropped.values()),
+    )
+
+
+def streams_of(connection: Connection, channel: str) -> int:
+    """Streams that a channel holds now on one association, for all requests together."""
+    names = [str(name) for request in connection.requests.values() for name in request.streams.streams]
+    held = sum(name.partition("#")[0] == channel for name in names)  # `channel#1` is one more of the same request
+    return held + (channel in connection.pool.association_streams())
+
+
+def stream_map(connection: Connection) -> StreamUse:
+    """Which outgoing stream does what now; those that nobody holds are left out.
+
+    What a request held that is over, and that still drains, is told as ``draining``.
+    """
+    uses: StreamUse = {}
+    for channel, stream in connection.pool.association_streams().items():
+        what = channel if isinstance(channel, str) else "late feedback"
+        uses.setdefault(stream, []).append({"what": what})
+    for request in list(connection.requests.values()):
+        context = request.context
+        about = {"request": f"{request.id}.{request.generation}"}
+        if context is not None:
+            about = {"request": context.identity, "server_name": context.params.get("SERVER_NAME", "")}
+        for label, stream in request.streams.streams.items():
+            uses.setdefault(stream, []).append({"what": str(label), **about})
+    for stream in connection.pool.holders():
+        uses.setdefault(stream, [{"what": "draining"}])
+    return dict(sorted(uses.items())[:MAX_STREAMS_SHOWN])

@@ -1,0 +1,194 @@
+"""What arrived on acknowledged channels: repetitions are told from what is new, what was taken over is acknowledged."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Generic, Literal, TypeVar
+
+from ..protocol.driver import Loop
+from .delivery import Link
+
+__all__ = ["Acknowledger", "Receipts"]
+
+ACKNOWLEDGE_AFTER = 0.05
+"""Seconds that items of acknowledged channels are collected before they are taken over for good, together."""
+
+ASK_AGAIN_AFTER = 1.0
+"""Seconds until an owner that could not take over what came is asked again: nothing more may come, because the sender
+has no room for more before it is acknowledged."""
+
+REMEMBERED_SENDERS = 1024
+"""Sending processes of one member, by channel, whose numbers are remembered; those that have been silent for longest
+are forgotten first."""
+REMEMBERED_RANGES = 1000
+"""Ranges of numbers that are remembered for one sender and channel; beyond it the lowest is forgotten, and what comes
+again of it is passed on again. There is a gap while an item is on its way by another association."""
+REMEMBERED_RANGES_OF_MEMBER = 20_000
+"""The same for all senders of one member together; 80 bytes each."""
+REMEMBERED_MEMBERS = 1024
+
+
+class _Seen:
+    """Numbers that have been seen, as ranges. Nothing is taken for seen that was not: after a restart of this side what
+    comes first need not be what was sent first, for that may come again later, by another association."""
+
+    __slots__ = ("_firsts", "_lasts")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def add(self, number: int) -> bool:
+        firsts, lasts = self._firsts, self._lasts
+        if lasts and lasts[-1] == number - 1:
+            lasts[-1] = number
+            return True
+        at = bisect_right(firsts, number)
+        if at and number <= lasts[at - 1]:
+            return False
+        follows = at > 0 and lasts[at - 1] == number - 1
+        precedes = at < len(firsts) and firsts[at] == number + 1
+        if follows:
+            lasts[at - 1] = lasts.pop(at) if precedes else number
+            if precedes:
+                del firsts[at]
+        elif precedes:
+            firsts[at] = number
+        else:
+            firsts.insert(at, number)
+            lasts.insert(at, number)
+            if len(firsts) > REMEMBERED_RANGES:
+                del firsts[0], lasts[0]
+        return True
+
+
+class _Member:
+    """What is remembered of the processes of one member."""
+
+    __slots__ = ("ranges", "seen")
+
+    def __init__(self) -> None:
+        self.seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+        """By instance and channel."""
+        self.ranges = 0
+
+
+class Receipts:
+    """Remembers, for each sender (`AssociationInfo.process`) and channel, which numbers came. What one member's
+    processes are, and how many they say they are, changes nothing for another's."""
+
+    def __init__(self) -> None:
+        self._members: OrderedDict[str, _Member] = OrderedDict()
+
+    def is_new(self, sender: tuple[str, str], channel: str, number: int) -> bool:
+        """Count an item as received; False if it had come before."""
+        name, instance = sender
+        member = self._members.get(name)
+        if member is None:
+            member = self._members[name] = _Member()
+            if len(self._members) > REMEMBERED_MEMBERS:
+                self._members.popitem(last=False)
+        self._members.move_to_end(name)
+        key = (instance, channel)
+        seen = member.seen.get(key)
+        if seen is None:
+            seen = member.seen[key] = _Seen()
+        member.seen.move_to_end(key)
+        before = len(seen)
+        new = seen.add(number)
+        member.ranges += len(seen) - before
+        while len(member.seen) > REMEMBERED_SENDERS or (
+            member.ranges > REMEMBERED_RANGES_OF_MEMBER and len(member.seen) > 1
+        ):
+            _, oldest = member.seen.popitem(last=False)
+            member.ranges -= len(oldest)
+        return new
+
+
+Owner = TypeVar("Owner")
+
+
+class Acknowledger(Generic[Owner]):
+    """Collects what came on acknowledged channels, has its owner take it over, and then tells the sender.
+
+    `commit(owner)` is the plugin's hook: None, or a future that is done when the owner has taken over what came before
+    the call; False if the hook failed.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        wake_loop: Callable[[Callable[[], None]], object],
+        commit: Callable[[Owner], Future[None] | Literal[False] | None],
+    ) -> None:
+        self._loop = loop
+        self._wake_loop = wake_loop
+        self._commit = commit
+        self._receipts = Receipts()
+        self._pending: dict[tuple[str, Link], tuple[Owner, int]] = {}
+        """By channel and association: the number of the last item that its owner was not asked to take over yet."""
+        self._asking = False
+        """Whether owners are to be asked."""
+
+    def received(self, owner: Owner, channel: str, link: Link, number: int) -> bool:
+        """Count an item; False if it had come before."""
+        self._ask_after(ACKNOWLEDGE_AFTER)
+        self._pending[channel, link] = (owner, number)
+        return self._receipts.is_new(link.info.process, channel, number)
+
+    def forget(self, link: Link) -> None:
+        """The association is gone."""
+        self._pending = {key: value for key, value in self._pending.items() if key[1] is not link}
+
+    def forget_owner(self, owner: Owner) -> None:
+        """The owner takes nothing over any more: what it was not asked for comes again, to another."""
+        self._pending = {key: value for key, value in self._pending.items() if value[0] is not owner}
+
+    def _ask_after(self, seconds: float) -> None:
+        if not self._asking:
+            self._asking = True
+            self._loop.call_at(self._loop.time() + seconds, self._ask)
+
+    def _ask(self) -> None:
+        self._asking = False
+        pending, self._pending = self._pending, {}
+        by_owner: dict[Owner, list[tuple[str, Link, int]]] = {}
+        for (channel, link), (owner, number) in pending.items():
+            by_owner.setdefault(owner, []).append((channel, link, number))
+        for owner, items in by_owner.items():
+            done = self._commit(owner)
+            if done is None:
+                _tell(items)
+            elif done is False:
+                self._ask_again(owner, items)
+            else:
+                done.add_done_callback(partial(self._committed, owner, items))
+
+    def _committed(self, owner: Owner, items: list[tuple[str, Link, int]], done: Future[None]) -> None:
+        """On any thread."""
+        failed = done.cancelled() or done.exception() is not None
+        try:
+            self._wake_loop(partial(self._ask_again, owner, items) if failed else partial(_tell, items))
+        except RuntimeError:
+            pass  # the loop is closed: it will come again, to another process
+
+    def _ask_again(self, owner: Owner, items: list[tuple[str, Link, int]]) -> None:
+        """It could not take them over now."""
+        for channel, link, number in items:
+            if not link.down:
+                self._pending.setdefault((channel, link), (owner, number))
+        if self._pending:
+            self._ask_after(ASK_AGAIN_AFTER)
+
+
+def _tell(items: list[tuple[str, Link, int]]) -> None:
+    for channel, link, number in items:
+        link.connection.acknowledge(channel, number)  # nothing happens if the association is gone
+        link.driver.wake()

@@ -1,0 +1,650 @@
+"""Plugins at work: halves made, verified and ended, their hooks called, and what they send and get.
+
+One `Supervisor` runs the halves of one side in one process; `isolation` keeps them from doing harm. What halves send
+may come from any thread: it is put into a queue and picked up on the loop, many items to a wake-up.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from threading import get_ident
+from time import perf_counter
+from typing import Any
+
+from ..common.text import escape
+from ..errors import FcgiSctpError, LocalProtocolError, PluginError, StartAnew
+from ..plugin import (
+    ApplicationHalf,
+    AssociationInfo,
+    ChannelTotals,
+    FeedEntry,
+    Half,
+    Make,
+    Outcome,
+    OutputFigures,
+    Plugin,
+    RequestInfo,
+    TransportFigures,
+    WebHalf,
+)
+from ..plugin.traffic import Traffic
+from ..protocol.channels import Channel, Direction
+from ..protocol.driver import Driver, Handle, Loop
+from .agreement import Disagreement, disagreements
+from .delivery import Delivery, Gathering, Link, Stream, mark_of
+from .discovery import EnabledPlugin, name_problem, verify_half
+from .figures import ChannelLedger, association_figures, streams_of
+from .isolation import NEVER, Entry, HookCaller, Tally
+from .receipts import Acknowledger
+
+__all__ = ["Supervisor"]
+
+TICK = 1.0
+"""Seconds between ticks."""
+TELL_DISAGREEMENT_AFTER = 10.0
+"""Seconds that sides may disagree, when plugins or their options change, before it is reported."""
+SAME_DISAGREEMENT_EVERY = 600.0
+"""Seconds between two lines in the log about the same disagreement, with whichever association."""
+MOST_REMEMBERED = 100
+"""Disagreements that are remembered for that."""
+MOST_SHOWN = 20
+"""Associations that disagree, for one plugin, that are shown."""
+
+
+class _HalfHost:
+    """The host that one half sees."""
+
+    def __init__(self, supervisor: Supervisor, name: str) -> None:
+        self._supervisor = supervisor
+        self._plugin = name
+        self.log = logging.getLogger(f"fcgi_sctp.plugin.{name}")
+        self.name = supervisor.process_name
+
+    def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
+        self._supervisor.delivery.queue(channel, item, request, urgency)
+
+    def broadcast(self, channel: str, item: bytes) -> None:
+        for link in tuple(self._supervisor.links):
+            if link.connection.takes(channel):
+                self._supervisor.delivery.queue(channel, item, link, 6)
+
+    def gather(self, channel: str, make: Make) -> Gathering:
+        return self._supervisor.gather(self._plugin, channel, make)
+
+    def open_channel(self, channel: Channel) -> None:
+        self._supervisor.open_channel(self._plugin, channel)
+
+    def close_channel(self, name: str) -> None:
+        self._supervisor.close_channel(self._plugin, name)
+
+    def is_taken(self, channel: str) -> bool:
+        return self._supervisor.is_taken(channel)
+
+    def open_stream(self, channel: str, request: RequestInfo) -> Stream:
+        return self._supervisor.delivery.open_stream(channel, request)
+
+    def associations(self) -> Sequence[AssociationInfo]:
+        return tuple(link.info for link in self._supervisor.links)
+
+    def association_of(self, request: RequestInfo) -> AssociationInfo | None:
+        link: Link | None = getattr(request, "link", None)
+        return None if link is None else link.info
+
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
+        return self._supervisor.find_requests(numbers, association)
+
+    def transport(self) -> TransportFigures:
+        return self._supervisor.transport()
+
+    def traffic(self) -> Traffic:
+        return self._supervisor.follow_traffic()
+
+    def publish(self, entry: FeedEntry) -> None:
+        self._supervisor.publish_all((entry,))
+
+    def publish_all(self, entries: Iterable[FeedEntry]) -> None:
+        self._supervisor.publish_all(entries)
+
+
+class Supervisor(HookCaller):
+    """The running halves of one side."""
+
+    def __init__(
+        self,
+        enabled: Iterable[EnabledPlugin],
+        loop: Loop,
+        wake_loop: Callable[[Callable[[], None]], object],
+        *,
+        web: bool,
+        process_name: str = "",
+        publish_all: Callable[[Iterable[FeedEntry]], None] = lambda entries: None,
+    ) -> None:
+        """`wake_loop` is asyncio's call_soon_threadsafe. PluginError if a half cannot be made."""
+        super().__init__(loop)
+        self.process_name = process_name
+        self._web = web
+        self.publish_all = publish_all
+        self.channels: list[Channel] = []
+        """Of all plugins that run, both directions."""
+        self.traffic: Traffic | None = None
+        """Figures by virtual host, once somebody wants them."""
+        self._kind: type[Half] = WebHalf if web else ApplicationHalf
+        self._ledger = ChannelLedger()
+        self._wake_loop = wake_loop
+        self._acknowledger: Acknowledger[Entry] = Acknowledger(
+            loop, wake_loop, lambda entry: self._call(entry, entry.half.commit, failed=False)
+        )
+        self._by_channel: dict[str, tuple[Entry, Channel]] = {}
+        self._entries: list[Entry] = []
+        self._tallies: dict[str, Tally] = {}
+        self._tick_handle: Handle | None = None
+        self._request_begin: list[tuple[Entry, Callable[..., Any]]] = []
+        self._request_end: list[tuple[Entry, Callable[..., Any]]] = []
+        self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
+        self._tick: list[tuple[Entry, Callable[..., Any]]] = []
+        self._on_silence: Callable[[], None] | None = None
+        """Called when the other sides know that nothing is taken any more."""
+        self._taking = True
+        self._disagreeing = False
+        """Whether any association has a disagreement."""
+        self._told_disagreements: dict[tuple[str, str], float] = {}
+        self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
+        self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call), loop.time)
+        self.known = {one.plugin.name: one for one in enabled}
+        """By name: all plugins of the configuration, in its order, those that are off too."""
+        for one in self.known.values():
+            if one.on:
+                try:
+                    self.start(one)
+                except PluginError:
+                    self.close()
+                    raise
+
+    @property
+    def halves(self) -> list[Half]:
+        """The running halves, in the order of the configuration."""
+        return [entry.half for entry in self._entries if type(entry.half) is not self._kind]
+
+    @property
+    def links(self) -> list[Link]:
+        """The associations that are up."""
+        return self.delivery.links
+
+    # ---- associations
+
+    def association_up(self, driver: Driver[Any], identity: int, peer: str, member: str = "") -> Link:
+        """The peer's SETTINGS have come. `member`: see `AssociationInfo`."""
+        settings = driver.connection.peer_settings
+        assert settings is not None
+        info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
+        link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings))
+        self._tell_channels(link)  # they may have changed since the association was begun
+        self._compare(link)
+        for plugin, disagreement in link.disagreements.items():
+            self._tell_disagreement(link, plugin, disagreement)
+        link.taken = link.connection.feedback.taken
+        self.delivery.add(link)
+        for entry in self._entries:
+            self._call(entry, entry.half.association_up, link.info)
+        return link
+
+    def association_down(self, link: Link, reason: str) -> None:
+        if link in self.links:
+            link.down = True
+            self.delivery.remove(link)
+            link.connection.drop_waiting()
+            self._acknowledger.forget(link)
+            self._ledger.close(link.connection)
+            for entry in self._entries:
+                self._call(entry, entry.half.association_down, link.info, reason)
+            self._look_for_silence()
+
+    def peer_changed(self, link: Link) -> None:
+        """The peer takes other channels than before, or has taken notice of ours."""
+        if link not in self.links:
+            return
+        self._look_for_silence()
+        self._compare(link)
+        before, link.taken = link.taken, link.connection.feedback.taken
+        self.delivery.changed(link)
+        for entry in tuple(self._entries):
+            if any(channel.name in link.taken - before for channel in entry.channels):
+                self._call(entry, entry.half.association_up, link.info)
+
+    def find_requests(
+        self, numbers: Iterable[int], association: AssociationInfo | None = None
+    ) -> list[RequestInfo | None]:
+        """See `Host.find_requests`."""
+        theirs = [one for one in self.links if association is None or one.info.process == association.process]
+        by_mark = {link.mark: link.connection for link in theirs}
+        found: list[RequestInfo | None] = []
+        last = 0
+        context: RequestInfo | None = None
+        for number in numbers:
+            if number != last:  # the lines of a request often follow each other
+                last = number
+                connection = by_mark.get(number & ~0xFFFFFF)
+                request = None if connection is None else connection.find(number >> 8 & 0xFFFF, number & 0xFF)
+                context = None if request is None else request.context
+            found.append(context)
+        return found
+
+    # ---- hooks
+
+    @property
+    def follows_requests(self) -> bool:
+        """Whether anybody wants to hear of the end of requests."""
+        return bool(self._request_end) or self.traffic is not None
+
+    def request_begin(self, request: RequestInfo) -> None:
+        if self.traffic is not None:
+            self.traffic.begin(request)
+        # as _call(), written out here and in `request_end`: compiled, arguments by * take longer than a short hook
+        for entry, hook in self._request_begin:
+            if entry.aside_until and self._is_aside(entry):
+                continue
+            began = perf_counter()
+            self.hook = hook
+            self.hook_due = began + self.hook_limit
+            try:
+                hook(request)
+            except BaseException:
+                self.hook_due = NEVER
+                self._failed(entry, "request_begin", entry)
+            else:
+                self.hook_due = NEVER
+                if entry.failing:
+                    entry.failing.pop("request_begin", None)
+            self._took(entry, "request_begin", perf_counter() - began, entry)
+
+    def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        if self.traffic is not None:
+            self.traffic.end(request, outcome)
+        for entry, hook in self._request_end:
+            if entry.aside_until and self._is_aside(entry):
+                continue
+            began = perf_counter()
+            self.hook = hook
+            self.hook_due = began + self.hook_limit
+            try:
+                hook(request, outcome)
+            except BaseException:
+                self.hook_due = NEVER
+                self._failed(entry, "request_end", entry)
+            else:
+                self.hook_due = NEVER
+                if entry.failing:
+                    entry.failing.pop("request_end", None)
+            self._took(entry, "request_end", perf_counter() - began, entry)
+
+    def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
+        """True if a plugin took it. Any thread."""
+        taken = False
+        on_loop = get_ident() == self._loop_thread
+        for entry, hook in self._stderr:
+            takes = bool(self._call(entry, hook, request, data, on_loop=on_loop))
+            # what it cannot send is not lost: it goes the way of all STDERR
+            taken = (takes and not (self._disagreeing and self._is_unheard(entry.name, request))) or taken
+        return taken
+
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
+        """An item from the other side."""
+        known = self._by_channel.get(channel)
+        if known is None:
+            link.connection.feedback.refuse(channel, item)  # its plugin went while this batch was looked at
+            return
+        entry, declared = known
+        peer = entry.peer(link.info.peer)
+        if (entry.aside_until and self._is_aside(entry)) or (peer.aside_until and self._is_aside(entry, peer)):
+            # it was under way when the other side was told. What is not acknowledged comes again.
+            link.connection.feedback.refuse(channel, item)
+            return
+        if declared.acknowledged:
+            number, item = int.from_bytes(item[:8], "big"), item[8:]
+            if not self._acknowledger.received(entry, channel, link, number) or not item:
+                return  # it came before, by an association that was lost before we could say so
+        self._call_feedback(entry, peer, channel, item, request, link.info)
+
+    def reopen(self) -> None:
+        """SIGUSR1: whoever writes files has to open them anew."""
+        for entry in self._entries:
+            self._call(entry, entry.half.reopen)
+
+    def _on_tick(self) -> None:
+        self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+        if self._disagreeing:
+            self._look_at_disagreements()
+        up = {link.info.peer for link in self.links}
+        for entry in tuple(self._entries):
+            self._end_window(entry)
+            self._look_at_those_aside(entry, up)
+        for entry, hook in tuple(self._tick):
+            self._call(entry, hook)
+
+    def _was_set_aside(self) -> None:
+        try:
+            self._wake_loop(self._tell_all)
+        except RuntimeError:
+            pass  # on a thread of the application, and the loop is closed
+
+    def _comes_back(self, entry: Entry) -> None:
+        """What waits for it on the other side may come, and what it has is fetched."""
+        if entry.withheld and not entry.aside_until:
+            entry.withheld = False
+            self.delivery.gather_soon()
+        self._wake_loop(self._tell_all)
+
+    def stop_ticks(self) -> None:
+        """Call no more ticks."""
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+            self._tick_handle = None
+
+    def take_no_more(self, on_silence: Callable[[], None]) -> None:
+        """Have the other sides send nothing more; what is under way is still taken. `on_silence` is called when they
+        have said that they know, perhaps at once. The end of a process: they keep what they have, or give it to
+        another, and nothing is lost on the way."""
+        self._taking = False
+        self._on_silence = on_silence
+        self._tell_all()
+        self._look_for_silence()
+
+    def _look_for_silence(self) -> None:
+        if self._on_silence is not None and all(link.connection.is_known() for link in self.links):
+            on_silence, self._on_silence = self._on_silence, None
+            on_silence()
+
+    def close(self) -> None:
+        """Call each half's `close`, and send what it still had to say; nothing is called after it."""
+        self.stop_ticks()
+        for entry in self._entries:
+            self._close(entry)
+            entry.aside_until = math.inf
+        self.delivery.close()
+
+    # ---- sides that disagree
+
+    def _compare(self, link: Link) -> None:
+        """See where the two sides of an association declare channels in different ways."""
+        settings = link.connection.peer_settings
+        if settings is None:
+            return
+        declared = [channel for entry in self._entries for channel in entry.enabled.channels]
+        before, link.disagreements = link.disagreements, disagreements(declared, self._sends, settings)
+        now = self._loop.time()
+        for plugin, disagreement in link.disagreements.items():
+            old = before.get(plugin)
+            same = old is not None and str(old) == str(disagreement)
+            disagreement.since = old.since if old is not None and same else now
+            disagreement.told = old is not None and same and old.told
+        self._disagreeing = any(one.disagreements for one in (link, *self.links))
+
+    def _look_at_disagreements(self) -> None:
+        """Report those that last: when plugins are switched on or off the sides follow each other soon."""
+        before = self._loop.time() - TELL_DISAGREEMENT_AFTER
+        for link in self.links:
+            for plugin, disagreement in link.disagreements.items():
+                if not disagreement.told and disagreement.since < before:
+                    self._tell_disagreement(link, plugin, disagreement)
+
+    def _tell_disagreement(self, link: Link, plugin: str, disagreement: Disagreement) -> None:
+        disagreement.told = True
+        # workers of one application, and associations that come again, say the same
+        now = self._loop.time()
+        same = (plugin, str(disagreement))
+        if now < self._told_disagreements.get(same, -math.inf) + SAME_DISAGREEMENT_EVERY:
+            return
+        if len(self._told_disagreements) >= MOST_REMEMBERED:
+            self._told_disagreements.clear()
+        self._told_disagreements[same] = now
+        self._log.warning(
+            "plugin %s: this side and %s at %s declare different channels, and nothing is carried on those: %s; enable"
+            " it on both sides, with the same options",
+            plugin,
+            escape(link.info.peer_name) or "the other side",
+            escape(link.info.peer),
+            disagreement,
+        )
+
+    def _is_unheard(self, plugin: str, request: RequestInfo | None) -> bool:
+        """Whether what a plugin sends of a request, or of none, is not taken because the sides disagree. Any thread."""
+        link: Link | None = getattr(request, "link", None)
+        links = tuple(self.links) if link is None else (link,)
+        found = [one.disagreements.get(plugin) for one in links]
+        return bool(found) and all(one is not None and one.loses for one in found)
+
+    def is_taken(self, channel: str) -> bool:
+        """See `Host.is_taken`."""
+        links = tuple(self.links)
+        return not links or any(link.connection.takes(channel) for link in links)
+
+    # ---- beginning and end of halves
+
+    def running(self, name: str) -> Entry | None:
+        """The half of a plugin; None if it is off."""
+        return next((entry for entry in self._entries if entry.name == name), None)
+
+    def start(self, one: EnabledPlugin) -> None:
+        """Make a half, verify it, and let it run. PluginError if it cannot, and nothing has changed."""
+        name = one.plugin.name
+        tally = self._tallies.setdefault(name, Tally())
+        entry = Entry(one, self._kind(), tally, list(one.channels), self._loop.time())
+        self._entries.append(entry)
+        make = one.plugin.web_half if self._web else one.plugin.application_half
+        try:
+            self._declare()
+            host = _HalfHost(self, name)
+            half = self.bounded(make, host, one.options)
+            if half is not None:
+                verify_half(half, self._kind)
+                entry.half = half
+            taken = [self.configure(entry, options, server_name) for server_name, options in one.hosts.items()]
+            if not all(taken):
+                host.log.info("options of virtual hosts have no effect here: its half on this side takes none")
+        except Exception as error:
+            if type(entry.half) is not self._kind:
+                self._close(entry)
+            self._entries.remove(entry)
+            self._declare()
+            why = str(error) if isinstance(error, OSError | ValueError | FcgiSctpError) else repr(error)
+            raise PluginError(f"plugin {name} cannot start: {why}") from error
+        if self._tick_handle is None:
+            self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
+        self.put_in_order()
+        for link in self.links:
+            self._call(entry, entry.half.association_up, link.info)
+
+    def configure(self, entry: Entry, options: Any, server_name: str | None) -> bool:
+        """Tell a half its new options, or those of one virtual host; whatever its `configure` raises.
+
+        A half that has none never looks at new options: StartAnew for those of all hosts. Those of one host are refused
+        with ValueError where the plugin has no other half, else False: that one may look at them.
+        """
+        half = entry.half
+        if type(half) is self._kind:
+            return True  # this side has no half
+        if type(half).configure is not self._kind.configure:
+            self.bounded(half.configure, options, server_name)
+            return True
+        if server_name is None:
+            raise StartAnew(f"{entry.name} has no configure")
+        other = "application_half" if self._web else "web_half"
+        if getattr(type(entry.enabled.plugin), other) is getattr(Plugin, other):
+            raise ValueError("it takes no options of one virtual host: its half has no `configure`")
+        return False
+
+    def stop(self, entry: Entry) -> None:
+        """Close a half; what it says last is sent before its channels are withdrawn."""
+        self._close(entry)
+        self.delivery.flush()
+        entry.aside_until = math.inf
+        self._acknowledger.forget_owner(entry)
+        self._entries.remove(entry)
+        self._declare()
+        self._look_at_hooks()
+
+    def _declare(self) -> None:
+        """Tell the sending half and all associations which channels there are now. OSError, LocalProtocolError."""
+        self.channels = [channel for entry in self._entries for channel in entry.channels]
+        self.delivery.declare(channel for channel in self.channels if channel.direction is self._sends)
+        self._by_channel = {channel.name: (entry, channel) for entry in self._entries for channel in entry.channels}
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        for link in self.links:
+            self._tell_channels(link)
+            self._compare(link)
+
+    def _tell_channels(self, link: Link) -> None:
+        link.connection.set_channels(self.channels, self._aside_on(link))
+        link.driver.wake()
+
+    def _aside_on(self, link: Link) -> set[str]:
+        """The channels on which nothing is taken from an association for now."""
+        aside: set[str] = set()
+        for entry in self._entries:
+            account = entry.peers.get(link.info.peer)
+            if not self._taking or entry.aside_until or (account is not None and account.aside_until):
+                aside.update(channel.name for channel in entry.channels)
+        return aside
+
+    def put_in_order(self) -> None:
+        """Call hooks in the order of the configuration from now on."""
+        order = list(self.known)
+        self._entries.sort(key=lambda entry: order.index(entry.name))
+        self._look_at_hooks()
+
+    def _look_at_hooks(self) -> None:
+        """Which halves implement which hooks: what is left out costs nothing."""
+        self._request_begin = self._having("request_begin")
+        self._request_end = self._having("request_end")
+        self._stderr = self._having("stderr")
+        self._tick = self._having("tick")
+
+    def _having(self, hook: str) -> list[tuple[Entry, Callable[..., Any]]]:
+        return [
+            (entry, getattr(entry.half, hook))
+            for entry in self._entries
+            if getattr(type(entry.half), hook) is not getattr(self._kind, hook)
+        ]
+
+    def open_channel(self, plugin: str, channel: Channel) -> None:
+        """See `Host.open_channel`."""
+        entry = self.running(plugin)
+        if entry is None:
+            raise PluginError(f"plugin {plugin} does not run any more")
+        if problem := name_problem(plugin, channel):
+            raise PluginError(problem)
+        if channel.name in self._by_channel:
+            raise PluginError(f"channel {channel.name} is there already")
+        entry.channels.append(channel)
+        try:
+            self._declare()
+        except (OSError, LocalProtocolError) as error:
+            entry.channels.remove(channel)
+            self._declare()
+            raise PluginError(f"channel {channel.name} cannot be opened: {error}") from error
+
+    def close_channel(self, plugin: str, name: str) -> None:
+        """See `Host.close_channel`."""
+        entry = self.running(plugin)
+        opened = [] if entry is None else [one for one in entry.channels if one not in entry.enabled.channels]
+        channel = next((one for one in opened if one.name == name), None)
+        if entry is None or channel is None:
+            raise PluginError(f"channel {name} was not opened by plugin {plugin}")
+        self.delivery.flush()
+        entry.channels.remove(channel)
+        self._declare()
+
+    def gather(self, plugin: str, channel: str, make: Make) -> Gathering:
+        """See `Host.gather`."""
+        entry = self.running(plugin)
+        if entry is None:
+            raise PluginError(f"plugin {plugin} does not run any more")
+        return self.delivery.gather(channel, lambda crowded: self._gathered(entry, make, crowded))
+
+    # ---- figures
+
+    def follow_traffic(self) -> Traffic:
+        """Count requests by virtual host from now on."""
+        if self.traffic is None:
+            self.traffic = Traffic()
+        return self.traffic
+
+    def disagreements(self) -> dict[str, int]:
+        """By plugin: with how many associations this side does not agree on its channels."""
+        counts: dict[str, int] = {}
+        for link in self.links:
+            for plugin in link.disagreements:
+                counts[plugin] = counts.get(plugin, 0) + 1
+        return counts
+
+    def transport(self) -> TransportFigures:
+        """How the associations and channels fare now."""
+        return TransportFigures(
+            [association_figures(link.info, link.driver) for link in self.links],
+            [self._totals(one) for one in self.channels],
+            [(entry.name, one) for entry in self._entries for one in self._outputs(entry)],
+            disagreements=self.disagreements(),
+        )
+
+    def _outputs(self, entry: Entry) -> Sequence[OutputFigures]:
+        """What a half writes to."""
+        if type(entry.half).output_figures is self._kind.output_figures:
+            return ()
+        outputs: Sequence[OutputFigures] = self._call(entry, entry.half.output_figures, failed=())
+        return outputs
+
+    def _totals(self, channel: Channel) -> ChannelTotals:
+        lost = self.delivery.lost.get(channel.name, 0)
+        return self._ledger.totals(channel, [link.connection for link in self.links], lost)
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """One entry a plugin, for people and programs; times are seconds."""
+        now = self._loop.time()
+        told = [self._statistics(name, one.plugin.version, self.running(name), now) for name, one in self.known.items()]
+        for name in self.disagreements():
+            if name not in self.known:
+                told.append({**self._statistics(name, "", None, now), "state": "only there"})
+        return told
+
+    def _statistics(self, name: str, version: str, entry: Entry | None, now: float) -> dict[str, Any]:
+        tally = self._tallies.get(name, Tally())
+        disagreeing = [(link, link.disagreements[name]) for link in self.links if name in link.disagreements]
+        state = "disagrees" if disagreeing else "running"
+        return {
+            "name": name,
+            "version": version,
+            "state": "off" if entry is None else "set aside" if entry.aside_until > now else state,
+            "errors": tally.errors,
+            "hooks": {
+                "calls": tally.calls,
+                "seconds": round(tally.seconds, 6),
+                "slowest": round(tally.slowest, 6),
+                "slow": tally.slow,
+                "share": 0.0 if entry is None else round(entry.share, 4),
+            },
+            "disagreements": [
+                {"association": link.info.identity, "peer": link.info.peer, "here": one.here, "there": one.there}
+                for link, one in disagreeing[:MOST_SHOWN]
+            ],
+            "aside": [
+                {"peer": address, "seconds": round(account.aside_until - now, 1)}
+                for address, account in (() if entry is None else entry.peers.items())
+                if account.aside_until > now
+            ],
+            "channels": [
+                {
+                    **asdict(self._totals(channel)),
+                    "streams": sum(streams_of(link.connection, channel.name) for link in self.links),
+                    "waiting": self.delivery.spooled(channel.name),
+                }
+                for channel in (() if entry is None else entry.channels)
+            ],
+            "outputs": [asdict(output) for output in (() if entry is None else self._outputs(entry))],
+        }

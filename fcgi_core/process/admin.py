@@ -1,0 +1,139 @@
+"""The admin socket: what a running process tells its operator, and takes from him.
+
+A line is a JSON object. A client asks, and gets one line for each it sends, in order::
+
+    -> {"ask": "status", "streams": true}
+    <- {"ok": true, "answer": {"side": "web", …}}
+    -> {"ask": "nonsense"}
+    <- {"ok": false, "error": "nobody here answers 'nonsense'; ask one of: plugins, status"}
+
+Nothing of this delays content: clients are few, their lines short, and one that does not read its answers is not read
+either. Who may connect is the file's mode: 0600, and 0660 with a group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from inspect import isawaitable
+from typing import Any, cast
+
+from ..common.unix_socket import UnixSocket
+
+__all__ = ["AdminServer", "Commands", "open_admin", "open_admin_if_possible"]
+
+log = logging.getLogger("fcgi_sctp.admin")
+
+Commands = Mapping[str, Callable[[Mapping[str, Any]], Any]]
+"""By what is asked: takes the whole question, gives the answer or an awaitable of it. ValueErrors are told."""
+MAX_CLIENTS = 16
+"""At once; more are turned away."""
+MAX_LINE = 64 * 1024
+"""Bytes of a question."""
+PATIENCE = 60.0
+"""Seconds that a client may say nothing."""
+
+
+class AdminServer:
+    """Answers on a unix socket at `path`. Everything runs on the event loop's thread."""
+
+    def __init__(self, path: str, commands: Commands, *, group: str | None = None) -> None:
+        self.path = path
+        self._commands = commands
+        self._group = group
+        self._clients: set[asyncio.Task[None]] = set()
+        self._socket: UnixSocket | None = None
+        self._server: asyncio.AbstractServer | None = None
+
+    async def start(self) -> None:
+        """Listen. OSError as of `UnixSocket`."""
+        self._socket = UnixSocket(self.path, group=self._group)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(self._protocol, sock=self._socket.socket)
+
+    def close(self) -> None:
+        """Stop listening, remove the socket, end what clients still ask."""
+        if self._server is not None:
+            self._server.close()
+        if self._socket is not None:
+            self._socket.close()
+        for client in tuple(self._clients):
+            client.cancel()
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        reader = asyncio.StreamReader(limit=MAX_LINE)
+        return asyncio.StreamReaderProtocol(reader, self._accepted)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._clients) >= MAX_CLIENTS:
+            writer.transport.abort()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                async with asyncio.timeout(PATIENCE):
+                    line = await reader.readline()
+                    if not line:
+                        break
+                    writer.write(await self.answer(line))
+                    await writer.drain()
+        except ValueError:
+            writer.write(_error(f"a question is one line of {MAX_LINE} bytes at most"))
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            pass  # the client is gone, or asleep, or we end
+        finally:
+            writer.close()
+
+    async def answer(self, line: bytes) -> bytes:
+        """The answer to a line; never raises."""
+        try:
+            question = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            return _error(f"the question is not JSON: {error}")
+        asked = question.get("ask") if isinstance(question, dict) else None
+        command = self._commands.get(asked) if isinstance(asked, str) else None
+        if command is None:
+            known = ", ".join(sorted(self._commands))
+            return _error(f"nobody here answers {asked!r}; ask one of: {known}")
+        try:
+            answer = command(cast(Mapping[str, Any], question))
+            if isawaitable(answer):
+                answer = await answer
+            return _line({"ok": True, "answer": answer})
+        except ValueError as error:
+            return _error(str(error))
+        except Exception:
+            log.exception("%s could not be answered", asked)
+            return _error(f"{asked} could not be answered; the log of process {os.getpid()} says why")
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+def _error(text: str) -> bytes:
+    return _line({"ok": False, "error": text[:1000]})
+
+
+async def open_admin(path: str, commands: Commands, group: str | None = None) -> AdminServer:
+    """An admin socket that listens. OSError."""
+    server = AdminServer(path, commands, group=group)
+    await server.start()
+    return server
+
+
+async def open_admin_if_possible(path: str, commands: Commands, group: str | None = None) -> AdminServer | None:
+    """The same where nobody asked for it: a directory is made if that is allowed, and what goes wrong is but logged."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return await open_admin(path, commands, group)
+    except OSError as error:
+        log.info("no admin socket at %s: %s", path, error)
+        return None

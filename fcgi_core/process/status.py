@@ -1,0 +1,148 @@
+"""What a running side tells its operator, as plain values that JSON has.
+
+Figures of virtual hosts are counted from the first time that somebody asks: nobody pays for them before. Rates are the
+asker's to make, of two answers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..hosting.delivery import Link
+from ..hosting.figures import association_figures, stream_map
+from ..hosting.supervisor import Supervisor
+from ..hosting.switching import change_plugins
+from ..plugin.traffic import BOUNDS, STATUS_CLASSES, HostTraffic
+from .admin import Commands
+
+if TYPE_CHECKING:
+    from ..app.service import AppService
+    from ..web.service import WebService
+
+__all__ = ["app_commands", "web_commands"]
+
+MAX_HOSTS_TOLD = 200
+"""Virtual hosts in one answer, those with the most requests."""
+MAX_ASSOCIATIONS_TOLD = 100
+
+
+def web_commands(service: WebService) -> Commands:
+    """What the web side answers on its admin socket."""
+    started = time.monotonic()
+
+    def status(question: Mapping[str, Any]) -> dict[str, Any]:
+        told = _status("web", service.supervisor, started, question)
+        told["requests"] = {
+            "in_flight": service.in_flight,
+            "waiting": service.waiting,
+            "ended": service.requests_ended,
+        }
+        told["stderr_left_out"] = service.stderr_left_out
+        told["upstreams"] = [
+            {
+                "address": str(one.address),
+                "up": one.link is not None,
+                "state": one.state,
+                "association": one.link.info.identity if one.link is not None else None,
+                "weight": one.weight,
+                "in_flight": one.outstanding,
+                "capacity": one.capacity,
+                "requests": one.requests,
+                "last_error": "" if one.state == "up" else one.last_error,
+            }
+            for one in service.upstreams
+        ]
+        return told
+
+    def change(question: Mapping[str, Any]) -> Awaitable[dict[str, dict[str, str]]]:
+        return service.change(_changes(question))
+
+    return {"status": status, "plugins": lambda question: service.supervisor.statistics(), "change": change}
+
+
+def app_commands(service: AppService) -> Commands:
+    """What an application's process answers on its admin socket."""
+    started = time.monotonic()
+
+    def status(question: Mapping[str, Any]) -> dict[str, Any]:
+        told = _status("app", service.supervisor, started, question)
+        in_flight = sum(len(link.connection.requests) for link in service.supervisor.links)
+        told["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.requests_ended}
+        told["listen"] = [str(address) for address in service.addresses]
+        return told
+
+    def change(question: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+        return {f"app {service.supervisor.process_name}": change_plugins(service.supervisor, _changes(question))}
+
+    return {"status": status, "plugins": lambda question: service.supervisor.statistics(), "change": change}
+
+
+def _changes(question: Mapping[str, Any]) -> dict[str, str]:
+    changes = question.get("changes")
+    if not isinstance(changes, dict) or not all(isinstance(value, str) for value in changes.values()):
+        raise ValueError("changes: an object of names PLUGIN.OPTION[@SERVER_NAME] with values as text was expected")
+    return changes
+
+
+def _status(side: str, supervisor: Supervisor, started: float, question: Mapping[str, Any]) -> dict[str, Any]:
+    traffic = supervisor.follow_traffic()
+    in_flight = traffic.in_flight()
+    hosts = sorted(traffic.hosts().items(), key=lambda item: -item[1].requests)
+    for name in in_flight.keys() - dict(hosts).keys():
+        hosts.append((name, HostTraffic()))
+    links = supervisor.links
+    streams = question.get("streams", True) is not False
+    return {
+        "side": side,
+        "name": supervisor.process_name,
+        "version": __version__,
+        "pid": os.getpid(),
+        "time": time.time(),
+        "uptime": time.monotonic() - started,
+        "bounds": BOUNDS,
+        "hosts": [_host(name, figures, in_flight.get(name, 0)) for name, figures in hosts[:MAX_HOSTS_TOLD]],
+        "hosts_left_out": max(0, len(hosts) - MAX_HOSTS_TOLD),
+        "associations": [_association(link, streams) for link in links[:MAX_ASSOCIATIONS_TOLD]],
+        "associations_left_out": max(0, len(links) - MAX_ASSOCIATIONS_TOLD),
+        "plugins": supervisor.statistics(),
+    }
+
+
+def _host(name: str, figures: HostTraffic, in_flight: int) -> dict[str, Any]:
+    return {
+        "server_name": name,
+        "requests": figures.requests,
+        "in_flight": in_flight,
+        "statuses": dict(zip(STATUS_CLASSES, figures.statuses, strict=True)),
+        "aborted": figures.aborted,
+        "failed": figures.failed,
+        "bytes_in": figures.bytes_in,
+        "bytes_out": figures.bytes_out,
+        "seconds": {"counts": figures.duration.counts, "total": figures.duration.total},
+    }
+
+
+def _association(link: Link, streams: bool) -> dict[str, Any]:
+    figures = association_figures(link.info, link.driver)
+    connection = link.connection
+    told: dict[str, Any] = {
+        **asdict(figures.info),
+        "age": time.monotonic() - link.since,
+        "requests": figures.requests,
+        "draining": connection.draining or connection.peer_draining,
+        "plan": connection.plan.value,
+        "streams": figures.streams,
+        "streams_leased": figures.streams_leased,
+        "shortages": dict(figures.shortages),
+        "feedback_waiting": figures.feedback_waiting,
+        "content_waiting": figures.content_waiting,
+        "sctp": asdict(figures.statistics),
+    }
+    if streams:
+        told["map"] = [{"stream": stream, "uses": uses} for stream, uses in stream_map(connection).items()]
+    return told

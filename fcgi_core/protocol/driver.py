@@ -1,0 +1,219 @@
+"""The shell around a protocol connection: joins it to one association of a carrier and to a clock.
+
+It moves messages both ways and nothing else; what events mean is for whoever made it. It asks a loop for `time`,
+`call_soon` and `call_at` alone, so that the same shell runs on asyncio and under a test's virtual clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from ..errors import RemoteProtocolError
+from ..sctp.carrier import Association, Message
+from .connection import Connection
+from .events import ConnectionFailed, Event
+
+__all__ = ["Driver", "Handle", "Loop"]
+
+C = TypeVar("C", bound=Connection)
+
+BATCH = 12
+"""Calls of `wake` in one turn of the loop after which it is not waited for the end: six or twelve short requests.
+Fewer share too few packets and system calls; with more, one process works while the others wait for it."""
+
+
+def _ignore(about: object) -> None:
+    """In the place of a call-back that is not called any more."""
+
+
+class Handle(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None: ...
+
+
+class Loop(Protocol):
+    """What is needed of an event loop; asyncio's has it. Times are seconds of a monotonic clock."""
+
+    def time(self) -> float: ...
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle: ...
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Handle: ...
+
+
+class Driver(Generic[C]):
+    """Implements the carrier's `AssociationHandler` for one connection.
+
+    `on_events(events)` is called with each batch, never empty; `on_down(reason)` once, at the end.
+    """
+
+    def __init__(
+        self,
+        connection: C,
+        loop: Loop,
+        *,
+        on_events: Callable[[Sequence[Event]], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        self.connection = connection
+        self.association: Association | None = None
+        self._loop = loop
+        self._on_events = on_events
+        self._on_down = on_down
+        self._unsent: list[Message] = []
+        self._unsent_urgent: list[Message] = []
+        self._woken = 0
+        """Calls of wake() in this turn of the loop."""
+        self._ending = False
+        self._resuming = False
+        self._timer: Handle | None = None
+        self._failure = ""
+
+    # ---- the carrier's side
+
+    def association_up(self, association: Association) -> None:
+        self.association = association
+        if self._failure:  # it was aborted before it was up
+            association.abort(self._failure)
+            return
+        try:
+            self.connection.open(association.outgoing_streams, self._loop.time())
+        except RemoteProtocolError as error:
+            self._failure = str(error)
+            association.abort(self._failure)
+            return
+        self._set_timer()
+        self.flush()
+
+    def messages_received(self, messages: Sequence[Message]) -> None:
+        self._deliver(self.connection.receive(messages, self._loop.time()))
+        self.flush()
+        if self._timer is None:
+            self._set_timer()
+
+    def writable(self) -> None:
+        self.flush()
+
+    def streams_changed(self) -> None:
+        if self.association is not None:
+            self.connection.pool.grow(self.association.outgoing_streams)
+
+    def association_down(self, reason: str) -> None:
+        self.association = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        on_down = self._on_down
+        # what made this driver holds it: without a circle all of it is free as soon as nothing uses it
+        self._on_events = self._on_down = _ignore
+        try:
+            on_down(self._failure or reason)
+        finally:
+            self._unsent.clear()
+            self._unsent_urgent.clear()
+            self.connection.close()
+
+    # ---- the user's side
+
+    def wake(self) -> None:
+        """Something was queued: send it at the end of this turn of the loop, with whatever else comes until then; in a
+        long turn in parts, so that the peer has work meanwhile."""
+        self._woken += 1
+        if self._woken == 1:
+            self._loop.call_soon(self._flush_later)
+        elif self._woken % BATCH == 0:
+            self.flush()
+
+    def shutdown(self) -> None:
+        """End the association gracefully, once what waits has been handed over."""
+        self._ending = True
+        self.flush()
+
+    def abort(self, reason: str) -> None:
+        """End the association now, or as soon as it is up, telling the peer why."""
+        self._failure = reason
+        self.connection.fail(reason)
+        self.flush()
+        if self.association is not None:
+            self.association.abort(reason)
+
+    def flush(self) -> None:
+        """Hand over what there is room for, and of what is urgent a little more."""
+        association = self.association
+        if association is None:
+            return
+        # What is urgent need not wait until a good part of a window of bulk is acknowledged: SCTP sends it next. It
+        # goes by itself, so that bulk which the carrier did not take after all never stands before it.
+        if (self._unsent_urgent or self.connection.urgent_waiting()) and not self._hand_over(association, True):
+            return
+        if self._hand_over(association, False) and self._ending:
+            self._ending = False
+            association.shutdown()
+        connection = self.connection
+        if connection.blocked and not self._resuming and connection.may_resume():
+            self._resuming = True
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self.association is not None:
+            self._deliver(self.connection.resume())
+            self.flush()
+
+    def _hand_over(self, association: Association, urgent: bool) -> bool:
+        """Whether nothing is left that could be handed over."""
+        unsent = self._unsent_urgent if urgent else self._unsent
+        connection = self.connection
+        pool = connection.pool
+        while (room := association.room(urgent)) > 0:
+            # what an earlier take() gave and the carrier had no room for goes first
+            batch = list(unsent) if unsent else connection.take(room, urgent)
+            if not batch:
+                return True
+            if pool.priorities:
+                for stream, priority in pool.priorities:
+                    association.set_priority(stream, priority)
+                pool.priorities.clear()
+            if pool.wanted:
+                wanted, pool.wanted = pool.wanted, 0
+                if not association.add_streams(wanted):
+                    pool.grow(association.outgoing_streams)
+            try:
+                taken = association.send(batch, urgent)
+            except ValueError as error:  # larger than the send buffer, for example
+                unsent.clear()
+                self.abort(f"a message cannot be sent: {error}")
+                return False
+            unsent.clear()
+            unsent.extend(batch[taken:])
+            if taken < len(batch):
+                break
+        return False
+
+    def _flush_later(self) -> None:
+        self._woken = 0
+        self.flush()
+
+    def _deliver(self, events: list[Event]) -> None:
+        if not events:
+            return
+        self._on_events(events)
+        last = events[-1]
+        if isinstance(last, ConnectionFailed):
+            self._failure = str(last.error)
+            self.flush()
+            if self.association is not None:
+                self.association.abort(self._failure)
+
+    def _set_timer(self) -> None:
+        due = self.connection.timer()
+        if due is not None and self.association is not None:
+            self._timer = self._loop.call_at(due, self._timer_due)
+
+    def _timer_due(self) -> None:
+        self._timer = None
+        self._deliver(self.connection.handle_timer(self._loop.time()))
+        self.flush()
+        self._set_timer()

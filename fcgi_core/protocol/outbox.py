@@ -1,0 +1,257 @@
+"""What waits to be sent, and in which order it goes: the queues of our own that stand before SCTP's.
+
+SCTP's send buffer is one for all streams, and what was put into it cannot be overtaken by more than a scheduler allows.
+So bulk waits here, and SCTP is handed only what it can send soon (`Association.room`). A *lane* is a queue of whole
+records for one stream; the records of a lane go out in order, as many to a message as fit.
+
+Between priorities the lower number goes first, always. Within one priority lanes take turns, a message each, and a lane
+that has just become busy goes before those that have been busy for longer (the "new flows" of FQ-CoDel, RFC 8290
+section 4.2): a short answer does not wait for a turn behind two hundred downloads. A lane that has become empty waits
+for one more turn among the others before it counts as new again, so that one which is refilled as fast as it is emptied
+cannot go first for ever (section 4.2, too).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from ..sctp.carrier import Message
+from .channels import FeedbackQueue, Priority
+from .records import RecordType
+
+__all__ = ["MESSAGE_OVERHEAD", "PPID", "ClosedOutbox", "FeedbackLane", "Lane", "Outbox"]
+
+PPID = 0x46434749
+"""Payload protocol identifier of plain FastCGI records: "FCGI". IANA has assigned none; those it has are small."""
+
+MESSAGE_OVERHEAD = 200
+"""Bytes of memory that a message costs beside its data: a `Message`, the head of its bytes, its place in a queue."""
+
+
+class Lane:
+    """Records of one sender on one stream, in order."""
+
+    __slots__ = ("on_drained", "priority", "queue", "queued", "sent", "size", "stream")
+
+    lifetime: float | None = None
+    unordered = False
+    unfinished = False
+    """Whether the message taken last ends inside an item: the lane then keeps its turn."""
+
+    def __init__(self, stream: int, priority: int) -> None:
+        self.stream = stream
+        self.priority = priority
+        self.queue: list[bytes] = []
+        """A few at most: `MAX_AHEAD` of content, a message of feedback."""
+        self.size = 0
+        """Bytes in the queue."""
+        self.queued = False
+        """Whether the lane stands in the outbox."""
+        self.sent = False
+        """Whether anything of it has been taken for sending."""
+        self.on_drained: Callable[[], None] | None = None
+        """Called once, when the lane has nothing left to send; set by who closes it."""
+
+    def waiting(self) -> bool:
+        return bool(self.queue)
+
+    def take(self, limit: int) -> bytes:
+        """The next message: whole records, together at most `limit` bytes unless the first alone is longer."""
+        queue = self.queue
+        self.sent = True
+        count = self._fitting(limit)
+        message = queue[0] if count == 1 else b"".join(queue[:count])
+        if count == len(queue):
+            queue.clear()
+        else:
+            del queue[:count]
+        self.size -= len(message)
+        return message
+
+    def _fitting(self, limit: int) -> int:
+        """How many records the next message has."""
+        queue = self.queue
+        size = len(queue[0])
+        count = 1
+        while count < len(queue):
+            size += len(queue[count])
+            if size > limit:
+                break
+            count += 1
+        return count
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self.queue.clear()
+        self.size = 0
+
+
+class FeedbackLane(Lane):
+    """The items of one channel, bounded; records are made when they go, so that a dropped item costs nothing.
+
+    An item longer than a message keeps the lane's turn until it has gone whole: the receiver then has few unfinished
+    items to hold, and the parts of two never mix, even on a stream that two lanes share. Its messages have no lifetime,
+    for a part that was given up would join the halves of two items.
+    """
+
+    __slots__ = ("encode", "item_lifetime", "items", "lifetime", "unfinished", "unordered")
+
+    def __init__(
+        self,
+        stream: int,
+        priority: int,
+        items: FeedbackQueue,
+        encode: Callable[[bytes], list[bytes]],
+        *,
+        lifetime: float | None = None,
+        unordered: bool = False,
+    ) -> None:
+        super().__init__(stream, priority)
+        self.items = items
+        self.encode = encode
+        self.item_lifetime = lifetime
+        self.lifetime = lifetime
+        self.unordered = unordered
+        self.unfinished = False
+
+    def waiting(self) -> bool:
+        return bool(self.queue) or bool(self.items)
+
+    def take(self, limit: int) -> bytes:
+        queue = self.queue
+        continued = self.unfinished
+        while self.size < limit and self.items:
+            for encoded in self.encode(self.items.pop()):
+                queue.append(encoded)
+                self.size += len(encoded)
+        self.sent = True
+        last = queue[self._fitting(limit) - 1]
+        self.unfinished = last[1] >= RecordType.FEEDBACK_MORE
+        self.lifetime = None if continued or self.unfinished else self.item_lifetime
+        return super().take(limit)
+
+
+class Outbox:
+    """All lanes of one association."""
+
+    def __init__(self) -> None:
+        self._classes: list[tuple[deque[Message], deque[Lane], deque[Lane]]] = [
+            (deque(), deque(), deque()) for _ in Priority
+        ]
+        self._posted = [0 for _ in Priority]
+        self.open = False
+        """False until the peer's SETTINGS have come: only control messages go."""
+
+    def post(self, priority: int, message: Message) -> None:
+        """A message that stands for itself: control, credit."""
+        self._classes[priority][0].append(message)
+        self._posted[priority] += len(message.data) + MESSAGE_OVERHEAD
+
+    def posted_bytes(self, priority: int) -> int:
+        """Memory of the messages of `post` that wait."""
+        return self._posted[priority]
+
+    def add(self, lane: Lane, record: bytes) -> None:
+        """Queue a whole record."""
+        lane.queue.append(record)
+        lane.size += len(record)
+        if not lane.queued:
+            lane.queued = True
+            self._classes[lane.priority][1].append(lane)
+
+    def wake(self, lane: Lane) -> None:
+        """The lane has got something to send by itself."""
+        if not lane.queued:
+            lane.queued = True
+            self._classes[lane.priority][1].append(lane)
+
+    def waiting(self, least: int = Priority.BACKGROUND) -> bool:
+        """Whether anything of priority `least` or better stands here; of what was cleared, take() gives nothing."""
+        classes = self._classes[: least + 1] if self.open else self._classes[: Priority.CONTROL + 1]
+        return any(messages or new or old for messages, new, old in classes)
+
+    def waiting_bytes(self) -> int:
+        """Bytes of whole records that stand here; items that have not become records are not counted."""
+        size = 0
+        for messages, new, old in self._classes:
+            size += sum(len(message.data) for message in messages)
+            size += sum(len(encoded) for lanes in (new, old) for lane in lanes for encoded in lane.queue)
+        return size
+
+    def take(self, room: int, limit: int, least: int = Priority.BACKGROUND) -> list[Message]:
+        """Messages to send now, the most urgent first: until `room` bytes are reached, `limit` bytes each at most.
+
+        Only those of priority `least` or better.
+        The last message may go beyond `room`, so any room above 0 makes progress.
+        """
+        taken: list[Message] = []
+        last = least if self.open else Priority.CONTROL
+        for priority, (messages, new, old) in enumerate(self._classes[: last + 1]):
+            while room > 0 and messages:
+                message = messages.popleft()
+                size = len(message.data)
+                room -= size
+                self._posted[priority] -= size + MESSAGE_OVERHEAD
+                taken.append(message)
+            while room > 0 and (new or old):
+                lane = new.popleft() if new else old.popleft()
+                if not lane.waiting():
+                    # cleared, or all its items were dropped
+                    self._leave(lane)
+                    continue
+                data = lane.take(limit)
+                room -= len(data)
+                taken.append(Message(lane.stream, data, PPID, lane.unordered, lane.lifetime))
+                if lane.unfinished:
+                    new.appendleft(lane)
+                elif lane.waiting() or (old and lane.on_drained is None):
+                    old.append(lane)
+                else:
+                    self._leave(lane)
+            if room <= 0:
+                break
+        return taken
+
+    def drop_feedback(self) -> None:
+        """Drop the items that wait; those of which a part has gone count as sent."""
+        for _, new, old in self._classes:
+            for lane in (*new, *old):
+                if isinstance(lane, FeedbackLane):
+                    lane.items.drop_all()
+
+    def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
+        """Nothing more will be added to the lane: call `on_drained` when all of it has been taken, at once if it is."""
+        if lane.queued:
+            lane.on_drained = on_drained
+        else:
+            on_drained()
+
+    @staticmethod
+    def _leave(lane: Lane) -> None:
+        lane.queued = False
+        if lane.on_drained is not None:
+            on_drained, lane.on_drained = lane.on_drained, None
+            on_drained()
+
+
+class ClosedOutbox(Outbox):
+    """The outbox of an association that failed or is gone: what it was closed with goes, and nothing that comes
+    later."""
+
+    def __init__(self, last: Message | None = None) -> None:
+        super().__init__()
+        if last is not None:
+            super().post(Priority.CONTROL, last)
+
+    def post(self, priority: int, message: Message) -> None:
+        pass
+
+    def add(self, lane: Lane, record: bytes) -> None:
+        pass
+
+    def wake(self, lane: Lane) -> None:
+        pass
+
+    def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
+        on_drained()

@@ -1,0 +1,356 @@
+"""FastCGI records and name-value pairs: bytes to values and back. No I/O, no state but a reader's rest.
+
+Section numbers are those of the FastCGI Specification 1.0. Records inside SCTP messages carry the generation of the
+request id in the header's reserved byte and never any padding; records on a byte stream (TCP, unix socket) have a
+reserved byte of 0 and may be padded. One parser reads both.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from typing import NamedTuple
+
+from ..errors import RemoteProtocolError, foreign_protocol_hint
+
+__all__ = [
+    "HEADER",
+    "HEADER_SIZE",
+    "KEEP_CONN",
+    "MAX_CONTENT",
+    "MAX_PAIRS",
+    "MAX_PARAMS",
+    "PREFERRED_CONTENT",
+    "VERSION",
+    "ProtocolStatus",
+    "PROTOCOL_STATUS",
+    "ROLES",
+    "Record",
+    "RecordReader",
+    "RecordType",
+    "Role",
+    "begin_request",
+    "decode_pairs",
+    "find_value",
+    "encode_pairs",
+    "end_request",
+    "header",
+    "params_records",
+    "record",
+    "stream_records",
+    "values_of",
+]
+
+VERSION = 1
+HEADER = struct.Struct(">BBHHBB")
+"""version, type, request id, content length, padding length, reserved (our generation). Section 3.3."""
+HEADER_SIZE = 8
+END_REQUEST = struct.Struct(">BBHHBBIBBH")
+"""header; application status, protocol status, three reserved bytes (section 5.5)"""
+MAX_CONTENT = 65535
+"""Largest content of one record, bytes (section 3.3)."""
+MAX_PARAMS = 1 << 20
+"""Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
+MAX_PAIRS = 10_000
+"""Name-value pairs that are taken apart: taken, a pair of three bytes costs fifty times as much. nginx passes 30, and
+those of a header of 32 KiB."""
+PREFERRED_CONTENT = 16376
+"""Content of the records that we cut ourselves, bytes: with the header 16 KiB, a whole message as it is by default,
+unpadded and a multiple of 8 as section 3.3 recommends. HAProxy's multiplexer stalls on padded records of 65,535 bytes
+when a client leaves; nginx and php-fpm take any size."""
+KEEP_CONN = 1
+"""Flag of BEGIN_REQUEST: the connection stays open after the request (section 5.1)."""
+
+
+class RecordType(IntEnum):
+    """Record types: FastCGI's own (section 8) and the private ones that travel over SCTP only."""
+
+    BEGIN_REQUEST = 1
+    ABORT_REQUEST = 2
+    END_REQUEST = 3
+    PARAMS = 4
+    STDIN = 5
+    STDOUT = 6
+    STDERR = 7
+    DATA = 8
+    GET_VALUES = 9
+    GET_VALUES_RESULT = 10
+    UNKNOWN_TYPE = 11
+    SETTINGS = 32
+    CONFIG = 33
+    CONFIG_RESULT = 34
+    CREDIT = 35
+    ACK = 36
+    DRAIN = 37
+    ERROR = 38
+    FEEDBACK = 64
+    """64 + channel: an item of feedback, or its last part."""
+    FEEDBACK_MORE = 160
+    """160 + channel: a part of an item of feedback; the next record of the channel on this stream continues it."""
+
+
+class Role(IntEnum):
+    """Roles of an application (section 6)."""
+
+    RESPONDER = 1
+    AUTHORIZER = 2
+    FILTER = 3
+
+
+class ProtocolStatus(IntEnum):
+    """How END_REQUEST says a request went, as far as FastCGI is concerned (section 5.5)."""
+
+    REQUEST_COMPLETE = 0
+    CANT_MPX_CONN = 1
+    OVERLOADED = 2
+    UNKNOWN_ROLE = 3
+    INCOMPLETE = 128
+    """Over SCTP only, never toward a web server: the answer ends here and is not whole, because the application or the
+    server behind it failed in the middle. END_REQUEST follows STDOUT without the empty record that would close it. The
+    web side answers 502 if nothing of the response has gone, else breaks the web server's connection off, which is how
+    FastCGI shows that a response is cut."""
+
+
+ROLES = {role.value: role for role in Role}
+PROTOCOL_STATUS = {status.value: status for status in ProtocolStatus}
+"""By number: a look-up costs a tenth of what the enumeration's call does, and is asked for in every request."""
+
+
+class Record(NamedTuple):
+    """One record as a byte stream brought it."""
+
+    type: int
+    request_id: int
+    content: bytes
+
+
+def header(record_type: int, request_id: int, length: int, generation: int = 0) -> bytes:
+    """The 8 bytes before a content of `length` bytes."""
+    return HEADER.pack(VERSION, record_type, request_id, length, 0, generation)
+
+
+def record(record_type: int, request_id: int, content: bytes | memoryview = b"", generation: int = 0) -> bytes:
+    """One whole record; `content` is 0 to 65,535 bytes (struct.error beyond)."""
+    return HEADER.pack(VERSION, record_type, request_id, len(content), 0, generation) + content
+
+
+def stream_records(
+    record_type: int, request_id: int, data: bytes | memoryview, generation: int = 0, size: int = PREFERRED_CONTENT
+) -> list[bytes]:
+    """`data` as records of at most `size` bytes of content each; none for empty data (that would end the stream)."""
+    total = len(data)
+    if total <= size:
+        return [record(record_type, request_id, data, generation)] if total else []
+    view = memoryview(data)  # each part is copied once
+    return [record(record_type, request_id, view[start : start + size], generation) for start in range(0, total, size)]
+
+
+def params_records(request_id: int, params: bytes) -> list[bytes]:
+    """`params`, pairs that `decode_pairs` takes, as PARAMS records: one if they fit, else cut between pairs.
+
+    php-fpm and uwsgi parse each record by itself. A pair that is longer than a record is cut all the same, as section
+    3.4 has it; those two then end the connection. None for empty params (that would end the stream).
+    """
+    if len(params) <= MAX_CONTENT:
+        return [record(RecordType.PARAMS, request_id, params)] if params else []
+    records = []
+    start = position = 0
+    while position < len(params):
+        end = _pair_end(params, position)
+        if end - start > MAX_CONTENT:
+            records += stream_records(RecordType.PARAMS, request_id, params[start:position], size=MAX_CONTENT)
+            start = position
+        position = end
+    records += stream_records(RecordType.PARAMS, request_id, params[start:], size=MAX_CONTENT)
+    return records
+
+
+def _pair_end(data: bytes, position: int) -> int:
+    """Where the name-value pair that begins at `position` ends."""
+    content = 0
+    for _ in range(2):
+        length = data[position]
+        position += 1
+        if length >= 128:
+            length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
+            position += 3
+        content += length
+    return position + content
+
+
+def begin_request(request_id: int, role: int, flags: int, generation: int = 0) -> bytes:
+    """A BEGIN_REQUEST record (section 5.1)."""
+    return record(
+        RecordType.BEGIN_REQUEST, request_id, bytes((role >> 8, role & 255, flags, 0, 0, 0, 0, 0)), generation
+    )
+
+
+def end_request(
+    request_id: int,
+    app_status: int = 0,
+    status: int = ProtocolStatus.REQUEST_COMPLETE,
+    generation: int = 0,
+    stderr: int = 0,
+    *,
+    closing: bool = False,
+) -> bytes:
+    """An END_REQUEST record (section 5.5); `app_status` is taken modulo 2**32. `stderr` is for its three reserved
+    bytes, modulo 2**24: over SCTP, the bytes of STDERR that the application sent. `closing`: after an empty STDOUT."""
+    ending = END_REQUEST.pack(
+        *(VERSION, RecordType.END_REQUEST, request_id, 8, 0, generation),
+        *(app_status & 0xFFFFFFFF, status, stderr >> 16 & 0xFF, stderr & 0xFFFF),
+    )
+    return HEADER.pack(VERSION, RecordType.STDOUT, request_id, 0, 0, generation) + ending if closing else ending
+
+
+def encode_pairs(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> bytes:
+    """Name-value pairs (section 3.4). Text is latin-1, as PEP 3333 keeps bytes in str; UnicodeEncodeError beyond."""
+    parts = []
+    for name, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
+        raw_name, raw_value = name.encode("latin-1"), value.encode("latin-1")
+        for length in (len(raw_name), len(raw_value)):
+            parts.append(bytes((length,)) if length < 128 else (length | 0x80000000).to_bytes(4, "big"))
+        parts.append(raw_name)
+        parts.append(raw_value)
+    return b"".join(parts)
+
+
+def decode_pairs(data: bytes) -> dict[str, str]:
+    """The name-value pairs of `data`, as latin-1 text; of a name given twice the last value counts.
+
+    ValueError if a length points beyond the end, or if there are more than MAX_PAIRS. Section 3.4.
+    """
+    text = data.decode("latin-1")
+    end = len(data)
+    position = 0
+    pairs = {}
+    try:
+        while position < end:
+            name_length = data[position]
+            value_length = data[position + 1]
+            if (name_length | value_length) < 128:  # both are short, as nearly always
+                position += 2
+            else:
+                if name_length < 128:
+                    position += 1
+                else:
+                    name_length = int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF
+                    position += 4
+                value_length = data[position]
+                if value_length < 128:
+                    position += 1
+                else:
+                    value_length = int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF
+                    position += 4
+            value_start = position + name_length
+            name = text[position:value_start]
+            position = value_start + value_length
+            pairs[name] = text[value_start:position]
+    except IndexError:
+        position = end + 1
+    if position != end:
+        raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
+    if len(pairs) > MAX_PAIRS:
+        raise ValueError(f"{len(pairs)} name-value pairs; {MAX_PAIRS} at most are taken")
+    return pairs
+
+
+def find_value(data: bytes, name: bytes) -> str | None:
+    """The value of one of the name-value pairs of `data`, without a look at the others; None: ask `decode_pairs`.
+
+    For a name that the sender always gives: it stands in `data` once, so that no value can pose as the pair.
+    """
+    position = data.find(name)
+    if position < 2 or data.rfind(name) != position or data[position - 2] != len(name):
+        return None
+    start = position + len(name)
+    length = data[position - 1]
+    if length >= 128 or start + length > len(data):
+        return None
+    if position >= 5 and data[position - 5] == len(name) and data[position - 4] >= 128:
+        return None  # the two bytes looked at may be the end of a long value's length of four
+    return data[start : start + length].decode("latin-1")
+
+
+def values_of(data: bytes, names: tuple[bytes, ...]) -> list[str]:
+    """The values of `names`, each once, among the name-value pairs of `data`, '' for one that is not there.
+
+    As `decode_pairs` would have them, in a third of the time. ValueError if a length points beyond the end.
+    """
+    end = len(data)
+    position = 0
+    values = [""] * len(names)
+    lengths = {len(name) for name in names}
+    try:
+        while position < end:
+            name_length = data[position]
+            position += 1
+            if name_length >= 128:
+                name_length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
+                position += 3
+            value_length = data[position]
+            position += 1
+            if value_length >= 128:
+                value_length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
+                position += 3
+            start = position + name_length
+            if name_length in lengths:
+                name = data[position:start]
+                if name in names:
+                    values[names.index(name)] = data[start : start + value_length].decode("latin-1")
+            position = start + value_length
+    except IndexError:
+        position = end + 1
+    if position != end:
+        raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
+    return values
+
+
+class RecordReader:
+    """Cuts a byte stream into records. Feed it what arrives; it keeps the beginning of an unfinished record.
+
+    It holds at most one record (64 KiB + 263 bytes) plus what one feed brought.
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    @property
+    def inside_record(self) -> bool:
+        """True if the stream, were it to end now, would be cut inside a record."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> list[Record]:
+        """The records that `data` completes, in order. RemoteProtocolError if a version byte is not 1."""
+        if self._rest:
+            data = self._rest + data
+        records = []
+        position = 0
+        end = len(data)
+        while end - position >= HEADER_SIZE:
+            # by hand: compiled, that is quicker than `struct`
+            if data[position] != VERSION:
+                raise wrong_version(data[position])
+            start = position + HEADER_SIZE
+            stop = start + (data[position + 4] << 8 | data[position + 5])
+            following = stop + data[position + 6]
+            if following > end:
+                break
+            request_id = data[position + 2] << 8 | data[position + 3]
+            records.append(Record(data[position + 1], request_id, data[start:stop]))
+            position = following
+        self._rest = data[position:] if position else data
+        if self._rest and self._rest[0] != VERSION:
+            raise wrong_version(self._rest[0])
+        return records
+
+
+def wrong_version(version: int) -> RemoteProtocolError:
+    """The error for a record whose first byte is not 1 (section 3.3)."""
+    return RemoteProtocolError(
+        f"a record begins with byte {version:#04x} where FastCGI has its version, 1",
+        advice=foreign_protocol_hint(version),
+    )

@@ -1,0 +1,308 @@
+"""The web side of an association: begins requests and takes their answers."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from ..errors import RemoteProtocolError, RequestRefused
+from ..sctp.carrier import Message
+from .channels import Channel, Direction
+from .connection import Connection
+from .events import Event, OutputReceived, RequestEnded, RequestFailed, StderrReceived
+from .records import (
+    HEADER_SIZE,
+    MAX_CONTENT,
+    PROTOCOL_STATUS,
+    VERSION,
+    RecordType,
+    Role,
+    begin_request,
+    record,
+    stream_records,
+)
+from .request import Request
+from .settings import Settings
+from .states import AFTER_PARAMS, INPUT, OUTPUT, Input, Output
+from .streams import Plan
+
+__all__ = ["WebConnection"]
+
+REMEMBERED = 4096
+"""Ended requests whose late STDERR and feedback still find them, at most. With PARAMS of 1 KiB that is 4 MiB."""
+REMEMBERED_BYTES = 4 << 20
+"""And PARAMS of theirs, as much: those of one request may have 1 MiB, and it is the client who decides."""
+REMEMBER_FOR = 30.0
+"""Seconds that they are remembered: SCTP gives up on a peer, and with it on what is late, in about that time."""
+_END = struct.Struct(">IBBH")
+"""END_REQUEST's content: application status, protocol status, bytes of STDERR modulo 2**24 (in what is reserved)"""
+_SHORT_HEAD = struct.Struct(">BBHHBBHB5xBBHHBB")
+"""BEGIN_REQUEST, and the header of PARAMS"""
+_SHORT_TAIL = struct.Struct(">BBHHBBBBHHBB")
+"""PARAMS and STDIN, both empty"""
+
+
+def _short_request(request_id: int, generation: int, flags: int, params: bytes, body: bytes) -> bytes:
+    """All records of a responder's request, PARAMS and STDIN in one each at most; quicker than one by one."""
+    begin, kind, stdin = RecordType.BEGIN_REQUEST, RecordType.PARAMS, RecordType.STDIN
+    head = _SHORT_HEAD.pack(
+        *(VERSION, begin, request_id, 8, 0, generation, Role.RESPONDER, flags),
+        *(VERSION, kind, request_id, len(params), 0, generation),
+    )
+    if not body:
+        tail = _SHORT_TAIL.pack(
+            *(VERSION, kind, request_id, 0, 0, generation), *(VERSION, stdin, request_id, 0, 0, generation)
+        )
+        return b"".join((head, params, tail))
+    ends = record(kind, request_id, b"", generation), record(stdin, request_id, b"", generation)
+    return b"".join((head, params, ends[0], record(stdin, request_id, body, generation), ends[1]))
+
+
+class WebConnection(Connection):
+    """The web side. Events: OutputReceived, StderrReceived, RequestEnded, and those of both sides."""
+
+    sends = Direction.TO_APPLICATION
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        channels: Sequence[Channel] = (),
+        plan: Plan = Plan.PER_CHANNEL,
+    ) -> None:
+        super().__init__(settings, channels=channels, plan=plan)
+        self._serial = 0
+        self._recent: dict[tuple[int, int], Request] = {}
+        self._recent_order: deque[Request] = deque()
+        """The same, the oldest first. Both together cost less than an OrderedDict, which has a node for each."""
+        self._recent_bytes = 0
+        self._forget_at = 0.0
+        """When the oldest of them is too old."""
+        self._over: list[Request] = []
+        """Requests whose end the user was told of last, and of which nothing can come any more."""
+        self._feedback_of_requests = False
+        """Whether the peer sends feedback that belongs to requests, which may come after their end."""
+
+    def receive(self, messages: Iterable[Message], now: float) -> list[Event]:
+        for request in self._over:
+            request.context = None  # as in _forget()
+        self._over.clear()
+        return super().receive(messages, now)
+
+    def close(self) -> None:
+        super().close()
+        for request in (*self._over, *self._recent_order):
+            request.context = None  # as in _forget()
+        self._over.clear()
+        self._recent.clear()
+        self._recent_order.clear()
+
+    @property
+    def capacity(self) -> int:
+        """Requests that could be begun now; 0 before the peer's SETTINGS, when it drains, and after a failure."""
+        if self.peer_settings is None or self.draining or self.peer_draining or self.failed:
+            return 0
+        return self.peer_settings.max_requests - len(self.requests)
+
+    def begin_request(
+        self, params: bytes, *, role: Role = Role.RESPONDER, flags: int = 0, body: bytes | None = None
+    ) -> Request:
+        """Begin a request with the content of its PARAMS stream (name-value pairs).
+
+        `body` is all of STDIN if that is known already, b'' for none; None: it follows by `send_input`, `end_input`.
+        RequestRefused if there is no capacity; nothing has been sent then.
+        """
+        peer = self.peer_settings
+        if peer is None or self.capacity <= 0:
+            raise RequestRefused("the application takes no more requests on this association now")
+        while True:
+            request_id, generation = self._serial % MAX_CONTENT + 1, self._serial // MAX_CONTENT % 256
+            self._serial += 1
+            if (request_id, generation) not in self.requests:
+                break
+        request = Request(request_id, generation, role, flags, peer.window, self.settings.window)
+        request.raw_params = params
+        self._open_lane(request)
+        self.requests[request.key] = request
+        request.input = AFTER_PARAMS[role]
+        if body is not None and role is Role.RESPONDER and params:
+            size = _SHORT_HEAD.size + len(params) + _SHORT_TAIL.size + len(body) + (HEADER_SIZE if body else 0)
+            if len(body) <= peer.window and max(len(params), len(body)) <= MAX_CONTENT and size <= self._max_message:
+                # a short request is one message, and queued as one piece
+                request.input = Input.COMPLETE
+                request.send_window.sent = len(body)
+                self._outbox.add(request.lane, _short_request(request_id, generation, flags, params, body))
+                return request
+        self._outbox.add(request.lane, begin_request(request_id, role, flags, generation))
+        for encoded in stream_records(RecordType.PARAMS, request_id, params, generation, self._content_size):
+            self._outbox.add(request.lane, encoded)
+        self._outbox.add(request.lane, record(RecordType.PARAMS, request_id, b"", generation))
+        if body is not None:
+            self.send_input(request, body)
+            self.end_input(request)
+        return request
+
+    def send_input(self, request: Request, data: bytes, *, is_data: bool = False) -> None:
+        """Send part of STDIN, or of a filter's DATA. Anything goes; stop giving while not `request.writable`."""
+        kind = RecordType.DATA if is_data else RecordType.STDIN
+        if data and not request.aborted and request.key in self.requests and (request.input, kind, False) in INPUT:
+            self._send_content(request, kind, data)
+
+    def end_input(self, request: Request, *, is_data: bool = False) -> None:
+        """STDIN (or DATA) is complete. Saying so again does nothing, nor does closing what the role does not have."""
+        kind = RecordType.DATA if is_data else RecordType.STDIN
+        following = INPUT.get((request.input, kind, True), request.input)
+        if following is not request.input and not request.aborted and request.key in self.requests:
+            request.input = following
+            self._close_content(request, kind)
+
+    def abort(self, request: Request) -> None:
+        """Nobody waits for the answer any more (section 5.4): no event of its output comes after this.
+
+        The id stays taken until the application's END_REQUEST, unless nothing of the request had been sent.
+        """
+        if request.aborted or request.key not in self.requests:
+            return
+        request.aborted = True
+        self._end_after_failure(request)
+
+    def _end_after_failure(self, request: Request) -> None:
+        self._discard_output(request)
+        if request.lane.sent:
+            # ordered, on the request's own stream: behind its BEGIN_REQUEST, and not behind a body, which is gone
+            self._outbox.add(request.lane, record(RecordType.ABORT_REQUEST, request.id, b"", request.generation))
+        else:
+            self._finish(request)
+
+    def _on_record(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> bool:
+        if kind == RecordType.STDOUT:
+            self._on_stdout(stream, request_id, generation, content)
+        elif kind == RecordType.END_REQUEST:
+            self._on_end_request(stream, request_id, generation, content)
+        elif kind == RecordType.STDERR:
+            self._on_stderr(stream, request_id, generation, content)
+        else:
+            return False
+        return True
+
+    def _receiving(self, request: Request) -> bool:
+        return request.output is Output.OPEN and request.key in self.requests
+
+    def find(self, request_id: int, generation: int) -> Request | None:
+        key = (request_id, generation)
+        return self.requests.get(key) or self._recent.get(key)
+
+    def _output(self, stream: int, kind: int, key: tuple[int, int], empty: bool) -> Request | None:
+        """The request that a record of its output belongs to, moved along the table; None if it has no place there."""
+        request = self.requests.get(key)
+        if request is None:
+            self._request_error("a record for a request that is not under way", stream, kind, key)
+            return None
+        following = OUTPUT.get((request.output, kind, empty))
+        if following is None:
+            self._request_error(f"not to be sent when the response is: {request.output.value}", stream, kind, key)
+            return None
+        request.output = following
+        return request
+
+    def _on_stdout(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        request = self._output(stream, RecordType.STDOUT, (request_id, generation), not content)
+        if request is None or not content:
+            return
+        window = request.receive_window
+        if not window.receive(len(content)):
+            self._request_error(
+                f"STDOUT goes to byte {window.received}, credit to {window.limit}",
+                stream,
+                RecordType.STDOUT,
+                request.key,
+            )
+        elif request.aborted:
+            self.consumed(request, len(content))  # so that an application that does not look can come to its end
+        else:
+            self._events.append(OutputReceived(request, content))
+
+    def _on_stderr(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        request = self.find(request_id, generation)
+        if request is None:
+            key = (request_id, generation)
+            self._request_error("STDERR of a request that is not known here (any more)", stream, RecordType.STDERR, key)
+        elif content:
+            request.stderr_bytes += len(content)
+            self._events.append(StderrReceived(request, content))
+
+    def _on_end_request(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
+        key = (request_id, generation)
+        request = self._output(stream, RecordType.END_REQUEST, key, False)
+        if request is None:
+            return
+        self._discard_output(request)
+        app_status, number, high, low = _END.unpack(content) if len(content) == _END.size else (0, -1, 0, 0)
+        status = PROTOCOL_STATUS.get(number)
+        stderr = high << 16 | low
+        self._finish(request, stderr != request.stderr_bytes & 0xFFFFFF)
+        if request.aborted:
+            return
+        if status is None:
+            request.aborted = True
+            what = f"an END_REQUEST with content {content[:8].hex()}"
+            error = RemoteProtocolError(what, stream=stream, record_type=RecordType.END_REQUEST, request_key=key)
+            self._events.append(RequestFailed(request, error))
+        else:
+            self._events.append(RequestEnded(request, app_status, status, stderr))
+
+    def _finish(self, request: Request, stderr_misses: bool = False) -> None:
+        """Both sides are done with the request; it is remembered if something of it may still come.
+
+        Else it is free at once: thousands of requests that nobody asks for would drive all else out of the processor's
+        cache.
+        """
+        del self.requests[request.key]
+        request.output = Output.ENDED
+        self._close_lanes(request)
+        if stderr_misses or self._feedback_of_requests:
+            self._remember(request)
+        else:
+            self._over.append(request)
+        self._answer_drain()
+
+    def _remember(self, request: Request) -> None:
+        request.settle()
+        request.ended_at = self._now
+        self._recent[request.key] = request
+        order = self._recent_order
+        order.append(request)
+        self._recent_bytes += len(request.raw_params)
+        if len(order) > REMEMBERED or self._recent_bytes > REMEMBERED_BYTES or self._now >= self._forget_at:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget the ended requests that are too many or too old."""
+        recent = self._recent
+        order = self._recent_order
+        while True:  # what has just ended stays
+            oldest = order[0]
+            count = len(order)
+            few = count <= REMEMBERED and (self._recent_bytes <= REMEMBERED_BYTES or count == 1)
+            if few and self._now - oldest.ended_at <= REMEMBER_FOR:
+                self._forget_at = oldest.ended_at + REMEMBER_FOR + 0.001
+                return
+            order.popleft()
+            if recent.get(oldest.key) is oldest:  # else its id and generation have come again meanwhile
+                del recent[oldest.key]
+            self._recent_bytes -= len(oldest.raw_params)
+            oldest.context = None  # the user's object holds the request: without a circle both are free at once
+
+    def _meet(self, settings: Settings) -> None:
+        super()._meet(settings)
+        self._feedback_of_requests = self.feedback.comes_after_requests()
+
+    def _on_drain(self, content: bytes) -> None:
+        super()._on_drain(content)
+        self._answer_drain()
+
+    def _answer_drain(self) -> None:
+        """The application drains: tell it when none of our requests is left, so that it may end without losing one."""
+        if self.peer_draining and not self.requests and not self.draining:
+            self.drain()

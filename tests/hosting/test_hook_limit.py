@@ -1,0 +1,625 @@
+"""Hooks that do not return are ended, and those that have returned are let alone."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import logging
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any
+
+import pytest
+
+from fcgi_core.errors import HookTimeout
+from fcgi_core.hosting.delivery import Gathering
+from fcgi_core.hosting.discovery import load_plugins
+from fcgi_core.hosting.hook_limit import END_AFTER, EVERY, SIGNAL, HookLimit, is_started_again
+from fcgi_core.hosting.isolation import LIMIT_OF_CHANGES, SET_ASIDE_FOR
+from fcgi_core.hosting.supervisor import Supervisor
+from fcgi_core.hosting.switching import change_plugins
+from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Outcome, Plugin, RequestInfo
+from tests.hosting.supervised import OVER, VirtualLoop
+from tests.system.rogue_plugin import HANGS, spin
+
+ANY: Any = object()
+FOR_EVER = 3600.0
+PATIENCE = 30.0
+
+
+class Hanging(ApplicationHalf):
+    """Does what it is told in each of its hooks."""
+
+    def __init__(self, host: Host) -> None:
+        self.does: Callable[[], object] = bool
+        self.is_in = threading.Event()
+        self.calls = 0
+        self.gathering = host.gather("hanging", self.make)
+
+    def _do(self) -> None:
+        self.calls += 1
+        self.is_in.set()
+        self.does()
+
+    def request_begin(self, request: RequestInfo) -> None:
+        self._do()
+
+    def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        self._do()
+
+    def tick(self) -> None:
+        self._do()
+
+    def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
+        self._do()
+        return True
+
+    def configure(self, options: Any, server_name: str | None = None) -> None:
+        self._do()
+
+    def close(self) -> None:
+        self._do()
+
+    def make(self, crowded: bool) -> list[tuple[bytes, int, AssociationInfo | None]]:
+        self._do()
+        return []
+
+
+class HangingPlugin(Plugin):
+    name = "hanging"
+    half: Hanging
+
+    class Options(Plugin.Options):
+        level: int = 0
+
+    def channels(self, options: Any) -> list[Channel]:
+        return [Channel("hanging")]
+
+    def application_half(self, host: Host, options: Any) -> ApplicationHalf:
+        self.half = Hanging(host)
+        return self.half
+
+
+class Side:
+    """A supervisor with the plugin, and what ends its hooks."""
+
+    def __init__(self, seconds: float = 0.001) -> None:
+        plugin = HangingPlugin()
+        self.loop = VirtualLoop()
+        plugins = load_plugins({"hanging": {}}, {"hanging": plugin}.__getitem__)
+        self.supervisor = Supervisor(plugins, self.loop, lambda call: call(), web=False)
+        self.half = plugin.half
+        self.limit = HookLimit(self.supervisor, seconds)
+
+    @property
+    def state(self) -> str:
+        return str(self.supervisor.statistics()[0]["state"])
+
+    @property
+    def errors(self) -> int:
+        return int(self.supervisor.statistics()[0]["errors"])
+
+    def begin(self) -> None:
+        self.supervisor.request_begin(ANY)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """A thread looks again and again, from when the hook is in what it does."""
+        over = threading.Event()
+
+        def watch() -> None:
+            assert self.half.is_in.wait(PATIENCE)
+            while not over.wait(0.005):
+                self.limit.look()
+
+        self.limit.install()
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.half.is_in.set()
+            over.set()
+            thread.join()
+            self.limit.remove()
+
+
+WAYS = {
+    **{name: hang for name, hang in HANGS.items() if name != "backtrack"},  # no thread could watch it
+    "queue": lambda: SimpleQueue[int]().get(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_hook_that_does_not_return_is_ended_and_its_plugin_set_aside(
+    way: Callable[[], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    side = Side()
+    side.half.does = way
+    with side.watched():
+        side.begin()
+    assert (side.state, side.errors) == ("set aside", 1)
+    (failed,) = [record for record in caplog.records if record.exc_info]
+    assert failed.getMessage() == "plugin hanging: request_begin failed"
+    assert "in _do" in caplog.text, "with its own frames"
+    assert "HookTimeout: did not return" in caplog.text
+    assert "plugin hanging did not return from request_begin and is set aside for 60 s" in caplog.messages
+    side.begin()
+    assert side.half.calls == 1
+    side.half.does = bool
+    side.loop.pass_time(SET_ASIDE_FOR + 1)
+    side.begin()
+    assert side.half.calls > 1
+    assert side.state == "running"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda side: side.supervisor.request_end(ANY, OVER),
+        lambda side: side.loop.pass_time(1.5),
+        lambda side: side.supervisor.stderr(None, b"x"),
+        lambda side: side.half.gathering.ready(),
+    ],
+    ids=["request_end", "tick", "stderr", "make"],
+)
+def test_each_hook_is_ended(call: Callable[[Side], object]) -> None:
+    side = Side()
+    side.half.does = spin
+    with side.watched():
+        call(side)
+    assert (side.state, side.errors, side.half.calls) == ("set aside", 1, 1)
+    assert side.supervisor.hook_due == math.inf
+
+
+def test_what_is_gathered_waits_while_a_make_that_did_not_return_is_set_aside() -> None:
+    side = Side()
+    side.half.does = spin
+    with side.watched():
+        side.half.gathering.ready()
+    side.half.gathering.ready()
+    assert side.half.calls == 1
+    calls: list[int] = []
+    side.half.does = lambda: calls.append(1)
+    side.loop.pass_time(SET_ASIDE_FOR + 2)
+    assert len(calls) >= 2, "its tick, and what was there to be gathered"
+
+
+def test_a_make_that_raises_fails_as_a_hook_does(caplog: pytest.LogCaptureFixture) -> None:
+    side = Side(FOR_EVER)
+    side.half.does = lambda: 1 / 0
+    side.half.gathering.ready()
+    assert "plugin hanging: make failed" in caplog.messages
+    assert isinstance(side.half.gathering, Gathering)
+    assert (side.state, side.errors) == ("running", 1)
+
+
+@pytest.mark.parametrize("what", [SystemExit(1), asyncio.CancelledError()])
+def test_a_hook_ends_neither_the_process_nor_its_caller(what: BaseException) -> None:
+    side = Side(FOR_EVER)
+
+    def raises() -> None:
+        raise what
+
+    side.half.does = raises
+    side.begin()
+    side.supervisor.stderr(None, b"x")
+    assert side.errors == 2
+
+
+def test_what_is_not_the_hooks_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    side = Side(FOR_EVER)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    side.half.does = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        side.begin()
+    with pytest.raises(KeyboardInterrupt):
+        side.supervisor.stderr(None, b"x")
+    assert side.supervisor.hook_due == math.inf, "and no hook is thought to run"
+    assert side.errors == 0
+
+
+def backtrack() -> None:
+    re.match("(a+)+$", "a" * 60 + "b")
+
+
+def test_a_hook_that_keeps_the_interpreter_to_itself_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    side = Side()
+    side.half.does = backtrack
+    limit = HookLimit(side.supervisor, 0.001, every=0.02)
+    limit.install()
+    try:
+        side.begin()  # and no thread looks
+    finally:
+        limit.remove()
+    assert (side.state, side.errors) == ("set aside", 1)
+    assert "in backtrack" in caplog.text
+
+
+def test_one_that_waits_for_another_thread_that_works_is_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    worked = 7.0
+    monkeypatch.setattr("fcgi_core.hosting.hook_limit.thread_time", lambda: worked)
+    side = Side(0.0)
+
+    def tick(seconds: float) -> None:
+        nonlocal worked
+        worked += seconds
+        side.limit.on_cpu_time(signal.SIGVTALRM, sys._getframe())
+
+    tick(10.0)
+    tick(10.0)  # nobody is late
+
+    def works_little() -> None:
+        tick(10.0)  # it was another's
+        tick(EVERY / 8)
+        tick(EVERY / 8)
+
+    side.half.does = works_little
+    side.begin()
+    assert side.errors == 0
+
+    def works() -> None:
+        works_little()
+        tick(EVERY / 2)
+
+    side.half.does = works
+    side.begin()
+    assert (side.state, side.errors) == ("set aside", 1)
+
+
+# ---- the race: it has returned, another one runs, nobody runs
+
+
+def raise_if_late(limit: HookLimit) -> None:
+    limit.on_signal(SIGNAL, sys._getframe())
+
+
+def test_a_hook_that_has_returned_is_let_alone() -> None:
+    side = Side(0.0)
+    side.begin()
+    raise_if_late(side.limit)
+    side.supervisor.stderr(None, b"x")
+    raise_if_late(side.limit)
+    side.half.does = lambda: 1 / 0
+    side.begin()
+    raise_if_late(side.limit)
+    assert side.half.calls == 3
+
+
+def test_another_hook_that_runs_meanwhile_is_let_alone() -> None:
+    side = Side(FOR_EVER)
+    side.half.does = lambda: raise_if_late(side.limit)  # the signal was for the one before
+    side.begin()
+    side.supervisor.stderr(None, b"x")
+    assert (side.half.calls, side.errors) == (2, 0)
+
+
+def test_a_hook_that_is_late_is_ended_by_the_handler() -> None:
+    side = Side(0.0)
+    side.half.does = lambda: raise_if_late(side.limit)
+    side.begin()
+    assert (side.state, side.errors) == ("set aside", 1)
+
+
+# ---- nothing is torn
+
+
+def lock_is_free(handler: logging.Handler) -> bool:
+    got: list[bool] = []
+
+    def look() -> None:
+        assert handler.lock is not None
+        if handler.lock.acquire(timeout=1.0):
+            got.append(True)
+            handler.lock.release()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return bool(got)
+
+
+def test_a_hook_that_logs_without_end_is_ended_and_the_log_goes_on() -> None:
+    """It is in `logging` nearly always, where an exception leaves locks held."""
+    log = logging.getLogger("hanging.busy")
+    handler = logging.StreamHandler(io.StringIO())
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+
+    def busy() -> None:
+        while True:
+            try:
+                log.info("busy %d", 1)
+            except Exception:
+                pass
+
+    side = Side()
+    side.half.does = busy
+    try:
+        for count in range(1, 21):
+            handler.setStream(io.StringIO())
+            side.half.is_in.clear()
+            with side.watched():
+                side.begin()
+            assert lock_is_free(handler), f"after {count} hooks"
+            side.loop.pass_time(SET_ASIDE_FOR / 2)
+            side.half.does = bool
+            side.loop.pass_time(SET_ASIDE_FOR)
+            side.half.does = busy
+        assert side.errors == 20
+    finally:
+        log.removeHandler(handler)
+
+
+def test_one_that_waits_where_others_have_locks_is_set_aside_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
+    side = Side()
+    event = threading.Event()
+    side.half.does = lambda: event.wait(PATIENCE)
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        assert side.half.is_in.wait(PATIENCE)
+        while perf_counter() < side.supervisor.hook_due:
+            pass
+        for _ in range(3):
+            side.limit.look()
+            looks += 1
+        event.set()
+
+    side.limit.install()
+    thread = threading.Thread(target=look)
+    thread.start()
+    side.begin()
+    thread.join()
+    side.limit.remove()
+    assert looks == 3
+    assert (side.state, side.errors) == ("set aside", 0)
+    assert any("returned from request_begin only after" in message for message in caplog.messages)
+
+
+def call_in(module: str, function: Callable[[], Any]) -> Any:
+    """Call a function from a frame of another module."""
+    return eval("function()", {"__name__": module, "function": function})
+
+
+@pytest.mark.parametrize(
+    "module", ["fcgi_core.hosting.delivery", "asyncio.base_events", "logging", "threading", "a_library"]
+)
+def test_no_exception_is_raised_through_the_code_of_others(module: str) -> None:
+    side = Side(0.0)
+    raised: list[bool] = []
+
+    def may_raise() -> None:
+        try:
+            side.limit.on_signal(SIGNAL, sys._getframe())
+        except HookTimeout:
+            raised.append(True)
+        else:
+            raised.append(False)
+
+    def hook() -> None:
+        call_in(module, may_raise)  # it is in its own code again, and the other's stands between
+        eval("signalled(frame())", {"__name__": module, "frame": sys._getframe, "signalled": in_other})
+        may_raise()
+
+    def in_other(frame: Any) -> None:
+        try:
+            side.limit.on_signal(SIGNAL, frame)
+        except HookTimeout:
+            raised.append(True)
+        else:
+            raised.append(False)
+
+    side.half.does = hook
+    side.begin()
+    assert raised == [False, False, True]
+
+
+def test_where_harmless_code_waits_it_is_ended() -> None:
+    side = Side(0.0)
+    side.half.does = lambda: call_in("http.client", lambda: raise_if_late(side.limit))
+    side.begin()
+    assert (side.state, side.errors) == ("set aside", 1)
+
+
+def test_a_hook_whose_frame_is_not_to_be_seen_is_let_alone() -> None:
+    """It is compiled, or no function: nothing tells which frames are above it."""
+    side = Side(0.0)
+    for hook in (None, len, print, functools.partial(spin), object()):
+        side.supervisor.hook_due, side.supervisor.hook = 0.0, hook
+        raise_if_late(side.limit)
+    side.supervisor.hook = raise_if_late
+    side.limit.on_signal(SIGNAL, None)
+    with pytest.raises(HookTimeout):
+        raise_if_late(side.limit)
+
+
+def test_of_a_hook_that_is_called_within_itself_the_outermost_call_counts() -> None:
+    side = Side(0.0)
+    depth = 0
+
+    def again() -> None:
+        nonlocal depth
+        depth += 1
+        if depth == 1:
+            call_in("logging", again)
+        else:
+            raise_if_late(side.limit)
+
+    side.supervisor.hook_due, side.supervisor.hook = 0.0, again
+    again()
+    assert depth == 2
+
+
+# ---- what cannot be ended
+
+
+def test_it_is_given_up_when_it_is_late_beyond_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcgi_core.hosting.hook_limit.BURST", 1)
+    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: None)
+    side = Side(FOR_EVER)
+    given_up: list[tuple[str, float]] = []
+    limit = HookLimit(side.supervisor, FOR_EVER, give_up=lambda name, late: given_up.append((name, late)))
+    side.supervisor.hook = spin
+    for seconds, count in ((-1.0, 0), (END_AFTER - 1.0, 0), (END_AFTER + 1.0, 1)):
+        side.supervisor.hook_due = perf_counter() - seconds
+        limit.look()
+        assert len(given_up) == count
+    assert given_up[0][0] == "tests.system.rogue_plugin.spin"
+    assert given_up[0][1] > END_AFTER
+    side.limit.look()  # where nothing starts another process
+    assert len(given_up) == 1
+
+
+STUCK = """
+import logging, sys, threading
+from fcgi_core.hosting.hook_limit import end_process
+
+handler = logging.StreamHandler()
+logging.getLogger("fcgi_sctp").addHandler(handler)
+def stuck():
+    threading.Timer(0.1, end_process, ("plugin.Half.tick", 31.0)).start()
+    threading.Event().wait()
+if sys.argv[1] == "holds the lock":
+    handler.acquire()
+stuck()
+"""
+
+
+@pytest.mark.parametrize("way", ["waits", "holds the lock"])
+def test_the_process_ends_with_its_frames(way: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", STUCK, way], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 70
+    if way == "waits":
+        assert "hook plugin.Half.tick has been late for 31 s and cannot be ended where it stands" in ended.stderr
+        assert "in stuck" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"INVOCATION_ID": "of the whole session"}, False),
+        ({"SYSTEMD_EXEC_PID": "1"}, False),
+        ({"SYSTEMD_EXEC_PID": str(os.getpid())}, True),
+        ({"FCGI_SCTP_WORKER": "0"}, True),
+        ({"NOTIFY_SOCKET": "/run/x"}, True),
+    ],
+)
+def test_whether_another_is_started(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: bool
+) -> None:
+    for name in ("INVOCATION_ID", "SYSTEMD_EXEC_PID", "FCGI_SCTP_WORKER", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_started_again() is expected
+
+
+def test_the_time_of_a_hook_inside_a_hook_is_its_own() -> None:
+    side = Side(FOR_EVER)
+    dues: list[float] = []
+
+    def prints() -> None:
+        side.half.does = bool
+        dues.append(side.supervisor.hook_due)
+        side.supervisor.stderr(None, b"x")
+        dues.append(side.supervisor.hook_due)
+
+    side.half.does = prints
+    side.begin()
+    assert dues[1] > dues[0]
+    assert side.supervisor.hook_due == math.inf
+
+
+def test_a_hook_on_another_thread_is_nobody_s_business() -> None:
+    side = Side(0.0)
+    dues: list[float] = []
+    side.half.does = lambda: dues.append(side.supervisor.hook_due)
+    thread = threading.Thread(target=lambda: side.supervisor.stderr(None, b"x"))
+    thread.start()
+    thread.join()
+    assert dues == [math.inf]
+
+
+def test_a_set_aside_plugin_hears_nothing_on_another_thread() -> None:
+    side = Side(0.0)
+    side.half.does = lambda: raise_if_late(side.limit)
+    side.begin()
+    thread = threading.Thread(target=lambda: side.supervisor.stderr(None, b"x"))
+    thread.start()
+    thread.join()
+    assert side.half.calls == 1
+
+
+def test_nobody_is_signalled_while_no_hook_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: sent.append(number))
+    monkeypatch.setattr("fcgi_core.hosting.hook_limit.BURST", 1)
+    side = Side(FOR_EVER)
+    side.half.does = side.limit.look
+    side.limit.look()
+    side.begin()
+    assert sent == []
+    side.supervisor.hook_limit = 0.0
+    side.begin()
+    assert sent == [SIGNAL]
+
+
+def test_a_signal_that_comes_late_does_nothing() -> None:
+    side = Side(0.0)
+    side.limit.install()
+    try:
+        signal.raise_signal(SIGNAL)
+        signal.raise_signal(signal.SIGVTALRM)
+    finally:
+        side.limit.remove()
+    signal.raise_signal(SIGNAL)
+    signal.raise_signal(signal.SIGVTALRM)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0.0
+
+
+# ---- changes
+
+
+def test_what_an_operator_causes_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcgi_core.hosting.isolation.perf_counter", float)
+    side = Side(1.0)
+    dues: list[float] = []
+    side.half.does = lambda: dues.append(side.supervisor.hook_due)
+    assert change_plugins(side.supervisor, {"hanging.level": "1"}) == {"hanging.level": ""}
+    assert change_plugins(side.supervisor, {"hanging.enabled": "false"}) == {"hanging.enabled": ""}
+    assert dues == [LIMIT_OF_CHANGES, LIMIT_OF_CHANGES, 1.0], "configure, close, and what was still to be gathered"
+    patient = Side(FOR_EVER)
+    patient.half.does = lambda: dues.append(patient.supervisor.hook_due)
+    change_plugins(patient.supervisor, {"hanging.level": "1"})
+    assert dues[3] == FOR_EVER
+
+
+def test_a_change_that_does_not_return_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcgi_core.hosting.isolation.LIMIT_OF_CHANGES", 0.0)
+    side = Side()
+    side.half.does = spin
+    with side.watched():
+        answer = change_plugins(side.supervisor, {"hanging.level": "1"})
+    assert answer == {"hanging.level": "configure did not return"}
+    assert side.supervisor.hook_due == math.inf
+
+
+def test_hook_timeout_is_no_exception() -> None:
+    assert not issubclass(HookTimeout, Exception)

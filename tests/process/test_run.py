@@ -1,0 +1,92 @@
+"""What a signal does with the configuration."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fcgi_core.hosting.supervisor import Supervisor
+from fcgi_core.process.config import Config, load_config
+from fcgi_core.process.run import _adopt
+from tests.hosting.supervised import VirtualLoop
+
+WEB = {"listen": "unix:/run/web.sock", "connect": "192.0.2.1:9000"}
+
+
+class Side:
+    """A web side that runs with the file of `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.write({"web": WEB})
+        self.config = load_config(str(path), {}, "web")
+        self.supervisor = Supervisor(self.config.load_plugins(), VirtualLoop(), lambda call: call(), web=True)
+
+    def write(self, content: Any) -> None:
+        self.path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+
+    def hang_up(self) -> None:
+        _adopt(self.config, self.supervisor)
+
+    def plugins(self) -> list[str]:
+        return [one["name"] for one in self.supervisor.statistics()]
+
+
+@pytest.fixture
+def side(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Side:
+    monkeypatch.setattr(logging.getLogger("fcgi_sctp"), "propagate", True)
+    caplog.set_level(logging.INFO, "fcgi_sctp")
+    return Side(tmp_path / "web.yaml")
+
+
+def test_plugins_are_taken_over(side: Side, caplog: pytest.LogCaptureFixture) -> None:
+    side.write({"web": WEB, "plugins": {"syslog": {}}})
+    side.hang_up()
+    assert side.plugins() == ["syslog"]
+    assert caplog.messages[-1] == "configuration taken over"
+    assert "waiting" not in caplog.text
+
+
+def test_what_waits_for_a_restart_is_told(side: Side, caplog: pytest.LogCaptureFixture) -> None:
+    web = {**WEB, "connect": [WEB["connect"], "192.0.2.2:9000"], "health": "/h", "grace": "10s"}
+    side.write({"web": web, "sctp": {"window": "64K"}, "log_level": "debug", "plugins": {"syslog": {}}})
+    side.hang_up()
+    waiting = "changed in the file, and waiting for a restart: web.connect, web.health, sctp.window, log_level"
+    assert caplog.messages[-2:] == [waiting, "configuration taken over"]
+    assert side.plugins() == ["syslog"]
+    side.write({"web": WEB})
+    caplog.clear()
+    side.hang_up()
+    assert caplog.messages[-1] == "configuration taken over"
+    assert "waiting" not in caplog.text, "it is as it runs"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "web: is missing"),
+        ("web: [", "is not YAML"),
+        ({"web": {**WEB, "grace": "long"}}, "web.grace: is 'long'"),
+        ({"web": WEB, "plugins": {"nosuch": {}}}, "plugins.nosuch: no such plugin"),
+        ({"web": WEB, "plugins": {"syslog": 3}}, "plugins.syslog: is 3"),
+    ],
+)
+def test_a_file_with_an_error_changes_nothing(
+    side: Side, caplog: pytest.LogCaptureFixture, content: Any, told: str
+) -> None:
+    side.write({"web": WEB, "plugins": {"syslog": {}}})
+    side.hang_up()
+    side.write(content)
+    side.hang_up()
+    assert caplog.messages[-1].startswith("configuration not taken over: ")
+    assert told in caplog.messages[-1]
+    assert side.plugins() == ["syslog"]
+
+
+def test_no_file(caplog: pytest.LogCaptureFixture, side: Side) -> None:
+    _adopt(Config(), side.supervisor)
+    assert caplog.messages[-1] == "SIGHUP: there is no configuration file to read again"

@@ -1,0 +1,141 @@
+"""The parent of workers, with programs for workers that do what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fcgi_core.errors import WorkerError
+from fcgi_core.process import workers as module
+from fcgi_core.process.workers import Workers, worker_command
+from tests.app.harness import until
+
+READY = "import os, signal; os.write(int(os.environ['FCGI_SCTP_READY_FD']), b'1');"
+SERVES = READY + "signal.pause()"
+
+
+def python(text: str) -> list[str]:
+    return [sys.executable, "-S", "-c", text]
+
+
+@asynccontextmanager
+async def running(command: list[str], count: int = 1) -> AsyncIterator[Workers]:
+    workers = Workers(count, command, grace=5)
+    await workers.start()
+    try:
+        yield workers
+    finally:
+        await workers.stop()
+
+
+def ready(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """The process ids of all workers that have been ready."""
+    return [int(number) for number in re.findall(r"is ready, process (\d+)", caplog.text)]
+
+
+def pauses(caplog: pytest.LogCaptureFixture) -> list[float]:
+    return [float(seconds) for seconds in re.findall(r"started again in ([\d.]+) s", caplog.text)]
+
+
+@pytest.fixture(autouse=True)
+def all_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_one_that_ends_at_once_is_started_again_with_growing_pauses(
+    status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it ends with: an application may call sys.exit() when it is imported."""
+    first = tmp_path / "first"
+    command = python(f"import os; os.path.exists({str(first)!r}) and os._exit({status}); {SERVES}")
+
+    async def test() -> None:
+        async with running(command):
+            first.touch()
+            os.kill(ready(caplog)[0], signal.SIGKILL)
+            await until(lambda: len(pauses(caplog)) == 4, "it is tried again and again")
+            first.unlink()
+            await until(lambda: len(ready(caplog)) == 2, "it is back")
+
+    asyncio.run(test())
+    # the first pause follows the kill, which came soon after the start
+    assert pauses(caplog) == [0.1, 0.2, 0.4, 0.8]
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No process, descriptor or memory left: the parent goes on."""
+    program, away = tmp_path / "program", tmp_path / "away"
+    program.write_text(f"#!{sys.executable} -S\n{SERVES}\n")
+    program.chmod(0o755)
+
+    async def test() -> None:
+        async with running([str(program)], 2):
+            program.rename(away)
+            os.kill(ready(caplog)[0], signal.SIGKILL)
+            await until(lambda: "cannot be started: No such file" in caplog.text, "it is told")
+            away.rename(program)
+            await until(lambda: len(ready(caplog)) == 3, "it is back")
+
+    asyncio.run(test())
+
+
+def test_one_that_does_not_become_ready_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "START_LIMIT", 0.3)
+    told = tmp_path / "pid"
+    command = python(f"import os, signal; open({str(told)!r}, 'w').write(str(os.getpid())); signal.pause()")
+
+    async def test() -> None:
+        with pytest.raises(WorkerError):
+            async with running(command):
+                pass
+
+    asyncio.run(test())
+    if told.exists():  # the machine may have been too slow for even that
+        assert not Path(f"/proc/{told.read_text()}").exists()
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_reload_waits_for_one_that_is_down_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, killed: int
+) -> None:
+    broken = tmp_path / "broken"
+    command = python(f"import os; os.path.exists({str(broken)!r}) and os._exit(1); {SERVES}")
+
+    async def test() -> None:
+        async with running(command, 2) as workers:
+            before = ready(caplog)
+            broken.touch()
+            os.kill(before[killed], signal.SIGKILL)
+            await until(lambda: pauses(caplog), "it is down")
+            workers.reload()
+            await until(lambda: len(pauses(caplog)) == 3, "it stays down")
+            assert Path(f"/proc/{before[1 - killed]}").exists(), "the other one serves meanwhile"
+            broken.unlink()
+            await until(lambda: "all workers are replaced" in caplog.text, "the reload ends")
+            assert len(set(ready(caplog))) == 4
+
+    asyncio.run(test())
+
+
+def test_a_worker_imports_nothing_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As little as the program itself, which is a script."""
+    for name in ("yaml", "pydantic", "fcgi_cli"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w').close()")
+    (tmp_path / "web.yaml").write_text("web: {listen: 'unix:/tmp/web.sock', connect: ['127.0.0.1:9000']}")
+    monkeypatch.setattr(sys, "argv", ["fcgi-sctp", "check", "web.yaml"])
+    done = subprocess.run(worker_command(), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "imported").exists()

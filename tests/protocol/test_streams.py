@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcgi_core.protocol.channels import Priority
+from fcgi_core.protocol.streams import FIRST_STREAM, STDERR, Plan, StreamPool, StreamSet
+
+CONTENT = Priority.CONTENT
+ORDINARY = Priority.ORDINARY
+
+
+def test_single_puts_everything_on_stream_2() -> None:
+    pool = StreamPool(Plan.SINGLE, 64)
+    one, two = StreamSet(), StreamSet()
+    streams = {
+        pool.content_stream(one),
+        pool.content_stream(two),
+        pool.content_stream(two),
+        pool.feedback_stream(one, STDERR, CONTENT),
+        pool.association_stream("syslog", ORDINARY),
+    }
+    assert streams == {2}
+    pool.release(one)
+    pool.release(two)
+    assert pool.in_use() == 0
+
+
+def test_per_type_has_a_stream_for_each_type() -> None:
+    pool = StreamPool(Plan.PER_TYPE, 64)
+    one, two = StreamSet(), StreamSet()
+    assert pool.content_stream(one) == pool.content_stream(two) == 2
+    assert pool.feedback_stream(one, STDERR, CONTENT) == pool.feedback_stream(two, STDERR, CONTENT) == 3
+    assert pool.feedback_stream(one, "syslog", ORDINARY) == 4
+    assert pool.association_stream("metrics", Priority.BACKGROUND) == 5
+    pool.release(one)
+    assert pool.content_stream(StreamSet()) == 2
+    assert pool.in_use() == 0
+
+
+def test_per_request_has_a_stream_for_each_request() -> None:
+    pool = StreamPool(Plan.PER_REQUEST, 64)
+    one, two = StreamSet(), StreamSet()
+    assert pool.content_stream(one) == pool.feedback_stream(one, STDERR, CONTENT) == 2
+    assert pool.feedback_stream(two, "syslog", ORDINARY) == pool.content_stream(two) == 3
+    assert pool.association_stream("syslog", ORDINARY) == 4
+    assert pool.in_use() == 2
+    pool.release(one)
+    pool.release(two)
+    assert pool.in_use() == 0
+
+
+def test_per_channel_has_a_set_of_streams_for_each_request() -> None:
+    pool = StreamPool(Plan.PER_CHANNEL, 64)
+    one, two = StreamSet(), StreamSet()
+    assert pool.content_stream(one) == pool.content_stream(one) == 2
+    assert pool.feedback_stream(one, STDERR, CONTENT) == pool.feedback_stream(one, STDERR, CONTENT) == 3
+    assert pool.feedback_stream(one, "syslog", ORDINARY) == 4
+    assert pool.content_stream(two) == 5
+    assert pool.association_stream("metrics", ORDINARY) == pool.association_stream("metrics", ORDINARY) == 6
+    assert pool.holders() == {2: 1, 3: 1, 4: 1, 5: 1}
+    assert pool.association_streams() == {"metrics": 6}
+    assert pool.priorities == [(2, CONTENT), (3, CONTENT), (4, ORDINARY), (5, CONTENT), (6, ORDINARY)]
+    pool.release(one)
+    assert pool.holders() == {5: 1}
+
+
+def test_a_released_stream_waits_as_long_as_possible() -> None:
+    pool = StreamPool(Plan.PER_REQUEST, 6)
+    leased = []
+    for _ in range(9):
+        streams = StreamSet()
+        leased.append(pool.content_stream(streams))
+        pool.release(streams)
+    assert leased == [2, 3, 4, 5, 2, 3, 4, 5, 2]
+    assert pool.shortages.asked == pool.shortages.shared_content == 0
+
+
+def test_a_stream_keeps_its_priority_while_it_waits() -> None:
+    pool = StreamPool(Plan.PER_CHANNEL, 4)
+    streams = StreamSet()
+    pool.content_stream(streams)
+    pool.feedback_stream(streams, "syslog", ORDINARY)
+    pool.release(streams)
+    assert pool.priorities == [(2, CONTENT), (3, ORDINARY)]
+    assert pool.feedback_stream(streams, "syslog", ORDINARY) == 3
+    assert pool.content_stream(streams) == 2
+    assert len(pool.priorities) == 2  # nothing new to tell
+    pool.release(streams)
+    assert pool.feedback_stream(streams, "a", ORDINARY) == 3
+    assert pool.feedback_stream(streams, "b", ORDINARY) == 2  # one of another priority is better than none
+    assert pool.priorities[2:] == [(2, ORDINARY)]
+
+
+def test_a_short_pool_asks_once_and_shares() -> None:
+    pool = StreamPool(Plan.PER_CHANNEL, 4)
+    sets = [StreamSet() for _ in range(4)]
+    assert [pool.content_stream(streams) for streams in sets] == [2, 3, 2, 3]
+    assert pool.wanted == 16
+    assert (pool.shortages.asked, pool.shortages.shared_content) == (1, 2)
+    assert pool.feedback_stream(sets[0], STDERR, ORDINARY) in (2, 3)  # none of its priority
+    assert pool.shortages.shared_feedback == 1
+    pool.grow(20)
+    assert [pool.content_stream(StreamSet()) for _ in range(16)] == list(range(4, 20))
+    pool.wanted = 0
+    pool.content_stream(StreamSet())
+    assert (pool.wanted, pool.shortages.asked) == (20, 2)
+    pool.wanted = 0
+    pool.grow(20)  # refused
+    pool.content_stream(StreamSet())
+    assert (pool.wanted, pool.shortages.asked) == (0, 2)
+
+
+def test_that_the_peer_got_more_streams_is_no_refusal() -> None:
+    pool = StreamPool(Plan.PER_CHANNEL, 3)
+    pool.grow(3)
+    pool.content_stream(StreamSet())
+    pool.content_stream(StreamSet())
+    assert pool.wanted == 16
+
+
+def test_a_shared_stream_is_free_when_its_last_holder_left() -> None:
+    pool = StreamPool(Plan.PER_CHANNEL, 3)
+    one, two = StreamSet(), StreamSet()
+    assert pool.content_stream(one) == pool.content_stream(two) == 2
+    pool.release(one)
+    assert pool.holders() == {2: 1}
+    pool.release(two)
+    assert pool.in_use() == 0
+    pool.release(two)  # holds nothing any more
+    assert pool.content_stream(one) == 2
+    assert pool.holders() == {2: 1}
+
+
+def test_what_an_association_channel_owns_is_lent_and_never_leased() -> None:
+    pool = StreamPool(Plan.PER_CHANNEL, 4)
+    assert pool.association_stream("a", ORDINARY) == 2
+    assert pool.association_stream("b", ORDINARY) == 3
+    streams = StreamSet()
+    assert pool.content_stream(streams) == 2
+    pool.release(streams)
+    assert pool.in_use() == 0
+    assert pool.content_stream(streams) == 2
+    assert pool.shortages.shared_content == 2
+
+
+def test_an_association_channel_may_take_over_a_leased_stream() -> None:
+    pool = StreamPool(Plan.PER_CHANNEL, 3)
+    streams = StreamSet()
+    assert pool.content_stream(streams) == 2
+    assert pool.association_stream("a", ORDINARY) == 2
+    pool.release(streams)
+    assert pool.in_use() == 0
+    assert pool.association_stream("a", ORDINARY) == 2
+
+
+@pytest.mark.parametrize("plan", Plan)
+@given(
+    outgoing=st.integers(3, 12),
+    steps=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["content", "stderr", "log", "end", "assoc", "grow"]))),
+)
+def test_any_use_of_a_pool(plan: Plan, outgoing: int, steps: list[tuple[int, str]]) -> None:
+    pool = StreamPool(plan, outgoing)
+    sets = [StreamSet() for _ in range(5)]
+    owned: set[int] = set()
+    for number, step in steps:
+        streams = sets[number]
+        free = pool.outgoing - FIRST_STREAM - len(owned | set(pool.holders()))
+        before = dict(pool.holders())
+        got = None
+        match step:
+            case "content":
+                fresh = "content" not in streams.streams
+                got = pool.content_stream(streams)
+                if plan is Plan.PER_CHANNEL and fresh and free:
+                    assert got not in before
+                    assert got not in owned
+            case "stderr":
+                got = pool.feedback_stream(streams, STDERR, CONTENT)
+            case "log":
+                got = pool.feedback_stream(streams, "log", ORDINARY)
+            case "end":
+                pool.release(streams)
+                assert not streams.streams
+            case "assoc":
+                got = pool.association_stream(number, ORDINARY)
+                owned.add(got)
+            case "grow":
+                pool.grow(pool.outgoing + (number - 1))
+        assert got is None or FIRST_STREAM <= got < pool.outgoing
+        if plan in (Plan.PER_REQUEST, Plan.PER_CHANNEL):
+            assert sum(pool.holders().values()) == sum(len(each.streams) for each in sets)
+    for streams in sets:
+        pool.release(streams)
+    assert pool.in_use() == 0
