@@ -31,8 +31,14 @@ def compiled() -> list:
     options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--no-error-summary"]
     sources = [f"fcgi_core/{name}.py" for name in COMPILED]
     sources += [f"plugins/syslog/fcgi_syslog/{name}.py" for name in COMPILED_SYSLOG]
-    # -O1: half the time of -O2, and no slower that could be measured
-    return mypycify([*options, *sources], opt_level="1", debug_level="0")
+    # -O1: half the time of -O2, and no slower that could be measured. One C file for each module, and one library
+    # inside of the package, so that it is found from wherever the package is
+    extensions = mypycify(
+        [*options, *sources], opt_level="1", debug_level="0", multi_file=True, group_name="fcgi_core.compiled"
+    )
+    for extension in extensions:
+        extension.include_dirs.append("build/fcgi_core")  # where mypyc puts the headers of a group with that name
+    return extensions
 
 
 setup(

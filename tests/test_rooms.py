@@ -49,7 +49,7 @@ MODULES = modules()
 
 
 def imports(name: str, path: Path) -> Iterator[tuple[str, int]]:
-    """The project's modules that a module imports, wherever in it, with the line; those for type checkers alone, too."""
+    """The modules of the project that a module imports, anywhere in it, each with its line."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -249,9 +249,9 @@ def wrong_hooks(implementation: Any, base: type) -> list[str]:
         except (TypeError, ValueError):
             continue  # of a compiled module: it cannot be known
         try:
-            unbound = isinstance(implementation, type) and inspect.isfunction(
-                inspect.getattr_static(implementation, hook)
-            )
+            static = inspect.getattr_static(implementation, hook)
+            bound = isinstance(static, (staticmethod, classmethod)) or not hasattr(type(static), "__get__")
+            unbound = isinstance(implementation, type) and not bound
             signature.bind(*list(inspect.signature(declared).parameters)[0 if unbound else 1 :])
         except TypeError:
             wrong.append(f"{called} cannot be called like that: it is {hook}{signature}")
