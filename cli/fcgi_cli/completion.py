@@ -23,12 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .main import make_parser
-
     try:
         import shtab
     except ImportError:
         print("fcgi-sctp completion: needs the package shtab: pip install shtab", file=sys.stderr)
         return os.EX_UNAVAILABLE
-    print(shtab.complete(make_parser(), args.shell))
+    print(shtab.complete(args.parser, args.shell))
     return 0

@@ -65,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     parser = Parser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.", epilog=EXIT_STATUSES)
     parser.add_argument("--version", action="version", version=f"fcgi-sctp {__version__}")
+    parser.set_defaults(parser=parser)  # `completion` describes all of it
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     web = commands.add_parser("web", help="run the side beside the web server")

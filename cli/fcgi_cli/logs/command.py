@@ -19,7 +19,7 @@ from .events import Event, Line, Note, OutputClosed, SourceError
 from .feed import FeedSource
 from .filter import Filter, Wanted
 from .formats import Clock, about, format_json, format_pretty, format_raw
-from .goal import Goal
+from .goal import Goal, exit_status
 from .options import DEFAULT_FEED, DEFAULT_TAIL, FEED_VARIABLE
 from .past import Past
 from .pump import Pump
@@ -67,14 +67,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    return status_of(goal, pump)
-
-
-def status_of(goal: Goal, pump: Pump) -> int:
-    """The exit status when all is over."""
-    if pump.failures and not goal.reached:
-        return os.EX_UNAVAILABLE if len(pump.failures) == len(pump.sources) else 1
-    return goal.status
+    return exit_status(goal, pump)
 
 
 def past_then_present(pump: Pump, wanted: Filter, tail: int | None) -> Iterator[list[Event]]:

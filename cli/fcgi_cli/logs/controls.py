@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from fcgi_core.common.text import SEVERITIES, escape
 
@@ -14,9 +13,7 @@ from .events import Event, Line
 from .filter import Filter
 from .formats import message_lines
 from .prompt import Prompt
-
-if TYPE_CHECKING:
-    from .live import View
+from .view import View
 
 __all__ = ["HELP", "Controls"]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from .events import Line
+from .pump import Pump
 
-__all__ = ["Goal"]
+__all__ = ["Goal", "exit_status"]
 
 
 class Goal:
@@ -31,3 +33,10 @@ class Goal:
         """0 if all that was asked for came, 1 if not."""
         asked = self._left is not None or self._pattern is not None
         return int(asked and not self.reached)
+
+
+def exit_status(goal: Goal, pump: Pump) -> int:
+    """The exit status of the command: of the goal, unless sources could not be read before it was reached."""
+    if pump.failures and not goal.reached:
+        return os.EX_UNAVAILABLE if len(pump.failures) == len(pump.sources) else 1
+    return goal.status

@@ -14,13 +14,10 @@ from types import FrameType
 
 from fcgi_core.common.text import SEVERITIES, escape
 
-from .backlog import Backlog
-from .command import status_of
 from .controls import Controls
-from .events import Event, Line, Note, OutputClosed
+from .events import Event, Line, OutputClosed
 from .filter import Filter
-from .goal import Goal
-from .history import History
+from .goal import Goal, exit_status
 from .keys import Keyboard
 from .painter import Painter
 from .past import Past
@@ -28,8 +25,9 @@ from .pump import Pump
 from .screen import Screen
 from .source import Source
 from .status import Tally, fit, status_line
+from .view import View
 
-__all__ = ["Live", "View"]
+__all__ = ["Live"]
 
 FRAME = 0.05
 """Seconds between two drawings while lines come."""
@@ -37,47 +35,6 @@ IDLE_FRAME = 0.5
 """Seconds between two looks at the line below while none do."""
 MOST_HOSTS = 1000
 """Names kept for the question after a host."""
-
-
-class View:
-    """What is looked at, and what of it is on its way to the screen."""
-
-    def __init__(self, wanted: Filter, painter: Painter) -> None:
-        self.filter = wanted
-        self.painter = painter
-        self.history = History()
-        self.backlog = Backlog()
-        self.hosts: set[str] = set()
-        self.last: Line | None = None
-        """The last line drawn."""
-        self.ended = False
-        self._text: list[str] = []
-
-    def write(self, text: str) -> None:
-        """Text that ends with a newline, before what waits to be drawn."""
-        self._text.append(text)
-
-    def say(self, text: str) -> None:
-        self.write(self.painter.paint([Note(text)]))
-
-    def show(self, events: Sequence[Event]) -> None:
-        self.write(self.painter.paint(events))
-        for event in events:
-            if isinstance(event, Line):
-                self.last = event
-
-    def rule(self, text: str) -> None:
-        """A line across the terminal."""
-        width = (self.painter.width or 80) - 1
-        self.write(self.painter.styled(fit(f"── {text} ".ljust(width, "─"), width), "bold green") + "\n")
-
-    def written(self) -> str:
-        text = "".join(self._text)
-        self._text.clear()
-        return text
-
-    def quit(self) -> None:
-        self.ended = True
 
 
 class Live:
@@ -135,7 +92,7 @@ class Live:
                 self._view.backlog.paused = False
                 self._draw(pump, last=True)
                 return 130
-        return status_of(self._goal, pump)
+        return exit_status(self._goal, pump)
 
     def _open(self, keyboard: Keyboard) -> None:
         keyboard.open()
