@@ -72,19 +72,34 @@ def test_the_terminal_is_closed(feed: Any) -> None:
         assert not Path(f"/proc/{pid}/exe").exists()
 
 
-def test_a_pause_counts_and_loses_nothing(feed: Any) -> None:
+def test_what_came_in_a_pause_is_drawn_afterwards(feed: Any) -> None:
     with viewer(feed) as terminal:
         terminal.status_shows("live")
         terminal.press("p")
-        terminal.status_shows("PAUSED, 0 wait")
-        for begin in range(0, 3000, 1000):
-            feed.publish(*(entry(f"line {number}.") for number in range(begin, begin + 1000)))
-            terminal.status_shows(f"PAUSED, {begin + 1000:,} wait")
+        terminal.status_shows("PAUSED")
+        feed.publish(*(entry(f"line {number}.") for number in range(9000)))
+        terminal.press("m")  # it answers meanwhile
+        terminal.shows("mark 1")
         assert not any("line " in line for line in terminal.lines)
         terminal.press("p")
-        terminal.shows("line 2999.")
+        terminal.shows("line 8999.")
         lines = [line.split()[-1] for line in terminal.lines if "line " in line]
-        assert lines == [f"{number}." for number in range(3000)]
+        assert lines == [f"{number}." for number in range(9000)]
+
+
+def test_what_the_feed_drops_in_a_pause_is_reported(feed: Any) -> None:
+    with viewer(feed) as terminal:
+        terminal.status_shows("live")
+        terminal.press("p")
+        terminal.status_shows("PAUSED")
+        for begin in range(0, 40_000, 1000):
+            feed.publish(*(entry(f"line {number}.") for number in range(begin, begin + 1000)))
+        terminal.press("p")
+        terminal.shows("line 39999.")
+        text = "\n".join(terminal.lines)
+        lost = sum(map(int, re.findall(r"^-- (\d+) lines? lost", text, re.MULTILINE)))
+        assert lost > 0
+        assert len(re.findall(r"cart line \d+\.$", text, re.MULTILINE)) + lost == 40_000
 
 
 def test_levels(feed: Any) -> None:

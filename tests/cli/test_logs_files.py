@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_cli.logs import spool as spool_module
 from fcgi_cli.logs.backlog import MOST_WAITING, SAMPLE, Backlog
 from fcgi_cli.logs.events import Event, Line, Lost, Note, Skipped, SourceError
 from fcgi_cli.logs.files import PART, FileSource, PipeSource
@@ -29,7 +28,6 @@ from fcgi_cli.logs.past import Past
 from fcgi_cli.logs.prompt import Prompt
 from fcgi_cli.logs.pump import Pump
 from fcgi_cli.logs.source import LONGEST_LINE, RECEIVE, Source
-from fcgi_cli.logs.spool import Spool
 from fcgi_cli.logs.status import short
 from fcgi_cli.main import main
 from fcgi_syslog.formats import format_json, format_line
@@ -497,37 +495,21 @@ def many(count: int, begin: int = 0) -> Iterator[Line]:
     return (Line(number, 0.0, 6, str(number)) for number in range(begin, begin + count))
 
 
-def test_a_spool_keeps_order_in_memory_and_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "CHUNK", 10)
-    spool = Spool()
-    taken: list[Event] = []
-    for begin in range(0, 200, 25):
-        for line in many(25, begin):
-            spool.add(line)
-        taken += spool.take(7)
-    assert len(spool) == 200 - len(taken)
-    taken += spool.take(1000)
-    assert texts(taken) == [str(number) for number in range(200)]
-    assert not spool
-    assert spool.take(1) == []
-    assert not spool.full
-    spool.close()
-
-
-def test_what_came_in_a_pause_is_drawn_whole() -> None:
+def test_what_happened_before_the_end_of_a_pause_is_drawn_whole() -> None:
     backlog = Backlog()
     for line in many(10):
         backlog.add(line)
     backlog.pause()
+    assert backlog.take(whole=False) == []
+    backlog.resume(1.0)
     for line in many(3 * MOST_WAITING, 10):
         backlog.add(line)
-    assert backlog.take(whole=False) == []
-    backlog.resume()
     drawn: list[Event] = []
-    while len(backlog):
+    while backlog.whole:
         drawn += backlog.take(whole=False)
     assert texts(drawn) == [str(number) for number in range(3 * MOST_WAITING + 10)]
-    backlog.close()
+    backlog.add(Line(1, 1.1, 6, "later"))
+    assert not backlog.whole
 
 
 def test_a_flood_is_thinned_to_the_worst() -> None:

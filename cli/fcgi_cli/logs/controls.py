@@ -18,7 +18,7 @@ from .view import View
 __all__ = ["HELP", "Controls"]
 
 HELP = (
-    ("space p", "pause, and go on: what comes meanwhile waits, and is drawn then"),
+    ("space p", "pause, and go on: lines wait in the feed, which reports those that it has to drop"),
     ("/", "search: mark what matches from now on, and show what the latest lines have of it"),
     ("+ -", "more, or fewer, severities"),
     ("h", "one virtual host (Tab goes through those seen; * matches any; nothing: all)"),
@@ -70,7 +70,7 @@ class Controls:
     def _pause(self) -> None:
         backlog = self._view.backlog
         if backlog.paused:
-            backlog.resume()
+            backlog.resume(time.time())
         else:
             backlog.pause()
 

@@ -69,7 +69,6 @@ class Live:
         with ExitStack() as stack:
             keyboard = Keyboard()
             stack.callback(keyboard.release)
-            stack.callback(self._view.backlog.close)
             wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             stack.callback(os.close, wake)
             stack.callback(os.close, woken)
@@ -104,10 +103,12 @@ class Live:
         drawn = -math.inf
         while not view.ended:
             pump.watched = [wake] if keyboard.descriptor is None else [wake, keyboard.descriptor]
-            busy = len(view.backlog) > 0 and not view.backlog.paused
-            crowded = (pump.past and busy) or view.backlog.full  # what waits there is not lost
+            paused = view.backlog.paused
+            busy = len(view.backlog) > 0 and not paused
+            # what is not read waits in the feed, which reports what it has to drop, or in the file
+            reading = not (paused or (busy and (pump.past or view.backlog.whole)))
             left = drawn + (FRAME if busy or self._stale else IDLE_FRAME) - time.monotonic()
-            events = pump.wait(max(0.0, left), reading=not crowded)
+            events = pump.wait(max(0.0, left), reading=reading)
             self._take(events, pump)
             self._keys(keyboard, wake)
             done = self._goal.reached or pump.timed_out or pump.ended
@@ -188,9 +189,8 @@ class Live:
         return status_line(painter, width, self._state(), self._tally, now, self._rest())
 
     def _state(self) -> str:
-        backlog = self._view.backlog
-        if backlog.paused:
-            return f"PAUSED, {len(backlog):,} wait"
+        if self._view.backlog.paused:
+            return "PAUSED"
         waiting = sum(source.waiting for source in self._sources)
         if waiting:
             return "waiting" if len(self._sources) == 1 else f"{waiting} of {len(self._sources)} waiting"
