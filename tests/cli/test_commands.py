@@ -278,7 +278,7 @@ def test_numbers_of_looks(count: str, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize("listen", ["127.0.0.1:99999", "127.0.0.1:0", "a:²", "127.0.0.1:" + "9" * 5000])
 def test_addresses_that_are_none(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nginx-config", "--listen", listen]) == os.EX_USAGE
-    assert "write unix:/PATH or HOST:PORT" in capsys.readouterr().err
+    assert "use unix:/PATH or HOST:PORT" in capsys.readouterr().err
 
 
 def test_a_plugin_is_written_where_the_name_is_strange(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
