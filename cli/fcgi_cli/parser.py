@@ -1,4 +1,4 @@
-"""One style of help and of errors for all commands."""
+"""The parser of the command line: one style of help and of errors for all commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Parser"]
 
 
 class Help(argparse.HelpFormatter):
-    """Help as wide as is good to read; what stands below the options keeps its lines."""
+    """Formats help at most 100 columns wide, and keeps the lines of a text below the options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=min(100, _columns()))
@@ -25,7 +25,7 @@ class Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence after the usage, and ends with 64, EX_USAGE of sysexits.h."""
+    """A parser whose errors are one sentence after the usage, with the exit status 64, EX_USAGE of sysexits.h."""
 
     def __init__(self, *args: object, **options: object) -> None:
         options.setdefault("formatter_class", Help)
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **options)  # type: ignore[arg-type]  # as ArgumentParser takes them
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Options may stand between the other words, in all commands that have no commands of their own."""
+        """Allow options between other arguments, in commands without subcommands."""
         if self._intermixing or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
         self._intermixing = True
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        print(f"{self.prog}: {escape(message)}; {self.prog} --help tells more", file=sys.stderr)
+        print(f"{self.prog}: {escape(message)}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(os.EX_USAGE)
 
 

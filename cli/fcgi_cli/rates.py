@@ -1,4 +1,4 @@
-"""From two answers of a process, some time apart, to what happens a second in it."""
+"""Computes rates per second from two answers of a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
-    """What `top` shows of one process. Without a `before`, or if it was another process, rates are None."""
+    """What `top` shows of one process. Rates are None without `before`, or if that was another process."""
     same = before is not None and before["pid"] == now["pid"] and before["uptime"] < now["uptime"]
     elapsed = now["uptime"] - before["uptime"] if before is not None and same else 0.0
     old = before if before is not None and same else {}
@@ -99,7 +99,7 @@ def _host(now: Row, before: Row | None, bounds: Sequence[float], rate: Any) -> R
 
 
 def quantile(which: float, counts: Iterable[int], bounds: Sequence[float]) -> float | None:
-    """A quantile of what was counted by bucket, as Prometheus' histogram_quantile has it; None if that is nothing."""
+    """A quantile of values counted in buckets, as Prometheus' histogram_quantile computes it; None without values."""
     found = list(counts)
     rank = which * sum(found)
     if rank <= 0:

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from fcgi_core.common.text import escape
+from .output import complain
 
 __all__ = ["SERVERS", "add_arguments", "run", "snippet"]
 
@@ -21,13 +21,15 @@ SERVERS = {"nginx": "nginx.conf", "apache": "apache.conf", "lighttpd": "lighttpd
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Print what to write into the web server's configuration."
-    parser.add_argument("server", nargs="?", choices=tuple(SERVERS), default="nginx", help="which web server (nginx)")
-    parser.add_argument("--config", "-c", metavar="FILE", help="take the address from web.listen of this file")
+    parser.description = "Print the configuration that a web server needs to pass requests to fcgi-sctp web."
+    parser.add_argument("server", nargs="?", choices=tuple(SERVERS), default="nginx", help="the web server (nginx)")
+    parser.add_argument("--config", "-c", metavar="FILE", help="read the address from web.listen of this file")
     parser.add_argument(
-        "--listen", metavar="ADDRESS", help=f"where fcgi-sctp web listens: unix:/PATH or HOST:PORT ({DEFAULT_LISTEN})"
+        "--listen",
+        metavar="ADDRESS",
+        help=f"the address that fcgi-sctp web listens on: unix:/PATH or HOST:PORT ({DEFAULT_LISTEN})",
     )
-    parser.add_argument("--server-name", default="shop.example", metavar="NAME", help="virtual host (shop.example)")
+    parser.add_argument("--server-name", default="shop.example", metavar="NAME", help="the virtual host (shop.example)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,17 +41,16 @@ def run(args: argparse.Namespace) -> int:
         try:
             web = load_config(args.config, {}).web
         except ConfigError as error:
-            for problem in error.problems:
-                print(f"fcgi-sctp nginx-config: {escape(problem)}", file=sys.stderr)
+            complain("fcgi-sctp nginx-config", *error.problems)
             return os.EX_CONFIG
         if web is None:
-            print(f"fcgi-sctp nginx-config: {escape(args.config)}: says nothing of `web`", file=sys.stderr)
+            complain("fcgi-sctp nginx-config", f"{args.config}: the key `web` is missing")
             return os.EX_CONFIG
         listen = web.listen[0]
     try:
         text = snippet(args.server, listen or DEFAULT_LISTEN, args.server_name)
     except ValueError as error:
-        print(f"fcgi-sctp nginx-config: {escape(str(error))}", file=sys.stderr)
+        complain("fcgi-sctp nginx-config", str(error))
         return os.EX_USAGE
     sys.stdout.write(text)
     return 0

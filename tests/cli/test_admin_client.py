@@ -28,9 +28,9 @@ def test_ask(serve: Callable[[Answer], str]) -> None:
     ("answer", "error"),
     [
         (b'{"ok": false, "error": "no such thing"}\n', "no such thing"),
-        (b"HTTP/1.1 400 Bad Request\r\n", "no admin socket of fcgi-sctp"),
-        (b"[]\n", "no admin socket of fcgi-sctp"),
-        (b"", "it closed the connection"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "not an admin socket of fcgi-sctp"),
+        (b"[]\n", "not an admin socket of fcgi-sctp"),
+        (b"", "the process closed the connection"),
     ],
 )
 def test_other_answers(serve: Callable[[Answer], str], answer: bytes, error: str) -> None:
@@ -70,7 +70,7 @@ def test_one_that_hangs(serve: Callable[[Answer], str], monkeypatch: pytest.Monk
 def test_an_endless_answer(serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "MAX_ANSWER", 1000)
     client = AdminClient(serve(lambda line: b"x" * 2000))
-    with pytest.raises(AdminError, match="no admin socket"):
+    with pytest.raises(AdminError, match="not an admin socket"):
         client.ask("status")
 
 

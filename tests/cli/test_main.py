@@ -85,7 +85,7 @@ def test_check_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["check"])
     assert ended.value.code == os.EX_USAGE
-    assert "fcgi-sctp check: check needs a CONFIG file" in capsys.readouterr().err
+    assert "fcgi-sctp check: CONFIG is missing" in capsys.readouterr().err
 
 
 def test_web_from_flags_alone(started: list[tuple[str, Config]]) -> None:
@@ -178,9 +178,7 @@ def test_check_of_a_file_that_says_nothing(capsys: pytest.CaptureFixture[str], t
     path = tmp_path / "a.yaml"
     path.write_text(text)
     assert main(["check", str(path)]) == os.EX_CONFIG
-    assert capsys.readouterr().err == (
-        f"fcgi-sctp: {path}: says nothing; web or app was expected, with what belongs to it\n"
-    )
+    assert capsys.readouterr().err == f"fcgi-sctp: {path}: has no settings; it needs `web` or `app`\n"
 
 
 def test_check_of_a_part_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "show", "metrics"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("metrics 1, plugin API 1\n")
-    assert "  interval: number from 1 to 3600, default 5; web sides may change it\n      Seconds between" in text
+    assert "  interval: number from 1 to 3600, default 5; a web side may change it\n      Seconds between" in text
     assert "  metrics: association, background, lifetime 5 s\n" in text
 
 
@@ -52,7 +52,7 @@ def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "show", "nope\x1b[0m"]) == 1
-    assert "nope\\x1b[0m: no such plugin is installed; installed are: metrics" in capsys.readouterr().err
+    assert "nope\\x1b[0m: not installed; installed plugins are: metrics" in capsys.readouterr().err
 
 
 def test_a_process_that_does_not_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_nobody_to_ask(capsys: pytest.CaptureFixture[str], tmp_path: Path, monke
     monkeypatch.delenv("FCGI_SCTP_ADMIN", raising=False)
     for command in ("top", "status"):
         assert main([command]) == 69
-        assert "--admin names one" in capsys.readouterr().err
+        assert "use --admin PATH" in capsys.readouterr().err
         assert main([command, "--admin", str(tmp_path / "none.sock")]) == 69
         assert "No such file" in capsys.readouterr().err
 
