@@ -25,17 +25,21 @@ __all__ = ["add_arguments", "run"]
 
 _FORM = re.compile(r"([\w-]+\.[\w.-]+(?:@[^=]+)?)=(.*)", re.DOTALL)
 EPILOG = """
+Examples:
   fcgi-sctp set syslog.severity=debug                               for all virtual hosts
   fcgi-sctp set syslog.severity=debug --server-name shop.example    for one virtual host
   fcgi-sctp set syslog.severity@shop.example=debug                  the same
   fcgi-sctp set metrics.enabled=false                               switches a plugin off
 
-The change holds until a process ends or reads its file again (SIGHUP). Every process on this host gets it, and the web
-sides pass it on to applications on other hosts; those accept only options that a web side may change.
-`fcgi-sctp plugins show NAME` lists the options.
+Every process on this host gets the change. Web sides pass it on to applications on other
+hosts, which accept only options that a web side may change: `fcgi-sctp plugins show NAME`
+marks them. A change holds until the process ends or reads its file again (SIGHUP).
 
-Exit status: 0; 1 if a process refuses the change, or if it has no effect anywhere; 64 usage error; 69 if no process
-answers.
+Exit status:
+    0  success
+    1  a process refused the change, or it has no effect anywhere
+   64  usage error
+   69  no process answers
 """
 
 

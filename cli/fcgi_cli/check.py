@@ -14,13 +14,17 @@ from .output import complain
 __all__ = ["add_arguments", "run"]
 
 EPILOG = """
-  fcgi-sctp check web.yaml               the file, and what it needs on this machine: folders, groups, the application
+Examples:
+  fcgi-sctp check web.yaml               one file, and the folders, groups and modules it needs here
   fcgi-sctp check web.yaml app.yaml      also whether the two sides of a site match
-  fcgi-sctp check --no-import app.yaml   without the application's module, for example on another machine
+  fcgi-sctp check --no-import app.yaml   on a machine without the application's module
 
-Run it as the service's user, so that it finds folders which that user may not write.
+Run it as the service's user, so that it reports folders which that user may not write.
 
-Exit status: 0; 64 usage error; 78 if there is an error in a file.
+Exit status:
+    0  no errors
+   64  usage error
+   78  an error in a file
 """
 
 

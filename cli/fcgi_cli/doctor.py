@@ -17,7 +17,9 @@ __all__ = ["add_arguments", "run"]
 STYLES = {"good": "green", "optional": "yellow", "missing": "red"}
 SIGNS = {"good": "✔", "optional": "○", "missing": "✘"}
 EPILOG = """
-Exit status: 0 if fcgi-sctp can run here; 69 if this machine has no SCTP.
+Exit status:
+    0  fcgi-sctp can run here
+   69  this machine has no SCTP
 """
 
 

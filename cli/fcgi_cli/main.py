@@ -92,7 +92,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--listen", action="append", metavar="ADDRESS", help="listen here for the web side: HOST:PORT[/UDPPORT]"
     )
     app.add_argument("--threads", type=int, metavar="N", help="handle at most N requests at once (16)")
-    app.add_argument("--workers", type=int, metavar="N", help="run N processes, on ports from that of --listen on")
+    app.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="run N processes, which listen on consecutive ports from that of --listen on",
+    )
     app.set_defaults(run=_app)
 
     for module, name, text in (
@@ -118,7 +123,9 @@ def _service_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", "-c", metavar="FILE", help="read this YAML file; options override it")
     parser.add_argument("--sctp", choices=("auto", "kernel", "userspace"), help="the SCTP to use (auto)")
     parser.add_argument(
-        "--plan", choices=("single", "per-type", "per-request", "per-channel"), help="how requests use SCTP streams"
+        "--plan",
+        choices=("single", "per-type", "per-request", "per-channel"),
+        help="how requests share SCTP streams (per-channel)",
     )
     parser.add_argument("--plugin", action="append", metavar="NAME", help="enable this plugin with its defaults")
     parser.add_argument("--name", help="the name of this process in the other side's log")

@@ -20,7 +20,7 @@ class Help(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" in text:
-            return "".join(indent + line for line in text.strip().splitlines(keepends=True))
+            return "".join(indent + line for line in text.strip("\n").splitlines(keepends=True))
         return super()._fill_text(text, width, indent)
 
 

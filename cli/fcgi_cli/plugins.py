@@ -17,22 +17,29 @@ __all__ = ["add_arguments", "run", "type_text"]
 
 COMMAND = "fcgi-sctp plugins"
 EPILOG = """
-Without a command: list.
+Without a COMMAND it lists.
 
-Exit status: 0; 1 if the plugin does not exist, cannot be loaded, or cannot be written.
+Exit status:
+    0  success
+    1  the plugin is not installed, cannot be loaded, or cannot be written
+   64  usage error
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "List the plugins that are installed and that run, describe one, or write a new one."
     parser.epilog = EPILOG
-    commands = parser.add_subparsers(metavar="COMMAND", dest="plugins_command")
-    listing = commands.add_parser("list", help="list the installed plugins, and the state of those that run")
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+    listing = command("list", "list the installed plugins, and the state of those that run")
     listing.set_defaults(show=_list)
-    showing = commands.add_parser("show", help="describe a plugin and its options")
+    showing = command("show", "describe a plugin, its options and its channels")
     showing.add_argument("name", metavar="NAME", help="the plugin")
     showing.set_defaults(show=_show)
-    new = commands.add_parser("new", help="write the folder of a new plugin, ready to install and test")
+    new = command("new", "write the folder of a new plugin, ready to install and test")
     new.add_argument("name", metavar="NAME", help="the new plugin's name: lower-case letters, digits and _")
     new.add_argument(
         "--in", dest="where", default=".", metavar="DIRECTORY", help="write the folder in this directory (.)"

@@ -17,7 +17,9 @@ from .units import amount, duration, seconds, size
 __all__ = ["STATES", "add_arguments", "picture", "plugin_rows", "render", "run", "table"]
 
 EPILOG = """
-Exit status: 0; 69 if no process answers.
+Exit status:
+    0  success
+   69  no process answers
 """
 ROW = 64
 """Streams in a row of the picture."""

@@ -24,7 +24,10 @@ __all__ = ["add_arguments", "render", "run"]
 
 COMMAND = "fcgi-sctp top"
 EPILOG = """
-Exit status: 0; 69 if no process answers; 130 after Ctrl-C.
+Exit status:
+    0  success
+   69  no process answers
+  130  interrupted with Ctrl-C
 """
 
 

@@ -126,7 +126,7 @@ def test_search(feed: Any) -> None:
         terminal.press("/(\n")
         terminal.status_shows("missing ), unterminated")
         terminal.press("\x15item 2[67]\n")
-        terminal.shows("2 of the latest 30 lines have /item 2[67]/:")
+        terminal.shows("2 of the latest 30 lines match /item 2[67]/:")
         terminal.status_shows("/item 2[67]/")
         assert [line for line in terminal.lines if "item 26" in line][1:]
         feed.publish(entry("another ITEM 26"))
@@ -162,7 +162,7 @@ def test_the_request_of_the_last_line(feed: Any) -> None:
     with viewer(feed) as terminal:
         terminal.shows("end")
         terminal.press("r")
-        terminal.shows("2 of the latest 3 lines are of request aaaa1:")
+        terminal.shows("2 of the latest 3 lines belong to request aaaa1:")
         terminal.status_shows("request aaaa1")
         feed.publish(entry("hidden", request="bbbb2"), entry("late", request="aaaa1"))
         terminal.shows("late")
@@ -186,9 +186,9 @@ def test_marks_and_help(feed: Any) -> None:
         terminal.press("m\n?")
         terminal.shows("── mark 1 ·")
         terminal.shows("── mark 2 ·")
-        terminal.shows("pause, and go on")
+        terminal.shows("pause, or go on")
         terminal.press("-x")
-        terminal.shows("as the command line has it")
+        terminal.shows("-- filters and highlights as on the command line")
 
 
 def test_resizing(feed: Any) -> None:
@@ -221,12 +221,12 @@ def test_the_web_side_is_restarted(feed: Any) -> None:
     with viewer(feed) as terminal:
         terminal.shows("one")
         feed.stop()
-        terminal.shows("the web side has closed the feed; waiting for it")
+        terminal.shows("the web side closed the feed; waiting for it to come back")
         terminal.status_shows("waiting")
         feed.start()
         feed.publish(entry("two"))
         terminal.shows("two")
-        terminal.shows("the web side has been started anew")
+        terminal.shows("the web side was restarted")
         terminal.status_shows("live")
 
 

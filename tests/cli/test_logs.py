@@ -122,12 +122,12 @@ def test_exit_status(feed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--level", "loud"], "'loud' is no severity: one of emerg"),
-        (["--grep", "("], "'(' is no regular expression"),
-        (["--tail", "-1"], "no number of lines"),
-        (["--count", "x"], "no number of lines"),
-        (["--timeout", "nan"], "no number of seconds"),
-        (["--timeout", "x"], "no number of seconds"),
+        (["--level", "loud"], "'loud'"),
+        (["--grep", "("], "invalid regular expression '('"),
+        (["--tail", "-1"], "invalid number of lines"),
+        (["--count", "x"], "invalid number of lines"),
+        (["--timeout", "nan"], "invalid number of seconds"),
+        (["--timeout", "x"], "invalid number of seconds"),
     ],
 )
 def test_wrong_words(capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str) -> None:
@@ -173,11 +173,13 @@ def test_the_web_side_is_restarted(feed: Any) -> None:
         assert process.stderr is not None
         assert process.stdout.readline() == b"one\n"
         feed.stop()
-        assert process.stderr.readline() == b"fcgi-sctp logs: the web side has closed the feed; waiting for it\n"
+        assert (
+            process.stderr.readline() == b"fcgi-sctp logs: the web side closed the feed; waiting for it to come back\n"
+        )
         feed.start()
         feed.publish(entry("two"))
         assert process.stdout.readline() == b"two\n"
-        assert process.stderr.readline() == b"fcgi-sctp logs: the web side has been started anew\n"
+        assert process.stderr.readline() == b"fcgi-sctp logs: the web side was restarted\n"
 
 
 def on_terminal(*arguments: str, **environment: str) -> bytes:

@@ -148,7 +148,7 @@ def test_a_damaged_file_gives_what_can_be_read(
 def test_zstd_without_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.log").write_bytes(zstd(b"one\n"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SourceError, match="the program zstd is needed to read it, and is not installed"):
+    with pytest.raises(SourceError, match="cannot be unpacked: the program zstd is not installed"):
         lines(FileSource(str(tmp_path / "a.log"), tail=None))
 
 
@@ -190,7 +190,7 @@ def test_of_long_lines_fewer_are_kept() -> None:
         past.add(Line(number, 1.0, 4, str(number) * (4 << 20), past=True))
     note, *kept = past.events()
     assert isinstance(note, Note)
-    assert note.text == "the latest lines are long: 3 of 10 are shown"
+    assert note.text == "the latest lines are long: showing 3 of 10"
     assert [event.number for event in kept if isinstance(event, Line)] == [7, 8, 9]
     past.add(Line(10, 1.0, 4, "x" * (40 << 20), past=True))
     assert len(past.events()) == 2, "the latest is always there"
@@ -236,9 +236,9 @@ def test_a_line_of_ten_mebibytes(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_folder_and_what_is_no_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", str(tmp_path)]) == os.EX_UNAVAILABLE
-    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: is a folder; name the files in it\n"
+    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: is a directory; name the files in it\n"
     assert main(["logs", "--feed", str(tmp_path)]) == os.EX_UNAVAILABLE
-    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: Connection refused; it is no socket\n"
+    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: Connection refused; it is not a socket\n"
     strange = tmp_path / "\x1b]0;x\x07.log"
     assert main(["logs", str(strange), "--feed", f"{strange}2", f"{strange}.gz"]) == os.EX_UNAVAILABLE
     told = capsys.readouterr().err
@@ -459,7 +459,7 @@ def test_the_last_matching_lines(feed: Any, capsys: pytest.CaptureFixture[str]) 
 
 def test_wrong_times_and_templates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", "--since", "soon"]) == os.EX_USAGE
-    assert "'soon' is no time: 10m (ago), 12:30" in capsys.readouterr().err
+    assert "invalid time 'soon': use 10m (ago), 12:30" in capsys.readouterr().err
     assert main(["logs", "--template", "{x}"]) == os.EX_USAGE
 
 

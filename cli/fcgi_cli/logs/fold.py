@@ -1,4 +1,4 @@
-"""Messages of many lines on one: what a traceback says first and last."""
+"""Folds a message of many lines into one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ __all__ = ["fold"]
 
 
 def fold(lines: list[str]) -> list[str]:
-    """The lines of a message, in one: how it begins, how many are folded away, and what an exception says in the end.
+    """Fold the lines of a message into one: its beginning, the number of further lines, and the exception at its end.
 
-    The message of a logged exception is its first line, and the last that is not indented its exception; text that
-    begins with the traceback itself is named by the exception alone.
+    In a logged exception the first line is the message, and the last line without indentation is the exception. A
+    message that begins with the traceback is shown by its exception only.
     """
     if len(lines) == 1:
         return lines

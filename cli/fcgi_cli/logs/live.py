@@ -1,4 +1,4 @@
-"""``fcgi-sctp logs`` on a terminal: lines scroll by, a line below says what goes on, keys change what is shown."""
+"""Runs ``fcgi-sctp logs`` on a terminal: lines scroll, a status line is below them, and keys change what is shown."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from .view import View
 __all__ = ["Live"]
 
 FRAME = 0.05
-"""Seconds between two drawings while lines come."""
+"""Seconds between drawings while lines come."""
 IDLE_FRAME = 0.5
-"""Seconds between two looks at the line below while none do."""
+"""Seconds between drawings of the status line while no lines come."""
 MOST_HOSTS = 1000
-"""Names kept for the question after a host."""
+"""Names kept for completion at the prompt for a host."""
 
 
 class Live:
-    """The whole of it."""
+    """The viewer: reads sources and keys, and draws frames, until the goal, the deadline or a key ends it."""
 
     def __init__(
         self,
@@ -60,12 +60,12 @@ class Live:
         self._controls = Controls(self._view)
         self._suspend = False
         self._catching_up = True
-        """Lines that come may still be past, of which the latest are shown alone."""
+        """Whether lines may still be past, of which only the latest are shown."""
         self._stale = False
-        """A key has been, or the past has ended, and what that did is not drawn yet."""
+        """Whether a key or the end of the past changed something that is not drawn yet."""
 
     def run(self) -> int:
-        """The exit status."""
+        """Show lines until the end, and return the exit status."""
         with ExitStack() as stack:
             keyboard = Keyboard()
             stack.callback(keyboard.release)
@@ -105,7 +105,7 @@ class Live:
             pump.watched = [wake] if keyboard.descriptor is None else [wake, keyboard.descriptor]
             paused = view.backlog.paused
             busy = len(view.backlog) > 0 and not paused
-            # what is not read waits in the feed, which reports what it has to drop, or in the file
+            # lines that are not read wait in the file or in the feed, which reports those that it drops
             reading = not (paused or (busy and (pump.past or view.backlog.whole)))
             left = drawn + (FRAME if busy or self._stale else IDLE_FRAME) - time.monotonic()
             events = pump.wait(max(0.0, left), reading=reading)
@@ -171,12 +171,12 @@ class Live:
     def _draw(self, pump: Pump, *, last: bool = False) -> None:
         view = self._view
         events = view.backlog.take(whole=pump.past or last)
-        text = view.written()  # what was said before these
+        text = view.written()  # written before these events
         view.show(events)
         self._screen.draw(text + view.written(), self._below())
 
     def _below(self) -> str:
-        """The line below, one column less than the terminal has, so that it never wraps."""
+        """The status line or the prompt, a column narrower than the terminal, so that it never wraps."""
         columns, rows = self._screen.size()
         width = columns - 1
         painter, now = self._view.painter, time.monotonic()
@@ -194,7 +194,7 @@ class Live:
         waiting = sum(source.waiting for source in self._sources)
         if waiting:
             return "waiting" if len(self._sources) == 1 else f"{waiting} of {len(self._sources)} waiting"
-        if self._catching_up:  # not before a feed has greeted, too: till then it may count what comes as past
+        if self._catching_up:  # until the feed has greeted, it may count new lines as past
             return "catching up"
         return "live" if len(self._sources) == 1 else f"live, {len(self._sources)} sources"
 
@@ -226,7 +226,7 @@ class Live:
         self._suspend = True
 
     def _stop_now(self, keyboard: Keyboard) -> None:
-        """Ctrl-Z: leave the terminal as it was, stop, and go on when told to."""
+        """Ctrl-Z: restore the terminal, stop, and continue after SIGCONT."""
         self._screen.close()
         keyboard.close()
         handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)

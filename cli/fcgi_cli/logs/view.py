@@ -1,4 +1,4 @@
-"""What the screen shows, and what is on its way to it: the state that the keys change and the loop draws."""
+"""The state of the viewer: keys change it, the loop draws it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["View"]
 
 
 class View:
-    """What is looked at, and what of it is on its way to the screen."""
+    """What is shown, and what waits to be drawn."""
 
     def __init__(self, wanted: Filter, painter: Painter) -> None:
         self.filter = wanted
@@ -29,24 +29,27 @@ class View:
         self._text: list[str] = []
 
     def write(self, text: str) -> None:
-        """Text that ends with a newline, before what waits to be drawn."""
+        """Draw text that ends with a newline, before the lines that wait."""
         self._text.append(text)
 
     def say(self, text: str) -> None:
+        """Draw a sentence of the viewer's."""
         self.write(self.painter.paint([Note(text)]))
 
     def show(self, events: Sequence[Event]) -> None:
+        """Draw events."""
         self.write(self.painter.paint(events))
         for event in events:
             if isinstance(event, Line):
                 self.last = event
 
     def rule(self, text: str) -> None:
-        """A line across the terminal."""
+        """Draw a line across the terminal."""
         width = (self.painter.width or 80) - 1
         self.write(self.painter.styled(fit(f"── {text} ".ljust(width, "─"), width), "bold green") + "\n")
 
     def written(self) -> str:
+        """Remove and return the text to draw."""
         text = "".join(self._text)
         self._text.clear()
         return text
