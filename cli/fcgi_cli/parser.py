@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fcgi_core.common.text import escape
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "seconds", "whole_number"]
+
+MOST_DIGITS = 15
 
 
 class Help(argparse.HelpFormatter):
@@ -49,6 +52,34 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         print(f"{self.prog}: {escape(message)}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(os.EX_USAGE)
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` on."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) >= least):
+            raise argparse.ArgumentTypeError(
+                f"invalid number {text[: MOST_DIGITS + 1]!r}: use {least} or more, with at most {MOST_DIGITS} digits"
+            )
+        return int(text)
+
+    return parse
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """The type of an argument that is a time between `least` and `most` seconds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"invalid time {text[:40]!r}: use seconds from {least:g} to {most:g}")
+        return value
+
+    return parse
 
 
 def _columns() -> int:

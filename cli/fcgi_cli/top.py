@@ -13,6 +13,8 @@ from fcgi_core.common.text import escape
 
 from .admin import NO_PROCESS, AdminClient, add_admin_argument, ask_all, sockets, understood
 from .output import complain, output_is_gone
+from .parser import seconds as time_between
+from .parser import whole_number
 from .rates import view
 from .status import STATES
 from .units import amount, duration, seconds, size
@@ -36,10 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add_admin_argument(parser)
     parser.add_argument(
-        "-d", "--interval", type=_interval, default=1.0, metavar="SECONDS", help="measure over this time (1)"
+        "-d",
+        "--interval",
+        type=time_between(0.05, 3600),
+        default=1.0,
+        metavar="SECONDS",
+        help="measure over this time (1)",
     )
     parser.add_argument("--once", action="store_true", help="measure over one interval, print it and end")
-    parser.add_argument("--count", type=_count, metavar="N", help="end after N intervals")
+    parser.add_argument("--count", type=whole_number(1), metavar="N", help="end after N intervals")
     parser.add_argument(
         "-o",
         "--output",
@@ -206,19 +213,3 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
 
 def _rate(value: float | None) -> str:
     return "-" if value is None else amount(round(value, 1))
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"invalid count {text[:20]!r}: use a whole number from 1 on")
-    return int(text)
-
-
-def _interval(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.05 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"invalid interval {text!r}: use seconds from 0.05 to 3600")
-    return value

@@ -40,9 +40,9 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert "works \\x1b[2J" in out
     assert "`sctp: auto` uses the carrier `userspace` here." in lines
     assert main(["doctor", "-o", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["carrier"] == "userspace"
-    assert [one["state"] for one in told["findings"]] == ["missing", "optional", "good"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["carrier"] == "userspace"
+    assert [one["state"] for one in printed["findings"]] == ["missing", "optional", "good"]
 
 
 def test_doctor_without_any_sctp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +132,7 @@ def test_set_refused(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out) == [{"web": {"a.b": "no \x1b such"}}]
 
 
-def test_set_what_concerns_one_side_alone(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_an_option_of_one_side(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
     idle = f"{NO_EFFECT}: not this side"
     admin.answers = {"/web.sock": {"web": {"a.b@c": idle}, "192.0.2.1:9000": {"a.b@c": ""}}}
     assert main(["set", "a.b@c=1"]) == 0
@@ -142,7 +142,7 @@ def test_set_what_concerns_one_side_alone(admin: type[Admin], capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("answers", [{}, {"/web.sock": "no such file"}])
-def test_set_without_anybody(admin: type[Admin], capsys: pytest.CaptureFixture[str], answers: dict[str, str]) -> None:
+def test_set_without_a_process(admin: type[Admin], capsys: pytest.CaptureFixture[str], answers: dict[str, str]) -> None:
     admin.answers = answers
     assert main(["set", "a.b=1"]) == os.EX_UNAVAILABLE
     assert capsys.readouterr().err.startswith("fcgi-sctp set: ")
@@ -198,7 +198,7 @@ def test_the_address_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "words", [["--listen", "unix:/a b"], ["--listen", "unix:a"], ["--listen", "9000"], ["--server-name", "a;b"]]
 )
-def test_no_address(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_addresses(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nginx-config", *words]) == os.EX_USAGE
     assert capsys.readouterr().err.startswith("fcgi-sctp nginx-config: ")
 
@@ -258,8 +258,8 @@ def test_an_answer_that_cannot_be_understood(
 ) -> None:
     path = serve(lambda line: b'{"ok": true, "answer": ' + odd + b"}\n")
     status = main([*words, "--admin", path])
-    told = capsys.readouterr().err
-    assert (status, len(told.splitlines())) in ((os.EX_UNAVAILABLE, 1), (0, 0), (1, 0)), told
+    printed = capsys.readouterr().err
+    assert (status, len(printed.splitlines())) in ((os.EX_UNAVAILABLE, 1), (0, 0), (1, 0)), printed
 
 
 def test_an_answer_that_is_deep(serve: Callable[[Answer], str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,19 +269,21 @@ def test_an_answer_that_is_deep(serve: Callable[[Answer], str], capsys: pytest.C
 
 
 @pytest.mark.parametrize("count", ["0", "-5", "9" * 30, "many"])
-def test_numbers_of_looks(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_counts(count: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["top", "--count", count, "--admin", "/nosuch"])
     assert ended.value.code == os.EX_USAGE
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:99999", "127.0.0.1:0", "a:²", "127.0.0.1:" + "9" * 5000])
-def test_addresses_that_are_none(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_ports(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nginx-config", "--listen", listen]) == os.EX_USAGE
     assert "use unix:/PATH or HOST:PORT" in capsys.readouterr().err
 
 
-def test_a_plugin_is_written_where_the_name_is_strange(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_is_written_into_a_folder_with_a_harmful_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = tmp_path / "\x1b[2J"
     for expected in (0, 1):
         assert main(["plugins", "new", "x", "--in", str(where)]) == expected

@@ -1,4 +1,4 @@
-"""The viewer on a terminal, used as a person uses it."""
+"""Tests the viewer on a terminal, used as a person uses it."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_the_web_side_is_restarted(feed: Any) -> None:
 
 
 def test_it_is_live_when_nothing_that_comes_is_past(tmp_path: Path) -> None:
-    """What is written once it says so is shown: before the greeting it might still count as past."""
+    """A line published after the viewer says `live` is shown; before the greeting it might count as past."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "feed.sock"))
         listening.listen()  # connected to, and not accepted yet: as when the web side is busy
@@ -259,7 +259,7 @@ def line(number: int) -> bytes:
     return json.dumps({"n": number, "time": 0, "severity": 6, "message": f"line {number}."}).encode() + b"\n"
 
 
-def test_a_flood_is_sampled_and_told(feed: Any) -> None:
+def test_a_flood_is_sampled_and_the_gap_reported(feed: Any) -> None:
     with viewer(feed) as terminal:
         terminal.status_shows("live")
         for begin in range(0, 40_000, 1000):
@@ -272,12 +272,12 @@ def test_a_flood_is_sampled_and_told(feed: Any) -> None:
         text = "\n".join(terminal.lines)
         drawn = len(re.findall(r"cart line \d+$", text, re.MULTILINE))
         assert drawn < 15_000
-        told, lost = (
+        skipped, lost = (
             sum(int(count.replace(",", "")) for count in re.findall(rf"^-- ([\d,]+) lines? {what}", text, re.MULTILINE))
             for what in ("not drawn", "lost")  # "1 line lost" too: the ring may have been short of a single one
         )
-        assert told > 0
-        assert drawn + told + lost == 40_000  # every one of them is accounted for
+        assert skipped > 0
+        assert drawn + skipped + lost == 40_000  # every one of them is accounted for
         assert memory(terminal.process.pid) < 200 << 20
 
 
@@ -285,7 +285,7 @@ def memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_harm_is_shown_and_not_done(feed: Any) -> None:
+def test_control_sequences_are_shown_and_not_executed(feed: Any) -> None:
     harm = (
         entry("\x1b]0;owned\x07\x1b[2J\x9b31m\r\x08 \u202eevil\u2066 \ud800", server_name="\x1b[5mhost\u202e"),
         entry("x" * 1_000_000),

@@ -241,9 +241,9 @@ def test_a_folder_and_what_is_no_socket(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: Connection refused; it is not a socket\n"
     strange = tmp_path / "\x1b]0;x\x07.log"
     assert main(["logs", str(strange), "--feed", f"{strange}2", f"{strange}.gz"]) == os.EX_UNAVAILABLE
-    told = capsys.readouterr().err
-    assert len(told.splitlines()) == 3
-    assert "\x1b" not in told
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 3
+    assert "\x1b" not in printed
 
 
 def test_options_between_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,17 +287,17 @@ def test_options_between_names(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ],
     ids=lambda words: " ".join(words)[:30],
 )
-def test_what_cannot_be_meant_is_one_line(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_is_one_line(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.log").write_text("a\n")
     try:
         status = main(["logs", "--no-follow", str(tmp_path / "a.log"), *words])
     except SystemExit as ended:
         status = ended.code  # type: ignore[assignment]  # of the parser
-    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("usage:", " "))]
+    printed = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("usage:", " "))]
     assert status == os.EX_USAGE
-    assert len(told) == 1
-    assert len(told[0]) < 300
-    assert "\x1b" not in told[0]
+    assert len(printed) == 1
+    assert len(printed[0]) < 300
+    assert "\x1b" not in printed[0]
 
 
 @pytest.mark.parametrize(
@@ -382,8 +382,8 @@ def test_viewers_into_viewers(feed: Any) -> None:
     assert first.stdout is not None
     first.stdout.close()
     first.wait(PATIENCE)
-    told = [json.loads(line) for line in second.stdout.splitlines()]
-    assert [(one["message"], one["source"]) for one in told] == [("m1", "paris"), ("two\nlines", "paris")]
+    printed = [json.loads(line) for line in second.stdout.splitlines()]
+    assert [(one["message"], one["source"]) for one in printed] == [("m1", "paris"), ("two\nlines", "paris")]
 
 
 def test_several_are_merged_by_time(feed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -592,7 +592,7 @@ def test_errors_show_names_of_files_that_are_harmless(tmp_path: Path, capsys: py
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_in_tmux(feed: Any, tmp_path: Path) -> None:
-    """A real terminal, which wraps lines anew when it is resized, with a shell that stops and resumes its jobs."""
+    """A real terminal, which wraps lines again when it is resized, with a shell that stops and resumes its jobs."""
     feed.publish(*(entry(number, f"line {number}.") for number in range(50)))
 
     def tmux(*words: str) -> str:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from fcgi_cli.logs.events import Line, Lost, Note, Skipped
-from fcgi_cli.logs.fold import fold
-from fcgi_cli.logs.formats import CONTINUED, Clock, format_json, format_pretty, format_raw
+from fcgi_cli.logs.formats import CONTINUED, Clock, fold, format_json, format_pretty, format_raw
 from fcgi_cli.logs.painter import Painter, colour_system
 from fcgi_cli.logs.template import template
 from hypothesis import given

@@ -98,7 +98,7 @@ def test_what_is_past(script: Callable[..., Any], tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("hurried")
 def test_what_comes_is_not_past(script: Callable[..., Any], tmp_path: Path) -> None:
-    lost = {"lost": 2, "next": 7}  # the last of the past and the first of what came
+    lost = {"lost": 2, "next": 7}  # the last past line and the first new one
     script(
         ({"next": 6}, [b"".join(json.dumps(one).encode() + b"\n" for one in (line(3), line(4), lost, line(7)))]),
         ({"instance": "two", "next": 2}, [line(1)]),  # a smaller number, and later
@@ -197,7 +197,7 @@ def test_the_deadline(feed: Any) -> None:
     assert list(itertools.chain(*reading)) == [Note("the web side closed the feed; waiting for it to come back")]
 
 
-def test_an_output_that_nobody_reads(feed: Any) -> None:
+def test_an_output_whose_reader_has_gone(feed: Any) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:

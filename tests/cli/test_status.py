@@ -158,7 +158,7 @@ def test_remote_text_is_harmless() -> None:
     assert len(text.splitlines()) == len(list(render(STATUS, everything=True)))
 
 
-def test_many_streams_are_told_with_all_alone() -> None:
+def test_many_streams_are_listed_only_with_all() -> None:
     status = copy.deepcopy(STATUS)
     uses = [{"stream": number, "uses": [{"what": "content", "request": f"r{number}"}]} for number in range(2, 102)]
     status["associations"][0]["map"] = uses
@@ -199,7 +199,7 @@ def test_units() -> None:
     assert [duration(value) for value in (7.9, 65, 3725, 790_000)] == ["7 s", "1 min 5 s", "1 h 2 min", "9 d 3 h"]
 
 
-def test_a_plugin_that_the_other_side_declares_in_another_way_or_that_is_set_aside_for_it() -> None:
+def test_a_plugin_that_disagrees_with_the_other_side_or_is_set_aside() -> None:
     plugin = {
         "name": "talk",
         "version": "3",

@@ -8,9 +8,8 @@ import time
 from fcgi_core.common.text import SEVERITIES, escape, escape_word
 
 from .events import Event, Line, Lost, Note, Skipped
-from .fold import fold
 
-__all__ = ["CONTINUED", "Clock", "about", "message_lines", "format_json", "format_pretty", "format_raw"]
+__all__ = ["CONTINUED", "Clock", "about", "fold", "message_lines", "format_json", "format_pretty", "format_raw"]
 
 CONTINUED = "    "
 """Written before each further line of a message, so that no message can imitate the beginning of a line."""
@@ -45,6 +44,24 @@ class Clock:
 def message_lines(message: str) -> list[str]:
     """The lines of a message, each escaped; at least one."""
     return [escape(line.expandtabs()) for line in message.split("\n")]
+
+
+def fold(lines: list[str]) -> list[str]:
+    """Fold the lines of a message into one: its beginning, the number of further lines, and the exception at its end.
+
+    In a logged exception the first line is the message, and the last line without indentation is the exception. A
+    message that begins with the traceback is shown by its exception only.
+    """
+    if len(lines) == 1:
+        return lines
+    first, *more = lines
+    last = next((line for line in reversed(more) if line and not line[0].isspace()), "")
+    many = f"⋯ {len(more)} more line{'s' if len(more) > 1 else ''}"
+    if first.startswith("Traceback (most recent call last)") and last:
+        return [f"{last} {many}"]
+    if last and any("Traceback (most recent call last)" in line for line in more):
+        return [f"{first} {many}: {last}"]
+    return [f"{first} {many}"]
 
 
 def format_pretty(event: Event, clock: Clock, *, folded: bool = False) -> str:

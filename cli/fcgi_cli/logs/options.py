@@ -8,13 +8,15 @@ import time
 
 from fcgi_core.common.text import SEVERITIES, severity_number
 
+from ..parser import seconds, whole_number
+
 __all__ = ["DEFAULT_FEED", "DEFAULT_TAIL", "FEED_VARIABLE", "add_arguments"]
 
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 FEED_VARIABLE = "FCGI_SCTP_FEED"
 DEFAULT_TAIL = 10
 """Lines of the past, as tail(1) and journalctl(1) show."""
-DIGITS = 15
+MOST_SECONDS = 1e9
 EPILOG = """
 On a terminal, a status line shows rates, losses and filters, and keys change what is shown:
 press ? for the list.
@@ -48,7 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     when = parser.add_argument_group("how much, and how long")
     when.add_argument(
-        "-n", "--tail", type=_count, metavar="N", help="begin with the latest N matching lines (10; with --since, all)"
+        "-n",
+        "--tail",
+        type=whole_number(0),
+        metavar="N",
+        help="begin with the latest N matching lines (10; with --since, all)",
     )
     when.add_argument(
         "--since",
@@ -57,11 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     when.add_argument("--until", metavar="TIME", help="show lines up to this time")
     when.add_argument("--no-follow", action="store_true", help="show the lines that are there, and end")
-    when.add_argument("--count", type=_count, metavar="N", help="end after showing N lines")
+    when.add_argument("--count", type=whole_number(0), metavar="N", help="end after showing N lines")
     when.add_argument(
         "--until-match", type=_pattern, metavar="REGEX", help="end after showing a line whose text matches"
     )
-    when.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end after this time")
+    when.add_argument("--timeout", type=seconds(0, MOST_SECONDS), metavar="SECONDS", help="end after this time")
     which = parser.add_argument_group(
         "which lines (different conditions must all hold; of the same condition repeated, one is enough)"
     )
@@ -133,22 +139,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--utc", action="store_true", help="show and read times in UTC instead of local time")
     how.add_argument("--no-status", action="store_true", help="no status line and no keys on a terminal")
     parser.set_defaults(started=time.time())
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
-        raise argparse.ArgumentTypeError(f"invalid number of lines {text[: DIGITS + 1]!r}: use at most {DIGITS} digits")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"invalid number of seconds {text[:40]!r}: use 0 to 999,999,999")
-    return seconds
 
 
 def _level(text: str) -> int:

@@ -19,8 +19,7 @@ from rich.style import Style
 from fcgi_core.common.text import SEVERITIES, escape_word
 
 from .events import Event, Line
-from .fold import fold
-from .formats import CONTINUED, Clock, about, message_lines
+from .formats import CONTINUED, Clock, about, fold, message_lines
 
 __all__ = ["Painter", "colour_system"]
 
