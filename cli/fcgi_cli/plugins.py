@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,8 +109,6 @@ def _show(args: argparse.Namespace) -> int:
         why = f"not installed; installed plugins are: {known}" if plugin is None else str(plugin)
         complain(COMMAND, f"{args.name}: {why}")
         return 1
-    import textwrap  # here, because `logs` does not need it and shall start quickly
-
     options = list(_options(plugin))
     try:
         declared = plugin.channels(plugin.Options())

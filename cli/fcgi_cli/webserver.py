@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from .output import complain
 
@@ -16,7 +15,7 @@ __all__ = ["SERVERS", "add_arguments", "run", "snippet"]
 
 DEFAULT_LISTEN = "unix:/run/fcgi-sctp/web.sock"
 
-TEMPLATES = Path(__file__).parent / "templates/web_servers"
+TEMPLATES = os.path.join(os.path.dirname(__file__), "templates/web_servers")
 SERVERS = {"nginx": "nginx.conf", "apache": "apache.conf", "lighttpd": "lighttpd.conf", "haproxy": "haproxy.cfg"}
 
 
@@ -64,7 +63,8 @@ def snippet(server: str, listen: str, server_name: str) -> str:
     """The configuration for a web server that passes requests to `listen`. ValueError for a bad address or name."""
     if not server_name or not all(letter.isalnum() or letter in "-._" for letter in server_name):
         raise ValueError(f"invalid virtual host {server_name!r}: use letters, digits and - . _")
-    text = (TEMPLATES / SERVERS[server]).read_text()
+    with open(os.path.join(TEMPLATES, SERVERS[server])) as file:
+        text = file.read()
     return text.replace("@server_name@", server_name).replace("@address@", _address(server, listen))
 
 
