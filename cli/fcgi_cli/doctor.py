@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import textwrap
+from dataclasses import asdict
 from typing import Any
 
 from fcgi_core.common.text import escape
@@ -33,16 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from fcgi_core.sctp.carrier import CarrierError
     from fcgi_core.sctp.probe import choose, probe
 
-    found = [
-        {
-            "name": one.name,
-            "state": one.state.value,
-            "value": one.value,
-            "use": one.use,
-            "remedy": one.remedy,
-        }
-        for one in probe()
-    ]
+    found = [{**asdict(one), "state": one.state.value} for one in probe()]
     try:
         chosen, problem = choose("auto"), ""
     except CarrierError as error:

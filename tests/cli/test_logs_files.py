@@ -499,9 +499,9 @@ def test_what_happened_before_the_end_of_a_pause_is_drawn_whole() -> None:
     backlog = Backlog()
     for line in many(10):
         backlog.add(line)
-    backlog.pause()
+    backlog.pause_or_resume(0.5)
     assert backlog.take(whole=False) == []
-    backlog.resume(1.0)
+    backlog.pause_or_resume(1.0)
     for line in many(3 * MOST_WAITING, 10):
         backlog.add(line)
     drawn: list[Event] = []

@@ -41,12 +41,9 @@ class Backlog:
     def add(self, event: Event) -> None:
         self._waiting.append(event)
 
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self, now: float) -> None:
-        """End the pause at `now`, in seconds since the epoch."""
-        self.paused = False
+    def pause_or_resume(self, now: float) -> None:
+        """Begin a pause, or end it at `now`, in seconds since the epoch."""
+        self.paused = not self.paused
         self._pause_ended = now
 
     def take(self, *, whole: bool) -> list[Event]:

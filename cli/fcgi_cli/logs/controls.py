@@ -68,11 +68,7 @@ class Controls:
             action()
 
     def _pause(self) -> None:
-        backlog = self._view.backlog
-        if backlog.paused:
-            backlog.resume(time.time())
-        else:
-            backlog.pause()
+        self._view.backlog.pause_or_resume(time.time())
 
     def _level(self, step: int) -> None:
         level = min(7, max(0, self._view.filter.wanted.level + step))
