@@ -61,7 +61,8 @@ def test_one_module_is_all_that_plugins_import() -> None:
     assert len(sources) > 30
     strange = {str(path): names for path in sources if (names := imported(path.read_text()) - {"fcgi_core.plugin"})}
     assert strange == {}
-    texts = [(ROOT / "docs/plugins.md").read_text(), (ROOT / "cli/fcgi_cli/plugin_template.py").read_text()]
+    template = sorted((ROOT / "cli/fcgi_cli/templates/plugin").rglob("*.py"))
+    texts = [(ROOT / "docs/plugins.md").read_text(), "\n".join(path.read_text() for path in template)]
     for text in texts:
         modules = set(re.findall(r"^(?:from|import) (fcgi_core[.\w]*)", text, re.M))
         assert modules == {"fcgi_core.plugin", "fcgi_core.testing"}

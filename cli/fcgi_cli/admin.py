@@ -1,4 +1,4 @@
-"""The operator's end of the admin sockets: which there are, and how to ask."""
+"""Questions to the admin sockets of running processes, for the commands of an operator."""
 
 from __future__ import annotations
 
@@ -13,27 +13,40 @@ from typing import Any
 
 from fcgi_core import __version__
 
-__all__ = ["AdminClient", "AdminError", "add_admin_argument", "ask_all", "ask_once", "sockets", "understood"]
+from .output import complain
+
+__all__ = [
+    "NO_PROCESS",
+    "AdminClient",
+    "AdminError",
+    "add_admin_argument",
+    "ask_all",
+    "ask_once",
+    "sockets",
+    "understood",
+]
 
 ADMIN_VARIABLE = "FCGI_SCTP_ADMIN"
 DIRECTORY = "/run/fcgi-sctp"
-"""Beside it each systemd unit of an application has one of its own, DIRECTORY-NAME."""
+"""Each systemd unit of an application has a folder DIRECTORY-NAME next to it."""
 PATIENCE = 5.0
-"""Seconds for an answer; a process that needs longer for this is in trouble."""
+"""Seconds to wait for an answer; a process that needs longer is in trouble."""
 MAX_ANSWER = 64 << 20
+"""Bytes."""
+NO_PROCESS = "no admin socket found: no process runs here, or you may not read its folder; use --admin PATH"
 
 
 class AdminError(Exception):
-    """A process could not be asked; the text is for people."""
+    """A process could not be asked, or its answer not be read; the text is for the operator."""
 
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """While answers are read that may come from anything: AdminError where they are not as this version has them."""
+    """Raise AdminError where the block reads an answer that does not have the form which this version knows."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise AdminError(f"a process answers what fcgi-sctp {__version__} does not understand: {error!r}") from error
+        raise AdminError(f"fcgi-sctp {__version__} does not understand the answer of a process: {error!r}") from error
 
 
 def add_admin_argument(parser: argparse.ArgumentParser) -> None:
@@ -41,13 +54,13 @@ def add_admin_argument(parser: argparse.ArgumentParser) -> None:
         "--admin",
         action="append",
         metavar="PATH",
-        help=f"admin socket of a process, repeatable "
-        f"(${ADMIN_VARIABLE}, separated by colons; else all in {DIRECTORY} and {DIRECTORY}-*)",
+        help="admin socket of a process to ask; repeatable "
+        f"(${ADMIN_VARIABLE}, separated by colons, or all in {DIRECTORY} and {DIRECTORY}-*)",
     )
 
 
 def sockets(given: list[str] | None) -> list[str]:
-    """The paths to ask: those given, those of the environment, or those that are there."""
+    """The paths to ask: those of ``--admin``, else those of the environment, else those that exist."""
     if given:
         return given
     named = os.environ.get(ADMIN_VARIABLE)
@@ -58,7 +71,7 @@ def sockets(given: list[str] | None) -> list[str]:
 
 
 class AdminClient:
-    """A connection with one process, made when it is needed."""
+    """A connection to the admin socket at `path`, opened by the first question."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -66,7 +79,7 @@ class AdminClient:
         self._rest = b""
 
     def ask(self, what: str, **question: Any) -> Any:
-        """The answer. AdminError."""
+        """Send a question and return the answer. AdminError."""
         try:
             if self._socket is None:
                 self._connect()
@@ -80,7 +93,7 @@ class AdminClient:
             raise AdminError(f"{self.path}: {error.strerror or error}") from None
         except (ValueError, RecursionError):
             self.close()
-            raise AdminError(f"{self.path}: what answers there is no admin socket of fcgi-sctp") from None
+            raise AdminError(f"{self.path}: not an admin socket of fcgi-sctp") from None
         if answer.get("ok") is not True:
             raise AdminError(f"{self.path}: {answer.get('error')}")
         return answer.get("answer")
@@ -108,7 +121,7 @@ class AdminClient:
         while b"\n" not in parts[-1]:
             received = self._socket.recv(1 << 20)
             if not received:
-                raise OSError(0, "it closed the connection")
+                raise OSError(0, "the process closed the connection")
             size += len(received)
             if size > MAX_ANSWER:
                 raise ValueError("too long")
@@ -117,17 +130,8 @@ class AdminClient:
         return line
 
 
-def ask_once(clients: list[AdminClient], what: str, **question: Any) -> tuple[list[Any], list[str]]:
-    """As `ask_all`, for clients that are not asked again."""
-    try:
-        return ask_all(clients, what, **question)
-    finally:
-        for client in clients:
-            client.close()
-
-
 def ask_all(clients: list[AdminClient], what: str, **question: Any) -> tuple[list[Any], list[str]]:
-    """Answers in the order of the clients, and what went wrong with the others."""
+    """The answers in the order of the clients, and the errors of the clients without an answer."""
     answers, errors = [], []
     for client in clients:
         try:
@@ -135,3 +139,18 @@ def ask_all(clients: list[AdminClient], what: str, **question: Any) -> tuple[lis
         except AdminError as error:
             errors.append(str(error))
     return answers, errors
+
+
+def ask_once(command: str, given: list[str] | None, what: str, *, optional: bool = False, **question: Any) -> list[Any]:
+    """Ask each process once and return the answers. Errors are printed as those of `command`; that no process runs is
+    an error unless `optional`."""
+    clients = [AdminClient(path) for path in sockets(given)]
+    if not clients and not optional:
+        complain(command, NO_PROCESS)
+    try:
+        answers, errors = ask_all(clients, what, **question)
+    finally:
+        for client in clients:
+            client.close()
+    complain(command, *errors)
+    return answers

@@ -1,35 +1,39 @@
-"""``fcgi-sctp check``: what is wrong with configuration files, with what they need here, and with each other.
-
-Exit status: 0; 78 (EX_CONFIG) if anything is wrong.
-"""
+"""``fcgi-sctp check``: reports all errors of configuration files, what this machine lacks for them, and contradictions
+between the two sides of a site."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from itertools import product
 
 from fcgi_core.common.text import escape
 
+from .output import complain
+
 __all__ = ["add_arguments", "run"]
 
 EPILOG = """
-  fcgi-sctp check web.yaml             the file, and what it needs of this machine: folders, groups, the application
-  fcgi-sctp check web.yaml app.yaml    also whether the two sides of a site fit together
-  fcgi-sctp check --no-import app.yaml the application's module is not imported, for it is on another machine
+Examples:
+  fcgi-sctp check web.yaml               one file, and the folders, groups and modules it needs here
+  fcgi-sctp check web.yaml app.yaml      also whether the two sides of a site match
+  fcgi-sctp check --no-import app.yaml   on a machine without the application's module
 
-Run it as the user that the service has: what that user may not write is told.
-Exit status: 0; 64 for wrong words; 78 if anything is wrong.
+Run it as the service's user, so that it reports folders which that user may not write.
+
+Exit status:
+    0  no errors
+   64  usage error
+   78  an error in a file
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Say all that is wrong with configuration files, and with the two sides of a site together."
+    parser.description = "Report all errors in configuration files, and contradictions between the two sides of a site."
     parser.epilog = EPILOG
-    parser.add_argument("config", nargs="*", metavar="CONFIG", help="a file; the files of both sides")
+    parser.add_argument("config", nargs="*", metavar="CONFIG", help="a configuration file, or the files of both sides")
     parser.add_argument("--no-import", action="store_true", help="do not import the application's module")
-    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and exit")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of configuration files and exit")
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -44,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(schema(), indent=2))
         return os.EX_OK
     if not args.config:
-        args.usage_error("check needs a CONFIG file")
+        args.usage_error("CONFIG is missing; name a configuration file")
     problems = []
     good = {}
     for path in args.config:
@@ -54,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             problems += error.problems
             continue
         if config.says_nothing:
-            problems.append(f"{path}: says nothing; web or app was expected, with what belongs to it")
+            problems.append(f"{path}: has no settings; it needs `web` or `app`")
             continue
         missing = examine(config, imports=not args.no_import)
         problems += [f"{config.origin(path_of(problem))}: {problem}" for problem in missing]
@@ -64,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     for web, app in product(webs, apps):
         where = web if web == app else f"{web} and {app}"
         problems += [f"{where}: {problem}" for problem in contradictions(good[web], good[app])]
-    for problem in problems:
-        print(f"fcgi-sctp: {escape(problem)}", file=sys.stderr)
+    complain("fcgi-sctp", *problems)  # as web and app do
     if problems:
         return os.EX_CONFIG
     for path, config in good.items():

@@ -1,15 +1,16 @@
-"""``fcgi-sctp completion SHELL``: a script that completes the command's words."""
+"""``fcgi-sctp completion SHELL``: prints a script that completes the command in a shell."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
+
+from .output import complain
 
 __all__ = ["add_arguments", "run"]
 
 WHERE = """
-To have it always:
+To install it:
   bash    fcgi-sctp completion bash > /usr/share/bash-completion/completions/fcgi-sctp
   zsh     fcgi-sctp completion zsh > /usr/share/zsh/vendor-completions/_fcgi-sctp
   tcsh    fcgi-sctp completion tcsh > /etc/profile.d/fcgi-sctp.csh
@@ -17,18 +18,16 @@ To have it always:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Print a script that completes the words of this command."
+    parser.description = "Print a script that completes this command's subcommands and options in a shell."
     parser.epilog = WHERE
-    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
 
 
 def run(args: argparse.Namespace) -> int:
-    from .main import make_parser
-
     try:
         import shtab
     except ImportError:
-        print("fcgi-sctp completion: needs the package shtab: pip install shtab", file=sys.stderr)
+        complain("fcgi-sctp completion", "the package shtab is missing: pip install shtab")
         return os.EX_UNAVAILABLE
-    print(shtab.complete(make_parser(), args.shell))
+    print(shtab.complete(args.parser, args.shell))
     return 0

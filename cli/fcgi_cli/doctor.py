@@ -1,7 +1,4 @@
-"""``fcgi-sctp doctor``: what SCTP this machine has, what it lacks, and the command that would give it.
-
-Exit status: 0 if `fcgi-sctp` can run here; 69 (EX_UNAVAILABLE) if there is no SCTP of any kind.
-"""
+"""``fcgi-sctp doctor``: shows which SCTP this machine has, what it lacks, and the command that provides it."""
 
 from __future__ import annotations
 
@@ -9,48 +6,47 @@ import argparse
 import json
 import os
 import textwrap
+from dataclasses import asdict
 from typing import Any
 
 from fcgi_core.common.text import escape
+
+from .output import add_output_argument
 
 __all__ = ["add_arguments", "run"]
 
 STYLES = {"good": "green", "optional": "yellow", "missing": "red"}
 SIGNS = {"good": "✔", "optional": "○", "missing": "✘"}
-EX_UNAVAILABLE = 69
+EPILOG = """
+Exit status:
+    0  fcgi-sctp can run here
+   69  this machine has no SCTP
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "What SCTP this machine has, what it lacks, and the command that would give it."
-    parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty")
+    parser.description = "Show which SCTP this machine has, what it lacks, and the command that provides it."
+    parser.epilog = EPILOG
+    add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from fcgi_core.sctp.carrier import CarrierError
     from fcgi_core.sctp.probe import choose, probe
 
-    found = [
-        {
-            "name": one.name,
-            "state": one.state.value,
-            "value": one.value,
-            "use": one.use,
-            "remedy": one.remedy,
-        }
-        for one in probe()
-    ]
+    found = [{**asdict(one), "state": one.state.value} for one in probe()]
     try:
-        taken, problem = choose("auto"), ""
+        chosen, problem = choose("auto"), ""
     except CarrierError as error:
-        taken, problem = "", str(error)
+        chosen, problem = "", str(error)
     if args.output == "json":
-        print(json.dumps({"carrier": taken or None, "findings": found}, indent=2))
+        print(json.dumps({"carrier": chosen or None, "findings": found}, indent=2))
     else:
-        _print(found, taken, problem)
-    return 0 if taken else EX_UNAVAILABLE
+        _print(found, chosen, problem)
+    return 0 if chosen else os.EX_UNAVAILABLE
 
 
-def _print(found: list[dict[str, Any]], taken: str, problem: str) -> None:
+def _print(found: list[dict[str, Any]], chosen: str, problem: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -73,9 +69,9 @@ def _print(found: list[dict[str, Any]], taken: str, problem: str) -> None:
             console.print(Text(f"{indent}{text}", "dim"))
         if one["remedy"]:
             console.print(Text(f"{indent}$ {escape(one['remedy'])}", "cyan"))
-    if taken:
-        console.print(Text(f"\nsctp: auto takes the carrier `{taken}` here.", "bold"))
+    if chosen:
+        console.print(Text(f"\n`sctp: auto` uses the carrier `{chosen}` here.", "bold"))
     else:
         console.print(Text(f"\n{escape(problem)}", "bold red"))
-    if taken != "kernel" and os.geteuid() != 0:
-        console.print(Text("Some of this only root can see or change.", "dim"))
+    if chosen != "kernel" and os.geteuid() != 0:
+        console.print(Text("Run it as root to see everything; some settings need root.", "dim"))

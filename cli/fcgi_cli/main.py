@@ -5,32 +5,31 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from fcgi_core import __version__
-from fcgi_core.common.text import escape
 
 from .admin import AdminError
-from .output import guarded
+from .output import complain, guarded
 
 __all__ = ["main", "make_parser"]
 
 INTERRUPTED = 130
 
 EXIT_STATUSES = """
-Exit status, of all commands (those of sysexits.h):
-    0  done
-    1  what was asked for did not come, or was refused
-   64  wrong words
-   69  what is needed is not there: no SCTP, no feed, no process that answers
-   74  standard output cannot be written; one whose reader has gone (| head) is no error
-   78  wrong configuration
-  130  Ctrl-C
+Exit status of all commands (as in sysexits.h):
+    0  success
+    1  the result asked for did not come, or a process refused
+   64  usage error
+   69  something needed is missing: SCTP, the feed, a process that answers
+   74  standard output cannot be written; a reader that has gone (| head) is no error
+   78  configuration error
+  130  interrupted with Ctrl-C
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status is sysexits': 64 wrong words, 78 wrong configuration, 69 unavailable."""
+    """Run a command and return its exit status. SystemExit after help and after a usage error."""
     parser = make_parser()
     ended: SystemExit | None = None
     status: int | None = None
@@ -38,16 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
         with guarded() as output:
             try:
                 args = parser.parse_args(arguments)
-                if args.run not in (_web, _app):  # what an application prints is its own affair
+                if args.run not in (_web, _app):  # an application writes to the real standard output
                     status = args.run(args)
             except AdminError as error:
-                print(f"fcgi-sctp: {escape(str(error))}", file=sys.stderr)
+                complain("fcgi-sctp", str(error))
                 status = os.EX_UNAVAILABLE
-            except SystemExit as end:  # help, and wrong words
+            except SystemExit as end:
                 ended = end
             sys.stdout.flush()
             if output.problem:
-                print(f"fcgi-sctp: {output.problem}", file=sys.stderr)
+                complain("fcgi-sctp", output.problem)
                 return os.EX_IOERR
         if ended is not None:
             raise ended
@@ -59,46 +58,59 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """All words of the command."""
+    """The parser of the whole command line."""
     from . import change, check, completion, doctor, logs, plugins, status, top, version, webserver
     from .parser import Parser
 
     parser = Parser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.", epilog=EXIT_STATUSES)
     parser.add_argument("--version", action="version", version=f"fcgi-sctp {__version__}")
+    parser.set_defaults(parser=parser)  # for `completion`, which describes all of it
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    web = commands.add_parser("web", help="run the side beside the web server")
+    web = commands.add_parser("web", help="run the side next to the web server")
     _service_arguments(web)
-    web.add_argument("--listen", action="append", metavar="ADDRESS", help="for the web server: unix:/PATH or HOST:PORT")
-    web.add_argument("--connect", action="append", metavar="ADDRESS", help="an application: HOST:PORT[/UDPPORT]")
-    web.add_argument("--feed", metavar="PATH", help="unix socket of the live feed")
+    web.add_argument(
+        "--listen", action="append", metavar="ADDRESS", help="listen here for the web server: unix:/PATH or HOST:PORT"
+    )
+    web.add_argument(
+        "--connect", action="append", metavar="ADDRESS", help="connect to this application: HOST:PORT[/UDPPORT]"
+    )
+    web.add_argument("--feed", metavar="PATH", help="create the live feed's unix socket here")
     web.set_defaults(run=_web)
 
     app = commands.add_parser("app", help="run an application")
     _service_arguments(app)
-    app.add_argument("application", nargs="?", metavar="MODULE:CALLABLE", help="the WSGI or ASGI application")
-    app.add_argument("--fastcgi", metavar="ADDRESS", help="instead, a FastCGI server: unix:/PATH or HOST:PORT")
-    app.add_argument("--fastcgi-connections", type=int, metavar="N", help="requests that it gets at once, at most (5)")
-    app.add_argument("--interface", choices=("auto", "wsgi", "asgi"), help="what MODULE:CALLABLE is (auto)")
-    app.add_argument("--listen", action="append", metavar="ADDRESS", help="for the web side: HOST:PORT[/UDPPORT]")
-    app.add_argument("--threads", type=int, metavar="N", help="requests worked on at once (16)")
-    app.add_argument("--workers", type=int, metavar="N", help="processes, from the port of --listen on")
+    app.add_argument("application", nargs="?", metavar="MODULE:CALLABLE", help="the WSGI or ASGI application to run")
+    app.add_argument(
+        "--fastcgi", metavar="ADDRESS", help="pass requests to a FastCGI server instead: unix:/PATH or HOST:PORT"
+    )
+    app.add_argument(
+        "--fastcgi-connections", type=int, metavar="N", help="pass at most N requests at once to that server (5)"
+    )
+    app.add_argument("--interface", choices=("auto", "wsgi", "asgi"), help="the interface of MODULE:CALLABLE (auto)")
+    app.add_argument(
+        "--listen", action="append", metavar="ADDRESS", help="listen here for the web side: HOST:PORT[/UDPPORT]"
+    )
+    app.add_argument("--threads", type=int, metavar="N", help="handle at most N requests at once (16)")
+    app.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="run N processes, which listen on consecutive ports from that of --listen on",
+    )
     app.set_defaults(run=_app)
 
-    logs_parser = commands.add_parser("logs", help="follow the live feed of a running web side")
-    logs.add_arguments(logs_parser)
-    logs_parser.set_defaults(run=logs.run)
-
     for module, name, text in (
-        (status, "status", "what the processes do now, and the streams of each association"),
-        (top, "top", "requests, hosts, associations and plugins, live"),
-        (plugins, "plugins", "the plugins installed, their options, and how they fare"),
-        (change, "set", "change options of plugins while they run"),
-        (doctor, "doctor", "what SCTP this machine has, and what would give what it lacks"),
-        (check, "check", "what is wrong with configuration files"),
-        (webserver, "nginx-config", "what to write into nginx's configuration, or another web server's"),
-        (completion, "completion", "a script that completes these words in a shell"),
-        (version, "version", "this program and what it stands on"),
+        (logs, "logs", "follow the log lines of all applications"),
+        (status, "status", "show what each process does now, and the streams of each association"),
+        (top, "top", "show rates of requests, hosts, associations and plugins, live"),
+        (plugins, "plugins", "list plugins, describe their options, write a new one"),
+        (change, "set", "change options of plugins in running processes"),
+        (doctor, "doctor", "show which SCTP this machine has, and how to get what it lacks"),
+        (check, "check", "report errors in configuration files"),
+        (webserver, "nginx-config", "print the configuration for nginx or another web server"),
+        (completion, "completion", "print a script that completes this command in a shell"),
+        (version, "version", "print the versions of this program and of what it uses"),
     ):
         module_parser = commands.add_parser(name, help=text)
         module.add_arguments(module_parser)
@@ -108,89 +120,79 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _service_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", "-c", metavar="FILE", help="the YAML file; flags go over what it says")
-    parser.add_argument("--sctp", choices=("auto", "kernel", "userspace"), help="which SCTP (auto)")
-    parser.add_argument("--plan", choices=("single", "per-type", "per-request", "per-channel"), help="stream plan")
-    parser.add_argument("--plugin", action="append", metavar="NAME", help="enable a plugin with its defaults")
-    parser.add_argument("--name", help="what this process is called in the other side's log")
-    parser.add_argument("--admin", metavar="PATH", help="unix socket for fcgi-sctp status, top, plugins")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-
-
-def _service_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    sctp = {name: value for name, value in (("carrier", args.sctp), ("plan", args.plan)) if value is not None}
-    overrides: dict[str, Any] = {"log_level": args.log_level, "sctp": sctp or None}
-    if args.plugin:
-        overrides["plugins"] = {name: {} for name in args.plugin}
-    return overrides
+    parser.add_argument("--config", "-c", metavar="FILE", help="read this YAML file; options override it")
+    parser.add_argument("--sctp", choices=("auto", "kernel", "userspace"), help="the SCTP to use (auto)")
+    parser.add_argument(
+        "--plan",
+        choices=("single", "per-type", "per-request", "per-channel"),
+        help="how requests share SCTP streams (per-channel)",
+    )
+    parser.add_argument("--plugin", action="append", metavar="NAME", help="enable this plugin with its defaults")
+    parser.add_argument("--name", help="the name of this process in the other side's log")
+    parser.add_argument(
+        "--admin", metavar="PATH", help="create the unix socket for fcgi-sctp status, top, plugins and set here"
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="log this severity and worse (info)"
+    )
 
 
 def _web(args: argparse.Namespace) -> int:
-    def run() -> None:
-        from fcgi_core.process.config import load_config
-        from fcgi_core.process.run import run_web
-
-        overrides = _service_overrides(args)
-        if args.config is None and not (args.listen and args.connect):
-            _usage("web needs --config FILE, or --listen and --connect")
-        overrides["web"] = {
-            "listen": args.listen,
-            "connect": args.connect,
-            "feed": args.feed,
-            "admin": args.admin,
-            "name": args.name,
-        }
-        run_web(load_config(args.config, overrides, "web"))
-
-    return _guarded(run)
+    web = {
+        "listen": args.listen,
+        "connect": args.connect,
+        "feed": args.feed,
+        "admin": args.admin,
+        "name": args.name,
+    }
+    missing = "" if args.listen and args.connect else "web needs --config FILE, or --listen and --connect"
+    return _serve(args, "web", web, missing)
 
 
 def _app(args: argparse.Namespace) -> int:
-    def run() -> None:
-        from fcgi_core.process.config import load_config
-        from fcgi_core.process.run import run_app
-
-        overrides = _service_overrides(args)
-        if args.config is None and not (args.listen and (args.application or args.fastcgi)):
-            _usage("app needs --config FILE, or MODULE:CALLABLE or --fastcgi ADDRESS, and --listen")
-        fastcgi = {"address": args.fastcgi, "connections": args.fastcgi_connections}
-        overrides["app"] = {
-            "application": args.application,
-            "interface": args.interface,
-            "fastcgi": fastcgi if any(fastcgi.values()) else None,
-            "listen": args.listen,
-            "threads": args.threads,
-            "workers": args.workers,
-            "admin": args.admin,
-            "name": args.name,
-        }
-        run_app(load_config(args.config, overrides, "app"))
-
-    return _guarded(run)
+    fastcgi = {"address": args.fastcgi, "connections": args.fastcgi_connections}
+    app = {
+        "application": args.application,
+        "interface": args.interface,
+        "fastcgi": fastcgi if any(fastcgi.values()) else None,
+        "listen": args.listen,
+        "threads": args.threads,
+        "workers": args.workers,
+        "admin": args.admin,
+        "name": args.name,
+    }
+    complete = args.listen and (args.application or args.fastcgi)
+    missing = "" if complete else "app needs --config FILE, or --listen and MODULE:CALLABLE or --fastcgi ADDRESS"
+    return _serve(args, "app", app, missing)
 
 
-def _usage(text: str) -> None:
-    _complain([text])
-    raise SystemExit(os.EX_USAGE)
+def _serve(args: argparse.Namespace, side: Literal["web", "app"], options: dict[str, Any], missing: str) -> int:
+    """Run one side with its file and the `options` that override it. Without a file, `missing` is a usage error."""
+    if args.config is None and missing:
+        _complain(missing)
+        raise SystemExit(os.EX_USAGE)
 
-
-def _guarded(run: Any) -> int:
-    """Run, and turn what can go wrong into sentences and exit statuses."""
     from fcgi_core.errors import ConfigError, FcgiSctpError
+    from fcgi_core.process import run
+    from fcgi_core.process.config import load_config
     from fcgi_core.sctp.carrier import CarrierError
 
+    sctp = {name: value for name, value in (("carrier", args.sctp), ("plan", args.plan)) if value is not None}
+    overrides: dict[str, Any] = {"log_level": args.log_level, "sctp": sctp or None, side: options}
+    if args.plugin:
+        overrides["plugins"] = {name: {} for name in args.plugin}
     try:
-        run()
+        config = load_config(args.config, overrides, side)
+        (run.run_web if side == "web" else run.run_app)(config)
     except ConfigError as error:
-        _complain(error.problems)
+        _complain(*error.problems)
         return os.EX_CONFIG
     except (CarrierError, FcgiSctpError, OSError) as error:
-        _complain([str(error)])
+        _complain(str(error))
         return os.EX_UNAVAILABLE
     return os.EX_OK
 
 
-def _complain(problems: list[str]) -> None:
+def _complain(*problems: str) -> None:
     with guarded():
-        for problem in problems:
-            print(f"fcgi-sctp: {escape(problem)}", file=sys.stderr)
+        complain("fcgi-sctp", *problems)

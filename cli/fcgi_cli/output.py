@@ -1,11 +1,12 @@
-"""Standard output and standard error that may go away or be full, for all commands that print and end.
+"""What all commands share of their output: streams that may close or fill up, complaints, and ``--output``.
 
-A reader that has seen enough (``| head``) is no error: what is still printed is thrown away, and the command ends with
-the status that it has anyway. A disk that is full is one: it is told once, and the status is 74, EX_IOERR.
+A reader that has seen enough (``| head``) is no error: the rest of the output is dropped, and the exit status is the
+command's. A full disk is an error: it is reported once, and the exit status is 74, EX_IOERR.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import os
@@ -15,11 +16,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Output", "guarded", "output_is_gone"]
+from fcgi_core.common.text import escape
+
+__all__ = ["Output", "add_output_argument", "complain", "guarded", "output_is_gone"]
+
+
+def add_output_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", choices=("pretty", "json"), default="pretty", help="text to read, or JSON (pretty)"
+    )
+
+
+def complain(command: str, *problems: str) -> None:
+    """Print a line to standard error for each problem, with control characters escaped."""
+    for problem in problems:
+        print(f"{command}: {escape(problem)}", file=sys.stderr)
 
 
 class Output(io.RawIOBase):
-    """Writes to `descriptor` until that fails, and then to nowhere."""
+    """A raw stream that writes to `descriptor` until a write fails, and drops the rest."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -47,7 +62,7 @@ class Output(io.RawIOBase):
 
     @property
     def problem(self) -> str:
-        """What is to be told of the failure; '' if there was none, or the reader has gone."""
+        """The failure as a sentence; '' if there was none, or if the reader has gone."""
         if self.failure is None or self.failure.errno == errno.EPIPE:
             return ""
         return f"standard output: {self.failure.strerror}"
@@ -57,18 +72,18 @@ _standard: Output | None = None
 
 
 def output_is_gone() -> bool:
-    """Whether nothing that is printed to standard output arrives any more: for commands that go on until then."""
+    """Whether standard output has failed, so that a command that prints for ever should end."""
     return _standard is not None and _standard.failure is not None
 
 
 @contextmanager
 def guarded() -> Iterator[Output]:
-    """While it lasts, what is printed goes through `Output`s, to standard output and standard error."""
+    """Replace standard output and standard error by `Output`s within the block."""
     global _standard
     kept = sys.stdout, sys.stderr
     _standard = output = Output(1)
     try:
-        if kept[0] is sys.__stdout__:  # and no test's, or an embedding program's
+        if kept[0] is sys.__stdout__:  # a test or an embedding program may have replaced it
             sys.stdout = _text(output, kept[0])
         if kept[1] is sys.__stderr__:
             sys.stderr = _text(Output(2), kept[1])
@@ -82,8 +97,8 @@ def guarded() -> Iterator[Output]:
 
 
 def _text(raw: Output, like: Any) -> io.TextIOWrapper:
-    """A text stream upon `raw`. What the locale cannot write is written with backslashes."""
-    if like is None:  # the program was started with the descriptor closed; what is opened next must not get its number
+    """A text stream on `raw`. Characters that the locale lacks are written as backslash escapes."""
+    if like is None:  # the descriptor was closed before the program started; no file opened later may get its number
         nowhere = os.open(os.devnull, os.O_WRONLY)
         if nowhere != raw.fileno():
             os.dup2(nowhere, raw.fileno())

@@ -1,31 +1,34 @@
-"""One style of help and of errors for all commands."""
+"""The parser of the command line: one style of help and of errors for all commands."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fcgi_core.common.text import escape
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "seconds", "whole_number"]
+
+MOST_DIGITS = 15
 
 
 class Help(argparse.HelpFormatter):
-    """Help as wide as is good to read; what stands below the options keeps its lines."""
+    """Formats help at most 100 columns wide, and keeps the lines of a text below the options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=min(100, _columns()))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" in text:
-            return "".join(indent + line for line in text.strip().splitlines(keepends=True))
+            return "".join(indent + line for line in text.strip("\n").splitlines(keepends=True))
         return super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence after the usage, and ends with 64, EX_USAGE of sysexits.h."""
+    """A parser whose errors are one sentence after the usage, with the exit status 64, EX_USAGE of sysexits.h."""
 
     def __init__(self, *args: object, **options: object) -> None:
         options.setdefault("formatter_class", Help)
@@ -33,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **options)  # type: ignore[arg-type]  # as ArgumentParser takes them
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Options may stand between the other words, in all commands that have no commands of their own."""
+        """Allow options between other arguments, in commands without subcommands."""
         if self._intermixing or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
         self._intermixing = True
@@ -47,8 +50,36 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        print(f"{self.prog}: {escape(message)}; {self.prog} --help tells more", file=sys.stderr)
+        print(f"{self.prog}: {escape(message)}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(os.EX_USAGE)
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` on."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) >= least):
+            raise argparse.ArgumentTypeError(
+                f"invalid number {text[: MOST_DIGITS + 1]!r}: use {least} or more, with at most {MOST_DIGITS} digits"
+            )
+        return int(text)
+
+    return parse
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """The type of an argument that is a time between `least` and `most` seconds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"invalid time {text[:40]!r}: use seconds from {least:g} to {most:g}")
+        return value
+
+    return parse
 
 
 def _columns() -> int:

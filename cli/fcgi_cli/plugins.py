@@ -1,39 +1,54 @@
-"""``fcgi-sctp plugins``: which are installed and what they can be told, and how those that run fare.
-
-Exit status: 0; 1 if there is no such plugin, or it cannot be loaded.
-"""
+"""``fcgi-sctp plugins``: lists the plugins, describes one with its options, writes the folder of a new one."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from fcgi_core.common.text import escape
 
-from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
-from .status import plugin_rows
+from .admin import add_admin_argument, ask_once, understood
+from .output import add_output_argument, complain
+from .status import plugin_rows, table
 
 __all__ = ["add_arguments", "run", "type_text"]
 
+COMMAND = "fcgi-sctp plugins"
+EPILOG = """
+Without a COMMAND it lists.
+
+Exit status:
+    0  success
+    1  the plugin is not installed, cannot be loaded, or cannot be written
+   64  usage error
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "The plugins that are installed, and those that run."
-    commands = parser.add_subparsers(metavar="COMMAND", dest="plugins_command")
-    listing = commands.add_parser("list", help="the plugins installed, and how those that run fare")
+    parser.description = "List the plugins that are installed and that run, describe one, or write a new one."
+    parser.epilog = EPILOG
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+    listing = command("list", "list the installed plugins, and the state of those that run")
     listing.set_defaults(show=_list)
-    showing = commands.add_parser("show", help="what a plugin does, and its options")
-    showing.add_argument("name", metavar="NAME")
+    showing = command("show", "describe a plugin, its options and its channels")
+    showing.add_argument("name", metavar="NAME", help="the plugin")
     showing.set_defaults(show=_show)
-    new = commands.add_parser("new", help="write a plugin's folder, which installs, tests and runs at once")
-    new.add_argument("name", metavar="NAME")
-    new.add_argument("--in", dest="where", default=".", metavar="DIRECTORY", help="where to write it (here)")
+    new = command("new", "write the folder of a new plugin, ready to install and test")
+    new.add_argument("name", metavar="NAME", help="the new plugin's name: lower-case letters, digits and _")
+    new.add_argument(
+        "--in", dest="where", default=".", metavar="DIRECTORY", help="write the folder in this directory (.)"
+    )
     new.set_defaults(show=_new)
     for one in (listing, showing):
         add_admin_argument(one)
-        one.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty")
+        add_output_argument(one)
     parser.set_defaults(show=_list, admin=None, output="pretty")
 
 
@@ -72,15 +87,15 @@ def _new(args: argparse.Namespace) -> int:
     try:
         files = write_plugin(args.name, Path(args.where))
     except FileExistsError as error:
-        print(f"fcgi-sctp plugins: {escape(error.filename)} is there already", file=sys.stderr)
+        complain(COMMAND, f"{error.filename} exists already")
         return 1
     except (ValueError, OSError) as error:
-        print(f"fcgi-sctp plugins: {escape(str(error))}", file=sys.stderr)
+        complain(COMMAND, str(error))
         return 1
     for path in files:
         print(escape(str(path)))
     folder = escape(str(Path(args.where) / args.name))
-    print(f"next: pip install -e {folder}; then `plugins: {{{args.name}: {{}}}}` on both sides")
+    print(f"next: pip install -e {folder}, then write `plugins: {{{args.name}: {{}}}}` in the files of both sides")
     return 0
 
 
@@ -91,16 +106,14 @@ def _show(args: argparse.Namespace) -> int:
     plugin: Any = plugins.get(args.name)
     if plugin is None or isinstance(plugin, Exception):
         known = ", ".join(plugins) or "none"
-        why = f"no such plugin is installed; installed are: {known}" if plugin is None else str(plugin)
-        print(f"fcgi-sctp plugins: {escape(args.name)}: {escape(why)}", file=sys.stderr)
+        why = f"not installed; installed plugins are: {known}" if plugin is None else str(plugin)
+        complain(COMMAND, f"{args.name}: {why}")
         return 1
-    import textwrap  # imported here, for the command `logs` starts quickly and has no need of it
-
     options = list(_options(plugin))
     try:
         declared = plugin.channels(plugin.Options())
     except Exception as error:  # a plugin's own code, or an option without a default
-        print(f"fcgi-sctp plugins: {plugin.name}: no channels without options: {escape(repr(error))}", file=sys.stderr)
+        complain(COMMAND, f"{plugin.name}: cannot list its channels without options: {error!r}")
         declared = ()
     channels = [
         {"name": one.name, "scope": one.scope.value, "priority": one.priority.name.lower(), "lifetime": one.lifetime}
@@ -108,18 +121,18 @@ def _show(args: argparse.Namespace) -> int:
     ]
     running = _running(args)
     if args.output == "json":
-        told = {"name": plugin.name, "version": plugin.version, "about": _about(plugin), "options": options}
-        print(json.dumps({**told, "channels": channels, "running": running}, indent=2))
+        facts = {"name": plugin.name, "version": plugin.version, "about": _about(plugin), "options": options}
+        print(json.dumps({**facts, "channels": channels, "running": running}, indent=2))
         return 0
     print(f"{plugin.name} {plugin.version}, plugin API {plugin.api_version}")
     print(textwrap.fill(_about(plugin), 100, initial_indent="  ", subsequent_indent="  "))
-    print("options" if options else "it has no options")
+    print("options" if options else "no options")
     for option in options:
-        changed = "; web sides may change it" if option["by_web_sides"] else ""
+        changed = "; a web side may change it" if option["by_web_sides"] else ""
         print(f"  {option['name']}: {option['type']}, default {json.dumps(option['default'])}{changed}")
         if option["help"]:
             print(textwrap.fill(option["help"], 100, initial_indent="      ", subsequent_indent="      "))
-    print("channels, with these defaults" if channels else "it has no channels")
+    print("channels, with the default options" if channels else "no channels")
     for channel in channels:
         lifetime = "" if channel["lifetime"] is None else f", lifetime {channel['lifetime']:g} s"
         print(f"  {channel['name']}: {channel['scope']}, {channel['priority']}{lifetime}")
@@ -152,7 +165,7 @@ _SIMPLE = {"integer": "whole number", "number": "number", "string": "text", "boo
 
 
 def type_text(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """A JSON Schema in words."""
+    """A JSON Schema as a short text, such as ``number from 1 to 5``."""
     if "$ref" in schema:
         return type_text(definitions.get(schema["$ref"].rpartition("/")[2], {}), definitions)
     if "enum" in schema:
@@ -178,10 +191,8 @@ def type_text(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _running(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each process that answers, with its plugins."""
-    answers, errors = ask_once([AdminClient(path) for path in sockets(args.admin)], "status", streams=False)
-    for error in errors:
-        print(f"fcgi-sctp plugins: {escape(error)}", file=sys.stderr)
+    """Each process that answers, and its plugins."""
+    answers = ask_once(COMMAND, args.admin, "status", optional=True, streams=False)
     with understood():
         return [{name: one[name] for name in ("side", "name", "pid", "plugins")} for one in answers]
 
@@ -197,9 +208,6 @@ def _running_lines(running: list[dict[str, Any]], name: str | None) -> Iterator[
     for process in running:
         yield escape(f"running in {process['side']} {process['name']}, process {process['pid']}")
         rows = [row for one in process["plugins"] if name in (None, one["name"]) for row in plugin_rows(one)]
-        widths = [max((len(row[column]) for row in rows if column < len(row)), default=0) for column in range(6)]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-            yield escape("  " + "  ".join(cells)).rstrip()
+        yield from map(escape, table(rows, indent=2))
         if not rows:
-            yield "  none" if name is None else "  it is not enabled there"
+            yield "  no plugins" if name is None else "  not enabled"

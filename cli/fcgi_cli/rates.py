@@ -1,4 +1,4 @@
-"""From two answers of a process, some time apart, to what happens a second in it."""
+"""Computes rates per second from two answers of a process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 __all__ = ["Row", "quantile", "view"]
 
 Row = dict[str, Any]
+_ASSOCIATION = ("identity", "peer", "peer_name", "requests", "streams", "streams_leased")
 
 
 def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
-    """What `top` shows of one process. Without a `before`, or if it was another process, rates are None."""
+    """What `top` shows of one process. Rates are None without `before`, or if that was another process."""
     same = before is not None and before["pid"] == now["pid"] and before["uptime"] < now["uptime"]
     elapsed = now["uptime"] - before["uptime"] if before is not None and same else 0.0
     old = before if before is not None and same else {}
@@ -24,36 +25,23 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
     channels_before = {one["name"]: one for plugin in old.get("plugins", ()) for one in plugin["channels"]}
     requests, requests_before = now["requests"], old.get("requests", {})
     return {
-        "side": now["side"],
-        "name": now["name"],
-        "pid": now["pid"],
-        "uptime": now["uptime"],
-        "in_flight": requests["in_flight"],
-        "waiting": requests["waiting"],
+        **{name: now[name] for name in ("side", "name", "pid", "uptime")},
+        **{name: requests[name] for name in ("in_flight", "waiting")},
         "requests_per_second": rate(requests["ended"], requests_before.get("ended", 0)),
         "hosts": [_host(one, hosts_before.get(one["server_name"]), now["bounds"], rate) for one in now["hosts"]],
         "upstreams": [
             {
-                "address": one["address"],
-                "state": one["state"],
-                "in_flight": one["in_flight"],
+                **{name: one[name] for name in ("address", "state", "in_flight")},
                 "requests_per_second": rate(one["requests"], upstreams_before.get(one["address"], one)["requests"]),
             }
             for one in now.get("upstreams", ())
         ],
         "associations": [
             {
-                "identity": one["identity"],
-                "peer": one["peer"],
-                "peer_name": one["peer_name"],
-                "requests": one["requests"],
-                "streams": one["streams"],
-                "streams_leased": one["streams_leased"],
+                **{name: one[name] for name in _ASSOCIATION},
+                **{name: one["sctp"][name] for name in ("round_trip", "retransmissions", "queued")},
                 "shortages": sum(one["shortages"].values()),
-                "round_trip": one["sctp"]["round_trip"],
-                "retransmissions": one["sctp"]["retransmissions"],
                 "waiting": one["content_waiting"] + one["feedback_waiting"],
-                "queued": one["sctp"]["queued"],
             }
             for one in now["associations"]
         ],
@@ -63,8 +51,7 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
                 "state": plugin["state"],
                 "errors": plugin["errors"],
                 "channel": one["name"],
-                "streams": one["streams"],
-                "dropped": one["dropped"],
+                **{name: one[name] for name in ("streams", "dropped")},
                 "sent_per_second": rate(one["sent"], channels_before.get(one["name"], one)["sent"]),
                 "received_per_second": rate(one["received"], channels_before.get(one["name"], one)["received"]),
             }
@@ -99,7 +86,7 @@ def _host(now: Row, before: Row | None, bounds: Sequence[float], rate: Any) -> R
 
 
 def quantile(which: float, counts: Iterable[int], bounds: Sequence[float]) -> float | None:
-    """A quantile of what was counted by bucket, as Prometheus' histogram_quantile has it; None if that is nothing."""
+    """A quantile of values counted in buckets, as Prometheus' histogram_quantile computes it; None without values."""
     found = list(counts)
     rank = which * sum(found)
     if rank <= 0:

@@ -1,63 +1,59 @@
-"""``fcgi-sctp status``: what the processes do now, and the streams of each association as a picture.
-
-Exit status: 0; 69 (EX_UNAVAILABLE) if none of the processes asked has answered.
-"""
+"""``fcgi-sctp status``: shows what each process does now, and the streams of each association as a picture."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from fcgi_core.common.text import escape
 
-from .admin import AdminClient, add_admin_argument, ask_once, sockets, understood
+from .admin import add_admin_argument, ask_once, understood
+from .output import add_output_argument
 from .units import amount, duration, seconds, size
 
-__all__ = ["add_arguments", "picture", "render", "run"]
+__all__ = ["STATES", "add_arguments", "picture", "plugin_rows", "render", "run", "table"]
 
-EX_UNAVAILABLE = 69
+EPILOG = """
+Exit status:
+    0  success
+   69  no process answers
+"""
 ROW = 64
 """Streams in a row of the picture."""
 MOST_USES = 24
-"""Streams told one by one without --all."""
+"""Streams listed one by one without --all."""
 STATES = {"up": "up", "out": "OUT", "down": "DOWN"}
-"""Of applications; one that is out is connected, and its probes say that it answers nothing."""
+"""States of applications. OUT: connected, but set aside because its probes fail."""
 LETTERS = "abdefghijkmnopqrtuvwxyz"
-"""For channels, in the order in which they appear; c is content, s STDERR, l late feedback."""
+"""Letters of channels, in the order in which these appear; c is content, s STDERR, l late feedback."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "What the processes do now: requests, applications, associations and their streams, plugins."
+    parser.description = "Show what each process does now: requests, applications, associations, streams, plugins."
+    parser.epilog = EPILOG
     add_admin_argument(parser)
-    parser.add_argument("-a", "--all", action="store_true", help="tell every stream and host, however many there are")
-    parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty")
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="list every stream and virtual host, however many there are"
+    )
+    add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    paths = sockets(args.admin)
-    if not paths:
-        print(
-            "fcgi-sctp status: no process with an admin socket runs here, or none that you may ask; --admin names one",
-            file=sys.stderr,
-        )
-        return EX_UNAVAILABLE
-    answers, errors = ask_once([AdminClient(path) for path in paths], "status")
-    for error in errors:
-        print(f"fcgi-sctp status: {escape(error)}", file=sys.stderr)
+    answers = ask_once("fcgi-sctp status", args.admin, "status")
     if args.output == "json":
         print(json.dumps(answers, indent=2))
     elif answers:
         with understood():
             text = "\n\n".join("\n".join(render(answer, everything=args.all)) for answer in answers)
         print(text)
-    return 0 if answers else EX_UNAVAILABLE
+    return 0 if answers else os.EX_UNAVAILABLE
 
 
 def render(status: dict[str, Any], *, everything: bool = False) -> Iterator[str]:
-    """The lines that tell the answer of one process, remote text made harmless."""
+    """The answer of one process as lines, with control characters escaped."""
     yield from map(escape, _lines(status, everything))
 
 
@@ -73,7 +69,7 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
         yield f"  listens at {', '.join(status['listen'])}"
     if status.get("upstreams"):
         yield "  applications"
-        yield from _table(
+        yield from table(
             [
                 (
                     one["address"],
@@ -87,9 +83,9 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
             ]
         )
     if status["hosts"]:
-        yield "  virtual hosts, since somebody first asked"
+        yield "  virtual hosts, counted since the first query"
         hosts = status["hosts"] if everything else status["hosts"][:10]
-        yield from _table([_host(one) for one in hosts])
+        yield from table([_host(one) for one in hosts])
         left_out = len(status["hosts"]) - len(hosts) + status["hosts_left_out"]
         if left_out:
             yield f"    and {left_out} more"
@@ -99,7 +95,7 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
         yield f"  and {status['associations_left_out']} more associations"
     if status["plugins"]:
         yield "  plugins"
-        yield from _table([row for plugin in status["plugins"] for row in plugin_rows(plugin)])
+        yield from table([row for plugin in status["plugins"] for row in plugin_rows(plugin)])
 
 
 def _host(host: dict[str, Any]) -> tuple[str, ...]:
@@ -114,7 +110,7 @@ def _host(host: dict[str, Any]) -> tuple[str, ...]:
 
 
 def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for a plugin, one for each of its channels, and one for each place that it writes to."""
+    """Rows of cells: one for a plugin, then one for each channel and one for each output of it."""
     hooks = plugin["hooks"]
     row = [f"{plugin['name']} {plugin['version']}", plugin["state"], f"{plugin['errors']} errors"]
     if hooks["calls"]:
@@ -128,7 +124,7 @@ def plugin_rows(plugin: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         here, there = one["here"] or "nothing", one["there"] or "nothing"
         yield (f"  ! {one['peer']} declares other channels", f"here {here}", f"there {there}")
     for one in plugin.get("aside", ()):
-        yield (f"  ! {one['peer']}", "is set aside for it", f"for {duration(one['seconds'])}")
+        yield (f"  ! {one['peer']}", "set aside there", f"for {duration(one['seconds'])}")
     for channel in plugin["channels"]:
         yield (
             f"  {channel['name']}",
@@ -186,7 +182,7 @@ def _association(one: dict[str, Any], everything: bool) -> Iterator[str]:
 
 
 def picture(streams: int, uses: list[dict[str, Any]]) -> Iterator[str]:
-    """The streams of an association, a character each, and what the characters mean. Free rows are left out."""
+    """Draw the streams of an association as a character each, then explain the characters. Free rows are left out."""
     letters: dict[str, str] = {"content": "c", "stderr": "s", "draining": "~", "late feedback": "l"}
     cells = {0: "-", 1: "!"}
     legend = {"!": "control", "-": "security"}
@@ -219,13 +215,13 @@ def _uses(uses: list[dict[str, Any]], everything: bool) -> Iterator[str]:
             about = [one[key] for key in ("server_name", "request") if one.get(key)]
             rows.append((str(use["stream"]), one["what"], *about))
     shown = rows if everything else rows[:MOST_USES]
-    yield from _table(shown, indent=6)
+    yield from table(shown, indent=6)
     if len(rows) > len(shown):
-        yield f"      and {len(rows) - len(shown)} more; --all tells them"
+        yield f"      and {len(rows) - len(shown)} more; --all lists them"
 
 
-def _table(rows: list[tuple[str, ...]], indent: int = 4) -> Iterator[str]:
-    """Columns as wide as their longest cell."""
+def table(rows: list[tuple[str, ...]], indent: int = 4) -> Iterator[str]:
+    """Lines of columns, each column as wide as its longest cell."""
     widths: list[int] = []
     for row in rows:
         widths += [0] * (len(row) - len(widths))

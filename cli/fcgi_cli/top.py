@@ -1,20 +1,20 @@
-"""``fcgi-sctp top``: requests, virtual hosts, associations and plugins as they change; Ctrl-C ends it.
-
-Exit status: 0; 69 (EX_UNAVAILABLE) if no process answers; 130 after Ctrl-C.
-"""
+"""``fcgi-sctp top``: shows rates of requests, virtual hosts, associations and plugins until Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from fcgi_core.common.text import escape
 
-from .admin import AdminClient, add_admin_argument, ask_all, sockets, understood
-from .output import output_is_gone
+from .admin import NO_PROCESS, AdminClient, add_admin_argument, ask_all, sockets, understood
+from .output import complain, output_is_gone
+from .parser import seconds as time_between
+from .parser import whole_number
 from .rates import view
 from .status import STATES
 from .units import amount, duration, seconds, size
@@ -24,33 +24,45 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "render", "run"]
 
-EX_UNAVAILABLE = 69
-INTERRUPTED = 130
+COMMAND = "fcgi-sctp top"
+EPILOG = """
+Exit status:
+    0  success
+   69  no process answers
+  130  interrupted with Ctrl-C
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Requests, virtual hosts, associations and plugins, live."
+    parser.description = "Show rates of requests, virtual hosts, associations and plugins, live. Ctrl-C ends it."
+    parser.epilog = EPILOG
     add_admin_argument(parser)
     parser.add_argument(
-        "-d", "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between two looks (1)"
+        "-d",
+        "--interval",
+        type=time_between(0.05, 3600),
+        default=1.0,
+        metavar="SECONDS",
+        help="measure over this time (1)",
     )
-    parser.add_argument("--once", action="store_true", help="look twice, tell what happened meanwhile, and end")
-    parser.add_argument("--count", type=_count, metavar="N", help="end after so many")
-    parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty", help="json: a line each time")
+    parser.add_argument("--once", action="store_true", help="measure over one interval, print it and end")
+    parser.add_argument("--count", type=whole_number(1), metavar="N", help="end after N intervals")
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=("pretty", "json"),
+        default="pretty",
+        help="tables, or a line of JSON for each interval (pretty)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     clients = [AdminClient(path) for path in sockets(args.admin)]
     if not clients:
-        print(
-            "fcgi-sctp top: no process with an admin socket runs here, or none that you may ask; --admin names one",
-            file=sys.stderr,
-        )
-        return EX_UNAVAILABLE
+        complain(COMMAND, NO_PROCESS)
+        return os.EX_UNAVAILABLE
     try:
         return _watch(args, clients)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     finally:
         for client in clients:
             client.close()
@@ -60,12 +72,11 @@ def _watch(args: argparse.Namespace, clients: list[AdminClient]) -> int:
     left = 1 if args.once else args.count
     answers, errors = ask_all(clients, "status", streams=False)
     if not answers:
-        for error in errors:
-            print(f"fcgi-sctp top: {escape(error)}", file=sys.stderr)
-        return EX_UNAVAILABLE
+        complain(COMMAND, *errors)
+        return os.EX_UNAVAILABLE
     live = None
     if args.output == "pretty" and not args.once and sys.stdout.isatty():
-        from rich.console import Console  # takes longer to load than all else
+        from rich.console import Console  # slow to load, and needed on a terminal only
         from rich.live import Live
 
         live = Live(console=Console(highlight=False), screen=True, auto_refresh=False)
@@ -86,12 +97,11 @@ def _watch(args: argparse.Namespace, clients: list[AdminClient]) -> int:
     finally:
         if live is not None:
             live.stop()
-    return 0 if answers else EX_UNAVAILABLE
+    return 0 if answers else os.EX_UNAVAILABLE
 
 
 def _print(args: argparse.Namespace, views: list[dict[str, Any]], errors: list[str], drawn: RenderableType) -> None:
-    for error in errors:
-        print(f"fcgi-sctp top: {escape(error)}", file=sys.stderr)
+    complain(COMMAND, *errors)
     if args.output == "json":
         print(json.dumps({"time": time.time(), "processes": views}), flush=True)
         return
@@ -103,7 +113,7 @@ def _print(args: argparse.Namespace, views: list[dict[str, Any]], errors: list[s
 
 
 def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
-    """Everything as tables. Remote text is escaped and never markup."""
+    """Tables for each process. Remote text is escaped and never read as markup."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -203,19 +213,3 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
 
 def _rate(value: float | None) -> str:
     return "-" if value is None else amount(round(value, 1))
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text[:20]!r}: a number from 1 on was expected")
-    return int(text)
-
-
-def _interval(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.05 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r}: seconds from 0.05 to 3600 were expected")
-    return value

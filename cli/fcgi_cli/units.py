@@ -1,4 +1,4 @@
-"""Numbers for people, short enough for columns."""
+"""Formats numbers for people, short enough for columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["amount", "duration", "seconds", "size"]
 
 
 def amount(value: float) -> str:
-    """A count or a rate: ``0``, ``7.3``, ``812``, ``12.4k``, ``3.1M``."""
+    """Format a count or a rate: ``0``, ``7.3``, ``812``, ``12.4k``, ``3.1M``."""
     if value >= 999_500:
         return f"{value / 1e6:.1f}M"
     if value >= 9_999.5:
@@ -17,7 +17,7 @@ def amount(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes: ``17 B``, ``4.0 KiB``."""
+    """Format bytes: ``17 B``, ``4.0 KiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1023.95:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
@@ -26,7 +26,7 @@ def size(value: float) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A short time: ``0.21 ms``, ``34 ms``, ``1.20 s``; ``-`` if it is not known."""
+    """Format a short time: ``0.21 ms``, ``34 ms``, ``1.20 s``; ``-`` if it is unknown."""
     if value is None:
         return "-"
     if value < 0.01:
@@ -37,7 +37,7 @@ def seconds(value: float | None) -> str:
 
 
 def duration(value: float) -> str:
-    """A long time: ``7 s``, ``12 min 5 s``, ``3 h 2 min``, ``9 d 4 h``."""
+    """Format a long time: ``7 s``, ``12 min 5 s``, ``3 h 2 min``, ``9 d 4 h``."""
     whole = int(value)
     for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if whole >= length:

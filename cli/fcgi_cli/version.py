@@ -1,4 +1,4 @@
-"""``fcgi-sctp version``: this program, and what it stands on; for reports of problems."""
+"""``fcgi-sctp version``: prints the versions of this program and of what it uses, for bug reports."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import sys
 
 from fcgi_core import __version__
 
+from .output import add_output_argument
+
 __all__ = ["add_arguments", "run"]
 
 PACKAGES = ("pysctp", "cffi", "uvloop", "pydantic", "rich", "prometheus_client")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "This program and what it stands on, for reports of problems."
-    parser.add_argument("-o", "--output", choices=("pretty", "json"), default="pretty")
+    parser.description = "Print the versions of this program and of what it uses, for bug reports."
+    add_output_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

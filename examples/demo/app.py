@@ -1,9 +1,9 @@
-"""httpbin as it comes from PyPI. It logs next to nothing, so each request is logged here, by what became of it."""
+"""httpbin from PyPI. It logs hardly anything, so this module logs each request with its status."""
 
 import logging
 import time
 
-# one handler at the root before httpbin is imported, or Flask adds its own, and each line is there twice
+# without a handler at the root, importing httpbin makes Flask add its own, and each line appears twice
 logging.getLogger().addHandler(logging.NullHandler())
 logging.getLogger().setLevel(logging.INFO)
 

@@ -1,9 +1,9 @@
 """Runs the demo: nginx with three hosts, `fcgi-sctp web`, `fcgi-sctp app` with httpbin, traffic, and the log viewer.
 
     driver.py           until Ctrl-C, with the live viewer
-    driver.py --once    one round; exit status 0 if every answer and every log line arrived as it must
+    driver.py --once    one round; exit status 0 if every answer and every log line is right
 
-Called by script/demo, which installs what is needed. Everything it makes lies in one temporary folder.
+script/demo installs the requirements and calls it. All its files are in one temporary folder.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ HOSTS = ("shop.example", "blog.example", "api.example")
 READY_WITHIN = 20.0
 """Seconds from the start to the first answer."""
 STOP_WITHIN = 5.0
-"""Seconds that a program may take to end before it is killed."""
+"""Seconds that a program has to end before it is killed."""
 LINES_WITHIN = 5.0
 """Seconds that log lines may take after the last answer."""
 WORKERS = 4
-"""Requests at once."""
+"""Threads that send requests."""
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why."""
+    """The demo cannot continue, for the reason in the message."""
 
 
 class Program:
-    """A program in a session of its own: Ctrl-C at the terminal reaches the driver alone, which ends all in order."""
+    """A program in its own session: Ctrl-C reaches only the driver, which ends the programs in order."""
 
     def __init__(self, name: str, command: Sequence[str | Path], folder: Path, stop_signal: signal.Signals) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class Program:
             )
 
     def check(self) -> None:
-        """DemoError if it has ended."""
+        """Raise DemoError if the program has ended."""
         if self.process.poll() is not None:
             raise DemoError(
                 f"{self.name} ended by itself with status {self.process.returncode}:\n{self.log.read_text()}"
@@ -72,13 +72,13 @@ class Program:
             self.process.wait(STOP_WITHIN)
         except subprocess.TimeoutExpired:
             print(f"{self.name} did not end in {STOP_WITHIN:g} s and is killed", file=sys.stderr)
-            # the session is its alone: this reaches nginx's worker too
+            # to the whole session, which includes nginx's worker
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
 
 class Demo:
-    """The programs, and where they are to be found. Leaving it ends them: nginx first, the application last."""
+    """The running programs with their port and folder. Leaving the context ends nginx first, the application last."""
 
     def __init__(self) -> None:
         self.port = _free_port(socket.SOCK_STREAM)
@@ -87,9 +87,9 @@ class Demo:
 
     def __enter__(self) -> Demo:
         with ExitStack() as stack:
-            # a unix socket's path has room for 107 bytes: not below a long TMPDIR
+            # not below TMPDIR, which may be too long for a unix socket's path of 107 bytes
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fcgi-sctp-", dir="/tmp")))
-            self.folder.chmod(0o711)  # nginx's worker, which is another user if we are root, reaches the socket
+            self.folder.chmod(0o711)  # lets nginx's worker reach the socket, which is another user if we are root
             self.feed = self.folder / "feed.sock"
             nginx_configuration, configuration = self._fill_in("nginx.conf", "fcgi-sctp.yaml")
             for name, command, stop_signal in (
@@ -116,7 +116,7 @@ class Demo:
             program.check()
 
     def _fill_in(self, *names: str) -> list[Path]:
-        """Copies of the demo's files in the folder, with what is between @ signs filled in."""
+        """Copy files of the demo into the folder, with the names between @ signs replaced."""
         values = {
             "USER": "user www-data;" if os.geteuid() == 0 else "",
             "FOLDER": str(self.folder),
@@ -155,14 +155,14 @@ def _free_port(kind: socket.SocketKind) -> int:
 
 
 def follow(demo: Demo) -> bool:
-    """The viewer in the foreground, traffic behind it. Returns whether all answers were right."""
+    """Run the viewer while requests are sent. Return whether all answers were right."""
     print(f"\n  Three hosts on http://127.0.0.1:{demo.port}/ (shop.example). Open it, or type:\n")
     for host in HOSTS:
         print(f"    curl -i -H 'Host: {host}' http://127.0.0.1:{demo.port}/anything")
-    print("\n  What httpbin logs comes back over SCTP. Ctrl-C ends the demo.\n")
+    print("\n  Below are httpbin's log lines, which came over SCTP. Ctrl-C ends the demo.\n")
     for program in demo.programs:
         print(program.log.read_text(), end="", flush=True)
-    # unlike the other programs it shares the terminal, for its keys: it gets Ctrl-C too
+    # in our session, because it needs the terminal for its keys; so it gets Ctrl-C too
     viewer = subprocess.Popen((COMMAND, "logs", "--feed", demo.feed))
     stop = threading.Event()
     counts: Counter[bool] = Counter()
@@ -188,7 +188,7 @@ def follow(demo: Demo) -> bool:
         pass
     finally:
         _ignore_signals()
-        print("\n  Ending, with the requests under way.", flush=True)
+        print("\n  Waiting for running requests, then ending.", flush=True)
         stop.set()
         for worker in workers:
             worker.join()
@@ -198,7 +198,7 @@ def follow(demo: Demo) -> bool:
 
 
 def _end_viewer(viewer: subprocess.Popen[bytes]) -> None:
-    """It sets the terminal back when it is interrupted, and has heard a Ctrl-C at the terminal itself."""
+    """Wait for the viewer, which got Ctrl-C from the terminal; interrupt, then kill it if it does not end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
             viewer.wait(1)
@@ -212,7 +212,7 @@ def _end_viewer(viewer: subprocess.Popen[bytes]) -> None:
 
 
 def once(demo: Demo) -> bool:
-    """One round of all visits. Returns whether everything arrived."""
+    """Make one round of all visits. Return whether everything arrived."""
     with ThreadPoolExecutor(WORKERS) as pool:
         answers = list(pool.map(lambda visit: make(demo.port, visit), visits()))
     deadline = time.monotonic() + LINES_WITHIN
@@ -243,23 +243,23 @@ def once(demo: Demo) -> bool:
 
 
 def _read_feed(path: Path) -> list[dict[str, Any]]:
-    """All lines that the feed holds."""
+    """All lines in the feed."""
     with socket.socket(socket.AF_UNIX) as feed:
         feed.settimeout(LINES_WITHIN)
         feed.connect(str(path))
         feed.sendall(b'{"since": 1}\n')
-        feed.shutdown(socket.SHUT_WR)  # what there is, and no more
+        feed.shutdown(socket.SHUT_WR)  # asks for the lines that are there, without following
         with feed.makefile() as lines:
             return [line for line in map(json.loads, lines) if "message" in line]
 
 
 def _missing(answer: Answer, lines: list[dict[str, Any]]) -> list[str]:
-    """What the log should hold of a request, and does not: with its own id, host and severity."""
+    """The lines that the log lacks of a request, with its id, host and severity."""
     visit = answer.visit
     wanted = [(visit.severity, f"{visit.method} {visit.path}: {visit.status} ")]
     if visit.also:
         wanted.append(("err", visit.also))
-    # on a slow machine anything may be slow
+    # on a slow machine any request may be logged as slow
     alike = {"info": ("info", "notice")}
     found = [
         (SEVERITIES[line["severity"]], line["message"])
@@ -279,14 +279,18 @@ def _ignore_signals() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    _ignore_signals()  # once is enough: what follows ends in bounded time
+    _ignore_signals()  # the rest ends in bounded time, so one signal is enough
     raise KeyboardInterrupt
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="script/demo", description="The whole road, from nginx to httpbin and back.")
+    parser = argparse.ArgumentParser(
+        prog="script/demo", description="Run nginx, fcgi-sctp and httpbin, send requests, and show the log viewer."
+    )
     parser.add_argument(
-        "--once", action="store_true", help="one round without a terminal; exit 1 if anything is missing"
+        "--once",
+        action="store_true",
+        help="send one round of requests without a terminal; exit 1 if anything is missing",
     )
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""Requests for the three hosts, each with the answer that it must get and the line that the application logs of it."""
+"""Requests to the three hosts, each with its expected answer and log line."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ TIMEOUT = 20.0
 
 @dataclass(frozen=True)
 class Visit:
-    """One request and what is right for it."""
+    """A request, with its expected answer and log line."""
 
     host: str
     method: str
     path: str
     right: Callable[[bytes], bool] = lambda body: True
-    """Whether the body of the answer is what it must be."""
+    """Whether the body of the answer is right."""
     status: int = 200
     severity: str = "info"
-    """Of the line in the feed."""
+    """Severity of its line in the feed."""
     also: str = ""
-    """What another line of this request in the feed contains, of severity `err`."""
+    """Text of a further line of this request, with severity `err`."""
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came."""
+    """The answer to a visit."""
 
     visit: Visit
     request: str
@@ -45,11 +45,11 @@ class Answer:
     size: int
     seconds: float
     problem: str
-    """'' if all is as it must be."""
+    """The error; '' if the answer is right."""
 
 
 def make(port: int, visit: Visit) -> Answer:
-    """Send the request, read the answer and look whether it is right."""
+    """Send the request, read the answer and check it."""
     began = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     request, status, body, problem = "", 0, b"", ""
@@ -70,7 +70,7 @@ def make(port: int, visit: Visit) -> Answer:
 
 
 def visits() -> list[Visit]:
-    """One round: something of everything."""
+    """One round of requests of every kind."""
     octets = random.Random(7)
     hundred_kilobytes = bytes(octets.randint(0, 255) for _ in range(102400))
     return [
@@ -94,13 +94,13 @@ def visits() -> list[Visit]:
         Visit("api.example", "GET", "/delay/1", severity="notice"),
         Visit("api.example", "GET", "/drip?duration=1&numbytes=5&delay=0", lambda body: body == b"*****"),
         Visit("api.example", "GET", "/status/503", status=503, severity="err"),
-        # httpbin reads a number here without looking: an exception that nobody caught, with its traceback
+        # httpbin does not check this number, so this logs an uncaught exception with its traceback
         Visit("api.example", "GET", "/drip?duration=long", status=500, severity="err", also="ValueError: could not"),
     ]
 
 
 def upload(host: str, size: int) -> Visit:
-    """A POST of `size` random bytes, which httpbin sends back as base64."""
+    """A POST of `size` random bytes, which httpbin returns as base64."""
     content = random.randbytes(size)
     wanted = hashlib.sha256(content).digest()
 

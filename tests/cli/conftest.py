@@ -1,4 +1,4 @@
-"""A live feed that runs beside a test, and one that says what a test tells it to."""
+"""A live feed that runs during a test, a feed that follows a script, and scripted admin sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcgi_core.web.feed import Feed
 
 
 class RunningFeed:
-    """A `Feed` on a thread of its own; every call returns when it is done."""
+    """A `Feed` on its own thread; every call returns when it is done."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -117,7 +117,7 @@ Answer = Callable[[bytes], bytes]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[Answer], str]]:
-    """Starts something at a path that answers each line as it is told; b'' closes the connection."""
+    """Starts a server that answers each line by a function and returns its path; b'' closes the connection."""
     stopping: list[tuple[socket.socket, threading.Thread]] = []
 
     def start(answer: Answer) -> str:

@@ -28,9 +28,9 @@ def test_ask(serve: Callable[[Answer], str]) -> None:
     ("answer", "error"),
     [
         (b'{"ok": false, "error": "no such thing"}\n', "no such thing"),
-        (b"HTTP/1.1 400 Bad Request\r\n", "no admin socket of fcgi-sctp"),
-        (b"[]\n", "no admin socket of fcgi-sctp"),
-        (b"", "it closed the connection"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "not an admin socket of fcgi-sctp"),
+        (b"[]\n", "not an admin socket of fcgi-sctp"),
+        (b"", "the process closed the connection"),
     ],
 )
 def test_other_answers(serve: Callable[[Answer], str], answer: bytes, error: str) -> None:
@@ -40,7 +40,7 @@ def test_other_answers(serve: Callable[[Answer], str], answer: bytes, error: str
     client.close()
 
 
-def test_it_connects_anew(serve: Callable[[Answer], str]) -> None:
+def test_it_connects_again(serve: Callable[[Answer], str]) -> None:
     answers = iter([b"", b'{"ok": true, "answer": 1}\n'])
     client = AdminClient(serve(lambda line: next(answers)))
     with pytest.raises(AdminError):
@@ -49,12 +49,12 @@ def test_it_connects_anew(serve: Callable[[Answer], str]) -> None:
     client.close()
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_no_socket(tmp_path: Path) -> None:
     with pytest.raises(AdminError, match="No such file"):
         AdminClient(str(tmp_path / "none.sock")).ask("status")
 
 
-def test_one_that_hangs(serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_hangs(serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "PATIENCE", 0.01)
     go = threading.Event()
 
@@ -70,7 +70,7 @@ def test_one_that_hangs(serve: Callable[[Answer], str], monkeypatch: pytest.Monk
 def test_an_endless_answer(serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "MAX_ANSWER", 1000)
     client = AdminClient(serve(lambda line: b"x" * 2000))
-    with pytest.raises(AdminError, match="no admin socket"):
+    with pytest.raises(AdminError, match="not an admin socket"):
         client.ask("status")
 
 

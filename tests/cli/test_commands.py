@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_cli import change
+from fcgi_cli import admin as admin_module
 from fcgi_cli.admin import AdminError
 from fcgi_cli.main import main, make_parser
 from fcgi_cli.webserver import SERVERS, snippet
@@ -38,11 +38,11 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert "$ modprobe sctp" in lines
     assert "$ sysctl -w net.sctp.x=1" in lines
     assert "works \\x1b[2J" in out
-    assert "sctp: auto takes the carrier `userspace` here." in lines
+    assert "`sctp: auto` uses the carrier `userspace` here." in lines
     assert main(["doctor", "-o", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["carrier"] == "userspace"
-    assert [one["state"] for one in told["findings"]] == ["missing", "optional", "good"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["carrier"] == "userspace"
+    assert [one["state"] for one in printed["findings"]] == ["missing", "optional", "good"]
 
 
 def test_doctor_without_any_sctp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,8 +94,8 @@ class Admin:
 @pytest.fixture
 def admin(monkeypatch: pytest.MonkeyPatch) -> type[Admin]:
     Admin.answers, Admin.asked = {}, []
-    monkeypatch.setattr(change, "AdminClient", Admin)
-    monkeypatch.setattr(change, "sockets", lambda given: list(Admin.answers))
+    monkeypatch.setattr(admin_module, "AdminClient", Admin)
+    monkeypatch.setattr(admin_module, "sockets", lambda given: list(Admin.answers))
     return Admin
 
 
@@ -106,7 +106,7 @@ def test_set(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert main(["set", "syslog.severity=debug", "syslog.severity@shop.example=a=b"]) == 0
     captured = capsys.readouterr()
-    lines = [f"{who}: syslog.severity: taken" for who in ("web", "192.0.2.1:9000", "app shop")]
+    lines = [f"{who}: syslog.severity: changed" for who in ("web", "192.0.2.1:9000", "app shop")]
     assert captured.out.splitlines() == lines
     assert captured.err == ""
     changes = {"syslog.severity": "debug", "syslog.severity@shop.example": "a=b"}
@@ -116,7 +116,7 @@ def test_set(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
 def test_set_for_virtual_hosts(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
     admin.answers = {"/web.sock": {"web": {"syslog.severity@shop.example": ""}}}
     assert main(["set", "syslog.severity=debug", "--server-name", "shop.example"]) == 0
-    assert capsys.readouterr().out == "web: syslog.severity@shop.example: taken\n"
+    assert capsys.readouterr().out == "web: syslog.severity@shop.example: changed\n"
     assert main(["set", "-s", "a", "-s", "b", "syslog.severity=debug", "syslog.rate@c=1"]) == 0
     assert [question["changes"] for _, _, question in admin.asked] == [
         {"syslog.severity@shop.example": "debug"},
@@ -132,17 +132,17 @@ def test_set_refused(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out) == [{"web": {"a.b": "no \x1b such"}}]
 
 
-def test_set_what_concerns_one_side_alone(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
+def test_set_an_option_of_one_side(admin: type[Admin], capsys: pytest.CaptureFixture[str]) -> None:
     idle = f"{NO_EFFECT}: not this side"
     admin.answers = {"/web.sock": {"web": {"a.b@c": idle}, "192.0.2.1:9000": {"a.b@c": ""}}}
     assert main(["set", "a.b@c=1"]) == 0
-    assert capsys.readouterr().out == "web: a.b@c: no effect here: not this side\n192.0.2.1:9000: a.b@c: taken\n"
+    assert capsys.readouterr().out == "web: a.b@c: no effect here: not this side\n192.0.2.1:9000: a.b@c: changed\n"
     admin.answers = {"/web.sock": {"web": {"a.b@c": idle, "a.d@c": ""}, "192.0.2.1:9000": {"a.b@c": idle}}}
     assert main(["set", "a.b@c=1", "a.d@c=1", "-o", "json"]) == 1, "an effect nowhere"
 
 
 @pytest.mark.parametrize("answers", [{}, {"/web.sock": "no such file"}])
-def test_set_without_anybody(admin: type[Admin], capsys: pytest.CaptureFixture[str], answers: dict[str, str]) -> None:
+def test_set_without_a_process(admin: type[Admin], capsys: pytest.CaptureFixture[str], answers: dict[str, str]) -> None:
     admin.answers = answers
     assert main(["set", "a.b=1"]) == os.EX_UNAVAILABLE
     assert capsys.readouterr().err.startswith("fcgi-sctp set: ")
@@ -198,7 +198,7 @@ def test_the_address_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "words", [["--listen", "unix:/a b"], ["--listen", "unix:a"], ["--listen", "9000"], ["--server-name", "a;b"]]
 )
-def test_no_address(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_addresses(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nginx-config", *words]) == os.EX_USAGE
     assert capsys.readouterr().err.startswith("fcgi-sctp nginx-config: ")
 
@@ -227,7 +227,7 @@ def test_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
     page = Path(__file__).parents[2] / "docs/man/fcgi-sctp.1"
     text = page.read_text()
     for command in all_commands():
-        assert f"fcgi\\-sctp {command}".replace("-", "\\-").replace("\\\\", "\\") in text, "docs/make-man makes it anew"
+        assert f"fcgi\\-sctp {command}".replace("-", "\\-").replace("\\\\", "\\") in text, "run docs/make-man"
     if shutil.which("groff"):
         done = subprocess.run(["groff", "-man", "-ww", "-z", page], capture_output=True, text=True, check=True)
         assert done.stderr == ""
@@ -258,33 +258,35 @@ def test_an_answer_that_cannot_be_understood(
 ) -> None:
     path = serve(lambda line: b'{"ok": true, "answer": ' + odd + b"}\n")
     status = main([*words, "--admin", path])
-    told = capsys.readouterr().err
-    assert (status, len(told.splitlines())) in ((os.EX_UNAVAILABLE, 1), (0, 0), (1, 0)), told
+    printed = capsys.readouterr().err
+    assert (status, len(printed.splitlines())) in ((os.EX_UNAVAILABLE, 1), (0, 0), (1, 0)), printed
 
 
 def test_an_answer_that_is_deep(serve: Callable[[Answer], str], capsys: pytest.CaptureFixture[str]) -> None:
     path = serve(lambda line: b"[" * 200_000 + b"\n")
     assert main(["status", "--admin", path]) == os.EX_UNAVAILABLE
-    assert "no admin socket of fcgi-sctp" in capsys.readouterr().err
+    assert "not an admin socket of fcgi-sctp" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", ["0", "-5", "9" * 30, "many"])
-def test_numbers_of_looks(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_counts(count: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["top", "--count", count, "--admin", "/nosuch"])
     assert ended.value.code == os.EX_USAGE
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:99999", "127.0.0.1:0", "a:²", "127.0.0.1:" + "9" * 5000])
-def test_addresses_that_are_none(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_ports(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nginx-config", "--listen", listen]) == os.EX_USAGE
-    assert "write unix:/PATH or HOST:PORT" in capsys.readouterr().err
+    assert "use unix:/PATH or HOST:PORT" in capsys.readouterr().err
 
 
-def test_a_plugin_is_written_where_the_name_is_strange(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_is_written_into_a_folder_with_a_harmful_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = tmp_path / "\x1b[2J"
     for expected in (0, 1):
         assert main(["plugins", "new", "x", "--in", str(where)]) == expected
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err
-    assert "\\x1b[2J/x is there already" in captured.err
+    assert "\\x1b[2J/x exists already" in captured.err

@@ -103,7 +103,7 @@ def test_nothing_that_comes_is_cut_as_the_past_is(
     script: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [json.dumps({"n": n, "time": 0, "severity": 6, "message": f"m{n}"}).encode() + b"\n" for n in range(1, 10)]
-    script(({"next": 5}, [b"".join(lines)]))  # all at once: the end of the past, and what came since
+    script(({"next": 5}, [b"".join(lines)]))  # all at once: the end of the past, and new lines
     words = ("-n", "2", "-e", "m", "-o", "raw", "--count", "7", "--timeout", "30")
     assert run("--feed", str(tmp_path / "feed.sock"), *words) == 0
     assert capsys.readouterr().out.split() == [f"m{number}" for number in range(3, 10)]
@@ -122,15 +122,15 @@ def test_exit_status(feed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--level", "loud"], "'loud' is no severity: one of emerg"),
-        (["--grep", "("], "'(' is no regular expression"),
-        (["--tail", "-1"], "no number of lines"),
-        (["--count", "x"], "no number of lines"),
-        (["--timeout", "nan"], "no number of seconds"),
-        (["--timeout", "x"], "no number of seconds"),
+        (["--level", "loud"], "'loud'"),
+        (["--grep", "("], "invalid regular expression '('"),
+        (["--tail", "-1"], "invalid number"),
+        (["--count", "x"], "invalid number"),
+        (["--timeout", "nan"], "invalid time"),
+        (["--timeout", "x"], "invalid time"),
     ],
 )
-def test_wrong_words(capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str) -> None:
+def test_usage_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str) -> None:
     with pytest.raises(SystemExit):
         run(*arguments)
     assert complaint in capsys.readouterr().err
@@ -155,7 +155,7 @@ def test_a_locale_that_cannot_write_a_character(feed: Any) -> None:
         assert process.communicate(timeout=10) == (b"\\xe4\\u2603\n", b"")
 
 
-def test_a_pipe_that_nobody_reads_is_no_error(feed: Any) -> None:
+def test_a_pipe_whose_reader_has_gone_is_no_error(feed: Any) -> None:
     feed.publish(entry("one"))
     with program("--feed", feed.path, "-o", "raw") as process:
         assert process.stdout is not None
@@ -173,11 +173,13 @@ def test_the_web_side_is_restarted(feed: Any) -> None:
         assert process.stderr is not None
         assert process.stdout.readline() == b"one\n"
         feed.stop()
-        assert process.stderr.readline() == b"fcgi-sctp logs: the web side has closed the feed; waiting for it\n"
+        assert (
+            process.stderr.readline() == b"fcgi-sctp logs: the web side closed the feed; waiting for it to come back\n"
+        )
         feed.start()
         feed.publish(entry("two"))
         assert process.stdout.readline() == b"two\n"
-        assert process.stderr.readline() == b"fcgi-sctp logs: the web side has been started anew\n"
+        assert process.stderr.readline() == b"fcgi-sctp logs: the web side was restarted\n"
 
 
 def on_terminal(*arguments: str, **environment: str) -> bytes:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_cli.logs import spool as spool_module
 from fcgi_cli.logs.backlog import MOST_WAITING, SAMPLE, Backlog
 from fcgi_cli.logs.events import Event, Line, Lost, Note, Skipped, SourceError
 from fcgi_cli.logs.files import PART, FileSource, PipeSource
@@ -29,7 +28,6 @@ from fcgi_cli.logs.past import Past
 from fcgi_cli.logs.prompt import Prompt
 from fcgi_cli.logs.pump import Pump
 from fcgi_cli.logs.source import LONGEST_LINE, RECEIVE, Source
-from fcgi_cli.logs.spool import Spool
 from fcgi_cli.logs.status import short
 from fcgi_cli.main import main
 from fcgi_syslog.formats import format_json, format_line
@@ -150,7 +148,7 @@ def test_a_damaged_file_gives_what_can_be_read(
 def test_zstd_without_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.log").write_bytes(zstd(b"one\n"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SourceError, match="the program zstd is needed to read it, and is not installed"):
+    with pytest.raises(SourceError, match="cannot be unpacked: the program zstd is not installed"):
         lines(FileSource(str(tmp_path / "a.log"), tail=None))
 
 
@@ -192,7 +190,7 @@ def test_of_long_lines_fewer_are_kept() -> None:
         past.add(Line(number, 1.0, 4, str(number) * (4 << 20), past=True))
     note, *kept = past.events()
     assert isinstance(note, Note)
-    assert note.text == "the latest lines are long: 3 of 10 are shown"
+    assert note.text == "the latest lines are long: showing 3 of 10"
     assert [event.number for event in kept if isinstance(event, Line)] == [7, 8, 9]
     past.add(Line(10, 1.0, 4, "x" * (40 << 20), past=True))
     assert len(past.events()) == 2, "the latest is always there"
@@ -238,14 +236,14 @@ def test_a_line_of_ten_mebibytes(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_folder_and_what_is_no_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", str(tmp_path)]) == os.EX_UNAVAILABLE
-    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: is a folder; name the files in it\n"
+    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: is a directory; name the files in it\n"
     assert main(["logs", "--feed", str(tmp_path)]) == os.EX_UNAVAILABLE
-    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: Connection refused; it is no socket\n"
+    assert capsys.readouterr().err == f"fcgi-sctp logs: {tmp_path}: Connection refused; it is not a socket\n"
     strange = tmp_path / "\x1b]0;x\x07.log"
     assert main(["logs", str(strange), "--feed", f"{strange}2", f"{strange}.gz"]) == os.EX_UNAVAILABLE
-    told = capsys.readouterr().err
-    assert len(told.splitlines()) == 3
-    assert "\x1b" not in told
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 3
+    assert "\x1b" not in printed
 
 
 def test_options_between_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,17 +287,17 @@ def test_options_between_names(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ],
     ids=lambda words: " ".join(words)[:30],
 )
-def test_what_cannot_be_meant_is_one_line(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_is_one_line(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.log").write_text("a\n")
     try:
         status = main(["logs", "--no-follow", str(tmp_path / "a.log"), *words])
     except SystemExit as ended:
         status = ended.code  # type: ignore[assignment]  # of the parser
-    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("usage:", " "))]
+    printed = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("usage:", " "))]
     assert status == os.EX_USAGE
-    assert len(told) == 1
-    assert len(told[0]) < 300
-    assert "\x1b" not in told[0]
+    assert len(printed) == 1
+    assert len(printed[0]) < 300
+    assert "\x1b" not in printed[0]
 
 
 @pytest.mark.parametrize(
@@ -384,8 +382,8 @@ def test_viewers_into_viewers(feed: Any) -> None:
     assert first.stdout is not None
     first.stdout.close()
     first.wait(PATIENCE)
-    told = [json.loads(line) for line in second.stdout.splitlines()]
-    assert [(one["message"], one["source"]) for one in told] == [("m1", "paris"), ("two\nlines", "paris")]
+    printed = [json.loads(line) for line in second.stdout.splitlines()]
+    assert [(one["message"], one["source"]) for one in printed] == [("m1", "paris"), ("two\nlines", "paris")]
 
 
 def test_several_are_merged_by_time(feed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -461,7 +459,7 @@ def test_the_last_matching_lines(feed: Any, capsys: pytest.CaptureFixture[str]) 
 
 def test_wrong_times_and_templates(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", "--since", "soon"]) == os.EX_USAGE
-    assert "'soon' is no time: 10m (ago), 12:30" in capsys.readouterr().err
+    assert "invalid time 'soon': use 10m (ago), 12:30" in capsys.readouterr().err
     assert main(["logs", "--template", "{x}"]) == os.EX_USAGE
 
 
@@ -497,37 +495,21 @@ def many(count: int, begin: int = 0) -> Iterator[Line]:
     return (Line(number, 0.0, 6, str(number)) for number in range(begin, begin + count))
 
 
-def test_a_spool_keeps_order_in_memory_and_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "CHUNK", 10)
-    spool = Spool()
-    taken: list[Event] = []
-    for begin in range(0, 200, 25):
-        for line in many(25, begin):
-            spool.add(line)
-        taken += spool.take(7)
-    assert len(spool) == 200 - len(taken)
-    taken += spool.take(1000)
-    assert texts(taken) == [str(number) for number in range(200)]
-    assert not spool
-    assert spool.take(1) == []
-    assert not spool.full
-    spool.close()
-
-
-def test_what_came_in_a_pause_is_drawn_whole() -> None:
+def test_what_happened_before_the_end_of_a_pause_is_drawn_whole() -> None:
     backlog = Backlog()
     for line in many(10):
         backlog.add(line)
-    backlog.pause()
+    backlog.pause_or_resume(0.5)
+    assert backlog.take(whole=False) == []
+    backlog.pause_or_resume(1.0)
     for line in many(3 * MOST_WAITING, 10):
         backlog.add(line)
-    assert backlog.take(whole=False) == []
-    backlog.resume()
     drawn: list[Event] = []
-    while len(backlog):
+    while backlog.whole:
         drawn += backlog.take(whole=False)
     assert texts(drawn) == [str(number) for number in range(3 * MOST_WAITING + 10)]
-    backlog.close()
+    backlog.add(Line(1, 1.1, 6, "later"))
+    assert not backlog.whole
 
 
 def test_a_flood_is_thinned_to_the_worst() -> None:
@@ -610,7 +592,7 @@ def test_errors_show_names_of_files_that_are_harmless(tmp_path: Path, capsys: py
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_in_tmux(feed: Any, tmp_path: Path) -> None:
-    """A real terminal, which wraps lines anew when it is resized, with a shell that stops and resumes its jobs."""
+    """A real terminal, which wraps lines again when it is resized, with a shell that stops and resumes its jobs."""
     feed.publish(*(entry(number, f"line {number}.") for number in range(50)))
 
     def tmux(*words: str) -> str:

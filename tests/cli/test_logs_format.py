@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from fcgi_cli.logs.events import Line, Lost, Note, Skipped
-from fcgi_cli.logs.fold import fold
-from fcgi_cli.logs.formats import CONTINUED, Clock, format_json, format_pretty, format_raw
+from fcgi_cli.logs.formats import CONTINUED, Clock, fold, format_json, format_pretty, format_raw
 from fcgi_cli.logs.painter import Painter, colour_system
 from fcgi_cli.logs.template import template
 from hypothesis import given
@@ -182,7 +181,7 @@ def test_folding(lines: list[str], folded: str) -> None:
 
 
 def test_a_gap_is_told() -> None:
-    assert format_pretty(Skipped(1234), Clock()) == "-- 1,234 lines not drawn: they come faster than anybody reads\n"
+    assert format_pretty(Skipped(1234), Clock()) == "-- 1,234 lines not drawn: they came too fast to read\n"
     assert format_json(Skipped(3)) == ""
     assert not harmful(format_pretty(Note("\x1b[2J"), Clock()))
 
@@ -192,13 +191,13 @@ def test_templates() -> None:
     form = template(r"{time}\t{level:<8}{host:>14.4} {app} {fields.uri} {fields.none} {n} {{}} {message}", clock)
     assert form(LINE) == "2023-11-14T22:13:20.123Z\terr               shop cart / - 7 {} no\\n\\titem\n"
     for text, complaint in (
-        ("{nothing}", "'nothing' is no name; names are time"),
+        ("{nothing}", "unknown name 'nothing'; names are time"),
         ("{message!r}", "only a width"),
         ("{message:99999}", "only a width"),
-        ("{message.__class__}", "is no name"),
+        ("{message.__class__}", "unknown name"),
         ("{message", "expected '}'"),
     ):
-        with pytest.raises(ValueError, match="is no template") as caught:
+        with pytest.raises(ValueError, match="invalid template") as caught:
             template(text, clock)
         assert complaint in str(caught.value)
 

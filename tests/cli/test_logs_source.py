@@ -98,7 +98,7 @@ def test_what_is_past(script: Callable[..., Any], tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("hurried")
 def test_what_comes_is_not_past(script: Callable[..., Any], tmp_path: Path) -> None:
-    lost = {"lost": 2, "next": 7}  # the last of the past and the first of what came
+    lost = {"lost": 2, "next": 7}  # the last past line and the first new one
     script(
         ({"next": 6}, [b"".join(json.dumps(one).encode() + b"\n" for one in (line(3), line(4), lost, line(7)))]),
         ({"instance": "two", "next": 2}, [line(1)]),  # a smaller number, and later
@@ -135,10 +135,10 @@ def test_it_resumes_where_it_was(script: Callable[..., Any], tmp_path: Path) -> 
             break
     assert numbers(events) == [3, 4, 5, 6, "Note", "Note", 7, 8, "Note", "Note", "Note", "Lost", 2, 3]
     assert [event.text for event in events if isinstance(event, Note)] == [
-        "the web side has closed the feed; waiting for it",
+        "the web side closed the feed; waiting for it to come back",
         "connected again",
-        "the web side has closed the feed; waiting for it",
-        "the web side has been started anew",
+        "the web side closed the feed; waiting for it to come back",
+        "the web side was restarted",
         "connected again",
     ]
     assert served.wishes == [{"since": 3}, {"since": 7}, {"since": 1}]
@@ -194,10 +194,10 @@ def test_the_deadline(feed: Any) -> None:
     reading = batches(FeedSource(feed.path, tail=1), deadline=time.monotonic() + 0.3)
     assert next(reading) == []
     feed.stop()
-    assert list(itertools.chain(*reading)) == [Note("the web side has closed the feed; waiting for it")]
+    assert list(itertools.chain(*reading)) == [Note("the web side closed the feed; waiting for it to come back")]
 
 
-def test_an_output_that_nobody_reads(feed: Any) -> None:
+def test_an_output_whose_reader_has_gone(feed: Any) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -210,14 +210,14 @@ def test_an_output_that_nobody_reads(feed: Any) -> None:
 @pytest.mark.parametrize(
     ("greeting", "complaint"),
     [
-        (b"", "too many listen already"),
-        (b"HTTP/1.1 400 Bad Request\n", "no live feed of fcgi-sctp"),
-        (b"{}\n", "no live feed"),
-        (b"[]\n", "no live feed"),
-        (b'{"feed": "other", "version": 1}\n', "no live feed"),
-        (b'{"feed": "fcgi-sctp", "version": 9}\n', "a feed of version 9"),
-        (b'{"feed": "fcgi-sctp", "version": 1, "instance": "x", "first": "x", "next": 1}\n', "no live feed"),
-        (b"x" * 300_000, "no live feed"),
+        (b"", "it has too many listeners"),
+        (b"HTTP/1.1 400 Bad Request\n", "not a live feed of fcgi-sctp"),
+        (b"{}\n", "not a live feed"),
+        (b"[]\n", "not a live feed"),
+        (b'{"feed": "other", "version": 1}\n', "not a live feed"),
+        (b'{"feed": "fcgi-sctp", "version": 9}\n', "the feed has version 9"),
+        (b'{"feed": "fcgi-sctp", "version": 1, "instance": "x", "first": "x", "next": 1}\n', "not a live feed"),
+        (b"x" * 300_000, "not a live feed"),
     ],
 )
 def test_what_is_no_feed(script: Callable[..., Any], tmp_path: Path, greeting: bytes, complaint: str) -> None:
@@ -231,7 +231,7 @@ def test_no_feed_at_all(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is `fcgi-sctp web` running"):
         read(tmp_path)
     (tmp_path / "feed.sock").write_text("")
-    with pytest.raises(SourceError, match="it is no socket"):
+    with pytest.raises(SourceError, match="it is not a socket"):
         read(tmp_path)
 
 

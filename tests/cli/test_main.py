@@ -1,4 +1,4 @@
-"""The command itself: its words, its sentences, its exit statuses. What the sides do is for tests/system."""
+"""The command itself: its options, its messages, its exit statuses. tests/system tests what the sides do."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["fly"], ["web", "--fly"], ["app", "a:b", "--threads", "many"]])
-def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code
@@ -74,7 +74,7 @@ def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
         ["app", "--listen", "a:1"],
     ],
 )
-def test_too_few_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_arguments(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == os.EX_USAGE
@@ -85,7 +85,7 @@ def test_check_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["check"])
     assert ended.value.code == os.EX_USAGE
-    assert "fcgi-sctp check: check needs a CONFIG file" in capsys.readouterr().err
+    assert "fcgi-sctp check: CONFIG is missing" in capsys.readouterr().err
 
 
 def test_web_from_flags_alone(started: list[tuple[str, Config]]) -> None:
@@ -174,13 +174,11 @@ def test_check_of_the_two_files_of_a_site(capsys: pytest.CaptureFixture[str], tm
 
 
 @pytest.mark.parametrize("text", ["", "# nothing", "web:", "---", "{web: , app: }"])
-def test_check_of_a_file_that_says_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+def test_check_of_a_file_without_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
     assert main(["check", str(path)]) == os.EX_CONFIG
-    assert capsys.readouterr().err == (
-        f"fcgi-sctp: {path}: says nothing; web or app was expected, with what belongs to it\n"
-    )
+    assert capsys.readouterr().err == f"fcgi-sctp: {path}: has no settings; it needs `web` or `app`\n"
 
 
 def test_check_of_a_part_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -190,7 +188,7 @@ def test_check_of_a_part_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path:
     assert capsys.readouterr().out == f"{path}: good; sides: none; plugins: syslog\n"
 
 
-def test_what_is_told_of_a_file_is_harmless(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_errors_of_a_file_are_harmless(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "a\x1b]0;x\x07.yaml"
     path.write_text('"\\e]0;y\\a": 1\nplugins: {"\\e[2J": 3}')
     assert main(["check", str(path)]) == os.EX_CONFIG

@@ -87,7 +87,7 @@ def test_a_reader_that_has_gone_is_no_error(run: Run, words: list[str], status: 
 
 
 @pytest.mark.parametrize(("words", "status"), COMMANDS, ids=NAMES)
-def test_a_disk_that_is_full_is_told(run: Run, words: list[str], status: int) -> None:
+def test_a_full_disk_is_reported(run: Run, words: list[str], status: int) -> None:
     with open("/dev/full", "w") as full:
         done = run(words, full.fileno())
     assert (done.returncode, done.stderr) == (
@@ -117,12 +117,12 @@ def test_no_standard_error(run: Run, words: list[str]) -> None:
     assert (done.returncode, done.stdout) == (expected, "")
 
 
-def test_what_a_command_prints_is_the_status_of_the_rest(run: Run) -> None:
+def test_output_that_is_dropped_keeps_the_exit_status(run: Run) -> None:
     assert run(["plugins", "show", "nosuch"], subprocess.DEVNULL).returncode == 1
 
 
 def test_ctrl_c(serve: Callable[[Answer], str]) -> None:
-    """No traceback, whatever command waits."""
+    """Ctrl-C ends a waiting command without a traceback."""
     silent = serve(lambda line: (os.kill(child.pid, signal.SIGINT), b"")[1])
     with subprocess.Popen(
         [sys.executable, "-m", "fcgi_cli", "status", "--admin", silent],

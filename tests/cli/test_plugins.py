@@ -23,36 +23,36 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines[1:]][:2] == ["metrics", "syslog"]
 
 
-def test_list_is_what_is_done_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins"]) == 0
     assert capsys.readouterr().out.startswith("installed\n")
 
 
 def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "list", "-o", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {"metrics", "syslog"} <= {one["name"] for one in told["installed"]}
-    assert told["running"] == []
+    printed = json.loads(capsys.readouterr().out)
+    assert {"metrics", "syslog"} <= {one["name"] for one in printed["installed"]}
+    assert printed["running"] == []
 
 
 def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "show", "metrics"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("metrics 1, plugin API 1\n")
-    assert "  interval: number from 1 to 3600, default 5; web sides may change it\n      Seconds between" in text
+    assert "  interval: number from 1 to 3600, default 5; a web side may change it\n      Seconds between" in text
     assert "  metrics: association, background, lifetime 5 s\n" in text
 
 
 def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "show", "syslog", "-o", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["name"] == "syslog"
-    assert all(option["help"] for option in told["options"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["name"] == "syslog"
+    assert all(option["help"] for option in printed["options"])
 
 
-def test_one_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_that_is_not_installed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "show", "nope\x1b[0m"]) == 1
-    assert "nope\\x1b[0m: no such plugin is installed; installed are: metrics" in capsys.readouterr().err
+    assert "nope\\x1b[0m: not installed; installed plugins are: metrics" in capsys.readouterr().err
 
 
 def test_a_process_that_does_not_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

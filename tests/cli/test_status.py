@@ -116,7 +116,7 @@ web side host1, fcgi-sctp 0.1.0, process 7, up 1 h 2 min
     a:1  up    2 in flight  5 sent  weight 1
     b:1  DOWN  0 in flight  0 sent  weight 2.5  refused
     c:1  OUT   4 in flight  9 sent  weight 1    probes: late
-  virtual hosts, since somebody first asked
+  virtual hosts, counted since the first query
     shop.example  17 requests  2 in flight  4.9 KiB sent  2xx 16  5xx 1
   association 1 with shop at 127.0.0.1:9000, up 1 min 1 s
     round trip 0.21 ms, congestion window 4.3 KiB, unacknowledged chunks 3
@@ -158,12 +158,12 @@ def test_remote_text_is_harmless() -> None:
     assert len(text.splitlines()) == len(list(render(STATUS, everything=True)))
 
 
-def test_many_streams_are_told_with_all_alone() -> None:
+def test_many_streams_are_listed_only_with_all() -> None:
     status = copy.deepcopy(STATUS)
     uses = [{"stream": number, "uses": [{"what": "content", "request": f"r{number}"}]} for number in range(2, 102)]
     status["associations"][0]["map"] = uses
     lines = list(render(status))
-    assert "      and 76 more; --all tells them" in lines
+    assert "      and 76 more; --all lists them" in lines
     assert len(list(render(status, everything=True))) == len(lines) + 75
 
 
@@ -199,7 +199,7 @@ def test_units() -> None:
     assert [duration(value) for value in (7.9, 65, 3725, 790_000)] == ["7 s", "1 min 5 s", "1 h 2 min", "9 d 3 h"]
 
 
-def test_a_plugin_that_the_other_side_declares_in_another_way_or_that_is_set_aside_for_it() -> None:
+def test_a_plugin_that_disagrees_with_the_other_side_or_is_set_aside() -> None:
     plugin = {
         "name": "talk",
         "version": "3",
@@ -213,5 +213,5 @@ def test_a_plugin_that_the_other_side_declares_in_another_way_or_that_is_set_asi
     rows = list(plugin_rows(plugin))
     assert rows[0] == ("talk 3", "disagrees", "0 errors", "100000 us a hook", "12 % of the time")
     assert rows[1] == ("  ! a:1 declares other channels", "here talk;request;ordinary", "there nothing")
-    assert rows[2] == ("  ! b:1", "is set aside for it", "for 42 s")
+    assert rows[2] == ("  ! b:1", "set aside there", "for 42 s")
     assert rows[3][-2:] == ("dropped 2", "waiting 7")

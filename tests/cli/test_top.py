@@ -142,9 +142,9 @@ def test_a_narrow_terminal() -> None:
 def test_once_as_json(process: Process, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "--once", "-o", "json", "--interval", "0.05", "--admin", process.path]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    (told,) = json.loads(line)["processes"]
-    assert told["requests_per_second"] == 1
-    assert told["hosts"][0]["requests_per_second"] == 1
+    (printed,) = json.loads(line)["processes"]
+    assert printed["requests_per_second"] == 1
+    assert printed["hosts"][0]["requests_per_second"] == 1
     assert process.asked == 2
 
 
@@ -155,12 +155,12 @@ def test_a_pipe_gets_a_table_each_time(process: Process, capsys: pytest.CaptureF
     assert "\x1b" not in out
 
 
-def test_nobody_to_ask(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_to_ask(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcgi_cli.admin.DIRECTORY", str(tmp_path))
     monkeypatch.delenv("FCGI_SCTP_ADMIN", raising=False)
     for command in ("top", "status"):
         assert main([command]) == 69
-        assert "--admin names one" in capsys.readouterr().err
+        assert "use --admin PATH" in capsys.readouterr().err
         assert main([command, "--admin", str(tmp_path / "none.sock")]) == 69
         assert "No such file" in capsys.readouterr().err
 

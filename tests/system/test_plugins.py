@@ -73,9 +73,9 @@ def test_a_plugin_is_switched_off_and_on_while_requests_run(start: Start) -> Non
     with under_load(stack) as statuses:
         for _ in range(3):
             assert fcgi_sctp(stack, "set", "syslog.enabled=false").splitlines() == [
-                "web: syslog.enabled: taken",
-                f"{stack.addresses[0]}: syslog.enabled: taken",
-                "app applications:plain: syslog.enabled: taken",
+                "web: syslog.enabled: changed",
+                f"{stack.addresses[0]}: syslog.enabled: changed",
+                "app applications:plain: syslog.enabled: changed",
             ]
             assert states(stack, "syslog") == ["off", "off"]
             assert states(stack, "metrics") == ["running", "running"]
@@ -126,7 +126,7 @@ def test_a_file_that_names_other_plugins(start: Start) -> None:
         assert not listens()
         assert states(stack, "metrics") == ["off", "off"]
         told = fcgi_sctp(stack, "set", f"metrics.listen=127.0.0.1:{port}", sides=("web",), status=1)
-        assert "web: metrics.listen: taken" in told
+        assert "web: metrics.listen: changed" in told
         assert f"{stack.addresses[0]}: metrics.listen: refused: metrics.listen: a web side may change interval" in told
         fcgi_sctp(stack, "set", "metrics.enabled=true")
         assert listens()
@@ -158,9 +158,9 @@ def test_a_change_for_one_virtual_host(start: Start) -> None:
     stack = start("applications:plain", plugins={"syslog": {"severity": "warning"}})
     told = fcgi_sctp(stack, "set", "syslog.severity=debug", "--server-name", "shop.example").splitlines()
     assert told == [
-        "web: syslog.severity@shop.example: taken",
-        f"{stack.addresses[0]}: syslog.severity@shop.example: taken",
-        "app applications:plain: syslog.severity@shop.example: taken",
+        "web: syslog.severity@shop.example: changed",
+        f"{stack.addresses[0]}: syslog.severity@shop.example: changed",
+        "app applications:plain: syslog.severity@shop.example: changed",
     ]
     for host in ("blog.example", "shop.example"):
         stack.ask(f"/log?level=10&text=quiet-{host}", host=host)

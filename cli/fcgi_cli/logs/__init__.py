@@ -5,7 +5,7 @@
     feed, files ──> pump (merge) ──> filter ──> painter ──> screen     on a terminal: `live`, with keys
      (sources)                          └─────> formats ──> stdout     in a pipe: `command`
 
-Each module is one idea. What is only wanted on a terminal, rich among it, is imported there alone.
+Modules that only a terminal needs, and rich, are imported there only.
 """
 
 from .options import add_arguments

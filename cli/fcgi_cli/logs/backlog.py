@@ -1,77 +1,64 @@
-"""What is to be drawn and is not yet: all of it in a pause, a sample of it in a flood."""
+"""Events that the filter took and the screen has not drawn yet; in a flood, a sample of them."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 
 from .events import Event, Line, Lost, Skipped
-from .spool import Spool
 
 __all__ = ["Backlog"]
 
 MOST_WAITING = 4000
-"""Lines that wait to be drawn, in memory, before they are thinned."""
+"""Lines that may wait to be drawn before they are thinned."""
 SAMPLE = 100
-"""Lines that are left of them: two screens, the worst."""
+"""Lines that thinning leaves: two screens of the worst."""
 A_FRAME, A_LONG_FRAME = 200, 1000
-"""Lines drawn at once: of what comes, and of what waited in a pause or was there before."""
+"""Lines drawn at once: of new lines, and of lines that none may be left out of."""
 
 
 class Backlog:
-    """Events between the filter and the screen. A pause keeps all, on disk if they are many, and all that came in it
-    is drawn afterwards; other than that, more than can be read is thinned, and the gap told."""
+    """Events between the filter and the screen. More than a reader can follow is thinned, and the gap is reported; what
+    happened before the end of a pause is drawn whole."""
 
     def __init__(self) -> None:
         self.paused = False
         self.skipped = 0
         """Lines that were never drawn."""
-        self._ready: deque[Event] = deque()
-        self._spool = Spool()
-        self._promised = 0
+        self._waiting: deque[Event] = deque()
+        self._pause_ended = -math.inf
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._spool)
+        return len(self._waiting)
 
     @property
-    def full(self) -> bool:
-        return self._spool.full
+    def whole(self) -> bool:
+        """Whether the next line happened before the last pause ended, so that it may not be left out."""
+        first = next((event for event in self._waiting if isinstance(event, Line)), None)
+        return first is not None and first.time <= self._pause_ended
 
     def add(self, event: Event) -> None:
-        if self.paused or self._spool:
-            self._spool.add(event)
-        else:
-            self._ready.append(event)
+        self._waiting.append(event)
 
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
-        self._promised = len(self._spool)
+    def pause_or_resume(self, now: float) -> None:
+        """Begin a pause, or end it at `now`, in seconds since the epoch."""
+        self.paused = not self.paused
+        self._pause_ended = now
 
     def take(self, *, whole: bool) -> list[Event]:
-        """What to draw now; nothing is left out of it if `whole`."""
+        """Remove and return the events to draw now. With `whole` true none is left out."""
         if self.paused:
             return []
-        while self._spool and not self._promised and len(self._ready) <= MOST_WAITING:
-            self._ready.extend(self._spool.take(A_LONG_FRAME))
-        whole = whole or self._promised > 0
-        if not whole and len(self._ready) > MOST_WAITING:
-            self._ready = deque(self._thin(self._ready))
+        whole = whole or self.whole
+        if not whole and len(self._waiting) > MOST_WAITING:
+            self._waiting = deque(self._thin(self._waiting))
         most = A_LONG_FRAME if whole else A_FRAME
-        events = [self._ready.popleft() for _ in range(min(len(self._ready), most))]
-        if self._promised and len(events) < most:
-            promised = self._spool.take(min(self._promised, most - len(events)))
-            self._promised -= len(promised)
-            events += promised
-        return events
-
-    def close(self) -> None:
-        self._spool.close()
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
 
     def _thin(self, events: Iterable[Event]) -> list[Event]:
-        """A sample in its order, the worst lines and of these the latest, with what was left out told before it."""
+        """A sample in the order of `events`: the worst lines, and of equally bad ones the latest. A `Skipped` before
+        it counts the others."""
         lines = [event for event in events if isinstance(event, Line)]
         lines.reverse()
         chosen = {id(line) for line in sorted(lines, key=lambda line: line.severity)[:SAMPLE]}

@@ -1,4 +1,4 @@
-"""``fcgi-sctp logs``, run: sources opened, and what comes written, plain here, on a terminal by `live`."""
+"""Runs ``fcgi-sctp logs``: opens the sources and writes their lines, plain here, on a terminal by `live`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from fcgi_core.common.text import escape
-
-from ..output import output_is_gone
+from ..output import complain, output_is_gone
 from .events import Event, Line, Note, OutputClosed, SourceError
 from .feed import FeedSource
 from .filter import Filter, Wanted
 from .formats import Clock, about, format_json, format_pretty, format_raw
-from .goal import Goal
+from .goal import Goal, exit_status
 from .options import DEFAULT_FEED, DEFAULT_TAIL, FEED_VARIABLE
 from .past import Past
 from .pump import Pump
@@ -27,17 +25,17 @@ from .source import Source
 
 __all__ = ["run"]
 
-INTERRUPTED = 130
+COMMAND = "fcgi-sctp logs"
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; the exit status."""
+    """Show the lines and return the exit status."""
     try:
         wanted = _wanted(args)
         plain = _plain_form(args, Clock(utc=args.utc))
     except ValueError as error:
-        print(f"fcgi-sctp logs: {escape(str(error))}", file=sys.stderr)
+        complain(COMMAND, str(error))
         return os.EX_USAGE
     follow = not args.no_follow and wanted.until > args.started
     tail = DEFAULT_TAIL if args.tail is None and args.since is None else args.tail
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         if follow and wanted.until < math.inf:
             deadline = min(deadline, time.monotonic() + wanted.until - time.time())
         if follow and _is_terminal(args):
-            from .live import Live  # what only a terminal needs is loaded for a terminal only
+            from .live import Live  # loaded for a terminal only, with rich
 
             return Live(args, sources, lines_wanted, goal, tail, deadline).run()
         pump = Pump(sources, deadline=deadline, output=_descriptor(sys.stdout))
@@ -60,25 +58,15 @@ def run(args: argparse.Namespace) -> int:
         finally:
             pump.close()
     except SourceError as error:
-        for sentence in error.sentences:
-            print(f"fcgi-sctp logs: {escape(sentence)}", file=sys.stderr)
+        complain(COMMAND, *error.sentences)
         return os.EX_UNAVAILABLE
     except OutputClosed:
         return 0
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return status_of(goal, pump)
-
-
-def status_of(goal: Goal, pump: Pump) -> int:
-    """The exit status when all is over."""
-    if pump.failures and not goal.reached:
-        return os.EX_UNAVAILABLE if len(pump.failures) == len(pump.sources) else 1
-    return goal.status
+    return exit_status(goal, pump)
 
 
 def past_then_present(pump: Pump, wanted: Filter, tail: int | None) -> Iterator[list[Event]]:
-    """All that comes until the end; of the past, the latest `tail` lines that are wanted (None: all)."""
+    """Batches of events until the end; of the past, only the latest `tail` wanted lines (None: all)."""
     if tail is not None:
         past = Past(tail)
         while pump.past and not pump.timed_out:
@@ -93,7 +81,7 @@ def past_then_present(pump: Pump, wanted: Filter, tail: int | None) -> Iterator[
 def _write_all(
     batches: Iterable[list[Event]], wanted: Filter, goal: Goal, write: Callable[[list[Event]], None]
 ) -> None:
-    """Write the lines wanted until the goal is reached."""
+    """Write wanted lines until the goal is reached."""
     for batch in batches:
         events: list[Event] = []
         for event in batch:
@@ -126,9 +114,9 @@ def _wanted(args: argparse.Namespace) -> Wanted:
 
 
 def _sources(args: argparse.Namespace, follow: bool, tail: int | None) -> list[Source]:
-    """What to read; each has a name if there are several, or if it was given one."""
+    """The sources to read. Each has a name if there are several, or if the user gave it one."""
     words = [*args.feed, *args.source] or [os.environ.get(FEED_VARIABLE) or DEFAULT_FEED]
-    one_tail = tail if len(words) == 1 else None  # the latest of all together are found when all are read
+    one_tail = tail if len(words) == 1 else None  # of several, `Past` finds the latest
     sources: list[Source] = []
     for word in words:
         name, path = _named(word)
@@ -139,7 +127,7 @@ def _sources(args: argparse.Namespace, follow: bool, tail: int | None) -> list[S
 
             sources.append(FileSource(path, tail=one_tail, follow=follow, name=name))
         elif word not in args.feed and os.path.isdir(path):
-            raise SourceError(f"{path}: is a folder; name the files in it")
+            raise SourceError(f"{path}: is a directory; name the files in it")
         elif word not in args.feed and (path == "-" or _is_pipe(path)):
             from .files import PipeSource
 
@@ -170,7 +158,7 @@ def _is_pipe(path: str) -> bool:
 
 
 def _plain_form(args: argparse.Namespace, clock: Clock) -> Callable[[Event], str]:
-    """How an event is written where there is no terminal; ValueError for a template that is none."""
+    """A function that formats an event for a pipe. ValueError for an invalid template."""
     if args.template is not None:
         from .template import template
 
@@ -195,13 +183,12 @@ def _writer(args: argparse.Namespace, plain: Callable[[Event], str]) -> Callable
 
 
 def _write_plain(events: Iterable[Event], out: TextIO, form: Callable[[Event], str], args: argparse.Namespace) -> None:
-    """Whole lines, at once: what reads the pipe gets each as soon as it is there. What is about the feed itself, and
-    no part of it, goes to standard error."""
+    """Write whole lines and flush them, so that a pipe gets each at once. Notes about the feed go to standard error."""
     lines = []
     text_alone = args.output == "raw" or args.template is not None
     for event in events:
         if isinstance(event, Note) or (text_alone and not isinstance(event, Line)):
-            print(f"fcgi-sctp logs: {about(event)}", file=sys.stderr)
+            complain(COMMAND, about(event))
         else:
             lines.append(form(event))
     _write(out, "".join(lines))
@@ -215,19 +202,19 @@ def _write(out: TextIO, text: str) -> None:
 
 
 def in_colour(out: TextIO) -> bool:
-    """https://no-color.org: a terminal, and nobody said no."""
+    """Whether `out` is a terminal that shall have colours, see https://no-color.org."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _is_terminal(args: argparse.Namespace) -> bool:
-    """Whether there is a terminal that a status line can be drawn on."""
+    """Whether standard output is a terminal that can show a status line."""
     if args.no_status or args.output != "pretty" or os.environ.get("TERM", "dumb") == "dumb":
         return False
     return sys.stdout.isatty()
 
 
 def _descriptor(out: TextIO) -> int | None:
-    """The descriptor to watch for a reader that goes away; None if `out` is no file of the system's."""
+    """The descriptor to watch for a reader that goes away; None if `out` has none."""
     try:
         return out.fileno()
     except (OSError, ValueError):

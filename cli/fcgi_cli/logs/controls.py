@@ -1,4 +1,4 @@
-"""What the keys do."""
+"""Carries out what the keys ask for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from fcgi_core.common.text import SEVERITIES, escape
 
@@ -14,30 +13,28 @@ from .events import Event, Line
 from .filter import Filter
 from .formats import message_lines
 from .prompt import Prompt
-
-if TYPE_CHECKING:
-    from .live import View
+from .view import View
 
 __all__ = ["HELP", "Controls"]
 
 HELP = (
-    ("space p", "pause, and go on: what comes meanwhile waits, and is drawn then"),
-    ("/", "search: mark what matches from now on, and show what the latest lines have of it"),
-    ("+ -", "more, or fewer, severities"),
-    ("h", "one virtual host (Tab goes through those seen; * matches any; nothing: all)"),
-    ("r", "all that the request of the last line said, and will say; again: all requests"),
-    ("f", "fold tracebacks, or unfold them and show the last again"),
-    ("b", "show again what the latest lines have of what is asked for now"),
+    ("space p", "pause, or go on: new lines wait in the feed, which reports how many it had to drop"),
+    ("/", "search: show the latest lines that match, and highlight matches from now on"),
+    ("+ -", "show more or fewer severities"),
+    ("h", "show one virtual host (Tab completes; * is a wildcard; empty: all)"),
+    ("r", "show only the request of the last line; again: all requests"),
+    ("f", "fold tracebacks, or unfold them and show the latest again"),
+    ("b", "show again the latest lines that pass the filters"),
     ("m Enter", "draw a mark"),
-    ("x", "as the command line had it"),
-    ("? q", "this help; the end"),
+    ("x", "filters and highlights as on the command line"),
+    ("? q", "this help; quit"),
 )
 MOST_FOUND = 100
-"""Lines that a search shows."""
+"""Lines that a search shows at most."""
 
 
 class Controls:
-    """Keys, one after the other, change what is looked at."""
+    """Changes the view, key by key."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -71,11 +68,7 @@ class Controls:
             action()
 
     def _pause(self) -> None:
-        backlog = self._view.backlog
-        if backlog.paused:
-            backlog.resume()
-        else:
-            backlog.pause()
+        self._view.backlog.pause_or_resume(time.time())
 
     def _level(self, step: int) -> None:
         level = min(7, max(0, self._view.filter.wanted.level + step))
@@ -95,7 +88,7 @@ class Controls:
         except (re.error, OverflowError, RecursionError) as error:
             return str(error)
         view.painter.highlights = [*self._begun_highlights, pattern]
-        self._show_found(lambda line: pattern.search(line.message) is not None, f"have /{escape(text)}/")
+        self._show_found(lambda line: pattern.search(line.message) is not None, f"match /{escape(text)}/")
         return ""
 
     def _ask_host(self) -> None:
@@ -112,11 +105,11 @@ class Controls:
             self._want(requests=self._begun.requests)
             self._say("all requests")
         elif view.last is None or not view.last.request:
-            self._say("the last line is of no request")
+            self._say("the last line belongs to no request")
         else:
             request = view.last.request
             self._want(requests=(request,))
-            self._show_found(lambda line: True, f"are of request {escape(request)}")
+            self._show_found(lambda line: True, f"belong to request {escape(request)}")
 
     def _fold(self) -> None:
         view = self._view
@@ -128,7 +121,7 @@ class Controls:
                 view.show([long])
 
     def _again(self) -> None:
-        self._show_found(lambda line: True, "are asked for")
+        self._show_found(lambda line: True, "pass the filters")
 
     def _mark(self) -> None:
         self._marks += 1
@@ -138,7 +131,7 @@ class Controls:
     def _reset(self) -> None:
         self._view.filter = Filter(self._begun)
         self._view.painter.highlights = list(self._begun_highlights)
-        self._say("all as the command line has it")
+        self._say("filters and highlights as on the command line")
 
     def _help(self) -> None:
         for keys, text in HELP:
@@ -152,7 +145,7 @@ class Controls:
         events: list[Event] = list(found)
         view.show(events)
         if found:
-            self._say("so far the latest lines; what comes:")
+            self._say("new lines:")
 
     def _want(self, **changes: object) -> None:
         self._view.filter = Filter(replace(self._view.filter.wanted, **changes))  # type: ignore[arg-type]  # by name

@@ -1,4 +1,4 @@
-"""What comes out of sources: lines, and what there is to tell about lines."""
+"""The events that sources produce: lines, gaps and notes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Event", "Line", "Lost", "Note", "OutputClosed", "Skipped", "SourceEr
 
 
 OVERHEAD = 100
-"""Characters that a line counts for beside its text."""
+"""Characters that a line counts in addition to its text."""
 
 
 class SourceError(Exception):
-    """A feed or a file cannot be read; sentences for the user, in which names of files are harmless."""
+    """A feed or a file cannot be read. Its argument is a sentence for the user, or a list of sentences."""
 
     @property
     def sentences(self) -> list[str]:
@@ -26,12 +26,12 @@ class SourceError(Exception):
 
 
 class OutputClosed(Exception):
-    """Whoever reads what we write has gone."""
+    """The reader of our output has gone."""
 
 
 @dataclass(slots=True)
 class Line:
-    """A line of the feed: text as it came, not yet escaped."""
+    """A line of the feed, with its text as received, not yet escaped."""
 
     number: int
     time: float
@@ -45,35 +45,35 @@ class Line:
     fields: dict[str, str] = field(default_factory=dict)
     facility: int = 1
     source: str = ""
-    """Which feed or file it came from; '' if there is but one."""
+    """The name of its feed or file; '' if there is only one."""
     past: bool = field(default=False, compare=False)
-    """It was there when we came."""
+    """Whether it was there before the viewer started."""
 
     @property
     def size(self) -> int:
-        """Characters that it holds, about, with what an object takes."""
+        """Characters that it holds, with `OVERHEAD` for the object."""
         return len(self.message) + sum(map(len, self.fields.values())) + OVERHEAD
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """So many lines are missing here: the feed no longer had them when we were there to read."""
+    """Lines are missing here: the feed had dropped them before we read them."""
 
     count: int
     past: bool = field(default=False, compare=False)
-    """All of them were there when we came."""
+    """Whether all of them were there before the viewer started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """So many lines came here and were not drawn: nobody could have read them."""
+    """Lines came here too fast to be read, and were not drawn."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something about the feed itself."""
+    """A sentence about the feed itself."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""The live feed, read: from its unix socket, over restarts of the web side, by number (see `fcgi_core.web.feed`)."""
+"""Reads the live feed from its unix socket, and resumes by number after a restart (see `fcgi_core.web.feed`)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KNOWN_VERSION = 1
 GREETING_WITHIN = 5.0
 """Seconds."""
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
-"""Seconds between attempts to connect again: twice as long each time, up to the second."""
+"""Seconds between attempts to connect again: doubled each time, up to the maximum."""
 
 
 class FeedSource(Source):
-    """Reads the feed at `path`: the latest `tail` lines (None: all that it has), then, if `follow`, what comes."""
+    """Reads the feed at `path`: its latest `tail` lines (None: all), then new lines if `follow`."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class FeedSource(Source):
             data = b""
         if not data:
             if not self._greeted:
-                return self._no_feed(f"{self._path}: the feed closed at once; too many listen already")
+                return self._no_feed(f"{self._path}: the feed closed the connection: it has too many listeners")
             return self._closed()
         lines = self._lines(data)
         if not self._greeted:
@@ -117,17 +117,17 @@ class FeedSource(Source):
             return []
         self.waiting = True
         self._retry()
-        return [Note(self._said("the web side has closed the feed; waiting for it"))]
+        return [Note(self._said("the web side closed the feed; waiting for it to come back"))]
 
     def _no_feed(self, why: str | None) -> list[Event]:
-        """What answers is no feed: an error at first, a reason to try later when it was one before."""
+        """Handle an answer that is not a feed's: an error at first, a retry if a feed answered before."""
         if self._instance is None:
-            raise SourceError(why or f"{self._path}: whoever listens there gives no live feed of fcgi-sctp")
+            raise SourceError(why or f"{self._path}: not a live feed of fcgi-sctp")
         self._retry()
         return []
 
     def _lines(self, data: bytes) -> list[bytes]:
-        """The lines that are whole."""
+        """The complete lines received so far."""
         if b"\n" not in data:
             self._pieces.append(data)
             self._size += len(data)
@@ -145,7 +145,9 @@ class FeedSource(Source):
                 return self._no_feed(None)
             if greeting["version"] != KNOWN_VERSION:
                 version = greeting["version"]
-                return self._no_feed(f"{self._path}: a feed of version {version!r}; this program knows version 1")
+                return self._no_feed(
+                    f"{self._path}: the feed has version {version!r}; this program needs version {KNOWN_VERSION}"
+                )
             first, following = int(greeting["first"]), int(greeting["next"])
             instance = str(greeting["instance"])
         except (KeyError, TypeError, ValueError, RecursionError):
@@ -156,8 +158,8 @@ class FeedSource(Source):
             self._next = first if self._tail is None else max(first, following - self._tail)
             self._past_until = following
         elif instance != self._instance:
-            events.append(Note(self._said("the web side has been started anew")))
-            self._next = 1  # what its ring has forgotten already counts as lost
+            events.append(Note(self._said("the web side was restarted")))
+            self._next = 1  # lines that its ring has dropped already count as lost
         if self._instance is not None:
             events.append(Note(self._said("connected again")))
         self._instance = instance
@@ -171,18 +173,18 @@ class FeedSource(Source):
             if not self._follow:
                 self._socket.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # it has closed already, which the next read tells
+            pass  # the feed has closed already, as the next read finds
         return events
 
     def _events(self, lines: list[bytes]) -> list[Event]:
         events: list[Event] = []
-        # who does not follow has come for what there is until the feed closes
+        # without `follow`, everything until the feed closes is past
         past_until = math.inf if not self._follow else self._past_until if self.past else 0
         for raw in lines:
             event = from_json(raw)
             if isinstance(event, Line):
                 if event.number < self._next:
-                    continue  # we have it
+                    continue  # a duplicate
                 if event.number > self._next:
                     events.append(Lost(event.number - self._next, event.number <= past_until))
                 self._next = event.number + 1
@@ -202,11 +204,11 @@ class FeedSource(Source):
 
 def _explain(path: str, error: OSError) -> str:
     advice = {
-        FileNotFoundError: "is `fcgi-sctp web` running, and is its feed there? (--feed, or FCGI_SCTP_FEED)",
-        ConnectionRefusedError: "a socket, but nobody listens on it: `fcgi-sctp web` has ended",
-        PermissionError: "ask for `web.feed_group` to be set to a group of yours",
+        FileNotFoundError: "is `fcgi-sctp web` running, with its feed there? Use --feed PATH or FCGI_SCTP_FEED",
+        ConnectionRefusedError: "`fcgi-sctp web` has ended and left the socket",
+        PermissionError: "set `web.feed_group` to one of your groups",
     }.get(type(error), "")
     if isinstance(error, ConnectionRefusedError) and not stat.S_ISSOCK(os.stat(path).st_mode):
-        advice = "it is no socket"
+        advice = "it is not a socket"
     reason = error.strerror or str(error)
     return f"{path}: {reason}" + (f"; {advice}" if advice else "")

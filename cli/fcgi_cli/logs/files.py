@@ -1,4 +1,4 @@
-"""Files that the syslog plugin wrote, read and followed over rotation; pipes, with what another viewer says in JSON."""
+"""Reads files of the syslog plugin, and follows them over rotation; reads pipes, such as from ``logs -o json``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .unpack import LONGEST_MAGIC, damage, unpacked
 __all__ = ["FileSource", "PipeSource"]
 
 LOOK_AGAIN = 0.1
-"""Seconds between looks at a file that is followed."""
+"""Seconds between reads of a file that is followed."""
 PART = 1 << 20
-"""Bytes: of a line that is longer than any should be, so much is shown as one."""
+"""Bytes; a line longer than LONGEST_LINE is shown in parts of this size."""
 
 
 class _Lines(Source):
-    """Bytes into events."""
+    """A source of bytes that splits them into lines."""
 
     def __init__(self, path: str, name: str) -> None:
         self.name = name
@@ -43,13 +43,13 @@ class _Lines(Source):
         if b"\n" not in data:
             self._pieces.append(data)
             self._size += len(data)
-            return self._parts() if self._size > LONGEST_LINE else []  # a file can hold anything
+            return self._parts() if self._size > LONGEST_LINE else []  # a file may contain anything
         *lines, rest = b"".join((*self._pieces, data)).split(b"\n")
         self._pieces, self._size = [rest], len(rest)
         return [self._event(raw) for raw in lines]
 
     def _parts(self) -> list[Event]:
-        """What has come of a line that is too long, in parts."""
+        """The beginning of a line that is too long, in parts."""
         raw = b"".join(self._pieces)
         self._pieces, self._size = [], 0
         return [self._event(raw[begin : begin + PART]) for begin in range(0, len(raw), PART)]
@@ -65,15 +65,15 @@ class _Lines(Source):
         return event
 
     def _flush(self) -> list[Event]:
-        """A last line without a newline."""
+        """The last line, if it has no newline."""
         raw = b"".join(self._pieces)
         self._pieces, self._size = [], 0
         return [self._event(raw)] if raw else []
 
 
 class FileSource(_Lines):
-    """The latest `tail` lines of the file at `path` (None: all), then, if `follow`, what is appended, also to a new
-    file of that name. A compressed file is read once."""
+    """Reads the latest `tail` lines of the file at `path` (None: all), then, if `follow`, new lines, also of a new file
+    with that name. A compressed file is not followed."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class FileSource(_Lines):
             self._file = None
 
     def _rotated(self) -> list[Event]:
-        """Go on with the file that has the name now."""
+        """Continue with the file that has the name now."""
         assert self._file is not None
         ours = os.fstat(self._file.fileno())
         try:
@@ -138,13 +138,13 @@ class FileSource(_Lines):
             if named.st_size < self._file.tell():
                 self._file.seek(0)
                 self.due = 0.0
-                return [*self._flush(), Note(f"{self._path} was cut; it is read from its beginning")]
+                return [*self._flush(), Note(f"{self._path} was truncated; reading it from its beginning")]
             return []
         try:
             new = open(self._path, "rb", buffering=0)  # noqa: SIM115  # closed by `close`
         except OSError:
-            return []  # once more at the next look
-        events = [*self._events(self._file.read(-1) or b""), *self._flush()]  # what came since the last look
+            return []  # the next read tries again
+        events = [*self._events(self._file.read(-1) or b""), *self._flush()]  # the end of the old file
         self._file.close()
         self._file = new
         self.due = 0.0
@@ -152,7 +152,7 @@ class FileSource(_Lines):
 
 
 class PipeSource(_Lines):
-    """What a pipe brings: standard input as ``-``, or what a shell's ``<(…)`` names. Nothing of it is past."""
+    """Reads a pipe: standard input as ``-``, or a shell's ``<(…)``. None of its lines are past."""
 
     past = False
 
@@ -189,7 +189,7 @@ class PipeSource(_Lines):
 
 
 def _tail_offset(file: IO[bytes], lines: int) -> int:
-    """Where the latest `lines` lines begin."""
+    """The offset of the latest `lines` lines."""
     position = file.seek(0, os.SEEK_END)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return position

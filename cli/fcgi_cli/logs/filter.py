@@ -1,4 +1,4 @@
-"""Which lines are shown."""
+"""Decides which lines are shown."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ __all__ = ["Filter", "Wanted"]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Conditions. Each kind that is given must hold; of several of a kind one is enough, but all of `where` must hold.
+    """Conditions on lines. Each kind that is given must hold; of one kind any is enough, except that all of `where`
+    must hold.
 
-    Server names and applications are patterns as a shell has them (``*.example``), in any case; a request is named by
-    the beginning of its identity.
+    Server names and applications are shell patterns (``*.example``) that ignore case; a request is given by the
+    beginning of its identity.
     """
 
     level: int = 7
@@ -35,12 +36,12 @@ class Wanted:
 
     @property
     def everything(self) -> bool:
-        """Nothing is left out."""
+        """Whether every line is wanted."""
         return self == Wanted(invert=self.invert, ignore_case=self.ignore_case)
 
 
 class Filter:
-    """Takes the lines that are wanted."""
+    """Accepts the lines that are wanted."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
@@ -49,7 +50,7 @@ class Filter:
         self._application = _any_of(wanted.applications)
         joined = "|".join(f"(?:{pattern})" for pattern in wanted.patterns)
         self.pattern = re.compile(joined, re.IGNORECASE if wanted.ignore_case else 0) if joined else None
-        """What a message has to have, or if `wanted.invert` must not have."""
+        """What a message must contain, or must not if `wanted.invert`."""
         self._everything = wanted.everything
 
     def takes(self, line: Line) -> bool:

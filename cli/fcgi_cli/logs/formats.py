@@ -1,4 +1,4 @@
-"""Lines as plain text: what goes into a pipe, and what the terminal's form shares with it. All of it is escaped."""
+"""Formats events as plain text for a pipe, and what the painter of a terminal shares with that. All is escaped."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import time
 from fcgi_core.common.text import SEVERITIES, escape, escape_word
 
 from .events import Event, Line, Lost, Note, Skipped
-from .fold import fold
 
-__all__ = ["CONTINUED", "Clock", "about", "message_lines", "format_json", "format_pretty", "format_raw"]
+__all__ = ["CONTINUED", "Clock", "about", "fold", "message_lines", "format_json", "format_pretty", "format_raw"]
 
 CONTINUED = "    "
-"""Before each further line of a message: what begins a line is always ours."""
-_MORE = [name for name in Line.__slots__[4:] if name != "past"]  # which depends on who asks, and is no part of it
+"""Written before each further line of a message, so that no message can imitate the beginning of a line."""
+_MORE = [name for name in Line.__slots__[4:] if name != "past"]  # `past` depends on the viewer
 
 
 class Clock:
-    """Times as text, local or UTC; `dated`: with date and offset. The text of a second is made once."""
+    """Formats times, local or in UTC; with date and offset if `dated`. It keeps the text of the latest second."""
 
     def __init__(self, *, utc: bool = False, dated: bool = True) -> None:
         self._convert = time.gmtime if utc else time.localtime
@@ -28,8 +27,8 @@ class Clock:
         self._before = self._after = ""
 
     def text(self, moment: float) -> str:
-        """To the millisecond."""
-        milliseconds = int(moment * 1000)  # not rounded: a second begins when it begins
+        """Format `moment`, in seconds since the epoch, to the millisecond."""
+        milliseconds = int(moment * 1000)  # not rounded, so that no line shows a second that had not begun
         second, rest = divmod(milliseconds, 1000)
         if second != self._second:
             self._second = second
@@ -47,8 +46,26 @@ def message_lines(message: str) -> list[str]:
     return [escape(line.expandtabs()) for line in message.split("\n")]
 
 
+def fold(lines: list[str]) -> list[str]:
+    """Fold the lines of a message into one: its beginning, the number of further lines, and the exception at its end.
+
+    In a logged exception the first line is the message, and the last line without indentation is the exception. A
+    message that begins with the traceback is shown by its exception only.
+    """
+    if len(lines) == 1:
+        return lines
+    first, *more = lines
+    last = next((line for line in reversed(more) if line and not line[0].isspace()), "")
+    many = f"⋯ {len(more)} more line{'s' if len(more) > 1 else ''}"
+    if first.startswith("Traceback (most recent call last)") and last:
+        return [f"{last} {many}"]
+    if last and any("Traceback (most recent call last)" in line for line in more):
+        return [f"{first} {many}: {last}"]
+    return [f"{first} {many}"]
+
+
 def format_pretty(event: Event, clock: Clock, *, folded: bool = False) -> str:
-    """Time, severity, host, application, request, text; further lines of the text stand indented below."""
+    """Time, severity, host, application, request and text; further lines of the text are indented."""
     if not isinstance(event, Line):
         return f"-- {about(event)}\n"
     process = f"[{escape_word(event.process)}]" if event.process else ""
@@ -63,12 +80,12 @@ def format_pretty(event: Event, clock: Clock, *, folded: bool = False) -> str:
 
 
 def format_raw(event: Event) -> str:
-    """The text alone, on one line."""
+    """The text only, on one line."""
     return f"{escape(event.message)}\n" if isinstance(event, Line) else ""
 
 
 def format_json(event: Event) -> str:
-    """A JSON object a line, with the names that the feed has; {"lost": COUNT} where lines are missing."""
+    """A JSON object on a line, with the names of the feed; {"lost": COUNT} where lines are missing."""
     if isinstance(event, Note | Skipped):
         return ""
     if isinstance(event, Lost):
@@ -82,12 +99,15 @@ def format_json(event: Event) -> str:
     for name in _MORE:
         if (item := getattr(event, name)) not in ("", {}):
             value[name] = item
-    return json.dumps(value).replace("\x7f", "\\u007f") + "\n"  # ASCII; DEL is the one control that JSON leaves
+    return (
+        json.dumps(value).replace("\x7f", "\\u007f") + "\n"
+    )  # ASCII; DEL is the only control that JSON does not escape
 
 
 def about(event: Lost | Skipped | Note) -> str:
+    """A sentence for an event that is not a line."""
     if isinstance(event, Note):
         return escape(event.text)
     if isinstance(event, Skipped):
-        return f"{event.count:,} lines not drawn: they come faster than anybody reads"
+        return f"{event.count:,} lines not drawn: they came too fast to read"
     return f"{event.count} line{'s' if event.count != 1 else ''} lost"

@@ -1,4 +1,4 @@
-"""The latest lines, whatever was drawn of them: what a search looks through."""
+"""Keeps the latest lines, drawn or not, for searches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ MOST_CHARACTERS = 16 << 20
 
 
 class History:
+    """The latest lines, bounded by their number and their characters."""
+
     def __init__(self, most_lines: int = MOST_LINES, most_characters: int = MOST_CHARACTERS) -> None:
         self._lines: deque[Line] = deque()
         self._most_lines = most_lines
@@ -30,9 +32,10 @@ class History:
             self._characters -= self._lines.popleft().size
 
     def matching(self, takes: Callable[[Line], bool], most: int) -> tuple[list[Line], int]:
-        """The latest `most` lines that are taken, in their order, and how many are in all."""
+        """The latest `most` lines that match, in their order, and the number of all that match."""
         found = [line for line in self._lines if takes(line)]
         return (found[-most:] if most else []), len(found)
 
     def latest(self, takes: Callable[[Line], bool]) -> Line | None:
+        """The latest line that matches."""
         return next((line for line in reversed(self._lines) if takes(line)), None)

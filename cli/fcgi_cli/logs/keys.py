@@ -1,4 +1,4 @@
-"""Keys, one by one, while the program runs; the terminal is as it was when that ends."""
+"""Reads single keys from the terminal, and restores its settings at the end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ READ = 1024
 
 
 class Keyboard:
-    """The terminal's keys: standard input's, or if that is none, the controlling terminal's. There may be no terminal;
-    and in the background nobody types."""
+    """Reads keys from standard input if it is a terminal, else from the controlling terminal. Without a terminal, or in
+    the background, there are no keys."""
 
     def __init__(self) -> None:
         self.descriptor: int | None = None
@@ -34,7 +34,7 @@ class Keyboard:
                 self._terminal = -1
 
     def open(self) -> None:
-        """Take keys from now on, if we are in the foreground."""
+        """Read keys from now on, if this process is in the foreground."""
         try:
             if self._terminal < 0 or os.tcgetpgrp(self._terminal) != os.getpgrp():
                 return
@@ -42,10 +42,10 @@ class Keyboard:
             tty.setcbreak(self._terminal, termios.TCSADRAIN)
             self.descriptor = self._terminal
         except (OSError, termios.error):
-            pass  # no terminal that we control: it is watched only
+            pass  # a terminal that we do not control: the viewer runs without keys
 
     def close(self) -> None:
-        """Put the terminal back."""
+        """Restore the terminal's settings."""
         if self._before is not None:
             try:
                 termios.tcsetattr(self._terminal, termios.TCSADRAIN, self._before)
@@ -55,13 +55,14 @@ class Keyboard:
         self.descriptor = None
 
     def release(self) -> None:
+        """Restore the terminal, and close it if we opened it."""
         self.close()
         if self._opened >= 0:
             os.close(self._opened)
             self._opened = self._terminal = -1
 
     def read(self) -> list[str]:
-        """Keys pressed, characters or ``esc``; of arrows and the like nothing. '' at last: the terminal has gone."""
+        """The keys pressed, characters or ``esc``, without arrows and the like. '' means that the terminal has gone."""
         if self.descriptor is None:
             return []
         try:

@@ -1,4 +1,4 @@
-"""``fcgi-sctp logs`` on a terminal: lines scroll by, a line below says what goes on, keys change what is shown."""
+"""Runs ``fcgi-sctp logs`` on a terminal: lines scroll, a status line is below them, and keys change what is shown."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from types import FrameType
 
 from fcgi_core.common.text import SEVERITIES, escape
 
-from .backlog import Backlog
-from .command import status_of
 from .controls import Controls
-from .events import Event, Line, Note, OutputClosed
+from .events import Event, Line, OutputClosed
 from .filter import Filter
-from .goal import Goal
-from .history import History
+from .goal import Goal, exit_status
 from .keys import Keyboard
 from .painter import Painter
 from .past import Past
@@ -28,60 +25,20 @@ from .pump import Pump
 from .screen import Screen
 from .source import Source
 from .status import Tally, fit, status_line
+from .view import View
 
-__all__ = ["Live", "View"]
+__all__ = ["Live"]
 
 FRAME = 0.05
-"""Seconds between two drawings while lines come."""
+"""Seconds between drawings while lines come."""
 IDLE_FRAME = 0.5
-"""Seconds between two looks at the line below while none do."""
+"""Seconds between drawings of the status line while no lines come."""
 MOST_HOSTS = 1000
-"""Names kept for the question after a host."""
-
-
-class View:
-    """What is looked at, and what of it is on its way to the screen."""
-
-    def __init__(self, wanted: Filter, painter: Painter) -> None:
-        self.filter = wanted
-        self.painter = painter
-        self.history = History()
-        self.backlog = Backlog()
-        self.hosts: set[str] = set()
-        self.last: Line | None = None
-        """The last line drawn."""
-        self.ended = False
-        self._text: list[str] = []
-
-    def write(self, text: str) -> None:
-        """Text that ends with a newline, before what waits to be drawn."""
-        self._text.append(text)
-
-    def say(self, text: str) -> None:
-        self.write(self.painter.paint([Note(text)]))
-
-    def show(self, events: Sequence[Event]) -> None:
-        self.write(self.painter.paint(events))
-        for event in events:
-            if isinstance(event, Line):
-                self.last = event
-
-    def rule(self, text: str) -> None:
-        """A line across the terminal."""
-        width = (self.painter.width or 80) - 1
-        self.write(self.painter.styled(fit(f"── {text} ".ljust(width, "─"), width), "bold green") + "\n")
-
-    def written(self) -> str:
-        text = "".join(self._text)
-        self._text.clear()
-        return text
-
-    def quit(self) -> None:
-        self.ended = True
+"""Names kept for completion at the prompt for a host."""
 
 
 class Live:
-    """The whole of it."""
+    """The viewer: reads sources and keys, and draws frames, until the goal, the deadline or a key ends it."""
 
     def __init__(
         self,
@@ -103,16 +60,15 @@ class Live:
         self._controls = Controls(self._view)
         self._suspend = False
         self._catching_up = True
-        """Lines that come may still be past, of which the latest are shown alone."""
+        """Whether lines may still be past, of which only the latest are shown."""
         self._stale = False
-        """A key has been, or the past has ended, and what that did is not drawn yet."""
+        """Whether a key or the end of the past changed something that is not drawn yet."""
 
     def run(self) -> int:
-        """The exit status."""
+        """Show lines until the end, and return the exit status."""
         with ExitStack() as stack:
             keyboard = Keyboard()
             stack.callback(keyboard.release)
-            stack.callback(self._view.backlog.close)
             wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             stack.callback(os.close, wake)
             stack.callback(os.close, woken)
@@ -135,7 +91,7 @@ class Live:
                 self._view.backlog.paused = False
                 self._draw(pump, last=True)
                 return 130
-        return status_of(self._goal, pump)
+        return exit_status(self._goal, pump)
 
     def _open(self, keyboard: Keyboard) -> None:
         keyboard.open()
@@ -147,10 +103,12 @@ class Live:
         drawn = -math.inf
         while not view.ended:
             pump.watched = [wake] if keyboard.descriptor is None else [wake, keyboard.descriptor]
-            busy = len(view.backlog) > 0 and not view.backlog.paused
-            crowded = (pump.past and busy) or view.backlog.full  # what waits there is not lost
+            paused = view.backlog.paused
+            busy = len(view.backlog) > 0 and not paused
+            # lines that are not read wait in the file or in the feed, which reports those that it drops
+            reading = not (paused or (busy and (pump.past or view.backlog.whole)))
             left = drawn + (FRAME if busy or self._stale else IDLE_FRAME) - time.monotonic()
-            events = pump.wait(max(0.0, left), reading=not crowded)
+            events = pump.wait(max(0.0, left), reading=reading)
             self._take(events, pump)
             self._keys(keyboard, wake)
             done = self._goal.reached or pump.timed_out or pump.ended
@@ -213,12 +171,12 @@ class Live:
     def _draw(self, pump: Pump, *, last: bool = False) -> None:
         view = self._view
         events = view.backlog.take(whole=pump.past or last)
-        text = view.written()  # what was said before these
+        text = view.written()  # written before these events
         view.show(events)
         self._screen.draw(text + view.written(), self._below())
 
     def _below(self) -> str:
-        """The line below, one column less than the terminal has, so that it never wraps."""
+        """The status line or the prompt, a column narrower than the terminal, so that it never wraps."""
         columns, rows = self._screen.size()
         width = columns - 1
         painter, now = self._view.painter, time.monotonic()
@@ -231,13 +189,12 @@ class Live:
         return status_line(painter, width, self._state(), self._tally, now, self._rest())
 
     def _state(self) -> str:
-        backlog = self._view.backlog
-        if backlog.paused:
-            return f"PAUSED, {len(backlog):,} wait"
+        if self._view.backlog.paused:
+            return "PAUSED"
         waiting = sum(source.waiting for source in self._sources)
         if waiting:
             return "waiting" if len(self._sources) == 1 else f"{waiting} of {len(self._sources)} waiting"
-        if self._catching_up:  # not before a feed has greeted, too: till then it may count what comes as past
+        if self._catching_up:  # until the feed has greeted, it may count new lines as past
             return "catching up"
         return "live" if len(self._sources) == 1 else f"live, {len(self._sources)} sources"
 
@@ -269,7 +226,7 @@ class Live:
         self._suspend = True
 
     def _stop_now(self, keyboard: Keyboard) -> None:
-        """Ctrl-Z: leave the terminal as it was, stop, and go on when told to."""
+        """Ctrl-Z: restore the terminal, stop, and continue after SIGCONT."""
         self._screen.close()
         keyboard.close()
         handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Several sources as one, in the order of time."""
+"""Merges several sources in the order of time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .source import Source
 __all__ = ["Merge"]
 
 WINDOW = 0.25
-"""Seconds that a line waits for an earlier one of another source. Hosts with clocks that differ more are shown so."""
+"""Seconds that a line waits for an earlier one of another source; clocks that differ more disturb the order."""
 ENOUGH, ENOUGH_CHARACTERS = 5000, 16 << 20
-"""Lines of the past held of one source while another is behind."""
+"""Lines and characters of the past that are held of one source while another is behind."""
 
 
 class Merge:
-    """Holds events until none earlier is to be expected: of the past, until every source has come so far; of the
-    present, for `WINDOW`."""
+    """Holds events until no earlier one is expected: past events until every source has come so far, new events for
+    `WINDOW`."""
 
     def __init__(self, sources: Sequence[Source], clock: Callable[[], float] = time.monotonic) -> None:
         self._sources = sources
@@ -34,19 +34,20 @@ class Merge:
         self._number = count()
 
     def wants(self, source: Source) -> bool:
-        """Whether the source is to be read on, or has to wait for others."""
+        """Whether to read on from the source; False if it has to wait for others."""
         many = self._held[id(source)] > ENOUGH or self._characters[id(source)] > ENOUGH_CHARACTERS
         return not (source.past and many and self._reached[id(source)] > self._horizon())
 
     @property
     def due(self) -> float | None:
-        """When something held is to go; None if that depends on what comes."""
+        """When held events may be taken, on the clock; None if that depends on events to come."""
         if not self._arrivals or any(source.past for source in self._sources):
             return None
         return self._arrivals[0][0] + WINDOW
 
     @property
     def waiting(self) -> int:
+        """Events held."""
         return len(self._heap)
 
     def add(self, source: Source, events: Sequence[Event]) -> None:
@@ -63,7 +64,7 @@ class Merge:
             self._arrivals.append((now, max(reached, self._arrivals[-1][1] if self._arrivals else reached)))
 
     def take(self, *, all_of_it: bool = False) -> list[Event]:
-        """What may be shown now."""
+        """Remove and return the events that may be shown now."""
         if all_of_it:
             horizon = float("inf")
         elif any(source.past for source in self._sources):
@@ -83,5 +84,5 @@ class Merge:
         return events
 
     def _horizon(self) -> float:
-        """Nothing of the past is before it any more."""
+        """The time before which no more past events come."""
         return min((self._reached[id(source)] for source in self._sources if source.past), default=float("inf"))

@@ -1,4 +1,4 @@
-"""Times as people write them: ``10m`` ago, ``12:30``, ``yesterday``, ``2026-07-01T12:00:00Z``."""
+"""Parses times as people write them: ``10m`` ago, ``12:30``, ``yesterday``, ``2026-07-01T12:00:00Z``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["moment"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _FURTHEST = 1e12
-"""Seconds; no line is from then."""
+"""Seconds since the epoch; no log line is that far away."""
 _AGO = re.compile(r"-?((?:\d+(?:\.\d+)?[smhdw])+)(?: ago)?")
 
 
 def moment(text: str, now: float, *, utc: bool = False) -> float:
-    """Seconds since the epoch. What names no zone is local time, or UTC. ValueError says what would be right."""
+    """Parse a time into seconds since the epoch; without a zone it is local time, or UTC. ValueError."""
     seconds = _moment(text, now, utc=utc)
     if not -_FURTHEST < seconds < _FURTHEST:
-        raise _no_time(text)
+        raise _invalid(text)
     return seconds
 
 
@@ -44,10 +44,11 @@ def _moment(text: str, now: float, *, utc: bool) -> float:
         when = datetime.fromisoformat(text.strip())
         return (when if when.tzinfo else when.replace(tzinfo=zone)).timestamp()
     except (ValueError, OverflowError):
-        raise _no_time(text) from None
+        raise _invalid(text) from None
 
 
-def _no_time(text: str) -> ValueError:
+def _invalid(text: str) -> ValueError:
     return ValueError(
-        f"{text[:40]!r} is no time: 10m (ago), 12:30, today, yesterday, 2026-07-01, 2026-07-01T12:00:00Z, @SECONDS"
+        f"invalid time {text[:40]!r}: use 10m (ago), 12:30, today, yesterday, 2026-07-01, "
+        "2026-07-01T12:00:00Z or @SECONDS"
     )

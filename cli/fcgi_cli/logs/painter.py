@@ -1,7 +1,7 @@
-"""Lines for a terminal: a colour for each severity, one that stays the same for each host, aligned columns.
+"""Formats events for a terminal: a colour for each severity, a constant colour for each host, aligned columns.
 
-Styles and what a terminal can show of them are rich's; the text is put together here, because rich's own way takes
-twenty times as long for a line. Remote text is escaped first, and no markup is ever read in it.
+Rich knows styles and what a terminal can show of them; the text is put together here, because rich takes twenty times
+as long for a line. Remote text is escaped first, and never read as markup.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from rich.style import Style
 from fcgi_core.common.text import SEVERITIES, escape_word
 
 from .events import Event, Line
-from .fold import fold
-from .formats import CONTINUED, Clock, about, message_lines
+from .formats import CONTINUED, Clock, about, fold, message_lines
 
 __all__ = ["Painter", "colour_system"]
 
@@ -36,18 +35,18 @@ HOST_STYLES = tuple(
         *(137, 72, 217, 111, 170, 107, 152, 103, 209),
     )
 )
-"""Colours that are no severity's, all that the eye tells apart; rich shows the nearest where there are but sixteen."""
+"""Colours that the eye tells apart from each other and from severities; rich picks the nearest of sixteen."""
 HIGHLIGHT_STYLES = ("reverse", "black on yellow", "black on cyan", "black on magenta", "black on green")
 WIDEST_HOST, WIDEST_APPLICATION = 28, 16
-"""Columns; longer names are cut at the front, where hosts differ least from what stands in other lines."""
+"""Columns; longer names are cut at the front."""
 MOST_LINES, MOST_CHARACTERS = 200, 8192
-"""Of one message; the rest is told, and is there with ``-o raw``."""
+"""Of one message; a note counts the rest, which ``-o raw`` shows."""
 WITHOUT_APPLICATION, WITHOUT_REQUEST, WITHOUT_HOST = 80, 60, 36
-"""Columns below which a terminal is too narrow for a column of ours."""
+"""Terminals with fewer columns than this do not get that column."""
 
 
 def colour_system() -> ColorSystem | None:
-    """What colours the terminal has; None if it is to have none (https://no-color.org)."""
+    """The colours of the terminal; None if it shall have none (https://no-color.org)."""
     term = os.environ.get("TERM", "")
     if os.environ.get("NO_COLOR") or term in ("", "dumb"):
         return None
@@ -57,7 +56,7 @@ def colour_system() -> ColorSystem | None:
 
 
 class Painter:
-    """Gives batches of events as text for a terminal. Columns grow with the names that come, and stay."""
+    """Formats batches of events for a terminal. Columns grow with the names that come, and never shrink."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class Painter:
         self.folded = folded
         self.highlights = list(highlights)
         self.width = width
-        """Columns of the terminal; 0 if they do not matter."""
+        """Columns of the terminal; 0 for no limit."""
         self._clock = clock
         self._form = form
         self._style = lru_cache(maxsize=256)(lambda style: _codes(style, colours))
@@ -82,7 +81,7 @@ class Painter:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Painter:
-        """As the command line has it."""
+        """A painter with the options of the command line."""
         flags = re.IGNORECASE if args.ignore_case else 0
         patterns = args.highlight + ([] if args.invert_match else args.grep)
         clock = Clock(utc=args.utc, dated=False)
@@ -95,17 +94,19 @@ class Painter:
         return cls(clock, colour_system(), highlights, folded=args.fold, form=form)
 
     def paint(self, events: Iterable[Event]) -> str:
+        """Format events, with a newline after each."""
         return "".join(
             self.line(event) if isinstance(event, Line) else self.styled(f"-- {about(event)}", "bold yellow") + "\n"
             for event in events
         )
 
     def styled(self, text: str, style: str) -> str:
+        """Surround text with the codes of a style."""
         begin, end = self._style(style)
         return f"{begin}{text}{end}" if text else ""
 
-    def line(self, line: Line, *, folded: bool | None = None) -> str:
-        """One line, with the newline; `folded` overrides what is set."""
+    def line(self, line: Line) -> str:
+        """Format a line, with the newline."""
         if self._form is not None:  # laid out by the user
             text = self._form(line).removesuffix("\n")
             return "\n".join(self._highlighted(one, SEVERITY_STYLES[line.severity]) for one in text.split("\n")) + "\n"
@@ -130,7 +131,7 @@ class Painter:
         if line.request and width >= WITHOUT_REQUEST:
             parts.append(styled(f" {escape_word(line.request)[:8]}", "dim blue"))
         lines = _shown(line.message)
-        if self.folded if folded is None else folded:
+        if self.folded:
             lines = fold(lines)
         style = MESSAGE_STYLES[line.severity]
         message = f"\n{CONTINUED}".join(self._highlighted(one, style) for one in lines)
@@ -157,7 +158,7 @@ class Painter:
 
 
 def _codes(style: str, colours: ColorSystem | None) -> tuple[str, str]:
-    """What to write before and after a text."""
+    """The codes to write before and after a text."""
     begin, _, end = Style.parse(style).render("\0", color_system=colours).partition("\0")
     return begin, end
 
@@ -172,7 +173,7 @@ def _fit(name: str, width: int) -> str:
 
 
 def _shown(message: str) -> list[str]:
-    """The lines of a message that a screen can bear."""
+    """The lines of a message, as far as they fit a screen."""
     lines = message_lines(message[:MOST_CHARACTERS])
     if len(lines) <= MOST_LINES and len(message) <= MOST_CHARACTERS:
         return lines

@@ -1,4 +1,4 @@
-"""One line of JSON, or of a file that the syslog plugin wrote, taken apart."""
+"""Parses lines of JSON, and lines of files that the syslog plugin wrote."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FILE_LINE = re.compile(
     r" (?P<application>\S+?)(?:\[(?P<process>[^\]]*)\])? \[(?P<request>\S+)\] (?P<message>.*)"
 )
 _TRACE = re.compile(r"\\n\s+(?:File \"|at |#\d)|Traceback \(most recent call last\):\\n")
-"""What shows that a backslash and an n in a file's line were a line's end, and no path."""
+"""Shows that a backslash and an n in a line of a file stand for a newline, and are not part of a path."""
 _EARLIEST, _LATEST = -62135424000.0, 253402128000.0
-"""Seconds since the epoch: 0001-01-03 and 9999-12-30, so that every zone has them in years of four digits."""
+"""Seconds since the epoch: 0001-01-03 and 9999-12-30, which have years of four digits in every zone."""
 
 
 def from_json(raw: bytes, before: float = 0.0) -> Line | Lost | None:
-    """A line of the feed or of ``-o json``; None if it is none that this version knows. One whose time is impossible
-    happened when the line `before` it did."""
+    """Parse a line of the feed or of ``-o json``; None if this version does not know its form. An impossible time is
+    replaced by `before`, the time of the line before it."""
     try:
         value = json.loads(raw.decode(errors="replace"))
         if "lost" in value:
@@ -37,7 +37,7 @@ def from_json(raw: bytes, before: float = 0.0) -> Line | Lost | None:
 
 
 def line_of(value: Mapping[str, Any], before: float = 0.0) -> Line:
-    """The line that an object describes; ValueError, KeyError, TypeError if it describes none."""
+    """The line that an object describes. ValueError, KeyError, TypeError."""
     moment, severity = value["time"], value["severity"]
     seconds = datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else float(moment)
     if isinstance(severity, str):
@@ -60,7 +60,7 @@ def line_of(value: Mapping[str, Any], before: float = 0.0) -> Line:
 
 
 def from_file(raw: bytes, before: float) -> Line | Lost:
-    """A line of a file: JSON, the syslog plugin's, or any text at all, which happened when the line `before` it did."""
+    """Parse a line of a file: JSON, the syslog plugin's form, or any text, which gets the time `before`."""
     if raw.startswith(b"{") and (event := from_json(raw, before)) is not None:
         return event
     text = raw.decode(errors="backslashreplace").rstrip("\r")
@@ -87,7 +87,7 @@ def from_file(raw: bytes, before: float) -> Line | Lost:
 
 
 def _possible(seconds: float, before: float) -> float:
-    """A time, or the one before it where it is none; NaN is none."""
+    """The time, or `before` if it is impossible or NaN."""
     return seconds if _EARLIEST < seconds < _LATEST else before
 
 

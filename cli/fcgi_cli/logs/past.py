@@ -1,4 +1,4 @@
-"""What was there when we came, the latest of it alone, and what came while it was read, all of it."""
+"""Collects the lines that were there before the viewer started, of which only the latest are shown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from .events import Event, Line, Lost, Note
 __all__ = ["Past"]
 
 MOST_CHARACTERS = 16 << 20
-"""Of the past; lines of a file may be long."""
+"""Characters of past lines; lines of a file may be long."""
 
 
 class Past:
-    """Keeps the latest `most` events that are past, as far as they have `MOST_CHARACTERS` in all, and every other. The
-    past may end in the middle of a read, and
-    with several sources it is still read of one while another brings what comes, so each event says what it is."""
+    """Keeps the latest `most` past events, within `MOST_CHARACTERS`, and every new event.
+
+    Each event says which it is: the past may end in the middle of a read, and one source may bring new lines while
+    another still brings past ones.
+    """
 
     def __init__(self, most: int) -> None:
         self._past: deque[tuple[int, Event]] = deque()
@@ -39,10 +41,10 @@ class Past:
             self._characters -= _size(self._past.popleft()[1])
 
     def events(self) -> list[Event]:
-        """In the order in which they came."""
+        """All kept events, in the order in which they came."""
         events = [event for _, event in heapq.merge(self._past, self._present, key=itemgetter(0))]
         if self._long and len(self._past) < self._most:
-            events.insert(0, Note(f"the latest lines are long: {len(self._past)} of {self._most} are shown"))
+            events.insert(0, Note(f"the latest lines are long: showing {len(self._past)} of {self._most}"))
         return events
 
 

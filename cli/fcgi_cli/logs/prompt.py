@@ -1,4 +1,4 @@
-"""A question in the line below, answered with a few keys."""
+"""A question on the status line, which the user answers with a few keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Prompt"]
 
 
 class Prompt:
-    """`answered` gets the text at Enter, and says what is wrong with it, or ''. Tab goes through `choices`."""
+    """Enter passes the text to `answered`, which returns an error or ''. Tab goes through `choices`."""
 
     def __init__(self, question: str, answered: Callable[[str], str], choices: Sequence[str] = ()) -> None:
         self._question = question
@@ -22,7 +22,7 @@ class Prompt:
         self._problem = ""
 
     def key(self, key: str) -> bool:
-        """Take a key; False when the question is answered, or given up."""
+        """Handle a key; False when the question is answered or cancelled."""
         if key == "esc":
             return False
         if key == "\n":
@@ -50,10 +50,10 @@ class Prompt:
             self._text = fitting[self._chosen]
 
     def show(self, width: int) -> tuple[str, str]:
-        """What stands before the cursor, and after it, in `width` cells; of a long text its end."""
+        """The texts before and after the cursor, in `width` cells; of a long answer, its end."""
         after = f"  ({escape(self._problem)})" if self._problem else ""
         room = max(0, width - len(self._question) - 3)
-        text = escape(self._text)  # a name that came over the network may stand there
+        text = escape(self._text)  # it may contain a name from the network
         if len(text) > room:
             text = "…" + text[len(text) - room + 1 :]
         return f"{self._question} {text}", after

@@ -1,4 +1,4 @@
-"""One loop that waits for all sources, for the terminal's keys, for a reader that goes away and for the time's end."""
+"""Waits for all sources, the terminal's keys, the deadline, and a reader that goes away."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Pump"]
 
 
 class Pump:
-    """Events of all `sources`, merged. `deadline` is a time of `time.monotonic` after which it ends, `output` a
-    descriptor whose reader may go away."""
+    """Reads events of all `sources`, merged, until the `deadline` (of `time.monotonic`). `output` is a descriptor whose
+    reader may go away."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Pump:
 
     @property
     def past(self) -> bool:
-        """Some of what was there when we came is still to be read."""
+        """Whether some lines are unread that were there before the viewer started."""
         return any(source.past and not source.ended for source in self.sources)
 
     @property
@@ -45,12 +45,12 @@ class Pump:
 
     @property
     def ended(self) -> bool:
-        """There is no more to come."""
+        """Whether no more events come."""
         return all(source.ended for source in self.sources) and not (self._merge and self._merge.waiting)
 
     @property
     def failures(self) -> list[str]:
-        """Why sources cannot be read, or not to their end."""
+        """The reasons why sources could not be read to their end."""
         return [source.failure for source in self.sources if source.failure]
 
     def start(self) -> None:
@@ -69,10 +69,10 @@ class Pump:
             source.close()
 
     def wait(self, longest: float = math.inf, *, reading: bool = True) -> list[Event]:
-        """Wait at most `longest` seconds until something comes; what came, and a note where a source has failed.
+        """Wait at most `longest` seconds for events, and return them, with a note for each source that has failed.
         OutputClosed.
 
-        With `reading` false nothing is read: what comes waits where it is.
+        With `reading` false nothing is read, and lines wait in their source.
         """
         if self._notes:
             notes, self._notes = self._notes, []
@@ -91,7 +91,7 @@ class Pump:
         if self._merge is not None and self._merge.due is not None:
             until = min(until, self._merge.due)
         if self._output is not None and self._output not in self.watched:
-            poll.register(self._output, 0)  # errors only: a pipe that nobody reads any more
+            poll.register(self._output, 0)  # errors only: the reader of a pipe has gone
         for descriptor in self.watched:
             poll.register(descriptor, select.POLLIN)
         if not reading or sources or not self.ended:

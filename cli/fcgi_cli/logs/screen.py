@@ -1,8 +1,8 @@
-"""The terminal, written: lines that scroll into its own history, and below them one that stays.
+"""Writes to the terminal: lines that scroll into its history, and a status line below them.
 
-No alternate screen and no scrolling region: the line below is erased, lines are written, and it is drawn again. The
-cursor then stands at its beginning. So when the terminal is made narrower and wraps it, the cursor still stands where
-it begins, and erasing from there erases all of it.
+It uses no alternate screen and no scrolling region: it erases the status line, writes lines, and draws the status line
+again, with the cursor at its beginning. If the terminal becomes narrower and wraps the status line, the cursor is still
+at its beginning, and erasing from there erases all of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Screen:
         self._below = ""
 
     def size(self) -> tuple[int, int]:
-        """Columns and rows, each 1 at least."""
+        """Columns and rows, each at least 1."""
         try:
             size = os.get_terminal_size(self._descriptor)
         except OSError:
@@ -37,20 +37,20 @@ class Screen:
         self._below = ""
 
     def close(self) -> None:
-        """As it was before: no line below, and a cursor."""
+        """Erase the status line and show the cursor again."""
         try:
             self._write(ERASE + SHOW_CURSOR)
         except OutputClosed:
-            pass  # there is nothing left to put back
+            pass  # nothing is left to restore
 
     def draw(self, lines: str, below: str) -> None:
-        """`lines` end with a newline each; `below` is no wider than the terminal."""
+        """Write `lines`, each with a newline, and the status line `below`, which is narrower than the terminal."""
         if lines or below != self._below:
             self._below = below
             self._write(f"{ERASE}{lines}{below}\r")
 
     def forget(self) -> None:
-        """The terminal has another size: draw the line below anew, whatever it is."""
+        """Make the next `draw` write the status line even if it is the same: the terminal's size has changed."""
         self._below = "\0"
 
     def _write(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What every source of lines can do, so that one loop reads feeds, files and pipes at once."""
+"""The interface of sources of lines, so that one loop reads feeds, files and pipes."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from .events import Event
 __all__ = ["RECEIVE", "LONGEST_LINE", "Source"]
 
 RECEIVE = 256 << 10
-"""Bytes read at once: some thousand lines, which take some 10 ms."""
+"""Bytes read at once: a few thousand lines."""
 LONGEST_LINE = 16 << 20
-"""Bytes: an item of feedback has 1 MiB at most, and JSON makes six bytes of some."""
+"""Bytes: an item of feedback has at most 1 MiB, and JSON writes some of its bytes as six."""
 
 
 class Source:
-    """Lines from one place, in order. `read` never waits: it is called when `fileno` can be read, or at `due`."""
+    """Reads lines from one place, in order. `read` never waits: call it when `fileno` can be read, or at `due`."""
 
     name: str = ""
-    """Which it is, if there are several."""
+    """Shown before its lines, if there are several sources."""
     due: float = math.inf
-    """Time of `time.monotonic` at which `read` wants to be called whatever the descriptor says."""
+    """Time of `time.monotonic` at which to call `read` even if the descriptor is not readable."""
     past: bool = True
-    """Still on what was there when we came."""
+    """Whether it still reads lines that were there before the viewer started."""
     ended: bool = False
-    """There is no more to come."""
+    """Whether no more lines come."""
     waiting: bool = False
-    """Away at present, and expected back."""
+    """Whether it is away and expected to come back."""
     failure: str = ""
-    """Why it ended before its time: a sentence for the user."""
+    """The reason why it ended early, as a sentence; '' if it did not."""
 
     def start(self) -> None:
-        """SourceError if it cannot be read."""
+        """Open it. SourceError."""
 
     def fileno(self) -> int | None:
-        """The descriptor to watch; None if there is none now."""
+        """The descriptor to watch; None if it has none at present."""
         return None
 
     def read(self) -> list[Event]:
-        """What has come. SourceError."""
+        """Read and return new events. SourceError."""
         raise NotImplementedError
 
     def fail(self, error: Exception) -> list[Event]:
-        """It cannot be read on, for this reason; what is left of it."""
+        """End it for this reason; return its remaining events."""
         self.failure = str(error)
         self.past, self.ended = False, True
         self.due = math.inf
@@ -50,4 +50,4 @@ class Source:
         return []
 
     def close(self) -> None:
-        """Let go of it; may be repeated."""
+        """Close it; may be repeated."""

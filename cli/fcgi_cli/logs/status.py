@@ -1,4 +1,4 @@
-"""The line below: how fast, how bad, what is lost, how late, what is shown."""
+"""The status line: state, rate, severities, losses, filters and lag."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .painter import SEVERITY_STYLES, Painter
 __all__ = ["Tally", "fit", "short", "status_line"]
 
 RATE_OVER = 2.0
-"""Seconds."""
+"""Seconds over which the rate is measured."""
 SLOWER = 0.25
-"""Seconds between entries of what the rate is made from."""
+"""Seconds between samples for the rate."""
 
 
 class Tally:
-    """Counts all that comes, shown or not."""
+    """Counts all events, shown or not."""
 
     def __init__(self, now: float) -> None:
         self.severities = [0] * 8
@@ -38,7 +38,7 @@ class Tally:
             self.lost += event.count
 
     def rate(self, now: float) -> float:
-        """Lines a second, of late."""
+        """Lines per second over the last `RATE_OVER` seconds."""
         marks = self._marks
         if now - marks[-1][0] >= SLOWER:
             marks.append((now, self.total))
@@ -49,7 +49,7 @@ class Tally:
 
 
 def short(count: float) -> str:
-    """A count in five columns at most."""
+    """Format a count in at most five columns."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if count >= limit:
             value = count / (1e3 if unit == "k" else limit)
@@ -58,12 +58,12 @@ def short(count: float) -> str:
 
 
 def fit(text: str, width: int) -> str:
-    """`text` in at most `width` cells."""
+    """Cut `text` to at most `width` cells."""
     return text if cell_len(text) <= width else set_cell_size(text, max(0, width))
 
 
 def status_line(painter: Painter, width: int, state: str, tally: Tally, now: float, rest: Sequence[str]) -> str:
-    """In `width` columns, as much as fits: `state`, the rate, severities, losses, and what `rest` says."""
+    """Format `state`, the rate, losses, severities and `rest`, as far as they fit into `width` columns."""
     counts = [
         (f"{short(count)} {SEVERITIES[number]}", SEVERITY_STYLES[number])
         for number, count in enumerate(tally.severities)

@@ -1,4 +1,4 @@
-"""``--template '{time} {host} {message}'``: lines as the user lays them out."""
+"""Formats lines by ``--template '{time} {host} {message}'``."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 
 def template(text: str, clock: Clock) -> Callable[[Line], str]:
-    r"""Gives a line as `text` has it: ``{NAME}`` or ``{NAME:<20}``, any field as ``{fields.NAME}``, ``\t`` a tabulator.
+    r"""A function that formats a line by `text`: ``{NAME}`` or ``{NAME:<20}``, ``{fields.NAME}``, ``\t`` for a tab.
 
-    What comes from outside is escaped; widths are those of Python's format strings. ValueError if a name is none.
+    Values are escaped; widths are those of Python's format strings. ValueError for an unknown name or width.
     """
     parts: list[tuple[str, str | None, str]] = []
     try:
         for literal, name, spec, conversion in string.Formatter().parse(text):
             if name is not None:
                 if name not in _NAMES and not name.startswith("fields."):
-                    raise ValueError(f"{name!r} is no name; names are {', '.join(_NAMES)}, fields.NAME")
+                    raise ValueError(f"unknown name {name!r}; names are {', '.join(_NAMES)}, fields.NAME")
                 if conversion or not _SPEC.fullmatch(spec or ""):
-                    raise ValueError(f"{{{name}…}}: only a width, as in {{{name}:<20.20}}")
+                    raise ValueError(f"{{{name}…}}: give only a width, as in {{{name}:<20.20}}")
             literal = re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], literal)
             parts.append((literal, name, spec or ""))
     except ValueError as error:
-        raise ValueError(f"{text!r} is no template: {error}") from None
+        raise ValueError(f"invalid template {text!r}: {error}") from None
 
     def form(line: Line) -> str:
         made = []

@@ -1,6 +1,6 @@
-"""Compressed files, known by their first bytes and not by their names: gzip, bzip2, xz and zstd.
+"""Unpacks files compressed by gzip, bzip2, xz and zstd, which it recognizes by their first bytes.
 
-What a file unpacks to is read piece by piece; the memory for it does not grow with what the file says that it needs.
+It unpacks piece by piece, within a bound of memory whatever the file asks for.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["LONGEST_MAGIC", "damage", "unpacked"]
 
 LONGEST_MAGIC = 6
 MEMORY = 256 << 20
-"""Bytes that unpacking xz and zstd may take; `xz -9` needs 65 MiB, `zstd --ultra -22` 128."""
+"""Bytes of memory for unpacking xz and zstd; `xz -9` needs 65 MiB, `zstd --ultra -22` 128."""
 PIECE = 64 << 10
 
 
 def unpacked(file: IO[bytes], beginning: bytes) -> io.RawIOBase | None:
-    """What the file holds, unpacked; None if its `beginning` is not that of a compressed one. OSError."""
+    """A stream of the unpacked file; None if its `beginning` does not show that it is compressed. OSError."""
     if beginning.startswith(b"\x1f\x8b"):
         return _Unpacked(file, _Gzip)
     if beginning.startswith(b"BZh"):
@@ -37,7 +37,7 @@ def unpacked(file: IO[bytes], beginning: bytes) -> io.RawIOBase | None:
 
 
 def damage() -> tuple[type[Exception], ...]:
-    """What reading an unpacked file raises if it is damaged."""
+    """The exceptions that reading a damaged file raises."""
     import lzma
     import zlib
 
@@ -45,7 +45,7 @@ def damage() -> tuple[type[Exception], ...]:
 
 
 class _Gzip:
-    """A decompressor of gzip with the words that those of bzip2 and xz have."""
+    """A decompressor of gzip with the interface of those of bzip2 and xz."""
 
     def __init__(self) -> None:
         import zlib
@@ -69,7 +69,7 @@ class _Gzip:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a decompressor makes of a file; of several streams in a row, too."""
+    """A stream that unpacks a file with a decompressor; the file may consist of several compressed streams."""
 
     def __init__(self, file: IO[bytes], make: Callable[[], Any]) -> None:
         super().__init__()
@@ -82,13 +82,13 @@ class _Unpacked(io.RawIOBase):
             decompressor = self._decompressor
             if decompressor.eof:
                 rest = decompressor.unused_data or self._file.read(PIECE)
-                if not rest.strip(b"\0"):  # xz fills up with zeros
+                if not rest.strip(b"\0"):  # xz pads with zeros
                     return b""
                 self._decompressor = decompressor = self._make()
             elif decompressor.needs_input:
                 rest = self._file.read(PIECE)
                 if not rest:
-                    raise EOFError("it ends in the middle")
+                    raise EOFError("the compressed data ends early")
             else:
                 rest = b""
             data: bytes = decompressor.decompress(rest, size)
@@ -101,12 +101,12 @@ class _Unpacked(io.RawIOBase):
 
 
 class _Zstd(io.RawIOBase):
-    """What the program zstd makes of a file: Python 3.14 is the first that can do it itself."""
+    """A stream that unpacks a file with the program zstd, because Python before 3.14 cannot."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         if shutil.which("zstd") is None:
-            raise OSError(0, "the program zstd is needed to read it, and is not installed")
+            raise OSError(0, "cannot be unpacked: the program zstd is not installed")
         self._file = file
         file.seek(0)
         self._program = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Conditions on fields: ``status>=500``, ``kind=django.request``, ``path=~^/cart``."""
+"""Evaluates conditions on fields: ``status>=500``, ``kind=django.request``, ``path=~^/cart``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def value_of(line: Line, name: str) -> str | None:
-    """What a line says under a name: one of the feed's own (``host`` is ``server_name``), or a field's."""
+    """The value of a line's attribute (``host`` is ``server_name``) or field; None if it has no such field."""
     own = _ALIASES.get(name, name)
     if own in _OWN or own == "source":
         return str(getattr(line, own))
@@ -38,8 +38,8 @@ def value_of(line: Line, name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Holds for a line whose field `name` stands so to `value`: as numbers if both are, as text otherwise. A field that
-    is not there is unlike everything: ``!=`` and ``!~`` hold, the others do not."""
+    """A condition on the field `name`. It compares numbers if both sides are numbers, and text otherwise. For a missing
+    field ``!=`` and ``!~`` hold, and the others do not."""
 
     name: str
     sign: str
@@ -47,16 +47,16 @@ class Comparison:
 
     @classmethod
     def parse(cls, text: str) -> Comparison:
-        """ValueError says what would be right."""
+        """Parse ``FIELD>=VALUE``. ValueError."""
         match = _FORM.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is no comparison: NAME, one of = != < <= > >= =~ !~, and a value")
+            raise ValueError(f"invalid comparison {text!r}: use NAME, one of = != < <= > >= =~ !~, and a value")
         name, sign, value = match.groups()
         if sign in ("=~", "!~"):
             try:
                 re.compile(value)
             except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"{value[:100]!r} is no regular expression: {error}") from None
+                raise ValueError(f"invalid regular expression {value[:100]!r}: {error}") from None
         elif name in ("severity", "level"):
             value = str(severity_number(value))  # 0 is the worst
         return cls(name, sign, value)
