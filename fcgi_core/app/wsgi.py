@@ -186,9 +186,9 @@ class WsgiRequest:
                 if body:
                     self._whole_length = len(body)
                 return
-            self._body = Body(self.owner, exchange, length, body)
+            self._body = Body(self.owner.pool, exchange, length, body)
         else:
-            self._body = Body(self.owner, exchange, length)
+            self._body = Body(self.owner.pool, exchange, length)
             exchange.on_input = self._body.arrived
         self.input = io.BufferedReader(self._body, 16 * 1024)
 

@@ -20,7 +20,6 @@ from .threads import ThreadPool
 
 if TYPE_CHECKING:
     from .service import AppExchange
-    from .wsgi import WsgiApplication
 
 __all__ = ["Body", "Errors", "Wait"]
 
@@ -62,11 +61,10 @@ class Body(io.RawIOBase):
     It ends after `length` bytes, and what comes beyond them is left out. RequestCut where STDIN ends before.
     """
 
-    def __init__(self, owner: WsgiApplication, exchange: AppExchange, length: int, data: bytes = b"") -> None:
+    def __init__(self, pool: ThreadPool, exchange: AppExchange, length: int, data: bytes = b"") -> None:
         """`data` is what has come already and was taken."""
         super().__init__()
-        self._owner = owner
-        self._wait = Wait(owner.pool)
+        self._wait = Wait(pool)
         self._exchange = exchange
         self._length = length
         self._left = length

@@ -14,9 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ..app.making import ConfiguredApplication, load_application
-from ..app.service import AppService
+from ..app.fastcgi.bridge import FastcgiBridge
+from ..app.making import ImportedApplication
+from ..app.service import Application, AppService
 from ..common import signals
+from ..common.loggers import keep_all_enabled
 from ..common.operator_log import LineFormatter
 from ..errors import ConfigError
 from ..hosting.hook_limit import HookLimit, end_process, is_started_again
@@ -36,7 +38,7 @@ from .status import app_commands, web_commands
 from .systemd import JournalFormatter, journal_reads, notify
 from .workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
 
-__all__ = ["load_application", "run_app", "run_web"]
+__all__ = ["run_app", "run_web"]
 
 log = logging.getLogger("fcgi_sctp")
 
@@ -135,7 +137,7 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
     listen = [await resolve(Address.parse(text)) for text in app.listen]
     name = app.name or app.application or (app.fastcgi.address if app.fastcgi else "")
     service = AppService(
-        ConfiguredApplication(app),
+        _application(app),
         open_carrier(config.sctp.carrier, config.sctp.carrier_options()),
         [shifted(address, worker) for address in listen],
         plugins=config.load_plugins(),
@@ -149,6 +151,7 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         max_associations=config.sctp.max_associations,
         max_associations_per_address=config.sctp.max_associations_per_address,
     )
+    keep_all_enabled("fcgi_sctp")
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:
         _watch_limits(service, app)
@@ -161,6 +164,15 @@ async def _start_app(config: Config, app: AppConfig) -> Running:
         service.supervisor.reopen,
         service.supervisor,
         service.close,
+    )
+
+
+def _application(app: AppConfig) -> Application:
+    if app.fastcgi is not None:
+        return FastcgiBridge(**app.fastcgi.model_dump())
+    assert app.application is not None
+    return ImportedApplication(
+        app.application, path=app.path, interface=app.interface, threads=app.threads, script_name=app.script_name
     )
 
 

@@ -57,8 +57,8 @@ def test_of_the_web_side(tmp_path: Path, web: dict[str, Any], told: str) -> None
     ("app", "fragments"),
     [
         ({"path": "/no/such"}, ["app.path: is '/no/such'; there is no such folder"]),
-        ({"application": "nosuch:app"}, ["app.application: 'nosuch:app': no module 'nosuch' on "]),
-        ({"application": "nosuch.sub:app"}, ["app.application: 'nosuch.sub:app': no module 'nosuch' on "]),
+        ({"application": "nosuch:app"}, ["app.application: 'nosuch:app': no module 'nosuch' in "]),
+        ({"application": "nosuch.sub:app"}, ["app.application: 'nosuch.sub:app': no module 'nosuch' in "]),
         ({"application": "good:nothing"}, ["app.application: 'good:nothing': module 'good' has no 'nothing'"]),
         ({"application": "good:number"}, ["app.application: 'good:number' is int, which cannot be called"]),
         ({"application": "needs:app"}, ["'needs:app' cannot be imported: ModuleNotFoundError", "needs.py, line 2)"]),
