@@ -21,12 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from ...common.text import name_of_request
-from ...hosting.exchange import error_page, status_of
+from ...hosting.exchange import error_page
 from ...protocol.records import ProtocolStatus, RecordType, Role
 from .client import FastcgiConnection
 from .pool import FastcgiPool
@@ -44,8 +43,6 @@ MAX_REPEATABLE = 64 * 1024
 """Bytes of input that are kept, until the answer begins, to make a request once more."""
 MAX_REPEATS = 2
 """A request goes out again at most so often: once for a kept connection that breaks, once for a server that ends."""
-MAX_HEAD = 64 * 1024
-"""Bytes in which an answer's head must end, to be asked whether the answer is whole."""
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Safe methods (RFC 9110 section 9.2.1), which may be made twice."""
 
@@ -104,7 +101,6 @@ class BridgedRequest:
         "_connection",
         "_data_over",
         "_exchange",
-        "_head",
         "_kept_input",
         "_lost_by",
         "_owner",
@@ -135,8 +131,6 @@ class BridgedRequest:
         """Why a new connection broke: it is made again only if the server has been away since."""
         self._returns = 0
         """`returns` of the pool when that connection broke."""
-        self._head: list[bytes] = []
-        """The beginning of the answer."""
         self.last_activity = owner.service.loop.time()
         exchange.on_abort = self._aborted
 
@@ -208,8 +202,6 @@ class BridgedRequest:
         self._kept_input = None
         self.last_activity = self._owner.service.loop.time()
         exchange = self._exchange
-        if exchange.bytes_out < MAX_HEAD:
-            self._head.append(data[:MAX_HEAD])
         exchange.send(data)
         if not exchange.writable and self._connection is not None:
             self._connection.stop_reading()
@@ -229,9 +221,7 @@ class BridgedRequest:
             exchange.end(app_status, f"the FastCGI server answered {status.name}", status)
 
     def is_whole(self, *, closed: bool) -> bool:
-        exchange = self._exchange
-        method = exchange.params.get("REQUEST_METHOD", "")
-        return is_whole(b"".join(self._head), exchange.bytes_out, method, closed=closed)
+        return self._exchange.has_come_whole(closed=closed)
 
     def lost(self, error: Exception | None) -> None:
         connection = self._connection
@@ -288,20 +278,3 @@ class BridgedRequest:
         if connection is not None:
             connection.read_on()
             self._owner.pool.release(connection)
-
-
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-
-
-def is_whole(output: bytes, sent: int, method: str, *, closed: bool) -> bool:
-    """Whether a CGI response that begins with `output`, and has `sent` bytes up to now, is complete. `closed`: what has
-    no length is."""
-    end = _END_OF_HEAD.search(output)
-    if end is None:
-        return False
-    head = output[: end.start()]
-    if method == "HEAD" or status_of(head) in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
-        return True
-    length = _LENGTH.search(head)
-    return closed if length is None else sent - end.end() >= int(length[1])
