@@ -25,7 +25,8 @@ from .asgi_scope import ASGI_VERSIONS, make_scope
 from .rules import NO_LENGTH, as_bytes, has_no_body, make_head, request_length
 
 if TYPE_CHECKING:
-    from .service import AppExchange, AppService
+    from .exchange import AppExchange
+    from .service import AppService
 
 __all__ = ["AsgiApplication", "StartUpFailed", "is_asgi"]
 
@@ -163,7 +164,7 @@ class AsgiRequest:
 
     async def _change(self) -> None:
         """Wait until anything changes. An application may wait in receive() and in send() at once."""
-        waiter = self.exchange.service.loop.create_future()
+        waiter = self.exchange.shared.loop.create_future()
         self._waiters.add(waiter)
         try:
             await waiter
@@ -189,7 +190,7 @@ class AsgiRequest:
             except BaseException as exception:
                 if isinstance(exception, SystemExit):
                     leave(exception)
-                if isinstance(exception, GeneratorExit) and exchange.service.loop.is_closed():
+                if isinstance(exception, GeneratorExit) and exchange.shared.loop.is_closed():
                     raise  # not the application's: what was left of this task is thrown away
                 if self._gone and _caused_by_absence(exception):
                     error = "the client went away"

@@ -15,7 +15,8 @@ from .asgi import AsgiApplication, is_asgi
 from .wsgi import WsgiApplication
 
 if TYPE_CHECKING:
-    from .service import AppExchange, AppService
+    from .exchange import AppExchange
+    from .service import AppService
 
 __all__ = ["ImportedApplication", "load_application"]
 

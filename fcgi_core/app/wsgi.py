@@ -27,7 +27,8 @@ from .threads import ThreadPool
 from .wsgi_files import Body, Errors, Wait
 
 if TYPE_CHECKING:
-    from .service import AppExchange, AppService
+    from .exchange import AppExchange
+    from .service import AppService
 
 __all__ = ["WsgiApplication", "make_environ"]
 

@@ -19,7 +19,7 @@ from .rules import NO_LENGTH
 from .threads import ThreadPool
 
 if TYPE_CHECKING:
-    from .service import AppExchange
+    from .exchange import AppExchange
 
 __all__ = ["Body", "Errors", "Wait"]
 
@@ -119,7 +119,7 @@ class Body(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self._data and not self._ended and not self._aborted:
-            self._exchange.service.loop.call_soon_threadsafe(self._ask)
+            self._exchange.shared.loop.call_soon_threadsafe(self._ask)
             self._wait.until(lambda: bool(self._data) or self._ended or self._aborted)
         if self._aborted:
             raise ClientGone
@@ -144,12 +144,12 @@ class Errors(io.TextIOBase):
     def write(self, text: str) -> int:
         exchange = self._exchange
         data = text.encode("utf-8", "backslashreplace")
-        if data and not exchange.service.supervisor.stderr(exchange, data):
+        if data and not exchange.shared.supervisor.stderr(exchange, data):
             if in_child():
                 sys.stderr.write(text)  # the loop is the parent's
                 return len(text)
             try:
-                exchange.service.say(exchange, data)
+                exchange.shared.queue_stderr(exchange, data)
             except RuntimeError:
                 sys.stderr.write(text)  # the loop is closed: the program ends
         return len(text)

@@ -242,8 +242,8 @@ def _watch_limits(service: AppService, app: AppConfig) -> None:
 
     def look() -> None:
         memory = _resident_memory()
-        if app.max_requests is not None and service.requests_ended >= app.max_requests:
-            log.info("this worker has done %d requests and is replaced", service.requests_ended)
+        if app.max_requests is not None and service.shared.requests_ended >= app.max_requests:
+            log.info("this worker has done %d requests and is replaced", service.shared.requests_ended)
         elif app.max_memory is not None and memory > app.max_memory:
             log.warning("this worker has grown to %d bytes and is replaced", memory)
         else:

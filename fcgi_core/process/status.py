@@ -72,7 +72,7 @@ def app_commands(service: AppService) -> Commands:
     def status(question: Mapping[str, Any]) -> dict[str, Any]:
         told = _status("app", service.supervisor, started, question)
         in_flight = sum(len(link.connection.requests) for link in service.supervisor.links)
-        told["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.requests_ended}
+        told["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.shared.requests_ended}
         told["listen"] = [str(address) for address in service.addresses]
         return told
 

@@ -31,7 +31,8 @@ from .client import FastcgiConnection
 from .pool import FastcgiPool
 
 if TYPE_CHECKING:
-    from ..service import AppExchange, AppService
+    from ..exchange import AppExchange
+    from ..service import AppService
 
 __all__ = ["FastcgiBridge"]
 
@@ -209,7 +210,7 @@ class BridgedRequest:
     def stderr(self, data: bytes) -> None:
         self.last_activity = self._owner.service.loop.time()
         exchange = self._exchange
-        if not exchange.service.supervisor.stderr(exchange, data):
+        if not exchange.shared.supervisor.stderr(exchange, data):
             exchange.stderr(data)
 
     def ended(self, app_status: int, status: ProtocolStatus) -> None:
