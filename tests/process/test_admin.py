@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fcgi_core.process import admin as module
-from fcgi_core.process.admin import MAX_CLIENTS, MAX_LINE, AdminServer, open_admin, open_admin_if_possible
+from fcgi_core.process.admin import MAX_CLIENTS, MAX_LINE, AdminServer, open_admin
 
 
 def refuse(question: Any) -> Any:
@@ -33,7 +33,8 @@ COMMANDS = {
 
 @asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[AdminServer]:
-    server = await open_admin(str(path), COMMANDS)
+    server = AdminServer(str(path), COMMANDS)
+    await server.start()
     try:
         yield server
     finally:
@@ -200,7 +201,7 @@ def test_a_path_in_use(path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(OSError, match="another process listens"):
             await open_admin(str(path), COMMANDS)
         caplog.set_level("INFO")
-        assert await open_admin_if_possible(str(path), COMMANDS) is None
+        assert await open_admin(str(path), COMMANDS, needed=False) is None
         assert "no admin socket" in caplog.text
 
     run(path, check)
@@ -208,7 +209,7 @@ def test_a_path_in_use(path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_the_directory_is_made(tmp_path: Path) -> None:
     async def inside() -> None:
-        server = await open_admin_if_possible(str(tmp_path / "run" / "admin.sock"), COMMANDS)
+        server = await open_admin(str(tmp_path / "run" / "admin.sock"), COMMANDS, needed=False)
         assert server is not None
         server.close()
 
