@@ -1,7 +1,7 @@
-"""What a running side tells its operator, as plain values that JSON has.
+"""What the admin socket answers: the state of a running side, as plain values for JSON.
 
-Figures of virtual hosts are counted from the first time that somebody asks: nobody pays for them before. Rates are the
-asker's to make, of two answers.
+Figures of virtual hosts are counted from the first question on, so they cost nothing before. A client computes rates
+from two answers.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["app_commands", "web_commands"]
 
 MAX_HOSTS_TOLD = 200
-"""Virtual hosts in one answer, those with the most requests."""
+"""Virtual hosts in one answer: the ones with the most requests."""
 MAX_ASSOCIATIONS_TOLD = 100
 
 
 def web_commands(service: WebService) -> Commands:
-    """What the web side answers on its admin socket."""
+    """Return the commands of the web side's admin socket."""
     started = time.monotonic()
 
     def status(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def web_commands(service: WebService) -> Commands:
 
 
 def app_commands(service: AppService) -> Commands:
-    """What an application's process answers on its admin socket."""
+    """Return the commands of the admin socket of an application's process."""
     started = time.monotonic()
 
     def status(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def app_commands(service: AppService) -> Commands:
 def _changes(question: Mapping[str, Any]) -> dict[str, str]:
     changes = question.get("changes")
     if not isinstance(changes, dict) or not all(isinstance(value, str) for value in changes.values()):
-        raise ValueError("changes: an object of names PLUGIN.OPTION[@SERVER_NAME] with values as text was expected")
+        raise ValueError("changes: an object with names PLUGIN.OPTION[@SERVER_NAME] and texts as values was expected")
     return changes
 
 

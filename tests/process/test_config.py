@@ -326,7 +326,7 @@ def test_names_of_virtual_hosts_have_small_letters(tmp_path: Path) -> None:
     assert syslog.raw_hosts == {"shop.example": {"severity": "debug"}, "blog.example": {}}
     twice = "plugins: {syslog: {hosts: {Shop.Example: {severity: debug}, shop.example: {severity: err}}}}"
     assert problems(tmp_path, twice) == [
-        "plugins.syslog.hosts.shop.example: stands twice, once in other letters; keep one"
+        "plugins.syslog.hosts.shop.example: stands twice, in upper and lower case; keep one"
     ]
 
 

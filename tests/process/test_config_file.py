@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_told_at_once(tmp_path: Path) -> None:
     assert none == f"{tmp_path}/none.yaml: cannot be read: No such file or directory"
     assert bad.startswith(f"{tmp_path}/bad.yaml: is not YAML")
     assert listed == f"{tmp_path}/list.yaml: the file holds list; names with values were expected"
-    assert loop == f"{tmp_path}/loop.yaml: include: {tmp_path}/main.yaml includes this file, or is it"
+    assert loop == f"{tmp_path}/loop.yaml: include: {tmp_path}/main.yaml includes this file or is this file"
     assert deep.startswith(f"{tmp_path}/deep.yaml: include: is {{}}")
 
 
@@ -228,7 +228,7 @@ def test_files_that_include_others_again_and_again_are_refused(tmp_path: Path) -
 def test_files_that_include_each_other_in_a_row_have_an_end(tmp_path: Path) -> None:
     files = {f"f{number}": f"include: f{number + 1}.yaml" for number in range(2000)}
     assert problems(write(tmp_path, main="include: f0.yaml", **files)) == [
-        f"{tmp_path}/f15.yaml: include: more than 16 files include each other in a row"
+        f"{tmp_path}/f15.yaml: include: the files include each other more than 16 deep"
     ]
 
 
@@ -238,7 +238,7 @@ def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
     assert problems(path) == [
         f"{tmp_path}/loop.yaml: cannot be read: Too many levels of symbolic links",
         f"{tmp_path}/..: cannot be read: Is a directory",
-        f"{path}: include: is 'a\\x00b'; no path holds a NUL",
-        f"{path}: include: is '*\\x00'; no path holds a NUL",
+        f"{path}: include: is 'a\\x00b'; a path must not contain NUL",
+        f"{path}: include: is '*\\x00'; a path must not contain NUL",
         "/dev/zero: holds more than 1,048,576 characters, which are taken at most",
     ]

@@ -57,7 +57,7 @@ def test_what_the_loop_stands_in_is_told_while_it_stands(heard: Heard) -> None:
     assert "has stood still for" in told
     assert "in a_hook_that_blocks" in told
     assert "until.wait" in told
-    assert over.startswith("the event loop goes on after")
+    assert over.startswith("the event loop runs again after")
 
 
 def test_a_loop_that_goes_on_is_not_told_of(heard: Heard) -> None:

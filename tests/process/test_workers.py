@@ -44,7 +44,7 @@ def ready(caplog: pytest.LogCaptureFixture) -> list[int]:
 
 
 def pauses(caplog: pytest.LogCaptureFixture) -> list[float]:
-    return [float(seconds) for seconds in re.findall(r"started again in ([\d.]+) s", caplog.text)]
+    return [float(seconds) for seconds in re.findall(r"restarted in ([\d.]+) s", caplog.text)]
 
 
 @pytest.fixture(autouse=True)
