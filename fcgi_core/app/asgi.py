@@ -16,13 +16,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..common.forks import leave
-from ..common.text import name_of_request
 from ..errors import ClientGone, FcgiSctpError
-from ..hosting.exchange import error_page
 from ..plugin import bound_to_request
-from ..protocol.records import PREFERRED_CONTENT, Role
+from ..protocol.records import PREFERRED_CONTENT
 from .asgi_scope import ASGI_VERSIONS, make_scope
-from .rules import NO_LENGTH, as_bytes, has_no_body, make_head, request_length
+from .gateway import GatewayRequest
+from .rules import NO_LENGTH, as_bytes, make_head
 
 if TYPE_CHECKING:
     from .exchange import AppExchange
@@ -99,50 +98,22 @@ class AsgiApplication:
             await self._lifespan.shut_down()
 
 
-class AsgiRequest:
+class AsgiRequest(GatewayRequest):
     """One request: what the application's task receives and sends."""
 
     __slots__ = (
-        "_awaited",
         "_body_told",
         "_cut",
-        "_gone",
-        "_head",
-        "_head_only",
-        "_left",
-        "_length",
-        "_never_a_body",
         "_waiters",
-        "_wrong",
-        "exchange",
         "task",
     )
 
     def __init__(self, exchange: AppExchange) -> None:
-        self.exchange = exchange
-        self._gone = False
+        super().__init__(exchange)
         self._body_told = False
-        """The application has had the last of the request's body."""
-        self._head: bytes | None = None
-        """The response's head from http.response.start on, until it goes; then b''."""
-        self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
-        self._never_a_body = False
-        """The status is one that has no body."""
-        self._length = NO_LENGTH
-        """The response's Content-Length."""
-        self._left = NO_LENGTH
-        """Bytes of it that are still to come, where there is one and a body."""
-        self._awaited = NO_LENGTH
-        """Bytes of the request's body that are still to come by its CONTENT_LENGTH."""
+        """Whether the application has had the last of the request's body."""
         self._cut = ""
-        """How the request's body ended before that."""
-        self._wrong = ""
-        """What is wrong with the request, so that the application does not get it."""
-        try:
-            if exchange.request.role is not Role.AUTHORIZER:  # which has no body
-                self._awaited = request_length(exchange.params)
-        except ValueError as error:
-            self._wrong = str(error)
+        """How the request's body ended before its CONTENT_LENGTH; '' if it did not."""
         self._waiters: set[asyncio.Future[None]] = set()
         self.task: asyncio.Task[None]
         """What runs it."""
@@ -152,7 +123,7 @@ class AsgiRequest:
     # ---- called by the exchange
 
     def _abort(self) -> None:
-        self._gone = True
+        self.gone = True
         self._changed()
 
     def _changed(self) -> None:
@@ -184,7 +155,7 @@ class AsgiRequest:
                     if owner.state is not None:
                         scope["state"] = owner.state.copy()
                     await owner.application(scope, self.receive, self.send)
-                    if not exchange.ended and not self._gone:
+                    if not exchange.ended and not self.gone:
                         error = "the application returned before its response was complete"
                         application_log.error("%s: %s", self._name(), error)
             except BaseException as exception:
@@ -192,7 +163,7 @@ class AsgiRequest:
                     leave(exception)
                 if isinstance(exception, GeneratorExit) and exchange.shared.loop.is_closed():
                     raise  # not the application's: what was left of this task is thrown away
-                if self._gone and _caused_by_absence(exception):
+                if self.gone and _caused_by_absence(exception):
                     error = "the client went away"
                 elif owner.stopping and isinstance(exception, asyncio.CancelledError):
                     error = "given up: the process ends"
@@ -211,18 +182,15 @@ class AsgiRequest:
     def _finish(self, error: str) -> None:
         exchange = self.exchange
         if not exchange.ended:
-            if self._gone:
+            if self.gone:
                 exchange.end(error=error or "the client went away")
             elif self._head == b"":
                 exchange.fail(error)
             else:
                 status = HTTPStatus.BAD_REQUEST if self._wrong or self._cut else HTTPStatus.INTERNAL_SERVER_ERROR
-                exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))
+                exchange.send(self._error_page(status))
                 exchange.end(error=error)
         self._changed()
-
-    def _name(self) -> str:
-        return name_of_request(self.exchange.params)
 
     async def receive(self) -> Event:
         """ASGI's receive: the body as it comes, then http.disconnect once there is nobody or nothing more to say.
@@ -230,7 +198,7 @@ class AsgiRequest:
         The body ends where CONTENT_LENGTH says; where it ends before, that is http.disconnect, too.
         """
         exchange = self.exchange
-        while not self._gone and not self._cut and not exchange.ended:
+        while not self.gone and not self._cut and not exchange.ended:
             if not self._body_told and (exchange.body or exchange.input_closed):
                 data = exchange.take_body() if exchange.body else b""
                 last = exchange.input_closed
@@ -257,7 +225,7 @@ class AsgiRequest:
     async def send(self, event: Event) -> None:
         """ASGI's send. It returns when the window has taken up what was given."""
         exchange = self.exchange
-        if self._gone:
+        if self.gone:
             raise ClientGone("the client went away")
         kind = event["type"]
         if kind == "http.response.body":
@@ -273,10 +241,10 @@ class AsgiRequest:
             if head:
                 self._head = b""
                 # a response to HEAD says what GET would have got, but what is not there may only have been left out
-                if not (more or self._length != NO_LENGTH or self._head_only or self._never_a_body):
+                if not (more or self._length != NO_LENGTH or self._no_body):
                     head += b"Content-Length: %d\r\n" % len(data)
                 head += b"\r\n"
-            if self._head_only or self._never_a_body:
+            if self._no_body:
                 data = b""
             elif self._left != NO_LENGTH:
                 if len(data) > self._left:
@@ -291,24 +259,21 @@ class AsgiRequest:
                 return
             while not exchange.writable:
                 await self._change()
-                if self._gone:
+                if self.gone:
                     raise ClientGone("the client went away")
         elif kind == "http.response.start":
             if self._head is not None:
                 raise RuntimeError("http.response.start came twice")
             status = event["status"]
-            self._head, self._length = make_head(status, event.get("headers", ()))
-            self._never_a_body = has_no_body(status)
-            if not (self._head_only or self._never_a_body):
-                self._left = self._length
+            self._head, length = make_head(status, event.get("headers", ()))
+            self._begin_response(status, length)
         else:
             raise RuntimeError(f"{kind!r} is not to be sent on an HTTP request here")
 
     def _end(self) -> None:
         """The application has said all. A body that is short is seen to be cut, and is an error where it was sent."""
         if self._left > 0:
-            sent = self._length - self._left
-            error = f"the response ended after {sent} of the {self._length} bytes of its Content-Length"
+            error = self._too_short()
             self.exchange.fail(error)
             self._changed()
             raise RuntimeError(error)
@@ -317,7 +282,7 @@ class AsgiRequest:
 
     def _end_too_long(self, data: bytes) -> None:
         """More than was promised was to be sent: the client gets what was, and the application an error."""
-        error = f"the response is longer than the {self._length} bytes of its Content-Length; the rest is left out"
+        error = self._too_long()
         self.exchange.send(data)
         self.exchange.end(error=error)
         self._changed()

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["is_secure", "make_scope", "server_of"]
+from .gateway import is_secure, server_of, split_path
+
+__all__ = ["ASGI_VERSIONS", "make_scope"]
 
 ASGI_VERSIONS = {"version": "3.0", "spec_version": "2.4"}
 """2.4: send() raises an OSError once the client has gone."""
@@ -26,14 +28,8 @@ _OWN = {"HTTP_CONTENT_TYPE": b"content-type", "HTTP_CONTENT_LENGTH": b"content-l
 def make_scope(params: Mapping[str, str], script_name: str = "") -> dict[str, Any]:
     """The scope of one request; `script_name` is where the application is mounted if the web server does not say."""
     get = params.get
-    script = get("SCRIPT_NAME", "")
-    info = get("PATH_INFO")
-    if info:
-        root, path = script, script + info
-    else:
-        # nginx's own fastcgi_params put the whole path into SCRIPT_NAME
-        mounted = script_name and (script == script_name or script.startswith(script_name + "/"))
-        root, path = script_name if mounted else "", script
+    root, info = split_path(params, script_name)
+    path = root + info
     uri = get("REQUEST_URI", "").partition("?")[0]
     raw_path = uri.encode("latin-1") if uri.startswith("/") else quote(path.encode("latin-1")).encode()
     secure = is_secure(params)
@@ -54,18 +50,6 @@ def make_scope(params: Mapping[str, str], script_name: str = "") -> dict[str, An
         "server": _endpoint(*server_of(params, secure)),
         "extensions": {},
     }
-
-
-def is_secure(params: Mapping[str, str]) -> bool:
-    """Whether the client came by HTTPS."""
-    return params.get("HTTPS", "").lower() in ("on", "1") or params.get("REQUEST_SCHEME") == "https"
-
-
-def server_of(params: Mapping[str, str], secure: bool) -> tuple[str, str]:
-    """(name, port) of the server, neither of them empty."""
-    get = params.get
-    name = get("SERVER_NAME") or get("SERVER_ADDR") or "localhost"
-    return name, get("SERVER_PORT") or ("443" if secure else "80")
 
 
 def _text(path: str) -> str:

@@ -16,13 +16,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..common.forks import leave
-from ..common.text import name_of_request
 from ..errors import ClientGone, RequestCut
-from ..hosting.exchange import error_page
 from ..plugin import bound_to_request
-from ..protocol.records import PREFERRED_CONTENT, ProtocolStatus, Role
-from .asgi_scope import is_secure, server_of
-from .rules import NO_LENGTH, as_bytes, has_no_body, make_text_head, request_length
+from ..protocol.records import PREFERRED_CONTENT, ProtocolStatus
+from .gateway import GatewayRequest, is_secure, server_of, split_path
+from .rules import NO_LENGTH, as_bytes, make_text_head
 from .threads import ThreadPool
 from .wsgi_files import Body, Errors, Wait
 
@@ -110,35 +108,25 @@ class BodyTooLong(Exception):
     """The application sent more than its Content-Length; what that counts has been sent."""
 
 
-class WsgiRequest:
+class WsgiRequest(GatewayRequest):
     """One request on its thread."""
 
     __slots__ = (
         "_body",
         "_given",
-        "_head",
-        "_head_only",
         "_head_sent",
-        "_left",
-        "_length",
-        "_never_a_body",
-        "_no_body",
         "_taken",
         "_wait",
         "_whole_length",
-        "_wrong",
-        "aborted",
         "complete",
-        "exchange",
         "input",
         "owner",
         "passed_on",
     )
 
     def __init__(self, owner: WsgiApplication, exchange: AppExchange) -> None:
+        super().__init__(exchange)
         self.owner = owner
-        self.exchange = exchange
-        self.aborted = False
         self.complete = False
         """The response is whole, or an error page stands in its place."""
         self.passed_on = 0
@@ -148,41 +136,22 @@ class WsgiRequest:
         self._given = 0
         """Bytes handed over; written by the request's thread alone."""
         self._wait = Wait(owner.pool)
-        self._head: bytes | None = None
         self._head_sent = False
-        self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
-        """The body is left out: it is for the web server to do (RFC 3875 section 4.3.3), but HAProxy answers 502."""
-        self._never_a_body = False
-        """The status is one that has no body."""
-        self._no_body = self._head_only
-        """The response has no body, whatever the application says."""
-        self._length = NO_LENGTH
-        """The response's Content-Length."""
-        self._left = NO_LENGTH
-        """Bytes of it that are still to come, where there is one and a body."""
         exchange.on_abort = self._abort
         exchange.on_writable = self.taken_up
         self._body: Body | None = None
         self._whole_length = NO_LENGTH
-        """Length of the request's body where the web server told none and all of it has come."""
-        self._wrong = ""
-        """What is wrong with the request, so that the application does not get it."""
+        """Length of the request's body if the web server gave none and all of it has come."""
         self.input: Any = None
-        self._open_body(exchange)
+        if not self._wrong:
+            self._open_body(exchange)
 
     def _open_body(self, exchange: AppExchange) -> None:
         """The file of the request's body. It ends where CONTENT_LENGTH says (PEP 3333, "Input and Error Streams")."""
-        try:
-            length = request_length(exchange.params)
-        except ValueError as error:
-            self._wrong = str(error)
-            return
+        length = self._awaited
         if exchange.input_closed:
             body = exchange.take_body()
-            if length == len(body) or exchange.request.role is Role.AUTHORIZER:  # which has no body
-                self.input = io.BytesIO(body)
-                return
-            if length == NO_LENGTH:
+            if length in (NO_LENGTH, len(body)):
                 self.input = io.BytesIO(body)
                 if body:
                     self._whole_length = len(body)
@@ -196,7 +165,7 @@ class WsgiRequest:
     # ---- on the loop's thread
 
     def _abort(self) -> None:
-        self.aborted = True
+        self.gone = True
         if self._body is not None:
             self._body.abort()
         self._wait.check()
@@ -212,14 +181,14 @@ class WsgiRequest:
         """Run the application. Nothing that it raises gets any further: the thread goes on with the next request."""
         owner, exchange = self.owner, self.exchange
         exchange.started = time.monotonic()
-        if self.aborted:
+        if self.gone:
             owner.hand_over(self, b"", True)
             return
         last = b""
         error = ""
         with bound_to_request(exchange):
             if self._wrong:
-                log.warning("%s: %s; it is answered with 400", name_of_request(exchange.params), self._wrong)
+                log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
                 self.complete = True
                 owner.hand_over(self, self._error_page(HTTPStatus.BAD_REQUEST), True, self._wrong)
                 return
@@ -233,9 +202,8 @@ class WsgiRequest:
                 try:
                     last = self._send_result(result)
                     if self._left > 0:
-                        sent = self._length - self._left
-                        error = f"the response ended after {sent} of the {self._length} bytes of its Content-Length"
-                        application_log.error("%s: %s", name_of_request(exchange.params), error)
+                        error = self._too_short()
+                        application_log.error("%s: %s", self._name(), error)
                     else:
                         self.complete = True
                 finally:
@@ -246,10 +214,10 @@ class WsgiRequest:
             # a name for each: compiled, a variable has the type of the first thing that it stands for
             except BodyTooLong as too_long:
                 error = str(too_long)
-                application_log.error("%s: %s", name_of_request(exchange.params), error)
+                application_log.error("%s: %s", self._name(), error)
             except RequestCut as cut:
                 error = str(cut)
-                log.warning("%s: %s", name_of_request(exchange.params), error)
+                log.warning("%s: %s", self._name(), error)
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.BAD_REQUEST)
                     self.complete = True
@@ -257,16 +225,13 @@ class WsgiRequest:
                 if isinstance(exception, SystemExit):
                     leave(exception)
                 # SystemExit and KeyboardInterrupt, too: this is no main thread, and others' requests go on
-                application_log.exception("uncaught exception in %s", name_of_request(exchange.params))
+                application_log.exception("uncaught exception in %s", self._name())
                 error = f"uncaught {type(exception).__name__}"
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.INTERNAL_SERVER_ERROR)
                     self.complete = True
         leave(SystemExit(1) if error else None)
         owner.hand_over(self, last, True, error)
-
-    def _error_page(self, status: HTTPStatus) -> bytes:
-        return error_page(status, self.exchange.params.get("REQUEST_METHOD", ""))
 
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333, "The start_response() Callable"."""
@@ -278,21 +243,19 @@ class WsgiRequest:
                 exc_info = None
         elif self._head is not None:
             raise AssertionError("start_response was called twice, the second time without exc_info")
-        self._head, self._length, number = make_text_head(status, headers)
-        self._never_a_body = has_no_body(number)
-        self._no_body = self._head_only or self._never_a_body
-        self._left = NO_LENGTH if self._no_body else self._length
+        self._head, length, number = make_text_head(status, headers)
+        self._begin_response(number, length)
         return self.write
 
     def write(self, data: Any) -> None:
         """PEP 3333, "The write() Callable": sent before it returns, as far as the window allows."""
         if type(data) is not bytes:
             data = as_bytes(data)
-        if self.aborted:
+        if self.gone:
             raise ClientGone
         if self._given - self._taken > WRITE_AHEAD:
-            self._wait.until(lambda: self.aborted or self._given - self._taken <= WRITE_AHEAD)
-            if self.aborted:
+            self._wait.until(lambda: self.gone or self._given - self._taken <= WRITE_AHEAD)
+            if self.gone:
                 raise ClientGone
         too_long = 0 <= self._left < len(data)
         data = self._within_length(data)
@@ -302,7 +265,8 @@ class WsgiRequest:
             self._given += len(data)
             self.owner.hand_over(self, data, False)
         if too_long:
-            self._end_too_long()
+            self.complete = True  # the response has its length
+            raise BodyTooLong(self._too_long())
 
     def _within_length(self, data: bytes) -> bytes:
         """What of the data may be sent: nothing beyond Content-Length, and no body where there is to be none."""
@@ -312,12 +276,6 @@ class WsgiRequest:
         elif self._no_body:
             return b""
         return data
-
-    def _end_too_long(self) -> None:
-        self.complete = True  # what was promised has been sent
-        raise BodyTooLong(
-            f"the response is longer than the {self._length} bytes of its Content-Length; the rest is left out"
-        )
 
     def _take_head(self, content_length: int = NO_LENGTH) -> bytes:
         """The head with its empty line, with this length if the application told none."""
@@ -366,23 +324,10 @@ _CONSTANT_ENVIRON: dict[str, Any] = {
 
 
 def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
-    """A WSGI environ from CGI variables.
-
-    Web servers differ in what they pass: nginx's own fastcgi_params put the whole path into SCRIPT_NAME and no
-    PATH_INFO. Where PATH_INFO is missing or empty the path is split here, at `script_name`, where the application is
-    mounted.
-    """
+    """Return a WSGI environ made from CGI variables; `script_name` is used as in `split_path`."""
     environ: dict[str, Any] = dict(params)
-    if not environ.get("PATH_INFO"):
-        path = environ.get("SCRIPT_NAME", "")
-        if script_name and (path == script_name or path.startswith(script_name + "/")):
-            environ["SCRIPT_NAME"] = script_name
-            environ["PATH_INFO"] = path[len(script_name) :]
-        else:
-            environ["SCRIPT_NAME"] = ""
-            environ["PATH_INFO"] = path
-    # PEP 3333 wants these; a FastCGI client need not send them
-    environ.setdefault("SCRIPT_NAME", "")  # HAProxy sends no empty one
+    environ["SCRIPT_NAME"], environ["PATH_INFO"] = split_path(environ, script_name)
+    # PEP 3333 requires these; a FastCGI client need not send them
     environ.setdefault("QUERY_STRING", "")
     secure = is_secure(environ)
     if not environ.get("REQUEST_METHOD"):
