@@ -63,7 +63,7 @@ def test_one_that_speaks_gives_way_to_nothing(caplog: pytest.LogCaptureFixture) 
         assert [web.down for web in webs] == [None] * 4
         refused = [one for one in caplog.records if "refused" in one.getMessage()]
         assert len(refused) == AT_ONCE
-        assert "4 associations are the most for one address" in refused[0].getMessage()
+        assert "there are 4 associations with this address already" in refused[0].getMessage()
 
     asyncio.run(serving(body))
     assert "7 more like this: association from memory:" in caplog.text

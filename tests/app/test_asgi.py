@@ -321,10 +321,10 @@ def test_an_application_that_returns_too_early(sent: int, caplog: pytest.LogCapt
     ("events", "wrong"),
     [
         ([{"type": "http.response.body"}], "before http.response.start"),
-        ([{"type": "http.response.start", "status": 200}] * 2, "came twice"),
+        ([{"type": "http.response.start", "status": 200}] * 2, "sent twice"),
         ([{"type": "http.response.start", "status": 101}], "from 200 to 999"),
         ([{"type": "http.response.start", "status": 200, "headers": [(b"a", b"b\r\nc: d")]}], "line break"),
-        ([{"type": "websocket.accept"}], "not to be sent"),
+        ([{"type": "websocket.accept"}], "is not supported"),
     ],
 )
 def test_wrong_events_are_errors_of_the_application(
@@ -350,7 +350,7 @@ async def test_an_event_after_the_end_is_an_error_that_changes_nothing(caplog: p
 
     async with serving(http(handler)) as web:
         assert (await web.get())[1] == b"hello"
-        await until(lambda: "was sent" in caplog.text, "it is logged")
+        await until(lambda: "after the end of the response" in caplog.text, "it is logged")
 
 
 @run
@@ -407,7 +407,7 @@ async def test_work_after_the_response_is_waited_for_at_the_end(caplog: pytest.L
         patch.setattr("fcgi_core.app.asgi.SHUTDOWN_TIMEOUT", 0.05)
         async with serving(http(handler)) as web:
             await web.get("/")
-    assert "given up" in caplog.text
+    assert "is cancelled" in caplog.text
 
 
 # ---- what frameworks do and other servers take

@@ -714,9 +714,9 @@ async def test_a_server_that_is_away(
     assert [text.partition(str(path))[2] for text in about] == [
         " cannot be reached: No such file or directory",
         about[1].partition(str(path))[2],
-        " is back; 11 requests got 502 meanwhile",
+        " is up again; 11 requests got 502",
     ]
-    assert "requests get 502 until it is back" in about[1]
+    assert "requests get 502 until it is up" in about[1]
 
 
 def test_a_server_is_waited_for_as_an_application_is() -> None:
@@ -769,7 +769,7 @@ async def test_a_server_that_ends_again_and_again(path: Path, caplog: pytest.Log
                 await until(lambda: running.pool.queue, "it waits for the server's return")
         await call.over()
         assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
-    assert "closed the connection before its answer's end" in caplog.text
+    assert "closed the connection before the end of its answer" in caplog.text
 
 
 def listener(path: Path, backlog: int = 128) -> socket.socket:
@@ -794,7 +794,7 @@ async def test_a_full_backlog_is_waited_for(path: Path, caplog: pytest.LogCaptur
                     other = others.enter_context(socket.socket(socket.AF_UNIX))
                     other.setblocking(False)
                     other.connect(str(path))
-            await until(lambda: "is back" in caplog.text, "connect says EAGAIN")
+            await until(lambda: "is up again" in caplog.text, "connect says EAGAIN")
             others.close()
             served = 0
             while served < 4:

@@ -287,10 +287,10 @@ async def test_what_is_of_the_connection_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "wrong"),
     [
-        ("OK", [], "status 'OK' has no number"),
-        ("", [], "has no number"),
-        ("2000 OK", [], "has no number"),
-        ("\u0662\u0660\u0660 OK", [], "has no number"),
+        ("OK", [], "status 'OK' does not begin with a number"),
+        ("", [], "does not begin with a number"),
+        ("2000 OK", [], "does not begin with a number"),
+        ("\u0662\u0660\u0660 OK", [], "does not begin with a number"),
         ("100 Continue", [], "from 200 to 999"),
         (200, [], "is of type int"),
         ("200 O\r\nK", [], "line break"),
