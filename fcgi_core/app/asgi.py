@@ -247,7 +247,8 @@ class AsgiRequest(GatewayRequest):
                 data = b""
             elif self._left != NO_LENGTH:
                 if len(data) > self._left:
-                    self._end_too_long(head + data[: self._left])
+                    exchange.send(head + data[: self._left])
+                    self._end(self._too_long())
                 self._left -= len(data)
             if len(data) > PREFERRED_CONTENT:
                 exchange.send(head)  # a separate record costs less than a copy of a long body
@@ -269,23 +270,17 @@ class AsgiRequest(GatewayRequest):
         else:
             raise RuntimeError(f"{kind!r} is not supported for an HTTP request")
 
-    def _end(self) -> None:
-        """End the response. If its body is too short the client sees it cut, and the application gets an error."""
-        if self._left > 0:
+    def _end(self, error: str = "") -> None:
+        """End the response, which is complete though there is an `error`. RuntimeError for the application, if there is
+        one or the body is too short; then the client sees it cut."""
+        if not error and self._left > 0:
             error = self._too_short()
             self.exchange.fail(error)
-            self._changed()
-            raise RuntimeError(error)
-        self.exchange.end()
+        else:
+            self.exchange.end(error=error)
         self._changed()  # a receive() that waits returns http.disconnect
-
-    def _end_too_long(self, data: bytes) -> None:
-        """End a response that is longer than its length: the client gets that length, and the application an error."""
-        error = self._too_long()
-        self.exchange.send(data)
-        self.exchange.end(error=error)
-        self._changed()
-        raise RuntimeError(error)
+        if error:
+            raise RuntimeError(error)
 
 
 def _caused_by_absence(error: BaseException | None) -> bool:

@@ -27,17 +27,16 @@ from ..app.admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS
 from ..app.fastcgi.pool import MAX_PATH, parse_address
 from ..common.complaints import complaints
 from ..errors import ConfigError
-from ..hosting.discovery import EnabledPlugin, installed_plugins, load_plugins
-from ..plugin import Plugin
+from ..hosting.discovery import EnabledPlugin, load_plugins
 from ..protocol.flow import DEFAULT_WINDOW
 from ..protocol.settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
 from ..protocol.streams import Plan
 from ..sctp.carrier import Address, CarrierOptions, Scheduler
 from ..sctp.endpoints import shifted
 from ..sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
-from .config_file import INCLUDE, Written, read_files
+from .config_file import INCLUDE, SHORT_FOR, Written, read_files
 
-__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "path_of", "schema"]
+__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "path_of"]
 
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 ADMIN_DIRECTORY = "/run/fcgi-sctp"
@@ -122,6 +121,11 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _text_sets(name: str) -> Callable[[object], object]:
+    """Return a validator that accepts a text in the place of a section: `sctp: kernel` is `sctp: {carrier: kernel}`."""
+    return lambda value: {name: value} if isinstance(value, str) else value
+
+
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str), Field(le=MAX_BYTES)]
 Seconds = Annotated[
     float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(le=MAX_SECONDS, allow_inf_nan=False)
@@ -179,11 +183,6 @@ class HealthConfig(_Model):
         return self
 
 
-def _health_short(value: object) -> object:
-    """Accept `health: /healthz` in the place of `health: {uri: /healthz}`."""
-    return {"uri": value} if isinstance(value, str) else value
-
-
 class WebConfig(_Model):
     """The side next to the web server."""
 
@@ -199,7 +198,7 @@ class WebConfig(_Model):
     slow_start: Seconds = Field(10, ge=0)
     """Seconds over which an application that is up again gets more and more requests, up to its full share."""
     health: Annotated[
-        HealthConfig | None, BeforeValidator(_health_short, json_schema_input_type=str | HealthConfig | None)
+        HealthConfig | None, BeforeValidator(_text_sets("uri"), json_schema_input_type=str | HealthConfig | None)
     ] = None
     """Health check: a URI that each application is asked for at intervals. An application that does not answer gets no
     requests. Null: no check; only its association and its requests show whether it works."""
@@ -240,11 +239,6 @@ def _fastcgi_address(value: str) -> str:
     return value
 
 
-def _fastcgi_short(value: object) -> object:
-    """Accept `fastcgi: unix:/PATH` in the place of `fastcgi: {address: unix:/PATH}`."""
-    return {"address": value} if isinstance(value, str) else value
-
-
 class FastcgiConfig(_Model):
     """A FastCGI server that runs already, for example php-fpm."""
 
@@ -270,7 +264,8 @@ class AppConfig(_Model):
     """Interface of the callable. auto: ASGI if it is an async function or an object with an async __call__, else WSGI.
     """
     fastcgi: Annotated[
-        FastcgiConfig | None, BeforeValidator(_fastcgi_short, json_schema_input_type=str | FastcgiConfig | None)
+        FastcgiConfig | None,
+        BeforeValidator(_text_sets(SHORT_FOR["fastcgi"]), json_schema_input_type=str | FastcgiConfig | None),
     ] = None
     """FastCGI server that gets the requests, unix:/PATH or HOST:PORT. Give this or `application`."""
     listen: SctpAddresses = Field(min_length=1)
@@ -400,11 +395,6 @@ class SctpConfig(_Model):
         )
 
 
-def _sctp_short(value: object) -> object:
-    """Accept `sctp: kernel` in the place of `sctp: {carrier: kernel}`."""
-    return {"carrier": value} if isinstance(value, str) else value
-
-
 _SHORT: dict[object, dict[str, Any]] = {None: {}, True: {}, False: {"enabled": False}}
 
 
@@ -427,9 +417,9 @@ class Config(_Model):
     """The side next to the web server, which `fcgi-sctp web` runs; null: this file has none."""
     app: AppConfig | None = None
     """The side that runs the application, which `fcgi-sctp app` runs; null: this file has none."""
-    sctp: Annotated[SctpConfig, BeforeValidator(_sctp_short, json_schema_input_type=Carrier | SctpConfig)] = (
-        SctpConfig()
-    )
+    sctp: Annotated[
+        SctpConfig, BeforeValidator(_text_sets(SHORT_FOR["sctp"]), json_schema_input_type=Carrier | SctpConfig)
+    ] = SctpConfig()
     """How SCTP is used; `sctp: userspace` is short for `sctp: {carrier: userspace}`."""
     plugins: Annotated[dict[str, dict[str, Any]], BeforeValidator(_no_options)] = {}
     """Plugins to enable, by name, each with its options. Their hooks are called in this order. `enabled: false` keeps a
@@ -473,59 +463,6 @@ def _differences(one: BaseModel, other: BaseModel, above: str = "") -> Iterator[
             yield from _differences(here, there, f"{above}{name}.")
         elif here != there:
             yield f"{above}{name}"
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of the file, for editors, with the options of the installed plugins."""
-    whole = Config.model_json_schema()
-    definitions = whole["$defs"]
-    known = {}
-    for name, plugin in installed_plugins().items():
-        if not isinstance(plugin, Exception):
-            definitions.update(_plugin_schema(name, plugin))
-            known[name] = {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": ["boolean", "null"]}]}
-    for definition in (whole, *definitions.values()):
-        properties = definition.get("properties", {})
-        definition["properties"] = {name: _or_variable(one) for name, one in properties.items()}
-    whole["properties"]["plugins"] |= {"type": ["object", "null"], "properties": known, "additionalProperties": False}
-    whole["properties"]["include"] = {
-        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-        "description": "Files to put over this one: paths or patterns, relative to it. {hostname} is this host's name.",
-    }
-    return whole
-
-
-def _plugin_schema(name: str, plugin: Plugin) -> dict[str, Any]:
-    """Return the definitions of a plugin's options, for all virtual hosts and for one."""
-    options = plugin.Options.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
-    definitions = {f"{name}.{model}": one for model, one in options.pop("$defs", {}).items()}
-    definitions[f"{name}.host"] = {**options, "title": f"{name}, one virtual host"}
-    more = {
-        "enabled": {
-            "type": "boolean",
-            "default": True,
-            "description": "False: the plugin is off until it is switched on.",
-        },
-        "hosts": {
-            "type": "object",
-            "additionalProperties": {"$ref": f"#/$defs/{name}.host"},
-            "description": "Options that one virtual host has instead, by SERVER_NAME.",
-        },
-    }
-    definitions[name] = {**options, "title": name, "properties": {**options.get("properties", {}), **more}}
-    return definitions
-
-
-def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of an option that also accepts ``${NAME}``."""
-    kinds = ["enum" if "enum" in one else one.get("type") for one in schema.get("anyOf", [schema])]
-    if "string" in kinds or not {"integer", "number", "boolean", "enum"}.intersection(kinds):
-        return schema
-    about: dict[str, Any] = {key: value for key, value in schema.items() if key in ("description", "default", "title")}
-    return {**about, "anyOf": [schema, {"type": "string", "pattern": _VARIABLE}]}
-
-
-_VARIABLE = r"\$\{"
 
 
 Side = Literal["web", "app"]

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError, field_validator
 from fcgi_core.errors import ConfigError
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import Plugin
-from fcgi_core.process.config import Config, SctpConfig, Seconds, Size, load_config, schema
+from fcgi_core.process.config import Config, SctpConfig, Seconds, Size, load_config
+from fcgi_core.process.schema import schema
 from fcgi_core.protocol.streams import Plan
 from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import silence

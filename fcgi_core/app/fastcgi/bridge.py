@@ -151,9 +151,9 @@ class BridgedRequest:
         connection.begin(self, exchange.request.raw_params, exchange.request.role, keep=pool.keeps)
         for kind, data in self._kept_input or ():
             connection.send(kind, data)
-        exchange.on_input = self._send_input
+        exchange.on_input = self.may_send
         exchange.on_writable = connection.read_on
-        self._send_input()
+        self.may_send()
 
     def unreachable(self, why: str) -> None:
         # the pool has logged it, once for all requests
@@ -161,7 +161,7 @@ class BridgedRequest:
 
     # ---- input
 
-    def _send_input(self) -> None:
+    def may_send(self) -> None:
         """Pass on the input that has come, if the server reads; else it stays where the window counts it."""
         connection, exchange = self._connection, self._exchange
         if connection is None:
@@ -195,9 +195,6 @@ class BridgedRequest:
         return not (self._stdin_over or exchange.body) or not (self._data_over or exchange.data)
 
     # ---- FastcgiRequest, for the connection
-
-    def may_send(self) -> None:
-        self._send_input()
 
     def output(self, data: bytes) -> None:
         self._kept_input = None
