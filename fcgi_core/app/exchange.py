@@ -82,7 +82,7 @@ class AppExchange(Exchange):
         self.on_input: Callable[[], None] | None = None
         """Called when `body`, `data` or one of their ends changed."""
         self.on_abort: Callable[[], None] | None = None
-        """Called when the client has gone, or the association that its answer would take."""
+        """Called when the client or the association has gone."""
         self.on_writable: Callable[[], None] | None = None
         """Called when the window has room for all that was sent."""
 
@@ -162,7 +162,7 @@ class AppExchange(Exchange):
             shared.send_queued_stderr()
         self.ended = True
         request = self.request
-        # no circles: what is over is free at once, and the garbage collector has nothing to look for
+        # without reference cycles the objects of a request are freed at once, without the garbage collector
         request.context = self.on_input = self.on_abort = self.on_writable = None
         aborted = request.aborted
         shared.supervisor.delivery.send_waiting()  # items of this request go before its end, on their own streams

@@ -1,4 +1,4 @@
-"""What WSGI and ASGI share: a request as a gateway sees it, and what the variables of CGI say of it."""
+"""What WSGI and ASGI share: a request as a gateway handles it, and how it reads the variables of CGI."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class GatewayRequest:
                 self._wrong = str(error)
 
     def _begin_response(self, status: int, length: int) -> None:
-        """Keep what the head says: the number of its status, and its Content-Length."""
+        """Keep the number of the status in the head, and its Content-Length."""
         self._length = length
         self._never_a_body = has_no_body(status)
         self._no_body = self._head_only or self._never_a_body

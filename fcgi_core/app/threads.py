@@ -41,7 +41,7 @@ class ThreadPool:
         """Threads that neither wait nor are parked."""
         self._spare = 0
         """Threads that are parked."""
-        self._told = 0
+        self._reported = 0
         """Number of threads when the log last reported that no more can be started."""
         self._closed = False
         self._threads: set[threading.Thread] = set()
@@ -74,10 +74,6 @@ class ThreadPool:
             self._parked.put(False)
         return threads
 
-    def statistics(self) -> dict[str, int]:
-        waiting = len(self._threads) - self._active - self._spare
-        return {"threads": len(self._threads), "waiting": waiting, "queued": self._jobs.qsize()}
-
     def _employ(self) -> None:
         """Make one more thread look for jobs, unless `running` threads do or `most` threads exist."""
         with self._lock:
@@ -105,9 +101,9 @@ class ThreadPool:
                 self._active -= 1
             if not self._threads:
                 raise
-            if self._told != len(self._threads):
-                self._told = len(self._threads)
-                log.warning("no more than %d threads can be started", self._told)
+            if self._reported != len(self._threads):
+                self._reported = len(self._threads)
+                log.warning("no more than %d threads can be started", self._reported)
             return
         if self._closed:  # `close` may have looked before the thread was there
             self._jobs.put(None)

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app_commands", "web_commands"]
 
-MAX_HOSTS_TOLD = 200
+MAX_HOSTS = 200
 """Virtual hosts in one answer: the ones with the most requests."""
-MAX_ASSOCIATIONS_TOLD = 100
+MAX_ASSOCIATIONS = 100
+"""Associations in one answer."""
 
 
 def web_commands(service: WebService) -> Commands:
@@ -36,14 +37,14 @@ def web_commands(service: WebService) -> Commands:
     started = time.monotonic()
 
     def status(question: Mapping[str, Any]) -> dict[str, Any]:
-        told = _status("web", service.supervisor, started, question)
-        told["requests"] = {
+        answer = _status("web", service.supervisor, started, question)
+        answer["requests"] = {
             "in_flight": service.in_flight,
             "waiting": service.waiting,
             "ended": service.requests_ended,
         }
-        told["stderr_left_out"] = service.stderr_left_out
-        told["upstreams"] = [
+        answer["stderr_left_out"] = service.stderr_left_out
+        answer["upstreams"] = [
             {
                 "address": str(one.address),
                 "up": one.link is not None,
@@ -57,7 +58,7 @@ def web_commands(service: WebService) -> Commands:
             }
             for one in service.upstreams
         ]
-        return told
+        return answer
 
     def change(question: Mapping[str, Any]) -> Awaitable[dict[str, dict[str, str]]]:
         return service.change(_changes(question))
@@ -70,11 +71,11 @@ def app_commands(service: AppService) -> Commands:
     started = time.monotonic()
 
     def status(question: Mapping[str, Any]) -> dict[str, Any]:
-        told = _status("app", service.supervisor, started, question)
+        answer = _status("app", service.supervisor, started, question)
         in_flight = sum(len(link.connection.requests) for link in service.supervisor.links)
-        told["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.shared.requests_ended}
-        told["listen"] = [str(address) for address in service.addresses]
-        return told
+        answer["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.shared.requests_ended}
+        answer["listen"] = [str(address) for address in service.addresses]
+        return answer
 
     def change(question: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         return {f"app {service.supervisor.process_name}": change_plugins(service.supervisor, _changes(question))}
@@ -105,10 +106,10 @@ def _status(side: str, supervisor: Supervisor, started: float, question: Mapping
         "time": time.time(),
         "uptime": time.monotonic() - started,
         "bounds": BOUNDS,
-        "hosts": [_host(name, figures, in_flight.get(name, 0)) for name, figures in hosts[:MAX_HOSTS_TOLD]],
-        "hosts_left_out": max(0, len(hosts) - MAX_HOSTS_TOLD),
-        "associations": [_association(link, streams) for link in links[:MAX_ASSOCIATIONS_TOLD]],
-        "associations_left_out": max(0, len(links) - MAX_ASSOCIATIONS_TOLD),
+        "hosts": [_host(name, figures, in_flight.get(name, 0)) for name, figures in hosts[:MAX_HOSTS]],
+        "hosts_left_out": max(0, len(hosts) - MAX_HOSTS),
+        "associations": [_association(link, streams) for link in links[:MAX_ASSOCIATIONS]],
+        "associations_left_out": max(0, len(links) - MAX_ASSOCIATIONS),
         "plugins": supervisor.statistics(),
     }
 
@@ -130,7 +131,7 @@ def _host(name: str, figures: HostTraffic, in_flight: int) -> dict[str, Any]:
 def _association(link: Link, streams: bool) -> dict[str, Any]:
     figures = association_figures(link.info, link.driver)
     connection = link.connection
-    told: dict[str, Any] = {
+    answer: dict[str, Any] = {
         **asdict(figures.info),
         "age": time.monotonic() - link.since,
         "requests": figures.requests,
@@ -144,5 +145,5 @@ def _association(link: Link, streams: bool) -> dict[str, Any]:
         "sctp": asdict(figures.statistics),
     }
     if streams:
-        told["map"] = [{"stream": stream, "uses": uses} for stream, uses in stream_map(connection).items()]
-    return told
+        answer["map"] = [{"stream": stream, "uses": uses} for stream, uses in stream_map(connection).items()]
+    return answer

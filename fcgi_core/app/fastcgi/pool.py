@@ -163,7 +163,7 @@ class FastcgiPool:
             self._serve()
 
     def close(self) -> None:
-        """Close everything; nobody hears of it."""
+        """Close all connections and stop connecting, without a call to the requests that wait."""
         self._closed = True
         self.queue.clear()
         for handle in (self._retry_handle, self._idle_handle):
