@@ -32,7 +32,7 @@ async def serving(body: Callable[[LiveNetwork, AppService], Awaitable[None]], mo
         await service.stop(0)
 
 
-def test_silent_associations_give_way_to_one_that_speaks() -> None:
+def test_silent_associations_are_ended_for_new_ones() -> None:
     async def body(network: LiveNetwork, service: AppService) -> None:
         silent = [Stranger() for _ in range(12)]
         carrier = network.carrier()
@@ -49,7 +49,7 @@ def test_silent_associations_give_way_to_one_that_speaks() -> None:
     asyncio.run(serving(body))
 
 
-def test_one_that_speaks_gives_way_to_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_association_with_settings_is_not_ended_for_others(caplog: pytest.LogCaptureFixture) -> None:
     async def body(network: LiveNetwork, service: AppService) -> None:
         carrier = network.carrier()
         webs = [Web() for _ in range(4)]

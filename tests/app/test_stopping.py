@@ -34,7 +34,7 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(body())  # type: ignore[arg-type]
 
 
-def test_what_a_thread_said_comes_before_what_it_sent_after_it() -> None:
+def test_stderr_of_a_thread_comes_before_the_output_that_follows_it() -> None:
     """STDERR is handed over apart from the response, which another request's may take along before its turn."""
 
     def answer(exchange: AppExchange) -> None:

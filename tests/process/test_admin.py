@@ -87,7 +87,7 @@ def test_questions_and_answers(path: Path) -> None:
 
 
 @pytest.mark.parametrize("question", [{"ask": "x"}, {"ask": ["echo"]}, {}, 5, None, "echo"])
-def test_what_nobody_answers(path: Path, question: Any) -> None:
+def test_unknown_questions(path: Path, question: Any) -> None:
     async def check(server: AdminServer) -> None:
         answer = json.loads(await server.answer(json.dumps(question).encode()))
         assert answer["ok"] is False
@@ -97,14 +97,14 @@ def test_what_nobody_answers(path: Path, question: Any) -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"\xff\n", b"{", b"[" * 50_000])
-def test_what_is_no_json(path: Path, line: bytes) -> None:
+def test_questions_that_are_not_json(path: Path, line: bytes) -> None:
     async def check(server: AdminServer) -> None:
         assert json.loads(await server.answer(line))["error"].startswith("the question is not JSON")
 
     run(path, check)
 
 
-def test_a_bug_is_logged_and_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_logged_and_reported(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def check(server: AdminServer) -> None:
         client = await connect(path)
         assert "the log of process" in (await client.ask({"ask": "break"}))["error"]

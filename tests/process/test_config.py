@@ -81,7 +81,7 @@ def test_times(text: object, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "K", "10 parsecs", "-3s", "1.5.2s", "ten", None])
-def test_what_is_no_time(text: object) -> None:
+def test_invalid_times(text: object) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Seconds).validate_python(text)
 
@@ -294,7 +294,7 @@ def test_a_fault_of_the_file_is_not_blamed_on_flags(tmp_path: Path, text: str, m
     assert problem in ("web.connect: is missing", "web.listen: is missing")
 
 
-def test_a_flag_does_not_hide_what_is_wrong_in_the_file(tmp_path: Path) -> None:
+def test_a_flag_does_not_hide_an_error_in_the_file(tmp_path: Path) -> None:
     assert problems(tmp_path, {"web": 3}, web=WEB) == ["web: is 3; names with values were expected"]
     assert problems(tmp_path, {"web": 3}, web={"feed": None}) == ["web: is 3; names with values were expected"]
 
@@ -331,7 +331,7 @@ def test_names_of_virtual_hosts_have_small_letters(tmp_path: Path) -> None:
     ]
 
 
-def test_all_problems_are_told(tmp_path: Path) -> None:
+def test_all_problems_are_reported(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
         {"web": {"listen": "x"}, "app": {**APP, "threads": -1}, "plugins": {"sislog": {}, "syslog": {"severity": "?"}}},
@@ -349,7 +349,7 @@ def test_all_problems_are_told(tmp_path: Path) -> None:
         ("just words", "str"),
     ],
 )
-def test_what_is_no_configuration_at_all(tmp_path: Path, text: str, fragment: str) -> None:
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, fragment: str) -> None:
     (problem,) = problems(tmp_path, text)
     assert fragment in problem
 
@@ -411,7 +411,7 @@ def test_an_editor_has_nothing_against_the_examples(path: Path) -> None:
         "{include: 'conf.d/*.yaml', log_level: '${LEVEL:-info}'}",
     ],
 )
-def test_an_editor_takes_what_the_program_takes(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schema_accepts_valid_files(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "2")
     assert complaints(yaml.safe_load(text)) == []
     load(tmp_path, text)
@@ -430,6 +430,6 @@ def test_an_editor_takes_what_the_program_takes(text: str, tmp_path: Path, monke
         "include: 5",
     ],
 )
-def test_an_editor_marks_what_the_program_refuses(text: str, tmp_path: Path) -> None:
+def test_the_schema_refuses_invalid_files(text: str, tmp_path: Path) -> None:
     assert complaints(yaml.safe_load(text)) != []
     problems(tmp_path, text)

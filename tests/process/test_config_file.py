@@ -57,7 +57,7 @@ def test_a_file_for_each_machine(tmp_path: Path) -> None:
     assert read(path) == {"log_level": "debug"}
 
 
-def test_what_comes_later_goes_over_what_came_before(tmp_path: Path) -> None:
+def test_later_files_override_earlier_files(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         main="{include: [b.yaml, a.yaml], web: {listen: [x, y], connect: m}, sctp: kernel,"
@@ -96,7 +96,7 @@ def test_each_problem_names_the_file_it_is_in(tmp_path: Path) -> None:
     }
 
 
-def test_what_cannot_be_read_is_told_at_once(tmp_path: Path) -> None:
+def test_all_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         main="include: [none.yaml, bad.yaml, list.yaml, loop.yaml, deep.yaml, nothing/*.yaml]",
@@ -131,7 +131,7 @@ def test_a_variable_cannot_change_what_is_around_it(tmp_path: Path) -> None:
     }
 
 
-def test_variables_that_are_not_set_are_all_told(tmp_path: Path) -> None:
+def test_all_variables_that_are_not_set_are_reported(tmp_path: Path) -> None:
     path = write(tmp_path, main="{include: '${PLACE}/x.yaml', web: {listen: ['a', '${NOWHERE}']}}", x="log_level: info")
     place, nowhere = problems(path, LEVEL="info")[:2]
     assert place.startswith(f"{path}: include: the variable PLACE is not set")
@@ -189,7 +189,7 @@ def test_a_value_that_is_set(text: str, value: object) -> None:
         ("\x1b]0;x", "is not YAML"),
     ],
 )
-def test_what_is_no_value_to_set(text: str, fragment: str) -> None:
+def test_invalid_values_to_set(text: str, fragment: str) -> None:
     with pytest.raises(ValueError, match=fragment) as caught:
         parse_value(text)
     assert "\n" not in str(caught.value)
