@@ -18,7 +18,8 @@ COMPILED = (
     *("plugin/traffic", "hosting/supervisor", "hosting/isolation", "hosting/delivery"),
     # what a request passes through
     *("web/balance", "web/downstream", "web/service", "web/upstream", "web/probe"),
-    *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/rules", "app/threads", "app/wsgi"),
+    *("app/service", "app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway", "app/making"),
+    *("app/rules", "app/threads", "app/wsgi"),
 )
 COMPILED_SYSLOG = ("about", "application", "batch", "capture", "formats", "lines", "rules", "web")
 """Of the syslog plugin: what a line passes through."""

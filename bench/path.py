@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fcgi_core.app.service import AppExchange, AppService
+from fcgi_core.app.exchange import AppExchange
+from fcgi_core.app.service import AppService
 from fcgi_core.protocol.records import RecordType, begin_request, encode_pairs, record
 from fcgi_core.sctp.carrier import Address, AssociationStatistics, Message
 from fcgi_core.web.downstream import Connections, DownstreamConnection

@@ -39,11 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fcgi_core.errors import ConfigError
-    from fcgi_core.process.config import load_config, path_of, schema
+    from fcgi_core.process.config import load_config, path_of
     from fcgi_core.process.examine import contradictions, examine
 
     if args.schema:
         import json
+
+        from fcgi_core.process.schema import schema
 
         print(json.dumps(schema(), indent=2))
         return os.EX_OK

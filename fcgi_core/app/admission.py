@@ -1,8 +1,8 @@
-"""Which associations an application side takes, so that one peer cannot have the place of all others.
+"""Decides which associations an application side accepts, so that one peer cannot keep out all others.
 
-There is a bound for all and one for each address (IPv6: for each 64 bits of network, which is what a host is given).
-Where a bound is reached, an association whose SETTINGS have not come gives its place to the new one, the oldest first;
-when more than half of a bound is used, such associations are ended soon.
+There is a bound for all associations and one for each address (IPv6: for each /64 network, which one host is given).
+When a bound is reached, the oldest association whose SETTINGS have not come is ended for the new one. When more than
+half of a bound is used, associations without SETTINGS are ended soon.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import Generic, TypeVar
 __all__ = ["MAX_ASSOCIATIONS", "MAX_ASSOCIATIONS_PER_ADDRESS", "Admission", "source_of"]
 
 MAX_ASSOCIATIONS = 4096
+"""Associations of a process."""
 MAX_ASSOCIATIONS_PER_ADDRESS = 64
-"""A web side has one with each process of the application: as many web sides behind one address."""
+"""Associations with one address. A web side has one with each process, so this many web sides fit on one address."""
 SETTINGS_UNDER_PRESSURE = 1.0
-"""Seconds that the peer has for its SETTINGS when more than half of a bound is used."""
+"""Seconds in which SETTINGS must come when more than half of a bound is used."""
 
 A = TypeVar("A")
 
 
 def source_of(peer: str) -> str:
-    """What counts as one peer, of its address and port as carriers write them."""
+    """Return what counts as one address, for `peer` as carriers write it: HOST:PORT."""
     host = peer.rpartition(":")[0].strip("[]")
     try:
         address = ip_address(host.partition("%")[0])
@@ -33,23 +34,23 @@ def source_of(peer: str) -> str:
 
 
 class Admission(Generic[A]):
-    """The associations that there are, and which give way. Times are seconds of one clock."""
+    """Counts the associations, and ends some for others. Times are seconds of one clock."""
 
     def __init__(self, most: int, most_per_address: int, end: Callable[[A, str], None]) -> None:
-        """`end` ends an association; the reason is for the peer and the log."""
+        """`end` ends an association; it gets the reason for the peer and the log."""
         self.most = most
         self.most_per_address = most_per_address
         self._end = end
         self._sources: dict[A, str] = {}
         self._by_source: dict[str, set[A]] = {}
         self._silent: dict[A, float] = {}
-        """Those without SETTINGS, since when; the oldest first."""
+        """When associations without SETTINGS came up; the oldest first."""
 
     def __len__(self) -> int:
         return len(self._sources)
 
     def enter(self, one: A, peer: str, now: float) -> str:
-        """Take an association; '' or why it is refused. Others may be ended for it."""
+        """Accept an association, and end others for it if need be. Return '', or why it is refused."""
         source = source_of(peer)
         theirs = self._by_source.get(source, set())
         if len(theirs) > self.most_per_address // 2:
@@ -57,20 +58,20 @@ class Admission(Generic[A]):
         if len(self._sources) > self.most // 2:
             self._hurry(self._sources, now)
         if len(theirs) >= self.most_per_address and not self._give_way(theirs):
-            return f"{self.most_per_address} associations are the most for one address"
+            return f"there are {self.most_per_address} associations with this address already"
         if len(self._sources) >= self.most and not self._give_way(self._sources):
-            return f"{self.most} associations are the most"
+            return f"there are {self.most} associations already"
         self._sources[one] = source
         self._by_source.setdefault(source, set()).add(one)
         self._silent[one] = now
         return ""
 
     def ready(self, one: A) -> None:
-        """Its SETTINGS have come."""
+        """Note that the SETTINGS of an association have come."""
         self._silent.pop(one, None)
 
     def leave(self, one: A) -> None:
-        """It is gone; nothing happens if it was ended here."""
+        """Forget an association that is gone. No effect if it was ended here."""
         source = self._sources.pop(one, None)
         if source is not None:
             self._silent.pop(one, None)
@@ -80,7 +81,7 @@ class Admission(Generic[A]):
                 del self._by_source[source]
 
     def _hurry(self, among: set[A] | dict[A, str], now: float) -> None:
-        """End those that have been silent for too long, now that places are rare."""
+        """End the associations that have been without SETTINGS for too long."""
         late = []
         for one, since in self._silent.items():
             if now - since < SETTINGS_UNDER_PRESSURE:
@@ -88,14 +89,14 @@ class Admission(Generic[A]):
             if one in among:
                 late.append(one)
         for one in late:
-            self._drop(one, f"no SETTINGS within {SETTINGS_UNDER_PRESSURE:g} s, and there are many associations")
+            self._drop(one, f"no SETTINGS within {SETTINGS_UNDER_PRESSURE:g} s while there are many associations")
 
     def _give_way(self, among: set[A] | dict[A, str]) -> bool:
-        """End the oldest silent one; False if there is none."""
+        """End the oldest association without SETTINGS. Return False if there is none."""
         oldest = next((one for one in self._silent if one in among), None)
         if oldest is None:
             return False
-        self._drop(oldest, "no SETTINGS yet, and another association needed the place")
+        self._drop(oldest, "no SETTINGS yet when another association needed its place")
         return True
 
     def _drop(self, one: A, why: str) -> None:

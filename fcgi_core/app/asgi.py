@@ -1,8 +1,8 @@
-"""ASGI 3 applications on the loop: HTTP, and lifespan. No threads, one task for each request.
+"""ASGI 3 applications on the loop: HTTP and lifespan. Each request has a task; there are no threads.
 
-FastCGI has no way to hand a connection over, so there are no WebSockets: a request to upgrade is offered as what it is
-for FastCGI, a plain HTTP request, and the application answers it as it answers any client (frameworks say 404 or 426).
-CGI has neither trailers nor interim responses: the extensions for them are not offered.
+FastCGI cannot hand over a connection, so there are no WebSockets: the application gets a request to upgrade as a plain
+HTTP request (frameworks answer 404 or 426). CGI has neither trailers nor interim responses, so their extensions are not
+offered.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..common.forks import leave
-from ..common.text import name_of_request
 from ..errors import ClientGone, FcgiSctpError
-from ..hosting.exchange import error_page
 from ..plugin import bound_to_request
-from ..protocol.records import PREFERRED_CONTENT, Role
+from ..protocol.records import PREFERRED_CONTENT
 from .asgi_scope import ASGI_VERSIONS, make_scope
-from .rules import NO_LENGTH, as_bytes, has_no_body, make_head, request_length
+from .gateway import GatewayRequest
+from .rules import NO_LENGTH, as_bytes, make_head
 
 if TYPE_CHECKING:
-    from .service import AppExchange, AppService
+    from .exchange import AppExchange
+    from .service import AppService
 
 __all__ = ["AsgiApplication", "StartUpFailed", "is_asgi"]
 
 log = logging.getLogger("fcgi_sctp.app")
 application_log = logging.getLogger("fcgi_sctp.application")
-"""Uncaught exceptions of the application, bound to their request."""
+"""Gets uncaught exceptions of the application, bound to their request."""
 
 SHUTDOWN_TIMEOUT = 10.0
-"""Seconds that work after responses, requests that are given up, and lifespan.shutdown each have at the end."""
+"""Seconds that a stop waits for work after responses, for cancelled requests, and for lifespan.shutdown, each."""
 
 Event = MutableMapping[str, Any]
 Asgi = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 
 class StartUpFailed(FcgiSctpError):
-    """The application said lifespan.startup.failed."""
+    """The application answered lifespan.startup.failed."""
 
 
 def is_asgi(application: Any) -> bool:
-    """Whether calling it gives a coroutine: ASGI 3. Old ASGI 2, a call with one argument, is not."""
+    """Return whether a call gives a coroutine, as in ASGI 3. ASGI 2 applications, called with one argument, do not."""
     while isinstance(application, functools.partial):
         application = application.func
     if inspect.isclass(application):
@@ -59,16 +59,14 @@ class AsgiApplication:
     def __init__(self, application: Asgi, *, script_name: str = "") -> None:
         self.application = application
         self.script_name = script_name
-        self.service: AppService
         self.tasks: dict[asyncio.Task[None], AppExchange] = {}
         self.stopping = False
         self.state: dict[str, Any] | None = None
-        """What the application keeps from its start-up (lifespan state); None if it has no lifespan."""
+        """The lifespan state of the application; None if it has no lifespan."""
         self._lifespan: Lifespan | None = None
         self._loop: asyncio.AbstractEventLoop
 
     async def start(self, service: AppService) -> None:
-        self.service = service
         self._loop = asyncio.get_running_loop()
         lifespan = Lifespan(self.application)
         if await lifespan.start_up():
@@ -85,12 +83,12 @@ class AsgiApplication:
         for task, exchange in self.tasks.items():
             if not exchange.ended:
                 task.cancel()
-        # the others have answered, and do what their application does after that
+        # the others have answered, and their applications do work after that
         if self.tasks:
             await asyncio.wait(tuple(self.tasks), timeout=SHUTDOWN_TIMEOUT)
-        running = [task for task in self.tasks if not task.done()]  # one that was cancelled before it began is done
+        running = [task for task in self.tasks if not task.done()]  # a task that was cancelled before it began is done
         for task in running:
-            log.warning("a task that still ran after its response is given up")
+            log.warning("a task still ran %g s after its response and is cancelled", SHUTDOWN_TIMEOUT)
             task.cancel()
         if running:
             await asyncio.wait(running, timeout=SHUTDOWN_TIMEOUT)
@@ -98,60 +96,32 @@ class AsgiApplication:
             await self._lifespan.shut_down()
 
 
-class AsgiRequest:
-    """One request: what the application's task receives and sends."""
+class AsgiRequest(GatewayRequest):
+    """One request: its task, and the receive and send of the application."""
 
     __slots__ = (
-        "_awaited",
         "_body_told",
         "_cut",
-        "_gone",
-        "_head",
-        "_head_only",
-        "_left",
-        "_length",
-        "_never_a_body",
         "_waiters",
-        "_wrong",
-        "exchange",
         "task",
     )
 
     def __init__(self, exchange: AppExchange) -> None:
-        self.exchange = exchange
-        self._gone = False
+        super().__init__(exchange)
         self._body_told = False
-        """The application has had the last of the request's body."""
-        self._head: bytes | None = None
-        """The response's head from http.response.start on, until it goes; then b''."""
-        self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
-        self._never_a_body = False
-        """The status is one that has no body."""
-        self._length = NO_LENGTH
-        """The response's Content-Length."""
-        self._left = NO_LENGTH
-        """Bytes of it that are still to come, where there is one and a body."""
-        self._awaited = NO_LENGTH
-        """Bytes of the request's body that are still to come by its CONTENT_LENGTH."""
+        """Whether the application has had the last of the request's body."""
         self._cut = ""
-        """How the request's body ended before that."""
-        self._wrong = ""
-        """What is wrong with the request, so that the application does not get it."""
-        try:
-            if exchange.request.role is not Role.AUTHORIZER:  # which has no body
-                self._awaited = request_length(exchange.params)
-        except ValueError as error:
-            self._wrong = str(error)
+        """How the request's body ended before its CONTENT_LENGTH; '' if it did not."""
         self._waiters: set[asyncio.Future[None]] = set()
         self.task: asyncio.Task[None]
-        """What runs it."""
+        """The task in which `run` runs."""
         exchange.on_abort = self._abort
         exchange.on_input = exchange.on_writable = self._changed
 
     # ---- called by the exchange
 
     def _abort(self) -> None:
-        self._gone = True
+        self.gone = True
         self._changed()
 
     def _changed(self) -> None:
@@ -162,18 +132,18 @@ class AsgiRequest:
                     waiter.set_result(None)
 
     async def _change(self) -> None:
-        """Wait until anything changes. An application may wait in receive() and in send() at once."""
-        waiter = self.exchange.service.loop.create_future()
+        """Wait until the exchange changes. An application may wait in receive() and in send() at the same time."""
+        waiter = self.exchange.shared.loop.create_future()
         self._waiters.add(waiter)
         try:
             await waiter
         finally:
-            self._waiters.discard(waiter)  # the one that waited may have been cancelled
+            self._waiters.discard(waiter)  # the application may have been cancelled
 
     # ---- the task
 
     async def run(self, owner: AsgiApplication) -> None:
-        """Run the application. Nothing that it raises gets any further: SystemExit would end the loop."""
+        """Run the application. Its exceptions end here: SystemExit would end the loop."""
         exchange = self.exchange
         error = ""
         with bound_to_request(exchange):
@@ -183,18 +153,18 @@ class AsgiRequest:
                     if owner.state is not None:
                         scope["state"] = owner.state.copy()
                     await owner.application(scope, self.receive, self.send)
-                    if not exchange.ended and not self._gone:
+                    if not exchange.ended and not self.gone:
                         error = "the application returned before its response was complete"
                         application_log.error("%s: %s", self._name(), error)
             except BaseException as exception:
                 if isinstance(exception, SystemExit):
                     leave(exception)
-                if isinstance(exception, GeneratorExit) and exchange.service.loop.is_closed():
-                    raise  # not the application's: what was left of this task is thrown away
-                if self._gone and _caused_by_absence(exception):
+                if isinstance(exception, GeneratorExit) and exchange.shared.loop.is_closed():
+                    raise  # not an error of the application: the task is thrown away
+                if self.gone and _caused_by_absence(exception):
                     error = "the client went away"
                 elif owner.stopping and isinstance(exception, asyncio.CancelledError):
-                    error = "given up: the process ends"
+                    error = "cancelled: the process ends"
                 elif self._cut:
                     error = self._cut
                 else:
@@ -204,32 +174,30 @@ class AsgiRequest:
                 log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
                 error = self._wrong
         leave(SystemExit(1) if error else None)
-        owner.tasks.pop(self.task, None)  # here and not in a call-back, for which the loop would turn once more
+        owner.tasks.pop(self.task, None)  # here, because a call-back of the task would need another turn of the loop
         self._finish(error)
 
     def _finish(self, error: str) -> None:
         exchange = self.exchange
         if not exchange.ended:
-            if self._gone:
+            if self.gone:
                 exchange.end(error=error or "the client went away")
             elif self._head == b"":
                 exchange.fail(error)
             else:
                 status = HTTPStatus.BAD_REQUEST if self._wrong or self._cut else HTTPStatus.INTERNAL_SERVER_ERROR
-                exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))
+                exchange.send(self._error_page(status))
                 exchange.end(error=error)
         self._changed()
 
-    def _name(self) -> str:
-        return name_of_request(self.exchange.params)
-
     async def receive(self) -> Event:
-        """ASGI's receive: the body as it comes, then http.disconnect once there is nobody or nothing more to say.
+        """Implement ASGI's receive: the body as it comes, then http.disconnect when the client has gone or the response
+        is complete.
 
-        The body ends where CONTENT_LENGTH says; where it ends before, that is http.disconnect, too.
+        The body ends where CONTENT_LENGTH says; a body that is shorter ends with http.disconnect.
         """
         exchange = self.exchange
-        while not self._gone and not self._cut and not exchange.ended:
+        while not self.gone and not self._cut and not exchange.ended:
             if not self._body_told and (exchange.body or exchange.input_closed):
                 data = exchange.take_body() if exchange.body else b""
                 last = exchange.input_closed
@@ -243,7 +211,7 @@ class AsgiRequest:
         return {"type": "http.disconnect"}
 
     def _within_announced(self, data: bytes, closed: bool) -> tuple[bytes, bool]:
-        """What of the data belongs to the request's body by its CONTENT_LENGTH, and whether that is its end."""
+        """Return the part of the data that CONTENT_LENGTH counts, and whether the body ends with it."""
         if len(data) > self._awaited:
             log.warning("%s: the request's body is longer than its CONTENT_LENGTH; the rest is left out", self._name())
             data = data[: self._awaited]
@@ -254,14 +222,14 @@ class AsgiRequest:
         return data, self._awaited == 0
 
     async def send(self, event: Event) -> None:
-        """ASGI's send. It returns when the window has taken up what was given."""
+        """Implement ASGI's send. It returns when the window has had room for the data."""
         exchange = self.exchange
-        if self._gone:
+        if self.gone:
             raise ClientGone("the client went away")
         kind = event["type"]
         if kind == "http.response.body":
             if exchange.ended:
-                raise RuntimeError("the response is complete, and more of its body was sent")
+                raise RuntimeError("http.response.body after the end of the response")
             head = self._head
             if head is None:
                 raise RuntimeError("http.response.body before http.response.start")
@@ -271,18 +239,19 @@ class AsgiRequest:
             more = event.get("more_body", False)
             if head:
                 self._head = b""
-                # a response to HEAD says what GET would have got, but what is not there may only have been left out
-                if not (more or self._length != NO_LENGTH or self._head_only or self._never_a_body):
+                # not for HEAD: the application may have left out the body itself
+                if not (more or self._length != NO_LENGTH or self._no_body):
                     head += b"Content-Length: %d\r\n" % len(data)
                 head += b"\r\n"
-            if self._head_only or self._never_a_body:
+            if self._no_body:
                 data = b""
             elif self._left != NO_LENGTH:
                 if len(data) > self._left:
-                    self._end_too_long(head + data[: self._left])
+                    exchange.send(head + data[: self._left])
+                    self._end(self._too_long())
                 self._left -= len(data)
             if len(data) > PREFERRED_CONTENT:
-                exchange.send(head)  # a record of its own costs less than a copy of what is long
+                exchange.send(head)  # a separate record costs less than a copy of a long body
                 head = b""
             exchange.send(head + data if head else data)
             if not more:
@@ -290,41 +259,32 @@ class AsgiRequest:
                 return
             while not exchange.writable:
                 await self._change()
-                if self._gone:
+                if self.gone:
                     raise ClientGone("the client went away")
         elif kind == "http.response.start":
             if self._head is not None:
-                raise RuntimeError("http.response.start came twice")
+                raise RuntimeError("http.response.start was sent twice")
             status = event["status"]
-            self._head, self._length = make_head(status, event.get("headers", ()))
-            self._never_a_body = has_no_body(status)
-            if not (self._head_only or self._never_a_body):
-                self._left = self._length
+            self._head, length = make_head(status, event.get("headers", ()))
+            self._begin_response(status, length)
         else:
-            raise RuntimeError(f"{kind!r} is not to be sent on an HTTP request here")
+            raise RuntimeError(f"{kind!r} is not supported for an HTTP request")
 
-    def _end(self) -> None:
-        """The application has said all. A body that is short is seen to be cut, and is an error where it was sent."""
-        if self._left > 0:
-            sent = self._length - self._left
-            error = f"the response ended after {sent} of the {self._length} bytes of its Content-Length"
+    def _end(self, error: str = "") -> None:
+        """End the response, which is complete though there is an `error`. RuntimeError for the application, if there is
+        one or the body is too short; then the client sees it cut."""
+        if not error and self._left > 0:
+            error = self._too_short()
             self.exchange.fail(error)
-            self._changed()
+        else:
+            self.exchange.end(error=error)
+        self._changed()  # a receive() that waits returns http.disconnect
+        if error:
             raise RuntimeError(error)
-        self.exchange.end()
-        self._changed()  # a receive() that waits learns of the end
-
-    def _end_too_long(self, data: bytes) -> None:
-        """More than was promised was to be sent: the client gets what was, and the application an error."""
-        error = f"the response is longer than the {self._length} bytes of its Content-Length; the rest is left out"
-        self.exchange.send(data)
-        self.exchange.end(error=error)
-        self._changed()
-        raise RuntimeError(error)
 
 
 def _caused_by_absence(error: BaseException | None) -> bool:
-    """Whether an exception came of our ClientGone: frameworks wrap it in their own."""
+    """Return whether an exception was caused by our ClientGone; frameworks wrap it in their own exceptions."""
     seen = 0
     while error is not None and seen < 20:
         if isinstance(error, ClientGone):
@@ -337,51 +297,51 @@ def _caused_by_absence(error: BaseException | None) -> bool:
 
 
 class Lifespan:
-    """The application's start and end ("Lifespan Protocol"). One that does not know the scope runs without it."""
+    """Start and end of the application ("Lifespan Protocol"). An application that does not support it runs without."""
 
     def __init__(self, application: Asgi) -> None:
         self.state: dict[str, Any] = {}
         self._application = application
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._answer: asyncio.Future[str | None]
-        """None for complete, else what the application says has failed."""
+        """None for complete, else the message of the application."""
         self._task: asyncio.Task[None]
         self._received = False
-        """The application has been told to start, so it knows what a lifespan is."""
+        """Whether the application has received lifespan.startup, so it supports lifespan."""
         self._stopping = False
 
     async def start_up(self) -> bool:
-        """False if the application has no lifespan; StartUpFailed if it says that it cannot start."""
+        """Start the application. Return False if it has no lifespan; StartUpFailed if it answers that it failed."""
         self._task = asyncio.create_task(self._run())
         answer = await self._ask("lifespan.startup")
         if answer is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
             if not self._task.cancelled():
-                self._task.exception()  # said already
+                self._task.exception()  # the answer has said it already
             raise StartUpFailed(f"the application could not start: {answer}")
         if self._task.done():
-            # the specification: an exception here means that there is no lifespan
+            # specification: an exception here means that lifespan is not supported
             error = None if self._task.cancelled() else self._task.exception()
             if self._received:
-                log.warning("the application goes on without lifespan, for its start-up raised %r", error)
+                log.warning("the application runs without lifespan, because its start-up raised %r", error)
             else:
-                log.debug("the application takes no lifespan: %r", error)
+                log.debug("the application does not support lifespan: %r", error)
             return False
         self._task.add_done_callback(self._ended)
         return True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Say at once what ends the application's lifespan before its time."""
+        """Log at once an exception that ends the lifespan too early."""
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._stopping:
-            application_log.error("the application's lifespan failed while it serves", exc_info=error)
+            application_log.error("the application's lifespan failed while it served requests", exc_info=error)
 
     async def shut_down(self) -> None:
         """Let the application clean up; errors are logged."""
         answer = None
         if self._task.done():
-            return  # which was said then
+            return  # `_ended` has logged why
         self._stopping = True
         try:
             async with asyncio.timeout(SHUTDOWN_TIMEOUT):
@@ -414,11 +374,11 @@ class Lifespan:
     async def _send(self, event: Event) -> None:
         kind = event["type"]
         if kind.endswith(".failed"):
-            self._reply(event.get("message") or "it did not say why")
+            self._reply(event.get("message") or "no reason given")
         elif kind.endswith(".complete"):
             self._reply(None)
         else:
-            raise RuntimeError(f"{kind!r} is not to be sent on a lifespan")
+            raise RuntimeError(f"{kind!r} is not supported for lifespan")
 
     def _reply(self, answer: str | None) -> None:
         if not self._answer.done():

@@ -1,7 +1,4 @@
-"""An ASGI HTTP scope from CGI variables (ASGI 3.0, "HTTP & WebSocket ASGI Message Format", 2.4).
-
-Paths go by the rules of `wsgi.make_environ`; ASGI's `path` is all of the path, `root_path` included.
-"""
+"""Makes an ASGI HTTP scope from CGI variables (ASGI 3.0, "HTTP & WebSocket ASGI Message Format", 2.4)."""
 
 from __future__ import annotations
 
@@ -9,31 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["is_secure", "make_scope", "server_of"]
+from .gateway import is_secure, server_of, split_path
+
+__all__ = ["ASGI_VERSIONS", "make_scope"]
 
 ASGI_VERSIONS = {"version": "3.0", "spec_version": "2.4"}
-"""2.4: send() raises an OSError once the client has gone."""
+"""Since 2.4 send() raises an OSError when the client has gone."""
 MAX_KNOWN_NAMES = 1000
-"""Header names remembered with their translation; clients can make names up, so there is an end to it,"""
+"""Header names whose translation is kept; clients can make up names, so their number is bounded."""
 MAX_KNOWN_NAME = 128
-"""and to their characters."""
+"""Characters of a name that is kept."""
 
 _header_names: dict[str, bytes] = {}
 _OWN = {"HTTP_CONTENT_TYPE": b"content-type", "HTTP_CONTENT_LENGTH": b"content-length"}
-"""CGI passes these two without HTTP_ (RFC 3875 section 4.1); nginx passes them both ways."""
+"""CGI passes these two headers without HTTP_ (RFC 3875 section 4.1); nginx passes them with HTTP_, too."""
 
 
 def make_scope(params: Mapping[str, str], script_name: str = "") -> dict[str, Any]:
-    """The scope of one request; `script_name` is where the application is mounted if the web server does not say."""
+    """Return the scope of one request; `script_name` is used as in `split_path`. ASGI's path includes the root path."""
     get = params.get
-    script = get("SCRIPT_NAME", "")
-    info = get("PATH_INFO")
-    if info:
-        root, path = script, script + info
-    else:
-        # nginx's own fastcgi_params put the whole path into SCRIPT_NAME
-        mounted = script_name and (script == script_name or script.startswith(script_name + "/"))
-        root, path = script_name if mounted else "", script
+    root, info = split_path(params, script_name)
+    path = root + info
     uri = get("REQUEST_URI", "").partition("?")[0]
     raw_path = uri.encode("latin-1") if uri.startswith("/") else quote(path.encode("latin-1")).encode()
     secure = is_secure(params)
@@ -56,20 +49,8 @@ def make_scope(params: Mapping[str, str], script_name: str = "") -> dict[str, An
     }
 
 
-def is_secure(params: Mapping[str, str]) -> bool:
-    """Whether the client came by HTTPS."""
-    return params.get("HTTPS", "").lower() in ("on", "1") or params.get("REQUEST_SCHEME") == "https"
-
-
-def server_of(params: Mapping[str, str], secure: bool) -> tuple[str, str]:
-    """(name, port) of the server, neither of them empty."""
-    get = params.get
-    name = get("SERVER_NAME") or get("SERVER_ADDR") or "localhost"
-    return name, get("SERVER_PORT") or ("443" if secure else "80")
-
-
 def _text(path: str) -> str:
-    """CGI's bytes-as-latin-1 as the text that they encode."""
+    """Decode the UTF-8 bytes that CGI gives as latin-1."""
     return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
 
 

@@ -1,8 +1,8 @@
-"""What RFC 9110 and PEP 3333 ask of a gateway, for WSGI and ASGI alike: statuses, headers and lengths.
+"""The rules of RFC 9110 and PEP 3333 for a gateway, for both WSGI and ASGI: statuses, headers and lengths.
 
-What an application says that cannot be passed on is an exception in the application, where it said it: the client gets
-500, and the log has the sentence. What comes from applications is `Any` here: compiled, another type would be a
-TypeError with the compiler's words before anything is looked at.
+A response that cannot be passed on raises an exception inside the application: the client gets 500, and the log has the
+sentence. Values from applications are `Any` here: compiled, another type would raise the compiler's TypeError before
+these checks.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Final
 __all__ = ["NO_LENGTH", "as_bytes", "body_length", "has_no_body", "make_head", "make_text_head", "request_length"]
 
 NO_LENGTH: Final = -1
-"""In the place of a length that nothing tells."""
+"""Stands for a length that is not known."""
 LONGEST_LENGTH = 18
-"""Digits of a length: nginx and Python's clients take 63 bits."""
+"""Digits of a length: nginx and Python's clients accept 63 bits."""
 MAX_KNOWN_NAMES = 1000
-"""Header names remembered with what becomes of them; an application can make names up, so there is an end to it."""
+"""Header names whose kind is kept; applications can make up names, so their number is bounded."""
 
 _NOT_PASSED_ON = frozenset(
     {
         # of CGI: the response's status (RFC 3875 section 6.3.3)
         b"status",
-        # of a connection, which is not the application's (RFC 9110 section 7.6.1; PEP 3333, "Other HTTP Features")
+        # of the connection, which is the web server's (RFC 9110 section 7.6.1; PEP 3333, "Other HTTP Features")
         *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"trailers", b"transfer-encoding"),
         *(b"upgrade", b"proxy-authenticate", b"proxy-authorization"),
     }
@@ -43,7 +43,7 @@ _kinds_of_text: dict[str, int] = {}
 
 
 def as_bytes(data: Any) -> bytes:
-    """A piece of a body as bytes, whatever buffer it is. TypeError for what is none."""
+    """Return a piece of a body, which may be any buffer, as bytes. TypeError if it is no buffer."""
     if isinstance(data, bytes):
         return data
     try:
@@ -53,32 +53,32 @@ def as_bytes(data: Any) -> bytes:
 
 
 def has_no_body(status: int) -> bool:
-    """Whether a response with this status never has a body (RFC 9110 sections 15.3.5 and 15.4.5)."""
+    """Return whether a response with this status never has a body (RFC 9110 sections 15.3.5 and 15.4.5)."""
     return status in _NO_BODY
 
 
 def request_length(params: Mapping[str, str]) -> int:
-    """CONTENT_LENGTH of a request; NO_LENGTH if there is none. ValueError if it is no number."""
+    """Return the CONTENT_LENGTH of a request, NO_LENGTH if it has none. ValueError if it is not a number of bytes."""
     value = params.get("CONTENT_LENGTH")
     return body_length(value, "CONTENT_LENGTH") if value else NO_LENGTH
 
 
 def body_length(value: str, name: str) -> int:
-    """A length by RFC 9110 section 8.6; ValueError for all that Python's int() takes besides."""
+    """Return a length by RFC 9110 section 8.6. ValueError for anything else, even if Python's int() accepts it."""
     if not (value.isascii() and value.isdigit() and len(value) <= LONGEST_LENGTH):
         raise ValueError(f"{name} {value[:80]!r} is not a number of bytes")
     return int(value)
 
 
 def _status_number(status: Any) -> int:
-    """The number in a WSGI status, as 404 in "404 Not Found". TypeError, ValueError."""
+    """Return the number in a WSGI status: 404 for "404 Not Found". TypeError, ValueError."""
     if not isinstance(status, str):
-        raise TypeError(f"status {status!r} is of type {type(status).__name__}: a str as '200 OK' was expected")
+        raise TypeError(f"status {status!r} is of type {type(status).__name__}: a str like '200 OK' was expected")
     number = _STATUSES.get(status)
     if number is None:
         digits = status[:3]
         if not (len(digits) == 3 and digits.isascii() and digits.isdigit() and status[3:4] in ("", " ")):
-            raise ValueError(f"status {status[:80]!r} has no number: one as '200 OK' was expected")
+            raise ValueError(f"status {status[:80]!r} does not begin with a number: use one like '200 OK'")
         number = int(digits)
         _check(number)
     return number
@@ -86,11 +86,11 @@ def _status_number(status: Any) -> int:
 
 def _check(status: int) -> None:
     if not 200 <= status <= 999:
-        raise ValueError(f"status {status}: a FastCGI response has one from 200 to 999")
+        raise ValueError(f"status {status}: use a number from 200 to 999")
 
 
 def make_text_head(status: Any, headers: Any) -> tuple[bytes, int, int]:
-    """As `make_head`, for WSGI's texts; and the number of the status."""
+    """Return what `make_head` returns, for WSGI's texts, and the number of the status."""
     number = _status_number(status)
     lines = [f"Status: {status}\r\n"]
     length = NO_LENGTH
@@ -114,9 +114,9 @@ def make_text_head(status: Any, headers: Any) -> tuple[bytes, int, int]:
 
 
 def make_head(status: int, headers: Any) -> tuple[bytes, int]:
-    """The response's head in CGI's form (RFC 3875 section 6), without the empty line, and its Content-Length.
+    """Return the head of a response in CGI's form (RFC 3875 section 6), without the empty line, and its Content-Length.
 
-    What is not the application's to say is left out, and so is Content-Length where RFC 9110 section 8.6 forbids it.
+    Headers that an application must not set are left out, and so is Content-Length if RFC 9110 section 8.6 forbids it.
     TypeError, ValueError.
     """
     _check(status)

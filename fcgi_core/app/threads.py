@@ -1,10 +1,10 @@
 """Threads that run blocking applications.
 
-`running` threads work at once. One that must wait for a slow client (the window of its response is full, or its request
-body has not come) does not count while it waits: another takes its place, so that two hundred slow downloads do not
-keep the next request out. The number of all threads is bounded too.
+`running` threads work at once. A thread that waits for a slow client (the window of its response is full, or its
+request body has not come) does not count while it waits: another thread replaces it, so that two hundred slow downloads
+do not keep out the next request. The number of all threads is bounded, too.
 
-The hand-over is `queue.SimpleQueue`, which is C: a condition variable of Python's own costs more than a short request.
+Jobs go through `queue.SimpleQueue`, which is written in C: a condition variable costs more than a short request.
 """
 
 from __future__ import annotations
@@ -23,50 +23,50 @@ Job = Callable[[], None]
 
 
 class ThreadPool:
-    """Runs jobs on threads, in the order in which they came. Threads are made when needed and kept."""
+    """Runs jobs on threads, in the order in which they were submitted. Threads are started when needed and kept."""
 
     def __init__(self, running: int, most: int, name: str = "request") -> None:
-        """`running` jobs at once, those that wait not counted; `most` threads in all."""
+        """`running` jobs run at once, not counting jobs that wait; there are at most `most` threads."""
         self.running = running
         self.most = max(most, running)
         self._name = name
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._parked: SimpleQueue[bool] = SimpleQueue()
-        """Where threads stay that are too many since another came back from waiting; True: come and work."""
+        """Parks threads that are too many after another thread came back from waiting. True: work again."""
         self._lock = threading.Lock()
-        """Guards what follows, and nothing is called while it is held: foreign code might run (see `turns`)."""
+        """Guards the counts below. No function is called while it is held: foreign code might run (see `turns`)."""
         self._made = 0
-        """Threads that there are, and those that are about to be."""
+        """Threads that exist or are being started."""
         self._active = 0
         """Threads that neither wait nor are parked."""
         self._spare = 0
         """Threads that are parked."""
-        self._told = 0
-        """Threads that there were when it was last said that there can be no more."""
+        self._reported = 0
+        """Number of threads when the log last reported that no more can be started."""
         self._closed = False
         self._threads: set[threading.Thread] = set()
         self._serial = count(1)
 
     def submit(self, job: Job) -> None:
-        """Run `job` on a thread; what it raises is logged. RuntimeError if there is none and none can be made, and then
-        it is not run."""
+        """Run `job` on a thread; its exceptions are logged. RuntimeError, without running it, if there is no thread and
+        none can be started."""
         if self._active < self.running:
             self._employ()
         self._jobs.put(job)
 
     def begin_waiting(self) -> None:
-        """The calling thread will wait for a client: another may take its place."""
+        """Announce that the calling thread waits for a client: another thread may replace it."""
         with self._lock:
             self._active -= 1
-        self._employ()  # which raises nothing: this thread is there
+        self._employ()  # raises nothing, since there is a thread: this one
 
     def end_waiting(self) -> None:
-        """The calling thread works on; for a moment there may be one more than `running`."""
+        """Announce that the calling thread works again; for a moment one thread more than `running` may work."""
         with self._lock:
             self._active += 1
 
     def close(self) -> list[threading.Thread]:
-        """Take no more jobs; idle threads end. Returns all, of which those that still work end when their job does."""
+        """End idle threads, and start no more. Return all threads; a thread that works ends after its job."""
         self._closed = True
         threads = list(self._threads)
         for _ in threads:
@@ -74,12 +74,8 @@ class ThreadPool:
             self._parked.put(False)
         return threads
 
-    def statistics(self) -> dict[str, int]:
-        waiting = len(self._threads) - self._active - self._spare
-        return {"threads": len(self._threads), "waiting": waiting, "queued": self._jobs.qsize()}
-
     def _employ(self) -> None:
-        """See that `running` threads look for jobs, if so many may."""
+        """Make one more thread look for jobs, unless `running` threads do or `most` threads exist."""
         with self._lock:
             if self._closed or self._active >= self.running:
                 return
@@ -98,16 +94,16 @@ class ThreadPool:
         self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError:  # there are no more, or no memory; the next request tries again
+        except RuntimeError:  # the limit of threads or of memory is reached; the next request tries again
             self._threads.discard(thread)
             with self._lock:
                 self._made -= 1
                 self._active -= 1
             if not self._threads:
                 raise
-            if self._told != len(self._threads):
-                self._told = len(self._threads)
-                log.warning("no more than %d threads can be started", self._told)
+            if self._reported != len(self._threads):
+                self._reported = len(self._threads)
+                log.warning("no more than %d threads can be started", self._reported)
             return
         if self._closed:  # `close` may have looked before the thread was there
             self._jobs.put(None)
@@ -117,14 +113,14 @@ class ThreadPool:
             try:
                 job()
             except BaseException:
-                log.exception("a request's thread goes on after an error of its own")
-            del job  # what it holds is free while this thread waits for the next
+                log.exception("internal error on the thread of a request; the thread goes on")
+            del job  # frees its objects while this thread waits for the next job
             if self._active > self.running and not self._park():
                 break
         self._threads.discard(threading.current_thread())
 
     def _park(self) -> bool:
-        """Stand back until needed; False at the end of the program."""
+        """Wait until this thread is needed again. Return False when the pool is closed."""
         with self._lock:
             if self._active <= self.running or self._closed:
                 return not self._closed

@@ -1,7 +1,7 @@
 """WSGI applications (PEP 3333) on threads.
 
-The application runs on a thread of the pool; protocol and sockets stay on the loop's. What a thread has to say (output,
-its end) goes into one queue, and the loop is woken once for all that stands in it.
+The application runs on a thread of the pool; protocol and sockets stay on the loop's thread. Threads put their output
+and the ends of their requests into one queue, and the loop is woken once for all that is in it.
 """
 
 from __future__ import annotations
@@ -16,37 +16,36 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..common.forks import leave
-from ..common.text import name_of_request
 from ..errors import ClientGone, RequestCut
-from ..hosting.exchange import error_page
 from ..plugin import bound_to_request
-from ..protocol.records import PREFERRED_CONTENT, ProtocolStatus, Role
-from .asgi_scope import is_secure, server_of
-from .rules import NO_LENGTH, as_bytes, has_no_body, make_text_head, request_length
+from ..protocol.records import PREFERRED_CONTENT, ProtocolStatus
+from .gateway import GatewayRequest, is_secure, server_of, split_path
+from .rules import NO_LENGTH, as_bytes, make_text_head
 from .threads import ThreadPool
 from .wsgi_files import Body, Errors, Wait
 
 if TYPE_CHECKING:
-    from .service import AppExchange, AppService
+    from .exchange import AppExchange
+    from .service import AppService
 
 __all__ = ["WsgiApplication", "make_environ"]
 
 log = logging.getLogger("fcgi_sctp.app")
 application_log = logging.getLogger("fcgi_sctp.application")
-"""Uncaught exceptions of the application, bound to their request."""
+"""Gets uncaught exceptions of the application, bound to their request."""
 
 DEFAULT_THREADS = 16
 MOST_THREADS = 1000
-"""All threads of a process, those that wait for slow clients included; each costs some 50 KiB."""
+"""Threads of a process, including threads that wait for slow clients; each costs some 50 KiB."""
 WRITE_AHEAD = 64 * 1024
-"""Bytes that a thread may hand over beyond what has been taken up by the window, before it waits."""
+"""Bytes that a thread may hand over before it waits until the window has room for them."""
 
 Handover = tuple["WsgiRequest", bytes, bool, str]
-"""(request, output, whether it is the end, error)"""
+"""Request, output, whether the request ends with it, and the error for plugins."""
 
 
 class WsgiApplication:
-    """Runs one WSGI callable. `threads` work at once."""
+    """Runs one WSGI callable on up to `threads` threads at once, not counting threads that wait for clients."""
 
     def __init__(
         self, application: Callable[..., Iterable[bytes]], *, threads: int = DEFAULT_THREADS, script_name: str = ""
@@ -54,39 +53,37 @@ class WsgiApplication:
         self.application = application
         self.script_name = script_name
         self.pool = ThreadPool(threads, MOST_THREADS)
-        self.service: AppService
         self._loop: asyncio.AbstractEventLoop
         self._handed_over: deque[Handover] = deque()
         self._awake = False
 
     async def start(self, service: AppService) -> None:
-        self.service = service
         self._loop = asyncio.get_running_loop()
 
     def request(self, exchange: AppExchange) -> None:
         request = WsgiRequest(self, exchange)
         try:
             self.pool.submit(request.run)
-        except RuntimeError as error:  # there is no thread and none can be made; another application may take it
-            log.error("request refused, for no thread can be started: %s", error)
+        except RuntimeError as error:  # OVERLOADED: the web side may give the request to another application
+            log.error("request refused: no thread can be started: %s", error)
             exchange.end(error="no thread can be started", status=ProtocolStatus.OVERLOADED)
 
     async def stop(self) -> None:
         threads = self.pool.close()
-        # those that were idle end at once; one inside the application is a daemon and ends with the process
+        # idle threads end at once; a thread inside the application is a daemon and ends with the process
         deadline = self._loop.time() + 0.5
         for thread in threads:
             await asyncio.to_thread(thread.join, max(0.0, deadline - self._loop.time()))
 
     def hand_over(self, request: WsgiRequest, data: bytes, end: bool, error: str = "") -> None:
-        """From a request's thread to the loop."""
+        """Give the loop a part of a response, or its end. To be called on the request's thread."""
         self._handed_over.append((request, data, end, error))
         if not self._awake:
             self._awake = True
             try:
                 self._loop.call_soon_threadsafe(self._take_over)
             except RuntimeError:
-                pass  # the loop is closed: the process ends, and nobody waits for this answer
+                pass  # the loop is closed: the process ends
 
     def _take_over(self) -> None:
         self._awake = False
@@ -106,119 +103,90 @@ class WsgiApplication:
 
 
 class BodyTooLong(Exception):
-    """The application sent more than its Content-Length; what that counts has been sent."""
+    """The application sent more than its Content-Length. The bytes that it counts have been sent."""
 
 
-class WsgiRequest:
-    """One request on its thread."""
+class WsgiRequest(GatewayRequest):
+    """One request, on the loop and on its thread."""
 
     __slots__ = (
         "_body",
         "_given",
-        "_head",
-        "_head_only",
         "_head_sent",
-        "_left",
-        "_length",
-        "_never_a_body",
-        "_no_body",
         "_taken",
         "_wait",
         "_whole_length",
-        "_wrong",
-        "aborted",
         "complete",
-        "exchange",
         "input",
         "owner",
         "passed_on",
     )
 
     def __init__(self, owner: WsgiApplication, exchange: AppExchange) -> None:
+        super().__init__(exchange)
         self.owner = owner
-        self.exchange = exchange
-        self.aborted = False
         self.complete = False
-        """The response is whole, or an error page stands in its place."""
+        """Whether the response is complete, or an error page was sent instead."""
         self.passed_on = 0
-        """Bytes that the loop has passed on; the loop's own."""
+        """Bytes that the loop has passed to the exchange; used by the loop alone."""
         self._taken = 0
-        """Of those, bytes that the window has taken up; written by the loop alone."""
+        """Bytes of these for which the window had room; written by the loop alone."""
         self._given = 0
-        """Bytes handed over; written by the request's thread alone."""
+        """Bytes handed to the loop; written by the request's thread alone."""
         self._wait = Wait(owner.pool)
-        self._head: bytes | None = None
         self._head_sent = False
-        self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
-        """The body is left out: it is for the web server to do (RFC 3875 section 4.3.3), but HAProxy answers 502."""
-        self._never_a_body = False
-        """The status is one that has no body."""
-        self._no_body = self._head_only
-        """The response has no body, whatever the application says."""
-        self._length = NO_LENGTH
-        """The response's Content-Length."""
-        self._left = NO_LENGTH
-        """Bytes of it that are still to come, where there is one and a body."""
         exchange.on_abort = self._abort
         exchange.on_writable = self.taken_up
         self._body: Body | None = None
         self._whole_length = NO_LENGTH
-        """Length of the request's body where the web server told none and all of it has come."""
-        self._wrong = ""
-        """What is wrong with the request, so that the application does not get it."""
+        """Length of the request's body if the web server gave none and all of it has come."""
         self.input: Any = None
-        self._open_body(exchange)
+        if not self._wrong:
+            self._open_body(exchange)
 
     def _open_body(self, exchange: AppExchange) -> None:
-        """The file of the request's body. It ends where CONTENT_LENGTH says (PEP 3333, "Input and Error Streams")."""
-        try:
-            length = request_length(exchange.params)
-        except ValueError as error:
-            self._wrong = str(error)
-            return
+        """Make `input`. It ends where CONTENT_LENGTH says (PEP 3333, "Input and Error Streams")."""
+        length = self._awaited
         if exchange.input_closed:
             body = exchange.take_body()
-            if length == len(body) or exchange.request.role is Role.AUTHORIZER:  # which has no body
-                self.input = io.BytesIO(body)
-                return
-            if length == NO_LENGTH:
+            if length in (NO_LENGTH, len(body)):
                 self.input = io.BytesIO(body)
                 if body:
                     self._whole_length = len(body)
                 return
-            self._body = Body(self.owner, exchange, length, body)
+            self._body = Body(self.owner.pool, exchange, length, body)
         else:
-            self._body = Body(self.owner, exchange, length)
+            self._body = Body(self.owner.pool, exchange, length)
             exchange.on_input = self._body.arrived
         self.input = io.BufferedReader(self._body, 16 * 1024)
 
     # ---- on the loop's thread
 
     def _abort(self) -> None:
-        self.aborted = True
+        self.gone = True
         if self._body is not None:
             self._body.abort()
         self._wait.check()
 
     def taken_up(self) -> None:
-        """The window has taken up all that was passed on."""
+        """Let the thread go on: the window has had room for all that was passed on."""
         self._taken = self.passed_on
         self._wait.check()
 
     # ---- on the request's thread
 
     def run(self) -> None:
-        """Run the application. Nothing that it raises gets any further: the thread goes on with the next request."""
+        """Run the application. Its exceptions end here: the thread goes on with the next request."""
         owner, exchange = self.owner, self.exchange
         exchange.started = time.monotonic()
-        if self.aborted:
+        if self.gone:
             owner.hand_over(self, b"", True)
             return
         last = b""
         error = ""
         with bound_to_request(exchange):
             if self._wrong:
-                log.warning("%s: %s; it is answered with 400", name_of_request(exchange.params), self._wrong)
+                log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
                 self.complete = True
                 owner.hand_over(self, self._error_page(HTTPStatus.BAD_REQUEST), True, self._wrong)
                 return
@@ -232,9 +200,8 @@ class WsgiRequest:
                 try:
                     last = self._send_result(result)
                     if self._left > 0:
-                        sent = self._length - self._left
-                        error = f"the response ended after {sent} of the {self._length} bytes of its Content-Length"
-                        application_log.error("%s: %s", name_of_request(exchange.params), error)
+                        error = self._too_short()
+                        application_log.error("%s: %s", self._name(), error)
                     else:
                         self.complete = True
                 finally:
@@ -242,30 +209,27 @@ class WsgiRequest:
                         result.close()
             except ClientGone:
                 error = "the client went away"
-            # a name for each: compiled, a variable has the type of the first thing that it stands for
+            # a name for each: compiled, a variable keeps the type of its first value
             except BodyTooLong as too_long:
                 error = str(too_long)
-                application_log.error("%s: %s", name_of_request(exchange.params), error)
+                application_log.error("%s: %s", self._name(), error)
             except RequestCut as cut:
                 error = str(cut)
-                log.warning("%s: %s", name_of_request(exchange.params), error)
+                log.warning("%s: %s", self._name(), error)
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.BAD_REQUEST)
                     self.complete = True
             except BaseException as exception:
                 if isinstance(exception, SystemExit):
                     leave(exception)
-                # SystemExit and KeyboardInterrupt, too: this is no main thread, and others' requests go on
-                application_log.exception("uncaught exception in %s", name_of_request(exchange.params))
+                # SystemExit and KeyboardInterrupt, too: this is not the main thread, and other requests go on
+                application_log.exception("uncaught exception in %s", self._name())
                 error = f"uncaught {type(exception).__name__}"
                 if not self._head_sent:
                     last = self._error_page(HTTPStatus.INTERNAL_SERVER_ERROR)
                     self.complete = True
         leave(SystemExit(1) if error else None)
         owner.hand_over(self, last, True, error)
-
-    def _error_page(self, status: HTTPStatus) -> bytes:
-        return error_page(status, self.exchange.params.get("REQUEST_METHOD", ""))
 
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333, "The start_response() Callable"."""
@@ -276,22 +240,20 @@ class WsgiRequest:
             finally:
                 exc_info = None
         elif self._head is not None:
-            raise AssertionError("start_response was called twice, the second time without exc_info")
-        self._head, self._length, number = make_text_head(status, headers)
-        self._never_a_body = has_no_body(number)
-        self._no_body = self._head_only or self._never_a_body
-        self._left = NO_LENGTH if self._no_body else self._length
+            raise AssertionError("start_response was called again without exc_info")
+        self._head, length, number = make_text_head(status, headers)
+        self._begin_response(number, length)
         return self.write
 
     def write(self, data: Any) -> None:
-        """PEP 3333, "The write() Callable": sent before it returns, as far as the window allows."""
+        """PEP 3333, "The write() Callable". It waits while more than WRITE_AHEAD bytes wait for the window."""
         if type(data) is not bytes:
             data = as_bytes(data)
-        if self.aborted:
+        if self.gone:
             raise ClientGone
         if self._given - self._taken > WRITE_AHEAD:
-            self._wait.until(lambda: self.aborted or self._given - self._taken <= WRITE_AHEAD)
-            if self.aborted:
+            self._wait.until(lambda: self.gone or self._given - self._taken <= WRITE_AHEAD)
+            if self.gone:
                 raise ClientGone
         too_long = 0 <= self._left < len(data)
         data = self._within_length(data)
@@ -301,10 +263,11 @@ class WsgiRequest:
             self._given += len(data)
             self.owner.hand_over(self, data, False)
         if too_long:
-            self._end_too_long()
+            self.complete = True  # the response has its length
+            raise BodyTooLong(self._too_long())
 
     def _within_length(self, data: bytes) -> bytes:
-        """What of the data may be sent: nothing beyond Content-Length, and no body where there is to be none."""
+        """Return the part of the data that may be sent: within Content-Length, and none if there is no body."""
         if self._left != NO_LENGTH:
             data = data[: self._left]
             self._left -= len(data)
@@ -312,31 +275,25 @@ class WsgiRequest:
             return b""
         return data
 
-    def _end_too_long(self) -> None:
-        self.complete = True  # what was promised has been sent
-        raise BodyTooLong(
-            f"the response is longer than the {self._length} bytes of its Content-Length; the rest is left out"
-        )
-
     def _take_head(self, content_length: int = NO_LENGTH) -> bytes:
-        """The head with its empty line, with this length if the application told none."""
+        """Return the head with its empty line, and with this length if the application gave none."""
         if self._head is None:
-            raise AssertionError("the application did not call start_response before the first piece of its response")
+            raise AssertionError("the application did not call start_response before the first part of its response")
         self._head_sent = True
         if content_length != NO_LENGTH and self._length == NO_LENGTH:
             return self._head + b"Content-Length: %d\r\n\r\n" % content_length
         return self._head + b"\r\n"
 
     def _send_result(self, result: Any) -> bytes:
-        """Send what the application returned; what is left to be sent with the end is returned."""
+        """Send what the application returned. Return the bytes that are to be sent together with the end."""
         if isinstance(result, (list, tuple)) and len(result) == 1 and not self._head_sent:
-            # the whole response is known: head, body and end go in one piece, with its length (PEP 3333,
-            # "Handling the Content-Length Header")
+            # the whole response is known: head, body and end are sent together, with the length (PEP 3333, "Handling
+            # the Content-Length Header")
             data = result[0]
             if type(data) is not bytes:
                 data = as_bytes(data)
             if self._no_body:
-                # a response to HEAD says what GET would have got, if it is known
+                # a response to HEAD has the length that GET would get, if it is known
                 return self._take_head(NO_LENGTH if self._never_a_body or not data else len(data))
             if self._left != NO_LENGTH and len(data) > self._left:
                 self.write(data)  # which raises
@@ -344,7 +301,7 @@ class WsgiRequest:
             data = self._within_length(data)
             if len(data) > PREFERRED_CONTENT:
                 self._given += len(head)
-                self.owner.hand_over(self, head, False)  # a record of its own costs less than a copy of what is long
+                self.owner.hand_over(self, head, False)  # a separate record costs less than a copy of a long body
                 return data
             return head + data
         if result is None:
@@ -365,23 +322,10 @@ _CONSTANT_ENVIRON: dict[str, Any] = {
 
 
 def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
-    """A WSGI environ from CGI variables.
-
-    Web servers differ in what they pass: nginx's own fastcgi_params put the whole path into SCRIPT_NAME and no
-    PATH_INFO. Where PATH_INFO is missing or empty the path is split here, at `script_name`, where the application is
-    mounted.
-    """
+    """Return a WSGI environ made from CGI variables; `script_name` is used as in `split_path`."""
     environ: dict[str, Any] = dict(params)
-    if not environ.get("PATH_INFO"):
-        path = environ.get("SCRIPT_NAME", "")
-        if script_name and (path == script_name or path.startswith(script_name + "/")):
-            environ["SCRIPT_NAME"] = script_name
-            environ["PATH_INFO"] = path[len(script_name) :]
-        else:
-            environ["SCRIPT_NAME"] = ""
-            environ["PATH_INFO"] = path
-    # PEP 3333 wants these; a FastCGI client need not send them
-    environ.setdefault("SCRIPT_NAME", "")  # HAProxy sends no empty one
+    environ["SCRIPT_NAME"], environ["PATH_INFO"] = split_path(environ, script_name)
+    # PEP 3333 requires these; a FastCGI client need not send them
     environ.setdefault("QUERY_STRING", "")
     secure = is_secure(environ)
     if not environ.get("REQUEST_METHOD"):
@@ -389,7 +333,7 @@ def make_environ(params: Any, script_name: str = "") -> dict[str, Any]:
     if not environ.get("SERVER_PROTOCOL"):
         environ["SERVER_PROTOCOL"] = "HTTP/1.1"
     if not environ.get("SERVER_NAME") or not environ.get("SERVER_PORT"):
-        # nginx passes them empty where it has no server_name, and on a unix socket
+        # nginx passes them empty if it has no server_name, and on a unix socket
         environ["SERVER_NAME"], environ["SERVER_PORT"] = server_of(environ, secure)
     # nginx passes these twice; the names without HTTP_ are the right ones (RFC 3875 section 4.1.18)
     environ.pop("HTTP_CONTENT_TYPE", None)

@@ -1,7 +1,6 @@
-"""The files of a WSGI environ: wsgi.input and wsgi.errors (PEP 3333), and how a thread waits for what is on the loop.
+"""The files of a WSGI environ, wsgi.input and wsgi.errors (PEP 3333), and how a thread waits for the loop.
 
-Not among the compiled modules (setup.py): mypyc makes classes that inherit from the interpreter's own without a proper
-place for weak references to them.
+Not compiled (setup.py): mypyc does not support weak references to classes that inherit from the interpreter's own.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from .rules import NO_LENGTH
 from .threads import ThreadPool
 
 if TYPE_CHECKING:
-    from .service import AppExchange
-    from .wsgi import WsgiApplication
+    from .exchange import AppExchange
 
 __all__ = ["Body", "Errors", "Wait"]
 
@@ -28,7 +26,7 @@ log = logging.getLogger("fcgi_sctp.app")
 
 
 class Wait:
-    """Lets one thread wait until the loop says that it may go on. A lock is made only if it really has to wait."""
+    """Lets one thread wait for the loop. A lock is made only if the thread really has to wait."""
 
     __slots__ = ("_lock", "_pool")
 
@@ -37,7 +35,7 @@ class Wait:
         self._lock: threading.Lock | None = None
 
     def until(self, ready: Callable[[], bool]) -> None:
-        """On the request's thread: wait until `ready()`; whoever makes it true calls `check` then."""
+        """Wait until `ready()`, on the request's thread. The loop calls `check` when it may have become true."""
         while not ready():
             lock = threading.Lock()
             lock.acquire()
@@ -50,30 +48,29 @@ class Wait:
             self._pool.end_waiting()
 
     def check(self) -> None:
-        """On the loop's thread: what is waited for may have come."""
+        """Wake the thread to look again, on the loop's thread."""
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
 
 
 class Body(io.RawIOBase):
-    """STDIN as a file that waits for what has not come yet; used through a BufferedReader.
+    """STDIN as a file that waits for its bytes; used through a BufferedReader.
 
-    It ends after `length` bytes, and what comes beyond them is left out. RequestCut where STDIN ends before.
+    It ends after `length` bytes and leaves out the rest. RequestCut if STDIN ends before.
     """
 
-    def __init__(self, owner: WsgiApplication, exchange: AppExchange, length: int, data: bytes = b"") -> None:
-        """`data` is what has come already and was taken."""
+    def __init__(self, pool: ThreadPool, exchange: AppExchange, length: int, data: bytes = b"") -> None:
+        """`data` is the part of the body that has been removed from the exchange already."""
         super().__init__()
-        self._owner = owner
-        self._wait = Wait(owner.pool)
+        self._wait = Wait(pool)
         self._exchange = exchange
         self._length = length
         self._left = length
         self._data = memoryview(b"")
         self._ended = False
         self._missing = 0
-        """Bytes that were announced and never came, once it has ended."""
+        """Bytes by which STDIN was shorter than `length`, once it has ended."""
         self._aborted = False
         self._asked = False
         self._keep(data)
@@ -81,7 +78,7 @@ class Body(io.RawIOBase):
     # ---- on the loop's thread
 
     def arrived(self) -> None:
-        """More has come: pass it on if the thread waits for it, else leave it where the window counts it."""
+        """Pass the new bytes on if the thread waits for them; else they stay where the window counts them."""
         if self._asked:
             self._pass_on()
 
@@ -107,7 +104,7 @@ class Body(io.RawIOBase):
                 closed = True
             elif closed:
                 self._missing = self._left
-        self._data = memoryview(data)  # before the end is told, which the thread takes for all
+        self._data = memoryview(data)  # before `_ended`: the thread reads them in the other order
         self._ended = closed
 
     def _ask(self) -> None:
@@ -121,7 +118,7 @@ class Body(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self._data and not self._ended and not self._aborted:
-            self._exchange.service.loop.call_soon_threadsafe(self._ask)
+            self._exchange.shared.loop.call_soon_threadsafe(self._ask)
             self._wait.until(lambda: bool(self._data) or self._ended or self._aborted)
         if self._aborted:
             raise ClientGone
@@ -135,7 +132,7 @@ class Body(io.RawIOBase):
 
 
 class Errors(io.TextIOBase):
-    """wsgi.errors: to the plugins, and as FCGI_STDERR where none takes it."""
+    """wsgi.errors: its text goes to the plugins, or is sent as FCGI_STDERR if no plugin accepts it."""
 
     def __init__(self, exchange: AppExchange) -> None:
         self._exchange = exchange
@@ -146,12 +143,12 @@ class Errors(io.TextIOBase):
     def write(self, text: str) -> int:
         exchange = self._exchange
         data = text.encode("utf-8", "backslashreplace")
-        if data and not exchange.service.supervisor.stderr(exchange, data):
+        if data and not exchange.shared.supervisor.stderr(exchange, data):
             if in_child():
-                sys.stderr.write(text)  # the loop is the parent's
+                sys.stderr.write(text)  # the loop runs in the parent
                 return len(text)
             try:
-                exchange.service.say(exchange, data)
+                exchange.shared.queue_stderr(exchange, data)
             except RuntimeError:
                 sys.stderr.write(text)  # the loop is closed: the program ends
         return len(text)

@@ -128,15 +128,21 @@ class Exchange:
         self.head_size = len(self._head)
         self.status = _status(self._head)
 
-    def is_whole(self) -> bool:
-        """Whether all of the response has been passed on, by what its head says of its length: whoever closes the
-        connection then has got everything."""
+    def has_come_whole(self, *, closed: bool = False) -> bool:
+        """Whether all of the response has come, by what its head says of its length. `closed`: the application closed
+        the connection after it, which is the end of a response without a length."""
         if not self.head_size:
             return False
         if self.status in _BODILESS or self.params.get("REQUEST_METHOD") == "HEAD":
             return True
         length = header_value(self._head, b"content-length")
-        return length.isdigit() and len(length) < 19 and self.bytes_out - self.head_size >= int(length)
+        if not length.isdigit() or len(length) > 18:
+            return closed
+        return self.bytes_out - self.head_size >= int(length)
+
+    def is_whole(self) -> bool:
+        """Whether all of the response has been passed on: a client that closes the connection then has got it all."""
+        return self.has_come_whole()
 
     def _now(self) -> float:
         """The clock that `began` was read from."""

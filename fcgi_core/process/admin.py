@@ -1,14 +1,14 @@
-"""The admin socket: what a running process tells its operator, and takes from him.
+"""The admin socket: a running process answers its operator and accepts changes.
 
 A line is a JSON object. A client asks, and gets one line for each it sends, in order::
 
     -> {"ask": "status", "streams": true}
     <- {"ok": true, "answer": {"side": "web", …}}
     -> {"ask": "nonsense"}
-    <- {"ok": false, "error": "nobody here answers 'nonsense'; ask one of: plugins, status"}
+    <- {"ok": false, "error": "unknown question 'nonsense'; ask one of: plugins, status"}
 
-Nothing of this delays content: clients are few, their lines short, and one that does not read its answers is not read
-either. Who may connect is the file's mode: 0600, and 0660 with a group.
+Nothing of this delays content: clients are few and their lines short, and a client that does not read its answers is
+not read either. The file's mode decides who may connect: 0600, or 0660 with a group.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from typing import Any, cast
 
 from ..common.unix_socket import UnixSocket
 
-__all__ = ["AdminServer", "Commands", "open_admin", "open_admin_if_possible"]
+__all__ = ["AdminServer", "Commands", "open_admin"]
 
 log = logging.getLogger("fcgi_sctp.admin")
 
 Commands = Mapping[str, Callable[[Mapping[str, Any]], Any]]
-"""By what is asked: takes the whole question, gives the answer or an awaitable of it. ValueErrors are told."""
+"""By the name of a question: takes the whole question and returns the answer or an awaitable of it. The text of a
+ValueError goes to the client."""
 MAX_CLIENTS = 16
-"""At once; more are turned away."""
+"""Clients at once; more are disconnected."""
 MAX_LINE = 64 * 1024
 """Bytes of a question."""
 PATIENCE = 60.0
-"""Seconds that a client may say nothing."""
+"""Seconds that a client may be silent."""
 
 
 class AdminServer:
@@ -49,13 +50,13 @@ class AdminServer:
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self) -> None:
-        """Listen. OSError as of `UnixSocket`."""
+        """Listen. It raises the OSErrors of `UnixSocket`."""
         self._socket = UnixSocket(self.path, group=self._group)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._protocol, sock=self._socket.socket)
 
     def close(self) -> None:
-        """Stop listening, remove the socket, end what clients still ask."""
+        """Stop listening, remove the socket, and disconnect all clients."""
         if self._server is not None:
             self._server.close()
         if self._socket is not None:
@@ -87,12 +88,12 @@ class AdminServer:
         except ValueError:
             writer.write(_error(f"a question is one line of {MAX_LINE} bytes at most"))
         except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # the client is gone, or asleep, or we end
+            pass  # the client is gone or silent for too long, or this process ends
         finally:
             writer.close()
 
     async def answer(self, line: bytes) -> bytes:
-        """The answer to a line; never raises."""
+        """Return the answer to a line; it never raises."""
         try:
             question = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -101,7 +102,7 @@ class AdminServer:
         command = self._commands.get(asked) if isinstance(asked, str) else None
         if command is None:
             known = ", ".join(sorted(self._commands))
-            return _error(f"nobody here answers {asked!r}; ask one of: {known}")
+            return _error(f"unknown question {asked!r}; ask one of: {known}")
         try:
             answer = command(cast(Mapping[str, Any], question))
             if isawaitable(answer):
@@ -122,18 +123,19 @@ def _error(text: str) -> bytes:
     return _line({"ok": False, "error": text[:1000]})
 
 
-async def open_admin(path: str, commands: Commands, group: str | None = None) -> AdminServer:
-    """An admin socket that listens. OSError."""
+async def open_admin(
+    path: str, commands: Commands, group: str | None = None, *, needed: bool = True
+) -> AdminServer | None:
+    """Return an admin socket that listens at `path`. OSError if it cannot; if it is not `needed`, the folder is made
+    first, and an error is logged and None returned."""
     server = AdminServer(path, commands, group=group)
-    await server.start()
-    return server
-
-
-async def open_admin_if_possible(path: str, commands: Commands, group: str | None = None) -> AdminServer | None:
-    """The same where nobody asked for it: a directory is made if that is allowed, and what goes wrong is but logged."""
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return await open_admin(path, commands, group)
+        if not needed:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        await server.start()
     except OSError as error:
+        if needed:
+            raise
         log.info("no admin socket at %s: %s", path, error)
         return None
+    return server

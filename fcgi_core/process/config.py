@@ -1,7 +1,7 @@
-"""The configuration: one YAML file for both sides, checked as a whole before anything is done with it.
+"""The configuration: one YAML file for both sides, checked as a whole before it is used.
 
-Every problem is told, not only the first, and each names the file, the path in it, the value, and what would be right.
-The models are the reference: `fcgi-sctp check --schema` prints them as JSON Schema for editors.
+All problems are reported at once, each with the file, the path in it, the value, and what would be right. The models
+are the reference: `fcgi-sctp check --schema` prints them as JSON Schema for editors.
 """
 
 from __future__ import annotations
@@ -24,49 +24,46 @@ from pydantic import (
 )
 
 from ..app.admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS
-from ..app.fastcgi.pool import parse_address
+from ..app.fastcgi.pool import MAX_PATH, parse_address
 from ..common.complaints import complaints
 from ..errors import ConfigError
-from ..hosting.discovery import EnabledPlugin, installed_plugins, load_plugins
-from ..plugin import Plugin
+from ..hosting.discovery import EnabledPlugin, load_plugins
 from ..protocol.flow import DEFAULT_WINDOW
 from ..protocol.settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
 from ..protocol.streams import Plan
 from ..sctp.carrier import Address, CarrierOptions, Scheduler
 from ..sctp.endpoints import shifted
 from ..sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
-from .config_file import INCLUDE, Written, read_files
+from .config_file import INCLUDE, SHORT_FOR, Written, read_files
 
-__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "path_of", "schema"]
+__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "path_of"]
 
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 ADMIN_DIRECTORY = "/run/fcgi-sctp"
 AUTO = "auto"
-LONGEST_UNIX_PATH = 107
-"""Bytes: sun_path of unix(7), and the zero at its end."""
 CARRIER = CarrierOptions()
-"""Defaults."""
+"""The defaults of a carrier."""
 
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _TIMES = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 MAX_SECONDS = 10 * 365 * 86400
-"""Longer than anything runs, and short enough for every clock and timer."""
+"""Ten years: longer than a process runs, and short enough for every clock and timer."""
 MAX_BYTES = 1 << 48
-"""More than a machine has."""
+"""256 TiB: more memory than a machine has."""
 
 
 def _size(value: object) -> object:
-    """Bytes from ``64K``, ``1M`` or a number."""
+    """Return the bytes that ``64K``, ``1M`` or a number says."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"(\d{1,20})\s*([kmg]?)(i?b)?", value.strip().lower(), re.ASCII)
     if match is None:
-        raise ValueError("write bytes as a number, with K, M or G behind it for more: 4096, 64K, 1M")
+        raise ValueError("write bytes as a number, with K, M or G after it for more: 4096, 64K, 1M")
     return int(match[1]) * _BYTES[match[2]]
 
 
 def _seconds(value: object) -> object:
-    """Seconds from ``500ms``, ``10s``, ``5m`` or a number."""
+    """Return the seconds that ``500ms``, ``10s``, ``5m`` or a number says."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*(ms|[smhd]?)", value.strip().lower(), re.ASCII)
@@ -77,16 +74,16 @@ def _seconds(value: object) -> object:
 
 def _address(value: str) -> str:
     if not value.isprintable():
-        raise ValueError("an address has no control characters")
+        raise ValueError("control characters are not allowed in an address")
     Address.parse(value)
     return value
 
 
 def _unix_path(value: str) -> str:
-    """A path at which a socket can be."""
+    """Return the path if a unix socket can have it; ValueError."""
     size = len(os.fsencode(value))
-    if not size or size > LONGEST_UNIX_PATH or "\0" in value:
-        raise ValueError(f"the path of a unix socket has 1 to {LONGEST_UNIX_PATH} bytes, and no NUL")
+    if not size or size > MAX_PATH or "\0" in value:
+        raise ValueError(f"the path of a unix socket has 1 to {MAX_PATH} bytes, and no NUL")
     return value
 
 
@@ -104,7 +101,7 @@ def _web_listen(value: str) -> str:
 
 
 def _mode(value: object) -> object:
-    """Permissions, octal: YAML reads them as a number where they have no quotes."""
+    """Return the permissions if they are octal and in quotes; without quotes YAML reads them as a number."""
     if value is None:
         return None
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
@@ -122,6 +119,11 @@ def _network(value: str) -> str:
 
 def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _text_sets(name: str) -> Callable[[object], object]:
+    """Return a validator that accepts a text in the place of a section: `sctp: kernel` is `sctp: {carrier: kernel}`."""
+    return lambda value: {name: value} if isinstance(value, str) else value
 
 
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str), Field(le=MAX_BYTES)]
@@ -144,177 +146,167 @@ class BackEndConfig(_Model):
     """An application that the web side connects to."""
 
     address: SctpAddress
-    """HOST[,HOST...]:PORT[/UDPPORT]"""
+    """Address of the application: HOST[,HOST...]:PORT[/UDPPORT]."""
     weight: float = Field(1, gt=0, le=1000)
-    """Its share of the requests, relative to the others'."""
+    """Share of the requests that this application gets, relative to the weights of the others."""
 
 
 def _back_ends(value: object) -> object:
-    """An address stands for a back end with nothing else said."""
+    """Accept an address in the place of `{address: …}`, and one in the place of a list."""
     several = value if isinstance(value, list) else [value]
     return [{"address": one} if isinstance(one, str) else one for one in several]
 
 
 class HealthConfig(_Model):
-    """A request of the web side's own to each application, now and then. Its answer is good if it is whole in time and
-    its status below 500."""
+    """A request that the web side sends to each application at intervals. An answer is good if it is complete in time
+    and its status is below 500."""
 
     uri: str = Field(pattern=r"^/[!-~]*$", examples=["/healthz"])
-    """What is asked for, with GET: /healthz. It should answer quickly, and be honest."""
+    """Path and query of the GET request, for example /healthz. It should answer quickly and reflect the real state."""
     server_name: str = Field("localhost", pattern=r"^[!-~]+$", examples=["shop.example"])
-    """The virtual host that is asked."""
+    """Virtual host (SERVER_NAME) of the request."""
     interval: Seconds = Field(5, ge=0.1)
-    """From one request to the next."""
+    """Seconds from one request to the next."""
     timeout: Seconds = Field(2, gt=0)
-    """How long the answer may take."""
+    """Seconds that an answer may take; at most `interval`."""
     rise: int = Field(2, ge=1, le=100)
-    """Good answers in a row that bring an application back into the balance."""
+    """Number of good answers in a row after which an application gets requests again."""
     fall: int = Field(3, ge=1, le=100)
-    """Bad ones in a row after which it gets no requests."""
+    """Number of bad answers in a row after which an application gets no requests."""
     params: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], Annotated[str, Field(pattern=r"^[ -~]*$")]] = {}
-    """More CGI variables, or others: SCRIPT_FILENAME for php-fpm."""
+    """CGI variables that are added to the request or replaced in it, for example SCRIPT_FILENAME for php-fpm."""
 
     @model_validator(mode="after")
     def _one_at_a_time(self) -> HealthConfig:
         if self.timeout > self.interval:
-            raise ValueError("timeout must not be longer than interval")
+            raise ValueError(f"timeout must not be longer than interval ({self.timeout:g} s and {self.interval:g} s)")
         return self
 
 
-def _health_short(value: object) -> object:
-    """`health: /healthz` is short for `health: {uri: /healthz}`."""
-    return {"uri": value} if isinstance(value, str) else value
-
-
 class WebConfig(_Model):
-    """The side beside the web server."""
+    """The side next to the web server."""
 
     listen: WebAddresses = Field(min_length=1)
-    """Where the web server connects to: unix:/PATH or HOST:PORT, one or a list."""
+    """Sockets that the web server connects to: unix:/PATH or HOST:PORT, one or a list."""
     connect: Annotated[
         list[BackEndConfig],
         BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
     ] = Field(min_length=1)
-    """The applications: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
+    """Applications to connect to: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
     max_workers: int = Field(64, ge=1, le=1024)
-    """Workers of one application that are connected to at most. An application tells of them when it is reached."""
+    """Largest number of workers of one application to connect to. The application names its workers itself."""
     slow_start: Seconds = Field(10, ge=0)
-    """How long an application that returned takes to get its whole share."""
+    """Seconds over which an application that is up again gets more and more requests, up to its full share."""
     health: Annotated[
-        HealthConfig | None, BeforeValidator(_health_short, json_schema_input_type=str | HealthConfig | None)
+        HealthConfig | None, BeforeValidator(_text_sets("uri"), json_schema_input_type=str | HealthConfig | None)
     ] = None
-    """A URI that each application is asked for every few seconds: one that does not answer gets no requests. Null: its
-    association and its requests alone tell how it fares."""
+    """Health check: a URI that each application is asked for at intervals. An application that does not answer gets no
+    requests. Null: no check; only its association and its requests show whether it works."""
     feed: UnixPath | None = DEFAULT_FEED
-    """Unix socket of the live feed; null for none."""
+    """Unix socket of the live feed; null: none."""
     feed_group: str | None = None
-    """Group that may read the live feed."""
+    """Group that may read the live feed; null: only the owner."""
     admin: UnixPath | None = AUTO
-    """Unix socket for `fcgi-sctp status`, `top` and the like; auto: /run/fcgi-sctp/web.sock, if it can be made; null
-    for none."""
+    """Unix socket for `fcgi-sctp status`, `top` and other commands. auto: /run/fcgi-sctp/web.sock, if it can be made;
+    null: none."""
     admin_group: str | None = None
-    """Group that may use the admin socket."""
+    """Group that may use the admin socket; null: only the owner."""
     socket_group: str | None = None
-    """Group that may connect to unix:/PATH in `listen`: the web server's, www-data for example."""
+    """Group that may connect to unix:/PATH in `listen`: the group of the web server, for example www-data."""
     socket_mode: Annotated[str | None, BeforeValidator(_mode, json_schema_input_type=str | None)] = None
-    """Permissions of unix:/PATH in `listen`, octal, in quotes. Null: '0660' with `socket_group`; without one '0666',
-    with which every local user may send requests and claim to be any client, unless the folder keeps them out."""
+    """Permissions of unix:/PATH in `listen`, octal and in quotes. Null: '0660' with `socket_group`, else '0666'. With
+    '0666' every local user may send requests and claim to be any client, unless the folder keeps them out."""
     request_timeout: Seconds = Field(60, gt=0)
-    """Longest silence of an application in one request, then 504."""
+    """Seconds without a sign from the application in one request, after which the client gets 504."""
     queue_timeout: Seconds = Field(10, ge=0)
-    """How long a request waits for an application to come back, then 503."""
+    """Seconds that a request waits for an application to come back, after which the client gets 503."""
     queue_length: int = Field(10_000, ge=0)
-    """Requests that wait at most."""
+    """Largest number of requests that wait for an application."""
     grace: Seconds = Field(10, ge=0)
-    """How long requests may go on after SIGTERM."""
+    """Seconds that running requests get to end after SIGTERM."""
     name: str = ""
-    """What this process is called in the application's log; the host's name if empty."""
+    """Name of this process in the log of the application; empty: the name of the host."""
 
     @property
     def mode(self) -> int:
-        """Permissions of the sockets toward the web server."""
+        """Return the permissions of the sockets that the web server connects to."""
         return int(self.socket_mode or ("0660" if self.socket_group else "0666"), 8)
 
 
 def _fastcgi_address(value: str) -> str:
-    target = parse_address(value)
-    if isinstance(target, str):
-        _unix_path(target)
-    elif not value.isprintable():
-        raise ValueError("an address has no control characters")
+    if isinstance(parse_address(value), tuple) and not value.isprintable():
+        raise ValueError("control characters are not allowed in an address")
     return value
 
 
-def _fastcgi_short(value: object) -> object:
-    """`fastcgi: unix:/PATH` is short for `fastcgi: {address: unix:/PATH}`."""
-    return {"address": value} if isinstance(value, str) else value
-
-
 class FastcgiConfig(_Model):
-    """A FastCGI server that is there already, php-fpm for example."""
+    """A FastCGI server that runs already, for example php-fpm."""
 
     address: Annotated[str, AfterValidator(_fastcgi_address)]
-    """unix:/PATH or HOST:PORT."""
+    """Address of the FastCGI server: unix:/PATH or HOST:PORT."""
     connections: int = Field(5, ge=1, le=10_000)
-    """Requests that the server gets at once, at most, each on a connection; more wait in the bridge. As many as the
-    server has children use it fully (php-fpm's pm.max_children is 5 in Debian); with more, requests wait at its socket.
-    Each worker has as many."""
+    """Largest number of connections to the server, with one request on each; more requests wait here. Use the number
+    of the server's children (php-fpm's pm.max_children is 5 in Debian); with more, requests wait at its socket. Each
+    worker has this number of connections."""
     keep_connections: bool = True
-    """Send one request after the other on a connection to a unix socket, for 20 ms at most, if the server does its
-    part. Over TCP each request has a connection of its own."""
+    """Whether several requests follow each other on one connection to a unix socket, for at most 20 ms, if the server
+    keeps the connection too. Over TCP each request has its own connection."""
     timeout: Seconds = Field(60, gt=0)
-    """Longest silence of the server in one request, then 504."""
+    """Seconds without a sign from the server in one request, after which the client gets 504."""
 
 
 class AppConfig(_Model):
     """The side that runs the application."""
 
     application: str | None = Field(None, pattern=r"^[\w.]+:[\w.]+$", examples=["shop.wsgi:application"])
-    """The WSGI or ASGI callable: MODULE:CALLABLE."""
+    """WSGI or ASGI callable to run: MODULE:CALLABLE. Give this or `fastcgi`."""
     interface: Literal["auto", "wsgi", "asgi"] = "auto"
-    """What the callable is; auto: ASGI if it is an async function, or an object whose __call__ is one."""
-    fastcgi: Annotated[
-        FastcgiConfig | None, BeforeValidator(_fastcgi_short, json_schema_input_type=str | FastcgiConfig | None)
-    ] = None
-    """Instead of a callable: a FastCGI server that gets the requests, unix:/PATH or HOST:PORT."""
-    listen: SctpAddresses = Field(min_length=1)
-    """Where associations are taken: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
-    workers: int | None = Field(None, ge=1, le=1024)
-    """Processes, each with an endpoint of its own from the port of `listen` on, supervised by a parent; if not given,
-    one process and no parent."""
-    max_requests: int | None = Field(None, ge=1)
-    """Requests after which a worker is replaced."""
-    max_memory: Size | None = Field(None, ge=1 << 20)
-    """Resident memory, bytes, beyond which a worker is replaced."""
-    threads: int = Field(16, ge=1, le=1000)
-    """Requests that a WSGI application works on at once; those that wait for slow clients do not count."""
-    script_name: str = Field("", pattern=r"^(/.*[^/])?$", examples=["/shop"])
-    """Where the application is mounted, if the web server does not split the path: /shop."""
-    admin: UnixPath | None = AUTO
-    """Unix socket for `fcgi-sctp status`, `top` and the like; auto: /run/fcgi-sctp/app.sock, if it can be made; null
-    for none. Workers add their number: app.0.sock."""
-    admin_group: str | None = None
-    """Group that may use the admin socket."""
-    remote_changes: bool = True
-    """Whether web sides may change those options of plugins that allow it (`fcgi-sctp set` on their host); false: none.
+    """Interface of the callable. auto: ASGI if it is an async function or an object with an async __call__, else WSGI.
     """
+    fastcgi: Annotated[
+        FastcgiConfig | None,
+        BeforeValidator(_text_sets(SHORT_FOR["fastcgi"]), json_schema_input_type=str | FastcgiConfig | None),
+    ] = None
+    """FastCGI server that gets the requests, unix:/PATH or HOST:PORT. Give this or `application`."""
+    listen: SctpAddresses = Field(min_length=1)
+    """Addresses to accept associations at: HOST[,HOST...]:PORT[/UDPPORT], one or a list."""
+    workers: int | None = Field(None, ge=1, le=1024)
+    """Number of worker processes, which a parent supervises. Worker n listens on the port of `listen` plus n, counted
+    from 0. Null: one process without a parent."""
+    max_requests: int | None = Field(None, ge=1)
+    """Number of requests after which a worker is replaced; null: never."""
+    max_memory: Size | None = Field(None, ge=1 << 20)
+    """Bytes of resident memory above which a worker is replaced; null: never."""
+    threads: int = Field(16, ge=1, le=1000)
+    """Number of requests that a WSGI application handles at once, not counting requests that wait for slow clients."""
+    script_name: str = Field("", pattern=r"^(/.*[^/])?$", examples=["/shop"])
+    """Path at which the application is mounted, for example /shop, if the web server does not split the path itself."""
+    admin: UnixPath | None = AUTO
+    """Unix socket for `fcgi-sctp status`, `top` and other commands. auto: /run/fcgi-sctp/app.sock, if it can be made;
+    null: none. Workers add their number: app.0.sock."""
+    admin_group: str | None = None
+    """Group that may use the admin socket; null: only the owner."""
+    remote_changes: bool = True
+    """Whether web sides may change plugin options, with `fcgi-sctp set` on their host. Only options that allow it can
+    be changed."""
     path: str | None = None
-    """Directory put before Python's own search path; the working directory if not given."""
+    """Directory that is put before Python's search path; null: the working directory."""
     grace: Seconds = Field(10, ge=0)
-    """How long requests may go on after SIGTERM."""
+    """Seconds that running requests get to end after SIGTERM."""
     name: str = ""
-    """What this process is called in the web side's log; the application's if empty. Workers add their number."""
+    """Name of this process in the log of the web side; empty: the name of the application. Workers add their number.
+    """
 
     @model_validator(mode="after")
     def _one_application(self) -> AppConfig:
         if (self.application is None) is (self.fastcgi is None):
-            raise ValueError("give application (MODULE:CALLABLE) or fastcgi (unix:/PATH or HOST:PORT), one of the two")
+            raise ValueError("give either application (MODULE:CALLABLE) or fastcgi (unix:/PATH or HOST:PORT)")
         return self
 
     @model_validator(mode="after")
     def _need_workers(self) -> AppConfig:
         if self.workers is None and (self.max_requests or self.max_memory):
-            raise ValueError("max_requests and max_memory are for workers: give workers, 1 or more")
+            raise ValueError("max_requests and max_memory need workers: set workers to 1 or more")
         return self
 
     @model_validator(mode="after")
@@ -323,7 +315,7 @@ class AppConfig(_Model):
             last = shifted(Address.parse(text), (self.workers or 1) - 1)
             if max(last.port, last.udp_port) > 65535:
                 raise ValueError(
-                    f"listen: {text}: ports end at 65535, and {self.workers} workers need as many from it on"
+                    f"listen: {text}: {self.workers} workers need as many ports from this one on; ports end at 65535"
                 )
         return self
 
@@ -332,46 +324,49 @@ Carrier = Literal["auto", "kernel", "userspace"]
 
 
 class SctpConfig(_Model):
-    """How SCTP is used. Both sides can differ."""
+    """How SCTP is used. The two sides may have different values."""
 
     carrier: Carrier = "auto"
-    """Which SCTP: the kernel's, or a library in this process with its packets in UDP (RFC 6951)."""
+    """SCTP implementation. kernel: Linux's; userspace: a library in this process that sends SCTP in UDP (RFC 6951);
+    auto: the kernel's if it has SCTP."""
     plan: Plan = Plan.PER_CHANNEL
-    """How work is divided over streams; docs/streams.md."""
+    """How requests and channels are divided over streams; see docs/streams.md."""
     streams: int = Field(256, ge=3, le=65535)
-    """Outgoing streams asked for at the start."""
+    """Number of outgoing streams to ask for when an association starts."""
     scheduler: Scheduler = Scheduler.PRIORITY
-    """How SCTP picks the next stream (RFC 8260)."""
+    """Rule by which SCTP picks the next stream to send from (RFC 8260)."""
     interleaving: bool = True
-    """I-DATA (RFC 8260)."""
+    """Whether messages are interleaved (I-DATA, RFC 8260), so that a long one does not hold up other streams."""
     mtu: int | None = Field(None, ge=576, le=65000)
-    """Path MTU for the userspace carrier, bytes; by default 32,768 on the loopback and 1,400 elsewhere."""
+    """Bytes of the path MTU, for the userspace carrier. Null: 32,768 on the loopback and 1,400 elsewhere."""
     dead_after: Seconds = Field(10, ge=DEAD_AFTER_MIN, le=DEAD_AFTER_MAX)
-    """A peer that has been silent for so long, though asked again and again, is given up; at most a quarter later."""
+    """Seconds of silence after which a peer counts as dead. It is given up between 1 and 1.25 times this time."""
     connect_timeout: Seconds = Field(5, gt=0, le=3600)
-    """How long an association may take to come up before the next attempt."""
+    """Seconds that an association may take to come up; then the next attempt begins."""
     send_buffer: Size = Field(CARRIER.send_buffer, ge=1 << 16, le=1 << 29)
-    """What SCTP may hold of what is not yet acknowledged, bytes; the queues before it are not in it."""
+    """Bytes that SCTP may hold until the peer acknowledges them. The queues of the protocol do not count."""
     receive_buffer: Size = Field(CARRIER.receive_buffer, ge=1 << 16, le=1 << 29)
-    """What SCTP may hold of what came, bytes; for a fast and long path more than it takes in a round trip."""
+    """Bytes that SCTP may hold until this process reads them. A fast and long path needs more than arrives in one round
+    trip."""
     allowed_peers: Annotated[list[Network], _ONE_OR_MORE] = []
-    """Networks (192.0.2.0/24) from which the application side takes associations, one or a list; empty: all."""
+    """Networks from which the application side accepts associations, for example 192.0.2.0/24, one or a list; empty:
+    all."""
     max_associations: int = Field(MAX_ASSOCIATIONS, ge=1, le=50_000)
-    """Associations that a process of the application side takes at most."""
+    """Largest number of associations that a process of the application side accepts."""
     max_associations_per_address: int = Field(MAX_ASSOCIATIONS_PER_ADDRESS, ge=1, le=50_000)
-    """Of those, with one address (IPv6: with one network of 64 bits). A web side has one."""
+    """Largest number of associations with one address (IPv6: one /64 network). A web side has one with each process."""
     udp_encapsulation: bool = False
-    """Carrier kernel, the side that connects: SCTP in UDP (RFC 6951), to reach a peer with the carrier userspace or to
-    cross a NAT. The side that listens needs net.sctp.udp_port and not this."""
+    """Whether the kernel carrier connects with SCTP in UDP (RFC 6951), to reach a peer with the userspace carrier or to
+    cross a NAT. The side that listens needs net.sctp.udp_port instead."""
     udp_segmentation: bool = True
-    """Carrier userspace: several packets in one system call. Off where the peer is a kernel on the same host or in its
-    containers: Linux 6.1 crashes of it."""
+    """Whether the userspace carrier sends several packets in one system call. Switch it off if the peer uses the kernel
+    carrier on the same host or in a container there: Linux 6.1 crashes."""
     max_message: Size = Field(DEFAULT_MAX_MESSAGE, ge=1024, le=1 << 20)
-    """Largest message, bytes."""
+    """Bytes of the largest message; at most `send_buffer`."""
     window: Size = Field(DEFAULT_WINDOW, ge=4096)
-    """What one request's body may have on its way, bytes."""
+    """Bytes of one body that may be under way, or wait to be read."""
     max_requests: int = Field(DEFAULT_MAX_REQUESTS, ge=1, le=65535)
-    """Requests at once on one association."""
+    """Largest number of requests at once on one association."""
 
     @model_validator(mode="after")
     def _a_message_fits(self) -> SctpConfig:
@@ -391,7 +386,7 @@ class SctpConfig(_Model):
             send_buffer=self.send_buffer,
             receive_buffer=self.receive_buffer,
             allowed_peers=tuple(self.allowed_peers),
-            # a few more, so that those which gave way may still be ending
+            # a few more, for associations that gave way and are still ending
             max_associations=self.max_associations + 64,
             udp_encapsulation=self.udp_encapsulation,
             udp_segmentation=self.udp_segmentation,
@@ -400,16 +395,12 @@ class SctpConfig(_Model):
         )
 
 
-def _sctp_short(value: object) -> object:
-    """`sctp: kernel` is short for `sctp: {carrier: kernel}`."""
-    return {"carrier": value} if isinstance(value, str) else value
-
-
 _SHORT: dict[object, dict[str, Any]] = {None: {}, True: {}, False: {"enabled": False}}
 
 
 def _no_options(value: object) -> object:
-    """`syslog:` with nothing behind it enables the plugin with its defaults; `syslog: false` names it without."""
+    """Accept `syslog:` without a value, which enables the plugin with its defaults, and `syslog: false`, which keeps it
+    off."""
     if isinstance(value, dict):
         return {
             name: _SHORT[options] if options is None or isinstance(options, bool) else options
@@ -419,47 +410,49 @@ def _no_options(value: object) -> object:
 
 
 class Config(_Model):
-    """The whole file. `include: PATH`, or a list, puts other files over it; ${NAME} or ${NAME:-default} in a text is a
-    variable of the environment."""
+    """The whole file. `include: PATH`, or a list of paths, puts other files over it. ${NAME} or ${NAME:-default} in a
+    text is replaced with a variable of the environment."""
 
     web: WebConfig | None = None
+    """The side next to the web server, which `fcgi-sctp web` runs; null: this file has none."""
     app: AppConfig | None = None
-    sctp: Annotated[SctpConfig, BeforeValidator(_sctp_short, json_schema_input_type=Carrier | SctpConfig)] = (
-        SctpConfig()
-    )
-    """Carrier and streams; `sctp: userspace` is short for its carrier alone."""
+    """The side that runs the application, which `fcgi-sctp app` runs; null: this file has none."""
+    sctp: Annotated[
+        SctpConfig, BeforeValidator(_text_sets(SHORT_FOR["sctp"]), json_schema_input_type=Carrier | SctpConfig)
+    ] = SctpConfig()
+    """How SCTP is used; `sctp: userspace` is short for `sctp: {carrier: userspace}`."""
     plugins: Annotated[dict[str, dict[str, Any]], BeforeValidator(_no_options)] = {}
-    """Plugins by name, each with its options, in the order in which their hooks are called; `fcgi-sctp plugins list`
-    shows those installed. `enabled: false` keeps one off until it is switched on."""
+    """Plugins to enable, by name, each with its options. Their hooks are called in this order. `enabled: false` keeps a
+    plugin off until it is switched on. `fcgi-sctp plugins list` shows the installed plugins."""
     hook_limit: Seconds | None = Field(1, ge=0.1)
-    """How long a hook of a plugin may take before it is ended, and its plugin set aside: everything waits for it. Null:
-    it is told, and nothing else, for a debugger."""
+    """Seconds that a hook of a plugin may take, since all requests wait for it. Then the hook is ended and its plugin
+    is set aside. Null: the log reports it and the hook goes on, for a debugger."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The operator's log, on stderr."""
+    """Lowest level of the lines in the operator's log, which goes to stderr."""
 
     _read_again: Callable[[], Config] | None = PrivateAttr(None)
     _origin: Callable[[str], str] | None = PrivateAttr(None)
 
     @property
     def read_again(self) -> Callable[[], Config] | None:
-        """Reads the same file anew, with the same flags over it; None if there is no file."""
+        """Return a function that reads the same file again, with the same flags over it; None if there is no file."""
         return self._read_again
 
     def origin(self, path: str) -> str:
-        """The file that says what is at a path, names with dots between them."""
+        """Return the file that sets the option at `path` (names with dots between them)."""
         return "flags" if self._origin is None else self._origin(path)
 
     @property
     def says_nothing(self) -> bool:
-        """Whether the file might as well not be there."""
+        """Whether the configuration sets nothing, as an empty file would."""
         return self.web is None and self.app is None and not self.model_fields_set - {"web", "app"}
 
     def load_plugins(self) -> list[EnabledPlugin]:
-        """The enabled plugins, verified; ConfigError tells all that is wrong with them."""
+        """Return the enabled plugins, verified. ConfigError lists all that is wrong with them."""
         return load_plugins(self.plugins)
 
     def differences(self, other: Config) -> list[str]:
-        """Paths of the options that `other` has otherwise; those of plugins are not in it."""
+        """Return the paths of the options that differ in `other`, plugins left out."""
         return [path for path in _differences(self, other) if path != "plugins"]
 
 
@@ -472,61 +465,12 @@ def _differences(one: BaseModel, other: BaseModel, above: str = "") -> Iterator[
             yield f"{above}{name}"
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the file as it is written, for editors, with the options of the plugins that are installed."""
-    whole = Config.model_json_schema()
-    definitions = whole["$defs"]
-    known = {}
-    for name, plugin in installed_plugins().items():
-        if not isinstance(plugin, Exception):
-            definitions.update(_plugin_schema(name, plugin))
-            known[name] = {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": ["boolean", "null"]}]}
-    for definition in (whole, *definitions.values()):
-        properties = definition.get("properties", {})
-        definition["properties"] = {name: _or_variable(one) for name, one in properties.items()}
-    whole["properties"]["plugins"] |= {"type": ["object", "null"], "properties": known, "additionalProperties": False}
-    whole["properties"]["include"] = {
-        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-        "description": "Files that go over this one, relative to it: paths or patterns; {hostname} is this machine's.",
-    }
-    return whole
-
-
-def _plugin_schema(name: str, plugin: Plugin) -> dict[str, Any]:
-    """Definitions of a plugin's options, and of what one virtual host can have of its own."""
-    options = plugin.Options.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
-    definitions = {f"{name}.{model}": one for model, one in options.pop("$defs", {}).items()}
-    definitions[f"{name}.host"] = {**options, "title": f"{name}, one virtual host"}
-    more = {
-        "enabled": {"type": "boolean", "default": True, "description": "False: off until it is switched on."},
-        "hosts": {
-            "type": "object",
-            "additionalProperties": {"$ref": f"#/$defs/{name}.host"},
-            "description": "By SERVER_NAME: what a virtual host has of its own.",
-        },
-    }
-    definitions[name] = {**options, "title": name, "properties": {**options.get("properties", {}), **more}}
-    return definitions
-
-
-def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
-    """What takes no text anyhow takes ``${NAME}``, too."""
-    kinds = ["enum" if "enum" in one else one.get("type") for one in schema.get("anyOf", [schema])]
-    if "string" in kinds or not {"integer", "number", "boolean", "enum"}.intersection(kinds):
-        return schema
-    about: dict[str, Any] = {key: value for key, value in schema.items() if key in ("description", "default", "title")}
-    return {**about, "anyOf": [schema, {"type": "string", "pattern": _VARIABLE}]}
-
-
-_VARIABLE = r"\$\{"
-
-
 Side = Literal["web", "app"]
 
 
 def load_config(path: str | None, overrides: dict[str, Any], side: Side | None = None) -> Config:
-    """The configuration in the file `path`, if any, with all that it includes, and `overrides` over it (nested, from
-    flags; None is no value). Where `side` is to run, it has to be in it.
+    """Return the configuration in the file `path`, if any, with all files that it includes and `overrides` over it
+    (nested, from flags; None is no value). The section `side`, if given, must be in it.
 
     ConfigError lists everything that is wrong, plugins included.
     """
@@ -554,18 +498,18 @@ def load_config(path: str | None, overrides: dict[str, Any], side: Side | None =
 
 
 def path_of(problem: str) -> str:
-    """The path that a problem's sentence begins with."""
+    """Return the path with which a problem's sentence begins."""
     return problem.partition(": ")[0]
 
 
 def _readable_plugins(plugins: object) -> dict[str, dict[str, Any]]:
-    """Those whose options can be looked at, though something is wrong elsewhere."""
+    """Return the plugins whose options can be checked though something is wrong elsewhere in the file."""
     plugins = _no_options(plugins)
     found = plugins.items() if isinstance(plugins, dict) else ()
     return {name: options for name, options in found if isinstance(options, dict)}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Flags that were given: None is none, and so is a section of which none was."""
+    """Return the flags that were given, without None and without sections in which no flag was given."""
     given = {name: _given(value) if isinstance(value, dict) else value for name, value in values.items()}
     return {name: value for name, value in given.items() if value is not None and (value != {} or not values[name])}

@@ -1,12 +1,12 @@
-"""The configuration as it is written: files that include others, with variables of the environment, made one mapping.
+"""Reads the configuration files: included files and variables of the environment are put together into one mapping.
 
     include: [conf.d/*.yaml, "hosts/{hostname}.yaml"]
     web:
       listen: unix:${RUNTIME_DIRECTORY:-/run/fcgi-sctp}/web.sock
 
-What is included goes over what the including file says itself, in the order of the list; files of one pattern in the
-order of their names. Mappings are joined name by name, anything else is replaced. What was said where is remembered, so
-that a problem can name its file.
+An included file overrides the file that includes it. Included files come in the order of the list, and the files of one
+pattern in the order of their names. Mappings are merged name by name; all other values are replaced. The origin of each
+value is kept, so that a problem can name its file.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from ..errors import ConfigError
 __all__ = ["Written", "read_files"]
 
 MAX_INCLUDES = 16
-"""Files that include each other in a row."""
+"""Depth of files that include each other."""
 A_FILE = 1024
-"""Characters that a file counts for at least, so that files without end do not take time without end."""
+"""Characters that each file counts for at least, which bounds the number of files."""
 
 INCLUDE = "include"
 SHORT_FOR = {"sctp": "carrier", "fastcgi": "address"}
-"""Sections for which a text may stand, and what it says."""
+"""Sections that may be a text, and the option that the text then sets."""
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-"""``${NAME}`` or ``${NAME:-what it is if not set}``; with another ``$`` before it, it stands for itself."""
+"""``${NAME}`` or ``${NAME:-DEFAULT}``; ``$${NAME}`` is the text ``${NAME}``."""
 _PATTERN = re.compile(r"[*?\[]")
 
 
 class Written:
-    """What files say together."""
+    """The merged content of several files, with the origin of each value."""
 
     def __init__(self, where: str) -> None:
-        """`where` names what is in no file."""
+        """`where` is the origin of values that are in no file."""
         self.content: dict[str, Any] = {}
         self.problems: list[str] = []
-        """What says in one place what cannot go with another."""
+        """Values that cannot be merged."""
         self._where = where
         self._origins: dict[str, str] = {}
 
     def add(self, content: Mapping[str, Any], origin: str) -> None:
-        """Put `content` over what there is."""
+        """Merge `content` over the present content."""
         self.content = self._join(self.content, content, origin, "")
 
     def where(self, path: str) -> str:
-        """The file that said what is at `path` (names with dots between them), or the first that has said something
+        """Return the file that sets the value at `path` (names with dots between them), or the first that sets anything
         above it."""
         above = [name for name in self._origins if path == name or path.startswith(f"{name}.")]
         return self._origins[max(above, key=len)] if above else self._where
@@ -66,7 +66,7 @@ class Written:
             held = joined.get(name)
             if not isinstance(value, dict):
                 if value is None and isinstance(held, dict) and above == "plugins.":
-                    continue  # `syslog:` with nothing behind it does not undo its options
+                    continue  # `syslog:` without a value does not undo its options
                 self._origins[path] = origin
                 joined[name] = value
                 continue
@@ -80,8 +80,8 @@ class Written:
 
 
 def read_files(path: str, environment: Mapping[str, str] = os.environ) -> Written:
-    """The file at `path` with all that it includes. ConfigError tells all that cannot be read, and variables that are
-    not set."""
+    """Return the file at `path` merged with all files that it includes. ConfigError lists the files that cannot be read
+    and the variables that are not set."""
     written = Written(path)
     problems: list[str] = []
     _Files(written, environment, problems).read(Path(path), ())
@@ -91,7 +91,7 @@ def read_files(path: str, environment: Mapping[str, str] = os.environ) -> Writte
 
 
 class _Files:
-    """Reads a file and those that it includes."""
+    """Reads a file and the files that it includes."""
 
     def __init__(self, written: Written, environment: Mapping[str, str], problems: list[str]) -> None:
         self._written = written
@@ -100,7 +100,7 @@ class _Files:
         self._budget = Budget()
 
     def read(self, path: Path, above: tuple[str, ...]) -> None:
-        """Put what `path` says over what there is. `above` are the files that include it."""
+        """Merge the file at `path` over the present content. `above` are the files that include it."""
         problems: list[str] = []
         content = self._content(path, problems)
         included = content.pop(INCLUDE, [])
@@ -136,26 +136,26 @@ class _Files:
 
     def _include(self, path: Path, one: str, above: tuple[str, ...]) -> None:
         if len(above) > MAX_INCLUDES:
-            self._problems.append(f"{path}: {INCLUDE}: more than {MAX_INCLUDES} files include each other in a row")
+            self._problems.append(f"{path}: {INCLUDE}: the files include each other more than {MAX_INCLUDES} deep")
             return
         if "\0" in one:
-            self._problems.append(f"{path}: {INCLUDE}: is {one!r}; no path holds a NUL")
+            self._problems.append(f"{path}: {INCLUDE}: is {one!r}; a path must not contain NUL")
             return
         for other in _files(path, one):
             if os.path.realpath(other) in above:
-                self._problems.append(f"{path}: {INCLUDE}: {other} includes this file, or is it")
+                self._problems.append(f"{path}: {INCLUDE}: {other} includes this file or is this file")
             elif self._budget.left >= 0:
                 self.read(other, above)
 
 
 def _text(path: Path) -> str:
-    """A file's text. OSError, UnicodeDecodeError, YamlError if it is too long."""
+    """Return the text of a file, cut one character beyond the limit. OSError, UnicodeDecodeError."""
     with open(path, encoding="utf-8", newline="") as file:
         return file.read(MAX_SIZE + 1)
 
 
 def _lower_hosts(content: dict[str, Any], problems: list[str]) -> None:
-    """Names of virtual hosts in lower case, for DNS knows no other: ``Shop.Example`` is ``shop.example``."""
+    """Change the names of virtual hosts to lower case, since DNS ignores case: ``Shop.Example`` is ``shop.example``."""
     plugins = content.get("plugins")
     for name, options in plugins.items() if isinstance(plugins, dict) else ():
         hosts = options.get("hosts") if isinstance(options, dict) else None
@@ -164,14 +164,14 @@ def _lower_hosts(content: dict[str, Any], problems: list[str]) -> None:
         lower: dict[str, Any] = {}
         for host, own in hosts.items():
             if host.lower() in lower:
-                problems.append(f"plugins.{name}.hosts.{host}: stands twice, once in other letters; keep one")
+                problems.append(f"plugins.{name}.hosts.{host}: stands twice, in upper and lower case; keep one")
             lower[host.lower()] = own
         options["hosts"] = lower
 
 
 def _files(path: Path, text: str) -> list[Path]:
-    """The files that an include means; a pattern that nothing fits means none, and so does a host's own that it has
-    not."""
+    """Return the files that an include names: none if no file matches a pattern, or if a file that is named with
+    {hostname} does not exist."""
     own = "{hostname}" in text
     pattern = os.path.join(path.parent, text.replace("{hostname}", socket.gethostname()))
     if _PATTERN.search(text):
@@ -180,7 +180,7 @@ def _files(path: Path, text: str) -> list[Path]:
 
 
 def _expand(value: Any, environment: Mapping[str, str], path: tuple[str, ...], problems: list[str]) -> Any:
-    """`value` with variables in its texts replaced; names are left alone."""
+    """Return `value` with the variables in its texts replaced; names are not changed."""
     if isinstance(value, dict):
         return {name: _expand(one, environment, (*path, str(name)), problems) for name, one in value.items()}
     if isinstance(value, list):
@@ -196,7 +196,9 @@ def _expand(value: Any, environment: Mapping[str, str], path: tuple[str, ...], p
             return held
         if default is not None:
             return default
-        problems.append(f"{'.'.join(path)}: the variable {name} is not set; ${{{name}:-…}} gives a default")
+        problems.append(
+            f"{'.'.join(path)}: the variable {name} is not set; write ${{{name}:-DEFAULT}} to give a default"
+        )
         return ""
 
     return _VARIABLE.sub(replace, value)

@@ -1,5 +1,5 @@
-"""What `fcgi-sctp check` looks at besides the file itself: what the configuration needs of this machine, and whether
-the two sides of a site fit together. Nothing is started, and no file is written; the application's module is imported.
+"""What `fcgi-sctp check` examines besides the file itself: what the configuration needs on this machine, and whether
+the two sides of a site fit together. The application's module is imported; nothing is started, no file is written.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .config import AUTO, AppConfig, Config, WebConfig
 __all__ = ["contradictions", "examine"]
 
 RUNTIME = "/run/"
-"""Folders below it are made when a service starts."""
+"""Folders below this one may be made when a service starts."""
 
 
 def examine(config: Config, *, imports: bool = True) -> list[str]:
-    """What is missing on this machine, one sentence each that begins with the path of the option. Without `imports` the
-    application's module is not imported."""
+    """Return a sentence for each thing that is missing on this machine, with the path of the option first. Without
+    `imports` the application's module is not imported."""
     problems: list[str] = []
     if config.web is not None:
         problems += _web(config.web)
@@ -44,7 +44,7 @@ def examine(config: Config, *, imports: bool = True) -> list[str]:
 
 
 def contradictions(web: Config, app: Config) -> list[str]:
-    """Why the web side of one file and the application of another do not come together, one sentence each."""
+    """Return a sentence for each reason why the web side of one file and the application of another do not fit."""
     problems = []
     assert web.web is not None
     assert app.app is not None
@@ -56,16 +56,18 @@ def contradictions(web: Config, app: Config) -> list[str]:
     udp = "userspace" in carriers
     if not any(_meet(there, here, udp) for there in reached for here in listens):
         problems.append(
-            f"web.connect names {', '.join(map(str, reached))}, where this application does not listen: "
-            f"app.listen is {', '.join(app.app.listen)}"
+            f"web.connect names {', '.join(map(str, reached))}, but this application listens at "
+            f"{', '.join(app.app.listen)} (app.listen)"
         )
     if carriers == {"kernel", "userspace"} and not web.sctp.udp_encapsulation:
-        problems.append("sctp.carrier: one side has the kernel's and the other the userspace's, which travels in UDP")
+        problems.append(
+            "sctp.carrier: one side has kernel and the other userspace, in UDP: set sctp.udp_encapsulation for web"
+        )
     return [*problems, *_channel_contradictions(web, app)]
 
 
 def _meet(there: Address, here: Address, udp: bool) -> bool:
-    """Whether who connects to one address may find who listens at the other; names can mean anything."""
+    """Return whether a connection to `there` may reach a listener at `here`; a host name can be any address."""
     if there.port != here.port or (udp and there.udp_port != here.udp_port):
         return False
     anywhere = {"0.0.0.0", "::"}
@@ -75,7 +77,7 @@ def _meet(there: Address, here: Address, udp: bool) -> bool:
 
 
 def _channel_contradictions(web: Config, app: Config) -> Iterator[str]:
-    """Plugins whose items one side sends, and the other does not know how to read."""
+    """Yield the plugins whose items one side sends and the other cannot read."""
     sides = {}
     for side, config in (("web", web), ("app", app)):
         plugins = (one for one in config.load_plugins() if one.on)
@@ -84,7 +86,7 @@ def _channel_contradictions(web: Config, app: Config) -> Iterator[str]:
         here, there = sides["web"].get(name), sides["app"].get(name)
         if here is None or there is None:
             if here or there:
-                yield f"plugins.{name}: is enabled for {'app' if here is None else 'web'} alone; both sides need it"
+                yield f"plugins.{name}: is enabled for {'app' if here is None else 'web'} only; enable it on both sides"
             continue
         for channel in {**here, **there}:
             one, other = here.get(channel), there.get(channel)
@@ -154,7 +156,7 @@ def _group(option: str, name: str | None) -> Iterator[str]:
 
 
 def _plugin(one: EnabledPlugin, sides: list[type[Half]]) -> Iterator[str]:
-    """What begins with a colon, or with a dot and the name of an option."""
+    """Yield problems that begin with a colon, or with a dot and the name of an option."""
     plugin = one.plugin
     halves: list[type[Half]] = []
     for kind in sides:
@@ -187,8 +189,8 @@ def _needs(plugin: Plugin, options: Any, kind: type[Half]) -> Iterator[str]:
 
 
 def _halves_named(make: Callable[..., Any], kind: type[Half]) -> Iterator[type[Half]]:
-    """The classes of halves that a plugin's method names, and may make, with what it imports for it; none of a method
-    that is compiled. Whatever an import raises."""
+    """Yield the classes of halves that a plugin's method names, imports included: it may make them. A compiled method
+    yields none. Errors of an import pass through."""
     function = getattr(make, "__func__", make)
     code = getattr(function, "__code__", None)
     if code is None:

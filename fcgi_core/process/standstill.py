@@ -1,7 +1,7 @@
-"""Tells when the event loop stands still, and in what: a hook of a plugin, say, that waits for something.
+"""Reports when the event loop stands still, and where: in a hook of a plugin that blocks, for example.
 
-Everything of a process goes through its loop, so nothing on it can tell. A thread looks at whether the loop's beat
-comes, and if not, where the loop's thread is: its frames name the plugin, and the line that blocks.
+All work of a process runs on its loop, so nothing on the loop can report that. A thread checks whether the loop's beat
+comes. If not, the frames of the loop's thread name the plugin and the line that blocks.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ __all__ = ["StandstillWatch"]
 log = logging.getLogger("fcgi_sctp.loop")
 
 BEAT = 0.5
-"""Seconds between beats, and between looks."""
+"""Seconds between beats, and between checks."""
 TELL_AFTER = 2.0
-"""Seconds without a beat that are told; `dead_after` may be as short, and then the peer gives up."""
+"""Seconds without a beat after which the log reports it; `dead_after` may be as short, and then the peer gives up."""
 FRAMES = 20
-"""The innermost ones, that are told."""
+"""Innermost frames that are logged."""
 
 
 class StandstillWatch:
-    """Watches the loop that it is started on, from a daemon thread."""
+    """Watches the loop on which it is started, from a daemon thread."""
 
     def __init__(
         self, look: Callable[[], None] = lambda: None, *, beat: float = BEAT, tell_after: float = TELL_AFTER
     ) -> None:
-        """`look` is called on the thread, whenever it looks itself."""
+        """`look` is called on the thread at each check. `tell_after` is in seconds, as TELL_AFTER."""
         self._look = look
         self._beat = beat
         self._tell_after = tell_after
@@ -46,7 +46,7 @@ class StandstillWatch:
         self._thread = threading.Thread(target=self._watch, name="standstill watch", daemon=True)
 
     def start(self) -> None:
-        """On the loop's thread."""
+        """Start the watch. To be called on the loop's thread."""
         self._loop = asyncio.get_running_loop()
         self._thread_watched = threading.get_ident()
         self._last = time.monotonic()
@@ -54,7 +54,7 @@ class StandstillWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """On the loop's thread."""
+        """Stop the watch and wait for its thread. To be called on the loop's thread."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -65,7 +65,7 @@ class StandstillWatch:
         assert self._loop is not None
         now = time.monotonic()
         if self._told:
-            log.warning("the event loop goes on after %.1f s", now - self._last)
+            log.warning("the event loop runs again after %.1f s", now - self._last)
             self._told = False
         self._last = now
         self._handle = self._loop.call_later(self._beat, self._on_beat)
@@ -77,14 +77,14 @@ class StandstillWatch:
             overslept = now - looked > 2 * self._beat
             looked = now
             if overslept:
-                continue  # this thread did not run either: the process was stopped, or the machine had no time for it
+                continue  # this thread did not run either: the process was stopped, or the machine was overloaded
             if not self._told and now - self._last >= self._tell_after:
-                # on a thread of its own: the one that stands still may hold a lock of the log's, and this one goes on
+                # on a separate thread: the loop's thread may hold a lock of the log, and this thread must go on
                 telling = threading.Thread(target=self._tell, args=(now,), name="standstill", daemon=True)
                 telling.start()
                 telling.join(self._beat)
             self._look()
-            looked = time.monotonic()  # what both took is no sleep
+            looked = time.monotonic()  # the time of both calls does not count as oversleeping
 
     def _tell(self, now: float) -> None:
         frame = sys._current_frames().get(self._thread_watched)

@@ -1,7 +1,7 @@
-"""What a running side tells its operator, as plain values that JSON has.
+"""What the admin socket answers: the state of a running side, as plain values for JSON.
 
-Figures of virtual hosts are counted from the first time that somebody asks: nobody pays for them before. Rates are the
-asker's to make, of two answers.
+Figures of virtual hosts are counted from the first question on, so they cost nothing before. A client computes rates
+from two answers.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
 
 __all__ = ["app_commands", "web_commands"]
 
-MAX_HOSTS_TOLD = 200
-"""Virtual hosts in one answer, those with the most requests."""
-MAX_ASSOCIATIONS_TOLD = 100
+MAX_HOSTS = 200
+"""Virtual hosts in one answer: the ones with the most requests."""
+MAX_ASSOCIATIONS = 100
+"""Associations in one answer."""
 
 
 def web_commands(service: WebService) -> Commands:
-    """What the web side answers on its admin socket."""
+    """Return the commands of the web side's admin socket."""
     started = time.monotonic()
 
     def status(question: Mapping[str, Any]) -> dict[str, Any]:
-        told = _status("web", service.supervisor, started, question)
-        told["requests"] = {
+        answer = _status("web", service.supervisor, started, question)
+        answer["requests"] = {
             "in_flight": service.in_flight,
             "waiting": service.waiting,
             "ended": service.requests_ended,
         }
-        told["stderr_left_out"] = service.stderr_left_out
-        told["upstreams"] = [
+        answer["stderr_left_out"] = service.stderr_left_out
+        answer["upstreams"] = [
             {
                 "address": str(one.address),
                 "up": one.link is not None,
@@ -57,7 +58,7 @@ def web_commands(service: WebService) -> Commands:
             }
             for one in service.upstreams
         ]
-        return told
+        return answer
 
     def change(question: Mapping[str, Any]) -> Awaitable[dict[str, dict[str, str]]]:
         return service.change(_changes(question))
@@ -66,15 +67,15 @@ def web_commands(service: WebService) -> Commands:
 
 
 def app_commands(service: AppService) -> Commands:
-    """What an application's process answers on its admin socket."""
+    """Return the commands of the admin socket of an application's process."""
     started = time.monotonic()
 
     def status(question: Mapping[str, Any]) -> dict[str, Any]:
-        told = _status("app", service.supervisor, started, question)
+        answer = _status("app", service.supervisor, started, question)
         in_flight = sum(len(link.connection.requests) for link in service.supervisor.links)
-        told["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.requests_ended}
-        told["listen"] = [str(address) for address in service.addresses]
-        return told
+        answer["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.shared.requests_ended}
+        answer["listen"] = [str(address) for address in service.addresses]
+        return answer
 
     def change(question: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         return {f"app {service.supervisor.process_name}": change_plugins(service.supervisor, _changes(question))}
@@ -85,7 +86,7 @@ def app_commands(service: AppService) -> Commands:
 def _changes(question: Mapping[str, Any]) -> dict[str, str]:
     changes = question.get("changes")
     if not isinstance(changes, dict) or not all(isinstance(value, str) for value in changes.values()):
-        raise ValueError("changes: an object of names PLUGIN.OPTION[@SERVER_NAME] with values as text was expected")
+        raise ValueError("changes: an object with names PLUGIN.OPTION[@SERVER_NAME] and texts as values was expected")
     return changes
 
 
@@ -105,10 +106,10 @@ def _status(side: str, supervisor: Supervisor, started: float, question: Mapping
         "time": time.time(),
         "uptime": time.monotonic() - started,
         "bounds": BOUNDS,
-        "hosts": [_host(name, figures, in_flight.get(name, 0)) for name, figures in hosts[:MAX_HOSTS_TOLD]],
-        "hosts_left_out": max(0, len(hosts) - MAX_HOSTS_TOLD),
-        "associations": [_association(link, streams) for link in links[:MAX_ASSOCIATIONS_TOLD]],
-        "associations_left_out": max(0, len(links) - MAX_ASSOCIATIONS_TOLD),
+        "hosts": [_host(name, figures, in_flight.get(name, 0)) for name, figures in hosts[:MAX_HOSTS]],
+        "hosts_left_out": max(0, len(hosts) - MAX_HOSTS),
+        "associations": [_association(link, streams) for link in links[:MAX_ASSOCIATIONS]],
+        "associations_left_out": max(0, len(links) - MAX_ASSOCIATIONS),
         "plugins": supervisor.statistics(),
     }
 
@@ -130,7 +131,7 @@ def _host(name: str, figures: HostTraffic, in_flight: int) -> dict[str, Any]:
 def _association(link: Link, streams: bool) -> dict[str, Any]:
     figures = association_figures(link.info, link.driver)
     connection = link.connection
-    told: dict[str, Any] = {
+    answer: dict[str, Any] = {
         **asdict(figures.info),
         "age": time.monotonic() - link.since,
         "requests": figures.requests,
@@ -144,5 +145,5 @@ def _association(link: Link, streams: bool) -> dict[str, Any]:
         "sctp": asdict(figures.statistics),
     }
     if streams:
-        told["map"] = [{"stream": stream, "uses": uses} for stream, uses in stream_map(connection).items()]
-    return told
+        answer["map"] = [{"stream": stream, "uses": uses} for stream, uses in stream_map(connection).items()]
+    return answer

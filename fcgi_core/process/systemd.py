@@ -1,5 +1,5 @@
-"""What is done for systemd: it is told how a service fares (sd_notify(3)), and the log suits its journal
-(sd-daemon(3)). Nothing happens where systemd did not ask for it."""
+"""Support for systemd: the state of the service (sd_notify(3)) and log lines for the journal (sd-daemon(3)). Without
+systemd nothing happens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["JournalFormatter", "journal_reads", "notify"]
 
 
 def journal_reads(descriptor: int) -> bool:
-    """Whether what is written to the descriptor goes to the journal ($JOURNAL_STREAM, systemd.exec(5))."""
+    """Return whether the descriptor leads to the journal ($JOURNAL_STREAM, systemd.exec(5))."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -22,8 +22,8 @@ def journal_reads(descriptor: int) -> bool:
 
 
 class JournalFormatter(LineFormatter):
-    """Lines for the journal, which has the time and the process itself: each begins with its severity, as ``<3>``,
-    those of a traceback too."""
+    """Formats lines for the journal, which adds the time and the process. Each line begins with its severity, as in
+    ``<3>``, the lines of a traceback too."""
 
     def __init__(self) -> None:
         super().__init__("%(name)s: %(message)s")
@@ -35,7 +35,7 @@ class JournalFormatter(LineFormatter):
 
 
 def notify(state: str) -> None:
-    """Send `state`, such as ``READY=1``, to the socket that the service manager named."""
+    """Send `state`, such as ``READY=1``, to the service manager, if there is one."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return
@@ -43,4 +43,4 @@ def notify(state: str) -> None:
         try:
             notifier.sendto(state.encode(), path.replace("@", "\0", 1) if path[0] == "@" else path)
         except OSError:
-            pass  # the manager is not listening; the service runs as well without it
+            pass  # the manager does not listen; the service works without it

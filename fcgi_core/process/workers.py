@@ -1,15 +1,15 @@
-"""Worker processes: an application on several processors, each worker with an endpoint and associations of its own.
+"""Worker processes: an application on several processors. Each worker has its own endpoint and associations.
 
-The parent runs no application. It starts each worker as a program of its own (a fresh interpreter: what SCTP and
-threads hold does not survive a fork), restarts the ones that end, with a growing pause if they end at once, and on
-SIGHUP replaces them one after the other: a worker is told to stop, sends DRAIN, ends what it has, and its successor
-takes its place before the next one's turn comes. The web side sends to the others meanwhile, or lets requests wait.
+The parent runs no application. It starts each worker as a new interpreter, because the state of SCTP and of threads
+does not survive a fork. It restarts workers that end, with a growing pause if they end soon. On SIGHUP it replaces them
+one after the other: a worker gets SIGTERM, sends DRAIN and ends its requests, and its successor listens before the next
+worker is replaced. Meanwhile the web side sends requests to the other workers, or lets them wait.
 
-A parent that is killed takes its workers along: each has an end of a pipe whose other end the parent alone has, and
-ends gracefully when that is closed. Otherwise they would keep the ports from the next parent's.
+When the parent is killed its workers end gracefully: each has one end of a pipe of which the parent alone has the
+other, and sees it close. Otherwise they would keep the ports from the workers of the next parent.
 
-Worker k listens on the configured port + k (and the UDP port + k); all of them tell the web side of all in SETTINGS, so
-that the web side is configured with one address.
+Worker k listens on the configured port + k (and the UDP port + k). Each worker names all of them in SETTINGS, so that
+the web side is configured with one address.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ __all__ = [
 log = logging.getLogger("fcgi_sctp.app")
 
 WORKER_VARIABLE = "FCGI_SCTP_WORKER"
-"""Environment of a worker: its number, from 0."""
+"""Environment variable of a worker: its number, from 0."""
 COUNT_VARIABLE = "FCGI_SCTP_WORKER_COUNT"
-"""Environment of a worker: how many there are."""
+"""Environment variable of a worker: the number of workers."""
 READY_VARIABLE = "FCGI_SCTP_READY_FD"
-"""Environment of a worker: the file descriptor to write to when it listens."""
+"""Environment variable of a worker: the file descriptor to write to when it listens."""
 LIFE_VARIABLE = "FCGI_SCTP_LIFE_FD"
-"""Environment of a worker: the file descriptor that is at its end when the parent is gone."""
+"""Environment variable of a worker: the file descriptor that reaches its end when the parent is gone."""
 FIRST_PAUSE = 0.1
-"""Seconds before a worker that ended at once is started again; doubled each time."""
+"""Seconds before a worker that ended soon is started again; doubled each time, up to LAST_PAUSE."""
 LAST_PAUSE = 10.0
 LONG_ENOUGH = 10.0
-"""Seconds that a worker must have run for its end not to count as at once."""
+"""Seconds after which the end of a worker does not count as soon."""
 START_LIMIT = 60.0
-"""Seconds that a worker has to become ready; importing a large application takes a while."""
+"""Seconds in which a worker must listen; importing a large application takes a while."""
 
 
 def tell_ready() -> None:
-    """In a worker: it listens."""
+    """Report to the parent that this worker listens."""
     descriptor = os.environ.pop(READY_VARIABLE, None)
     if descriptor is not None:
         os.write(int(descriptor), b"1")
@@ -61,7 +61,7 @@ def tell_ready() -> None:
 
 
 def end_with_parent() -> None:
-    """In a worker: SIGTERM to itself when the parent is gone."""
+    """Send this worker SIGTERM when its parent is gone."""
     descriptor = os.environ.pop(LIFE_VARIABLE, None)
     if descriptor is None:
         return
@@ -70,17 +70,17 @@ def end_with_parent() -> None:
 
     def gone() -> None:
         loop.remove_reader(life)
-        log.error("the parent of this worker is gone")
+        log.error("the parent of this worker is gone: the worker stops")
         os.kill(os.getpid(), signal.SIGTERM)
 
     loop.add_reader(life, gone)
 
 
 class Workers:
-    """The parent's work."""
+    """Starts, restarts and replaces the workers, in their parent."""
 
     def __init__(self, count: int, command: Sequence[str], grace: float) -> None:
-        """`command` starts a worker, which finds its number in its environment; it has `grace` seconds to end."""
+        """`command` starts a worker, which finds its number in its environment and gets `grace` seconds to end."""
         self.count = count
         self._command = command
         self._grace = grace
@@ -89,36 +89,36 @@ class Workers:
         self._reloading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start all, and wait until they listen. WorkerError if one ends before it does."""
+        """Start all workers and wait until they listen. WorkerError if one ends before."""
         try:
             results = await asyncio.gather(*(slot.start() for slot in self._slots))
             if not all(results):
-                raise WorkerError("a worker ended before it was ready; its own message is above")
-        except BaseException:  # cancelled, too: the program is to end while they start
+                raise WorkerError("a worker ended before it was ready; its error message is above")
+        except BaseException:  # CancelledError, too: the program is to end while the workers start
             await self.stop()
             raise
         for slot in self._slots:
             slot.keep()
 
     def reload(self) -> None:
-        """Replace all workers, one after the other. A second call while it goes on does nothing."""
+        """Replace all workers, one after the other. A second call has no effect until the first has ended."""
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
 
     def reopen(self) -> None:
-        """Hand SIGUSR1 on to all workers."""
+        """Send SIGUSR1 to all workers."""
         for slot in self._slots:
             slot.send(signal.SIGUSR1)
 
     async def _reload(self) -> None:
         log.info("replacing %d workers", len(self._slots))
-        # first those that are down: one that serves does not go before another has come
+        # workers that are down first: a worker that serves ends only when another has come up
         for slot in sorted(self._slots, key=lambda slot: slot.serves):
             await slot.replace()
         log.info("all workers are replaced")
 
     async def stop(self) -> None:
-        """End all workers; those that do not end in time are killed."""
+        """End all workers, and kill those that do not end in time."""
         if self._reloading is not None:
             self._reloading.cancel()
         await asyncio.gather(*(slot.stop() for slot in self._slots))
@@ -127,7 +127,7 @@ class Workers:
 
 
 class _Slot:
-    """One worker's place."""
+    """The place of one worker, and the process in it."""
 
     def __init__(self, owner: Workers, number: int) -> None:
         self._owner = owner
@@ -137,18 +137,18 @@ class _Slot:
         self._pause = FIRST_PAUSE
         self._started = 0.0
         self._ready = False
-        """The process that runs, or ran last, has listened."""
+        """Whether the present process, or the last one, has listened."""
         self._stopping = False
         self._replacing = False
         self._replaced = asyncio.Event()
 
     @property
     def serves(self) -> bool:
-        """Whether it runs and has listened."""
+        """Whether the worker runs and has listened."""
         return self._ready and self._process is not None and self._process.returncode is None
 
     async def start(self) -> bool:
-        """Start the worker and wait until it listens; False if it ended instead, or could not be started."""
+        """Start the worker and wait until it listens. Return False if it ended before or could not be started."""
         self._started = asyncio.get_running_loop().time()
         self._process, self._ready = None, False
         try:
@@ -158,13 +158,13 @@ class _Slot:
                 self._ready = await _byte_from(reader)
             finally:
                 os.close(reader)
-        except OSError as error:  # there are no more processes, descriptors or memory
+        except OSError as error:  # no processes, descriptors or memory are left
             log.error("worker %d cannot be started: %s", self._number, error.strerror)
             return False
         if self._ready:
             log.info("worker %d is ready, process %d", self._number, self._process.pid)
         else:
-            await self._end()  # if it does not end by itself
+            await self._end()  # in case it does not end by itself
         return self._ready
 
     async def _run(self, writer: int) -> asyncio.subprocess.Process:
@@ -185,7 +185,7 @@ class _Slot:
             os.close(writer)
 
     def keep(self) -> None:
-        """Start the worker again whenever it ends."""
+        """Restart the worker whenever it ends."""
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
 
     async def _keep(self) -> None:
@@ -197,7 +197,7 @@ class _Slot:
             if self._process is not None and not self._replacing and status != 0:
                 log.error("worker %d ended with status %d", self._number, status)
             if not self._ready or (status != 0 and loop.time() - self._started < LONG_ENOUGH):
-                log.error("worker %d is started again in %.1f s", self._number, self._pause)
+                log.error("worker %d is restarted in %.1f s", self._number, self._pause)
                 await asyncio.sleep(self._pause)
                 self._pause = min(self._pause * 2, LAST_PAUSE)
             else:
@@ -207,7 +207,7 @@ class _Slot:
                 self._replaced.set()
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the worker, if there is one now."""
+        """Send a signal to the worker, if it runs."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
@@ -221,7 +221,7 @@ class _Slot:
     async def stop(self) -> None:
         self._stopping = True
         if self._keeper is not None:
-            # first, for it may be about to start another
+            # first, because it may be about to start another process
             self._keeper.cancel()
             await asyncio.wait((self._keeper,))
         await self._end()
@@ -235,16 +235,16 @@ class _Slot:
         except ProcessLookupError:
             pass  # it has just ended
         try:
-            # the worker itself gives up its requests after the grace; this is for one that does not even do that
+            # a worker gives up its requests after the grace itself; this is for a worker that hangs
             await asyncio.wait_for(process.wait(), self._owner._grace + 5)
         except TimeoutError:
-            log.error("worker %d does not end and is killed", self._number)
+            log.error("worker %d has not ended within %g s and is killed", self._number, self._owner._grace + 5)
             process.kill()
             await process.wait()
 
 
 async def _byte_from(reader: int) -> bool:
-    """Wait for a byte from the pipe; False at its end, or when it takes too long."""
+    """Wait for a byte from the pipe. Return False at the end of the pipe or after START_LIMIT."""
     loop = asyncio.get_running_loop()
     arrived: asyncio.Future[bool] = loop.create_future()
 
@@ -262,6 +262,6 @@ async def _byte_from(reader: int) -> bool:
 
 
 def worker_command() -> list[str]:
-    """How this program was called, for its workers. -P: the working directory is no place to import from, as it is none
-    for the program itself; a yaml.py there would run in each worker."""
+    """Return the command that starts a worker, from the arguments of this program. -P keeps the working directory out
+    of the import path, as it is for the program itself: a yaml.py there would run in each worker."""
     return [sys.executable, "-P", "-m", "fcgi_cli", *sys.argv[1:]]

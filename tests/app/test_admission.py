@@ -27,7 +27,7 @@ def test_one_address_does_not_take_the_place_of_all_others() -> None:
     assert refused == [False] * 8 + [True] * 192
     assert door.enter("other", "192.0.2.2") == ""
     assert len(door.admission) == 9
-    assert door.enter("a", ready=True) == "8 associations are the most for one address"
+    assert door.enter("a", ready=True) == "there are 8 associations with this address already"
 
 
 def test_those_without_settings_give_way_the_oldest_first() -> None:
@@ -46,7 +46,7 @@ def test_among_all_addresses_too() -> None:
         door.enter(f"a{number}", f"192.0.2.{number}", ready=number != 1)
     assert door.enter("new", "192.0.2.9", ready=True) == ""
     assert door.ended == ["a1"]
-    assert door.enter("newer", "192.0.2.10") == "3 associations are the most"
+    assert door.enter("newer", "192.0.2.10") == "there are 3 associations already"
 
 
 def test_deadlines_are_shorter_when_places_are_rare() -> None:

@@ -32,7 +32,7 @@ async def serving(body: Callable[[LiveNetwork, AppService], Awaitable[None]], mo
         await service.stop(0)
 
 
-def test_silent_associations_give_way_to_one_that_speaks() -> None:
+def test_silent_associations_are_ended_for_new_ones() -> None:
     async def body(network: LiveNetwork, service: AppService) -> None:
         silent = [Stranger() for _ in range(12)]
         carrier = network.carrier()
@@ -49,7 +49,7 @@ def test_silent_associations_give_way_to_one_that_speaks() -> None:
     asyncio.run(serving(body))
 
 
-def test_one_that_speaks_gives_way_to_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_association_with_settings_is_not_ended_for_others(caplog: pytest.LogCaptureFixture) -> None:
     async def body(network: LiveNetwork, service: AppService) -> None:
         carrier = network.carrier()
         webs = [Web() for _ in range(4)]
@@ -63,7 +63,7 @@ def test_one_that_speaks_gives_way_to_nothing(caplog: pytest.LogCaptureFixture) 
         assert [web.down for web in webs] == [None] * 4
         refused = [one for one in caplog.records if "refused" in one.getMessage()]
         assert len(refused) == AT_ONCE
-        assert "4 associations are the most for one address" in refused[0].getMessage()
+        assert "there are 4 associations with this address already" in refused[0].getMessage()
 
     asyncio.run(serving(body))
     assert "7 more like this: association from memory:" in caplog.text

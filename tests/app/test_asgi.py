@@ -168,7 +168,7 @@ async def test_streaming_both_ways() -> None:
 
 
 @run
-async def test_a_body_that_nobody_reads_stays_within_the_window() -> None:
+async def test_a_body_that_is_not_read_stays_within_the_window() -> None:
     got: list[bytes] = []
     go_on = asyncio.Event()
 
@@ -321,10 +321,10 @@ def test_an_application_that_returns_too_early(sent: int, caplog: pytest.LogCapt
     ("events", "wrong"),
     [
         ([{"type": "http.response.body"}], "before http.response.start"),
-        ([{"type": "http.response.start", "status": 200}] * 2, "came twice"),
+        ([{"type": "http.response.start", "status": 200}] * 2, "sent twice"),
         ([{"type": "http.response.start", "status": 101}], "from 200 to 999"),
         ([{"type": "http.response.start", "status": 200, "headers": [(b"a", b"b\r\nc: d")]}], "line break"),
-        ([{"type": "websocket.accept"}], "not to be sent"),
+        ([{"type": "websocket.accept"}], "is not supported"),
     ],
 )
 def test_wrong_events_are_errors_of_the_application(
@@ -350,7 +350,7 @@ async def test_an_event_after_the_end_is_an_error_that_changes_nothing(caplog: p
 
     async with serving(http(handler)) as web:
         assert (await web.get())[1] == b"hello"
-        await until(lambda: "was sent" in caplog.text, "it is logged")
+        await until(lambda: "after the end of the response" in caplog.text, "it is logged")
 
 
 @run
@@ -407,7 +407,7 @@ async def test_work_after_the_response_is_waited_for_at_the_end(caplog: pytest.L
         patch.setattr("fcgi_core.app.asgi.SHUTDOWN_TIMEOUT", 0.05)
         async with serving(http(handler)) as web:
             await web.get("/")
-    assert "given up" in caplog.text
+    assert "is cancelled" in caplog.text
 
 
 # ---- what frameworks do and other servers take
@@ -465,7 +465,7 @@ def test_any_buffer_is_a_body(make: Callable[[bytes], Any], size: int, more: boo
 
 
 @run
-async def test_what_is_no_body_is_an_error_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_body_of_another_type_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, "text")  # type: ignore[arg-type]
 
@@ -603,7 +603,7 @@ def test_headers_are_any_iterable_of_any_pairs(pairs: Any) -> None:
 
 
 @run
-async def test_what_is_of_the_connection_is_left_out() -> None:
+async def test_headers_of_the_connection_are_left_out() -> None:
     names = [b"Connection", b"keep-alive", b"Transfer-Encoding", b"TE", b"Upgrade", b"Proxy-Connection", b"Trailer"]
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -640,9 +640,7 @@ def test_a_body_ends_where_its_length_says(told: str, seen: bytes, late: bool) -
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_body_that_is_shorter_than_its_length_is_not_taken_for_whole(
-    late: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_body_that_is_shorter_than_its_length_is_incomplete(late: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with serving(http(tell)) as web:
             call = web.call(REQUEST_METHOD="POST", CONTENT_LENGTH="10", body=None if late else b"hello")
@@ -737,7 +735,7 @@ def test_an_application_that_cannot_end(
 
 
 @pytest.mark.parametrize("received", [False, True])
-def test_a_start_up_that_fails_is_told_where_the_application_knows_of_it(
+def test_a_failed_start_up_is_logged_if_the_application_supports_lifespan(
     received: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -756,7 +754,7 @@ def test_a_start_up_that_fails_is_told_where_the_application_knows_of_it(
 
 
 @run
-async def test_a_lifespan_that_fails_while_the_application_serves_is_told_at_once(
+async def test_a_lifespan_that_fails_while_the_application_serves_is_logged_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fails = asyncio.Event()

@@ -73,7 +73,7 @@ async def test_requests_go_one_after_the_other_on_one_connection(path: Path, kep
 
 
 @run
-async def test_what_cannot_be_repeated_goes_on_a_new_connection(path: Path, kept: None) -> None:
+async def test_a_request_that_is_not_repeatable_gets_a_new_connection(path: Path, kept: None) -> None:
     async with fastcgi_server(path, answering) as connections, serving(running := bridge(path)) as web:
         for number in range(1, 5):
             await web.get()
@@ -230,7 +230,7 @@ async def test_a_queue_has_an_end(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @run
-async def test_an_answer_that_nobody_reads_stays_with_the_server(path: Path) -> None:
+async def test_an_answer_that_is_not_read_stays_with_the_server(path: Path) -> None:
     sent = 0
 
     async def serve(connection: Served) -> None:
@@ -456,7 +456,7 @@ async def test_a_kept_connection_that_breaks_before_the_answer(path: Path, kept:
 
 
 @run
-async def test_what_may_not_be_made_twice_is_not(path: Path) -> None:
+async def test_a_request_that_is_not_repeatable_is_sent_once(path: Path) -> None:
     made: list[str] = []
 
     async def serve(connection: Served) -> None:
@@ -623,7 +623,7 @@ async def test_a_server_that_speaks_something_else(path: Path, caplog: pytest.Lo
 
 
 @run
-async def test_what_nobody_asked_for_ends_the_connection(path: Path, kept: None) -> None:
+async def test_records_without_a_request_end_the_connection(path: Path, kept: None) -> None:
     async def serve(connection: Served) -> None:
         assert await connection.request_comes()
         connection.answer()
@@ -652,7 +652,7 @@ async def test_an_idle_connection_is_given_up_after_a_while(path: Path, monkeypa
 
 
 @run
-async def test_each_request_has_a_connection_of_its_own_over_tcp(path: Path) -> None:
+async def test_each_request_has_its_own_connection_over_tcp(path: Path) -> None:
     """A name is looked up for the first; no connection stays behind in TIME_WAIT and holds a port."""
     looked_up: list[str] = []
     loop = asyncio.get_running_loop()
@@ -714,9 +714,9 @@ async def test_a_server_that_is_away(
     assert [text.partition(str(path))[2] for text in about] == [
         " cannot be reached: No such file or directory",
         about[1].partition(str(path))[2],
-        " is back; 11 requests got 502 meanwhile",
+        " is up again; 11 requests got 502",
     ]
-    assert "requests get 502 until it is back" in about[1]
+    assert "requests get 502 until it is up" in about[1]
 
 
 def test_a_server_is_waited_for_as_an_application_is() -> None:
@@ -724,7 +724,7 @@ def test_a_server_is_waited_for_as_an_application_is() -> None:
 
 
 @run
-async def test_a_server_that_is_started_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_is_restarted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It may take as long as a restart of php-fpm takes that lets its scripts end first."""
     async with serving(running := bridge(path)) as web:
         get, post = web.call(), web.call({"REQUEST_METHOD": "POST"}, b"buy")
@@ -769,7 +769,7 @@ async def test_a_server_that_ends_again_and_again(path: Path, caplog: pytest.Log
                 await until(lambda: running.pool.queue, "it waits for the server's return")
         await call.over()
         assert (call.out, call.status) == (b"", ProtocolStatus.INCOMPLETE)
-    assert "closed the connection before its answer's end" in caplog.text
+    assert "closed the connection before the end of its answer" in caplog.text
 
 
 def listener(path: Path, backlog: int = 128) -> socket.socket:
@@ -794,7 +794,7 @@ async def test_a_full_backlog_is_waited_for(path: Path, caplog: pytest.LogCaptur
                     other = others.enter_context(socket.socket(socket.AF_UNIX))
                     other.setblocking(False)
                     other.connect(str(path))
-            await until(lambda: "is back" in caplog.text, "connect says EAGAIN")
+            await until(lambda: "is up again" in caplog.text, "connect says EAGAIN")
             others.close()
             served = 0
             while served < 4:

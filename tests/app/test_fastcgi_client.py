@@ -115,7 +115,7 @@ def test_a_server_that_has_closed_is_not_ready() -> None:
 @pytest.mark.parametrize(
     "behind", [record(RecordType.STDOUT, 1, b"LATE"), record(RecordType.STDERR, 1, b"LATE"), b"\x01\x06\x00"]
 )
-def test_what_comes_behind_the_end_is_no_part_of_an_answer(behind: bytes) -> None:
+def test_records_after_the_end_are_no_part_of_an_answer(behind: bytes) -> None:
     async def test() -> None:
         ours, theirs = socket.socketpair()
         with theirs:

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fcgi_core.app import service as module
-from fcgi_core.app.service import AppExchange, AppService
+from fcgi_core.app.exchange import AppExchange
+from fcgi_core.app.service import AppService
 from tests.app.harness import serving, settle, until
 
 
@@ -33,14 +34,14 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(body())  # type: ignore[arg-type]
 
 
-def test_what_a_thread_said_comes_before_what_it_sent_after_it() -> None:
+def test_stderr_of_a_thread_comes_before_the_output_that_follows_it() -> None:
     """STDERR is handed over apart from the response, which another request's may take along before its turn."""
 
     def answer(exchange: AppExchange) -> None:
         for number in range(3):
-            exchange.service.say(exchange, b"line %d\n" % number)
+            exchange.shared.queue_stderr(exchange, b"line %d\n" % number)
         exchange.send(b"Content-Type: text/plain\r\n\r\nbody")
-        exchange.service.say(exchange, b"last line\n")
+        exchange.shared.queue_stderr(exchange, b"last line\n")
         exchange.end()
 
     async def body() -> None:

@@ -142,7 +142,7 @@ def test_any_buffer_is_a_body(make: Any, buffer: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [["text"], [b"", 5], "text", None, 17, b"bytes"])
-def test_what_is_no_body_is_an_error_that_says_so(body: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_body_of_another_type_is_an_error(body: Any, caplog: pytest.LogCaptureFixture) -> None:
     def page(environ: Environ, start_response: StartResponse) -> Any:
         start_response("200 OK", [TEXT])
         return body
@@ -226,7 +226,7 @@ async def test_a_response_that_is_longer_is_read_no_further_and_closed() -> None
 
 
 @run
-async def test_what_an_application_does_after_the_last_byte_of_its_length_is_done() -> None:
+async def test_work_after_the_last_byte_of_the_length_is_done() -> None:
     done = []
 
     def page(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
@@ -267,7 +267,7 @@ def test_a_response_that_is_shorter_is_seen_to_be_cut(page: Page, caplog: pytest
 
 
 @run
-async def test_what_is_of_the_connection_is_left_out() -> None:
+async def test_headers_of_the_connection_are_left_out() -> None:
     headers = [
         ("Connection", "close, X-Own"),
         ("KEEP-ALIVE", "timeout=5"),
@@ -287,10 +287,10 @@ async def test_what_is_of_the_connection_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "wrong"),
     [
-        ("OK", [], "status 'OK' has no number"),
-        ("", [], "has no number"),
-        ("2000 OK", [], "has no number"),
-        ("\u0662\u0660\u0660 OK", [], "has no number"),
+        ("OK", [], "status 'OK' does not begin with a number"),
+        ("", [], "does not begin with a number"),
+        ("2000 OK", [], "does not begin with a number"),
+        ("\u0662\u0660\u0660 OK", [], "does not begin with a number"),
         ("100 Continue", [], "from 200 to 999"),
         (200, [], "is of type int"),
         ("200 O\r\nK", [], "line break"),
@@ -307,7 +307,7 @@ async def test_what_is_of_the_connection_is_left_out() -> None:
         ("200 OK", [("Content-Length", "5"), ("Content-Length", "6")], "two lengths"),
     ],
 )
-def test_a_head_that_is_none_is_500_and_says_why(
+def test_an_invalid_head_is_500_and_logged(
     status: Any, headers: Any, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
@@ -402,7 +402,7 @@ def test_a_body_ends_where_its_length_says(told: str, seen: bytes, late: bool) -
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("body", [b"hello", b""])
-def test_a_body_that_is_shorter_than_its_length_is_not_taken_for_whole(
+def test_a_body_that_is_shorter_than_its_length_is_incomplete(
     late: bool, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
@@ -419,7 +419,7 @@ def test_a_body_that_is_shorter_than_its_length_is_not_taken_for_whole(
 
 
 @run
-async def test_a_body_without_a_length_gets_the_one_that_it_has() -> None:
+async def test_a_body_without_a_length_gets_its_length() -> None:
     """An application that reads by CONTENT_LENGTH, as Django does, would take it for empty."""
     async with serving(pages(echo=echo)) as web:
         for told in ({}, {"CONTENT_LENGTH": ""}):
@@ -449,7 +449,7 @@ def test_a_length_that_is_no_number_does_not_reach_the_application(told: str, ca
 
 
 @run
-async def test_an_authorizer_has_no_body_whatever_length_it_is_told() -> None:
+async def test_an_authorizer_has_no_body_whatever_its_length() -> None:
     async with serving(pages(echo=echo)) as web:
         call = web.call(role=Role.AUTHORIZER, SCRIPT_NAME="/echo", CONTENT_LENGTH="10")
         assert (await call.over())[1] == b""
@@ -499,7 +499,7 @@ async def test_a_request_for_which_there_is_no_thread_goes_elsewhere(
 
 
 @run
-async def test_threads_that_cannot_be_started_hold_up_nobody(
+async def test_threads_that_cannot_be_started_hold_up_no_request(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One that waits for its client is to be replaced, and cannot be: what waits for a thread gets the one there is."""

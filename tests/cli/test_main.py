@@ -169,8 +169,8 @@ def test_check_of_the_two_files_of_a_site(capsys: pytest.CaptureFixture[str], tm
     captured = capsys.readouterr()
     assert captured.out == ""
     listen, syslog = captured.err.splitlines()
-    assert listen.startswith(f"fcgi-sctp: {web} and {app}: web.connect names 192.0.2.1:9000, where this application")
-    assert syslog == f"fcgi-sctp: {web} and {app}: plugins.syslog: is enabled for app alone; both sides need it"
+    assert listen.startswith(f"fcgi-sctp: {web} and {app}: web.connect names 192.0.2.1:9000, but this application")
+    assert syslog == f"fcgi-sctp: {web} and {app}: plugins.syslog: is enabled for app only; enable it on both sides"
 
 
 @pytest.mark.parametrize("text", ["", "# nothing", "web:", "---", "{web: , app: }"])

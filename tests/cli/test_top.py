@@ -21,7 +21,7 @@ from fcgi_cli.main import main
 from fcgi_cli.rates import view
 from rich.console import Console
 
-from fcgi_core.process.admin import AdminServer, open_admin
+from fcgi_core.process.admin import AdminServer
 
 PATIENCE = 20.0
 
@@ -81,9 +81,8 @@ class Process:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._server: AdminServer = asyncio.run_coroutine_threadsafe(
-            open_admin(self.path, {"status": self._status}), self._loop
-        ).result(PATIENCE)
+        self._server = AdminServer(self.path, {"status": self._status})
+        asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(PATIENCE)
 
     def _status(self, question: Any) -> dict[str, Any]:
         assert question["streams"] is False

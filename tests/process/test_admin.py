@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fcgi_core.process import admin as module
-from fcgi_core.process.admin import MAX_CLIENTS, MAX_LINE, AdminServer, open_admin, open_admin_if_possible
+from fcgi_core.process.admin import MAX_CLIENTS, MAX_LINE, AdminServer, open_admin
 
 
 def refuse(question: Any) -> Any:
@@ -33,7 +33,8 @@ COMMANDS = {
 
 @asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[AdminServer]:
-    server = await open_admin(str(path), COMMANDS)
+    server = AdminServer(str(path), COMMANDS)
+    await server.start()
     try:
         yield server
     finally:
@@ -86,7 +87,7 @@ def test_questions_and_answers(path: Path) -> None:
 
 
 @pytest.mark.parametrize("question", [{"ask": "x"}, {"ask": ["echo"]}, {}, 5, None, "echo"])
-def test_what_nobody_answers(path: Path, question: Any) -> None:
+def test_unknown_questions(path: Path, question: Any) -> None:
     async def check(server: AdminServer) -> None:
         answer = json.loads(await server.answer(json.dumps(question).encode()))
         assert answer["ok"] is False
@@ -96,14 +97,14 @@ def test_what_nobody_answers(path: Path, question: Any) -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"\xff\n", b"{", b"[" * 50_000])
-def test_what_is_no_json(path: Path, line: bytes) -> None:
+def test_questions_that_are_not_json(path: Path, line: bytes) -> None:
     async def check(server: AdminServer) -> None:
         assert json.loads(await server.answer(line))["error"].startswith("the question is not JSON")
 
     run(path, check)
 
 
-def test_a_bug_is_logged_and_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_logged_and_reported(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def check(server: AdminServer) -> None:
         client = await connect(path)
         assert "the log of process" in (await client.ask({"ask": "break"}))["error"]
@@ -200,7 +201,7 @@ def test_a_path_in_use(path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(OSError, match="another process listens"):
             await open_admin(str(path), COMMANDS)
         caplog.set_level("INFO")
-        assert await open_admin_if_possible(str(path), COMMANDS) is None
+        assert await open_admin(str(path), COMMANDS, needed=False) is None
         assert "no admin socket" in caplog.text
 
     run(path, check)
@@ -208,7 +209,7 @@ def test_a_path_in_use(path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_the_directory_is_made(tmp_path: Path) -> None:
     async def inside() -> None:
-        server = await open_admin_if_possible(str(tmp_path / "run" / "admin.sock"), COMMANDS)
+        server = await open_admin(str(tmp_path / "run" / "admin.sock"), COMMANDS, needed=False)
         assert server is not None
         server.close()
 

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError, field_validator
 from fcgi_core.errors import ConfigError
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import Plugin
-from fcgi_core.process.config import Config, SctpConfig, Seconds, Size, load_config, schema
+from fcgi_core.process.config import Config, SctpConfig, Seconds, Size, load_config
+from fcgi_core.process.schema import schema
 from fcgi_core.protocol.streams import Plan
 from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import silence
@@ -80,7 +81,7 @@ def test_times(text: object, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "K", "10 parsecs", "-3s", "1.5.2s", "ten", None])
-def test_what_is_no_time(text: object) -> None:
+def test_invalid_times(text: object) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Seconds).validate_python(text)
 
@@ -239,8 +240,8 @@ def test_flags_alone() -> None:
         ({"web": {**WEB, "health": {"uri": "/", "interval_": 1}}}, ["web.health.interval_", "did you mean interval?"]),
         ({"web": {**WEB, "connect": {"address": "a:1", "wight": 1}}}, ["web.connect.0.wight", "names are: address, w"]),
         ({"app": {**APP, "interface": "asig"}}, ["app.interface: is 'asig'", "did you mean asgi?"]),
-        ({"app": {"listen": "a:1"}}, ["app: give application (MODULE:CALLABLE) or fastcgi"]),
-        ({"app": {**APP, "listen": "a:65534", "workers": 3}}, ["app: listen: a:65534: ports end at 65535"]),
+        ({"app": {"listen": "a:1"}}, ["app: give either application (MODULE:CALLABLE) or fastcgi"]),
+        ({"app": {**APP, "listen": "a:65534", "workers": 3}}, ["app: listen: a:65534: 3 workers need as many ports"]),
         ({"app": {**APP, "application": "shop"}}, ["app.application", "write it as in 'shop.wsgi:application'"]),
         ({"web": {**WEB, "name": False}}, ["web.name: is false; a text was expected: put it in quotes"]),
         ({"web": {**WEB, "name": 3}}, ["web.name: is 3; a text was expected: put it in quotes"]),
@@ -254,7 +255,7 @@ def test_flags_alone() -> None:
         ({"web": {**WEB, "admin": "/" + "x" * 107}}, ["web.admin: is '/xxx", "1 to 107 bytes"]),
         ({"web": {**WEB, "listen": "unix:/a\0b"}}, ["web.listen.0: is ", "no NUL"]),
         ({"web": {**WEB, "connect": "a\nb:1"}}, ["web.connect.0.address: is 'a\\nb:1'", "control characters"]),
-        ({"sctp": {"window": "64X"}}, ["sctp.window: is '64X'; write bytes as a number, with K, M or G behind it"]),
+        ({"sctp": {"window": "64X"}}, ["sctp.window: is '64X'; write bytes as a number, with K, M or G after it"]),
         ({"sctp": {"window": 10**30}}, ["sctp.window: is 1000", "at most"]),
         ({"sctp": {"window": "1" * 5000}}, ["sctp.window: is '111", "write bytes"]),
     ],
@@ -293,7 +294,7 @@ def test_a_fault_of_the_file_is_not_blamed_on_flags(tmp_path: Path, text: str, m
     assert problem in ("web.connect: is missing", "web.listen: is missing")
 
 
-def test_a_flag_does_not_hide_what_is_wrong_in_the_file(tmp_path: Path) -> None:
+def test_a_flag_does_not_hide_an_error_in_the_file(tmp_path: Path) -> None:
     assert problems(tmp_path, {"web": 3}, web=WEB) == ["web: is 3; names with values were expected"]
     assert problems(tmp_path, {"web": 3}, web={"feed": None}) == ["web: is 3; names with values were expected"]
 
@@ -326,11 +327,11 @@ def test_names_of_virtual_hosts_have_small_letters(tmp_path: Path) -> None:
     assert syslog.raw_hosts == {"shop.example": {"severity": "debug"}, "blog.example": {}}
     twice = "plugins: {syslog: {hosts: {Shop.Example: {severity: debug}, shop.example: {severity: err}}}}"
     assert problems(tmp_path, twice) == [
-        "plugins.syslog.hosts.shop.example: stands twice, once in other letters; keep one"
+        "plugins.syslog.hosts.shop.example: stands twice, in upper and lower case; keep one"
     ]
 
 
-def test_all_problems_are_told(tmp_path: Path) -> None:
+def test_all_problems_are_reported(tmp_path: Path) -> None:
     found = problems(
         tmp_path,
         {"web": {"listen": "x"}, "app": {**APP, "threads": -1}, "plugins": {"sislog": {}, "syslog": {"severity": "?"}}},
@@ -348,7 +349,7 @@ def test_all_problems_are_told(tmp_path: Path) -> None:
         ("just words", "str"),
     ],
 )
-def test_what_is_no_configuration_at_all(tmp_path: Path, text: str, fragment: str) -> None:
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, fragment: str) -> None:
     (problem,) = problems(tmp_path, text)
     assert fragment in problem
 
@@ -410,7 +411,7 @@ def test_an_editor_has_nothing_against_the_examples(path: Path) -> None:
         "{include: 'conf.d/*.yaml', log_level: '${LEVEL:-info}'}",
     ],
 )
-def test_an_editor_takes_what_the_program_takes(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schema_accepts_valid_files(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "2")
     assert complaints(yaml.safe_load(text)) == []
     load(tmp_path, text)
@@ -429,6 +430,6 @@ def test_an_editor_takes_what_the_program_takes(text: str, tmp_path: Path, monke
         "include: 5",
     ],
 )
-def test_an_editor_marks_what_the_program_refuses(text: str, tmp_path: Path) -> None:
+def test_the_schema_refuses_invalid_files(text: str, tmp_path: Path) -> None:
     assert complaints(yaml.safe_load(text)) != []
     problems(tmp_path, text)

@@ -57,7 +57,7 @@ def test_a_file_for_each_machine(tmp_path: Path) -> None:
     assert read(path) == {"log_level": "debug"}
 
 
-def test_what_comes_later_goes_over_what_came_before(tmp_path: Path) -> None:
+def test_later_files_override_earlier_files(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         main="{include: [b.yaml, a.yaml], web: {listen: [x, y], connect: m}, sctp: kernel,"
@@ -96,7 +96,7 @@ def test_each_problem_names_the_file_it_is_in(tmp_path: Path) -> None:
     }
 
 
-def test_what_cannot_be_read_is_told_at_once(tmp_path: Path) -> None:
+def test_all_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         main="include: [none.yaml, bad.yaml, list.yaml, loop.yaml, deep.yaml, nothing/*.yaml]",
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_told_at_once(tmp_path: Path) -> None:
     assert none == f"{tmp_path}/none.yaml: cannot be read: No such file or directory"
     assert bad.startswith(f"{tmp_path}/bad.yaml: is not YAML")
     assert listed == f"{tmp_path}/list.yaml: the file holds list; names with values were expected"
-    assert loop == f"{tmp_path}/loop.yaml: include: {tmp_path}/main.yaml includes this file, or is it"
+    assert loop == f"{tmp_path}/loop.yaml: include: {tmp_path}/main.yaml includes this file or is this file"
     assert deep.startswith(f"{tmp_path}/deep.yaml: include: is {{}}")
 
 
@@ -131,7 +131,7 @@ def test_a_variable_cannot_change_what_is_around_it(tmp_path: Path) -> None:
     }
 
 
-def test_variables_that_are_not_set_are_all_told(tmp_path: Path) -> None:
+def test_all_variables_that_are_not_set_are_reported(tmp_path: Path) -> None:
     path = write(tmp_path, main="{include: '${PLACE}/x.yaml', web: {listen: ['a', '${NOWHERE}']}}", x="log_level: info")
     place, nowhere = problems(path, LEVEL="info")[:2]
     assert place.startswith(f"{path}: include: the variable PLACE is not set")
@@ -189,7 +189,7 @@ def test_a_value_that_is_set(text: str, value: object) -> None:
         ("\x1b]0;x", "is not YAML"),
     ],
 )
-def test_what_is_no_value_to_set(text: str, fragment: str) -> None:
+def test_invalid_values_to_set(text: str, fragment: str) -> None:
     with pytest.raises(ValueError, match=fragment) as caught:
         parse_value(text)
     assert "\n" not in str(caught.value)
@@ -228,7 +228,7 @@ def test_files_that_include_others_again_and_again_are_refused(tmp_path: Path) -
 def test_files_that_include_each_other_in_a_row_have_an_end(tmp_path: Path) -> None:
     files = {f"f{number}": f"include: f{number + 1}.yaml" for number in range(2000)}
     assert problems(write(tmp_path, main="include: f0.yaml", **files)) == [
-        f"{tmp_path}/f15.yaml: include: more than 16 files include each other in a row"
+        f"{tmp_path}/f15.yaml: include: the files include each other more than 16 deep"
     ]
 
 
@@ -238,7 +238,7 @@ def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
     assert problems(path) == [
         f"{tmp_path}/loop.yaml: cannot be read: Too many levels of symbolic links",
         f"{tmp_path}/..: cannot be read: Is a directory",
-        f"{path}: include: is 'a\\x00b'; no path holds a NUL",
-        f"{path}: include: is '*\\x00'; no path holds a NUL",
+        f"{path}: include: is 'a\\x00b'; a path must not contain NUL",
+        f"{path}: include: is '*\\x00'; a path must not contain NUL",
         "/dev/zero: holds more than 1,048,576 characters, which are taken at most",
     ]

@@ -57,8 +57,8 @@ def test_of_the_web_side(tmp_path: Path, web: dict[str, Any], told: str) -> None
     ("app", "fragments"),
     [
         ({"path": "/no/such"}, ["app.path: is '/no/such'; there is no such folder"]),
-        ({"application": "nosuch:app"}, ["app.application: 'nosuch:app': no module 'nosuch' on "]),
-        ({"application": "nosuch.sub:app"}, ["app.application: 'nosuch.sub:app': no module 'nosuch' on "]),
+        ({"application": "nosuch:app"}, ["app.application: 'nosuch:app': no module 'nosuch' in "]),
+        ({"application": "nosuch.sub:app"}, ["app.application: 'nosuch.sub:app': no module 'nosuch' in "]),
         ({"application": "good:nothing"}, ["app.application: 'good:nothing': module 'good' has no 'nothing'"]),
         ({"application": "good:number"}, ["app.application: 'good:number' is int, which cannot be called"]),
         ({"application": "needs:app"}, ["'needs:app' cannot be imported: ModuleNotFoundError", "needs.py, line 2)"]),
@@ -223,7 +223,7 @@ def test_sides_that_meet(tmp_path: Path, connect: Any, listen: str) -> None:
 def test_sides_that_do_not_meet(tmp_path: Path, connect: str, listen: str) -> None:
     web = load(tmp_path, web={**WEB, "connect": connect})
     (problem,) = contradictions(web, load(tmp_path, app={**APP, "listen": listen}))
-    assert problem == f"web.connect names {connect}, where this application does not listen: app.listen is {listen}"
+    assert problem == f"web.connect names {connect}, but this application listens at {listen} (app.listen)"
 
 
 def test_workers_and_udp_ports(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_workers_and_udp_ports(tmp_path: Path) -> None:
 
 def test_carriers_that_do_not_understand_each_other(tmp_path: Path) -> None:
     (problem,) = told(tmp_path, {"sctp": "kernel"}, {"sctp": "userspace"})
-    assert problem.startswith("sctp.carrier: one side has the kernel's")
+    assert problem.startswith("sctp.carrier: one side has kernel and the other userspace")
     assert told(tmp_path, {"sctp": {"carrier": "kernel", "udp_encapsulation": True}}, {"sctp": "userspace"}) == []
     assert told(tmp_path, {"sctp": "kernel"}, {"sctp": "auto"}) == []
 
@@ -246,11 +246,11 @@ def test_carriers_that_do_not_understand_each_other(tmp_path: Path) -> None:
 def test_plugins_that_are_not_the_same_on_both_sides(tmp_path: Path) -> None:
     assert told(tmp_path, {"plugins": {"syslog": {}}}, {"plugins": {"syslog": {"severity": "debug"}}}) == []
     assert told(tmp_path, {"plugins": {"syslog": {}}}, {"plugins": {"metrics": {}}}) == [
-        "plugins.syslog: is enabled for web alone; both sides need it",
-        "plugins.metrics: is enabled for app alone; both sides need it",
+        "plugins.syslog: is enabled for web only; enable it on both sides",
+        "plugins.metrics: is enabled for app only; enable it on both sides",
     ]
     assert told(tmp_path, {"plugins": {"syslog": {}}}, {"plugins": {"syslog": False}}) == [
-        "plugins.syslog: is enabled for web alone; both sides need it"
+        "plugins.syslog: is enabled for web only; enable it on both sides"
     ]
     problems = told(tmp_path, {"plugins": {"syslog": {}}}, {"plugins": {"syslog": {"scope": "stream"}}})
     assert all(problem.startswith("plugins.syslog: its options differ so that channel syslog") for problem in problems)
@@ -271,5 +271,5 @@ def test_a_plugin_without_channels_may_be_on_one_side(tmp_path: Path, monkeypatc
     assert told(tmp_path, {"plugins": {"alone": {}}}, {}) == []
     monkeypatch.setattr(discovery, "_find_entry_point", lambda name: Both)
     assert told(tmp_path, {"plugins": {"alone": {}}}, {}) == [
-        "plugins.alone: is enabled for web alone; both sides need it"
+        "plugins.alone: is enabled for web only; enable it on both sides"
     ]

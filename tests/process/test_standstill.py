@@ -41,7 +41,7 @@ def a_hook_that_blocks(until: threading.Event) -> None:
     assert until.wait(PATIENCE)
 
 
-def test_what_the_loop_stands_in_is_told_while_it_stands(heard: Heard) -> None:
+def test_a_loop_that_stands_still_is_reported_with_its_frames(heard: Heard) -> None:
     async def main() -> None:
         watch = StandstillWatch(beat=0.02, tell_after=0.1)
         watch.start()
@@ -57,10 +57,10 @@ def test_what_the_loop_stands_in_is_told_while_it_stands(heard: Heard) -> None:
     assert "has stood still for" in told
     assert "in a_hook_that_blocks" in told
     assert "until.wait" in told
-    assert over.startswith("the event loop goes on after")
+    assert over.startswith("the event loop runs again after")
 
 
-def test_a_loop_that_goes_on_is_not_told_of(heard: Heard) -> None:
+def test_a_loop_that_runs_is_not_reported(heard: Heard) -> None:
     async def main() -> None:
         watch = StandstillWatch(beat=0.005, tell_after=PATIENCE)
         watch.start()

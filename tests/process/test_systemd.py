@@ -13,7 +13,7 @@ import pytest
 from fcgi_core.process.systemd import JournalFormatter, journal_reads, notify
 
 
-def test_the_manager_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manager_is_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
@@ -32,7 +32,7 @@ def test_an_abstract_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("value", ["", "relative", "/nowhere/at/all"])
-def test_nobody_to_tell_is_no_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_manager_is_no_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", value)
     notify("READY=1")
 

@@ -44,7 +44,7 @@ def ready(caplog: pytest.LogCaptureFixture) -> list[int]:
 
 
 def pauses(caplog: pytest.LogCaptureFixture) -> list[float]:
-    return [float(seconds) for seconds in re.findall(r"started again in ([\d.]+) s", caplog.text)]
+    return [float(seconds) for seconds in re.findall(r"restarted in ([\d.]+) s", caplog.text)]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def all_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_one_that_ends_at_once_is_started_again_with_growing_pauses(
+def test_a_worker_that_ends_soon_is_restarted_with_growing_pauses(
     status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever it ends with: an application may call sys.exit() when it is imported."""
@@ -90,7 +90,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path, caplog: 
     asyncio.run(test())
 
 
-def test_one_that_does_not_become_ready_is_ended(
+def test_a_worker_that_does_not_become_ready_is_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "START_LIMIT", 0.3)
@@ -108,7 +108,7 @@ def test_one_that_does_not_become_ready_is_ended(
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_reload_waits_for_one_that_is_down_and_goes_on(
+def test_a_reload_waits_for_a_worker_that_is_down(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, killed: int
 ) -> None:
     broken = tmp_path / "broken"

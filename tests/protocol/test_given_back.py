@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fcgi_core.app.service import AppExchange, AppService
+from fcgi_core.app.exchange import AppExchange
+from fcgi_core.app.service import AppService
 from fcgi_core.hosting.discovery import EnabledPlugin, load_plugins
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.plugin import ApplicationHalf, Plugin

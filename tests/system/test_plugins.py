@@ -106,11 +106,11 @@ def test_a_file_that_names_other_plugins(start: Start) -> None:
         common = {**stack._common, "plugins": plugins}
         stack.write("web", {"web": stack._web, **common})
         stack.write("app0", {"app": {**stack._application, "listen": stack.addresses[0]}, **common})
-        count = stack.web.text.count("configuration taken over"), stack.app.text.count("configuration taken over")
+        count = stack.web.text.count("configuration reloaded"), stack.app.text.count("configuration reloaded")
         stack.web.send(signal.SIGHUP)
         stack.app.send(signal.SIGHUP)
-        wait_until(lambda: stack.web.text.count("configuration taken over") > count[0], "the web side took it")
-        wait_until(lambda: stack.app.text.count("configuration taken over") > count[1], "the application took it")
+        wait_until(lambda: stack.web.text.count("configuration reloaded") > count[0], "the web side took it")
+        wait_until(lambda: stack.app.text.count("configuration reloaded") > count[1], "the application took it")
 
     with under_load(stack) as statuses:
         more(statuses)
@@ -150,7 +150,7 @@ def test_a_file_that_is_wrong_changes_nothing(start: Start) -> None:
     stack.lines_with("as before")
     stack.write("web", {"web": {**stack._web, "grace": "17s", "name": "x"}, **stack._common, "sctp": {"window": "2M"}})
     stack.web.send(signal.SIGHUP)
-    stack.web.says("changed in the file, and waiting for a restart: web.grace, web.name, sctp.")
+    stack.web.says("these options have changed in the file and need a restart: web.grace, web.name, sctp.")
     stack.web.says("sctp.window")
 
 

@@ -104,7 +104,7 @@ def test_hosts_held_lines_local_socket_and_files_that_move(start: Start, tmp_pat
     options["hosts"] = {"shop.example": {"severity": "debug", "redact": [{"match": "card [0-9]+"}]}}
     stack.write("app0", {"app": {**stack._application, "listen": stack.addresses[0]}, **stack._common})
     stack.app.send(signal.SIGHUP)
-    stack.app.says("configuration taken over")
+    stack.app.says("configuration reloaded")
     stack.ask("/log?level=10&text=card%204711%20declined")
     assert stack.lines_with("declined")[0]["message"] == "*** declined"
     stack.ask("/log?level=10&text=unheard", host="blog.example")

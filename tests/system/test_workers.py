@@ -71,11 +71,11 @@ def test_a_file_with_an_error_replaces_no_worker(two: Stack) -> None:
     listen = {**two._application, "listen": two.addresses[0]}
     two.write("app0", {"app": {**listen, "threads": "many"}, **two._common})
     two.app.send(signal.SIGHUP)
-    two.app.says("configuration not taken over: ")
+    two.app.says("configuration not reloaded: ")
     two.app.says("app.threads: is 'many'; a whole number was expected")
     two.write("app0", {"app": {**listen, "workers": 3}, **two._common})
     two.app.send(signal.SIGHUP)
-    two.app.says("changed in the file, and waiting for a restart: app.workers")
+    two.app.says("these options have changed in the file and need a restart: app.workers")
     two.app.says("all workers are replaced")
     assert len(process_ids(two.app)) == 4, "two were replaced, once"
     assert two.ask("/hello").status == 200

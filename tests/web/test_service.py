@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from fcgi_core.app.service import AppExchange, AppService
+from fcgi_core.app.exchange import AppExchange
+from fcgi_core.app.service import AppService
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.protocol.channels import Channel, Direction, Priority

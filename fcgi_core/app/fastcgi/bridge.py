@@ -1,53 +1,51 @@
-"""The bridge: requests go on to a FastCGI server that is there already, php-fpm or another, and its answers come back.
+"""The bridge: it sends requests on to a FastCGI server that runs already, php-fpm or another, and its answers back.
 
-A request waits in the pool for a connection; its input goes out as the server takes it, its answer as the window toward
-the web side allows. What goes wrong:
+A request waits in the pool for a connection. Its input goes out as fast as the server reads, its answer as fast as the
+window toward the web side allows. Errors:
 
-* The server cannot be reached: requests wait for it as they wait for an application, then 502. More wait than the pool
-  holds: OVERLOADED, so that the web side may give the request to another application.
-* A connection breaks before anything was answered, and the request may be made twice: once more, if that is not the
-  request's own fault as far as can be told. A connection that had been kept breaks because servers close those when
-  they please; a new one because the server ended, if it cannot be reached then. What may not be made twice gets a new
+* The server cannot be reached: requests wait for it as they wait for an application, then 502. The queue of the pool is
+  full: OVERLOADED, so that the web side may give the request to another application.
+* A connection breaks before the answer, and the request is repeatable: it is sent again, unless the request itself
+  seems to be the cause. A kept connection breaks because servers close kept connections at any time; a new one breaks
+  because the server ended, if the server cannot be reached afterwards. A request that is not repeatable gets a new
   connection.
 * The connection breaks before the answer has begun: 502. In the middle: INCOMPLETE, so that the client sees the cut.
-* The server closes the connection and does not say that the answer is complete: it is if its body is as long as
-  Content-Length says, or has none. If the server was to close the connection, and the answer has no Content-Length, it
-  is complete, too; nginx does the same.
-* Nothing is heard of the server for `timeout` seconds: 504, or the same cut.
-* The client goes away: the connection is closed, which is how FastCGI servers stop (php-fpm at its next output).
+* The server closes the connection without END_REQUEST: the answer is complete if its body is as long as Content-Length
+  says, or if it has no body. If the server was asked to close the connection, an answer without Content-Length is
+  complete, too, as it is for nginx.
+* The server is silent for `timeout` seconds: 504, or the same cut.
+* The client goes away: the connection is closed, which stops FastCGI servers (php-fpm at its next output).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from ...common.text import name_of_request
-from ...hosting.exchange import error_page, status_of
+from ...hosting.exchange import error_page
 from ...protocol.records import ProtocolStatus, RecordType, Role
 from .client import FastcgiConnection
 from .pool import FastcgiPool
 
 if TYPE_CHECKING:
-    from ..service import AppExchange, AppService
+    from ..exchange import AppExchange
+    from ..service import AppService
 
 __all__ = ["FastcgiBridge"]
 
 log = logging.getLogger("fcgi_sctp.app")
 
 SWEEP = 1.0
-"""Seconds between looks for requests of which nothing has been heard for too long."""
+"""Seconds between checks for requests whose server has been silent for too long."""
 MAX_REPEATABLE = 64 * 1024
-"""Bytes of input that are kept, until the answer begins, to make a request once more."""
+"""Bytes of input that are kept until the answer begins, to send a request again."""
 MAX_REPEATS = 2
-"""A request goes out again at most so often: once for a kept connection that breaks, once for a server that ends."""
-MAX_HEAD = 64 * 1024
-"""Bytes in which an answer's head must end, to be asked whether the answer is whole."""
+"""How often a request is sent again: once for a kept connection that breaks, and once for a server that ends."""
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Safe methods (RFC 9110 section 9.2.1), which may be made twice."""
+"""Safe methods (RFC 9110 section 9.2.1), whose requests may be sent twice."""
 
 
 class FastcgiBridge:
@@ -60,13 +58,13 @@ class FastcgiBridge:
         self.connections = connections
         self.keep_connections = keep_connections
         self.timeout = timeout
-        self.service: AppService
+        self.loop: asyncio.AbstractEventLoop
         self.pool: FastcgiPool
         self._active: set[BridgedRequest] = set()
         self._sweep_handle: asyncio.TimerHandle | None = None
 
     async def start(self, service: AppService) -> None:
-        self.service = service
+        self.loop = asyncio.get_running_loop()
         self.pool = FastcgiPool(self.address, self.connections, keep=self.keep_connections)
 
     def request(self, exchange: AppExchange) -> None:
@@ -76,7 +74,7 @@ class FastcgiBridge:
         request = BridgedRequest(self, exchange)
         self._active.add(request)
         if self._sweep_handle is None:
-            self._sweep_handle = self.service.loop.call_later(SWEEP, self._sweep)
+            self._sweep_handle = self.loop.call_later(SWEEP, self._sweep)
         self.pool.acquire(request)
 
     async def stop(self) -> None:
@@ -89,12 +87,12 @@ class FastcgiBridge:
 
     def _sweep(self) -> None:
         self._sweep_handle = None
-        limit = self.service.loop.time() - self.timeout
+        limit = self.loop.time() - self.timeout
         for request in tuple(self._active):
             if request.last_activity < limit:
                 request.timed_out()
         if self._active:
-            self._sweep_handle = self.service.loop.call_later(SWEEP, self._sweep)
+            self._sweep_handle = self.loop.call_later(SWEEP, self._sweep)
 
 
 class BridgedRequest:
@@ -104,7 +102,6 @@ class BridgedRequest:
         "_connection",
         "_data_over",
         "_exchange",
-        "_head",
         "_kept_input",
         "_lost_by",
         "_owner",
@@ -122,7 +119,7 @@ class BridgedRequest:
         self._stdin_over = role is Role.AUTHORIZER
         self._data_over = role is not Role.FILTER
         self._kept_input: list[tuple[RecordType, bytes]] | None = None
-        """What was sent of the input while it could be sent again; None: it cannot."""
+        """The input that was sent, to send it again; None if the request cannot be sent again."""
         if (
             exchange.params.get("REQUEST_METHOD", "") in REPEATABLE
             and exchange.input_closed
@@ -132,12 +129,10 @@ class BridgedRequest:
             self._kept_input = []
         self._repeats = 0
         self._lost_by = ""
-        """Why a new connection broke: it is made again only if the server has been away since."""
+        """Why a new connection broke. The request is sent again only if the server has been away since."""
         self._returns = 0
-        """`returns` of the pool when that connection broke."""
-        self._head: list[bytes] = []
-        """The beginning of the answer."""
-        self.last_activity = owner.service.loop.time()
+        """`returns` of the pool at that time."""
+        self.last_activity = owner.loop.time()
         exchange.on_abort = self._aborted
 
     # ---- Waiter, for the pool
@@ -152,13 +147,13 @@ class BridgedRequest:
         if self._lost_by and self._returns == pool.returns:
             self._give_up(HTTPStatus.BAD_GATEWAY, self._lost_by)
             return
-        self.last_activity = self._owner.service.loop.time()
+        self.last_activity = self._owner.loop.time()
         connection.begin(self, exchange.request.raw_params, exchange.request.role, keep=pool.keeps)
         for kind, data in self._kept_input or ():
             connection.send(kind, data)
-        exchange.on_input = self._send_input
+        exchange.on_input = self.may_send
         exchange.on_writable = connection.read_on
-        self._send_input()
+        self.may_send()
 
     def unreachable(self, why: str) -> None:
         # the pool has logged it, once for all requests
@@ -166,8 +161,8 @@ class BridgedRequest:
 
     # ---- input
 
-    def _send_input(self) -> None:
-        """Pass on what has come, if the server takes it; else it stays where the window counts it."""
+    def may_send(self) -> None:
+        """Pass on the input that has come, if the server reads; else it stays where the window counts it."""
         connection, exchange = self._connection, self._exchange
         if connection is None:
             return
@@ -187,13 +182,13 @@ class BridgedRequest:
         connection.flush()
 
     def _send(self, connection: FastcgiConnection, kind: RecordType, data: bytes) -> None:
-        self.last_activity = self._owner.service.loop.time()
+        self.last_activity = self._owner.loop.time()
         connection.send(kind, data)
         if self._kept_input is not None:
             self._kept_input.append((kind, data))
 
     def _waits_for_input(self) -> bool:
-        """Whether all that came of the input has gone to the server, and more is to come."""
+        """Return whether all input that has come went to the server, and more is to come."""
         exchange, connection = self._exchange, self._connection
         if connection is None or connection.paused:
             return False
@@ -201,23 +196,18 @@ class BridgedRequest:
 
     # ---- FastcgiRequest, for the connection
 
-    def may_send(self) -> None:
-        self._send_input()
-
     def output(self, data: bytes) -> None:
         self._kept_input = None
-        self.last_activity = self._owner.service.loop.time()
+        self.last_activity = self._owner.loop.time()
         exchange = self._exchange
-        if exchange.bytes_out < MAX_HEAD:
-            self._head.append(data[:MAX_HEAD])
         exchange.send(data)
         if not exchange.writable and self._connection is not None:
             self._connection.stop_reading()
 
     def stderr(self, data: bytes) -> None:
-        self.last_activity = self._owner.service.loop.time()
+        self.last_activity = self._owner.loop.time()
         exchange = self._exchange
-        if not exchange.service.supervisor.stderr(exchange, data):
+        if not exchange.shared.supervisor.stderr(exchange, data):
             exchange.stderr(data)
 
     def ended(self, app_status: int, status: ProtocolStatus) -> None:
@@ -229,15 +219,13 @@ class BridgedRequest:
             exchange.end(app_status, f"the FastCGI server answered {status.name}", status)
 
     def is_whole(self, *, closed: bool) -> bool:
-        exchange = self._exchange
-        method = exchange.params.get("REQUEST_METHOD", "")
-        return is_whole(b"".join(self._head), exchange.bytes_out, method, closed=closed)
+        return self._exchange.has_come_whole(closed=closed)
 
     def lost(self, error: Exception | None) -> None:
         connection = self._connection
         assert connection is not None
         why = f": {error}" if error is not None else ""
-        why = f"the FastCGI server closed the connection before its answer's end{why}"
+        why = f"the FastCGI server closed the connection before the end of its answer{why}"
         if connection.answered or self._kept_input is None or self._repeats == MAX_REPEATS:
             self._give_up(HTTPStatus.BAD_GATEWAY, why)
             return
@@ -251,16 +239,16 @@ class BridgedRequest:
     # ---- the end
 
     def _aborted(self) -> None:
-        """The client has gone."""
+        """Close the connection to the server: the client has gone."""
         exchange = self._exchange
         self._drop()
         exchange.end(error="the client went away")
 
     def timed_out(self) -> None:
         if self._connection is not None and (not self._exchange.writable or self._waits_for_input()):
-            self.last_activity = self._owner.service.loop.time()  # it is the client that does not go on
+            self.last_activity = self._owner.loop.time()  # the client is the slow one
             return
-        what = "answered nothing" if self._connection is not None else "had no connection free"
+        what = "sent no answer" if self._connection is not None else "had no free connection"
         self._give_up(HTTPStatus.GATEWAY_TIMEOUT, f"the FastCGI server {what} for {self._owner.timeout:g} s")
 
     def _give_up(self, status: HTTPStatus, why: str, level: int = logging.WARNING) -> None:
@@ -271,10 +259,10 @@ class BridgedRequest:
             exchange.send(error_page(status, exchange.params.get("REQUEST_METHOD", "")))
             exchange.end(error=why)
         else:
-            exchange.fail(why)  # with nothing sent the web side makes a 502 of it, or asks another application
+            exchange.fail(why)  # if nothing was sent the web side answers 502 or asks another application
 
     def _drop(self) -> None:
-        """Close what the request had, or leave the queue."""
+        """Close the connection of the request, or leave the queue."""
         connection = self._connection
         if connection is not None:
             connection.close()
@@ -288,20 +276,3 @@ class BridgedRequest:
         if connection is not None:
             connection.read_on()
             self._owner.pool.release(connection)
-
-
-_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-
-
-def is_whole(output: bytes, sent: int, method: str, *, closed: bool) -> bool:
-    """Whether a CGI response that begins with `output`, and has `sent` bytes up to now, is complete. `closed`: what has
-    no length is."""
-    end = _END_OF_HEAD.search(output)
-    if end is None:
-        return False
-    head = output[: end.start()]
-    if method == "HEAD" or status_of(head) in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
-        return True
-    length = _LENGTH.search(head)
-    return closed if length is None else sent - end.end() >= int(length[1])

@@ -1,21 +1,22 @@
 """One connection to a FastCGI server, which carries one request after the other.
 
-What servers get wrong, or take otherwise than the specification (section numbers are its), and what is done here:
+Where servers differ from the specification (section numbers are of the specification), and what this client does:
 
-* php-fpm, libfcgi and uwsgi know request id 1 only, or any but one at a time: id 1 is used, and nothing is multiplexed.
-* php-fpm takes any record that it does not expect for the end of the input. So ABORT_REQUEST is never sent: who does
-  not wait for the answer any more closes the connection, which every server understands.
-* php-fpm and uwsgi parse each PARAMS record by itself: one is sent where all fits, else they are cut between pairs.
-* php-fpm does not skip the padding of an empty record: none of ours is padded.
-* php-fpm and php-cgi answer GET_VALUES and close: nobody asks for values.
-* uwsgi reads CONTENT_LENGTH bytes of input, answers and closes, though the record that ends the input is still to come:
-  sending that fails when the answer stands in the socket already, and is read all the same.
-* Some servers close the connection after STDOUT and send no END_REQUEST: an answer whose STDOUT was closed is whole,
-  and one that the request knows to be whole.
-* Servers close connections that they had promised to keep: php-fpm after so many requests, others after some idle time.
-* PHP scripts go on after END_REQUEST (`fastcgi_finish_request()`), and what they say then comes on a connection that is
-  kept. It belongs to no answer, and the next request would wait for the script's end. php-fpm reads the record that
-  ends the input only when it is ready for another request: on a unix socket that is seen (`is_ready`).
+* php-fpm, libfcgi and uwsgi accept request id 1 only, or one request at a time: the id is always 1, without
+  multiplexing.
+* php-fpm treats an unexpected record as the end of the input, so this client never sends ABORT_REQUEST. It closes the
+  connection instead, which every server understands.
+* php-fpm and uwsgi parse each PARAMS record by itself: there is one record if all pairs fit, else cuts between pairs.
+* php-fpm does not skip the padding of an empty record: no record is padded.
+* php-fpm and php-cgi answer GET_VALUES and close the connection: this client does not send it.
+* uwsgi reads CONTENT_LENGTH bytes of input, answers and closes, before the record that ends the input has come. Sending
+  that record then fails, and the answer is read from the socket all the same.
+* Some servers close the connection after STDOUT without END_REQUEST: an answer is complete if its STDOUT was closed, or
+  if the request says so.
+* Servers close connections that they were asked to keep: php-fpm after a number of requests, others when idle.
+* PHP scripts go on after END_REQUEST (`fastcgi_finish_request()`), and their output comes on the kept connection. It
+  belongs to no answer, and the next request would wait for the end of the script. php-fpm reads the record that ends
+  the input only when it is ready for another request, which shows on a unix socket (`is_ready`).
 """
 
 from __future__ import annotations
@@ -45,51 +46,51 @@ __all__ = ["FastcgiConnection", "FastcgiRequest"]
 
 REQUEST_ID = 1
 RECORD_SIZE = 32 * 1024 - 8
-"""Content of the STDIN and DATA records sent to the server, bytes: a multiple of 8 (section 3.3). All known servers
-take 65,535."""
+"""Bytes of content in STDIN and DATA records to the server: a multiple of 8 (section 3.3). All known servers accept
+65,535."""
 NOTHING_UNREAD = bytes(struct.calcsize("i"))
-"""What TIOCOUTQ gives for a unix socket whose peer has read all (unix(7)): an int of 0."""
+"""The result of TIOCOUTQ for a unix socket whose peer has read everything (unix(7)): an int of 0."""
 _END = struct.Struct(">IB")
 
 
 class FastcgiRequest(Protocol):
-    """Who made the request that a connection carries."""
+    """The request that a connection carries, as the connection calls it."""
 
     def output(self, data: bytes) -> None:
-        """Part of STDOUT."""
+        """Called with a part of STDOUT."""
 
     def stderr(self, data: bytes) -> None:
-        """Part of STDERR."""
+        """Called with a part of STDERR."""
 
     def ended(self, app_status: int, status: ProtocolStatus) -> None:
-        """The answer is complete. The connection carries the request no longer."""
+        """Called when the answer is complete. The connection is free."""
 
     def lost(self, error: Exception | None) -> None:
-        """The connection is gone, or no FastCGI came on it, and the answer is not complete."""
+        """Called when the connection ended, or carried something else than FastCGI, before the answer was complete."""
 
     def may_send(self) -> None:
-        """The connection takes more input again."""
+        """Called when the connection has room for input again."""
 
     def is_whole(self, *, closed: bool) -> bool:
-        """Whether the answer is complete though its end was not said. `closed`: the server was to close the connection
-        behind its answer, and closed it in order."""
+        """Return whether the answer is complete though END_REQUEST is missing. `closed`: the server was asked to close
+        the connection after its answer, and closed it without an error."""
 
 
 class FastcgiConnection(asyncio.Protocol):
-    """A client's connection. `gone` is called once when it cannot be used any more, after the request's `lost`."""
+    """A client's connection. `gone` is called once when it has ended, after the request's `lost`."""
 
     def __init__(self) -> None:
         self.request: FastcgiRequest | None = None
-        """Whose answer is awaited; None: the connection is free."""
+        """The present request; None: the connection is free."""
         self.requests = 0
-        """Requests carried, the present one included."""
+        """Number of requests carried, including the present one."""
         self.answered = False
-        """Something has come for the present request."""
+        """Whether a record has come for the present request."""
         self.paused = False
-        """The socket's write buffer is full: wait for `may_send`."""
+        """Whether the socket's write buffer is full: wait for `may_send`."""
         self.closed = False
         self.kept = False
-        """The present request asked the server to keep the connection."""
+        """Whether the present request asked the server to keep the connection."""
         self._reader = RecordReader()
         self._transport: asyncio.Transport
         self._parts: list[bytes] = []
@@ -113,7 +114,7 @@ class FastcgiConnection(asyncio.Protocol):
             return
         request = self.request
         if request is None:
-            self.close()  # whatever it is, nobody asked
+            self.close()  # it belongs to no request
             return
         output: list[bytes] = []
         ended: tuple[int, int] | None = None
@@ -121,7 +122,7 @@ class FastcgiConnection(asyncio.Protocol):
             if request_id != REQUEST_ID:
                 continue
             if ended is not None:
-                self.kept = False  # the server goes on after the end
+                self.kept = False  # the server sends more after the end
                 break
             if not self.answered:
                 self.answered = True
@@ -159,13 +160,13 @@ class FastcgiConnection(asyncio.Protocol):
         self.gone()
 
     def _read_rest(self) -> None:
-        """What came before writing failed. The loop gives it up, but it may be the whole answer of a server that did
-        not wait for the end of the input; the socket is still open here."""
+        """Read the bytes that came before writing failed. The loop discards them, but they may be the whole answer of a
+        server that did not wait for the end of the input. The socket is still open here."""
         try:
             while rest := os.read(self._fd, 65536):
                 self.data_received(rest)
         except OSError:
-            pass  # that was all
+            pass  # there are no more bytes
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -178,15 +179,15 @@ class FastcgiConnection(asyncio.Protocol):
     # ---- its user
 
     def gone(self) -> None:
-        """For the pool to override."""
+        """Called when the connection has ended; for the pool to override."""
 
     def answer_begins(self) -> None:
-        """For the pool to override: the first record of an answer has come."""
+        """Called when the first record of an answer comes; for the pool to override."""
 
     @property
     def reusable(self) -> bool:
-        """Whether another request can be sent on it, as soon as it `is_ready`: the last one is over on both sides, and
-        the server was to stay."""
+        """Whether the connection can carry another request when it `is_ready`: the last request is over on both sides,
+        and the server was asked to keep the connection."""
         return (
             not self.closed
             and self.request is None
@@ -196,8 +197,8 @@ class FastcgiConnection(asyncio.Protocol):
         )
 
     def is_ready(self) -> bool:
-        """Whether the server waits for another request, as far as a unix socket shows it: it has read all that was
-        sent, has said nothing since, and has not closed the connection, even if the loop has not noticed yet."""
+        """Return whether the server waits for another request, as far as a unix socket shows it: it has read all input,
+        has sent nothing since, and has not closed the connection, even if the loop has not noticed that yet."""
         return (
             not self.closed
             and not self._poll.poll(0)
@@ -217,7 +218,7 @@ class FastcgiConnection(asyncio.Protocol):
         self._parts.append(record(RecordType.PARAMS, REQUEST_ID))
 
     def send(self, kind: RecordType, data: bytes) -> None:
-        """Part of STDIN or DATA; b'' closes it."""
+        """Send a part of STDIN or DATA, with the next `flush`; b'' closes it."""
         if data:
             self._parts += stream_records(kind, REQUEST_ID, data, size=RECORD_SIZE)
         else:
@@ -225,7 +226,7 @@ class FastcgiConnection(asyncio.Protocol):
             self._parts.append(record(kind, REQUEST_ID))
 
     def flush(self) -> None:
-        """Hand over to the socket what `begin` and `send` left."""
+        """Write to the socket the records of `begin` and `send`."""
         parts, self._parts = self._parts, []
         if parts and not self.closed:
             self._transport.write(b"".join(parts))
@@ -239,7 +240,7 @@ class FastcgiConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Close at once. The request, if there is one, hears nothing more."""
+        """Close at once. The present request gets no more calls."""
         self.closed = True
         self.request = None
         self._transport.abort()
@@ -252,7 +253,7 @@ class FastcgiConnection(asyncio.Protocol):
         try:
             status = ProtocolStatus(number)
             if status is ProtocolStatus.INCOMPLETE:
-                raise ValueError  # not FastCGI's
+                raise ValueError  # not a status of FastCGI
         except ValueError:
             self.kept = False
             request.lost(RemoteProtocolError(f"END_REQUEST with protocol status {number}"))

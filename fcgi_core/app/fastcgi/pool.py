@@ -1,17 +1,16 @@
-"""The connections to one FastCGI server, and who waits for one.
+"""The connections to one FastCGI server, and the requests that wait for one.
 
-A FastCGI server has a fixed number of children, and each connection, also one that is kept and idle, holds a child. How
-many there are is not known here, and others may want them: another bridge, a web server. So
+A FastCGI server has a fixed number of children, and each connection occupies a child, even while it is idle. The number
+of children is not known here, and other clients may need them: another bridge, a web server. So
 
-* there are never more than `limit` connections. Requests beyond wait here, where their clients can still leave;
-  requests that the server has no child for wait at its socket, on connections that are new;
-* a connection is kept for KEEP seconds, which is enough to save nearly all connecting under load, and then given up
-  at the end of its request, so that its child takes whichever connection comes next;
-* no connection is idle while a new one waits, whose request its child could serve, unless more children than that have
-  been seen.
+* there are never more than `limit` connections. More requests wait here, where their clients can still leave; requests
+  for which the server has no child wait at its socket, on new connections;
+* a connection is kept for KEEP seconds, which saves nearly all connecting under load. Then it is closed at the end of
+  its request, and its child accepts the next connection;
+* no connection is idle while a new connection waits for a child, unless the server is known to have more children.
 
-Over TCP none is kept. There nobody can see whether the server still works on the request before, and what a script says
-after its answer would come into the answer of the next.
+Over TCP no connection is kept: it does not show whether the server still works on the last request, and the output of a
+script after its answer would get into the next answer.
 """
 
 from __future__ import annotations
@@ -35,38 +34,38 @@ log = logging.getLogger("fcgi_sctp.app")
 MAX_PATH = 107
 """Bytes of a unix socket's path (unix(7))."""
 MAX_QUEUED = 1000
-"""Requests that wait for a connection at most; php-fpm's own backlog is 511."""
+"""Requests that wait for a connection; php-fpm's own backlog is 511."""
 CONNECT_TIMEOUT = 5.0
 """Seconds for one attempt to connect."""
 PATIENCE = 10.0
-"""Seconds that requests wait for a server that is down before they are told: as long as for an application that is down
+"""Seconds that requests wait for a server that is down, before 502: as long as for an application that is down
 (`web.queue_timeout`)."""
 FIRST_RETRY = 0.05
-"""Seconds after the first failed attempt until the next; doubled with each, up to LAST_RETRY."""
+"""Seconds from the first failed attempt to the next; doubled each time, up to LAST_RETRY."""
 LAST_RETRY = 0.5
 KEEP = 0.02
-"""Seconds for which a connection is kept, from when it was made. To make one costs both sides some 0.1 ms, less than
-1 % of that, and another client of the server waits no longer than that for an idle child."""
+"""Seconds for which a connection is kept after it was made. Making one costs both sides some 0.1 ms, less than 1 % of
+this time, and another client of the server waits at most this time for an idle child."""
 
 
 class Waiter(Protocol):
-    """Who wants a connection."""
+    """A request that waits for a connection."""
 
     @property
     def repeatable(self) -> bool:
-        """Whether it can use another connection if this one turns out to be closed. If not it gets a new one: servers
-        close those that they were to keep when they please, and nobody can tell whether a request that goes out just
-        then was begun."""
+        """Whether the request can be sent again if its connection turns out to be closed. If not it gets a new
+        connection: servers close kept connections at any time, and it is not known whether the server began a request
+        that was sent just then."""
 
     def connected(self, connection: FastcgiConnection) -> None:
-        """Here it is; give it back with `release`."""
+        """Called with the connection; return it with `release`."""
 
     def unreachable(self, why: str) -> None:
-        """The server is down, and has been for a while."""
+        """Called when the server has been down for PATIENCE."""
 
 
 def parse_address(text: str) -> str | tuple[str, int]:
-    """The path of ``unix:/PATH``, or (host, port) of ``HOST:PORT``; ValueError."""
+    """Return the path of ``unix:/PATH``, or host and port of ``HOST:PORT``. ValueError."""
     if text.startswith("unix:"):
         path = text[5:]
         if not path or "\0" in path:
@@ -85,33 +84,32 @@ def parse_address(text: str) -> str | tuple[str, int]:
 
 
 class FastcgiPool:
-    """At most `limit` connections to the server at `address`. `keep`: for more than one request, if they can be."""
+    """At most `limit` connections to the server at `address`, with `keep` for more than one request if possible."""
 
     def __init__(self, address: str, limit: int, *, keep: bool = True) -> None:
         self.address = address
         self.limit = limit
         self.queue: deque[Waiter] = deque()
         self.returns = 0
-        """How often the server was there again after it could not be reached."""
+        """How often the server was reached again after it could not be reached."""
         self._target = parse_address(address)
         self._found: tuple[str, int] | None = None
-        """The address of the last connection: the host's name is looked up again when one fails."""
+        """Address of the last connection. The host's name is looked up again when a connection fails."""
         self.keeps = keep and isinstance(self._target, str)
-        """Whether the server is to keep connections."""
+        """Whether the server is asked to keep connections."""
         self._loop = asyncio.get_running_loop()
         self._idle: list[_PooledConnection] = []
         """In the order in which they became idle."""
         self._connections: set[_PooledConnection] = set()
         self._unanswered: dict[_PooledConnection, None] = {}
-        """Of those, the ones on which nothing has come yet, in the order in which they were made: perhaps no child has
-        them."""
+        """Connections on which nothing has come yet, the oldest first: perhaps no child has accepted them."""
         self._children = 0
-        """So many connections were answered and open at once: so many children there are for us."""
+        """Largest number of connections that were answered and open at once: the known number of children for us."""
         self._connecting: set[asyncio.Task[None]] = set()
         self._attempts = 0
         self._down_since: float | None = None
         self._refused = 0
-        """Requests that were told since then that the server is down."""
+        """Requests that got 502 since then."""
         self._retry = FIRST_RETRY
         self._retry_handle: asyncio.TimerHandle | None = None
         self._idle_handle: asyncio.TimerHandle | None = None
@@ -119,21 +117,21 @@ class FastcgiPool:
 
     @property
     def open(self) -> int:
-        """Connections there are, those that are being made included."""
+        """Number of connections, including those that are being made."""
         return len(self._connections) + self._attempts
 
     @property
     def idle(self) -> int:
-        """Connections that are kept without a request."""
+        """Number of connections that are kept without a request."""
         return len(self._idle)
 
     @property
     def full(self) -> bool:
-        """Whether no more may wait."""
+        """Whether the queue is full."""
         return len(self.queue) >= MAX_QUEUED
 
     def acquire(self, waiter: Waiter, *, first: bool = False) -> None:
-        """Ask for a connection; `waiter` is called now or later. `first`: before all others that wait."""
+        """Request a connection; `waiter` is called now or later. `first`: before all others that wait."""
         if first:
             self.queue.appendleft(waiter)
         else:
@@ -141,14 +139,14 @@ class FastcgiPool:
         self._serve()
 
     def forget(self, waiter: Waiter) -> None:
-        """It does not want one any more."""
+        """Remove a request from the queue."""
         try:
             self.queue.remove(waiter)
         except ValueError:
-            pass  # it has got one already
+            pass  # it has a connection already
 
     def release(self, connection: FastcgiConnection) -> None:
-        """Its request is over. It is kept if it can be used again, and its child is not wanted elsewhere."""
+        """Keep a connection whose request is over, if it can be used again and its child is not needed elsewhere."""
         assert isinstance(connection, _PooledConnection)
         if connection.closed:
             return
@@ -159,13 +157,13 @@ class FastcgiPool:
         if self._idle_handle is None:
             self._idle_handle = self._loop.call_at(connection.made + KEEP, self._close_old)
         if self.queue:
-            # not before the server's close, if it closes after this request, had a chance to be seen
+            # later, so that the server's close after this request, if any, is seen first
             self._loop.call_soon(self._serve)
         else:
             self._serve()
 
     def close(self) -> None:
-        """Close everything; nobody hears of it."""
+        """Close all connections and stop connecting, without a call to the requests that wait."""
         self._closed = True
         self.queue.clear()
         for handle in (self._retry_handle, self._idle_handle):
@@ -199,12 +197,12 @@ class FastcgiPool:
     def _serve(self) -> None:
         while self.queue and self._idle:
             connection = self._idle.pop()
-            # for one more request in any case: else connections that follow each other would never be open at once
+            # in any case for one more request: else two connections would never be open at once, which shows children
             usable = connection.requests == 1 or self._has_child_for_all()
             if usable and self.queue[0].repeatable and connection.is_ready():
                 self.queue.popleft().connected(connection)
             else:
-                connection.close()  # its child may be the one that is free for the new connection
+                connection.close()  # its child may be the one that accepts the new connection
         if self._idle and not self._has_child_for_all():
             self._close_idle()
         if self._retry_handle is None:
@@ -215,11 +213,11 @@ class FastcgiPool:
                 task.add_done_callback(self._connecting.discard)
 
     def _has_child_for_all(self) -> bool:
-        """Whether no new connection waits for a child that another one of ours has, as far as is known."""
+        """Return whether, as far as is known, no new connection waits for a child that another one of ours occupies."""
         if not self._unanswered:
             return True
         if next(iter(self._unanswered)).made <= self._loop.time() - KEEP:
-            self._children = len(self._connections) - len(self._unanswered)  # others have taken some, it seems
+            self._children = len(self._connections) - len(self._unanswered)  # other clients seem to have the rest
             return False
         return self.open <= self._children
 
@@ -253,15 +251,15 @@ class FastcgiPool:
         if self.queue:
             self.queue.popleft().connected(connection)
             if connection.closed:
-                connection.connection_lost(None)  # again: the server closed it before it had a request
+                connection.connection_lost(None)  # again: the server closed it before it carried a request
             self._serve()
         else:
-            connection.close()  # the one that wanted it has left; the server may have better use for its child
+            connection.close()  # the request has left the queue; the child is free for other clients
 
     async def _open_connection(self) -> _PooledConnection:
         if isinstance(self._target, tuple):
             return await self._open_tcp_connection(self._target)
-        # connected here: loops take the EAGAIN of a full backlog for a connection under way, or for an error
+        # connected here: loops treat the EAGAIN of a full backlog as a connection under way, or as an error
         with_path = socket.socket(socket.AF_UNIX)
         try:
             with_path.setblocking(False)
@@ -280,15 +278,15 @@ class FastcgiPool:
         except BaseException:
             self._found = None
             raise
-        peer = transport.get_extra_info("peername")  # None if it has gone already
+        peer = transport.get_extra_info("peername")  # None if the connection has ended already
         if peer is not None and (len(peer) == 2 or not peer[3]):  # not an address with a zone
             self._found = peer[:2]
         return connection
 
     def _reached(self) -> None:
         if self._down_since is not None:
-            lost = f"; {self._refused} requests got 502 meanwhile" if self._refused else ""
-            log.info("the FastCGI server at %s is back%s", self.address, lost)
+            lost = f"; {self._refused} requests got 502" if self._refused else ""
+            log.info("the FastCGI server at %s is up again%s", self.address, lost)
             self._down_since = None
             self._refused = 0
             self.returns += 1
@@ -296,7 +294,7 @@ class FastcgiPool:
     def _connect_failed(self, error: OSError) -> None:
         now = self._loop.time()
         if error.errno == errno.EAGAIN:
-            self._reached()  # a full backlog is a server that works
+            self._reached()  # a server with a full backlog runs
         else:
             if self._down_since is None:
                 self._down_since = now
@@ -304,7 +302,7 @@ class FastcgiPool:
             if now - self._down_since >= PATIENCE:
                 if not self._refused:
                     log.warning(
-                        "the FastCGI server at %s has been away for %g s; requests get 502 until it is back",
+                        "the FastCGI server at %s has been down for %.0f s; requests get 502 until it is up",
                         *(self.address, now - self._down_since),
                     )
                 self._refused += len(self.queue)

@@ -11,7 +11,7 @@ import yaml
 
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.process.config import Config, load_config
-from fcgi_core.process.run import _adopt
+from fcgi_core.process.reload import reload_plugins
 from tests.hosting.supervised import VirtualLoop
 
 WEB = {"listen": "unix:/run/web.sock", "connect": "192.0.2.1:9000"}
@@ -30,7 +30,7 @@ class Side:
         self.path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
 
     def hang_up(self) -> None:
-        _adopt(self.config, self.supervisor)
+        reload_plugins(self.config, self.supervisor)
 
     def plugins(self) -> list[str]:
         return [one["name"] for one in self.supervisor.statistics()]
@@ -43,26 +43,28 @@ def side(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.M
     return Side(tmp_path / "web.yaml")
 
 
-def test_plugins_are_taken_over(side: Side, caplog: pytest.LogCaptureFixture) -> None:
+def test_plugins_are_adopted(side: Side, caplog: pytest.LogCaptureFixture) -> None:
     side.write({"web": WEB, "plugins": {"syslog": {}}})
     side.hang_up()
     assert side.plugins() == ["syslog"]
-    assert caplog.messages[-1] == "configuration taken over"
-    assert "waiting" not in caplog.text
+    assert caplog.messages[-1] == "configuration reloaded"
+    assert "restart" not in caplog.text
 
 
-def test_what_waits_for_a_restart_is_told(side: Side, caplog: pytest.LogCaptureFixture) -> None:
+def test_options_that_need_a_restart_are_logged(side: Side, caplog: pytest.LogCaptureFixture) -> None:
     web = {**WEB, "connect": [WEB["connect"], "192.0.2.2:9000"], "health": "/h", "grace": "10s"}
     side.write({"web": web, "sctp": {"window": "64K"}, "log_level": "debug", "plugins": {"syslog": {}}})
     side.hang_up()
-    waiting = "changed in the file, and waiting for a restart: web.connect, web.health, sctp.window, log_level"
-    assert caplog.messages[-2:] == [waiting, "configuration taken over"]
+    waiting = (
+        "these options have changed in the file and need a restart: web.connect, web.health, sctp.window, log_level"
+    )
+    assert caplog.messages[-2:] == [waiting, "configuration reloaded"]
     assert side.plugins() == ["syslog"]
     side.write({"web": WEB})
     caplog.clear()
     side.hang_up()
-    assert caplog.messages[-1] == "configuration taken over"
-    assert "waiting" not in caplog.text, "it is as it runs"
+    assert caplog.messages[-1] == "configuration reloaded"
+    assert "restart" not in caplog.text, "it is as it runs"
 
 
 @pytest.mark.parametrize(
@@ -82,11 +84,11 @@ def test_a_file_with_an_error_changes_nothing(
     side.hang_up()
     side.write(content)
     side.hang_up()
-    assert caplog.messages[-1].startswith("configuration not taken over: ")
+    assert caplog.messages[-1].startswith("configuration not reloaded: ")
     assert told in caplog.messages[-1]
     assert side.plugins() == ["syslog"]
 
 
 def test_no_file(caplog: pytest.LogCaptureFixture, side: Side) -> None:
-    _adopt(Config(), side.supervisor)
-    assert caplog.messages[-1] == "SIGHUP: there is no configuration file to read again"
+    reload_plugins(Config(), side.supervisor)
+    assert caplog.messages[-1] == "SIGHUP ignored: this process was started without a configuration file"

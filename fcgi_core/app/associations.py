@@ -1,0 +1,254 @@
+"""The associations of an application side with web sides, and the requests that come on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from ..common.operator_log import Sums
+from ..common.repeats import Repeats
+from ..hosting.delivery import Link
+from ..hosting.switching import PeerChanges
+from ..protocol.application import ApplicationConnection
+from ..protocol.channels import Budget
+from ..protocol.connection import MAX_HELD_OF_PEER
+from ..protocol.driver import Driver
+from ..protocol.events import (
+    ConfigReceived,
+    ConnectionFailed,
+    Event,
+    FeedbackReceived,
+    InputClosed,
+    InputReceived,
+    ItemsAcknowledged,
+    PeerChanged,
+    PeerDraining,
+    PeerError,
+    PeerReady,
+    RecordRefused,
+    RequestAborted,
+    RequestFailed,
+    RequestReceived,
+    Writable,
+)
+from ..protocol.records import encode_pairs
+from ..protocol.request import Request
+from ..sctp.endpoints import peer_host
+from .admission import Admission
+from .exchange import AppExchange, Shared
+
+__all__ = ["Association", "Associations"]
+
+log = logging.getLogger("fcgi_sctp.app")
+
+PROXY = "HTTP_PROXY"
+"""The variable that CGI makes of a request's header Proxy. Many programs read their HTTP proxy from a variable of this
+name (CVE-2016-5385), so no kind of application gets it."""
+
+
+class Associations:
+    """All associations of an application side."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        make: Callable[[], ApplicationConnection],
+        *,
+        remote_changes: bool,
+        most: int,
+        most_per_address: int,
+    ) -> None:
+        """`make` makes the connection of a new association; `most` and `most_per_address` bound their number."""
+        self.shared = shared
+        self.on_request: Callable[[AppExchange], None]
+        """Gets each request; set before the first association is accepted."""
+        self.remote_changes = remote_changes
+        self.admission: Admission[Association] = Admission(most, most_per_address, Association.abort)
+        self.failed = Repeats(log, logging.WARNING, shared.loop)
+        """Associations that did not come up. Peers decide how many there are, so the log sums them."""
+        self.broken = Repeats(log, logging.ERROR, shared.loop)
+        """Associations whose peer broke the protocol."""
+        self._refused = Repeats(log, logging.WARNING, shared.loop)
+        self._make = make
+        self._all: set[Association] = set()
+        self._accounts: dict[str, tuple[Budget, set[int]]] = {}
+        """By host of web sides: the budget that its associations share, and their serial numbers."""
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Association]:
+        return iter(tuple(self._all))
+
+    def accept(self, peer: str) -> Driver[ApplicationConnection] | None:
+        """Return the driver of a new association with `peer`; None if it is refused."""
+        self._serial += 1
+        association = Association(self, self._make(), peer, self._serial)
+        why = self.admission.enter(association, peer, self.shared.loop.time())
+        if why:
+            self._refused.log(f"association from {peer} refused: {why}")
+            return None
+        account = self._accounts.setdefault(association.host, (Budget(MAX_HELD_OF_PEER), set()))
+        association.connection.account = account[0]
+        account[1].add(self._serial)
+        self._all.add(association)
+        return association.driver
+
+    def remove(self, association: Association) -> None:
+        """Forget an association that has ended."""
+        self.admission.leave(association)
+        self._all.discard(association)
+        _, serials = self._accounts[association.host]
+        serials.discard(association.serial)
+        if not serials:
+            del self._accounts[association.host]
+        self.changed()
+
+    def changed(self) -> None:
+        if self.shared.on_change is not None:
+            self.shared.on_change()
+
+    def close(self) -> None:
+        """Write what the log sums up."""
+        for repeats in (self._refused, self.failed, self.broken):
+            repeats.close()
+
+
+class Association:
+    """One association with a web side."""
+
+    def __init__(self, owner: Associations, connection: ApplicationConnection, peer: str, serial: int) -> None:
+        self.owner = owner
+        self.shared = owner.shared
+        self.connection = connection
+        self.peer = peer
+        self.host = peer_host(peer)
+        self.serial = serial
+        self.link: Link | None = None
+        self.idle_since = 0.0
+        """While the service stops: when its last request ended, in the loop's time; 0 if that is not known."""
+        self.changes = PeerChanges(self.shared.supervisor, owner.remote_changes)
+        self.sums = Sums(log, self.shared.loop, f"web side {peer}")
+        self.driver = Driver(connection, self.shared.loop, on_events=self._on_events, on_down=self._on_down)
+
+    def abort(self, why: str) -> None:
+        self.driver.abort(why)
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        started: list[AppExchange] = []
+        for event in events:
+            if isinstance(event, RequestReceived):
+                started.append(self._begin(event.request))
+            elif isinstance(event, InputReceived):
+                exchange: AppExchange | None = event.request.context
+                if exchange is not None:
+                    (exchange.data if event.is_data else exchange.body).append(event.data)
+                    exchange.bytes_in += len(event.data)
+                    if exchange.on_input is not None:
+                        exchange.on_input()
+            elif isinstance(event, InputClosed):
+                exchange = event.request.context
+                if exchange is not None:
+                    if event.is_data:
+                        exchange.data_closed = True
+                    else:
+                        exchange.input_closed = True
+                    if exchange.on_input is not None:
+                        exchange.on_input()
+            elif isinstance(event, Writable):
+                exchange = event.request.context
+                if exchange is not None and exchange.on_writable is not None:
+                    exchange.on_writable()
+            elif isinstance(event, FeedbackReceived):
+                context = None if event.request is None else event.request.context
+                assert self.link is not None
+                self.shared.supervisor.feedback(event.channel, event.data, context, self.link)
+            else:
+                self._on_rare_event(event)
+        # begun only now, so that a short body that came in the same batch is there from the start
+        for exchange in started:
+            if exchange.request.aborted:
+                exchange.end()  # it came and went in one batch
+            elif not exchange.ended:
+                self.owner.on_request(exchange)
+
+    def _begin(self, request: Request) -> AppExchange:
+        assert self.link is not None
+        if PROXY in request.params:
+            del request.params[PROXY]
+            request.raw_params = encode_pairs(request.params)
+        exchange = AppExchange(self.shared, self.link, request)
+        request.context = exchange
+        self.shared.supervisor.request_begin(exchange)
+        return exchange
+
+    def _on_rare_event(self, event: Event) -> None:
+        supervisor = self.shared.supervisor
+        match event:
+            case PeerReady():
+                assert self.driver.association is not None
+                self.owner.admission.ready(self)
+                self.peer = self.driver.association.peer
+                self.link = supervisor.association_up(self.driver, self.serial, self.peer, self.host)
+                name = event.settings.name or event.settings.instance
+                log.info("association %d with web side %s at %s is up", self.serial, name, self.peer)
+            case RequestAborted():
+                _abort(event.request)
+            case RequestFailed():
+                self._log(logging.WARNING, "requests broke the protocol", "web side %s: %s", event.error)
+                _abort(event.request)
+            case ConfigReceived():
+                self._change(event)
+            case RecordRefused():
+                self._log(logging.WARNING, "records were left out", "web side %s: left out %s", event.error)
+            case PeerChanged():
+                assert self.link is not None
+                supervisor.peer_changed(self.link)
+            case ItemsAcknowledged():
+                assert self.link is not None
+                supervisor.delivery.acknowledged(self.link, event.channel, event.number)
+            case PeerDraining():
+                self.owner.changed()
+            case PeerError():
+                self._log(logging.ERROR, "errors were reported", "web side %s reports: %s", event.text)
+            case ConnectionFailed():
+                if self.link is not None:  # else its end says the same
+                    self.owner.broken.log(f"web side {self.peer} broke the protocol: {event.error}")
+            case _:
+                pass
+
+    def _change(self, event: ConfigReceived) -> None:
+        """Apply the changes of options that the web side sent, and answer which are refused."""
+        results = self.changes.change(event.pairs, self.shared.loop.time())
+        changed = {name: event.pairs[name] for name in sorted(results) if not results[name]}
+        if changed:
+            log.info("web side %s changes %s", self.peer, changed)
+        for name, reason in results.items():
+            if reason:
+                text = "web side %s may not change %s: %s"
+                self.sums.say(logging.WARNING, "changes were refused", text, self.peer, name, reason)
+        self.connection.answer_config(event.number, results)
+        self.driver.wake()
+
+    def _log(self, level: int, what: str, text: str, value: object) -> None:
+        self.sums.say(level, what, text, self.peer, value)
+
+    def _on_down(self, reason: str) -> None:
+        self.sums.close()
+        if self.link is not None:
+            log.info("association %d with %s is down%s", self.serial, self.peer, f": {reason}" if reason else "")
+            self.shared.supervisor.association_down(self.link, reason)
+        else:
+            self.owner.failed.log(f"association with {self.peer} did not come up: {reason or 'it was shut down'}")
+        for request in tuple(self.connection.requests.values()):
+            request.aborted = True
+            _abort(request)
+        self.owner.remove(self)
+
+
+def _abort(request: Request) -> None:
+    """Report to the application that the client has gone. The application ends the exchange when it is ready."""
+    exchange: AppExchange | None = request.context
+    if exchange is not None and exchange.on_abort is not None:
+        exchange.on_abort()

@@ -1,0 +1,65 @@
+"""SIGHUP: a running process reads its configuration file again. Plugins change while it runs; the rest needs a restart.
+A file with an error changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..errors import ConfigError
+from ..hosting.supervisor import Supervisor
+from ..hosting.switching import adopt_plugins
+from .config import Config
+from .workers import Workers
+
+__all__ = ["reload_plugins", "reload_workers"]
+
+log = logging.getLogger("fcgi_sctp")
+
+OF_PARENT = ("app.workers", "app.grace", "log_level")
+"""Options that the parent of workers uses itself."""
+
+
+def reload_plugins(config: Config, supervisor: Supervisor) -> None:
+    """Read the file again and adopt its plugins. The log names the other options that have changed."""
+    fresh = _read_again(config)
+    if fresh is None:
+        return
+    problems = adopt_plugins(supervisor, fresh.load_plugins())
+    _report(problems)
+    _report_waiting(config.differences(fresh))
+    if not problems:
+        log.info("configuration reloaded")
+
+
+def reload_workers(config: Config, workers: Workers) -> None:
+    """Replace the workers with new ones, which read the file again."""
+    if config.read_again is not None:
+        fresh = _read_again(config)
+        if fresh is None:
+            return
+        _report_waiting([path for path in config.differences(fresh) if path in OF_PARENT])
+    workers.reload()
+
+
+def _read_again(config: Config) -> Config | None:
+    """Return the configuration that the file has now; None, with a line in the log, if there is no file or it has
+    errors."""
+    if config.read_again is None:
+        log.warning("SIGHUP ignored: this process was started without a configuration file")
+        return None
+    try:
+        return config.read_again()
+    except ConfigError as error:
+        _report(error.problems)
+        return None
+
+
+def _report(problems: list[str]) -> None:
+    for problem in problems:
+        log.error("configuration not reloaded: %s", problem)
+
+
+def _report_waiting(paths: list[str]) -> None:
+    if paths:
+        log.warning("these options have changed in the file and need a restart: %s", ", ".join(paths))

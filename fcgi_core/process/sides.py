@@ -1,0 +1,201 @@
+"""The two sides, put together from a configuration and started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from ..app.fastcgi.bridge import FastcgiBridge
+from ..app.making import ImportedApplication
+from ..app.service import Application, AppService
+from ..common.loggers import keep_all_enabled
+from ..hosting.supervisor import Supervisor
+from ..protocol.settings import MAX_NAME, Settings
+from ..sctp import open_carrier
+from ..sctp.carrier import Address
+from ..sctp.endpoints import advertisement, resolve, shifted
+from ..web.feed import Feed
+from ..web.probe import ProbeOptions
+from ..web.service import BackEndOptions, WebOptions, WebService
+from .admin import AdminServer, Commands, open_admin
+from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
+from .reload import reload_plugins, reload_workers
+from .status import app_commands, web_commands
+from .workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
+
+__all__ = ["Running", "start_app", "start_web"]
+
+log = logging.getLogger("fcgi_sctp")
+
+LOOK_AT_LIMITS = 1.0
+"""Seconds between looks at a worker's limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A side that runs, and what the process does with it."""
+
+    stop: Callable[[], Awaitable[None]]
+    reload: Callable[[], None] | None = None
+    """Called on SIGHUP."""
+    reopen: Callable[[], None] | None = None
+    """Called on SIGUSR1."""
+    supervisor: Supervisor | None = None
+    """Runs the plugins; None in the parent of workers."""
+    close: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Called after `stop`, and after the atexit functions of the application."""
+
+
+async def start_web(config: Config, web: WebConfig) -> Running:
+    carrier = open_carrier(config.sctp.carrier, config.sctp.carrier_options())
+    feed = Feed(web.feed, group=web.feed_group) if web.feed is not None else None
+    feed_is_wanted = "feed" in web.model_fields_set
+    if feed is not None and not feed_is_wanted:
+        try:
+            os.makedirs(os.path.dirname(feed.path), exist_ok=True)
+        except OSError:
+            pass  # only root may do that below /run; the service runs without a feed
+    service = WebService(
+        carrier,
+        web.listen,
+        [BackEndOptions(Address.parse(one.address), one.weight) for one in web.connect],
+        plugins=config.load_plugins(),
+        settings=_settings(config, web.name or socket.gethostname()),
+        plan=config.sctp.plan,
+        feed=feed,
+        options=WebOptions(
+            request_timeout=web.request_timeout,
+            queue_timeout=web.queue_timeout,
+            queue_length=web.queue_length,
+            slow_start=web.slow_start,
+            max_workers=web.max_workers,
+            probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
+            needs_feed=feed_is_wanted,
+            socket_mode=web.mode,
+            socket_group=web.socket_group,
+        ),
+    )
+    await service.start()
+    for listen in web.listen if web.mode & 0o002 else ():
+        if listen.startswith("unix:"):
+            log.info(
+                "every local user may send requests to %s (mode %04o); set web.socket_group to limit that",
+                *(listen, web.mode),
+            )
+    admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
+    return Running(
+        lambda: _stop(admin, service.stop(web.grace)),
+        lambda: reload_plugins(config, service.supervisor),
+        service.supervisor.reopen,
+        service.supervisor,
+    )
+
+
+async def _start_workers(config: Config, app: AppConfig, count: int) -> Running:
+    workers = Workers(count, worker_command(), app.grace)
+    await workers.start()
+    return Running(workers.stop, lambda: reload_workers(config, workers), workers.reopen)
+
+
+async def start_app(config: Config, app: AppConfig) -> Running:
+    number = os.environ.get(WORKER_VARIABLE)
+    if app.workers is not None and number is None:
+        return await _start_workers(config, app, app.workers)
+    # the parent's count: the file may have another by now
+    worker, count = int(number or 0), int(os.environ.get(COUNT_VARIABLE) or 1)
+    listen = [await resolve(Address.parse(text)) for text in app.listen]
+    name = app.name or app.application or (app.fastcgi.address if app.fastcgi else "")
+    service = AppService(
+        _application(app),
+        open_carrier(config.sctp.carrier, config.sctp.carrier_options()),
+        [shifted(address, worker) for address in listen],
+        plugins=config.load_plugins(),
+        settings=_settings(
+            config,
+            f"{name}#{worker}" if number is not None else name,
+            advertisement(listen[0], count) if listen else {},
+        ),
+        plan=config.sctp.plan,
+        remote_changes=app.remote_changes,
+        max_associations=config.sctp.max_associations,
+        max_associations_per_address=config.sctp.max_associations_per_address,
+    )
+    keep_all_enabled("fcgi_sctp")
+    await service.start()
+    if app.max_requests is not None or app.max_memory is not None:
+        _watch_limits(service, app)
+    admin = await _open_admin(app.admin, "app", app.admin_group, app_commands(service), number)
+    end_with_parent()
+    tell_ready()
+    return Running(
+        lambda: _stop(admin, service.finish(app.grace)),
+        lambda: reload_plugins(config, service.supervisor),
+        service.supervisor.reopen,
+        service.supervisor,
+        service.close,
+    )
+
+
+def _application(app: AppConfig) -> Application:
+    if app.fastcgi is not None:
+        return FastcgiBridge(**app.fastcgi.model_dump())
+    assert app.application is not None
+    return ImportedApplication(
+        app.application, path=app.path, interface=app.interface, threads=app.threads, script_name=app.script_name
+    )
+
+
+async def _open_admin(
+    wanted: str | None, side: str, group: str | None, commands: Commands, worker: str | None = None
+) -> AdminServer | None:
+    """Return the admin socket that the configuration wants, None for none. OSError; `auto` logs that instead."""
+    if wanted is None:
+        return None
+    path = f"{ADMIN_DIRECTORY}/{side}.sock" if wanted == AUTO else wanted
+    if worker is not None:
+        path = f"{path.removesuffix('.sock')}.{worker}.sock"
+    return await open_admin(path, commands, group, needed=wanted != AUTO)
+
+
+async def _stop(admin: AdminServer | None, stopping: Awaitable[None]) -> None:
+    await stopping
+    if admin is not None:
+        admin.close()
+
+
+def _watch_limits(service: AppService, app: AppConfig) -> None:
+    """Send this worker SIGTERM when it reaches a limit; the parent then starts another."""
+
+    def look() -> None:
+        memory = _resident_memory()
+        if app.max_requests is not None and service.shared.requests_ended >= app.max_requests:
+            log.info("this worker has handled %d requests and is replaced", service.shared.requests_ended)
+        elif app.max_memory is not None and memory > app.max_memory:
+            log.warning("this worker has grown to %d bytes of memory and is replaced", memory)
+        else:
+            service.loop.call_later(LOOK_AT_LIMITS, look)
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    service.loop.call_later(LOOK_AT_LIMITS, look)
+
+
+def _resident_memory() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _settings(config: Config, name: str, others: dict[str, str] | None = None) -> Settings:
+    sctp = config.sctp
+    return Settings(
+        max_requests=sctp.max_requests,
+        window=sctp.window,
+        max_message=sctp.max_message,
+        name=name.encode("ascii", "replace").decode()[:MAX_NAME],  # it travels as latin-1 and is shown in logs
+        others=others or {},
+    )
