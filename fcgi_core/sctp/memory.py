@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 
+from . import endings
 from .carrier import (
     URGENT_ROOM,
     Address,
@@ -266,18 +267,16 @@ class MemoryAssociation:
         if self.down:
             return
         other = self.other
-        self.end(f"Aborted by this side: {reason or 'no reason given'}.", soon=True)
+        self.end(endings.aborted_here(reason), soon=True)
         if other is not None:
-            why = f": {reason}" if reason else ""
-            self.network.call_at(
-                self.network.now + self.network.delay, lambda: other.end(f"{other.peer} aborted the association{why}.")
-            )
+            theirs = endings.aborted(other.peer, reason)
+            self.network.call_at(self.network.now + self.network.delay, lambda: other.end(theirs))
 
     def lose(self, reason: str = "") -> None:
         """For tests: the network fails, and both ends notice at this moment."""
         for end in (self, self.other):
             if end is not None:
-                end.end(reason or f"{end.peer} does not answer any more.", soon=True)
+                end.end(reason or f"{end.peer} does not answer any more", soon=True)
 
     def end(self, reason: str, soon: bool = False) -> None:
         """Down, once; `soon`: the handler hears it on the next event, not now."""
@@ -366,7 +365,7 @@ class MemoryCarrier:
         host = next((host for host in address.hosts if host not in network.unreachable), None)
         if host is None:
             timeout = self.options.connect_timeout
-            reason = f"{address} did not answer within {timeout:g} s."
+            reason = endings.no_answer(str(address), timeout)
             network.call_at(network.now + timeout, lambda: association.end(reason))
         else:  # INIT and INIT ACK, then COOKIE ECHO arrives
             network.call_at(network.now + 3 * network.delay, lambda: self._arrive(association, (host, address.port)))
@@ -378,14 +377,14 @@ class MemoryCarrier:
             return
         listener = network.listeners.get(where)
         if listener is None or len(listener.carrier.associations) >= listener.carrier.options.max_associations:
-            reason = f"{ours.peer} refused the association."
+            reason = endings.refused(ours.peer)
             network.call_at(network.now + network.delay, lambda: ours.end(reason))
             return
         theirs = MemoryAssociation(listener.carrier, network.peer_name())
         theirs.handler = listener.accept(theirs.peer)
         if theirs.handler is None:
             theirs.down = True
-            reason = f"{ours.peer} aborted the association: not wanted."
+            reason = endings.aborted(ours.peer, "not wanted")
             network.call_at(network.now + network.delay, lambda: ours.end(reason))
             return
         there = listener.carrier

@@ -49,7 +49,7 @@ class TestKernelBeyondTheContract:
                 near = Recorder()
                 lab.carrier("web").connect(address, near)
                 await near.end()
-            assert "refused: address not allowed" in caplog.text
+            assert "refused: not in allowed_peers" in caplog.text
             assert len(caplog.records) == AT_ONCE
 
         self.contract.run(body)
