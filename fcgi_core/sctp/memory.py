@@ -1,13 +1,13 @@
-"""The memory carrier: SCTP between objects of one process, on a clock that only moves when told to. For tests.
+"""The memory carrier: SCTP between objects of one process, with a virtual clock. For tests.
 
-A :class:`MemoryNetwork` is an event queue with a virtual clock; carriers made by it reach each other. With the same
-seed and the same calls everything happens in the same order. What it models of SCTP is what its users can notice:
+A :class:`MemoryNetwork` is an event queue with a clock that the test moves; its carriers reach each other. The same
+seed and the same calls give the same order of events. It models what users of SCTP can notice:
 
 - messages of one stream arrive in order, those of different streams overtake each other (by jitter and loss);
-- a lost message is sent again `retransmission` seconds later, and holds up its own stream only (RFC 9260 section 6.6);
-- unordered messages arrive as they come; a message with a lifetime is given up if it would be sent again after it
+- a lost message is sent again `retransmission` seconds later, and delays only its own stream (RFC 9260 section 6.6);
+- unordered messages are delivered when they arrive; a message is abandoned if it would be sent again after its lifetime
   (RFC 3758);
-- the send buffer is bounded, and freed when acknowledgements come: one delay after the arrival.
+- the send buffer is limited, and an acknowledgement, one delay after the arrival, frees it.
 
     network = MemoryNetwork(seed=1, delay=0.01, loss=0.02)
     server, client = network.carrier(), network.carrier()
@@ -45,7 +45,7 @@ EVENTS = 10_000_000
 
 
 class MemoryNetwork:
-    """Carriers that reach each other, and the clock and queue of what happens. Times are seconds."""
+    """Carriers that reach each other, with a clock and a queue of events. Times are in seconds."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class MemoryNetwork:
         self.retransmission = retransmission
         self.window = window
         self.unreachable: set[str] = set()
-        """Hosts that do not answer: a connection to one times out."""
+        """Hosts that do not answer."""
         self.random = random.Random(seed)
         self.listeners: dict[tuple[str, int], _MemoryListener] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -76,16 +76,16 @@ class MemoryNetwork:
         return MemoryCarrier(self, options or CarrierOptions())
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
-        """Call `function` at `when`, after what is already to happen then. Tests hang their own events in here."""
+        """Call `function` at `when`, after the events that are already due then. Tests may add events of theirs."""
         heappush(self._queue, (max(when, self.now), next(self._order), function))
 
     def run_until(self, when: float) -> None:
-        """Let everything happen up to `when`, which then is the time."""
+        """Run all events up to `when`, and set the clock to it."""
         self._run(when)
         self.now = max(self.now, when)
 
     def run(self) -> None:
-        """Let everything happen until nothing more would."""
+        """Run events until there are none."""
         self._run(float("inf"))
 
     def _run(self, until: float) -> None:
@@ -94,29 +94,29 @@ class MemoryNetwork:
                 return
             self.now, _order, function = heappop(self._queue)
             function()
-        raise RuntimeError(f"{EVENTS} events and no end")
+        raise RuntimeError(f"more than {EVENTS} events")
 
     def peer_name(self) -> str:
         return f"memory:{next(self._ports)}"
 
     def trip(self) -> float:
-        """Seconds of one trip that succeeds."""
+        """Seconds that a message takes if it is not lost."""
         return self.delay + (self.random.random() * self.jitter if self.jitter else 0.0)
 
 
 class MemoryAssociation:
-    """See :class:`fcgi_core.sctp.carrier.Association`; the attributes more are for tests to look at."""
+    """Implements :class:`fcgi_core.sctp.carrier.Association`; further attributes are for tests."""
 
     def __init__(self, carrier: MemoryCarrier, peer: str) -> None:
         self.carrier = carrier
         self.network = carrier.network
         self.other: MemoryAssociation | None = None
-        """The other end, once there is one."""
+        """The other end; None before it is accepted."""
         self.handler: AssociationHandler | None = None
         self.priorities: dict[int, int] = {}
-        """What set_priority() was told."""
+        """Priorities of streams, as set_priority() set them."""
         self.abandoned: list[Message] = []
-        """Messages given up because their lifetime was over."""
+        """Messages abandoned after their lifetime."""
         self.up = False
         self.down = False
         self._closing = False
@@ -192,7 +192,7 @@ class MemoryAssociation:
         self.network.call_at(self.network.now + self.network.delay, lambda: self._acknowledged(message))
         if other is None or other.down or self.down:
             return
-        if not other._inbox:  # handed on after all else that arrives at this moment
+        if not other._inbox:  # delivered together with all that arrives at this moment
             self.network.call_at(self.network.now, other._hand_on)
         other._received += 1
         other._inbox.append(message.arrived())
@@ -252,7 +252,7 @@ class MemoryAssociation:
             self.network.call_at(self.network.now, self._finish_shutdown)
 
     def _finish_shutdown(self) -> None:
-        """The peer sends what it still has, then both are down (RFC 9260 section 9.2)."""
+        """Let the peer send what it still has, then end both (RFC 9260 section 9.2)."""
         other = self.other
         if self.down or other is None:
             return
@@ -273,13 +273,13 @@ class MemoryAssociation:
             self.network.call_at(self.network.now + self.network.delay, lambda: other.end(theirs))
 
     def lose(self, reason: str = "") -> None:
-        """For tests: the network fails, and both ends notice at this moment."""
+        """For tests: the network fails, and both ends notice at once."""
         for end in (self, self.other):
             if end is not None:
                 end.end(reason or f"{end.peer} does not answer any more", soon=True)
 
     def end(self, reason: str, soon: bool = False) -> None:
-        """Down, once; `soon`: the handler hears it on the next event, not now."""
+        """End, once. With `soon` the handler is called by an event, not now."""
         if self.down:
             return
         self.down = True
@@ -338,7 +338,7 @@ class _MemoryListener:
 
 
 class MemoryCarrier:
-    """See :class:`fcgi_core.sctp.carrier.Carrier`. Made by :meth:`MemoryNetwork.carrier`."""
+    """Implements :class:`fcgi_core.sctp.carrier.Carrier`. Made by :meth:`MemoryNetwork.carrier`."""
 
     name = "memory"
 

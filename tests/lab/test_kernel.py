@@ -85,7 +85,7 @@ class TestKernelBeyondTheContract:
 
         self.contract.run(body)
 
-    def test_what_an_association_held_is_free_when_it_is_gone(self) -> None:
+    def test_an_association_that_ended_frees_its_memory(self) -> None:
         async def body(lab: Lab) -> None:
             far: list[Recorder] = []
 

@@ -269,7 +269,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_who_has_only_what_is_urgent_hears_of_room_too(self) -> None:
+    def test_writable_is_called_for_urgent_messages_too(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
             sent = 0
@@ -283,7 +283,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_what_is_urgent_is_taken_when_there_is_no_room_for_more(self) -> None:
+    def test_urgent_messages_are_accepted_when_there_is_no_room_for_others(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
             bulk = [Message(1, bytes(16384))] * 1000
@@ -381,7 +381,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_abort_is_told_once_on_both_sides(self) -> None:
+    def test_abort_is_reported_once_on_both_sides(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
             near.up.abort("no more")
@@ -402,7 +402,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_nobody_listens(self) -> None:
+    def test_nothing_listens(self) -> None:
         async def body(lab: Lab) -> None:
             near = Recorder()
             lab.carrier("web", connect_timeout=1.0).connect(self.address(), near)
@@ -440,7 +440,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_at_most_so_many_associations(self) -> None:
+    def test_associations_are_limited(self) -> None:
         async def body(lab: Lab) -> None:
             address = self.address()
             far: list[Recorder] = []

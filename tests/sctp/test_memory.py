@@ -205,7 +205,7 @@ def test_priorities_are_noted() -> None:
     assert client.memory.priorities == {3: 1}
 
 
-def test_connections_that_do_not_come_about() -> None:
+def test_connections_that_fail() -> None:
     network = MemoryNetwork()
     nobody, silent, unwanted = Recorder(network), Recorder(network), Recorder(network)
     network.unreachable.add("10.0.0.9")
@@ -224,7 +224,7 @@ def test_connections_that_do_not_come_about() -> None:
     carrier.listen(ADDRESS, lambda peer: None)
 
 
-def test_a_closed_carrier_says_no_more() -> None:
+def test_a_closed_carrier_calls_no_hooks() -> None:
     network = MemoryNetwork()
     accepted: list[AssociationHandler] = []
 
@@ -245,7 +245,7 @@ def test_a_closed_carrier_says_no_more() -> None:
     assert accepted[0].reasons == [f"{accepted[0].memory.peer} aborted the association: closing"]
 
 
-def test_a_conversation_without_end_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_conversation_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcgi_core.sctp.memory.EVENTS", 100)
     network = MemoryNetwork()
 
@@ -253,7 +253,7 @@ def test_a_conversation_without_end_is_reported(monkeypatch: pytest.MonkeyPatch)
         network.call_at(network.now, again)
 
     again()
-    with pytest.raises(RuntimeError, match="no end"):
+    with pytest.raises(RuntimeError, match="more than 100 events"):
         network.run()
 
 

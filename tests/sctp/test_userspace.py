@@ -148,7 +148,7 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_few_packets_on_the_loopback_bring_a_sack_by_themselves(self) -> None:
+    def test_short_messages_on_the_loopback_need_few_sacks(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await self.meet(lab)
             before = far.up.statistics().packets_sent or 0
@@ -160,7 +160,7 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_who_sends_much_asks_for_sacks(self) -> None:
+    def test_a_sender_of_much_data_asks_for_sacks(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await self.meet(lab)
             before = far.up.statistics().packets_sent or 0
@@ -332,7 +332,7 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_packets_that_are_none(self) -> None:
+    def test_malformed_packets(self) -> None:
         async def body(lab: Lab) -> None:
             near, _far = await self.meet(lab, echo=True)
             port = self.listener.address.udp_port
@@ -538,7 +538,7 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_cookies_of_strangers_are_limited_like_inits(self) -> None:
+    def test_cookies_without_an_association_are_limited_like_inits(self) -> None:
         """Else one address could take the slots of all strangers with packets that are no cookies."""
 
         async def body(lab: Lab) -> None:
@@ -561,7 +561,7 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_more_of_unfinished_messages_than_can_be_true(self) -> None:
+    def test_too_many_bytes_of_unfinished_messages(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await self.meet(lab, send_buffer=16 << 20, receive_buffer=16 << 20)
             near.send([Message(1, bytes(MAX_PARTIAL + (1 << 20)))])
@@ -597,7 +597,7 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_of_several_addresses_each_attempt_takes_the_next(self) -> None:
+    def test_each_attempt_uses_the_next_of_several_addresses(self) -> None:
         async def body(lab: Lab) -> None:
             listener = lab.carrier("app").listen(ANYWHERE, lambda peer: Recorder())
             web = lab.carrier("web", connect_timeout=2.0)
@@ -646,7 +646,7 @@ class TestUserspace:
 
         self.whole(body)
 
-    def test_what_an_association_held_is_free_when_it_is_gone(self) -> None:
+    def test_an_association_that_ended_frees_its_memory(self) -> None:
         async def body(lab: Lab) -> None:
             far: list[Recorder] = []
 
@@ -789,7 +789,7 @@ class TestUserspace:
 
         self.contract.run(body)
 
-    def test_a_peer_that_was_started_anew_says_so(self) -> None:
+    def test_a_peer_that_restarted_says_so(self) -> None:
         async def body(lab: Lab) -> None:
             with application() as (process, port):
                 near = Recorder()

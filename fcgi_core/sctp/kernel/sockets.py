@@ -14,13 +14,13 @@ import ipaddress
 import logging
 import socket
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 import sctp as pysctp
 
 from ..addresses import socket_address
 from ..carrier import Address, CarrierError, CarrierOptions, Scheduler
+from ..probe import sysctl
 from ..silence import ENDLESS
 
 __all__ = [
@@ -51,7 +51,6 @@ __all__ = [
     "set_buffer",
     "set_stream_priority",
     "status",
-    "sysctl",
 ]
 
 log = logging.getLogger("fcgi_sctp.kernel")
@@ -101,14 +100,6 @@ class Status(NamedTuple):
     congestion_window: int
     round_trip: float
     retransmission_timeout: float
-
-
-def sysctl(name: str) -> int | None:
-    """The number in sysctl `name`, of this network namespace; None if there is none."""
-    try:
-        return int(Path("/proc/sys", *name.split(".")).read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def milliseconds(seconds: float) -> int:
