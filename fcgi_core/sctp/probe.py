@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .carrier import DEFAULT_UDP_PORT, CarrierError, CarrierOptions
 
-__all__ = ["Finding", "State", "choose", "kernel_finding", "probe", "sysctl", "userspace_finding"]
+__all__ = ["SOL_SCTP", "Finding", "State", "choose", "kernel_finding", "probe", "sysctl", "userspace_finding"]
 
 SOL_SCTP = 132
 MODPROBE_DIRECTORIES = (

@@ -30,6 +30,7 @@ from ..carrier import (
     Scheduler,
 )
 from ..parts import MAX_PARTIAL, Parts
+from ..probe import SOL_SCTP
 from ..silence import Watch
 from . import sockets as linux
 from .sockets import AssociationChange
@@ -400,10 +401,10 @@ class KernelAssociation:
         self._average += (size - self._average) / 32
         unordered = message.unordered and (self._interleaving or size <= UNORDERED)
         info = _snd_info.pack(stream, linux.UNORDERED if unordered else 0, socket.htonl(message.ppid), 0, 0)
-        ancillary = [(linux.SOL_SCTP, linux.SND_INFO, info)]
+        ancillary = [(SOL_SCTP, linux.SND_INFO, info)]
         if lifetime is not None:
             limit = struct.pack("=H2xI", linux.PR_TTL, linux.milliseconds(lifetime))
-            ancillary.append((linux.SOL_SCTP, linux.PR_INFO, limit))
+            ancillary.append((SOL_SCTP, linux.PR_INFO, limit))
         sock.sendmsg((data,), ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def set_priority(self, stream: int, priority: int) -> None:
@@ -426,7 +427,7 @@ class KernelAssociation:
             return
         self._ending = True
         try:
-            sock.sendmsg((), [(linux.SOL_SCTP, linux.SND_INFO, _snd_info.pack(0, linux.END_OF_FILE, 0, 0, 0))])
+            sock.sendmsg((), [(SOL_SCTP, linux.SND_INFO, _snd_info.pack(0, linux.END_OF_FILE, 0, 0, 0))])
         except OSError:
             pass  # it has ended already; a notification follows
 
@@ -439,7 +440,7 @@ class KernelAssociation:
         if sock is not None and self._up:
             info = _snd_info.pack(0, linux.ABORT, 0, 0, 0)
             try:
-                sock.sendmsg((reason.encode()[:512],), [(linux.SOL_SCTP, linux.SND_INFO, info)], socket.MSG_DONTWAIT)
+                sock.sendmsg((reason.encode()[:512],), [(SOL_SCTP, linux.SND_INFO, info)], socket.MSG_DONTWAIT)
             except OSError:
                 pass  # it has ended already
 

@@ -20,42 +20,10 @@ import sctp as pysctp
 
 from ..addresses import socket_address
 from ..carrier import Address, CarrierError, CarrierOptions, Scheduler
-from ..probe import sysctl
+from ..probe import SOL_SCTP, sysctl
 from ..silence import ENDLESS
 
-__all__ = [
-    "ABORT",
-    "ADDRESS_CHANGE",
-    "ASSOCIATION_CHANGE",
-    "AssociationChange",
-    "END_OF_FILE",
-    "NOTIFICATION",
-    "PARTIAL_DELIVERY",
-    "PR_INFO",
-    "PR_TTL",
-    "RCV_INFO",
-    "SHUTDOWN_EVENT",
-    "SND_INFO",
-    "SOL_SCTP",
-    "STREAM_CHANGE",
-    "Status",
-    "UNORDERED",
-    "add_outgoing_streams",
-    "assoc_statistics",
-    "bind",
-    "connect",
-    "interleaving",
-    "open_socket",
-    "paths",
-    "queued_cost",
-    "set_buffer",
-    "set_stream_priority",
-    "status",
-]
-
 log = logging.getLogger("fcgi_sctp.kernel")
-
-SOL_SCTP = 132
 
 # socket options
 RTO_INFO, ASSOC_INFO, INIT_MSG, NO_DELAY = 0, 1, 2, 3

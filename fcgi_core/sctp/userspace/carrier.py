@@ -61,7 +61,7 @@ class UserspaceListener:
         accept: Callable[[str], AssociationHandler | None],
     ) -> None:
         self._carrier = carrier
-        self._endpoints = {endpoint.handle: endpoint for endpoint in endpoints}
+        self._endpoints = endpoints
         self._handle = handle
         self._accept = accept
         self.address = address
@@ -76,11 +76,10 @@ class UserspaceListener:
         while self._handle >= 0 and (handle := lib.carrier_accept(self._handle, source)) >= 0:
             host = _host_of(source)
             peer = _peer_name(host, source.port)
-            endpoint = self._endpoints.get(source.endpoint)
-            there = endpoint or self._carrier.stack.by_handle(source.endpoint)
-            association = UserspaceAssociation(self._carrier, there, handle, peer)
+            endpoint = self._carrier.stack.endpoints[source.endpoint]
+            association = UserspaceAssociation(self._carrier, endpoint, handle, peer)
             with self._carrier.stack.guarded(association):
-                handler = self._accept(peer) if endpoint is not None else None
+                handler = self._accept(peer) if endpoint in self._endpoints else None
                 if handler is not None:
                     association.begin_accept(handler, socket_address(host, source.port))
                     continue
@@ -98,7 +97,7 @@ class UserspaceListener:
             del self._carrier.stack.listeners[handle]
             self._carrier.listeners.discard(self)
             self._refusals.close()
-            for endpoint in self._endpoints.values():
+            for endpoint in self._endpoints:
                 endpoint.refused = None
                 endpoint.release()
             self._carrier.stack.soon()
@@ -206,7 +205,7 @@ class UserspaceCarrier:
 
     def _endpoint_for(self, version: int) -> Endpoint:
         host, port = self._bind or ("::" if version == 6 else "0.0.0.0", 0)
-        if port and self._bound in self.stack.endpoints:
+        if self._bound is not None and self._bound.users:
             return self._bound
         endpoint = Endpoint(self.stack, self.options, host, port)
         self._bound = endpoint if port else None

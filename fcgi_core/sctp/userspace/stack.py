@@ -69,7 +69,7 @@ class Stack:
         self.loop = loop
         self.process = os.getpid()
         self.carriers: set[object] = set()
-        self.endpoints: set[Endpoint] = set()
+        self.endpoints: dict[int, Endpoint] = {}
         self.listeners: dict[int, Callable[[], None]] = {}  # called when there are associations to accept
         self.associations: dict[int, StackAssociation] = {}
         self.waiting: set[StackAssociation] = set()  # for room
@@ -107,10 +107,6 @@ class Stack:
                     handle.cancel()
             Stack.current = None
 
-    def by_handle(self, handle: int) -> Endpoint:
-        """The endpoint with this handle."""
-        return next(endpoint for endpoint in self.endpoints if endpoint.handle == handle)
-
     def soon(self) -> None:
         """Call deliver() on the next turn of the loop; one that is running does."""
         if self._soon is None and not self._delivering:
@@ -147,7 +143,7 @@ class Stack:
 
     def flush(self) -> None:
         if lib.carrier_flush() or self._writing:
-            for endpoint in self.endpoints:
+            for endpoint in self.endpoints.values():
                 if lib.carrier_blocked(endpoint.handle):
                     self._writing.add(endpoint)
                     self.loop.add_writer(endpoint.descriptor, self.flush)
@@ -223,7 +219,7 @@ class Endpoint:
             raise
         self.overhead = 28 if family == socket.AF_INET else 48  # IP and UDP headers
         self.port: int = self.socket.getsockname()[1]
-        stack.endpoints.add(self)
+        stack.endpoints[self.handle] = self
         stack.loop.add_reader(self.descriptor, self._readable)
 
     def _readable(self) -> None:
@@ -246,7 +242,7 @@ class Endpoint:
             return
         self.stack.loop.remove_reader(self.descriptor)
         self.stack.forget_writer(self)
-        self.stack.endpoints.discard(self)
+        del self.stack.endpoints[self.handle]
         lib.carrier_endpoint_close(self.handle)
         self.socket.close()
 

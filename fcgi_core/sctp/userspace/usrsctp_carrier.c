@@ -17,7 +17,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <usrsctp.h>
 
 #ifndef SCTP_INTERLEAVING_SUPPORTED
@@ -66,12 +65,6 @@ static struct {
     int dirty_count, dirty_capacity;
     uint64_t tick_ms;
 } state;
-
-static uint64_t now_ms(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 /* ---- associations and listeners with news for Python ---------------------------------------------------------- */
 

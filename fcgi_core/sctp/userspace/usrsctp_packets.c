@@ -56,7 +56,7 @@ struct peer peers[CARRIER_PEERS];
 struct carrier_counters packet_counters;
 static uint32_t peer_buckets[CARRIER_PEERS];
 
-static uint64_t now_ms(void) {
+uint64_t now_ms(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;

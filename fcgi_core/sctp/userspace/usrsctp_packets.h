@@ -54,6 +54,9 @@ struct endpoint {
 extern struct peer peers[CARRIER_PEERS];
 extern struct carrier_counters packet_counters;
 
+/* Milliseconds of a clock that is never set. */
+uint64_t now_ms(void);
+
 int packets_init(void);
 
 /* The library's output function. */
