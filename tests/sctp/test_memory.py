@@ -13,7 +13,7 @@ ADDRESS = Address(("10.0.0.1",), 9000)
 
 
 class Recorder:
-    """A handler that notes when it was told what."""
+    """A handler that records its calls with their times."""
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.network = network
@@ -207,15 +207,15 @@ def test_priorities_are_noted() -> None:
 
 def test_connections_that_fail() -> None:
     network = MemoryNetwork()
-    nobody, silent, unwanted = Recorder(network), Recorder(network), Recorder(network)
+    refused, silent, unwanted = Recorder(network), Recorder(network), Recorder(network)
     network.unreachable.add("10.0.0.9")
     listener = network.carrier().listen(ADDRESS, lambda peer: None)
     carrier = network.carrier()
-    carrier.connect(Address(("10.0.0.2",), 9000), nobody)
+    carrier.connect(Address(("10.0.0.2",), 9000), refused)
     carrier.connect(Address(("10.0.0.9",), 9000), silent)
     carrier.connect(ADDRESS, unwanted)
     network.run()
-    assert nobody.reasons == ["10.0.0.2:9000 refused the association"]
+    assert refused.reasons == ["10.0.0.2:9000 refused the association"]
     assert silent.reasons == ["10.0.0.9:9000 did not answer within 5 s"]
     assert unwanted.reasons == ["10.0.0.1:9000 aborted the association: not wanted"]
     with pytest.raises(CarrierError, match="in use"):

@@ -1,4 +1,4 @@
-"""fcgi_core.sctp.probe, on any machine: what it looks at is made up."""
+"""fcgi_core.sctp.probe with a made-up root folder, so that the tests pass on any machine."""
 
 from __future__ import annotations
 

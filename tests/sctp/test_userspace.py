@@ -197,7 +197,7 @@ class TestUserspace:
             sent.append(Message(5, chosen.randbytes(1 << 20), 5, unordered=True))
             near.send(sent)
             await far.until(lambda: far.received == 5)
-            # one that is unordered and does not fit a packet is sent in order then
+            # then an unordered message that does not fit a packet is sent in order
             sent[-1] = Message(5, sent[-1].data, 5, unordered=interleaving)
             assert sorted(far.messages, key=by_stream) == sent
             assert near.up.statistics().interleaving is interleaving
@@ -227,7 +227,7 @@ class TestUserspace:
             await far.until(lambda: far.received == taken)
             await near.until(lambda: near.writable_calls > 0)
             tiny = near.up.send([Message(1, b"x")] * 10_000)
-            assert 0 < tiny < 2000, "what a message costs beside its payload counts"
+            assert 0 < tiny < 2000, "the overhead of a message counts"
 
         self.whole(body)
 
@@ -510,7 +510,7 @@ class TestUserspace:
         self.whole(body)
 
     def test_inits_of_one_address_are_limited(self, caplog: pytest.LogCaptureFixture) -> None:
-        """But those of the loopback's own address: there nobody else can be meant."""
+        """Not those from the loopback, where an INIT can have no other victim."""
 
         async def body(lab: Lab) -> None:
             near, _ = await self.meet(lab, echo=True)
@@ -919,7 +919,7 @@ asyncio.run(main())
 
 
 class application:
-    """An echo server in a process of its own: (process, UDP port). Or one that `connects` to that UDP port of ours."""
+    """An echo server in another process: (process, UDP port). With `connects` it connects to that UDP port of ours."""
 
     def __init__(self, port: int = 0, connects: int = 0) -> None:
         self.program = APPLICATION.format(root=str(ROOT), port=port, connects=connects)

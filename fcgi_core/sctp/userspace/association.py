@@ -60,7 +60,7 @@ class UserspaceAssociation:
         self._up = False
         self._closing = False
         self._interleaving = False
-        self._room: int | None = None  # what is known of it since the last packet or tick
+        self._room: int | None = None  # None: not known since the last packet or tick
         self._parts = Parts()
         self._timer: asyncio.TimerHandle | None = None  # until it must be up, then until the next probe
         self._name: tuple[Any, ...] = ()

@@ -108,7 +108,7 @@ class Stack:
             Stack.current = None
 
     def soon(self) -> None:
-        """Call deliver() on the next turn of the loop; one that is running does."""
+        """Call deliver() on the next turn of the loop, unless it is running."""
         if self._soon is None and not self._delivering:
             self._soon = self.loop.call_soon(self._run_soon)
 

@@ -298,7 +298,7 @@ static uint32_t run_length(const struct endpoint *endpoint, uint32_t first, uint
     return count;
 }
 
-/* Send what is queued; what the socket does not take now stays queued and the endpoint is "blocked". */
+/* Send the queued packets. If the socket is full the rest stays queued, and the endpoint is "blocked". */
 static void endpoint_flush(struct endpoint *endpoint) {
     struct mmsghdr messages[RUNS];
     struct iovec vectors[RUNS];
