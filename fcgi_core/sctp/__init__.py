@@ -1,4 +1,4 @@
-"""SCTP carriers: one interface (:mod:`fcgi_core.sctp.carrier`), several implementations."""
+"""SCTP carriers: one interface (:mod:`fcgi_core.sctp.carrier`) with several implementations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["open_carrier"]
 
 
 def open_carrier(preference: str, options: CarrierOptions) -> Carrier:
-    """A carrier on the running loop: ``kernel``, ``userspace``, or ``auto``, which takes the kernel where it works.
+    """A carrier on the running loop: ``kernel``, ``userspace``, or ``auto``, the kernel where it works.
 
-    CarrierError says why there is none. What is not chosen is not loaded.
+    CarrierError says why there is none. The other carrier is not loaded.
     """
     from .probe import choose
 

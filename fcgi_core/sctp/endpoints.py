@@ -1,7 +1,7 @@
-"""Where applications are: host names looked up, and the addresses of the workers of one application.
+"""Addresses of applications: resolving host names, and finding the workers of one application.
 
-Worker k of an application listens on the configured port + k and UDP port + k. Each tells in its SETTINGS of all, so
-that the web side is configured with one address and finds the others. Only what the configured one tells counts.
+Worker k of an application listens at the configured port + k and UDP port + k. The SETTINGS of each worker list all, so
+the web side needs one address and finds the others. Only the list of the configured address counts.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ from .carrier import Address, CarrierError
 __all__ = ["advertised", "advertisement", "peer_host", "resolve", "shifted"]
 
 WORKERS_SETTING = "FCGI_SCTP_WORKERS"
-"""In SETTINGS: ``PORT/UDPPORT`` of each worker, with commas."""
+"""In SETTINGS: ``PORT/UDPPORT`` of each worker, separated by commas."""
 
 
 async def resolve(address: Address, attempt: int = 0) -> Address:
-    """`address` with IP addresses in the place of names. Of a name with several addresses, attempt after attempt takes
-    the next. CarrierError if a name cannot be found."""
+    """`address` with IP addresses instead of names; CarrierError if a name cannot be resolved.
+
+    If a name has several addresses, each attempt uses the next one.
+    """
     loop = asyncio.get_running_loop()
     hosts = []
     for host in address.hosts:
         try:
             found = await loop.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
         except OSError as error:
-            raise CarrierError(f"{address}: host {host!r} cannot be found: {error.strerror}") from None
+            raise CarrierError(f"{address}: cannot resolve host {host!r}: {error.strerror}") from None
         hosts.append(host_of(found[attempt % len(found)][4]))
     return address._replace(hosts=tuple(hosts))
 
 
 def peer_host(peer: str) -> str:
-    """The host of a peer as carriers name it, ``HOST:PORT``."""
+    """The host in the name that a carrier gives a peer, ``HOST:PORT``."""
     return peer.rpartition(":")[0]
 
 
 def shifted(address: Address, worker: int) -> Address:
-    """Where worker number `worker` listens."""
+    """The address of worker number `worker`."""
     return address._replace(port=address.port + worker, udp_port=address.udp_port + worker)
 
 
 def advertisement(address: Address, count: int) -> dict[str, str]:
-    """What SETTINGS say of `count` workers that begin at `address`; nothing for one."""
+    """The part of SETTINGS that lists `count` workers from `address` on; empty for one worker."""
     if count < 2:
         return {}
     every = (shifted(address, worker) for worker in range(count))
@@ -52,34 +54,34 @@ def advertisement(address: Address, count: int) -> dict[str, str]:
 
 
 def advertised(address: Address, others: Mapping[str, str], most: int) -> tuple[list[Address], str]:
-    """Where the processes of an application listen that is configured at `address`, by what it tells in `others` of its
-    SETTINGS; `most` at most. And why some of what it tells is left out, '' if nothing is.
+    """The addresses of an application's workers, `most` at most, by `others` of the SETTINGS from `address`; and why
+    some that it listed are left out, '' if none are.
 
-    Worker k listens at the ports of `address` plus k, whatever the application says: it cannot send the web side to any
-    other port. If it tells of none it is one process.
+    Worker k listens at the ports of `address` plus k, whatever the application says: it cannot direct the web side to
+    other ports. Without a list the application is one process.
     """
     text = others.get(WORKERS_SETTING)
     if not text:
         return [address], ""
-    told = text.split(",")
+    listed = text.split(",")
     own = f"{address.port}/{address.udp_port}"
-    told = told[told.index(own) if own in told else 0 :]  # it may be known by other ports than those it listens at
+    listed = listed[listed.index(own) if own in listed else 0 :]  # behind a NAT it listens at other ports than ours
     found = [address]
-    base = _ports(told[0])
-    for number, part in enumerate(told):
+    base = _ports(listed[0])
+    for number, part in enumerate(listed):
         worker = shifted(address, number)
         follows = base and _ports(part) == [port + number for port in base]
         if not follows or max(worker.port, worker.udp_port) > 65535:
-            return found, f"{part[:16]!r} is not where worker {number} of {address} listens"
+            return found, f"invalid ports {part[:16]!r} of worker {number} of {address}"
         if number >= most:
-            return found, f"it has {len(told)} workers and {most} are used: raise web.max_workers"
+            return found, f"it has {len(listed)} workers and {most} are used: raise web.max_workers"
         if number:
             found.append(worker)
     return found, ""
 
 
 def _ports(text: str) -> list[int]:
-    """The numbers of ``PORT/UDPPORT``; none if it is something else."""
+    """The numbers of ``PORT/UDPPORT``; empty if `text` is something else."""
     parts = text.split("/")
     valid = len(parts) == 2 and all(one.isascii() and one.isdigit() and len(one) < 6 for one in parts)
     return [int(one) for one in parts] if valid else []

@@ -1,13 +1,13 @@
-"""The memory carrier: SCTP between objects of one process, on a clock that only moves when told to. For tests.
+"""The memory carrier: SCTP between objects of one process, with a virtual clock. For tests.
 
-A :class:`MemoryNetwork` is an event queue with a virtual clock; carriers made by it reach each other. With the same
-seed and the same calls everything happens in the same order. What it models of SCTP is what its users can notice:
+A :class:`MemoryNetwork` is an event queue with a clock that the test moves; its carriers reach each other. The same
+seed and the same calls give the same order of events. It models what users of SCTP can notice:
 
 - messages of one stream arrive in order, those of different streams overtake each other (by jitter and loss);
-- a lost message is sent again `retransmission` seconds later, and holds up its own stream only (RFC 9260 section 6.6);
-- unordered messages arrive as they come; a message with a lifetime is given up if it would be sent again after it
+- a lost message is sent again `retransmission` seconds later, and delays only its own stream (RFC 9260 section 6.6);
+- unordered messages are delivered when they arrive; a message is abandoned if it would be sent again after its lifetime
   (RFC 3758);
-- the send buffer is bounded, and freed when acknowledgements come: one delay after the arrival.
+- the send buffer is limited, and an acknowledgement, one delay after the arrival, frees it.
 
     network = MemoryNetwork(seed=1, delay=0.01, loss=0.02)
     server, client = network.carrier(), network.carrier()
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 
+from . import endings
 from .carrier import (
     URGENT_ROOM,
     Address,
@@ -44,7 +45,7 @@ EVENTS = 10_000_000
 
 
 class MemoryNetwork:
-    """Carriers that reach each other, and the clock and queue of what happens. Times are seconds."""
+    """Carriers that reach each other, with a clock and a queue of events. Times are in seconds."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class MemoryNetwork:
         self.retransmission = retransmission
         self.window = window
         self.unreachable: set[str] = set()
-        """Hosts that do not answer: a connection to one times out."""
+        """Hosts that do not answer."""
         self.random = random.Random(seed)
         self.listeners: dict[tuple[str, int], _MemoryListener] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -75,16 +76,16 @@ class MemoryNetwork:
         return MemoryCarrier(self, options or CarrierOptions())
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
-        """Call `function` at `when`, after what is already to happen then. Tests hang their own events in here."""
+        """Call `function` at `when`, after the events that are already due then. Tests may add events of theirs."""
         heappush(self._queue, (max(when, self.now), next(self._order), function))
 
     def run_until(self, when: float) -> None:
-        """Let everything happen up to `when`, which then is the time."""
+        """Run all events up to `when`, and set the clock to it."""
         self._run(when)
         self.now = max(self.now, when)
 
     def run(self) -> None:
-        """Let everything happen until nothing more would."""
+        """Run events until there are none."""
         self._run(float("inf"))
 
     def _run(self, until: float) -> None:
@@ -93,29 +94,29 @@ class MemoryNetwork:
                 return
             self.now, _order, function = heappop(self._queue)
             function()
-        raise RuntimeError(f"{EVENTS} events and no end")
+        raise RuntimeError(f"more than {EVENTS} events")
 
     def peer_name(self) -> str:
         return f"memory:{next(self._ports)}"
 
     def trip(self) -> float:
-        """Seconds of one trip that succeeds."""
+        """Seconds that a message takes if it is not lost."""
         return self.delay + (self.random.random() * self.jitter if self.jitter else 0.0)
 
 
 class MemoryAssociation:
-    """See :class:`fcgi_core.sctp.carrier.Association`; the attributes more are for tests to look at."""
+    """Implements :class:`fcgi_core.sctp.carrier.Association`; further attributes are for tests."""
 
     def __init__(self, carrier: MemoryCarrier, peer: str) -> None:
         self.carrier = carrier
         self.network = carrier.network
         self.other: MemoryAssociation | None = None
-        """The other end, once there is one."""
+        """The other end; None before it is accepted."""
         self.handler: AssociationHandler | None = None
         self.priorities: dict[int, int] = {}
-        """What set_priority() was told."""
+        """Priorities of streams, as set_priority() set them."""
         self.abandoned: list[Message] = []
-        """Messages given up because their lifetime was over."""
+        """Messages abandoned after their lifetime."""
         self.up = False
         self.down = False
         self._closing = False
@@ -191,7 +192,7 @@ class MemoryAssociation:
         self.network.call_at(self.network.now + self.network.delay, lambda: self._acknowledged(message))
         if other is None or other.down or self.down:
             return
-        if not other._inbox:  # handed on after all else that arrives at this moment
+        if not other._inbox:  # delivered together with all that arrives at this moment
             self.network.call_at(self.network.now, other._hand_on)
         other._received += 1
         other._inbox.append(message.arrived())
@@ -251,7 +252,7 @@ class MemoryAssociation:
             self.network.call_at(self.network.now, self._finish_shutdown)
 
     def _finish_shutdown(self) -> None:
-        """The peer sends what it still has, then both are down (RFC 9260 section 9.2)."""
+        """Let the peer send what it still has, then end both (RFC 9260 section 9.2)."""
         other = self.other
         if self.down or other is None:
             return
@@ -266,21 +267,19 @@ class MemoryAssociation:
         if self.down:
             return
         other = self.other
-        self.end(f"Aborted by this side: {reason or 'no reason given'}.", soon=True)
+        self.end(endings.aborted_here(reason), soon=True)
         if other is not None:
-            why = f": {reason}" if reason else ""
-            self.network.call_at(
-                self.network.now + self.network.delay, lambda: other.end(f"{other.peer} aborted the association{why}.")
-            )
+            theirs = endings.aborted(other.peer, reason)
+            self.network.call_at(self.network.now + self.network.delay, lambda: other.end(theirs))
 
     def lose(self, reason: str = "") -> None:
-        """For tests: the network fails, and both ends notice at this moment."""
+        """For tests: the network fails, and both ends notice at once."""
         for end in (self, self.other):
             if end is not None:
-                end.end(reason or f"{end.peer} does not answer any more.", soon=True)
+                end.end(reason or f"{end.peer} does not answer any more", soon=True)
 
     def end(self, reason: str, soon: bool = False) -> None:
-        """Down, once; `soon`: the handler hears it on the next event, not now."""
+        """End, once. With `soon` the handler is called by an event, not now."""
         if self.down:
             return
         self.down = True
@@ -339,7 +338,7 @@ class _MemoryListener:
 
 
 class MemoryCarrier:
-    """See :class:`fcgi_core.sctp.carrier.Carrier`. Made by :meth:`MemoryNetwork.carrier`."""
+    """Implements :class:`fcgi_core.sctp.carrier.Carrier`. Made by :meth:`MemoryNetwork.carrier`."""
 
     name = "memory"
 
@@ -366,7 +365,7 @@ class MemoryCarrier:
         host = next((host for host in address.hosts if host not in network.unreachable), None)
         if host is None:
             timeout = self.options.connect_timeout
-            reason = f"{address} did not answer within {timeout:g} s."
+            reason = endings.no_answer(str(address), timeout)
             network.call_at(network.now + timeout, lambda: association.end(reason))
         else:  # INIT and INIT ACK, then COOKIE ECHO arrives
             network.call_at(network.now + 3 * network.delay, lambda: self._arrive(association, (host, address.port)))
@@ -378,14 +377,14 @@ class MemoryCarrier:
             return
         listener = network.listeners.get(where)
         if listener is None or len(listener.carrier.associations) >= listener.carrier.options.max_associations:
-            reason = f"{ours.peer} refused the association."
+            reason = endings.refused(ours.peer)
             network.call_at(network.now + network.delay, lambda: ours.end(reason))
             return
         theirs = MemoryAssociation(listener.carrier, network.peer_name())
         theirs.handler = listener.accept(theirs.peer)
         if theirs.handler is None:
             theirs.down = True
-            reason = f"{ours.peer} aborted the association: not wanted."
+            reason = endings.aborted(ours.peer, "not wanted")
             network.call_at(network.now + network.delay, lambda: ours.end(reason))
             return
         there = listener.carrier

@@ -1,6 +1,6 @@
-"""What SCTP there is on this machine, what it lacks, and what would give it: facts for ``fcgi-sctp doctor``.
+"""Which SCTP this machine has, what is missing, and which command would add it: findings for ``fcgi-sctp doctor``.
 
-Nothing is changed by looking, but that opening an SCTP socket makes Linux load the module, as it is meant to.
+Probing changes nothing, except that Linux loads its module when a process opens an SCTP socket.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .carrier import DEFAULT_UDP_PORT, CarrierError, CarrierOptions
 
-__all__ = ["Finding", "State", "choose", "kernel_finding", "probe", "userspace_finding"]
+__all__ = ["SOL_SCTP", "Finding", "State", "choose", "kernel_finding", "probe", "sysctl", "userspace_finding"]
 
 SOL_SCTP = 132
 MODPROBE_DIRECTORIES = (
@@ -29,29 +29,29 @@ MODPROBE_DIRECTORIES = (
     "usr/lib/modprobe.d",
     "lib/modprobe.d",
 )
-"""Where modprobe(8) reads its configuration, modprobe.d(5)."""
+"""Directories of modprobe's configuration, modprobe.d(5)."""
 
 
 class State(Enum):
     GOOD = "good"
     OPTIONAL = "optional"
-    """Works without; `remedy` would give more."""
+    """Not needed; `remedy` would add it."""
     MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact."""
+    """One fact about this machine."""
 
     name: str
-    """What was looked at: ``kernel SCTP``, ``net.sctp.intl_enable``."""
+    """The thing examined: ``kernel SCTP``, ``net.sctp.intl_enable``."""
     state: State
     value: str
-    """What was found, for people."""
+    """The result, for people."""
     use: str = ""
-    """What it is good for."""
+    """Its purpose."""
     remedy: str = ""
-    """The command that would improve it; '' if nothing needs to be."""
+    """The command that would improve it; '' if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +59,29 @@ class _Lever:
     name: str
     wanted: int
     use: str
-    state: State = State.OPTIONAL
-    """What it is when it is less than wanted."""
 
 
 _defaults = CarrierOptions()
 LEVERS = (
-    _Lever("net.sctp.intl_enable", 1, "interleaving (I-DATA, RFC 8260): an alert need not wait for a long message"),
+    _Lever("net.sctp.intl_enable", 1, "interleaving (I-DATA, RFC 8260): an alert does not wait for a long message"),
     _Lever(
         "net.sctp.udp_port",
         DEFAULT_UDP_PORT,
-        "SCTP in UDP (RFC 6951): userspace peers, NAT; listeners then do without interleaving",
+        "SCTP in UDP (RFC 6951), for userspace peers and NAT; switches interleaving off for listeners",
     ),
-    _Lever("net.core.rmem_max", _defaults.receive_buffer, "receive buffer, where the process is not root"),
-    _Lever("net.core.wmem_max", _defaults.send_buffer, "send buffer, where the process is not root"),
+    _Lever("net.core.rmem_max", _defaults.receive_buffer, "receive buffer of a process that is not root"),
+    _Lever("net.core.wmem_max", _defaults.send_buffer, "send buffer of a process that is not root"),
 )
-TOLD = (
-    ("net.sctp.reconf_enable", "adding streams (RFC 6525); fcgi-sctp enables it for each of its sockets"),
-    ("net.sctp.prsctp_enable", "lifetimes (RFC 3758); fcgi-sctp enables it for each of its sockets"),
-    ("net.sctp.encap_port", "UDP port of peers; fcgi-sctp sets it for each of its sockets"),
+SHOWN = (
+    ("net.sctp.reconf_enable", "adding streams (RFC 6525); any value will do, fcgi-sctp enables it on its sockets"),
+    ("net.sctp.prsctp_enable", "lifetimes (RFC 3758); any value will do, fcgi-sctp enables them on its sockets"),
+    ("net.sctp.encap_port", "UDP port of peers; any value will do, fcgi-sctp sets it on its sockets"),
 )
-"""Shown because an administrator will ask; their value makes no difference."""
+"""Shown because an administrator will ask; their values make no difference."""
 
 
 def probe(root: Path = Path("/")) -> list[Finding]:
-    """All there is to tell, in the order to show it. `root` is where /proc, /etc and /lib are looked for."""
+    """All findings, in the order to show them. `root` is the folder that has /proc, /etc and /lib."""
     kernel = kernel_finding(root)
     findings = [kernel]
     if kernel.state is State.GOOD:
@@ -98,20 +96,20 @@ def choose(
     kernel: Callable[[], Finding] | None = None,
     userspace: Callable[[], Finding] | None = None,
 ) -> str:
-    """The carrier to take, ``kernel`` or ``userspace``, for ``auto`` or one of the two; CarrierError if there is none.
+    """The carrier to use, ``kernel`` or ``userspace``; CarrierError if there is none.
 
-    ``auto`` takes the kernel where it works. Note that the two understand each other only with SCTP in UDP.
+    ``auto`` prefers the kernel. Note that the two understand each other only with SCTP in UDP.
     """
     probes = {"kernel": kernel or kernel_finding, "userspace": userspace or userspace_finding}
     if preference != "auto" and preference not in probes:
-        raise CarrierError(f"{preference!r} is no SCTP carrier: auto, kernel or userspace")
+        raise CarrierError(f"invalid SCTP carrier {preference!r}: use auto, kernel or userspace")
     failures = []
     for name in probes if preference == "auto" else (preference,):
         finding = probes[name]()
         if finding.state is not State.MISSING:
             return name
         failures.append(f"{finding.name}: {finding.value}" + (f" ({finding.remedy})" if finding.remedy else ""))
-    raise CarrierError("no SCTP: " + "; ".join(failures))
+    raise CarrierError("no SCTP on this machine: " + "; ".join(failures))
 
 
 # -- the kernel -------------------------------------------------------------------------------------------------------
@@ -122,7 +120,7 @@ def _open_socket() -> None:
 
 
 def kernel_finding(root: Path = Path("/"), open_socket: Callable[[], None] = _open_socket) -> Finding:
-    """Whether the kernel carrier works here, or why not."""
+    """Whether the kernel carrier works here, and if not, why."""
     name, use = "kernel SCTP", "the carrier `kernel`"
     if not sys.platform.startswith("linux"):
         return Finding(name, State.MISSING, f"not on {platform.system()}", use)
@@ -134,38 +132,38 @@ def kernel_finding(root: Path = Path("/"), open_socket: Callable[[], None] = _op
     try:
         importlib.import_module("sctp")
     except ImportError as error:
-        return Finding(name, State.MISSING, f"pysctp cannot be loaded: {error}", use, "pip install pysctp")
+        return Finding(name, State.MISSING, f"cannot load pysctp: {error}", use, "pip install pysctp")
     return Finding(name, State.GOOD, f"works, Linux {platform.release()}", use)
 
 
 def _why_not(error: OSError, root: Path) -> tuple[str, str]:
-    """Why there is no socket, and what to do."""
+    """Why no SCTP socket can be opened, and the remedy."""
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"forbidden ({error.strerror}): a seccomp filter or a security module", ""
     if error.errno not in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT):
-        return f"no socket: {error.strerror}", ""
+        return f"cannot open a socket: {error.strerror}", ""
     container = _container(root)
     if container:
-        # a container can neither load a module nor see whether there is one
+        # a container can neither load a module nor see whether the host has one
         return f"not in this kernel, and this is a container ({container})", "on the host: modprobe sctp"
     blocked = next(_blocks(root), None)
     if blocked:
         file, line = blocked
-        return f"the module is held back by {file}: {line}", "remove that line; modprobe sctp"
+        return f"{file} blocks the module: {line}", f"remove that line from {file}, then modprobe sctp"
     release = platform.release()
     modules = root / "lib/modules" / release
     if not modules.is_dir():
         return f"not in this kernel, which has no modules in /lib/modules/{release}", ""
     if _module_exists(modules):
-        return "the module is there and not loaded", "modprobe sctp"
+        return "the module is installed but not loaded", "modprobe sctp"
     return (
-        f"this kernel has no module sctp in /lib/modules/{release}",
-        "install your distribution's further modules (linux-modules-extra, kernel-modules-extra), then modprobe sctp",
+        f"no module sctp in /lib/modules/{release}",
+        "install the distribution's extra modules (linux-modules-extra, kernel-modules-extra), then modprobe sctp",
     )
 
 
 def _container(root: Path) -> str:
-    """What kind of container this is; '' if none that can be told."""
+    """The kind of container that this is; '' if it is none, or none that we know."""
     for file, kind in (("run/.containerenv", "podman"), (".dockerenv", "docker")):
         if (root / file).exists():
             return kind
@@ -174,7 +172,7 @@ def _container(root: Path) -> str:
     except OSError:
         pass
     try:
-        # not ours to read unless we are root
+        # readable for root only
         found = re.search(rb"(?:^|\0)container=([a-z-]+)", (root / "proc/1/environ").read_bytes())
         return found.group(1).decode() if found else ""
     except OSError:
@@ -182,7 +180,7 @@ def _container(root: Path) -> str:
 
 
 def _blocks(root: Path) -> Iterator[tuple[str, str]]:
-    """Lines of modprobe's configuration that keep sctp from being loaded when a socket asks for it, with their file."""
+    """Lines of modprobe's configuration that keep Linux from loading sctp for a socket, each as (file, line)."""
     line_pattern = re.compile(r"^\s*(?:blacklist\s+sctp|install\s+sctp\s+(?:/usr)?/bin/(?:true|false))\s*(?:#.*)?$")
     for directory in MODPROBE_DIRECTORIES:
         for file in sorted((root / directory).glob("*.conf")):
@@ -207,19 +205,22 @@ def _module_exists(modules: Path) -> bool:
 
 def _levers(root: Path) -> Iterator[Finding]:
     for lever in LEVERS:
-        value = _number(root, lever.name)
-        if value is None:
-            yield Finding(lever.name, lever.state, "not in this kernel", lever.use)
-        elif value >= lever.wanted or (lever.name == "net.sctp.udp_port" and value):
-            yield Finding(lever.name, State.GOOD, str(value), lever.use)
-        else:
-            yield Finding(lever.name, lever.state, str(value), lever.use, f"sysctl -w {lever.name}={lever.wanted}")
-    for name, use in TOLD:
-        value = _number(root, name)
+        value = sysctl(lever.name, root)
+        state, shown, remedy = State.OPTIONAL, "not in this kernel", ""
+        if value is not None:
+            shown = str(value)
+            if value >= lever.wanted or (lever.name == "net.sctp.udp_port" and value):
+                state = State.GOOD
+            else:
+                remedy = f"sysctl -w {lever.name}={lever.wanted}"
+        yield Finding(lever.name, state, shown, lever.use, remedy)
+    for name, use in SHOWN:
+        value = sysctl(name, root)
         yield Finding(name, State.GOOD, "not in this kernel" if value is None else str(value), use)
 
 
-def _number(root: Path, name: str) -> int | None:
+def sysctl(name: str, root: Path = Path("/")) -> int | None:
+    """The number in sysctl `name`, of this network namespace; None if there is none."""
     try:
         return int((root / "proc/sys").joinpath(*name.split(".")).read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -230,8 +231,8 @@ def _number(root: Path, name: str) -> int | None:
 
 
 def userspace_finding(root: Path = Path("/"), module: str = "fcgi_core.sctp.userspace._usrsctp") -> Finding:
-    """Whether the userspace carrier works here, with the version of its library, or why not."""
-    name, use = "userspace SCTP", "the carrier `userspace`: SCTP in UDP, no kernel support, no privileges"
+    """Whether the userspace carrier works here, with the version of its library, and if not, why."""
+    name, use = "userspace SCTP", "the carrier `userspace`: SCTP in UDP, without kernel support and privileges"
     try:
         importlib.import_module(module)
     except ImportError as error:
@@ -246,7 +247,7 @@ def userspace_finding(root: Path = Path("/"), module: str = "fcgi_core.sctp.user
 
 
 def _loaded_library(name: str) -> str:
-    """The file of a library loaded into this process; '' if it cannot be told. The library itself knows no version."""
+    """The file name of a library loaded into this process, '' if unknown. libusrsctp itself has no version."""
     try:
         for line in Path("/proc/self/maps").read_text().splitlines():
             file = line.split(maxsplit=5)[-1]

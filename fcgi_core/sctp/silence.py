@@ -1,10 +1,9 @@
-"""When a peer that has fallen silent is given up: one time, the same for every carrier, idle or busy.
+"""When a silent peer is given up: after one configured time, with every carrier, idle or busy.
 
-SCTP itself counts what goes unanswered (RFC 9260 sections 8.1 to 8.3), and how long that takes depends on the path's
-round trip, on whether there is data to send, and on the stack: Linux and usrsctp both count unacknowledged data and
-unanswered heartbeats together, so that a busy association would end after a third of an idle one's time. So the
-stacks are told to count on and on, and a :class:`Watch` measures what was configured: the time since the last packet.
-Heartbeats see to it that a peer which lives has something to say.
+SCTP counts retransmissions and unanswered heartbeats (RFC 9260 sections 8.1 to 8.3). How long that takes depends on the
+round trip, on whether there is data to send, and on the stack: Linux and usrsctp count both together, so a busy
+association would end in a third of an idle one's time. So the stacks get no limit, and a :class:`Watch` measures what
+was configured: the time since the last packet. A living peer answers heartbeats.
 """
 
 from __future__ import annotations
@@ -18,18 +17,17 @@ __all__ = ["DEAD_AFTER_MAX", "DEAD_AFTER_MIN", "ENDLESS", "Silence", "Watch", "s
 
 DEAD_AFTER_MIN, DEAD_AFTER_MAX = 2.0, 300.0
 RTO_INITIAL, RTO_MIN, RTO_MAX = 0.5, 0.1, 3.0
-"""RTO_MIN is what RFC 9260 has as 1 s: loss inside a data centre should not cost that."""
+"""RFC 9260 section 16 has 1 s for RTO_MIN, which is too much for a loss inside a data centre."""
 ENDLESS = 65535
-"""Retransmissions after which SCTP itself would give up: more than there can be within `DEAD_AFTER_MAX`."""
+"""Retransmissions after which SCTP gives up: more than there can be within `DEAD_AFTER_MAX`."""
 LOOKS = 8
-"""Looks for a packet within `dead_after`, at least; how much later than that silence is noticed: at most one look in
-eight."""
+"""Looks for a packet within `dead_after` at least, so that silence is noticed at most an eighth late."""
 LOOK_EVERY = 1.5
-"""Seconds between looks at most."""
+"""Seconds between two looks at most."""
 
 
 class Silence(NamedTuple):
-    """Settings of RFC 9260 section 16 and our own, by the names that CarrierOptions has for them."""
+    """Settings of RFC 9260 section 16, and `dead_after`, with the names that CarrierOptions has."""
 
     dead_after: float
     heartbeat_interval: float
@@ -39,16 +37,16 @@ class Silence(NamedTuple):
 
 
 def silence(dead_after: float) -> Silence:
-    """Settings with which a peer that was silent for `dead_after` seconds had been asked often enough.
+    """Settings with which SCTP asks a peer often enough in `dead_after` seconds.
 
     Both timers, of retransmissions (busy) and of heartbeats (idle), begin with the RTO, at best `RTO_MIN`, and double
-    it with each time-out up to `rto_max`; the heartbeat timer adds `heartbeat_interval`. `rto_max` is a seventh of the
-    time and not above 3 s, and a third of that is between heartbeats. So an idle peer is asked three times at the very
-    least, on a fast path seven times, and a path that returns is found soon. A round trip must stay below `rto_max`, or
-    what is on its way counts as lost.
+    it with each time-out up to `rto_max`; the heartbeat timer adds `heartbeat_interval`. `rto_max` is a seventh of
+    `dead_after` and at most 3 s; `heartbeat_interval` is a third of `rto_max`. So an idle peer is asked at least three
+    times, seven times on a fast path, and a path that returns is found soon. A round trip must stay below `rto_max`, or
+    packets on their way count as lost.
 
     `path_max_retransmissions` is for the kernel carrier's peers with several addresses: time-outs of one path after
-    which another is preferred, about `dead_after` for an idle one. With r(k) = min(RTO_MIN * 2**k, rto_max) that is
+    which another is preferred, in about `dead_after` when idle. With r(k) = min(RTO_MIN * 2**k, rto_max) that is
     heartbeat_interval + r(0), then the sum of heartbeat_interval + r(k), k = 0 ... n.
     """
     rto_max = min(dead_after / 7, RTO_MAX)
@@ -64,11 +62,10 @@ def silence(dead_after: float) -> Silence:
 
 
 class Watch:
-    """Looks at an association's count of received packets; calls `gone`, once, when it has stood still for long.
+    """Calls `gone`, once, when an association's count of received packets has not changed for `dead_after` seconds.
 
-    Never before `dead_after` seconds without a packet, and a quarter later at most on a loop that runs. Looks are
-    counted and not clocks compared: a process that was itself stopped reads what has come meanwhile before it looks
-    as often as it takes.
+    It does so between 1 and 1.25 times `dead_after`, on a loop that runs. It counts looks and does not compare clocks:
+    a process that was stopped reads what has come meanwhile before it has looked often enough.
     """
 
     def __init__(
@@ -79,7 +76,7 @@ class Watch:
         gone: Callable[[], None],
         quiet: Callable[[], None] | None = None,
     ) -> None:
-        """`quiet` is called at each look for which nothing has come since the last one."""
+        """`quiet` is called at each look that finds no packet since the last one."""
         self._loop = loop
         self._looks = max(LOOKS, ceil(dead_after / LOOK_EVERY))
         self._interval = dead_after / self._looks
@@ -103,8 +100,8 @@ class Watch:
 
     def stop(self) -> None:
         self._handle.cancel()
-        self._received = self._gone = self._quiet = _nothing  # they are methods of what holds this watch: a circle
+        self._received = self._gone = self._quiet = _nothing  # methods of the association, which holds this: a circle
 
 
 def _nothing() -> None:
-    """In the place of a call-back that is not called any more."""
+    """Replaces a call-back that is not called any more."""

@@ -118,7 +118,7 @@ def test_a_silent_peer_is_noticed_within_the_configured_time(
         assert noticed - began < dead_after * 1.5
         if asked:
             assert asked.result().status in (502, 503)
-    # nobody told the application's side; it has asked for itself
+    # the application side got no notice; it has probed by itself
     wait_until(lambda: went("down", stack.app), "the application's side notices it", 4 * dead_after)
     assert time.monotonic() - began < dead_after * 1.5 + 1
     mended("mend 0")

@@ -1,10 +1,10 @@
-"""What every carrier keeps (fcgi_core/sctp/carrier.py), as tests that any carrier's test module inherits.
+"""The contract of carriers (fcgi_core/sctp/carrier.py), as tests that the test module of each carrier inherits.
 
     class TestMine(CarrierContract):
         def make(self, side, options):
             return MyCarrier(options)
 
-A carrier is made inside a running loop; each test has a loop of its own. `web` connects, `app` listens.
+A carrier is made inside a running loop; each test has a new loop. `web` connects, `app` listens.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fcgi_core.sctp.carrier import (
 T = TypeVar("T")
 
 PATIENCE = float(os.environ.get("FCGI_SCTP_PATIENCE", "60"))
-"""Seconds after which something that should happen is taken not to; generous, no measure of speed."""
+"""Seconds after which a wait fails; generous, not a measure of speed."""
 
 _ports = itertools.count(random.SystemRandom().randrange(20000, 30000))
 
@@ -44,7 +44,7 @@ def by_stream(message: Message) -> tuple[int, bytes]:
 
 
 class Recorder:
-    """A handler that keeps what it is told, and can be waited on. With `echo` it sends every message back."""
+    """A handler that records its calls, and can be waited on. With `echo` it sends every message back."""
 
     def __init__(self, *, echo: bool = False, keep: bool = True) -> None:
         self.association: Association | None = None
@@ -95,7 +95,7 @@ class Recorder:
         self._changed.set()
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Send as the core does: what is not taken is sent when the association is writable."""
+        """Send as the core does: the rest follows when the association is writable."""
         self._unsent += messages
         self._flush()
 
@@ -111,7 +111,7 @@ class Recorder:
         return len(self._unsent)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something makes `condition` true; a test fails that waits too long."""
+        """Wait until `condition` is true; fail after PATIENCE."""
         try:
             async with asyncio.timeout(PATIENCE):
                 while not condition():
@@ -159,18 +159,18 @@ class Lab:
 
 
 class CarrierContract:
-    """Inherit, and say how a carrier is made."""
+    """Inherit, and define `make`."""
 
     options: ClassVar[dict[str, Any]] = {}
     """Options that this carrier's tests have everywhere."""
     interleaving = True
-    """Whether I-DATA is to be had."""
+    """Whether the carrier has I-DATA."""
 
     def make(self, side: str, options: CarrierOptions) -> Carrier:
         raise NotImplementedError
 
     def address(self) -> Address:
-        """Where the application side listens; a port that no test had before."""
+        """The address of the application side, with a port that no test has used."""
         return Address(("127.0.0.1",), next(_ports))
 
     def run(self, body: Callable[[Lab], Awaitable[T]]) -> T:
@@ -269,7 +269,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_who_has_only_what_is_urgent_hears_of_room_too(self) -> None:
+    def test_writable_is_called_for_urgent_messages_too(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
             sent = 0
@@ -283,7 +283,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_what_is_urgent_is_taken_when_there_is_no_room_for_more(self) -> None:
+    def test_urgent_messages_are_accepted_when_there_is_no_room_for_others(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
             bulk = [Message(1, bytes(16384))] * 1000
@@ -381,7 +381,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_abort_is_told_once_on_both_sides(self) -> None:
+    def test_abort_is_reported_once_on_both_sides(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await lab.pair()
             near.up.abort("no more")
@@ -402,7 +402,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_nobody_listens(self) -> None:
+    def test_nothing_listens(self) -> None:
         async def body(lab: Lab) -> None:
             near = Recorder()
             lab.carrier("web", connect_timeout=1.0).connect(self.address(), near)
@@ -440,7 +440,7 @@ class CarrierContract:
 
         self.run(body)
 
-    def test_at_most_so_many_associations(self) -> None:
+    def test_associations_are_limited(self) -> None:
         async def body(lab: Lab) -> None:
             address = self.address()
             far: list[Recorder] = []

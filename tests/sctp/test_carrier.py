@@ -16,20 +16,20 @@ HOSTS = st.one_of(
 
 
 @given(st.lists(HOSTS, min_size=1, max_size=4).map(tuple), PORTS, PORTS)
-def test_what_is_written_is_read_again(hosts: tuple[str, ...], port: int, udp_port: int) -> None:
+def test_an_address_is_parsed_as_it_was_written(hosts: tuple[str, ...], port: int, udp_port: int) -> None:
     address = Address(hosts, port, udp_port)
     assert Address.parse(str(address)) == address
 
 
 @given(st.text(alphabet="0123456789abc:.[],/ %-\u0661", max_size=30) | st.text(max_size=30))
-def test_anything_else_is_told_what_would_be_right(text: str) -> None:
+def test_an_invalid_address_is_refused_with_the_right_form(text: str) -> None:
     problem = ""
     try:
         address = Address.parse(text)
     except ValueError as error:
         problem = str(error)
     if problem:
-        assert "write HOST:PORT" in problem
+        assert "use HOST:PORT" in problem
         assert repr(text) in problem
     else:
         assert address.hosts
@@ -72,7 +72,7 @@ def test_examples(text: str, address: Address) -> None:
     ],
 )
 def test_mistakes(text: str) -> None:
-    with pytest.raises(ValueError, match="write HOST:PORT"):
+    with pytest.raises(ValueError, match="use HOST:PORT"):
         Address.parse(text)
 
 

@@ -17,30 +17,30 @@ def where(*ports: int) -> list[Address]:
     return [BASE._replace(port=port, udp_port=port + 900) for port in ports]
 
 
-def test_those_of_an_application() -> None:
+def test_the_workers_of_an_application() -> None:
     assert advertised(BASE, advertisement(BASE, 3), 64) == (where(9000, 9001, 9002), "")
 
 
-def test_one_process_tells_of_none() -> None:
+def test_without_a_list_it_is_one_process() -> None:
     assert advertised(BASE, {}, 64) == (where(9000), "")
 
 
-def test_one_that_is_configured_in_the_middle_has_those_that_follow() -> None:
+def test_workers_follow_the_configured_one() -> None:
     assert advertised(where(9002)[0], advertisement(BASE, 4), 64) == (where(9002, 9003), "")
 
 
-def test_behind_a_mapping_of_ports_they_follow_the_configured_one() -> None:
+def test_behind_a_nat_workers_follow_the_configured_one() -> None:
     assert advertised(BASE, {WORKERS_SETTING: "80/9,81/10"}, 64) == (where(9000, 9001), "")
 
 
-def test_more_than_are_wanted() -> None:
+def test_more_than_max_workers() -> None:
     found, problem = advertised(BASE, advertisement(BASE, 5), 3)
     assert found == where(9000, 9001, 9002)
     assert problem == "it has 5 workers and 3 are used: raise web.max_workers"
 
 
 @pytest.mark.parametrize(
-    ("told", "left_out"),
+    ("listed", "left_out"),
     [
         ("9000/9900,9001/9901,22/22", "22/22"),
         ("9000/9900,9001/9901,9002/53", "9002/53"),
@@ -50,25 +50,25 @@ def test_more_than_are_wanted() -> None:
         ("9000/9900,9001/9901," + 30 * "x", 16 * "x"),
     ],
 )
-def test_an_application_sends_nobody_to_other_ports(told: str, left_out: str) -> None:
-    found, problem = advertised(BASE, {WORKERS_SETTING: told}, 64)
+def test_an_application_cannot_direct_to_other_ports(listed: str, left_out: str) -> None:
+    found, problem = advertised(BASE, {WORKERS_SETTING: listed}, 64)
     assert found == where(9000, 9001)
-    assert problem == f"{left_out!r} is not where worker 2 of {BASE} listens"
+    assert problem == f"invalid ports {left_out!r} of worker 2 of {BASE}"
 
 
-@pytest.mark.parametrize("told", ["x", "0/0/0,1/1", ","])
-def test_what_is_no_list_of_ports(told: str) -> None:
-    found, problem = advertised(BASE, {WORKERS_SETTING: told}, 64)
+@pytest.mark.parametrize("listed", ["x", "0/0/0,1/1", ","])
+def test_an_invalid_list_of_ports(listed: str) -> None:
+    found, problem = advertised(BASE, {WORKERS_SETTING: listed}, 64)
     assert found == where(9000)
     assert "worker 0" in problem or "worker 1" in problem
 
 
-def test_ports_end_somewhere() -> None:
+def test_ports_end_at_65535() -> None:
     last = Address(("10.0.0.1",), 65535, 9900)
     assert advertised(last, {WORKERS_SETTING: "65535/9900,65536/9901"}, 64)[0] == [last]
 
 
-def test_what_is_looked_up_keeps_its_zone() -> None:
+def test_a_resolved_address_keeps_its_zone() -> None:
     zone = socket.if_indextoname(1)
     address = Address.parse(f"[fe80::1%{zone}],192.0.2.1:9000")
     assert asyncio.run(resolve(address)) == address

@@ -1,4 +1,4 @@
-"""fcgi_core.sctp.probe, on any machine: what it looks at is made up."""
+"""fcgi_core.sctp.probe with a made-up root folder, so that the tests pass on any machine."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class TestKernel:
             ({"proc/1/environ": "a=b\0container=oci\0"}, "oci", "on the host: modprobe sctp"),
             (
                 {"etc/modprobe.d/sctp-blacklist.conf": "# not here\nblacklist sctp\n"},
-                "/etc/modprobe.d/sctp-blacklist.conf: blacklist sctp",
-                "remove that line; modprobe sctp",
+                "/etc/modprobe.d/sctp-blacklist.conf blocks the module: blacklist sctp",
+                "remove that line from /etc/modprobe.d/sctp-blacklist.conf, then modprobe sctp",
             ),
             (
                 {"usr/lib/modprobe.d/hard.conf": "install sctp /bin/true"},
                 "install sctp /bin/true",
-                "remove that line; modprobe sctp",
+                "remove that line from /usr/lib/modprobe.d/hard.conf, then modprobe sctp",
             ),
             (
                 {
@@ -60,7 +60,7 @@ class TestKernel:
                 "not loaded",
                 "modprobe sctp",
             ),
-            ({"lib/modules/R/modules.dep": "kernel/net/dccp/dccp.ko:"}, "has no module sctp", "modules-extra"),
+            ({"lib/modules/R/modules.dep": "kernel/net/dccp/dccp.ko:"}, "no module sctp", "modules-extra"),
         ],
     )
     def test_no_protocol(self, tmp_path: Path, files: dict[str, str], value: str, remedy: str) -> None:
@@ -118,11 +118,11 @@ class TestChoose:
     def test_no_carrier(self) -> None:
         with pytest.raises(CarrierError, match=r"no module \(modprobe sctp\)"):
             choose("kernel", kernel=lambda: BAD)
-        with pytest.raises(CarrierError, match=r"no SCTP: kernel SCTP: .*; kernel SCTP: "):
+        with pytest.raises(CarrierError, match=r"no SCTP on this machine: kernel SCTP: .*; kernel SCTP: "):
             choose("auto", kernel=lambda: BAD, userspace=lambda: BAD)
 
     def test_unknown(self) -> None:
-        with pytest.raises(CarrierError, match="'tcp' is no SCTP carrier"):
+        with pytest.raises(CarrierError, match="invalid SCTP carrier 'tcp': use auto"):
             choose("tcp")
 
 

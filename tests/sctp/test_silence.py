@@ -97,7 +97,7 @@ def test_a_process_that_was_stopped_itself_reads_first() -> None:
     assert not peer.gone
 
 
-def test_a_watch_that_was_stopped_tells_nothing() -> None:
+def test_a_stopped_watch_calls_nothing() -> None:
     peer = Peer(10)
     peer.clock.run_until(9)
     peer.watch.stop()

@@ -1,11 +1,11 @@
-"""One association of the kernel carrier: a non-blocking socket of its own, read in batches, sent on as SCTP can send.
+"""One association of the kernel carrier: a non-blocking socket, read in batches, with a short send queue.
 
-**Short queue in the kernel.** The socket's send buffer *is* the limit: it follows the path, at one and a half of the
-congestion window and at least 16 KiB beyond it, and never beyond `send_buffer`. The kernel then says by itself,
-through EPOLLOUT, when there is room again. What is urgent does not wait for that: the buffer is raised while it is
-sent. While waiting, the buffer is set a quarter lower, so that one acknowledged packet does not wake us for one
-message. The buffer counts the kernel's memory, not payload; the ratio follows the sizes of the messages sent
-(`_cost`). room() costs one getsockopt(SO_MEMINFO); each time a queue was full costs five more calls.
+**Short queue in the kernel.** The socket's send buffer *is* the limit. It follows the path: one and a half congestion
+windows, at least 16 KiB more than one, at most `send_buffer`. EPOLLOUT then says when there is room again. Urgent
+messages do not wait for that: the buffer is raised while they are sent. While waiting, the buffer is a quarter smaller,
+so that one acknowledged packet does not wake us for one message. The buffer counts the kernel's memory, not payload;
+`_cost` converts, by the sizes of the messages sent lately. room() costs one getsockopt(SO_MEMINFO); a queue that gets
+full costs five more calls.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from fcgi_core.sctp.carrier import (
-    MAX_PARTIAL,
+from .. import endings
+from ..carrier import (
     URGENT_ROOM,
     Address,
     AssociationHandler,
     AssociationStatistics,
+    CarrierOptions,
     Message,
     Scheduler,
 )
-from fcgi_core.sctp.kernel import sockets as linux
-from fcgi_core.sctp.kernel.sockets import AssociationChange
-from fcgi_core.sctp.silence import Watch
-
-if TYPE_CHECKING:
-    from fcgi_core.sctp.kernel.carrier import KernelCarrier
+from ..parts import MAX_PARTIAL, Parts
+from ..probe import SOL_SCTP
+from ..silence import Watch
+from . import sockets as linux
+from .sockets import AssociationChange
 
 __all__ = ["KernelAssociation", "READ_SIZE", "read_change"]
 
@@ -43,21 +43,21 @@ READ_SIZE = 64 << 10
 """Bytes asked for in one recvmsg: four messages of the protocol's default size; a longer one comes in parts."""
 BATCH_MESSAGES = 64
 BATCH_BYTES = 1 << 20
-"""Bounds of one wake-up: other file descriptors get their turn (asyncio reads 256 KiB of a TCP stream)."""
+"""Limits of one wake-up, after which other file descriptors get their turn (asyncio reads 256 KiB of a TCP stream)."""
 UNORDERED = 1024
 """Bytes of a message that surely fits a packet. Without I-DATA longer ones are sent in order: libusrsctp, whose peers
-speak without, aborts the association where a FORWARD-TSN meets fragments of an unordered message (its issue 597)."""
+do without, aborts the association where a FORWARD-TSN meets fragments of an unordered message (its issue 597)."""
 QUEUE_AHEAD = 16 << 10
-"""Payload the kernel may hold beyond the congestion window at least: a message of the protocol's default size."""
+"""Payload that the kernel may hold beyond the congestion window at least: a message of the protocol's default size."""
 MESSAGE_COST = 1024
-"""Bytes the kernel charges for a message of one byte (measured: 1,024 on Linux 6.1 for x86-64)."""
+"""Bytes that the kernel charges for a message of one byte (measured on Linux 6.1 for x86-64)."""
 
 _snd_info = struct.Struct("=2H2Ii")
 _change = struct.Struct("=2HI4Hi")
 
 
 def read_change(notification: bytes) -> tuple[int, int] | None:
-    """State and association identifier in an association change; None if it is another notification."""
+    """The state and the association identifier of an association change; None if it is another notification."""
     if _kind(notification) != linux.ASSOCIATION_CHANGE:
         return None
     *_, state, _, _, _, identifier = _change.unpack_from(notification)
@@ -75,10 +75,23 @@ def _sockaddr(raw: bytes) -> str:
     return linux.plain_host(socket.inet_ntop(socket.AF_INET6, raw[8:24]))
 
 
-class KernelAssociation:
-    """One association: at first on a one-to-many socket that has no other, then on a socket of its own."""
+class Owner(Protocol):
+    """The carrier, as its associations see it."""
 
-    def __init__(self, carrier: KernelCarrier, sock: socket.socket, peer: str, send_limit: int) -> None:
+    loop: asyncio.AbstractEventLoop
+    options: CarrierOptions
+    associations: set[KernelAssociation]
+
+    def call_soon(self, function: Callable[[str], None], argument: str) -> None: ...
+
+    def peel(self, sock: socket.socket, identifier: int) -> socket.socket: ...
+
+
+class KernelAssociation:
+    """Implements :class:`fcgi_core.sctp.carrier.Association`. While it connects its socket is a one-to-many socket with
+    no other association, then a socket for it alone."""
+
+    def __init__(self, carrier: Owner, sock: socket.socket, peer: str, send_limit: int) -> None:
         self.peer = peer
         self.outgoing_streams = 0
         self.incoming_streams = 0
@@ -92,18 +105,17 @@ class KernelAssociation:
         self._up = False
         self._timer: asyncio.TimerHandle | None = None
         self._silence: Watch | None = None
-        self._partial: dict[tuple[int, bool], bytearray] = {}
-        self._partial_bytes = 0
+        self._parts = Parts()
         self._send_limit = send_limit
         self._average = 1024.0  # payload bytes of a message, lately
         self._queue = 2 * QUEUE_AHEAD  # payload bytes that the kernel may hold
-        self._buffer = 0  # what SO_SNDBUF was set to
-        self._full = 0  # what it would have to be for all that was queued when we began to wait
+        self._buffer = 0  # the value of SO_SNDBUF
+        self._full = 0  # the value that would hold all that was queued when we began to wait
         self._waiting = False
         self._ending = False
         carrier.associations.add(self)
 
-    # -- being born -----------------------------------------------------------------------------------------------
+    # -- opening --------------------------------------------------------------------------------------------------
 
     def start(self, address: Address, handler: AssociationHandler) -> None:
         """Connect the socket to `address`."""
@@ -119,10 +131,10 @@ class KernelAssociation:
             return
         self._loop.add_reader(sock.fileno(), self._connecting)
         limit = self._options.connect_timeout
-        self._timer = self._loop.call_later(limit, self._end, f"{address} did not answer within {limit:g} s")
+        self._timer = self._loop.call_later(limit, self._end, endings.no_answer(str(address), limit))
 
     def _connecting(self) -> None:
-        """Wait for the association; it may have begun and ended before we look."""
+        """Read what became of connecting; the association may have begun and ended already."""
         sock = self._sock
         assert sock is not None
         while True:
@@ -142,9 +154,9 @@ class KernelAssociation:
                     self._sock = self._carrier.peel(sock, identifier)
                     break
                 except OSError:
-                    continue  # it is gone, and why comes next
+                    continue  # it has ended; the next notification says why
             elif state == AssociationChange.NOT_STARTED:
-                self._end(f"{self.peer} refused the association: nothing listens there, or it wants none of us")
+                self._end(endings.refused(self.peer, "nothing listens there, or our address is not allowed"))
             else:
                 self._end(self._lost(data[_change.size :]))
             return
@@ -155,13 +167,13 @@ class KernelAssociation:
         self.established(self._handler)
 
     def begin_accept(self, handler: AssociationHandler, listed: set[KernelAssociation]) -> None:
-        """It is among those that a listener has accepted, until it ends."""
+        """Begin as one of the accepted associations of a listener, `listed`, which it leaves when it ends."""
         self._listed = listed
         listed.add(self)
         self.established(handler)
 
     def established(self, handler: AssociationHandler) -> None:
-        """The socket is the association's own now, and this is its handler."""
+        """Begin, now that the socket is for this association alone, and call `handler`."""
         self._handler = handler
         sock = self._sock
         assert sock is not None
@@ -175,22 +187,22 @@ class KernelAssociation:
         self._up = True
         self._silence = Watch(self._loop, self._options.dead_after, self._packets_received, self._silent)
         self._loop.add_reader(sock.fileno(), self._readable)
-        self._tell(handler.association_up, self)
+        self._call(handler.association_up, self)
 
     def _packets_received(self) -> int | None:
         try:
             return None if self._sock is None else linux.assoc_statistics(self._sock)[1]
         except OSError:
-            return None  # it is gone, which its notification will tell
+            return None  # it has ended; a notification follows
 
     def _silent(self) -> None:
         self._abort("silence")
-        self._end(f"{self.peer} does not answer any more: not a packet in {self._options.dead_after:g} s")
+        self._end(endings.silent(self.peer, self._options.dead_after))
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        """Read a batch; what was read before a notification or an error is delivered before it."""
+        """Read a batch, and deliver the messages before a notification or an error before acting on that."""
         batch: list[Message] = []
         size = 0
         sock = self._sock
@@ -213,7 +225,7 @@ class KernelAssociation:
                 message = self._received(data, ancillary[0][2], bool(flags & socket.MSG_EOR))
                 if message is not None:
                     batch.append(message)
-            else:  # no message is empty, RFC 9260 section 3.3.1: this is the end
+            else:  # the end, as no message is empty (RFC 9260 section 3.3.1)
                 self._deliver(batch)
                 self._end("")
             if self._sock is None:
@@ -222,37 +234,25 @@ class KernelAssociation:
 
     def _deliver(self, batch: list[Message]) -> None:
         if batch and self._sock is not None:
-            self._tell(self._handler.messages_received, batch)
+            self._call(self._handler.messages_received, batch)
 
-    def _tell(self, hook: Callable[..., None], *about: object) -> None:
-        """Call the handler. One that raises costs its association: what it did not take is lost."""
+    def _call(self, hook: Callable[..., None], *about: object) -> None:
+        """Call a hook of the handler, and abort the association if it raises."""
         try:
             hook(*about)
         except Exception as error:
-            message = f"The handler of the SCTP association with {self.peer} failed"
-            self._loop.call_exception_handler({"message": message, "exception": error})
-            self.abort("internal error")
+            endings.handler_failed(self._loop, self, error)
 
     def _received(self, data: bytes, info: bytes, whole: bool) -> Message | None:
-        """The message that `data` is or ends; None if it goes on. Parts of several streams may alternate (I-DATA)."""
+        """The message that `data` is or ends; None if more parts follow."""
         stream, _, flags = struct.unpack_from("=3H", info)
         ppid = int.from_bytes(info[8:12], "big")
         unordered = bool(flags & linux.UNORDERED)
-        if not self._partial and whole:
-            return Message(stream, data, ppid, unordered)
-        key = (stream, unordered)
-        begun = self._partial.get(key)
         if whole:
-            if begun is None:
-                return Message(stream, data, ppid, unordered)
-            del self._partial[key]
-            self._partial_bytes -= len(begun)
-            return Message(stream, bytes(begun) + data, ppid, unordered)
-        if begun is None:
-            begun = self._partial[key] = bytearray()
-        begun += data
-        self._partial_bytes += len(data)
-        if self._partial_bytes > MAX_PARTIAL:
+            if self._parts.begun:
+                data = self._parts.finish(stream, unordered, 0, data)
+            return Message(stream, data, ppid, unordered)
+        if not self._parts.add(stream, unordered, 0, data):
             self.abort(f"more than {MAX_PARTIAL} bytes of unfinished messages")
         return None
 
@@ -262,14 +262,11 @@ class KernelAssociation:
             self._association_changed(data)
         elif kind == linux.STREAM_CHANGE:
             self._refresh_streams()
-            self._tell(self._handler.streams_changed)
+            self._call(self._handler.streams_changed)
         elif kind == linux.SHUTDOWN_EVENT:
-            self._ending = True  # the peer takes nothing new; what it sent before still arrives
+            self._ending = True  # the peer accepts nothing new; what it sent before still arrives
         elif kind == linux.PARTIAL_DELIVERY and len(data) >= 24:
-            # the rest of a message will not come: its lifetime is over (RFC 3758)
-            stream = struct.unpack_from("=I", data, 16)[0]
-            for key in [key for key in self._partial if key[0] == stream]:
-                self._partial_bytes -= len(self._partial.pop(key))
+            self._parts.drop(struct.unpack_from("=I", data, 16)[0], 0)
         elif kind == linux.ADDRESS_CHANGE and len(data) >= 140:
             state = struct.unpack_from("=i", data, 136)[0]
             if state in (0, 1):
@@ -282,16 +279,15 @@ class KernelAssociation:
         elif state == AssociationChange.LOST:
             self._end(self._lost(data[_change.size :]))
         elif state == AssociationChange.RESTART:
-            # what both ends remember of each other is void
-            self._abort("the association began anew")
-            self._end(f"{self.peer} restarted and began the association anew")
+            self._abort("restarted")
+            self._end(f"{self.peer} restarted")
 
     def _lost(self, info: bytes) -> str:
         sock = self._sock
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if sock is not None else 0
         if info:
-            text = linux.abort_text(info)
-            return f"{self.peer} aborted the association" + (f": {text}" if text else "")
+            # Linux leaves out the chunk's header, with which RFC 6458 section 6.1.1 begins
+            return endings.aborted(self.peer, endings.abort_cause(info))
         return f"the association with {self.peer} was lost: {os.strerror(error) if error else 'no answer'}"
 
     def _refresh_streams(self) -> None:
@@ -303,17 +299,14 @@ class KernelAssociation:
     # -- sending --------------------------------------------------------------------------------------------------
 
     def _cost(self) -> float:
-        """Kernel memory for a byte of payload, for messages as they were lately.
-
-        About twice the payload (a packet of 1,500 bytes takes 2,300) and about 1 KiB a message.
-        """
+        """Kernel memory for a byte of payload, by the messages sent lately: about twice the payload (a packet of 1,500
+        bytes takes 2,300) and about 1 KiB a message."""
         return 2 + MESSAGE_COST / self._average
 
     def _set_buffer(self, payload: float) -> None:
         """Let the kernel hold `payload` bytes."""
         sock = self._sock
-        # SO_SNDBUF is doubled by the kernel
-        wanted = int(min(payload * self._cost() / 2, self._send_limit))
+        wanted = int(min(payload * self._cost() / 2, self._send_limit))  # the kernel doubles it
         if sock is not None and abs(wanted - self._buffer) > self._buffer >> 4:
             linux.set_buffer(sock, socket.SO_SNDBUF, wanted)
             self._buffer = wanted
@@ -342,9 +335,9 @@ class KernelAssociation:
         try:
             self._follow_path()
         except OSError:
-            return  # it is gone, which its notification will tell
+            return  # it has ended; a notification follows
         if not self._ending:
-            self._tell(self._handler.writable)
+            self._call(self._handler.writable)
 
     def room(self, urgent: bool = False) -> int:
         sock = self._sock
@@ -361,7 +354,7 @@ class KernelAssociation:
         return max(1, int(free / self._cost()))
 
     def _urgent_buffer(self) -> int:
-        """The socket's buffer while what is urgent is sent: beyond what bulk had filled when it had to wait."""
+        """The send buffer while urgent messages are sent: beyond what others had filled when they had to wait."""
         return min(self._full + URGENT_ROOM // 2, self._send_limit)
 
     def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
@@ -388,10 +381,10 @@ class KernelAssociation:
                 break
             except ValueError:
                 if taken:
-                    break  # the next call, which begins with this message, tells
+                    break  # the next call begins with this message and raises
                 raise
             except OSError:
-                self._ending = True  # it is gone; a notification that says why is on its way
+                self._ending = True  # it has ended; a notification that says why follows
                 break
             taken += 1
         return taken
@@ -400,18 +393,18 @@ class KernelAssociation:
         stream, data, lifetime = message.stream, message.data, message.lifetime
         size = len(data)
         if not 0 <= stream < self.outgoing_streams:
-            raise ValueError(f"stream {stream} does not exist: there are {self.outgoing_streams}")
+            raise ValueError(f"there is no stream {stream}: the association has {self.outgoing_streams}")
         if not 0 < size <= self._send_limit:
-            raise ValueError(f"a message of {size} bytes: it must have at least 1, at most {self._send_limit}")
+            raise ValueError(f"a message has 1 to {self._send_limit} bytes, this one {size}")
         if size > 2 * self._buffer:
             self._set_buffer(2 * size / self._cost())
         self._average += (size - self._average) / 32
         unordered = message.unordered and (self._interleaving or size <= UNORDERED)
         info = _snd_info.pack(stream, linux.UNORDERED if unordered else 0, socket.htonl(message.ppid), 0, 0)
-        ancillary = [(linux.SOL_SCTP, linux.SND_INFO, info)]
+        ancillary = [(SOL_SCTP, linux.SND_INFO, info)]
         if lifetime is not None:
             limit = struct.pack("=H2xI", linux.PR_TTL, linux.milliseconds(lifetime))
-            ancillary.append((linux.SOL_SCTP, linux.PR_INFO, limit))
+            ancillary.append((SOL_SCTP, linux.PR_INFO, limit))
         sock.sendmsg((data,), ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def set_priority(self, stream: int, priority: int) -> None:
@@ -434,44 +427,43 @@ class KernelAssociation:
             return
         self._ending = True
         try:
-            sock.sendmsg((), [(linux.SOL_SCTP, linux.SND_INFO, _snd_info.pack(0, linux.END_OF_FILE, 0, 0, 0))])
+            sock.sendmsg((), [(SOL_SCTP, linux.SND_INFO, _snd_info.pack(0, linux.END_OF_FILE, 0, 0, 0))])
         except OSError:
-            pass  # it is gone already, which its notification will tell
+            pass  # it has ended already; a notification follows
 
     def abort(self, reason: str = "") -> None:
         self._abort(reason)
-        self._end("aborted here" + (f": {reason}" if reason else ""))
+        self._end(endings.aborted_here(reason))
 
     def _abort(self, reason: str) -> None:
         sock = self._sock
         if sock is not None and self._up:
             info = _snd_info.pack(0, linux.ABORT, 0, 0, 0)
             try:
-                sock.sendmsg((reason.encode()[:512],), [(linux.SOL_SCTP, linux.SND_INFO, info)], socket.MSG_DONTWAIT)
+                sock.sendmsg((reason.encode()[:512],), [(SOL_SCTP, linux.SND_INFO, info)], socket.MSG_DONTWAIT)
             except OSError:
-                pass  # nobody is left to be told
+                pass  # it has ended already
 
     def _end(self, reason: str) -> None:
-        """Close; the handler is told on a later turn of the loop."""
+        """Close, and call the handler on a later turn of the loop."""
         if self.discard():
             handler = self._handler
-            del self._handler  # it may hold this association: a circle
+            del self._handler  # it may refer to this association: a circle
             self._carrier.call_soon(handler.association_down, reason)
 
     def refuse(self, reason: str) -> None:
-        """Abort what was never handed to a user."""
+        """Abort an association that no handler was given for."""
         self._up = True
         self.discard(reason)
 
     def discard(self, reason: str | None = None) -> bool:
-        """Close without telling the handler, and with `reason` abort; False if that was done before."""
+        """Close without calling the handler, and with an ABORT if there is a reason; False if it was closed before."""
         sock = self._sock
         if sock is None:
             return False
         if reason is not None:
             self._abort(reason)
         self._sock = None
-        self._partial.clear()
         if self._timer is not None:
             self._timer.cancel()
         if self._silence is not None:

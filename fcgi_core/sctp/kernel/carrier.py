@@ -1,12 +1,12 @@
 """The carrier on Linux's own SCTP.
 
-**One-to-many to be born, one file descriptor for each association to live.** An association starts on a one-to-many
-socket (RFC 6458 section 3) and is peeled off (section 9.2) as soon as it is up. A one-to-one socket would be a little
-simpler and cannot abort with a reason: Linux answers EINVAL. One socket for all associations has one send and one
-receive buffer for all of them, so that one slow peer stops the others, and its readiness says nothing about any.
+**A one-to-many socket to begin, then one socket for each association.** An association starts on a one-to-many socket
+(RFC 6458 section 3) and is peeled off (section 9.2) as soon as it is up. A one-to-one socket would be simpler, but it
+cannot abort with a reason: Linux answers EINVAL. A single socket for all associations would have one send and one
+receive buffer, so that one slow peer stops the others, and its readiness would say nothing about any of them.
 
-**Limits that are Linux's.** `incoming_streams` bounds what the peer gets at the start; what it adds later (RFC 6525)
-the kernel grants without asking. Interleaving (I-DATA) is between Linux and Linux, without UDP: see kernel_socket. A
+**Limits of Linux.** `incoming_streams` limits the peer's streams at the start; streams that it adds later (RFC 6525)
+the kernel grants without asking. Interleaving (I-DATA) works between Linux and Linux, without UDP: see `sockets.py`. A
 stream has the highest priority, 0, until set_priority is called for it.
 """
 
@@ -22,20 +22,20 @@ from collections.abc import Callable
 
 import _sctp as pysctp_calls
 
-from fcgi_core.common.forks import keep_from_children
-from fcgi_core.common.repeats import Repeats
-from fcgi_core.sctp.addresses import host_of
-from fcgi_core.sctp.carrier import Address, AssociationHandler, CarrierError, CarrierOptions
-from fcgi_core.sctp.kernel import sockets as linux
-from fcgi_core.sctp.kernel.association import READ_SIZE, KernelAssociation, read_change
-from fcgi_core.sctp.kernel.sockets import AssociationChange
+from ...common.forks import keep_from_children
+from ...common.repeats import Repeats
+from ..addresses import host_of
+from ..carrier import Address, AssociationHandler, CarrierError, CarrierOptions
+from . import sockets as linux
+from .association import READ_SIZE, KernelAssociation, read_change
+from .sockets import AssociationChange
 
 __all__ = ["KernelCarrier"]
 
 log = logging.getLogger("fcgi_sctp.kernel")
 
 BATCH_ACCEPTS = 32
-"""Associations taken in one wake-up."""
+"""Associations accepted in one wake-up."""
 
 
 class KernelListener:
@@ -70,20 +70,20 @@ class KernelListener:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                self._failures.log(f"listening at {self.address}: {error.strerror}")
+                self._failures.log(f"{self.address}: cannot accept associations: {error.strerror}")
                 return
             change = read_change(data) if flags & linux.NOTIFICATION else None
             if change is None or change[0] != AssociationChange.UP:
-                continue  # a path's state, or an association that ended before it was ours
+                continue  # a path's state, or an association that ended before we looked
             try:
                 peeled = self._carrier.peel(sock, change[1])
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):  # Linux has ended it
+                if error.errno in (errno.EMFILE, errno.ENFILE):  # Linux has aborted it
                     self._failures.log(f"{self.address}: no association with {name[0]}: {error.strerror}")
-                continue  # so did this one
-            self._born(peeled, linux.plain_host(host_of(name)), name[1])
+                continue  # it has ended
+            self._accept_one(peeled, linux.plain_host(host_of(name)), name[1])
 
-    def _born(self, sock: socket.socket, host: str, port: int) -> None:
+    def _accept_one(self, sock: socket.socket, host: str, port: int) -> None:
         peer = str(Address((host,), port))
         association = KernelAssociation(self._carrier, sock, peer, self._send_limit)
         source = ipaddress.ip_address(host.partition("%")[0])
@@ -91,7 +91,7 @@ class KernelListener:
         if len(self._accepted) >= self._carrier.options.max_associations:
             reason = "too many associations"
         elif self._networks and not any(source in network for network in self._networks):
-            reason = "address not allowed"
+            reason = "not in allowed_peers"
         if reason:
             self._refusals.log(f"{self.address}: association from {peer} refused: {reason}")
             association.refuse(reason)
@@ -129,13 +129,13 @@ class KernelCarrier:
         self._closed = False
 
     def call_soon(self, function: Callable[[str], None], argument: str) -> None:
-        """Call the user on a later turn of the loop, unless the carrier is closed by then."""
+        """Call `function` on a later turn of the loop, unless the carrier is closed by then."""
         self.loop.call_soon(lambda: None if self._closed else function(argument))
 
     def peel(self, sock: socket.socket, identifier: int) -> socket.socket:
-        """The association `identifier` of `sock` on a socket of its own.
+        """A new socket for the association `identifier` of `sock` alone.
 
-        Linux does that only in the network namespace of `sock`, which the lab, with two of them, sees to.
+        Linux requires the network namespace of `sock`; the lab, which has two, overrides this.
         """
         peeled = socket.socket(fileno=pysctp_calls.peeloff(sock.fileno(), identifier))
         keep_from_children(peeled)

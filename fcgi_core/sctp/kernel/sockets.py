@@ -1,76 +1,36 @@
-"""Linux's SCTP sockets: numbers and structures of <linux/sctp.h>, and a socket set up as :class:`CarrierOptions` say.
+"""Linux's SCTP sockets: numbers and structures of <linux/sctp.h>, and sockets set up by :class:`CarrierOptions`.
 
-pysctp gives what needs more than a socket option (peeloff, the peer's addresses and their state).
-Everything else is an option it does not know, or one that costs less through the standard library, which is all that
-:mod:`.carrier` uses once an association is up. Structures are in host order and packed by hand; where a
-structure begins with an association identifier, 0 is "this socket's": its future ones, or its only one.
+pysctp does what needs more than a socket option: peeling off, the peer's addresses and their states. Everything else is
+an option that pysctp does not know, or that costs less through the standard library. Structures are in host order and
+packed by hand. Where a structure begins with an association identifier, 0 means the socket's future associations, or
+its only one.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import logging
-import re
 import socket
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 import sctp as pysctp
 
-from fcgi_core.sctp.addresses import socket_address
-from fcgi_core.sctp.carrier import Address, CarrierError, CarrierOptions, Scheduler
-from fcgi_core.sctp.silence import ENDLESS
-
-__all__ = [
-    "ABORT",
-    "ADDRESS_CHANGE",
-    "ASSOCIATION_CHANGE",
-    "AssociationChange",
-    "END_OF_FILE",
-    "NOTIFICATION",
-    "PARTIAL_DELIVERY",
-    "PR_INFO",
-    "PR_TTL",
-    "RCV_INFO",
-    "SHUTDOWN_EVENT",
-    "SND_INFO",
-    "SOL_SCTP",
-    "STREAM_CHANGE",
-    "Status",
-    "UNORDERED",
-    "abort_text",
-    "add_outgoing_streams",
-    "assoc_statistics",
-    "bind",
-    "connect",
-    "interleaving",
-    "open_socket",
-    "paths",
-    "queued_cost",
-    "set_buffer",
-    "set_stream_priority",
-    "status",
-    "sysctl",
-]
+from ..addresses import socket_address
+from ..carrier import Address, CarrierError, CarrierOptions, Scheduler
+from ..probe import SOL_SCTP, sysctl
+from ..silence import ENDLESS
 
 log = logging.getLogger("fcgi_sctp.kernel")
-
-SOL_SCTP = 132
 
 # socket options
 RTO_INFO, ASSOC_INFO, INIT_MSG, NO_DELAY = 0, 1, 2, 3
 PEER_ADDR_PARAMS, STATUS, DELAYED_SACK, FRAGMENT_INTERLEAVE, RECV_RCV_INFO = 9, 14, 16, 18, 32
 BINDX_ADD, CONNECTX = 100, 110
 ASSOC_STATS, PR_SUPPORTED, RECONFIG_SUPPORTED, ENABLE_STREAM_RESET, ADD_STREAMS = 112, 113, 117, 118, 121
-STREAM_SCHEDULER, STREAM_SCHEDULER_VALUE, INTERLEAVING, EVENT, UDP_ENCAPSULATION_PORT = (
-    123,
-    124,
-    125,
-    127,
-    132,
-)
+STREAM_SCHEDULER, STREAM_SCHEDULER_VALUE, INTERLEAVING, EVENT, UDP_ENCAPSULATION_PORT = 123, 124, 125, 127, 132
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_MEMINFO = 32, 33, 55
 
 # ancillary data, and flags in it
@@ -81,8 +41,8 @@ UNORDERED, ABORT, PR_TTL, END_OF_FILE = 0x1, 0x4, 0x10, 0x200
 NOTIFICATION = 0x8000
 ASSOCIATION_CHANGE, ADDRESS_CHANGE, SHUTDOWN_EVENT = 0x8001, 0x8002, 0x8005
 PARTIAL_DELIVERY, STREAM_CHANGE = 0x8006, 0x800C
-# Not SEND_FAILED: it hands back every message that a lost association did not deliver, a copy of all that was queued,
-# to a core that keeps its own account. Not SENDER_DRY: it comes when nothing is left, too late to keep a path busy.
+# Not SEND_FAILED: it returns each message that a lost association did not deliver, a copy of all that was queued, and
+# the core keeps its own account. Not SENDER_DRY: it comes when nothing is left, too late to keep a path busy.
 EVENTS = (ASSOCIATION_CHANGE, ADDRESS_CHANGE, SHUTDOWN_EVENT, PARTIAL_DELIVERY, STREAM_CHANGE)
 
 SCHEDULERS = {Scheduler.FIRST_COME: 0, Scheduler.PRIORITY: 1, Scheduler.ROUND_ROBIN: 2}
@@ -98,7 +58,7 @@ class AssociationChange:
 
 
 class Status(NamedTuple):
-    """What SCTP_STATUS tells: times in seconds."""
+    """The values of SCTP_STATUS; times in seconds."""
 
     established: bool
     peer_window: int
@@ -110,20 +70,12 @@ class Status(NamedTuple):
     retransmission_timeout: float
 
 
-def sysctl(name: str) -> int | None:
-    """The number in sysctl `name` (of this network namespace); None if there is none."""
-    try:
-        return int(Path("/proc/sys", *name.split(".")).read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 def milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
 def _optional(sock: socket.socket, option: int, value: bytes) -> bool:
-    """Set what the association can do without; whether it could be set."""
+    """Set an option that an association can do without; False if it could not be set."""
     try:
         sock.setsockopt(SOL_SCTP, option, value)
     except OSError:
@@ -131,20 +83,16 @@ def _optional(sock: socket.socket, option: int, value: bytes) -> bool:
     return True
 
 
-_told: set[str] = set()
-
-
-def _tell_once(what: str) -> None:
-    if what not in _told:
-        _told.add(what)
-        log.warning("%s", what)
+@functools.cache
+def _warn_once(what: str) -> None:
+    log.warning("%s", what)
 
 
 _forced = {socket.SO_SNDBUF: SO_SNDBUFFORCE, socket.SO_RCVBUF: SO_RCVBUFFORCE}
 
 
 def set_buffer(sock: socket.socket, option: int, size: int) -> None:
-    """Set SO_SNDBUF or SO_RCVBUF, beyond the system's limit where we may."""
+    """Set SO_SNDBUF or SO_RCVBUF, beyond the system's limit if the process has the privilege."""
     if option in _forced:
         try:
             sock.setsockopt(socket.SOL_SOCKET, _forced[option], size)
@@ -155,34 +103,35 @@ def set_buffer(sock: socket.socket, option: int, size: int) -> None:
 
 
 def _buffer(sock: socket.socket, option: int, size: int, limit: str) -> int:
-    """Set a socket buffer to hold `size`; the size that it got."""
+    """Set a socket buffer to `size`; returns the size that it got."""
     set_buffer(sock, option, size)
-    got = sock.getsockopt(socket.SOL_SOCKET, option) // 2  # Linux doubles what is asked, for its own structures
+    got = sock.getsockopt(socket.SOL_SOCKET, option) // 2  # Linux doubles the size, for its own structures
     if got < size:
-        _tell_once(f"a socket buffer is {got} bytes instead of {size}: raise it with sysctl -w net.core.{limit}={size}")
+        _warn_once(f"a socket buffer has {got} bytes instead of {size}: sysctl -w net.core.{limit}={size} allows more")
     return got
 
 
 def family_of(address: Address) -> socket.AddressFamily:
-    """AF_INET, or AF_INET6 if any of the hosts wants it; CarrierError if one is no IP address."""
+    """AF_INET6 if one of the hosts is an IPv6 address, else AF_INET; CarrierError if one is not an IP address."""
     versions = set()
     for host in address.hosts:
         try:
             versions.add(ipaddress.ip_address(host.partition("%")[0]).version)
         except ValueError:
-            raise CarrierError(f"{address}: {host!r} is no IP address") from None
+            raise CarrierError(f"{address}: {host!r} is not an IP address") from None
     return socket.AF_INET6 if 6 in versions else socket.AF_INET
 
 
 def open_socket(address: Address, options: CarrierOptions, *, listening: bool) -> tuple[socket.socket, int]:
-    """A non-blocking one-to-many socket for `address`, not yet bound, and the send buffer it got. CarrierError."""
+    """A non-blocking one-to-many socket for `address`, not yet bound, and the size of its send buffer; CarrierError if
+    there is none."""
     family = family_of(address)
     try:
         sock = socket.socket(family, socket.SOCK_SEQPACKET, SOL_SCTP)
     except OSError as error:
         if error.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT):
             raise CarrierError(
-                f"this kernel gives no SCTP socket ({error.strerror}); fcgi-sctp doctor says what to do"
+                f"this kernel has no SCTP ({error.strerror}): fcgi-sctp doctor says what to do"
             ) from error
         raise CarrierError(f"{address}: no socket: {error.strerror}") from error
     try:
@@ -199,11 +148,8 @@ def _prepare(sock: socket.socket, address: Address, options: CarrierOptions, lis
     send_buffer = _buffer(sock, socket.SO_SNDBUF, options.send_buffer, "wmem_max")
     _buffer(sock, socket.SO_RCVBUF, options.receive_buffer, "rmem_max")
 
-    outgoing, incoming = (
-        min(options.outgoing_streams, MAX_STREAMS),
-        min(options.incoming_streams, MAX_STREAMS),
-    )
-    # as many INITs as fit into connect's time limit, which is what ends the trying
+    outgoing, incoming = min(options.outgoing_streams, MAX_STREAMS), min(options.incoming_streams, MAX_STREAMS)
+    # INITs without end: connect_timeout ends connecting
     sock.setsockopt(
         SOL_SCTP,
         INIT_MSG,
@@ -224,8 +170,8 @@ def _prepare(sock: socket.socket, address: Address, options: CarrierOptions, lis
             *(0, 0, heartbeat_enable, 0, 0),
         ),
     )
-    # An acknowledgement must not be delayed for as long as the peer's RTO.Min, which is likely ours: Linux's 200 ms
-    # would have it send again what arrived. At most half, and the second packet is acknowledged at once anyway.
+    # A delay of the peer's RTO.Min, likely the same as ours, or longer makes the peer send again what arrived; Linux's
+    # default is 200 ms. So at most half of RTO.Min; every second packet is acknowledged at once anyway.
     sack_delay = min(200, max(1, milliseconds(options.rto_min) // 2))
     sock.setsockopt(SOL_SCTP, DELAYED_SACK, struct.pack("=i2I", 0, sack_delay, 2))
     sock.setsockopt(SOL_SCTP, RECV_RCV_INFO, 1)
@@ -239,19 +185,19 @@ def _prepare(sock: socket.socket, address: Address, options: CarrierOptions, lis
         _optional(sock, RECONFIG_SUPPORTED, struct.pack("=iI", 0, 1))
         and _optional(sock, ENABLE_STREAM_RESET, struct.pack("=iI", 0, change_association))
     ):
-        _tell_once("this kernel cannot add streams to an association (RFC 6525)")
-    # Linux numbers the fragments of a message 0, 0, 1, 2... (RFC 8260 section 2.1: 0, 1, 2, 3...; seen in 6.1), so its
-    # I-DATA is understood by itself alone. Others come over UDP, and to a listener whenever the kernel has a UDP port.
+        _warn_once("this kernel cannot add streams to an association (RFC 6525)")
+    # Linux (6.1) numbers the fragments of a message 0, 0, 1, 2... where RFC 8260 section 2.1 has 0, 1, 2, 3..., so only
+    # Linux understands its I-DATA. Other stacks come over UDP, and to a listener whenever the kernel has a UDP port.
     others = options.udp_encapsulation or (listening and bool(sysctl("net.sctp.udp_port")))
     if options.interleaving and not others:
         sock.setsockopt(SOL_SCTP, FRAGMENT_INTERLEAVE, 2)
         if not _optional(sock, INTERLEAVING, struct.pack("=iI", 0, 1)):
-            _tell_once("no interleaving of messages (RFC 8260): enable it with sysctl -w net.sctp.intl_enable=1")
+            _warn_once("messages are not interleaved (RFC 8260): sysctl -w net.sctp.intl_enable=1 enables it")
     if options.udp_encapsulation:
         if not sysctl("net.sctp.udp_port"):
             raise CarrierError(
                 f"{address}: the kernel's SCTP has no UDP port (RFC 6951): "
-                f"sysctl -w net.sctp.udp_port={address.udp_port}"
+                f"sysctl -w net.sctp.udp_port={address.udp_port} sets it"
             )
         _optional(
             sock,
@@ -262,7 +208,7 @@ def _prepare(sock: socket.socket, address: Address, options: CarrierOptions, lis
 
 
 def status(sock: socket.socket) -> Status:
-    """The association's state; OSError if it is gone."""
+    """The association's state; OSError if the association has ended."""
     raw = sock.getsockopt(SOL_SCTP, STATUS, 176)
     _, state, window, unacknowledged, _, incoming, outgoing, _ = struct.unpack_from("=iiI4HI", raw)
     congestion_window, round_trip, timeout = struct.unpack_from("=3I", raw, 24 + 136)
@@ -279,7 +225,7 @@ def status(sock: socket.socket) -> Status:
 
 
 def _sockaddrs(address: Address) -> bytes:
-    """Its hosts one after the other, as bindx and connectx have them (RFC 6458 section 9.1), each with its zone."""
+    """The hosts of `address` with their zones, packed for bindx and connectx (RFC 6458 section 9.1)."""
     packed = b""
     for host in address.hosts:
         name = socket_address(host, address.port)
@@ -295,25 +241,26 @@ def _sockaddrs(address: Address) -> bytes:
 
 
 def bind(sock: socket.socket, address: Address) -> None:
-    """Bind to all hosts of `address`. OSError."""
+    """Bind to all hosts of `address`; OSError if that fails."""
     sock.setsockopt(SOL_SCTP, BINDX_ADD, _sockaddrs(address))
 
 
 def connect(sock: socket.socket, address: Address) -> None:
-    """Start an association with the peer that has all hosts of `address`. OSError; BlockingIOError: it has begun."""
+    """Start an association with the peer that has all hosts of `address`: raises BlockingIOError if that has begun,
+    OSError if it failed."""
     sock.setsockopt(SOL_SCTP, CONNECTX, _sockaddrs(address))
 
 
 def queued_cost(sock: socket.socket) -> int:
-    """Memory of all that is sent and not acknowledged or not sent, in the unit of the (doubled) send buffer.
+    """Memory of all that is not sent or not acknowledged, in the unit of the (doubled) send buffer.
 
-    This is SO_MEMINFO's `wmem_queued`: SCTP has no SIOCOUTQ, and SCTP_STATUS counts only what was already sent.
+    This is SO_MEMINFO's `wmem_queued`: SCTP has no SIOCOUTQ, and SCTP_STATUS does not count what was not sent yet.
     """
     return int(struct.unpack_from("=6I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 24))[5])
 
 
 def assoc_statistics(sock: socket.socket) -> tuple[int, int, int]:
-    """Packets sent, packets received, chunks sent again."""
+    """Packets sent, packets received, and chunks retransmitted."""
     sent, received, again = struct.unpack_from("=3Q", sock.getsockopt(SOL_SCTP, ASSOC_STATS, 256), 136 + 3 * 8)
     return sent, received, again
 
@@ -328,12 +275,13 @@ def set_stream_priority(sock: socket.socket, stream: int, priority: int) -> None
 
 
 def add_outgoing_streams(sock: socket.socket, count: int) -> bool:
-    """Whether the request could be made: the peer knows RFC 6525, no other request is open, ids are left."""
+    """Ask for `count` more streams; False if that cannot be asked: the peer does not know RFC 6525, another request is
+    open, or no stream numbers are left."""
     return 1 <= count <= MAX_STREAMS and _optional(sock, ADD_STREAMS, struct.pack("=i2H", 0, 0, count))
 
 
 def paths(sock: socket.socket) -> tuple[tuple[str, str], ...]:
-    """The peer's addresses and their states."""
+    """The peer's addresses with their states."""
     wrapped = pysctp.sctpsocket_tcp(sock.family, sock)
     found = []
     for address in wrapped.getpaddrs():
@@ -346,20 +294,5 @@ def paths(sock: socket.socket) -> tuple[tuple[str, str], ...]:
 
 
 def plain_host(host: str) -> str:
-    """IPv4 addresses as such, where an IPv6 socket tells them as ::ffff:192.0.2.7."""
+    """`host` without the prefix that an IPv6 socket puts before IPv4 addresses: ::ffff:192.0.2.7."""
     return host.removeprefix("::ffff:") if "." in host else host
-
-
-def abort_text(info: bytes) -> str:
-    """What the peer's ABORT said, made harmless to show; '' if nothing. `info` is its error causes: Linux does not
-    begin with the chunk's header, as RFC 6458 section 6.1.1 would have it."""
-    at = 0
-    while at + 4 <= len(info):
-        cause, length = struct.unpack_from(">HH", info, at)
-        if cause == 12:  # user-initiated abort, section 3.3.10.12
-            text = info[at + 4 : at + max(4, length)].decode("utf-8", "replace")
-            return re.sub(r"[^\x20-\x7e\u00a0-\ud7ff\ue000-\uffff]", "?", text)[:200]
-        if cause == 13:
-            return "protocol violation"
-        at += max(4, length + 3 & ~3)
-    return ""

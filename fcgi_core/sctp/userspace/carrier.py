@@ -1,12 +1,13 @@
 """The userspace carrier: SCTP by libusrsctp, its packets in UDP (RFC 6951). No kernel support, no privileges.
 
-`usrsctp_carrier.c` does all work that comes with packets; Python comes in once for each batch of messages. The
-library's state is one for a process (`userspace_stack.py`): all carriers of a process share an event loop, and one
-that was used before a fork cannot be used after it. An SCTP port can have one listener in a process.
+`usrsctp_carrier.c` does the work of each packet; Python runs once for each batch of messages. The library has one
+state for a process (`stack.py`): all carriers of a process share an event loop, and a carrier that was used before a
+fork cannot be used after it. An SCTP port has at most one listener in a process.
 
 While there are associations a timer runs every 10 ms (the library's clock); without any, nothing runs.
 
-A lifetime counts for messages that fit one packet; larger ones are sent reliably (see may_expire() in the C part).
+Only messages that fit one packet have a lifetime; longer ones are sent reliably (fits_a_packet() in the C part says
+why).
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ __all__ = ["UserspaceCarrier"]
 log = logging.getLogger("fcgi_sctp.userspace")
 
 MAX_TURNS = 1024
-"""Addresses with several hosts of which the carrier knows whose turn it is."""
+"""Addresses with several hosts for which the carrier remembers the last host it took."""
 
 _SCHEDULERS = {Scheduler.ROUND_ROBIN: 1, Scheduler.PRIORITY: 3, Scheduler.FIRST_COME: 5}
 
 
 class UserspaceListener:
-    """See :class:`fcgi_core.sctp.carrier.Listener`. It has an endpoint for each address."""
+    """Implements :class:`fcgi_core.sctp.carrier.Listener`, with an endpoint for each host of its address."""
 
     def __init__(
         self,
@@ -60,40 +61,34 @@ class UserspaceListener:
         accept: Callable[[str], AssociationHandler | None],
     ) -> None:
         self._carrier = carrier
-        self._endpoints = {endpoint.handle: endpoint for endpoint in endpoints}
+        self._endpoints = endpoints
         self._handle = handle
         self._accept = accept
-        self._address = address
+        self.address = address
         self._refusals = Repeats(log, logging.WARNING, carrier.stack.loop)
         for endpoint in endpoints:
             endpoint.users += 1
             endpoint.refused = self._refused
-        carrier.stack.listeners[handle] = self
+        carrier.stack.listeners[handle] = self._accept_all
 
-    @property
-    def address(self) -> Address:
-        return self._address
-
-    def accept_all(self) -> None:
+    def _accept_all(self) -> None:
         source = ffi.new("struct carrier_source *")
         while self._handle >= 0 and (handle := lib.carrier_accept(self._handle, source)) >= 0:
             host = _host_of(source)
             peer = _peer_name(host, source.port)
-            endpoint = self._endpoints.get(source.endpoint)
-            there = endpoint or self._carrier.stack.by_handle(source.endpoint)
-            association = UserspaceAssociation(self._carrier, there, handle, peer)
-            self._carrier.associations.add(association)
+            endpoint = self._carrier.stack.endpoints[source.endpoint]
+            association = UserspaceAssociation(self._carrier, endpoint, handle, peer)
             with self._carrier.stack.guarded(association):
-                handler = self._accept(peer) if endpoint is not None else None
+                handler = self._accept(peer) if endpoint in self._endpoints else None
                 if handler is not None:
                     association.begin_accept(handler, socket_address(host, source.port))
                     continue
             association.refuse()
 
     def _refused(self, count: int, why: str, source: Any) -> None:
-        """So many INITs were refused before they became associations, the last of them from there."""
+        """Log that `count` INITs were refused, the last of them from `source`."""
         peer = _peer_name(_host_of(source), source.port)
-        self._refusals.log(f"{self._address}: association from {peer} refused: {why}", count)
+        self._refusals.log(f"{self.address}: association from {peer} refused: {why}", count)
 
     def close(self) -> None:
         if self._handle >= 0:
@@ -102,16 +97,16 @@ class UserspaceListener:
             del self._carrier.stack.listeners[handle]
             self._carrier.listeners.discard(self)
             self._refusals.close()
-            for endpoint in self._endpoints.values():
+            for endpoint in self._endpoints:
                 endpoint.refused = None
                 endpoint.release()
             self._carrier.stack.soon()
 
 
 class UserspaceCarrier:
-    """See :class:`fcgi_core.sctp.carrier.Carrier`. To be made, used and closed on the running event loop.
+    """Implements :class:`fcgi_core.sctp.carrier.Carrier`. Make, use and close it on the running event loop.
 
-    `bind` is the local IP address and UDP port that :meth:`connect` uses; by default any address, a port of its own
+    `bind` is the local IP address and UDP port that :meth:`connect` uses; by default any address, and another port
     for each association.
     """
 
@@ -134,17 +129,17 @@ class UserspaceCarrier:
         try:
             for host in address.hosts:
                 endpoints.append(self._listening_endpoint(address, host, udp_port))
-                udp_port = endpoints[0].port  # where any would do
+                udp_port = endpoints[0].port  # the port that was given, if any would do
             options = self._options_for([(endpoint.overhead, endpoint.host) for endpoint in endpoints])
             handle: int = lib.carrier_listen(endpoints[0].handle, address.port, options)
             if handle < 0:
                 why = os.strerror(-handle)
                 if -handle == errno.EADDRINUSE:
-                    why = f"this process listens at SCTP port {address.port} already; several addresses are written as "
+                    why = f"this process already listens at SCTP port {address.port}; write several addresses as "
                     why += f"{','.join(address.hosts)},OTHER:{address.port}"
                 raise CarrierError(f"cannot listen at {address}: {why}")
             for endpoint in endpoints[1:]:
-                lib.carrier_listen_too(handle, endpoint.handle)
+                lib.carrier_listen_also(handle, endpoint.handle)
             listener = UserspaceListener(self, endpoints, handle, address._replace(udp_port=udp_port), accept)
             self.listeners.add(listener)
             return listener
@@ -158,9 +153,9 @@ class UserspaceCarrier:
         except (OSError, ValueError) as error:
             why = str(error)
             if isinstance(error, OSError):
-                why = f"UDP port {udp_port} of {host}, in which SCTP travels: {error.strerror}"
+                why = f"UDP port {udp_port} of {host}, which carries SCTP: {error.strerror}"
                 if error.errno == errno.EADDRINUSE:
-                    why += f"; another is named like this: {address._replace(udp_port=udp_port + 1)}"
+                    why += f"; write another UDP port like this: {address._replace(udp_port=udp_port + 1)}"
             raise CarrierError(f"cannot listen at {address}: {why}") from error
         endpoint.users += 1
         return endpoint
@@ -187,14 +182,13 @@ class UserspaceCarrier:
             if handle < 0:
                 raise CarrierError(f"cannot connect to {address}: {os.strerror(-handle)}")
             association = UserspaceAssociation(self, endpoint, handle, _peer_name(shown, address.udp_port))
-            self.associations.add(association)
             association.begin_connect(handler, name, self.options.connect_timeout)
             return association
         finally:
             endpoint.release()
 
     def counters(self) -> dict[str, int]:
-        """Counts of the whole process: packets received, sent and dropped, peers and associations."""
+        """Counters of the whole process: packets received, sent and dropped, peers and associations."""
         counters = ffi.new("struct carrier_counters *")
         lib.carrier_get_counters(counters)
         return {name: getattr(counters, name) for name, _ in ffi.typeof("struct carrier_counters").fields}
@@ -211,14 +205,14 @@ class UserspaceCarrier:
 
     def _endpoint_for(self, version: int) -> Endpoint:
         host, port = self._bind or ("::" if version == 6 else "0.0.0.0", 0)
-        if port and self._bound in self.stack.endpoints:
+        if self._bound is not None and self._bound.users:
             return self._bound
         endpoint = Endpoint(self.stack, self.options, host, port)
         self._bound = endpoint if port else None
         return endpoint
 
     def _host_in_turn(self, address: Address) -> str:
-        """There is one path: of several addresses each attempt takes the next one."""
+        """The host for this attempt: there is one path, so each attempt takes the next host."""
         if len(address.hosts) == 1:
             return address.hosts[0]
         if len(self._turns) >= MAX_TURNS:
@@ -227,8 +221,8 @@ class UserspaceCarrier:
         return address.hosts[turn % len(address.hosts)]
 
     def _options_for(self, ends: Sequence[tuple[int, str]]) -> Any:
-        """The options of associations with these hosts, or of those that they, as addresses of ours, take; each with
-        the bytes that IP and UDP take of a packet. The smallest packet counts."""
+        """The options of an association that uses one of `ends`: hosts, each with the bytes of its IP and UDP headers.
+        The smallest packet counts."""
         packet = min(
             ((self.options.mtu or (LOOPBACK_MTU if is_loopback(host) else PATH_MTU)) - overhead) & ~3
             for overhead, host in ends
@@ -239,7 +233,7 @@ class UserspaceCarrier:
 
 
 def _library_options(options: CarrierOptions) -> Any:
-    """The options as the C part has them; CarrierError for one that is out of bounds."""
+    """The options for the C part; CarrierError if one is out of bounds."""
     for name, low, high in (
         ("outgoing_streams", 1, 65535),
         ("incoming_streams", 1, 65535),
@@ -255,7 +249,7 @@ def _library_options(options: CarrierOptions) -> Any:
     ):
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
-            raise CarrierError(f"{name} is {value}; it must be from {low} to {high}")
+            raise CarrierError(f"invalid {name} {value}: use a number from {low} to {high}")
     try:
         for network in options.allowed_peers:
             network_bytes(network)

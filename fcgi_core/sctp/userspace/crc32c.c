@@ -1,4 +1,4 @@
-/* CRC32c (RFC 9260 appendix A), by the processor where it can. */
+/* CRC32c (RFC 9260 appendix A), by the processor's instruction if there is one. */
 #include "crc32c.h"
 #include "usrsctp_carrier.h"
 
@@ -43,9 +43,9 @@ static uint32_t crc_by_table(uint32_t crc, const uint8_t *data, size_t length) {
 }
 
 /*
- * The instruction takes eight bytes, and three cycles until the next that needs its result. So long data goes in three
- * parts side by side: a checksum so far, moved over the bytes of a part, and the next part's are added (the checksum is
- * linear). The tables move one over CRC_PART zero bytes, a byte of it at a time.
+ * The instruction takes eight bytes, and its result is ready three cycles later. So long data is summed in three parts at
+ * the same time. The checksum is linear: the first part's, moved over as many zero bytes as the second part has, XOR the
+ * second part's is the checksum of both. The tables move a checksum over CRC_PART zero bytes, one byte of it at a time.
  */
 enum { CRC_PART = 1024 };
 static uint32_t crc_moved[4][256];

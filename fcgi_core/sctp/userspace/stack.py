@@ -1,7 +1,7 @@
-"""The userspace carrier's share of a process: one event loop, one libusrsctp, the UDP sockets and the timer.
+"""libusrsctp in this process, with the event loop that drives it, its UDP sockets and its timer.
 
-The library's state is one for a process, and so is :class:`Stack`: for all carriers of the process it hands out what
-arrived and sends what is to be sent. Nothing here knows what a message means.
+The library has one state for a process, so there is one :class:`Stack`. It calls the associations and listeners of all
+carriers in the process when something arrived for them, and sends their packets. It knows nothing of messages.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from ...common.forks import keep_from_children
 from ..addresses import socket_address
-from ..carrier import CarrierError, CarrierOptions
+from ..carrier import Association, CarrierError, CarrierOptions
+from ..endings import handler_failed
 
 try:
     from ._usrsctp import ffi, lib
@@ -26,39 +27,37 @@ except ImportError as error:  # not built, or libusrsctp is missing: only using 
 else:
     _missing = None
 
-if TYPE_CHECKING:
-    from .association import UserspaceAssociation
-    from .carrier import UserspaceCarrier, UserspaceListener
-
 __all__ = ["ARENA", "RECORDS", "Endpoint", "Stack", "ffi", "lib", "network_bytes"]
 
 TICK = 0.010
 """Seconds between calls of the library's timers."""
 LINGER = 1.0
-"""Seconds that the timer goes on after the last association: the library frees some of its state later."""
+"""Seconds that the timer runs on after the last association: the library frees some of its state late."""
 PACKETS_PER_WAKEUP = 256
-"""Bound on packets of one socket before the loop turns to others: 1 to 2 ms of work."""
+"""Packets of one socket before the loop turns to others: 1 to 2 ms of work."""
 ROUNDS_PER_WAKEUP = 8
 ARENA = 1 << 19
 """Bytes that one batch of received messages may fill."""
 RECORDS = 4096
 """Messages of one batch."""
 UNCLAIMED_PEERS = 1024
-"""UDP sources without an association that are remembered, each socket; the handshake needs 2 round trips."""
+"""UDP sources without an association that each socket remembers; a handshake needs two round trips."""
 UDP_BUFFER = 4 << 20
 
-# enum carrier_refusal of usrsctp_carrier.h
-SOMEBODY_REFUSED = 1 << 30
-REFUSALS = (
-    "its address is not among allowed_peers",
-    "there are as many associations as there may be",
-    "its address tries too often",
-    "too many strangers try at once",
-)
+REFUSED = 1 << 30
+"""In the answer of carrier_input(), as in usrsctp_carrier.h."""
+
+
+class StackAssociation(Association, Protocol):
+    """An association, as the stack sees it."""
+
+    def receive(self) -> None: ...
+    def look_for_refusal(self) -> None: ...
+    def look_for_room(self) -> None: ...
 
 
 class Stack:
-    """The library in this process: every endpoint and association, the timer, and the hand-out of what arrived."""
+    """Every endpoint and association of this process, the timer, and the calls for what arrived."""
 
     current: ClassVar[Stack | None] = None
 
@@ -69,12 +68,12 @@ class Stack:
             raise CarrierError(f"libusrsctp does not start: {os.strerror(-code)}")
         self.loop = loop
         self.process = os.getpid()
-        self.carriers: set[UserspaceCarrier] = set()
-        self.endpoints: set[Endpoint] = set()
-        self.listeners: dict[int, UserspaceListener] = {}
-        self.associations: dict[int, UserspaceAssociation] = {}
-        self.waiting: set[UserspaceAssociation] = set()  # for room
-        self.connecting: set[UserspaceAssociation] = set()
+        self.carriers: set[object] = set()
+        self.endpoints: dict[int, Endpoint] = {}
+        self.listeners: dict[int, Callable[[], None]] = {}  # called when there are associations to accept
+        self.associations: dict[int, StackAssociation] = {}
+        self.waiting: set[StackAssociation] = set()  # for room
+        self.connecting: set[StackAssociation] = set()
         self.arena = ffi.new("uint8_t[]", ARENA)
         self.data = ffi.buffer(self.arena)
         self.records = ffi.new("struct carrier_record[]", RECORDS)
@@ -87,7 +86,8 @@ class Stack:
         self._writing: set[Endpoint] = set()
 
     @classmethod
-    def join(cls, carrier: UserspaceCarrier) -> Stack:
+    def join(cls, carrier: object) -> Stack:
+        """The stack of this process, which `carrier` now uses; CarrierError if the carrier cannot."""
         loop = asyncio.get_running_loop()
         stack = cls.current
         if stack is None:
@@ -99,7 +99,7 @@ class Stack:
         stack.carriers.add(carrier)
         return stack
 
-    def leave(self, carrier: UserspaceCarrier) -> None:
+    def leave(self, carrier: object) -> None:
         self.carriers.discard(carrier)
         if not self.carriers:
             for handle in (self._soon, self._timer):
@@ -107,17 +107,13 @@ class Stack:
                     handle.cancel()
             Stack.current = None
 
-    def by_handle(self, handle: int) -> Endpoint:
-        """The endpoint with this handle."""
-        return next(endpoint for endpoint in self.endpoints if endpoint.handle == handle)
-
     def soon(self) -> None:
-        """Have output sent and events handed out on the next turn of the loop; within deliver() its end does."""
+        """Call deliver() on the next turn of the loop, unless it is running."""
         if self._soon is None and not self._delivering:
             self._soon = self.loop.call_soon(self._run_soon)
 
     def sent(self) -> None:
-        """Messages were handed to the library: have their packets sent now; within deliver() its end does."""
+        """Send the packets of messages that the library was given; a deliver() that is running does at its end."""
         if not self._delivering:
             self.flush()
 
@@ -126,7 +122,7 @@ class Stack:
         self.deliver()
 
     def deliver(self) -> None:
-        """Tell handlers what happened, then send what came of it."""
+        """Call handlers for what happened, then send what they gave."""
         self._delivering = True
         try:
             for _ in range(ROUNDS_PER_WAKEUP):
@@ -135,8 +131,8 @@ class Stack:
                     break
                 for handle in ffi.unpack(self._dirty, count):
                     if handle < 0:
-                        if (listener := self.listeners.get(-2 - handle)) is not None:
-                            listener.accept_all()
+                        if (accept_all := self.listeners.get(-2 - handle)) is not None:
+                            accept_all()
                     elif (association := self.associations.get(handle)) is not None:
                         association.receive()
             else:
@@ -147,7 +143,7 @@ class Stack:
 
     def flush(self) -> None:
         if lib.carrier_flush() or self._writing:
-            for endpoint in self.endpoints:
+            for endpoint in self.endpoints.values():
                 if lib.carrier_blocked(endpoint.handle):
                     self._writing.add(endpoint)
                     self.loop.add_writer(endpoint.descriptor, self.flush)
@@ -179,19 +175,16 @@ class Stack:
         self.deliver()
 
     @contextmanager
-    def guarded(self, association: UserspaceAssociation) -> Iterator[None]:
-        """A handler that raises costs its association, not the others."""
+    def guarded(self, association: StackAssociation) -> Iterator[None]:
+        """Abort `association` if its handler raises."""
         try:
             yield
         except Exception as error:
-            self.loop.call_exception_handler(
-                {"message": f"The handler of the SCTP association with {association.peer} failed", "exception": error}
-            )
-            association.abort("internal error")
+            handler_failed(self.loop, association, error)
 
 
 class Endpoint:
-    """A UDP socket and what uses it; it closes with its last user."""
+    """A UDP socket, closed when its last user releases it."""
 
     def __init__(self, stack: Stack, options: CarrierOptions, host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -199,14 +192,14 @@ class Endpoint:
         self.host = host
         self.users = 0
         self.refused: Callable[[int, str, Any], None] | None = None
-        """Called with how many INITs were refused, why, and where the last came from (``struct carrier_source``)."""
+        """Called with how many INITs were refused, why, and the source of the last one (``struct carrier_source``)."""
         self.socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         keep_from_children(self.socket)
         try:
             for name, forced in ((socket.SO_RCVBUF, 33), (socket.SO_SNDBUF, 32)):  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
                 try:
                     self.socket.setsockopt(socket.SOL_SOCKET, forced, UDP_BUFFER)
-                except OSError:  # needs a privilege; the system's limit is what remains
+                except OSError:  # without the privilege the system's limit counts
                     self.socket.setsockopt(socket.SOL_SOCKET, name, UDP_BUFFER)
             self.socket.bind(socket_address(host, port))
             networks = b"".join(map(network_bytes, options.allowed_peers))
@@ -226,20 +219,22 @@ class Endpoint:
             raise
         self.overhead = 28 if family == socket.AF_INET else 48  # IP and UDP headers
         self.port: int = self.socket.getsockname()[1]
-        stack.endpoints.add(self)
+        stack.endpoints[self.handle] = self
         stack.loop.add_reader(self.descriptor, self._readable)
 
     def _readable(self) -> None:
-        if lib.carrier_input(self.handle, PACKETS_PER_WAKEUP) & SOMEBODY_REFUSED:
-            self._tell_refusals()
+        if lib.carrier_input(self.handle, PACKETS_PER_WAKEUP) & REFUSED:
+            self._report_refusals()
         self.stack.deliver()
 
-    def _tell_refusals(self) -> None:
+    def _report_refusals(self) -> None:
         source = ffi.new("struct carrier_source *")
-        for number, why in enumerate(REFUSALS):
-            count = lib.carrier_refused(self.handle, number, source)
+        why = 0
+        while reason := lib.carrier_refusal_text(why):
+            count = lib.carrier_refused(self.handle, why, source)
             if count and self.refused is not None:
-                self.refused(count, why, source)
+                self.refused(count, ffi.string(reason).decode(), source)
+            why += 1
 
     def release(self) -> None:
         self.users -= 1
@@ -247,7 +242,7 @@ class Endpoint:
             return
         self.stack.loop.remove_reader(self.descriptor)
         self.stack.forget_writer(self)
-        self.stack.endpoints.discard(self)
+        del self.stack.endpoints[self.handle]
         lib.carrier_endpoint_close(self.handle)
         self.socket.close()
 

@@ -1,40 +1,39 @@
 /*
- * The userspace SCTP carrier: libusrsctp with its packets as UDP payload (RFC 6951), made for few and large calls.
+ * The userspace SCTP carrier: libusrsctp with its packets in UDP (RFC 6951). Python makes few and large calls.
  *
  *   UDP socket --recvmmsg, GRO--> handle_packet --> usrsctp_conninput --> upcall marks the association dirty
  *   Python asks carrier_dirty(), then carrier_receive() for a batch of messages in one arena
  *   library --> on_output copies the packet into the endpoint's queue --sendmmsg, GSO--> UDP socket
  *
  * The library knows a remote UDP address as an opaque "connection address" (AF_CONN). Ours is the index of a peer
- * slot, not a pointer: a packet of an association that outlived its peer then finds an empty slot, and no freed
- * memory. Slots are registered with the library once and used again, because taking a registration back leaks:
+ * slot, not a pointer: a packet of an association that outlived its peer then finds an empty slot and not freed
+ * memory. Slots are registered with the library once and used again, because to deregister one leaks:
  * usrsctp_deregister_address() leaves its work to an iterator thread that usrsctp_init_nothreads() does not start.
  *
- * Here is the library's face: sockets, messages, notifications. The packets' way is in usrsctp_packets.c.
+ * This file has the sockets, messages and notifications of SCTP; usrsctp_packets.c has the packets.
  */
 #include "usrsctp_packets.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <usrsctp.h>
 
 #ifndef SCTP_INTERLEAVING_SUPPORTED
-#define SCTP_INTERLEAVING_SUPPORTED 0x00001206 /* the library has it, its public header forgot it */
+#define SCTP_INTERLEAVING_SUPPORTED 0x00001206 /* the library has it, its public header does not */
 #endif
 
 enum {
     LISTENERS = 1024,
     BACKLOG = 1024,
-    ELAPSED_MAX_MS = 200,       /* of one tick: a process that was stopped must read its sockets before it times out */
-    QUEUE_AHEAD = 16 * 1024,    /* what an association may have queued beyond its window at least, see carrier_room() */
-    MESSAGE_OVERHEAD = 128,     /* what a queued message costs beside its payload, roughly */
+    ELAPSED_MAX_MS = 200,       /* of one tick: a process that was stopped must read its sockets before peers time out */
+    QUEUE_AHEAD = 16 * 1024,    /* what an association may queue beyond its window at least, see carrier_room() */
+    MESSAGE_OVERHEAD = 128,     /* what a queued message costs in addition to its payload, roughly */
     ARENA_RESERVE = 4096,       /* kept free for a notification */
     SACK_DELAY_MS = 20,
-    ASK_EVERY = 48 * 1024,      /* bytes sent, or two packets if that is less, until a message asks for a SACK at once: few
-                                   large packets bring one by themselves, and the window must not be full before (2 packets
-                                   at the start) */
+    ASK_EVERY = 48 * 1024,      /* bytes sent, or two packets if that is less, after which a message asks for an immediate
+                                   SACK: large packets are too few to cause one, and the window (2 packets at the start)
+                                   must not be full before */
     SMALL_SACK_EVERY = 2,       /* packets of a peer whose packets are small; RFC 9260 section 6.2 */
 };
 
@@ -49,10 +48,10 @@ struct association {
     struct socket *socket;
     int handle, dirty;          /* dirty: place in the list + 1 */
     uint32_t peer, send_buffer;
-    uint32_t unfragmented;      /* largest message that goes in one chunk; 0: not asked yet */
-    uint32_t unasked, ask_every; /* bytes sent since a SACK was asked for, and until one is */
+    uint32_t unfragmented;      /* largest message that fits one chunk; 0: not known yet */
+    uint32_t unasked, ask_every; /* bytes sent since a message asked for a SACK; limit of that */
     uint32_t sack_every;
-    double mean_length;         /* of messages sent, for what the queue costs beside its payload */
+    double mean_length;         /* of messages sent, for MESSAGE_OVERHEAD */
     bool nodelay;
     bool interleaving;          /* I-DATA is in use */
 };
@@ -67,13 +66,7 @@ static struct {
     uint64_t tick_ms;
 } state;
 
-static uint64_t now_ms(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-/* ---- what changed, for Python -------------------------------------------------------------------------------- */
+/* ---- associations and listeners with news for Python ---------------------------------------------------------- */
 
 static void dirty_add(int32_t handle, int *place) {
     if (*place)
@@ -144,7 +137,8 @@ static void on_listener(struct socket *socket, void *argument, int flags) {
 
 /* ---- time ---------------------------------------------------------------------------------------------------- */
 
-/* Monotonic time that passed, no more than a little at once: neither a set clock nor SIGSTOP makes peers time out. */
+/* Advance the library's clock by the monotonic time that passed, a little at most: neither a clock that is set nor SIGSTOP
+ * makes peers time out. */
 void carrier_timers(void) {
     uint64_t now = now_ms(), elapsed = now - state.tick_ms;
     state.tick_ms = now;
@@ -232,7 +226,7 @@ static int apply_options(struct socket *socket, const struct carrier_options *op
     return failed ? -EINVAL : 0;
 }
 
-/* Close a socket at once: with an ABORT if its association still stands. */
+/* Close a socket at once, with an ABORT if its association still stands. */
 static void close_hard(struct socket *socket) {
     struct linger linger = {1, 0};
     usrsctp_set_upcall(socket, NULL, NULL);
@@ -304,8 +298,8 @@ int carrier_listen(int endpoint, uint16_t port, const struct carrier_options *op
     return handle;
 }
 
-/* Take associations of another endpoint, too. */
-int carrier_listen_too(int handle, int endpoint) {
+/* Accept associations of another endpoint, too. */
+int carrier_listen_also(int handle, int endpoint) {
     struct listener *listener = listener_of(handle);
     if (!listener || !endpoint_of(endpoint))
         return -EBADF;
@@ -325,8 +319,8 @@ void carrier_unlisten(int handle) {
 }
 
 /*
- * The next association of a listener, and who it is with; -EAGAIN if there is none. One that cannot be kept is passed
- * over.
+ * Accept the next association of a listener, and return its peer in `source`; -EAGAIN if there is none. An association
+ * that cannot be kept is closed.
  */
 int carrier_accept(int handle, struct carrier_source *source) {
     struct listener *listener = listener_of(handle);
@@ -382,7 +376,7 @@ int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uin
     return association->handle;
 }
 
-/* Forget an association: an ABORT is sent if it still stands. */
+/* Forget an association, with an ABORT if it still stands. */
 void carrier_release(int handle) {
     struct association *association = association_of(handle);
     if (!association)
@@ -413,8 +407,7 @@ static int socket_error(struct socket *socket) {
 }
 
 /*
- * Turn the notification at `record` into something short; false if Python need not know of it. `before` is the
- * record before it, or NULL.
+ * Turn a notification into a record; false if Python need not know of it. `before` is the previous record, or NULL.
  */
 static bool read_notification(struct association *association, uint8_t *data, struct carrier_record *record,
                               struct carrier_record *before) {
@@ -458,7 +451,7 @@ static bool read_notification(struct association *association, uint8_t *data, st
         record->stream = event->sn_pdapi_event.pdapi_stream;
         record->key = event->sn_pdapi_event.pdapi_seq & 0xffff;
         record->kind = CARRIER_PART_LOST;
-        /* The library marks what it had of an abandoned message as its end, and only then says that it is not. */
+        /* The library marks the last part it had of an abandoned message as the end, and then notifies that it is not. */
         if (before && before->kind <= CARRIER_UNORDERED && before->stream == record->stream &&
             before->key == record->key) {
             before->kind = CARRIER_PART_LOST;
@@ -471,8 +464,8 @@ static bool read_notification(struct association *association, uint8_t *data, st
 }
 
 /*
- * Take what an association has received, in order: up to `max` records, their data in the arena. If there may be
- * more the association is dirty again. A batch never ends between a message and a notification behind it, see
+ * Read what an association has received, in order: up to `max` records, with their data in the arena. If there may be
+ * more, the association is dirty again. A batch never ends between a message and a notification after it, see
  * read_notification().
  */
 int carrier_receive(int handle, uint8_t *arena, uint32_t size, struct carrier_record *records, int max) {
@@ -484,7 +477,7 @@ int carrier_receive(int handle, uint8_t *arena, uint32_t size, struct carrier_re
     if (!association)
         return -EBADF;
     if (association->sack_every > SMALL_SACK_EVERY && peers[association->peer].small) {
-        /* its window may hold but three of them, and it cannot ask for a SACK before the end of a message */
+        /* its window may hold only three packets, and it cannot ask for a SACK before the end of a message */
         struct sctp_sack_info sack = {SCTP_CURRENT_ASSOC, SACK_DELAY_MS, SMALL_SACK_EVERY};
         set_option(association->socket, SCTP_DELAYED_SACK, &sack, sizeof sack);
         association->sack_every = SMALL_SACK_EVERY;
@@ -506,7 +499,7 @@ int carrier_receive(int handle, uint8_t *arena, uint32_t size, struct carrier_re
         if (length <= 0) {
             if (length < 0 && errno == EAGAIN)
                 break;
-            record->kind = length ? CARRIER_LOST : CARRIER_DOWN; /* in case that no notification said so */
+            record->kind = length ? CARRIER_LOST : CARRIER_DOWN; /* if no notification said so */
             record->ppid = length ? (uint32_t)errno : 0;
             record->length = 0;
             count++;
@@ -524,7 +517,7 @@ int carrier_receive(int handle, uint8_t *arena, uint32_t size, struct carrier_re
             record->ppid = ntohl(info.recvv_rcvinfo.rcv_ppid);
             record->key = info.recvv_rcvinfo.rcv_ssn;
         }
-        used = (record->offset + record->length + 7) & ~7u; /* notifications are read where they lie */
+        used = (record->offset + record->length + 7) & ~7u; /* aligned: notifications are read in place */
         count++;
     }
     return count;
@@ -532,7 +525,7 @@ int carrier_receive(int handle, uint8_t *arena, uint32_t size, struct carrier_re
 
 /* ---- sending ------------------------------------------------------------------------------------------------- */
 
-/* Would the library queue `length` bytes more? Asked with a stream that cannot be, which it looks at afterwards. */
+/* Whether the library would queue `length` more bytes. It checks the stream, which does not exist, only after that. */
 static bool fits(struct association *association, uint32_t length) {
     static const uint8_t nothing;
     struct sctp_sndinfo info = {.snd_sid = 65535};
@@ -542,8 +535,8 @@ static bool fits(struct association *association, uint32_t length) {
 }
 
 /*
- * Payload bytes that the library has queued or in flight. It does not tell, but it refuses what would not fit the
- * socket's buffer: so look for the limit by halving, to 512 bytes. Eight refusals cost about as much as one message.
+ * Payload bytes that the library has queued or in flight. It has no call for that, but it refuses what would not fit the
+ * socket's buffer: so search for the limit by bisection, to 512 bytes. Eight refusals cost about as much as one message.
  */
 static uint32_t queued_bytes(struct association *association, uint32_t limit) {
     uint32_t buffer = 2 * association->send_buffer, low = 0, high = limit;
@@ -566,11 +559,11 @@ static bool status_of(struct association *association, struct sctp_status *statu
 }
 
 /*
- * How many bytes to hand over now. The library's queue is kept at one and a half of the congestion window: one in
- * flight, and half of one, 16 KiB at least, to send from while acknowledgements come. More only stands before what is
- * more urgent: the library gives each stream that has something queued its turn before it looks for a higher priority
- * (docs/streams.md has what other lengths do). `useful` is the room worth a call: less, and the caller had better wait
- * for more. The answer is negative, down to -beyond, when more is queued than should be.
+ * How many bytes to queue now. The library's queue is kept at one and a half congestion windows: one in flight, and half
+ * of one, 16 KiB at least, to send from while acknowledgements come. More would only delay what is more urgent: the
+ * library gives each stream with queued data its turn before it looks for a higher priority (docs/streams.md compares
+ * other lengths). `useful` is the room worth a call: with less, the caller had better wait. The answer is negative, down
+ * to -beyond, when more is queued than should be.
  */
 int carrier_room(int handle, uint32_t beyond, uint32_t *useful) {
     struct association *association = association_of(handle);
@@ -597,12 +590,12 @@ static void set_nodelay(struct association *association, bool nodelay) {
 }
 
 /*
- * Whether a message goes in one packet. Only such a one may be given a lifetime: when libusrsctp 0.9.5 gives up a
- * fragmented message, it takes the chunks that follow in its queue for the rest of it (sctp_release_pr_sctp_chunk()).
- * With I-DATA those belong to other messages too, reliable ones, and they are never sent again: the association
- * stands still, or worse. What may be abandoned may also arrive, so such a message is sent reliably.
+ * Whether a message fits one packet. Only then may it have a lifetime: when libusrsctp 0.9.5 abandons a fragmented
+ * message, it takes the next chunks in its queue for the rest of it (sctp_release_pr_sctp_chunk()). With I-DATA those may
+ * belong to other, reliable messages, which are then never sent again, and the association stalls or worse. A longer
+ * message is sent reliably: what may be abandoned may also arrive.
  *
- * And without I-DATA only such a one is sent unordered: where a FORWARD-TSN, for another message, meets fragments of an
+ * And without I-DATA only then is it sent unordered: where a FORWARD-TSN for another message meets fragments of an
  * unordered one, libusrsctp 0.9.5 aborts the association ("Reass 30000007", its issue 597). Ordered ones do no harm.
  */
 static bool fits_a_packet(struct association *association, uint32_t length) {
@@ -613,8 +606,8 @@ static bool fits_a_packet(struct association *association, uint32_t length) {
 }
 
 /*
- * Hand over messages; how many were taken. Within a batch small messages wait for each other (Nagle) so that they
- * share packets; the last one goes out at once and takes the rest along.
+ * Give messages to the library; returns how many it accepted. Small messages of a batch wait for each other (Nagle) and
+ * share packets; the last one is sent at once and takes the others along.
  */
 int carrier_send(int handle, const uint8_t *data, size_t length, const struct carrier_outgoing *messages, int count) {
     struct association *association = association_of(handle);
@@ -673,7 +666,7 @@ int carrier_add_streams(int handle, uint16_t count) {
     return set_option(association->socket, SCTP_ADD_STREAMS, &add, sizeof add) ? -errno : 0;
 }
 
-/* Graceful, by SCTP_EOF and not usrsctp_shutdown(): that one would also stop what is still to be received. */
+/* Shut down gracefully, with SCTP_EOF: usrsctp_shutdown() would also end receiving. */
 int carrier_shutdown(int handle) {
     struct association *association = association_of(handle);
     struct sctp_sndinfo info = {.snd_flags = SCTP_EOF};
@@ -683,7 +676,7 @@ int carrier_shutdown(int handle) {
                                                                                                               : 0;
 }
 
-/* ABORT with a reason for the peer (RFC 9260 section 3.3.10.12); carrier_release() is to follow. */
+/* ABORT with a reason for the peer (RFC 9260 section 3.3.10.12). Call carrier_release() next. */
 void carrier_abort(int handle, const uint8_t *reason, uint32_t length) {
     struct association *association = association_of(handle);
     struct sctp_sndinfo info = {.snd_flags = SCTP_ABORT};

@@ -2,9 +2,9 @@
  * What Python sees of the userspace SCTP carrier. The text between the markers is also what cffi reads
  * (_usrsctp_build.py), so it is plain C without preprocessor lines.
  *
- * Everything here runs on one thread, that of the event loop. Nothing calls back into Python: what happened is
- * noted, and Python asks for it in batches (carrier_dirty, carrier_receive). Handles are small integers, never
- * pointers, so that a stale one is an error and not a crash. Functions that can fail answer -errno.
+ * Everything here runs on the event loop's thread. Nothing calls back into Python: events are noted, and Python
+ * fetches them in batches (carrier_dirty, carrier_receive). Handles are small integers, never pointers, so a stale
+ * one is an error and not a crash. Functions that can fail return -errno.
  */
 #ifndef USRSCTP_CARRIER_H
 #define USRSCTP_CARRIER_H
@@ -19,22 +19,22 @@ struct carrier_options {
     uint32_t interleaving;
     uint32_t send_buffer, receive_buffer;
     uint32_t packet;                        /* SCTP packet size, without IP and UDP headers */
-    uint32_t sack_every;                    /* packets that a SACK is sent for at the latest, unless one is asked for */
-    uint32_t heartbeat_ms, retransmissions; /* of the only path, and so of the association */
+    uint32_t sack_every;                    /* packets after which a SACK is sent, if none is asked for */
+    uint32_t heartbeat_ms, retransmissions; /* of the only path, thus of the association */
     uint32_t rto_initial_ms, rto_min_ms, rto_max_ms;
     uint32_t connect_timeout_ms;
 };
 
-/* One thing received: a message, a part of one, or a notification. Offsets are into the arena. */
+/* A message, a part of one, or a notification that was received. Offsets are into the arena. */
 struct carrier_record {
     uint32_t offset, length;
     uint32_t kind;
     uint32_t stream;                        /* or a count of outgoing streams */
     uint32_t ppid;                          /* or a count of incoming streams, or an errno */
-    uint32_t key;                           /* tells the messages of one stream apart (low 16 bits of SSN or MID) */
+    uint32_t key;                           /* distinguishes the messages of one stream (low 16 bits of SSN or MID) */
 };
 
-/* One message to send; the payloads follow each other in one piece of memory. */
+/* A message to send. Payloads of several messages lie one after the other in memory. */
 struct carrier_outgoing {
     uint32_t length, stream, ppid, unordered, lifetime_ms;
 };
@@ -48,11 +48,11 @@ struct carrier_status {
 struct carrier_counters {
     uint64_t received, sent, dropped_malformed, dropped_checksum, dropped_peer, dropped_output;
     uint64_t refused;                       /* INITs, see enum carrier_refusal */
-    uint64_t answered;                      /* ABORTs sent without state, see answer_stateless() */
+    uint64_t answered;                      /* ABORTs without an association, see answer_stateless() */
     uint32_t peers, peers_registered, associations;
 };
 
-/* A remote UDP address. IPv4 addresses are ::ffff:a.b.c.d; scope is that of a link-local one. */
+/* A remote UDP address. IPv4 addresses are ::ffff:a.b.c.d; scope is the zone of a link-local one. */
 struct carrier_source {
     uint8_t address[16];
     uint32_t scope;
@@ -65,13 +65,14 @@ int carrier_endpoint_open(int fd, int offload, uint32_t max_unclaimed, uint32_t 
                           const uint8_t *networks, uint32_t network_count);
 void carrier_endpoint_close(int endpoint);
 int carrier_listen(int endpoint, uint16_t port, const struct carrier_options *options);
-int carrier_listen_too(int listener, int endpoint);
+int carrier_listen_also(int listener, int endpoint);
 void carrier_unlisten(int listener);
 int carrier_accept(int listener, struct carrier_source *source);
 int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uint16_t port,
                     uint32_t scope, const struct carrier_options *options);
 int carrier_input(int endpoint, int max_packets);
 uint32_t carrier_refused(int endpoint, int why, struct carrier_source *last);
+const char *carrier_refusal_text(int why);
 void carrier_timers(void);
 void carrier_timers_restart(void);
 int carrier_flush(void);
@@ -93,7 +94,7 @@ uint32_t carrier_crc32c(const uint8_t *data, size_t length, int portable);
 enum carrier_kind {
     CARRIER_ORDERED = 0,
     CARRIER_UNORDERED = 1,
-    CARRIER_PART_ORDERED = 2,       /* a piece of a message; the last piece has kind ORDERED or UNORDERED */
+    CARRIER_PART_ORDERED = 2,       /* a part of a message; its last part has kind ORDERED or UNORDERED */
     CARRIER_PART_UNORDERED = 3,
     CARRIER_PART_LOST = 4,          /* the rest of the message of (stream, key) will never come */
     CARRIER_UP = 5,                 /* key: 1 with I-DATA */
@@ -104,19 +105,19 @@ enum carrier_kind {
     CARRIER_RESTART = 10,
 };
 
-/* Why a stranger's INIT was refused. */
+/* Why an INIT was refused. */
 enum carrier_refusal {
-    CARRIER_NOT_ALLOWED = 0,        /* not one of the networks */
-    CARRIER_FULL = 1,               /* as many associations as there may be */
+    CARRIER_NOT_ALLOWED = 0,        /* in none of the networks */
+    CARRIER_FULL = 1,               /* too many associations */
     CARRIER_TOO_OFTEN = 2,          /* too many INITs from this address */
-    CARRIER_TOO_MANY = 3,           /* too many strangers at once */
+    CARRIER_TOO_MANY = 3,           /* too many peers without an association */
     CARRIER_REFUSALS = 4,
 };
 
 enum {
-    CARRIER_SOMEBODY_REFUSED = 1 << 30, /* in the answer of carrier_input() */
+    CARRIER_REFUSED = 1 << 30,      /* in the answer of carrier_input() */
     CARRIER_PEER_ORDER = 16,
-    CARRIER_PEERS = 1 << CARRIER_PEER_ORDER,    /* table size; a carrier's own bound is lower */
+    CARRIER_PEERS = 1 << CARRIER_PEER_ORDER,    /* table size; the limits of a carrier are lower */
 };
 
 #endif

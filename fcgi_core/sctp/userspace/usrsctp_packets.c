@@ -1,6 +1,6 @@
 /*
- * The packets' way between UDP sockets and libusrsctp: endpoints (the sockets), peers (remote UDP addresses), and what is
- * looked at before a packet reaches the library.
+ * Packets between UDP sockets and libusrsctp: endpoints (the sockets), peers (remote UDP addresses), and the checks before a
+ * packet reaches the library.
  */
 #define _GNU_SOURCE
 #include "usrsctp_packets.h"
@@ -24,7 +24,7 @@
 enum {
     DATAGRAMS = 8,              /* buffers of one recvmmsg(); with GRO each holds up to 64 KiB of packets */
     DATAGRAM_SIZE = 65536,
-    FLUSH_EVERY = 32,           /* input packets between flushes: later, and both peers run in lockstep */
+    FLUSH_EVERY = 32,           /* input packets between flushes; with more, both peers run in lockstep */
     OUT_BYTES = 512 * 1024,
     RUNS = 64,                  /* messages of one sendmmsg() */
     SEGMENTS = 64,              /* packets of one GSO send (UDP_MAX_SEGMENTS of old kernels) */
@@ -33,14 +33,14 @@ enum {
     COMMON_HEADER = 12,         /* RFC 9260 section 3.1 */
     CHUNK_HEADER = 4,
     CAUSE_HEADER = 4,
-    I_DATA = 0x40,              /* RFC 8260 section 2.1; the library's header does not have it */
-    LAST_FRAGMENT = 0x01,       /* the E bit of both */
+    I_DATA = 0x40,              /* RFC 8260 section 2.1; not in the library's header */
+    LAST_FRAGMENT = 0x01,       /* the E bit of DATA and I-DATA */
     USER_INITIATED_ABORT = 12,  /* section 3.3.10.12 */
     REASON = 24,                /* bytes of a reason, with its padding */
-    INIT_BURST = 256,           /* INITs that an address may send at once, */
-    INIT_EVERY_US = 15625,      /* and one more for each time that passes: 64 a second */
-    INIT_PLACES = 12,           /* addresses that are told apart, as a power of two */
-    PEER_GRACE_MS = 2000,       /* a peer without an association keeps its slot at least so long: a slow handshake */
+    INIT_BURST = 256,           /* INITs that an address may send at once; */
+    INIT_EVERY_US = 15625,      /* then one in this time: 64 a second */
+    INIT_PLACES = 12,           /* addresses that are distinguished, as a power of two */
+    PEER_GRACE_MS = 2000,       /* a peer without an association keeps its slot at least this long, for a slow handshake */
 };
 
 static struct {
@@ -49,14 +49,14 @@ static struct {
     uint32_t peer_unused, peer_free;
     uint64_t hash_seed;
     uint8_t *datagrams;
-    bool somebody_refused;
+    bool refused;
 } state;
 
 struct peer peers[CARRIER_PEERS];
 struct carrier_counters packet_counters;
 static uint32_t peer_buckets[CARRIER_PEERS];
 
-static uint64_t now_ms(void) {
+uint64_t now_ms(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
@@ -93,7 +93,7 @@ void endpoints_unlisten(uint16_t port) {
             state.endpoints[i]->ports[port / 8] &= (uint8_t)~(1u << (port % 8));
 }
 
-/* The checksum of a packet: its own field counts as zero, and it is sent with the low byte first. */
+/* The checksum of a packet. Its own field counts as zero; it is sent low byte first. */
 static uint32_t packet_checksum(const uint8_t *packet, size_t length) {
     static const uint8_t zero[4];
     uint32_t crc = crc32c_update(~0u, packet, 8);
@@ -115,7 +115,7 @@ static bool checksum_is_right(const uint8_t *packet, size_t length) {
 
 /* ---- peers: remote UDP addresses ----------------------------------------------------------------------------- */
 
-/* Seeded, so that nobody outside can aim at one bucket; the highest `order` bits of it are taken. */
+/* Seeded, so that no peer can fill one bucket on purpose. Returns the highest `order` bits. */
 static uint32_t hash_of(uint64_t number, const uint8_t *address, int order) {
     uint64_t words[2], hash = state.hash_seed ^ number;
     memcpy(words, address, 16);
@@ -193,7 +193,6 @@ void peer_claim(uint32_t at) {
         unclaimed_unlink(state.endpoints[peers[at].endpoint], at);
 }
 
-/* A slot for a new remote address, unclaimed; 0 if the endpoint has as many strangers as it may. */
 uint32_t peer_make(const struct carrier_source *source) {
     struct endpoint *endpoint = state.endpoints[source->endpoint];
     uint64_t now = now_ms();
@@ -255,12 +254,12 @@ static bool source_is_allowed(const struct endpoint *endpoint, const uint8_t *ad
 }
 
 /*
- * Whether an address sends INITs, and cookies as a stranger, no faster than it may: each takes a slot of a stranger, an
- * INIT ACK is seven times as long, and INITs may come in a victim's name. IPv6 counts by the first 64 bits. Addresses
- * that hash alike share what they may. The loopback is free: nobody else can be meant there.
+ * Whether an address keeps to its rate of INITs, and of cookies without an association. Each takes an unclaimed slot, an
+ * INIT ACK is seven times as long as an INIT, and an INIT may carry a victim's address. IPv6 addresses count by their first
+ * 64 bits. Addresses with the same hash share a rate. The loopback has none: it has no victims.
  */
 static bool opening_is_due(const uint8_t *address) {
-    static uint64_t full_us[1 << INIT_PLACES]; /* when all of INIT_BURST is to be had again */
+    static uint64_t full_us[1 << INIT_PLACES]; /* when all of INIT_BURST is available again */
     static const uint8_t v4_prefix[12] = {[10] = 0xff, [11] = 0xff};
     static const uint8_t loopback[2][16] = {{[15] = 1}, {[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1}};
     uint8_t key[16] = {0};
@@ -282,7 +281,7 @@ static bool opening_is_due(const uint8_t *address) {
 
 /* ---- output -------------------------------------------------------------------------------------------------- */
 
-/* How many packets from `first` on go to one peer in one GSO send: all of one size, but the last may be shorter. */
+/* How many packets from `first` on fit one GSO send: to one peer, of one size, the last may be shorter. */
 static uint32_t run_length(const struct endpoint *endpoint, uint32_t first, uint32_t *bytes) {
     const struct out_packet *packets = endpoint->packets + first;
     uint32_t count = 1, total = packets[0].length, size = packets[0].length;
@@ -299,7 +298,7 @@ static uint32_t run_length(const struct endpoint *endpoint, uint32_t first, uint
     return count;
 }
 
-/* Send what is queued; what the socket does not take now stays queued and the endpoint is "blocked". */
+/* Send the queued packets. If the socket is full the rest stays queued, and the endpoint is "blocked". */
 static void endpoint_flush(struct endpoint *endpoint) {
     struct mmsghdr messages[RUNS];
     struct iovec vectors[RUNS];
@@ -343,10 +342,10 @@ static void endpoint_flush(struct endpoint *endpoint) {
                 break;
             }
             if (counts[0] > 1 && (errno == EINVAL || errno == EIO || errno == EMSGSIZE)) {
-                endpoint->segmentation = false; /* this kernel, device or path has no use for it */
+                endpoint->segmentation = false; /* this kernel, device or path cannot do it */
                 continue;
             }
-            endpoint->out_first += counts[0]; /* unreachable, filtered...: lost, as packets are */
+            endpoint->out_first += counts[0]; /* unreachable, filtered...: a loss like any other */
             packet_counters.dropped_output += counts[0];
             continue;
         }
@@ -360,7 +359,7 @@ static void endpoint_flush(struct endpoint *endpoint) {
     endpoint->out_dirty = endpoint->blocked;
 }
 
-/* Room for a packet in the endpoint's queue, or NULL: then it is lost, and SCTP will send it again. */
+/* Room for a packet in the endpoint's queue, or NULL: then the packet is lost, and SCTP sends it again. */
 static uint8_t *out_reserve(struct endpoint *endpoint, uint32_t peer, size_t length) {
     if (endpoint->out_used + length > OUT_BYTES || endpoint->out_count == OUT_PACKETS) {
         if (!endpoint->blocked)
@@ -377,7 +376,7 @@ static uint8_t *out_reserve(struct endpoint *endpoint, uint32_t peer, size_t len
     return at;
 }
 
-/* The library's output function. It never fails: a loss is SCTP's to see, an error would only confuse it. */
+/* The library's output function. It never fails: SCTP notices a loss by itself and has no use for an error. */
 int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint8_t dont_fragment) {
     uint32_t at = (uint32_t)(uintptr_t)address;
     (void)tos, (void)dont_fragment;
@@ -392,7 +391,7 @@ int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint
     return 0;
 }
 
-/* Send everything queued anywhere; 1 if some endpoint is blocked. */
+/* Send all queued packets of all endpoints; 1 if an endpoint is blocked. */
 int carrier_flush(void) {
     int blocked = 0;
     for (int i = 0; i < state.endpoint_count; i++) {
@@ -412,8 +411,8 @@ int carrier_blocked(int endpoint) {
 /* ---- input --------------------------------------------------------------------------------------------------- */
 
 /*
- * Answer a packet for which there is nothing here, without any state (RFC 9260 section 8.4): the sender of an INIT
- * learns that it is refused, and one whose association died with the process before us learns that at once.
+ * Answer a packet that belongs to no association (RFC 9260 section 8.4), and keep no state: the sender of an INIT learns
+ * that it is refused, and a peer whose association ended with the process before us learns that at once.
  */
 static void answer_stateless(struct endpoint *endpoint, const struct sockaddr *name, socklen_t name_length,
                              const uint8_t *packet, size_t length, const char *why) {
@@ -424,7 +423,7 @@ static void answer_stateless(struct endpoint *endpoint, const struct sockaddr *n
     memcpy(answer + 2, packet, 2);
     memcpy(answer + 4, packet + 4, 4);
     answer[12] = SCTP_ABORT_ASSOCIATION;
-    answer[13] = 1; /* T: the tag is the one that the sender used */
+    answer[13] = 1; /* T: the tag is the sender's own */
     switch (type) {
     case SCTP_ABORT_ASSOCIATION:
     case SCTP_SHUTDOWN_COMPLETE:
@@ -442,7 +441,7 @@ static void answer_stateless(struct endpoint *endpoint, const struct sockaddr *n
         break;
     }
     size_t text = type == SCTP_INITIATION ? strlen(why) : 0, padded = (text + 3) & ~(size_t)3;
-    if (text && size + CAUSE_HEADER + padded <= length) { /* never longer than what is answered */
+    if (text && size + CAUSE_HEADER + padded <= length) { /* an answer is never longer than the packet */
         uint8_t *cause = answer + size;
         cause[1] = USER_INITIATED_ABORT;
         cause[3] = (uint8_t)(CAUSE_HEADER + text);
@@ -457,19 +456,23 @@ static void answer_stateless(struct endpoint *endpoint, const struct sockaddr *n
         packet_counters.answered++;
 }
 
-/* Note that an INIT is refused, for carrier_refused(), and tell its sender. */
+const char *carrier_refusal_text(int why) {
+    static const char *texts[CARRIER_REFUSALS] = {"not in allowed_peers", "too many associations",
+                                                  "too many attempts", "too many new peers"};
+    return why >= 0 && why < CARRIER_REFUSALS ? texts[why] : NULL;
+}
+
+/* Refuse an INIT: count it for carrier_refused(), and answer its sender. */
 static void refuse(struct endpoint *endpoint, const struct carrier_source *source, enum carrier_refusal why,
                    const struct sockaddr *name, socklen_t name_length, const uint8_t *packet, size_t length) {
-    static const char *reasons[CARRIER_REFUSALS] = {"address not allowed", "too many associations",
-                                                    "too many attempts", "too many strangers"};
     packet_counters.refused++;
     endpoint->refused[why]++;
     endpoint->refused_last[why] = *source;
-    state.somebody_refused = true;
-    answer_stateless(endpoint, name, name_length, packet, length, reasons[why]);
+    state.refused = true;
+    answer_stateless(endpoint, name, name_length, packet, length, carrier_refusal_text(why));
 }
 
-/* How many INITs were refused for this reason since this was last asked, and where the last of them came from. */
+/* How many INITs were refused for this reason since the last call, and the source of the last one. */
 uint32_t carrier_refused(int handle, int why, struct carrier_source *last) {
     struct endpoint *endpoint = endpoint_of(handle);
     if (!endpoint || why < 0 || why >= CARRIER_REFUSALS)
@@ -480,7 +483,7 @@ uint32_t carrier_refused(int handle, int why, struct carrier_source *last) {
     return count;
 }
 
-/* Take one packet: nothing reaches the library that is malformed, damaged, or from a source that may not send. */
+/* Handle one packet. A malformed or damaged one, or one from a source that may not send, never reaches the library. */
 static void handle_packet(int handle, const struct sockaddr *name, socklen_t name_length, const uint8_t *packet,
                           size_t length) {
     struct endpoint *endpoint = state.endpoints[handle];
@@ -536,7 +539,7 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
     peer->packets_in++;
     peer->small |= length < LARGE_PACKET && (type == SCTP_DATA || type == I_DATA) &&
                    !(packet[COMMON_HEADER + 1] & LAST_FRAGMENT);
-    if (!peer->references && opening) { /* the longest unused is first; what else it sends does not count */
+    if (!peer->references && opening) { /* the longest unused is first; only INITs and cookies count as use */
         peer->used_ms = now_ms();
         unclaimed_unlink(endpoint, at);
         unclaimed_append(endpoint, at);
@@ -545,8 +548,8 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
 }
 
 /*
- * Read packets of an endpoint, about max_packets at most, so that the loop stays fair; how many there were, and
- * CARRIER_SOMEBODY_REFUSED if carrier_refused() has something. What remains keeps the socket readable.
+ * Read about max_packets packets of an endpoint at most; what remains keeps the socket readable. Returns how many were read,
+ * and CARRIER_REFUSED if carrier_refused() has something to report.
  */
 int carrier_input(int handle, int max_packets) {
     struct mmsghdr messages[DATAGRAMS];
@@ -560,7 +563,7 @@ int carrier_input(int handle, int max_packets) {
 
     if (!endpoint_of(handle))
         return 0;
-    state.somebody_refused = false;
+    state.refused = false;
     while (total < max_packets) {
         for (int i = 0; i < DATAGRAMS; i++) {
             vectors[i] = (struct iovec){state.datagrams + (size_t)i * DATAGRAM_SIZE, DATAGRAM_SIZE};
@@ -583,7 +586,7 @@ int carrier_input(int handle, int max_packets) {
                     step = size > 0 ? (size_t)size : length;
                 }
             if (!length)
-                total++; /* an empty datagram is work too */
+                total++; /* an empty datagram is work, too */
             for (size_t offset = 0; offset < length; offset += step) {
                 size_t rest = length - offset;
                 handle_packet(handle, (struct sockaddr *)&names[i], header->msg_namelen,
@@ -598,7 +601,7 @@ int carrier_input(int handle, int max_packets) {
         if (count < DATAGRAMS)
             break;
     }
-    return total | (state.somebody_refused ? CARRIER_SOMEBODY_REFUSED : 0);
+    return total | (state.refused ? CARRIER_REFUSED : 0);
 }
 
 /* ---- endpoints ----------------------------------------------------------------------------------------------- */
@@ -641,7 +644,7 @@ int carrier_endpoint_open(int fd, int offload, uint32_t max_unclaimed, uint32_t 
     return handle;
 }
 
-/* Call it when no association and no listener uses the endpoint any more; the descriptor is the caller's. */
+/* Call it when no association and no listener uses the endpoint any more. The caller closes the descriptor. */
 void carrier_endpoint_close(int handle) {
     struct endpoint *endpoint = endpoint_of(handle);
     if (!endpoint)

@@ -1,4 +1,4 @@
-/* What usrsctp_carrier.c needs of the packets' way (usrsctp_packets.c). */
+/* What usrsctp_carrier.c uses of usrsctp_packets.c. */
 #ifndef USRSCTP_PACKETS_H
 #define USRSCTP_PACKETS_H
 
@@ -10,7 +10,7 @@
 
 enum {
     OUT_PACKETS = 1024,
-    LARGE_PACKET = 16 * 1024,   /* bytes: three of them hold what is sent until a SACK is asked for (ASK_EVERY) */
+    LARGE_PACKET = 16 * 1024,   /* bytes: three such packets hold what is sent until a SACK is asked for (ASK_EVERY) */
 };
 
 /* A remote UDP address. The library knows it by its index in `peers`. */
@@ -22,10 +22,10 @@ struct peer {
     } name;
     socklen_t name_length;
     int endpoint;               /* -1: slot is free */
-    uint32_t references;        /* associations; 0: "unclaimed", in its endpoint's list */
+    uint32_t references;        /* associations; 0: in its endpoint's list of unclaimed peers */
     uint32_t hash_next, before, after;
     uint64_t used_ms, packets_in, packets_out;
-    bool small;                 /* it cuts messages for packets below LARGE_PACKET */
+    bool small;                 /* it fragments messages into packets below LARGE_PACKET */
     uint32_t scope;
     uint16_t port;
     uint8_t address[16];
@@ -46,13 +46,16 @@ struct endpoint {
     uint32_t associations, max_associations;
     uint8_t *networks;          /* 17 bytes each: an address (IPv4 as ::ffff:a.b.c.d) and its prefix length in bits */
     uint32_t network_count;
-    uint8_t ports[65536 / 8];   /* SCTP ports that are listened at, a bit each */
-    uint32_t refused[CARRIER_REFUSALS]; /* INITs since carrier_refused() was asked, */
-    struct carrier_source refused_last[CARRIER_REFUSALS]; /* and where the last was from */
+    uint8_t ports[65536 / 8];   /* SCTP ports with a listener, a bit each */
+    uint32_t refused[CARRIER_REFUSALS]; /* INITs since the last carrier_refused(), */
+    struct carrier_source refused_last[CARRIER_REFUSALS]; /* and the source of the last one */
 };
 
 extern struct peer peers[CARRIER_PEERS];
 extern struct carrier_counters packet_counters;
+
+/* Milliseconds of a clock that is never set. */
+uint64_t now_ms(void);
 
 int packets_init(void);
 
@@ -61,14 +64,14 @@ int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint
 
 struct endpoint *endpoint_of(int handle);
 void endpoint_listen(int handle, uint16_t port);
-/* At no endpoint any more: a port has one listener in a process. */
+/* At all endpoints: a port has one listener in a process. */
 void endpoints_unlisten(uint16_t port);
 
-/* The slot of a remote address, 0 if it has none. */
+/* The slot of a remote address; 0 if it has none. */
 uint32_t peer_find(const struct carrier_source *source);
-/* A slot for a new one, unclaimed; 0 if the endpoint has as many strangers as it may. */
+/* An unclaimed slot for a new address; 0 if the endpoint has too many unclaimed ones. */
 uint32_t peer_make(const struct carrier_source *source);
-/* An association uses it, or no longer does. */
+/* An association begins or ceases to use a slot. */
 void peer_claim(uint32_t at);
 void peer_release(uint32_t at);
 
