@@ -14,6 +14,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+from ..common.loop import Handle, Loop
 from ..common.text import escape
 from ..errors import FcgiSctpError, LocalProtocolError, PluginError, StartAnew
 from ..plugin import (
@@ -32,7 +33,7 @@ from ..plugin import (
 )
 from ..plugin.traffic import Traffic
 from ..protocol.channels import Channel, Direction
-from ..protocol.driver import Driver, Handle, Loop
+from ..protocol.driver import Driver
 from .agreement import Disagreement, disagreements
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
 from .discovery import EnabledPlugin, name_problem, verify_half

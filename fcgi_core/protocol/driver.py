@@ -7,14 +7,15 @@ It moves messages both ways and nothing else; what events mean is for whoever ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
+from ..common.loop import Handle, Loop
 from ..errors import RemoteProtocolError
 from ..sctp.carrier import Association, Message
 from .connection import Connection
 from .events import ConnectionFailed, Event
 
-__all__ = ["Driver", "Handle", "Loop"]
+__all__ = ["Driver"]
 
 C = TypeVar("C", bound=Connection)
 
@@ -25,22 +26,6 @@ Fewer share too few packets and system calls; with more, one process works while
 
 def _ignore(about: object) -> None:
     """In the place of a call-back that is not called any more."""
-
-
-class Handle(Protocol):
-    """A call that is to come."""
-
-    def cancel(self) -> None: ...
-
-
-class Loop(Protocol):
-    """What is needed of an event loop; asyncio's has it. Times are seconds of a monotonic clock."""
-
-    def time(self) -> float: ...
-
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle: ...
-
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Handle: ...
 
 
 class Driver(Generic[C]):
