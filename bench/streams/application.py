@@ -24,6 +24,7 @@ from fcgi_core.protocol.states import Output
 from .alternatives import Alternative
 from .ends import ALERT, ALERT_SIZE, CHANNEL, Held, app_address, make_carrier, memory
 from .measurement import Cell
+from .policies import POLICIES
 
 __all__ = ["serve"]
 
@@ -54,7 +55,7 @@ class Application:
 
     def accept(self, peer: str) -> Driver[Any]:
         settings = Settings(max_requests=self.cell.max_requests, window=self.cell.window)
-        connection = ApplicationConnection(settings, channels=[ALERT], plan=self.cell.alternative.plan)
+        connection = ApplicationConnection(settings, channels=[ALERT], policy=POLICIES[self.cell.alternative.plan])
         driver: Driver[Any] = Driver(
             connection, self.loop, on_events=lambda events: self.on_events(driver, events), on_down=self.on_down
         )

@@ -20,6 +20,7 @@ from fcgi_core.protocol.web import WebConnection
 
 from .ends import ALERT, Held, app_address, make_carrier, memory
 from .measurement import Cell
+from .policies import POLICIES
 
 __all__ = ["ask"]
 
@@ -65,7 +66,7 @@ class Web:
         address = app_address(self.cell.lane)
         for _ in range(count):
             connection = WebConnection(
-                Settings(window=self.cell.window), channels=[ALERT], plan=self.cell.alternative.plan
+                Settings(window=self.cell.window), channels=[ALERT], policy=POLICIES[self.cell.alternative.plan]
             )
             driver = self.driver(connection)
             self.drivers.append(driver)

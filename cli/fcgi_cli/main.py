@@ -110,7 +110,6 @@ def make_parser() -> argparse.ArgumentParser:
 def _service_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", "-c", metavar="FILE", help="the YAML file; flags go over what it says")
     parser.add_argument("--sctp", choices=("auto", "kernel", "userspace"), help="which SCTP (auto)")
-    parser.add_argument("--plan", choices=("single", "per-type", "per-request", "per-channel"), help="stream plan")
     parser.add_argument("--plugin", action="append", metavar="NAME", help="enable a plugin with its defaults")
     parser.add_argument("--name", help="what this process is called in the other side's log")
     parser.add_argument("--admin", metavar="PATH", help="unix socket for fcgi-sctp status, top, plugins")
@@ -118,8 +117,8 @@ def _service_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _service_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    sctp = {name: value for name, value in (("carrier", args.sctp), ("plan", args.plan)) if value is not None}
-    overrides: dict[str, Any] = {"log_level": args.log_level, "sctp": sctp or None}
+    sctp = None if args.sctp is None else {"carrier": args.sctp}
+    overrides: dict[str, Any] = {"log_level": args.log_level, "sctp": sctp}
     if args.plugin:
         overrides["plugins"] = {name: {} for name in args.plugin}
     return overrides

@@ -47,7 +47,6 @@ from ..protocol.events import (
 from ..protocol.records import ProtocolStatus, Role, encode_pairs
 from ..protocol.request import Request
 from ..protocol.settings import Settings, new_instance
-from ..protocol.streams import Plan
 from ..sctp.carrier import Address, Carrier, Listener
 from ..sctp.endpoints import peer_host
 from .admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS, Admission
@@ -217,7 +216,6 @@ class AppService:
         *,
         plugins: Sequence[EnabledPlugin] = (),
         settings: Settings | None = None,
-        plan: Plan = Plan.PER_CHANNEL,
         remote_changes: bool = True,
         max_associations: int = MAX_ASSOCIATIONS,
         max_associations_per_address: int = MAX_ASSOCIATIONS_PER_ADDRESS,
@@ -230,7 +228,6 @@ class AppService:
         self._carrier = carrier
         self._wanted = addresses
         self._settings = replace(settings or Settings(), instance=new_instance())
-        self._plan = plan
         self.remote_changes = remote_changes
         self.supervisor = Supervisor(
             plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
@@ -354,7 +351,7 @@ class AppService:
         if self._stopping is not None:
             return None
         self._serial += 1
-        connection = ApplicationConnection(self._settings, channels=self.supervisor.channels, plan=self._plan)
+        connection = ApplicationConnection(self._settings, channels=self.supervisor.channels)
         association = _AppAssociation(self, connection, peer, self._serial)
         why = self._admission.enter(association, peer, self.loop.time())
         if why:

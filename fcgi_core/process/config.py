@@ -31,7 +31,6 @@ from ..hosting.discovery import EnabledPlugin, installed_plugins, load_plugins
 from ..plugin import Plugin
 from ..protocol.flow import DEFAULT_WINDOW
 from ..protocol.settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
-from ..protocol.streams import Plan
 from ..sctp.carrier import Address, CarrierOptions, Scheduler
 from ..sctp.endpoints import shifted
 from ..sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
@@ -336,8 +335,6 @@ class SctpConfig(_Model):
 
     carrier: Carrier = "auto"
     """Which SCTP: the kernel's, or a library in this process with its packets in UDP (RFC 6951)."""
-    plan: Plan = Plan.PER_CHANNEL
-    """How work is divided over streams; docs/streams.md."""
     streams: int = Field(256, ge=3, le=65535)
     """Outgoing streams asked for at the start."""
     scheduler: Scheduler = Scheduler.PRIORITY
@@ -372,6 +369,13 @@ class SctpConfig(_Model):
     """What one request's body may have on its way, bytes."""
     max_requests: int = Field(DEFAULT_MAX_REQUESTS, ge=1, le=65535)
     """Requests at once on one association."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_plan(cls, given: object) -> object:
+        if isinstance(given, dict) and "plan" in given:
+            raise ValueError("plan was removed, each request has streams of its own: delete it")
+        return given
 
     @model_validator(mode="after")
     def _a_message_fits(self) -> SctpConfig:

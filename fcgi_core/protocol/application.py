@@ -15,7 +15,7 @@ from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_re
 from .request import Request
 from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, Input, Output
-from .streams import FIRST_STREAM, STDERR, Plan
+from .streams import FIRST_STREAM, STDERR, Policy
 
 __all__ = ["ApplicationConnection"]
 
@@ -43,9 +43,9 @@ class ApplicationConnection(Connection):
         settings: Settings | None = None,
         *,
         channels: Sequence[Channel] = (),
-        plan: Plan = Plan.PER_CHANNEL,
+        policy: Policy | None = None,
     ) -> None:
-        super().__init__(settings, channels=channels, plan=plan)
+        super().__init__(settings, channels=channels, policy=policy)
         self.stderr_dropped = 0
         """Bytes of STDERR that there was no room for."""
         self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()

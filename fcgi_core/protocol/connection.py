@@ -53,7 +53,7 @@ from .records import (
 )
 from .request import Request
 from .settings import MIN_MAX_MESSAGE, Settings
-from .streams import CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, Plan, StreamPool, StreamSet
+from .streams import CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, Policy, StreamPool, StreamSet
 
 __all__ = ["Connection"]
 
@@ -112,7 +112,7 @@ class Connection:
         settings: Settings | None = None,
         *,
         channels: Sequence[Channel] = (),
-        plan: Plan = Plan.PER_CHANNEL,
+        policy: Policy | None = None,
     ) -> None:
         """`channels` are all that this side's plugins declared, both directions; `settings` need not name them."""
         settings = settings or Settings()
@@ -123,7 +123,6 @@ class Connection:
             channels=self.feedback.descriptions(),
             accepts=self.feedback.accepts,
         )
-        self.plan = plan
         self.peer_settings: Settings | None = None
         self.requests: dict[tuple[int, int], Request] = {}
         """Requests under way."""
@@ -133,7 +132,7 @@ class Connection:
         """Of it, what this one is charged for."""
         self.blocked: dict[Request, None] = {}
         """Those that hold what SCTP has no room for, though the peer takes it. See `MAX_AHEAD`."""
-        self.pool = StreamPool(plan, FIRST_STREAM)
+        self.pool = StreamPool(FIRST_STREAM, policy)
         self.draining = False
         self.peer_draining = False
         self.failed = False

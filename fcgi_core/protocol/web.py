@@ -25,7 +25,7 @@ from .records import (
 from .request import Request
 from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, OUTPUT, Input, Output
-from .streams import Plan
+from .streams import Policy
 
 __all__ = ["WebConnection"]
 
@@ -69,9 +69,9 @@ class WebConnection(Connection):
         settings: Settings | None = None,
         *,
         channels: Sequence[Channel] = (),
-        plan: Plan = Plan.PER_CHANNEL,
+        policy: Policy | None = None,
     ) -> None:
-        super().__init__(settings, channels=channels, plan=plan)
+        super().__init__(settings, channels=channels, policy=policy)
         self._serial = 0
         self._recent: dict[tuple[int, int], Request] = {}
         self._recent_order: deque[Request] = deque()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench.streams.policies import POLICIES
 from fcgi_core.errors import LocalProtocolError
 from fcgi_core.protocol import application as application_connection
 from fcgi_core.protocol.application import (
@@ -30,7 +31,7 @@ from fcgi_core.protocol.records import ProtocolStatus, RecordType, Role, begin_r
 from fcgi_core.protocol.request import Request
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Input, Output
-from fcgi_core.protocol.streams import FIRST_STREAM, Plan
+from fcgi_core.protocol.streams import FIRST_STREAM
 from fcgi_core.sctp.carrier import Message
 from tests.protocol.helpers import ROOM, Cut, Pair, cut, message, of, one, ready, together
 
@@ -363,16 +364,16 @@ def test_stderr_has_a_stream_of_its_own_and_the_end_does_not_wait() -> None:
     assert theirs.stderr_bytes == end.stderr
 
 
-@pytest.mark.parametrize("plan", Plan)
-def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, plan: Plan) -> None:
-    app = ready(ApplicationConnection(channels=(LOG,), plan=plan))
+@pytest.mark.parametrize("policy", POLICIES)
+def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, policy: str) -> None:
+    app = ready(ApplicationConnection(channels=(LOG,), policy=POLICIES[policy]))
     request = begun(app)
     app.send_output(request, b"o" * 9000)
     app.send_stderr(request, b"e" * 9000)
     app.send_feedback("log", b"f" * 9000, request)
     app.end_request(request)
     held = app.pool.in_use()
-    assert held == {Plan.SINGLE: 0, Plan.PER_TYPE: 0, Plan.PER_REQUEST: 1, Plan.PER_CHANNEL: 3}[plan]
+    assert held == {"single": 0, "per-type": 0, "per-request": 1, "per-channel": 3}[policy]
     while messages := app.take(1):
         if app.waiting():
             assert app.pool.in_use() == held
@@ -382,7 +383,7 @@ def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, 
     assert app.pool.in_use() == 0
     (late,) = app.take(ROOM)
     assert cut(late) == [Cut(RecordType.FEEDBACK, 1, 0, b"late")]
-    if plan is Plan.PER_CHANNEL:
+    if policy == "per-channel":
         assert late.stream not in request.streams.streams.values()
 
 

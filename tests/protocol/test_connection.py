@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.streams.policies import POLICIES
 from fcgi_core.errors import LocalProtocolError, RemoteProtocolError
 from fcgi_core.protocol import connection as module
 from fcgi_core.protocol.application import ApplicationConnection
@@ -45,7 +46,7 @@ from fcgi_core.protocol.records import (
     record,
 )
 from fcgi_core.protocol.settings import Settings
-from fcgi_core.protocol.streams import Plan
+from fcgi_core.protocol.streams import Policy
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Message
 from tests.protocol.helpers import ROOM, Pair, control, cut, message, of, one, ready, settings_message, together
@@ -455,11 +456,11 @@ def test_each_channel_travels_as_it_was_declared() -> None:
     assert dict(pair.app.pool.priorities)[messages[0].stream] == Priority.URGENT
 
 
-@pytest.mark.parametrize("plan", Plan)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("size", [1, 8176, 8177, 16_384, 100_000, MAX_ITEM])
-def test_a_long_item_arrives_whole(plan: Plan, size: int) -> None:
+def test_a_long_item_arrives_whole(policy: Policy | None, size: int) -> None:
     channels = tuple(replace(channel, queue_bytes=2 << 20) for channel in CHANNELS)
-    pair = Pair(channels=channels, plan=plan, streams=3)
+    pair = Pair(channels=channels, policy=policy, streams=3)
     item = (b"0123456789abc" * (size // 13 + 1))[:size]
     pair.app.send_feedback("web.association", b"before")
     assert pair.app.send_feedback("web.association", item)
@@ -471,7 +472,7 @@ def test_a_long_item_arrives_whole(plan: Plan, size: int) -> None:
 
 
 def test_long_items_of_many_requests_at_once() -> None:
-    pair = Pair(channels=CHANNELS, plan=Plan.PER_TYPE)
+    pair = Pair(channels=CHANNELS, policy=POLICIES["per-type"])
     count = MAX_UNFINISHED_ITEMS + 50
     for _ in range(count):
         pair.web.begin_request(PARAMS, body=b"")
