@@ -71,7 +71,7 @@ def test_they_say_what_fastcgi_asks_for() -> None:
         ({"FCGI_SCTP_CHANNEL_0": "c" * (MAX_DESCRIPTION + 1)}, "FCGI_SCTP_CHANNEL_0 has"),
         ({"FCGI_SCTP_ACCEPT": "a," * (MAX_ACCEPTS + 1)}, f"names more than {MAX_ACCEPTS} channels"),
         ({"FCGI_SCTP_ACCEPT": "a" * (MAX_DESCRIPTION + 1)}, "FCGI_SCTP_ACCEPT has"),
-        ({str(number): "" for number in range(MAX_PAIRS)}, f"{MAX_PAIRS} at most are taken"),
+        ({str(number): "" for number in range(MAX_PAIRS)}, f"at most {MAX_PAIRS} are accepted"),
     ],
 )
 def test_what_is_wrong_is_named(pairs: dict[str, str], said: str) -> None:
