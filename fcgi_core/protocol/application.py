@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from ..errors import LocalProtocolError
 from ..sctp.carrier import Message
-from .channels import Channel, Direction, FeedbackQueue, Priority
+from .channels import Budget, Channel, Direction, FeedbackQueue, Priority
 from .connection import Connection
 from .events import Event, InputClosed, InputReceived, RequestAborted, RequestReceived
 from .outbox import PPID, FeedbackLane
-from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_request, record, stream_records
+from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_request, stream_records
 from .request import Request
 from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, Input, Output
@@ -49,21 +49,20 @@ class ApplicationConnection(Connection):
         self.stderr_dropped = 0
         """Bytes of STDERR that there was no room for."""
         self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()
-        self._unfinished_params = 0
-        """Bytes of PARAMS that are not whole."""
+        self._unfinished_params = Budget(MAX_UNFINISHED_PARAMS)
         self._look_at = 0.0
-        """When requests whose PARAMS are not whole are looked for, while there are any."""
+        """When to look for requests with unfinished PARAMS, while there are any."""
         self._unfinished: set[tuple[int, int]] = set()
-        """Those that were found the last time."""
+        """The requests found the last time."""
 
     # ---- requests that do not come to be
 
     def timer(self) -> float | None:
         due = super().timer()
-        return self._look_at if due is None and self._unfinished_params and not self.failed else due
+        return self._look_at if due is None and self._unfinished_params.used and not self.failed else due
 
     def handle_timer(self, now: float) -> list[Event]:
-        if self._unfinished_params and now >= self._look_at and not self.failed:
+        if self._unfinished_params.used and now >= self._look_at and not self.failed:
             self._now = now
             self._look_at = now + PARAMS_TIMEOUT
             late, self._unfinished = self._unfinished, set()
@@ -77,8 +76,8 @@ class ApplicationConnection(Connection):
 
     @property
     def held(self) -> int:
-        """Those of both sides, and PARAMS that are not whole."""
-        return super().held + self._unfinished_params
+        """The bytes that `Connection.held` counts, and unfinished PARAMS."""
+        return super().held + self._unfinished_params.used
 
     # ---- answers
 
@@ -87,7 +86,7 @@ class ApplicationConnection(Connection):
         if request.output is not Output.OPEN:
             raise LocalProtocolError(f"{request!r}: STDOUT after its end")
         if data and not request.aborted:
-            self._send_content(request, RecordType.STDOUT, data)
+            self._send(request, RecordType.STDOUT, data)
 
     def send_stderr(self, request: Request, data: bytes) -> None:
         """Send part of STDERR. It holds up nothing, and nothing waits for it; nothing is sent after the end. The first
@@ -119,17 +118,12 @@ class ApplicationConnection(Connection):
             self._outbox.wake(lane)
 
     def _make_stderr_lane(self, request: Request) -> FeedbackLane:
-        request_id, generation = request.key
-
-        def dropped(urgency: int, part: bytes) -> None:
-            self.stderr_dropped += len(part)
-
-        def encode(part: bytes) -> list[bytes]:
-            return [record(RecordType.STDERR, request_id, part, generation)]
-
         stream = self.pool.feedback_stream(request.streams, STDERR, Priority.CONTENT)
-        queue = FeedbackQueue(MAX_STDERR_WAITING, dropped, self.feedback.budget)
-        return FeedbackLane(stream, Priority.CONTENT, queue, encode)
+        queue = FeedbackQueue(MAX_STDERR_WAITING, self._drop_stderr, self.feedback.budget)
+        return FeedbackLane(stream, Priority.CONTENT, queue, RecordType.STDERR, request.key, self._content_size)
+
+    def _drop_stderr(self, urgency: int, part: bytes) -> None:
+        self.stderr_dropped += len(part)
 
     def end_request(
         self, request: Request, app_status: int = 0, status: ProtocolStatus = ProtocolStatus.REQUEST_COMPLETE
@@ -139,19 +133,17 @@ class ApplicationConnection(Connection):
             raise LocalProtocolError(f"{request!r}: it was ended before")
         request.output = Output.ENDED
         if request.input is Input.PARAMS:
-            self._unfinished_params -= request.size_of_params()
+            self._unfinished_params.used -= request.size_of_params()
         # of a responder whose body is whole nothing can come any more; clients close an authorizer's STDIN
         request.outlived = request.input is not Input.COMPLETE or request.role is not Role.RESPONDER
         request.input = Input.COMPLETE  # what of its body still comes is not wanted
         whole = status is not ProtocolStatus.INCOMPLETE and not request.aborted
         closing = whole and (request.send_window.sent > 0 or bool(request.held))
         # with the bytes of STDERR, so that the web side can tell whether all of it has come
-        self._send_end(
-            request,
-            end_request(
-                request.id, app_status, status, request.generation, request.stderr_bytes & 0xFFFFFF, closing=closing
-            ),
+        encoded = end_request(
+            request.id, app_status, status, request.generation, request.stderr_bytes & 0xFFFFFF, closing=closing
         )
+        self._send(request, RecordType.END_REQUEST, encoded)
 
     def _sent_end(self, request: Request) -> None:
         del self.requests[request.key]
@@ -190,7 +182,8 @@ class ApplicationConnection(Connection):
     def _end_after_failure(self, request: Request) -> None:
         if request.output is not Output.OPEN:
             # its END_REQUEST was waiting for credit, and went with what was discarded
-            self._send_end(request, end_request(request.id, 1, generation=request.generation))
+            encoded = end_request(request.id, 1, generation=request.generation)
+            self._send(request, RecordType.END_REQUEST, encoded)
         elif request.input is Input.PARAMS:
             # nobody has heard of it yet, so nobody else will end it
             self.end_request(request, 1)
@@ -220,8 +213,8 @@ class ApplicationConnection(Connection):
 
     def _answer_at_once(self, request_id: int, generation: int, status: ProtocolStatus) -> None:
         self._remember((request_id, generation))
-        message = end_request(request_id, 0, status, generation)
-        self._answer_control(Priority.CONTENT, Message(FIRST_STREAM, message, PPID))
+        self._expect_answer()
+        self._outbox.post(Priority.CONTENT, Message(FIRST_STREAM, end_request(request_id, 0, status, generation), PPID))
 
     def _request_for(self, stream: int, kind: int, key: tuple[int, int]) -> Request | None:
         request = self.requests.get(key)
@@ -242,13 +235,13 @@ class ApplicationConnection(Connection):
                 # many records, or small ones: not a copy of all for each
                 growing = request.growing_params = request.growing_params or bytearray(request.raw_params)
                 growing += content
-            if not self._unfinished_params:
+            if not self._unfinished_params.used:
                 self._look_at = self._now + PARAMS_TIMEOUT
                 self._unfinished.clear()
-            self._unfinished_params += len(content)
+            within = self._unfinished_params.add(len(content))
             if request.size_of_params() > MAX_PARAMS:
                 self._request_error(f"more than {MAX_PARAMS} bytes", stream, RecordType.PARAMS, request.key)
-            elif self._unfinished_params > MAX_UNFINISHED_PARAMS:
+            elif not within:
                 self.end_request(request, 0, ProtocolStatus.OVERLOADED)
         else:
             if request.growing_params is not None:
@@ -258,7 +251,7 @@ class ApplicationConnection(Connection):
             except ValueError as error:
                 self._request_error(str(error), stream, RecordType.PARAMS, request.key)
                 return
-            self._unfinished_params -= len(request.raw_params)
+            self._unfinished_params.used -= len(request.raw_params)
             request.input = AFTER_PARAMS[request.role]
             self._events.append(RequestReceived(request))
 

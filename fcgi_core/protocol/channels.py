@@ -20,6 +20,7 @@ __all__ = [
     "ASIDE",
     "Budget",
     "Channel",
+    "ChannelFigures",
     "Direction",
     "FeedbackQueue",
     "MAX_CHANNELS",
@@ -157,13 +158,44 @@ def events_of(item: bytes, acknowledged: bool, counted: bool) -> int:
 
 
 class Budget:
-    """Bytes that several queues, or the associations of a peer, may hold together."""
+    """Bytes of memory that several holders may use together."""
 
     __slots__ = ("limit", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+
+    def add(self, count: int) -> bool:
+        """Count bytes that are held from now on; False if they go beyond the limit."""
+        self.used += count
+        return self.used <= self.limit
+
+
+class ChannelFigures:
+    """What one channel carried on one association: events, which are items unless the channel is counted."""
+
+    __slots__ = ("channel", "dropped", "received", "received_bytes", "sent", "sent_bytes")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.sent = 0
+        self.sent_bytes = 0
+        self.received = 0
+        self.received_bytes = 0
+        self.dropped: dict[int, int] = {}
+        """By urgency."""
+
+    def events(self, item: bytes) -> int:
+        """The events in an item as it travels."""
+        return events_of(item, self.channel.acknowledged, self.channel.counted)
+
+    def drop(self, urgency: int, item: bytes) -> None:
+        """Count an item that is not sent."""
+        self.add_dropped(urgency, self.events(item))
+
+    def add_dropped(self, urgency: int, events: int) -> None:
+        self.dropped[urgency] = self.dropped.get(urgency, 0) + events
 
 
 class FeedbackQueue:
@@ -227,33 +259,34 @@ class FeedbackQueue:
             return self.size
         return sum(held for level, held in self._bytes.items() if level > urgency)
 
-    def _drop_oldest(self) -> int:
-        """Drop the item that has waited longest of all; its bytes, 0 if there is none."""
-        urgency = next((level for item, level in self._items if item), 0)
-        item = self.pop()
-        if item:
-            self._on_drop(urgency, item)
-        return len(item)
-
     def pop(self) -> bytes:
-        """The item that has waited longest; b'' if there is none."""
+        """Remove and return the item that has waited longest; b'' if there is none."""
+        return self._pop()[0]
+
+    def _pop(self) -> tuple[bytes, int]:
         while self._items:
             item: bytes
+            urgency: int
             item, urgency = self._items.popleft()
             if item:
                 # the longest waiting of all is the longest waiting of its urgency
                 self._by_urgency[urgency].popleft()
                 self._account(urgency, len(item))
-                return item
-        return b""
+                return item, urgency
+        return b"", 0
+
+    def _drop_oldest(self) -> int:
+        """Drop the item that has waited longest; its bytes, 0 if there is none."""
+        item, urgency = self._pop()
+        if item:
+            self._on_drop(urgency, item)
+        return len(item)
 
     def pop_all(self) -> list[tuple[bytes, int]]:
-        """All that waits, in order, each with its urgency."""
-        waiting = [(item, urgency) for item, urgency in self._items if item]
-        for item, urgency in waiting:
-            self._by_urgency[urgency].popleft()
-            self._account(urgency, len(item))
-        self._items.clear()
+        """Remove and return all items in order, each with its urgency."""
+        waiting = []
+        while self:
+            waiting.append(self._pop())
         return waiting
 
     def drop_all(self) -> None:

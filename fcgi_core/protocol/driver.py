@@ -131,7 +131,7 @@ class Driver(Generic[C]):
             return
         # What is urgent need not wait until a good part of a window of bulk is acknowledged: SCTP sends it next. It
         # goes by itself, so that bulk which the carrier did not take after all never stands before it.
-        if (self._unsent_urgent or self.connection.urgent_waiting()) and not self._hand_over(association, True):
+        if (self._unsent_urgent or self.connection.waiting(urgent=True)) and not self._hand_over(association, True):
             return
         if self._hand_over(association, False) and self._ending:
             self._ending = False

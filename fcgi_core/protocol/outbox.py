@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable
 
 from ..sctp.carrier import Message
-from .channels import FeedbackQueue, Priority
-from .records import RecordType
+from .channels import ChannelFigures, FeedbackQueue, Priority
+from .records import RecordType, record
 
-__all__ = ["MESSAGE_OVERHEAD", "PPID", "ClosedOutbox", "FeedbackLane", "Lane", "Outbox"]
+__all__ = ["MESSAGE_OVERHEAD", "PPID", "FeedbackLane", "Lane", "Outbox"]
 
 PPID = 0x46434749
 """Payload protocol identifier of plain FastCGI records: "FCGI". IANA has assigned none; those it has are small."""
@@ -88,28 +88,39 @@ class Lane:
 
 
 class FeedbackLane(Lane):
-    """The items of one channel, bounded; records are made when they go, so that a dropped item costs nothing.
+    """The items of one channel, bounded; records are made when they go, so a dropped item costs nothing.
 
-    An item longer than a message keeps the lane's turn until it has gone whole: the receiver then has few unfinished
+    An item longer than a message keeps the lane's turn until all of it has gone. The receiver then has few unfinished
     items to hold, and the parts of two never mix, even on a stream that two lanes share. Its messages have no lifetime,
-    for a part that was given up would join the halves of two items.
+    because SCTP could give up a part in the middle, which would join the halves of two items.
     """
 
-    __slots__ = ("encode", "item_lifetime", "items", "lifetime", "unfinished", "unordered")
+    __slots__ = (
+        *("content_size", "figures", "item_lifetime", "items", "key", "kind"),
+        *("lifetime", "unfinished", "unordered"),
+    )
 
     def __init__(
         self,
         stream: int,
         priority: int,
         items: FeedbackQueue,
-        encode: Callable[[bytes], list[bytes]],
+        kind: int,
+        key: tuple[int, int],
+        content_size: int,
+        figures: ChannelFigures | None = None,
         *,
         lifetime: float | None = None,
         unordered: bool = False,
     ) -> None:
+        """`kind` is the type of the records, `key` the request's id and generation; records have at most `content_size`
+        bytes of content."""
         super().__init__(stream, priority)
         self.items = items
-        self.encode = encode
+        self.kind = kind
+        self.key = key
+        self.content_size = content_size
+        self.figures = figures
         self.item_lifetime = lifetime
         self.lifetime = lifetime
         self.unordered = unordered
@@ -119,17 +130,26 @@ class FeedbackLane(Lane):
         return bool(self.queue) or bool(self.items)
 
     def take(self, limit: int) -> bytes:
-        queue = self.queue
         continued = self.unfinished
         while self.size < limit and self.items:
-            for encoded in self.encode(self.items.pop()):
-                queue.append(encoded)
-                self.size += len(encoded)
-        self.sent = True
-        last = queue[self._fitting(limit) - 1]
+            self._encode(self.items.pop())
+        last = self.queue[self._fitting(limit) - 1]
         self.unfinished = last[1] >= RecordType.FEEDBACK_MORE
         self.lifetime = None if continued or self.unfinished else self.item_lifetime
         return super().take(limit)
+
+    def _encode(self, item: bytes) -> None:
+        if self.figures is not None:
+            self.figures.sent += self.figures.events(item)
+            self.figures.sent_bytes += len(item)
+        request_id, generation = self.key
+        length = len(item)
+        for start in range(0, length, self.content_size):
+            stop = start + self.content_size
+            kind = self.kind if stop >= length else self.kind + RecordType.FEEDBACK_MORE - RecordType.FEEDBACK
+            encoded = record(kind, request_id, item[start:stop], generation)
+            self.queue.append(encoded)
+            self.size += len(encoded)
 
 
 class Outbox:
@@ -139,40 +159,49 @@ class Outbox:
         self._classes: list[tuple[deque[Message], deque[Lane], deque[Lane]]] = [
             (deque(), deque(), deque()) for _ in Priority
         ]
-        self._posted = [0 for _ in Priority]
+        self.posted = 0
+        """Bytes of memory of the waiting messages that `post` was given."""
         self.open = False
-        """False until the peer's SETTINGS have come: only control messages go."""
+        """False until the peer's SETTINGS have arrived: only control messages go."""
+        self._closed = False
 
     def post(self, priority: int, message: Message) -> None:
-        """A message that stands for itself: control, credit."""
-        self._classes[priority][0].append(message)
-        self._posted[priority] += len(message.data) + MESSAGE_OVERHEAD
+        """Queue a message that belongs to no lane: control, credit, a refusal."""
+        if not self._closed:
+            self._classes[priority][0].append(message)
+            self.posted += len(message.data) + MESSAGE_OVERHEAD
 
-    def posted_bytes(self, priority: int) -> int:
-        """Memory of the messages of `post` that wait."""
-        return self._posted[priority]
-
-    def add(self, lane: Lane, record: bytes) -> None:
-        """Queue a whole record."""
-        lane.queue.append(record)
-        lane.size += len(record)
-        if not lane.queued:
-            lane.queued = True
-            self._classes[lane.priority][1].append(lane)
+    def add(self, lane: Lane, encoded: bytes) -> None:
+        """Queue a whole record on a lane."""
+        if not self._closed:
+            lane.queue.append(encoded)
+            lane.size += len(encoded)
+            self.wake(lane)
 
     def wake(self, lane: Lane) -> None:
-        """The lane has got something to send by itself."""
-        if not lane.queued:
+        """Queue a lane that has something to send."""
+        if not lane.queued and not self._closed:
             lane.queued = True
             self._classes[lane.priority][1].append(lane)
 
+    def close(self, last: Message | None = None) -> None:
+        """Drop what waits and send nothing more but `last`."""
+        for queues in self._classes:
+            for queue in queues:
+                queue.clear()
+        self.posted = 0
+        self._closed = False
+        if last is not None:
+            self.post(Priority.CONTROL, last)
+        self._closed = True
+
     def waiting(self, least: int = Priority.BACKGROUND) -> bool:
-        """Whether anything of priority `least` or better stands here; of what was cleared, take() gives nothing."""
+        """Whether anything of priority `least` or better waits; a lane that was cleared since counts, too."""
         classes = self._classes[: least + 1] if self.open else self._classes[: Priority.CONTROL + 1]
         return any(messages or new or old for messages, new, old in classes)
 
     def waiting_bytes(self) -> int:
-        """Bytes of whole records that stand here; items that have not become records are not counted."""
+        """Bytes of the records that wait; items of feedback that are not records yet are not counted."""
         size = 0
         for messages, new, old in self._classes:
             size += sum(len(message.data) for message in messages)
@@ -180,19 +209,16 @@ class Outbox:
         return size
 
     def take(self, room: int, limit: int, least: int = Priority.BACKGROUND) -> list[Message]:
-        """Messages to send now, the most urgent first: until `room` bytes are reached, `limit` bytes each at most.
-
-        Only those of priority `least` or better.
-        The last message may go beyond `room`, so any room above 0 makes progress.
-        """
+        """Messages of priority `least` or better to send now, the most urgent first: about `room` bytes, `limit` bytes
+        each at most. The last message may go beyond `room`, so any room above 0 makes progress."""
         taken: list[Message] = []
         last = least if self.open else Priority.CONTROL
-        for priority, (messages, new, old) in enumerate(self._classes[: last + 1]):
+        for messages, new, old in self._classes[: last + 1]:
             while room > 0 and messages:
                 message = messages.popleft()
                 size = len(message.data)
                 room -= size
-                self._posted[priority] -= size + MESSAGE_OVERHEAD
+                self.posted -= size + MESSAGE_OVERHEAD
                 taken.append(message)
             while room > 0 and (new or old):
                 lane = new.popleft() if new else old.popleft()
@@ -214,15 +240,15 @@ class Outbox:
         return taken
 
     def drop_feedback(self) -> None:
-        """Drop the items that wait; those of which a part has gone count as sent."""
+        """Drop the items that wait; an item of which a part has gone counts as sent."""
         for _, new, old in self._classes:
             for lane in (*new, *old):
                 if isinstance(lane, FeedbackLane):
                     lane.items.drop_all()
 
-    def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
-        """Nothing more will be added to the lane: call `on_drained` when all of it has been taken, at once if it is."""
-        if lane.queued:
+    def close_lane(self, lane: Lane, on_drained: Callable[[], None]) -> None:
+        """Call `on_drained` when all of the lane has been taken, at once if it has: nothing more will be added."""
+        if lane.queued and not self._closed:
             lane.on_drained = on_drained
         else:
             on_drained()
@@ -233,25 +259,3 @@ class Outbox:
         if lane.on_drained is not None:
             on_drained, lane.on_drained = lane.on_drained, None
             on_drained()
-
-
-class ClosedOutbox(Outbox):
-    """The outbox of an association that failed or is gone: what it was closed with goes, and nothing that comes
-    later."""
-
-    def __init__(self, last: Message | None = None) -> None:
-        super().__init__()
-        if last is not None:
-            super().post(Priority.CONTROL, last)
-
-    def post(self, priority: int, message: Message) -> None:
-        pass
-
-    def add(self, lane: Lane, record: bytes) -> None:
-        pass
-
-    def wake(self, lane: Lane) -> None:
-        pass
-
-    def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
-        on_drained()

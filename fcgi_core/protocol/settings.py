@@ -13,10 +13,10 @@ from itertools import islice
 from ..errors import RemoteProtocolError
 from .channels import MAX_CHANNELS
 from .flow import DEFAULT_WINDOW
-from .records import HEADER_SIZE, RecordType, decode_pairs, encode_pairs
+from .records import RecordType, decode_pairs, encode_pairs
 from .streams import CONTROL_STREAM
 
-__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "PeerChannel", "Settings", "new_instance"]
+__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "Settings", "new_instance"]
 
 PROTOCOL_VERSION = 1
 DEFAULT_MAX_MESSAGE = 16 * 1024
@@ -42,15 +42,6 @@ MAX_OTHERS = 64
 def new_instance() -> str:
     """An instance's name, 128 bits that nobody guesses: who knows it could pose as its process."""
     return secrets.token_hex(16)
-
-
-@dataclass(frozen=True, slots=True)
-class PeerChannel:
-    """A channel as the peer's SETTINGS name it."""
-
-    name: str
-    scope: str
-    priority: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +130,6 @@ class Settings:
             seen=_number(pairs, "FCGI_SCTP_SEEN", 0, 0, 1 << 31),
             others=dict(islice(pairs.items(), MAX_OTHERS)),
         )
-
-    def peer_channels(self) -> tuple[PeerChannel, ...]:
-        """`channels`, taken apart."""
-        taken = []
-        for description in self.channels:
-            name, _, rest = description.partition(";")
-            scope, _, rest = rest.partition(";")
-            taken.append(PeerChannel(name, scope, rest.partition(";")[0]))
-        return tuple(taken)
-
-    def largest_content(self) -> int:
-        """The largest record content that fits a message of this side's."""
-        return self.max_message - HEADER_SIZE
 
 
 def _number(pairs: dict[str, str], name: str, default: int, least: int, most: int) -> int:

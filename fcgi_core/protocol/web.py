@@ -147,7 +147,7 @@ class WebConnection(Connection):
         """Send part of STDIN, or of a filter's DATA. Anything goes; stop giving while not `request.writable`."""
         kind = RecordType.DATA if is_data else RecordType.STDIN
         if data and not request.aborted and request.key in self.requests and (request.input, kind, False) in INPUT:
-            self._send_content(request, kind, data)
+            self._send(request, kind, data)
 
     def end_input(self, request: Request, *, is_data: bool = False) -> None:
         """STDIN (or DATA) is complete. Saying so again does nothing, nor does closing what the role does not have."""
@@ -155,7 +155,7 @@ class WebConnection(Connection):
         following = INPUT.get((request.input, kind, True), request.input)
         if following is not request.input and not request.aborted and request.key in self.requests:
             request.input = following
-            self._close_content(request, kind)
+            self._send(request, kind, b"")
 
     def abort(self, request: Request) -> None:
         """Nobody waits for the answer any more (section 5.4): no event of its output comes after this.
@@ -298,8 +298,8 @@ class WebConnection(Connection):
         super()._meet(settings)
         self._feedback_of_requests = self.feedback.comes_after_requests()
 
-    def _on_drain(self, content: bytes) -> None:
-        super()._on_drain(content)
+    def _on_drain(self) -> None:
+        super()._on_drain()
         self._answer_drain()
 
     def _answer_drain(self) -> None:

@@ -205,7 +205,7 @@ def test_a_record_that_is_not_the_application_s(app: ApplicationConnection) -> N
         ([message(PARAM, 1, b"\x05"), message(PARAM, 1)], "cut"),
         ([message(PARAM, 1, bytes(MAX_PARAMS + 1 >> 7))] * 128, None),
         ([message(PARAM, 1, bytes(8192))] * 129, "more than 1048576 bytes"),
-        ([message(STDERR, 1)], "does not take"),
+        ([message(STDERR, 1)], "does not accept"),
     ],
 )
 def test_a_request_that_fails_before_it_was_known_ends_by_itself(

@@ -112,7 +112,7 @@ def test_settings_go_first_and_say_what_the_plugins_declared(fresh: Connection) 
     (said,) = cut(*fresh.take(ROOM))
     assert (said.type, said.id) == (RecordType.SETTINGS, 0)
     settings = Settings.decode(said.content)
-    assert [channel.name.partition(".")[0] for channel in settings.peer_channels()] == [way(fresh)] * 3
+    assert [channel.partition(".")[0] for channel in settings.channels] == [way(fresh)] * 3
     assert {name.partition(".")[0] for name in settings.accepts} == {other_way(fresh)}
     assert fresh.timer() == 100.0 + SETTINGS_TIMEOUT
 
@@ -128,7 +128,7 @@ def test_the_peer_s_settings_make_it_ready(fresh: Connection) -> None:
 
 @pytest.mark.parametrize("streams", [0, 1, 2])
 def test_too_few_streams(fresh: Connection, streams: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=f"takes {streams} streams"):
+    with pytest.raises(RemoteProtocolError, match=f"accepts {streams} streams"):
         fresh.open(streams, 0.0)
 
 
@@ -226,7 +226,7 @@ def test_stream_0_is_silent(fresh: Connection, ready_first: bool, data: bytes, h
         (record(RecordType.FEEDBACK + 90, 0, b"a") + b"\x01", "1 bytes into"),
         (b"\x02" + bytes(7), "begins with byte 0x02"),
         (b"GET / HTTP/1.1\r\n\r\n", "the peer seems to speak HTTP"),
-        (bytes(16 * 1024 + 1), "a message of 16385 bytes, 16384 at most"),
+        (bytes(16 * 1024 + 1), "a message of 16385 bytes; at most 16384"),
     ],
 )
 def test_a_message_that_is_not_whole_records(lone: Connection, data: bytes, said: str) -> None:
@@ -310,7 +310,7 @@ def test_config_and_its_answer() -> None:
 
 
 def test_config_is_one_record(lone: Connection) -> None:
-    with pytest.raises(LocalProtocolError, match="a record holds 65535"):
+    with pytest.raises(LocalProtocolError, match="a record holds at most 65535"):
         lone.send_config(1, {"a": "b" * MAX_CONTENT})
     lone.send_config(1, {"a": "b" * 60_000})
     lone.answer_config(1, {f"{number:04}": "no such thing" for number in range(5000)})

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_core.errors import RemoteProtocolError
-from fcgi_core.protocol.channels import MAX_CHANNELS, Channel, Scope
+from fcgi_core.protocol.channels import MAX_CHANNELS, Channel
 from fcgi_core.protocol.records import MAX_PAIRS, decode_pairs, encode_pairs
 from fcgi_core.protocol.settings import (
     DEFAULT_MAX_MESSAGE,
@@ -15,7 +15,6 @@ from fcgi_core.protocol.settings import (
     MAX_INSTANCE,
     MAX_NAME,
     MAX_OTHERS,
-    PeerChannel,
     Settings,
 )
 
@@ -95,21 +94,7 @@ def test_of_unknown_names_few_are_kept() -> None:
 def test_channels_are_numbered_without_a_gap() -> None:
     pairs = {"FCGI_SCTP_VERSION": "1", "FCGI_SCTP_CHANNEL_0": "a;request;urgent", "FCGI_SCTP_CHANNEL_2": "c"}
     settings = Settings.decode(encode_pairs(pairs))
-    assert settings.peer_channels() == (PeerChannel("a", "request", "urgent"),)
+    assert settings.channels == ("a;request;urgent",)
     assert settings.others == {"FCGI_SCTP_CHANNEL_2": "c"}
     every = Settings(channels=tuple(f"c{number};request;urgent" for number in range(MAX_CHANNELS)))
-    assert len(Settings.decode(every.encode()).peer_channels()) == MAX_CHANNELS
-
-
-def test_a_peer_s_channel_may_say_less_or_more() -> None:
-    channel = Channel("a", Scope.ASSOCIATION)
-    settings = Settings(channels=(channel.describe() + ";reliable;x", "b", ""))
-    assert settings.peer_channels() == (
-        PeerChannel("a", "association", "ordinary"),
-        PeerChannel("b", "", ""),
-        PeerChannel("", "", ""),
-    )
-
-
-def test_the_largest_content_leaves_room_for_its_header() -> None:
-    assert Settings(max_message=1024).largest_content() == 1016
+    assert len(Settings.decode(every.encode()).channels) == MAX_CHANNELS

@@ -986,7 +986,7 @@ def test_faults_of_requests_are_in_the_live_feed(monkeypatch: pytest.MonkeyPatch
             assert told(feed, "the answer broke off; answered 502") is not None
             application.does = break_the_protocol
             await bench.ask()
-            assert told(feed, "does not take") is not None
+            assert told(feed, "does not accept") is not None
             application.does = hang
             assert b"504" in await bench.ask()
             entry = told(feed, "answered 504")
