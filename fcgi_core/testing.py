@@ -27,12 +27,12 @@ from typing import Any, TypeVar
 from .errors import PluginError
 from .hosting.delivery import Link
 from .hosting.discovery import EnabledPlugin, load_plugins
+from .hosting.driver import Driver
 from .hosting.supervisor import Supervisor
 from .hosting.switching import change_plugins, switches_off
 from .plugin import ApplicationHalf, FeedEntry, Half, Plugin, WebHalf, bound_to_request
 from .protocol.application import ApplicationConnection
 from .protocol.connection import Connection
-from .protocol.driver import Driver
 from .protocol.events import (
     Event,
     FeedbackReceived,

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.application import ApplicationConnection
 from fcgi_core.protocol.connection import Request
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.events import Event, InputReceived, RequestAborted, RequestReceived, Writable
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Output

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fcgi_core.errors import RequestRefused
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.connection import Request
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.events import Event, FeedbackReceived, OutputReceived, PeerReady, RequestEnded, RequestFailed
 from fcgi_core.protocol.records import encode_pairs
 from fcgi_core.protocol.settings import Settings

@@ -15,17 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ..common.bounded_queue import Budget
 from ..common.operator_log import Sums
 from ..common.repeats import Repeats
 from ..hosting.delivery import Link
 from ..hosting.discovery import EnabledPlugin
+from ..hosting.driver import Driver
 from ..hosting.exchange import Exchange
 from ..hosting.supervisor import Supervisor
 from ..hosting.switching import PeerChanges
 from ..protocol.application import ApplicationConnection
-from ..protocol.channels import Budget
 from ..protocol.connection import MAX_HELD_OF_PEER
-from ..protocol.driver import Driver
 from ..protocol.events import (
     ConfigReceived,
     ConnectionFailed,

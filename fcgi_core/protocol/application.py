@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from ..common.bounded_queue import BoundedQueue, Budget
 from ..errors import LocalProtocolError
 from ..sctp.carrier import Message
-from .channels import Budget, Channel, Direction, FeedbackQueue, Priority
+from .channels import Channel, Direction, Priority
 from .connection import Connection
 from .events import Event, InputClosed, InputReceived, RequestAborted, RequestReceived
 from .outbox import PPID, FeedbackLane
@@ -119,7 +120,7 @@ class ApplicationConnection(Connection):
 
     def _make_stderr_lane(self, request: Request) -> FeedbackLane:
         stream = self.pool.feedback_stream(request.streams, STDERR, Priority.CONTENT)
-        queue = FeedbackQueue(MAX_STDERR_WAITING, self._drop_stderr, self.feedback.budget)
+        queue = BoundedQueue(MAX_STDERR_WAITING, self._drop_stderr, self.feedback.budget)
         return FeedbackLane(stream, Priority.CONTENT, queue, RecordType.STDERR, request.key, self._content_size)
 
     def _drop_stderr(self, urgency: int, part: bytes) -> None:

@@ -18,9 +18,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from ..common.bounded_queue import Budget
 from ..errors import LocalProtocolError, RemoteProtocolError, foreign_protocol_hint
 from ..sctp.carrier import Message
-from .channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, Direction, Priority
+from .channels import MAX_CHANNELS, MAX_ITEM, Channel, Direction, Priority
 from .events import (
     ConfigAnswered,
     ConfigReceived,

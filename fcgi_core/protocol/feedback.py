@@ -7,19 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from ..common.bounded_queue import BoundedQueue, Budget
 from ..errors import LocalProtocolError, RemoteProtocolError
-from .channels import (
-    ASIDE,
-    MAX_CHANNELS,
-    MAX_ITEM,
-    WITHDRAWN,
-    Budget,
-    Channel,
-    ChannelFigures,
-    FeedbackQueue,
-    Scope,
-    events_of,
-)
+from .channels import ASIDE, MAX_CHANNELS, MAX_ITEM, WITHDRAWN, Channel, ChannelFigures, Scope, events_of
 from .outbox import FeedbackLane
 from .records import RecordType
 from .request import Request
@@ -175,7 +165,7 @@ class Feedback:
         lane = self.lanes(request)[number + extra * MAX_CHANNELS] = FeedbackLane(
             stream,
             channel.priority,
-            FeedbackQueue(channel.queue_bytes, figures.drop, self.budget, channel.when_full),
+            BoundedQueue(channel.queue_bytes, figures.drop, self.budget, channel.when_full),
             RecordType.FEEDBACK + number,
             (0, 0) if request is None else request.key,
             size,

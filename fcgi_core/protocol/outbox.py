@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from ..common.bounded_queue import BoundedQueue
 from ..sctp.carrier import Message
-from .channels import ChannelFigures, FeedbackQueue, Priority
+from .channels import ChannelFigures, Priority
 from .records import RecordType, record
 
 __all__ = ["MESSAGE_OVERHEAD", "PPID", "FeedbackLane", "Lane", "Outbox"]
@@ -104,7 +105,7 @@ class FeedbackLane(Lane):
         self,
         stream: int,
         priority: int,
-        items: FeedbackQueue,
+        items: BoundedQueue,
         kind: int,
         key: tuple[int, int],
         content_size: int,

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
+from ..common.bounded_queue import Budget
 from ..common.operator_log import Sums
 from ..errors import RequestRefused
 from ..hosting.delivery import Link
+from ..hosting.driver import Driver
 from ..hosting.supervisor import Supervisor
-from ..protocol.channels import Budget
 from ..protocol.connection import MAX_HELD_OF_PEER
-from ..protocol.driver import Driver
 from ..protocol.events import (
     ConfigAnswered,
     ConnectionFailed,

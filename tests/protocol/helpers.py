@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.application import ApplicationConnection
 from fcgi_core.protocol.channels import Channel
 from fcgi_core.protocol.connection import Connection
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.events import Event
 from fcgi_core.protocol.outbox import PPID
 from fcgi_core.protocol.records import HEADER, HEADER_SIZE, RecordType, record

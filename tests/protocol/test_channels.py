@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcgi_core.common.bounded_queue import BoundedQueue, Budget, WhenFull
 from fcgi_core.errors import PluginError
-from fcgi_core.protocol.channels import Budget, Channel, FeedbackQueue, Priority, Scope, WhenFull
+from fcgi_core.protocol.channels import Channel, Priority, Scope
 
 
 def test_a_channel_describes_itself_for_settings() -> None:
@@ -45,10 +46,10 @@ def test_the_longest_name() -> None:
 
 def dropping(
     bound: int, budget: Budget | None = None, when_full: WhenFull = WhenFull.LEAST_URGENT
-) -> tuple[FeedbackQueue, list[tuple[int, int]]]:
+) -> tuple[BoundedQueue, list[tuple[int, int]]]:
     """A queue, and the (urgency, size) of what it drops."""
     dropped: list[tuple[int, int]] = []
-    return FeedbackQueue(bound, lambda urgency, item: dropped.append((urgency, len(item))), budget, when_full), dropped
+    return BoundedQueue(bound, lambda urgency, item: dropped.append((urgency, len(item))), budget, when_full), dropped
 
 
 def test_items_come_out_in_order_whatever_their_urgency() -> None:

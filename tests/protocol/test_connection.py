@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.streams.policies import POLICIES
+from fcgi_core.common.bounded_queue import Budget
 from fcgi_core.errors import LocalProtocolError, RemoteProtocolError
 from fcgi_core.protocol import connection as module
 from fcgi_core.protocol.application import ApplicationConnection
-from fcgi_core.protocol.channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, Direction, Priority, Scope
+from fcgi_core.protocol.channels import MAX_CHANNELS, MAX_ITEM, Channel, Direction, Priority, Scope
 from fcgi_core.protocol.connection import MAX_EARLY, SETTINGS_TIMEOUT, Connection
 from fcgi_core.protocol.events import (
     ConfigAnswered,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.protocol.channels import FeedbackQueue, Priority
+from fcgi_core.common.bounded_queue import BoundedQueue
+from fcgi_core.protocol.channels import Priority
 from fcgi_core.protocol.outbox import PPID, FeedbackLane, Lane, Outbox
 from fcgi_core.protocol.records import RecordType
 from fcgi_core.sctp.carrier import Message
@@ -25,7 +26,7 @@ def feedback_lane(
     stream: int, request_id: int = 1, *, lifetime: float | None = None, unordered: bool = False
 ) -> FeedbackLane:
     """A lane with records of at most 10 bytes of content."""
-    queue = FeedbackQueue(10_000, lambda urgency, size: None)
+    queue = BoundedQueue(10_000, lambda urgency, size: None)
     key = request_id, 0
     return FeedbackLane(
         stream, Priority.ORDINARY, queue, RecordType.FEEDBACK, key, 10, lifetime=lifetime, unordered=unordered

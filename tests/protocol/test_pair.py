@@ -14,11 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bench.streams.policies import POLICIES
 from fcgi_core.errors import RequestRefused
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol import web as web_connection
 from fcgi_core.protocol.application import ApplicationConnection
 from fcgi_core.protocol.channels import Channel, Direction, Priority, Scope
 from fcgi_core.protocol.connection import Connection
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.events import (
     Event,
     FeedbackReceived,

@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 
 from ..common.loop import Handle, Loop
 from ..errors import RemoteProtocolError
+from ..protocol.connection import Connection
+from ..protocol.events import ConnectionFailed, Event
 from ..sctp.carrier import Association, Message
-from .connection import Connection
-from .events import ConnectionFailed, Event
 
 __all__ = ["Driver"]
 
