@@ -11,14 +11,14 @@ __all__ = ["BoundedQueue", "Budget", "WhenFull"]
 
 
 class WhenFull(Enum):
-    """What is dropped, and counted, when an item finds its queue full."""
+    """Which items a full queue drops for a new one."""
 
     LEAST_URGENT = "least-urgent"
-    """The items with the highest urgency number, the oldest of them first; the new one, if none is less urgent."""
+    """Those with the highest urgency number, the oldest of them first; the new one if none is less urgent."""
     OLDEST = "oldest"
-    """What has waited longest: for what is worth less the older it is."""
+    """Those that have waited longest: for items that are worth less the older they are."""
     NEWEST = "newest"
-    """The new one: for what must not have gaps in the middle."""
+    """The new one: for a sequence that must not have gaps in the middle."""
 
 
 class Budget:
@@ -66,13 +66,13 @@ class BoundedQueue:
         return self.size > 0
 
     def push(self, item: bytes, urgency: int) -> bool:
-        """Queue an item of at least one byte; False if it was itself the one to be dropped."""
+        """Add an item of at least one byte; False if it was dropped itself."""
         length = len(item)
         budget = self._budget
         if self.size + length > self.bound or budget.used + length > budget.limit:
             excess = max(self.size + length - self.bound, budget.used + length - budget.limit)
             if excess > self._droppable(urgency):
-                # nothing that may be dropped would make room: it is not dropped for nothing
+                # all that may be dropped would not make enough room: drop nothing in vain
                 self._on_drop(urgency, item)
                 return False
             while excess > 0:
@@ -128,7 +128,7 @@ class BoundedQueue:
         return waiting
 
     def drop_all(self) -> None:
-        """Nobody will take what waits."""
+        """Drop all items."""
         while self._drop_one():
             pass
 

@@ -1,8 +1,8 @@
-"""Plugin channels: what a plugin declares, and the bounded queue that stands before the wire.
+"""Plugin channels: what a plugin declares, and what one channel carried.
 
-A channel carries *items* (a log line, a snapshot of metrics) from one side to the other. It is declared once, by the
-plugin, on both sides; SETTINGS number the channels a side sends on and name those it takes. Each channel of association
-scope owns one SCTP stream; one of request scope leases a stream for each request that uses it.
+A channel carries *items* (a log line, a snapshot of metrics) from one side to the other. The plugin declares it once,
+on both sides; SETTINGS number the channels a side sends on and name those it accepts. A channel of association scope
+has one SCTP stream; one of request scope leases a stream for each request that uses it.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class Direction(Enum):
 
 
 ASIDE = ";aside"
-"""At the end of a channel's description in FCGI_SCTP_ACCEPT: it is known, and not taken for now, because the plugin is
-set aside. Such a description is no channel's, so that nothing is sent."""
+"""Ends the description in FCGI_SCTP_ACCEPT of a channel whose plugin is set aside: nothing is to be sent for now. No
+declaration has such a description, so a peer that does not know it sends nothing either."""
 
 WITHDRAWN = ";withdrawn"
-"""At the end of the description of a channel that its sender gave up; its number stays, for what is under way."""
+"""Ends the description of a channel that its sender removed; items under way keep its number."""
 
 
 class Priority(IntEnum):
-    """What goes first when not everything can: the lower number (RFC 8260 section 4.3.3)."""
+    """The order of sending: the lower number first (RFC 8260 section 4.3.3)."""
 
     CONTROL = 0
     URGENT = 1
@@ -71,27 +71,27 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What a plugin asks for. PluginError if the declaration makes no sense."""
+    """A channel as a plugin declares it. PluginError if the declaration contradicts itself."""
 
     name: str
-    """Unique in the program: the plugin's name, or begins with it and a dot. Lower case, at most 63 characters."""
+    """Unique: the plugin's name, or that, a dot and more. Lower case, at most 63 characters."""
     scope: Scope = Scope.ASSOCIATION
     direction: Direction = Direction.TO_WEB
     priority: Priority = Priority.ORDINARY
     ordered: bool = True
     lifetime: float | None = None
-    """Seconds after which an item that could not be sent is worthless (RFC 3758); None: never."""
+    """Seconds after which an item that could not be sent is given up (RFC 3758); None: never."""
     queue_bytes: int = 1 << 20
-    """Bytes that may wait on one association (request scope: for one request); beyond it something is dropped."""
+    """Bytes that may wait on one association (request scope: for one request); beyond them items are dropped."""
     when_full: WhenFull = WhenFull.LEAST_URGENT
-    """What that is. What an acknowledged channel holds is never dropped, but the new item: it has no other choice."""
+    """Which items are dropped; an acknowledged channel always drops the new one."""
     acknowledged: bool = False
-    """At least once: items are kept, within `queue_bytes`, until the other side has taken them over, and sent again
-    after a lost association. Of association scope and ordered alone."""
+    """At least once: items are kept, within `queue_bytes`, until the other side has acknowledged them, and sent again
+    after a lost association. Only for ordered channels of association scope."""
     spool: str | None = None
-    """Directory for a file that keeps the items of an acknowledged channel when the process is killed."""
+    """Directory for a file in which items of an acknowledged channel survive a killed process."""
     counted: bool = False
-    """Each item begins with four bytes, big-endian: how many events it holds. Figures then count events, not items."""
+    """Whether each item begins with the number of its events (four bytes, big-endian), which figures then count."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -114,18 +114,17 @@ class Channel:
             raise PluginError(f"channel {self.name}: a queue of {self.queue_bytes} bytes holds nothing; 1024 at least")
 
     def events(self, item: bytes) -> int:
-        """What an item counts for, before it has the number of an acknowledged channel's."""
+        """The events in an item that has no number yet, which items of acknowledged channels get."""
         return events_of(item, False, self.counted)
 
     def describe(self) -> str:
-        """The value of FCGI_SCTP_CHANNEL_n, for the peer and for captures: ``name;scope;priority``, and after them
-        ``acknowledged`` and ``counted`` if it is."""
+        """The value of FCGI_SCTP_CHANNEL_n: ``name;scope;priority``, then ``acknowledged`` and ``counted`` if it is."""
         flags = (";acknowledged" if self.acknowledged else "") + (";counted" if self.counted else "")
         return f"{self.name};{self.scope.value};{self.priority.name.lower()}{flags}"
 
     def is_described_by(self, description: str) -> bool:
-        """Whether the peer's description means this channel, so that its items can be read. What is not said there is
-        not looked at, and the priority is the sender's matter."""
+        """Whether the peer's description means this channel, so that its items can be read. Missing parts and the
+        priority, which concerns the sender alone, make no difference."""
         name, *about = description.split(";")
         if name != self.name or (about and about[0] != self.scope.value):
             return False
@@ -135,7 +134,7 @@ class Channel:
 
 
 def events_of(item: bytes, acknowledged: bool, counted: bool) -> int:
-    """What an item counts for as it travels: that of an acknowledged channel has its number first."""
+    """The events in an item as it travels: after its number, if the channel is acknowledged."""
     if not counted:
         return 1
     start = 8 if acknowledged else 0

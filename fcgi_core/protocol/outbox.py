@@ -1,14 +1,14 @@
-"""What waits to be sent, and in which order it goes: the queues of our own that stand before SCTP's.
+"""The queues before SCTP's: what waits to be sent, and in which order it goes.
 
-SCTP's send buffer is one for all streams, and what was put into it cannot be overtaken by more than a scheduler allows.
-So bulk waits here, and SCTP is handed only what it can send soon (`Association.room`). A *lane* is a queue of whole
-records for one stream; the records of a lane go out in order, as many to a message as fit.
+SCTP's send buffer is one for all streams, and little can overtake what is in it. So bulk waits here, and SCTP is given
+only what it can send soon (`Association.room`). A *lane* is a queue of whole records for one stream; they go out in
+order, as many to a message as fit.
 
-Between priorities the lower number goes first, always. Within one priority lanes take turns, a message each, and a lane
+Between priorities the lower number goes first, always. Within one priority lanes alternate, a message each, and a lane
 that has just become busy goes before those that have been busy for longer (the "new flows" of FQ-CoDel, RFC 8290
-section 4.2): a short answer does not wait for a turn behind two hundred downloads. A lane that has become empty waits
-for one more turn among the others before it counts as new again, so that one which is refilled as fast as it is emptied
-cannot go first for ever (section 4.2, too).
+section 4.2): a short answer does not wait behind two hundred downloads. A lane that has become empty waits for one more
+turn before it counts as new again, so that a lane which is refilled as fast as it is emptied cannot always go first
+(section 4.2, too).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .records import RecordType, record
 __all__ = ["MESSAGE_OVERHEAD", "PPID", "FeedbackLane", "Lane", "Outbox"]
 
 PPID = 0x46434749
-"""Payload protocol identifier of plain FastCGI records: "FCGI". IANA has assigned none; those it has are small."""
+"""Payload protocol identifier of FastCGI records: "FCGI". IANA has assigned none; its numbers are small."""
 
 MESSAGE_OVERHEAD = 200
-"""Bytes of memory that a message costs beside its data: a `Message`, the head of its bytes, its place in a queue."""
+"""Bytes of memory of a message beyond its data: a `Message`, the header of its bytes, its place in a queue."""
 
 
 class Lane:
@@ -38,21 +38,21 @@ class Lane:
     lifetime: float | None = None
     unordered = False
     unfinished = False
-    """Whether the message taken last ends inside an item: the lane then keeps its turn."""
+    """Whether the last message ends inside an item: the lane then keeps its turn."""
 
     def __init__(self, stream: int, priority: int) -> None:
         self.stream = stream
         self.priority = priority
         self.queue: list[bytes] = []
-        """A few at most: `MAX_AHEAD` of content, a message of feedback."""
+        """At most `MAX_AHEAD` bytes of content, or a message of feedback."""
         self.size = 0
         """Bytes in the queue."""
         self.queued = False
         """Whether the lane stands in the outbox."""
         self.sent = False
-        """Whether anything of it has been taken for sending."""
+        """Whether anything of the lane has been taken for sending."""
         self.on_drained: Callable[[], None] | None = None
-        """Called once, when the lane has nothing left to send; set by who closes it."""
+        """Called once, when a closed lane has nothing left to send."""
 
     def waiting(self) -> bool:
         return bool(self.queue)
@@ -71,7 +71,7 @@ class Lane:
         return message
 
     def _fitting(self, limit: int) -> int:
-        """How many records the next message has."""
+        """The number of records in the next message."""
         queue = self.queue
         size = len(queue[0])
         count = 1
@@ -83,7 +83,7 @@ class Lane:
         return count
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop what waits."""
         self.queue.clear()
         self.size = 0
 

@@ -1,8 +1,7 @@
-"""FastCGI records and name-value pairs: bytes to values and back. The only state is a reader's unfinished record.
+"""FastCGI records and name-value pairs: bytes to values and back.
 
 Section numbers are those of the FastCGI Specification 1.0. Records inside SCTP messages carry the generation of the
-request id in the header's reserved byte and never any padding; records on a byte stream (TCP, unix socket) have a
-reserved byte of 0 and may be padded. One parser reads both.
+request id in the header's reserved byte and are never padded; `hosting/byte_stream.py` reads records of byte streams.
 """
 
 from __future__ import annotations
@@ -10,37 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import NamedTuple
 
 from ..errors import RemoteProtocolError, foreign_protocol_hint
-
-__all__ = [
-    "HEADER",
-    "HEADER_SIZE",
-    "KEEP_CONN",
-    "MAX_CONTENT",
-    "MAX_PAIRS",
-    "MAX_PARAMS",
-    "PREFERRED_CONTENT",
-    "VERSION",
-    "ProtocolStatus",
-    "PROTOCOL_STATUS",
-    "ROLES",
-    "Record",
-    "RecordReader",
-    "RecordType",
-    "Role",
-    "begin_request",
-    "decode_pairs",
-    "find_value",
-    "encode_pairs",
-    "end_request",
-    "header",
-    "params_records",
-    "record",
-    "stream_records",
-    "values_of",
-]
 
 VERSION = 1
 HEADER = struct.Struct(">BBHHBB")
@@ -59,8 +29,6 @@ PREFERRED_CONTENT = 16376
 """Content of the records that we make of a stream, bytes: with the header 16 KiB, which is a message of the default
 size, and a multiple of 8 as section 3.3 recommends. HAProxy stalls on padded records of 65,535 bytes when a client
 leaves; nginx and php-fpm accept any size."""
-KEEP_CONN = 1
-"""Flag of BEGIN_REQUEST: the connection stays open after the request (section 5.1)."""
 
 
 class RecordType(IntEnum):
@@ -117,14 +85,6 @@ PROTOCOL_STATUS = {status.value: status for status in ProtocolStatus}
 """By number, because calling the enumeration is slow."""
 
 
-class Record(NamedTuple):
-    """One record of a byte stream."""
-
-    type: int
-    request_id: int
-    content: bytes
-
-
 def header(record_type: int, request_id: int, length: int, generation: int = 0) -> bytes:
     """The 8 bytes before a content of `length` bytes."""
     return HEADER.pack(VERSION, record_type, request_id, length, 0, generation)
@@ -146,34 +106,7 @@ def stream_records(
     return [record(record_type, request_id, view[start : start + size], generation) for start in range(0, total, size)]
 
 
-def params_records(request_id: int, params: bytes) -> list[bytes]:
-    """`params`, which `decode_pairs` accepts, as PARAMS records: one if they fit, else cut between pairs.
-
-    php-fpm and uwsgi parse each record by itself. A pair longer than a record is cut all the same, as section 3.4 has
-    it; those two then close the connection. None for empty params (that would end the stream).
-    """
-    if len(params) <= MAX_CONTENT:
-        return [record(RecordType.PARAMS, request_id, params)] if params else []
-    records = []
-    start = position = 0
-    while position < len(params):
-        end = _pair_end(params, position)
-        if end - start > MAX_CONTENT:
-            records += stream_records(RecordType.PARAMS, request_id, params[start:position], size=MAX_CONTENT)
-            start = position
-        position = end
-    records += stream_records(RecordType.PARAMS, request_id, params[start:], size=MAX_CONTENT)
-    return records
-
-
-def _pair_end(data: bytes, position: int) -> int:
-    """Where the name-value pair that begins at `position` ends."""
-    name_length, position = _length(data, position)
-    value_length, position = _length(data, position)
-    return position + name_length + value_length
-
-
-def _length(data: bytes, position: int) -> tuple[int, int]:
+def length_at(data: bytes, position: int) -> tuple[int, int]:
     """The length of a name or value that stands at `position`, and the position after it."""
     length = data[position]
     if length < 128:
@@ -251,8 +184,8 @@ def _decode(data: bytes, lengths: set[int] | None) -> dict[str, str]:
             if (name_length | value_length) < 128:  # both are short, as nearly always
                 position += 2
             else:
-                name_length, position = _length(data, position)
-                value_length, position = _length(data, position)
+                name_length, position = length_at(data, position)
+                value_length, position = length_at(data, position)
             value_start = position + name_length
             if lengths is None or name_length in lengths:
                 pairs[text[position:value_start]] = text[value_start : value_start + value_length]
@@ -262,62 +195,6 @@ def _decode(data: bytes, lengths: set[int] | None) -> dict[str, str]:
     if position != end:
         raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
     return pairs
-
-
-def find_value(data: bytes, name: bytes) -> str | None:
-    """The value of `name` among the name-value pairs of `data`, found without decoding the pairs before it.
-
-    None if that is not certain: ask `decode_pairs`. It is certain for a short value of a name that stands in `data`
-    once, so that no value can pose as the pair.
-    """
-    position = data.find(name)
-    if position < 2 or data.rfind(name) != position or data[position - 2] != len(name):
-        return None
-    start = position + len(name)
-    length = data[position - 1]
-    if length >= 128 or start + length > len(data):
-        return None
-    if position >= 5 and data[position - 5] == len(name) and data[position - 4] >= 128:
-        return None  # the two bytes before the name may be the end of a long value's four bytes of length
-    return data[start : start + length].decode("latin-1")
-
-
-class RecordReader:
-    """Cuts a byte stream into records. It holds at most one unfinished record (64 KiB + 263 bytes)."""
-
-    __slots__ = ("_rest",)
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    @property
-    def inside_record(self) -> bool:
-        """Whether the last record is unfinished."""
-        return bool(self._rest)
-
-    def feed(self, data: bytes) -> list[Record]:
-        """The records that `data` completes, in order. RemoteProtocolError if a version byte is not 1."""
-        if self._rest:
-            data = self._rest + data
-        records = []
-        position = 0
-        end = len(data)
-        while end - position >= HEADER_SIZE:
-            # by hand: compiled, this is faster than `struct`
-            if data[position] != VERSION:
-                raise wrong_version(data[position])
-            start = position + HEADER_SIZE
-            stop = start + (data[position + 4] << 8 | data[position + 5])
-            following = stop + data[position + 6]
-            if following > end:
-                break
-            request_id = data[position + 2] << 8 | data[position + 3]
-            records.append(Record(data[position + 1], request_id, data[start:stop]))
-            position = following
-        self._rest = data[position:] if position else data
-        if self._rest and self._rest[0] != VERSION:
-            raise wrong_version(self._rest[0])
-        return records
 
 
 def wrong_version(version: int) -> RemoteProtocolError:

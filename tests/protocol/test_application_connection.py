@@ -468,7 +468,7 @@ def test_params_have_a_deadline(app: ApplicationConnection) -> None:
     app.receive([begin(3), message(PARAM, 3, PARAMS)], 6.0 + PARAMS_TIMEOUT)
     event = one(app.handle_timer(5.0 + 2 * PARAMS_TIMEOUT), RequestFailed)
     assert event.request.id == 2
-    assert "not whole after" in str(event.error)
+    assert "unfinished after" in str(event.error)
     assert sent(app) == [ending(app_status=1)]
     assert list(app.requests) == [(1, 0), (3, 0)]
     one(app.receive([message(PARAM, 3)], 100.0), RequestReceived)

@@ -9,23 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_core.errors import RemoteProtocolError
+from fcgi_core.hosting.byte_stream import Record, RecordReader, find_value, params_records
 from fcgi_core.protocol.records import (
     HEADER,
     HEADER_SIZE,
     MAX_CONTENT,
     PREFERRED_CONTENT,
     ProtocolStatus,
-    Record,
-    RecordReader,
     RecordType,
     Role,
     begin_request,
     decode_pairs,
     encode_pairs,
     end_request,
-    find_value,
     header,
-    params_records,
     record,
     stream_records,
     values_of,

@@ -66,7 +66,7 @@ def test_they_say_what_fastcgi_asks_for() -> None:
         ({"FCGI_SCTP_MAX_MESSAGE": "1073741825"}, "FCGI_SCTP_MAX_MESSAGE"),
         ({"FCGI_SCTP_ASSOCIATION": "x"}, "FCGI_SCTP_ASSOCIATION"),
         ({"FCGI_SCTP_NAME": "n" * (MAX_NAME + 1)}, f"FCGI_SCTP_NAME has {MAX_NAME + 1} characters"),
-        ({"FCGI_SCTP_INSTANCE": "i" * 60_000}, f"at most {MAX_INSTANCE} are taken"),
+        ({"FCGI_SCTP_INSTANCE": "i" * 60_000}, f"at most {MAX_INSTANCE} are accepted"),
         ({"FCGI_SCTP_CHANNEL_0": "c" * (MAX_DESCRIPTION + 1)}, "FCGI_SCTP_CHANNEL_0 has"),
         ({"FCGI_SCTP_ACCEPT": "a," * (MAX_ACCEPTS + 1)}, f"names more than {MAX_ACCEPTS} channels"),
         ({"FCGI_SCTP_ACCEPT": "a" * (MAX_DESCRIPTION + 1)}, "FCGI_SCTP_ACCEPT has"),

@@ -17,15 +17,13 @@ from typing import Any
 import pytest
 
 from fcgi_core.app.service import AppExchange, AppService
+from fcgi_core.hosting.byte_stream import KEEP_CONN, Record, RecordReader
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.protocol.channels import Channel, Direction, Priority
 from fcgi_core.protocol.outbox import PPID
 from fcgi_core.protocol.records import (
-    KEEP_CONN,
     ProtocolStatus,
-    Record,
-    RecordReader,
     RecordType,
     Role,
     begin_request,
