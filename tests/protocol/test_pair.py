@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -38,7 +38,7 @@ from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Output
 from fcgi_core.protocol.streams import Policy
 from fcgi_core.sctp.carrier import Address, CarrierOptions
-from fcgi_core.sctp.memory import MemoryAssociation, MemoryNetwork
+from fcgi_core.sctp.memory import MemoryAssociation, MemoryNetwork, VirtualLoop
 from tests.protocol.helpers import cut
 
 ADDRESS = Address(("192.0.2.1",), 9000)
@@ -56,38 +56,6 @@ CHANNELS = tuple(
     for direction in Direction
     for name, scope in SCOPES.items()
 )
-
-
-class Handle:
-    """A call that may be cancelled."""
-
-    def __init__(self, callback: Callable[[], object]) -> None:
-        self.callback: Callable[[], object] | None = callback
-
-    def __call__(self) -> None:
-        if self.callback is not None:
-            self.callback()
-
-    def cancel(self) -> None:
-        self.callback = None
-
-
-class NetworkLoop:
-    """The network's clock as the loop that a driver asks for."""
-
-    def __init__(self, network: MemoryNetwork) -> None:
-        self.network = network
-
-    def time(self) -> float:
-        return self.network.now
-
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
-        return self.call_at(self.network.now, callback, *args)
-
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Handle:
-        handle = Handle(lambda: callback(*args))
-        self.network.call_at(when, handle)
-        return handle
 
 
 def payload(tag: str, size: int) -> bytes:
@@ -138,7 +106,7 @@ class World:
         most_streams: int = 2048,
     ) -> None:
         self.network = network
-        loop = NetworkLoop(network)
+        loop = VirtualLoop(network)
         self.web = web_connection.WebConnection(web, channels=CHANNELS, policy=policy)
         self.app = ApplicationConnection(app, channels=CHANNELS, policy=policy)
         self.down: list[str] = []
