@@ -31,7 +31,7 @@ __all__ = [
 MAX_CHANNELS = 96
 """Channels that one side may number: the private record types 64 to 159 (and 160 to 255 for parts)."""
 MAX_ITEM = 1 << 20
-"""Largest item of feedback, bytes. syslog receivers take 8 KiB by default (rsyslog) to 64 KiB (RFC 5425 section 4.3.1
+"""Largest item of feedback, bytes. syslog receivers accept 8 KiB by default (rsyslog) to 64 KiB (RFC 5425 section 4.3.1
 asks for 8 KiB); a traceback of a deep recursion has 300 KiB."""
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 
@@ -101,17 +101,19 @@ class Channel:
         if self.priority is Priority.CONTROL:
             raise PluginError(f"channel {self.name}: the priority CONTROL is the protocol's own; URGENT is the highest")
         if self.lifetime is not None and self.lifetime <= 0:
-            raise PluginError(f"channel {self.name}: a lifetime is more than 0 s, not {self.lifetime}")
+            raise PluginError(f"channel {self.name}: invalid lifetime {self.lifetime}: write more than 0 s")
         if self.acknowledged and not (self.scope is Scope.ASSOCIATION and self.ordered and self.lifetime is None):
             raise PluginError(
-                f"channel {self.name}: an acknowledged channel is ordered, of association scope, no lifetime"
+                f"channel {self.name}: an acknowledged channel is ordered, of association scope, and has no lifetime"
             )
         if self.spool is not None and not self.acknowledged:
             raise PluginError(f"channel {self.name}: only an acknowledged channel has a spool")
         if self.acknowledged and self.when_full is WhenFull.OLDEST:
-            raise PluginError(f"channel {self.name}: an acknowledged channel does not drop what it has taken")
+            raise PluginError(
+                f"channel {self.name}: an acknowledged channel does not drop accepted items, so not OLDEST"
+            )
         if self.queue_bytes < 1024:
-            raise PluginError(f"channel {self.name}: a queue of {self.queue_bytes} bytes holds nothing; 1024 at least")
+            raise PluginError(f"channel {self.name}: invalid queue_bytes {self.queue_bytes}: write at least 1024")
 
     def events(self, item: bytes) -> int:
         """The events in an item that has no number yet, which items of acknowledged channels get."""

@@ -21,9 +21,9 @@ MAX_FEEDBACK_WAITING = 64 << 20
 LEAST_URGENT = 7
 """Urgency of items of which no other is known."""
 PARTS_OVERHEAD = 400
-"""Bytes of memory of an unfinished item beside its own: its place in a dictionary, and a buffer that may grow."""
+"""Bytes of memory of an unfinished item beyond its data: its place in a dictionary, and a buffer that may grow."""
 MAX_UNFINISHED_ITEMS = 256
-"""Items of feedback of which the first part has come and the last has not, at once."""
+"""Unfinished items at once: those of which a part has arrived and the last has not."""
 MAX_UNFINISHED_BYTES = 16 << 20
 """Bytes of those items together, without PARTS_OVERHEAD. Our own sender has one unfinished for each priority; the rest
 is room for what SCTP delivers out of order between streams, and its receive buffer has 4 MiB."""
@@ -44,12 +44,12 @@ class Feedback:
     """Channels in both directions. Urgency is a small number, lower is more urgent."""
 
     def __init__(self, outgoing: Sequence[Channel], incoming: Sequence[Channel]) -> None:
-        """`outgoing` are numbered in their order. LocalProtocolError if they are too many."""
+        """`outgoing` get their numbers in this order. LocalProtocolError if they are too many."""
         self.outgoing: list[Channel] = []
-        """By number; those that were withdrawn keep theirs."""
+        """By number; a removed channel keeps its number."""
         self.accepts: tuple[str, ...] = ()
         self.taken: frozenset[str] = frozenset()
-        """Names of the channels to send on that the peer takes."""
+        """Names of the channels to send on that the peer accepts."""
         self.figures: dict[str, ChannelFigures] = {}
         self.budget = Budget(MAX_FEEDBACK_WAITING)
         self._incoming: dict[str, Channel] = {}
@@ -66,13 +66,12 @@ class Feedback:
     def change(
         self, outgoing: Sequence[Channel], incoming: Sequence[Channel], serial: int, aside: Collection[str] = ()
     ) -> bool:
-        """The channels from now on, to be named in the SETTINGS that have this serial; whether anything is different.
-        Those of `incoming` whose names are in `aside` are known, and the peer is told to send nothing on them for now;
-        what is under way on them still comes.
+        """Replace the channels, to be named in the SETTINGS of this serial; whether anything has changed. `aside` has
+        names of incoming channels on which the peer is to send nothing for now; items under way still arrive.
 
-        What waits on a channel that is withdrawn still goes. One that is declared in another way than before gets
-        another number, so that nobody takes an item of the old kind for one of the new. LocalProtocolError if no number
-        is left, and nothing has changed.
+        What waits on a removed channel still goes. A channel that is declared in another way than before gets another
+        number, so that items of the old kind are not read as the new kind. LocalProtocolError if no number is left;
+        nothing has changed then.
         """
         accepts = tuple(channel.describe() + (ASIDE if channel.name in aside else "") for channel in incoming)
         now = [self.outgoing[number] for number in self._numbers.values()]
@@ -82,7 +81,7 @@ class Feedback:
             return False
         again = {channel: number for number, channel in enumerate(self.outgoing) if channel in fresh}
         if len(self.outgoing) + len(fresh) - len(again) > MAX_CHANNELS:
-            raise LocalProtocolError(f"more channels than one side can number: {MAX_CHANNELS} is all")
+            raise LocalProtocolError(f"more than {MAX_CHANNELS} channels: one side cannot number more")
         self._numbers = {channel.name: self._numbers[channel.name] for channel in kept}
         for channel in fresh:
             number = again.get(channel)
@@ -104,21 +103,23 @@ class Feedback:
         self._association_lanes.clear()
 
     def descriptions(self) -> tuple[str, ...]:
-        """For SETTINGS: the channels that this side sends on, by number; those withdrawn too, for items that are still
-        under way."""
+        """For SETTINGS: the channels that this side sends on, by number, and the removed ones, which items under way
+        still name."""
         return tuple(
             channel.describe() + ("" if self._numbers.get(channel.name) == number else WITHDRAWN)
             for number, channel in enumerate(self.outgoing)
         )
 
     def number(self, channel: str, request: Request | None) -> int:
-        """The number of a channel to send on; LocalProtocolError if it was not declared, or for the other scope."""
+        """The number of a channel to send on; LocalProtocolError if it was not declared or has the other scope."""
         number = self._numbers.get(channel)
         if number is None:
             raise LocalProtocolError(f"channel {channel!r} was not declared for sending on this side")
         scope = self.outgoing[number].scope
         if (scope is Scope.REQUEST) is not (request is not None):
-            raise LocalProtocolError(f"channel {channel}: its scope is {scope.value}, the call was for the other")
+            raise LocalProtocolError(
+                f"channel {channel}: its scope is {scope.value}; only a channel of request scope goes with a request"
+            )
         return number
 
     def refuse(self, channel: str, item: bytes) -> None:
@@ -149,8 +150,8 @@ class Feedback:
         return [] if lane is None else lane.items.pop_all()
 
     def lanes(self, request: Request | None) -> dict[int, FeedbackLane]:
-        """The lanes of a request, or those of association scope, by channel number; a request's further lanes on a
-        channel follow at a distance of MAX_CHANNELS."""
+        """The lanes of a request, or those of association scope, by the channel's number; further lanes of a request on
+        a channel follow at a distance of MAX_CHANNELS."""
         if request is None:
             return self._association_lanes
         if request.feedback is None:
@@ -158,8 +159,8 @@ class Feedback:
         return request.feedback
 
     def make_lane(self, number: int, request: Request | None, stream: int, size: int, extra: int = 0) -> FeedbackLane:
-        """A lane for a channel on `stream`; its records have at most `size` bytes of content. `extra`, if not 0, is the
-        number of a further lane that the request has on the channel."""
+        """Make a lane for a channel on `stream`, with records of at most `size` bytes of content. `extra`, if not 0, is
+        the number of a further lane of the request on the channel."""
         channel = self.outgoing[number]
         figures = self.figures[channel.name]
         lane = self.lanes(request)[number + extra * MAX_CHANNELS] = FeedbackLane(
@@ -169,6 +170,7 @@ class Feedback:
             RecordType.FEEDBACK + number,
             (0, 0) if request is None else request.key,
             size,
+            channel,
             figures,
             lifetime=channel.lifetime,
             unordered=not channel.ordered,

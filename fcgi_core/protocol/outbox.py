@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from ..common.bounded_queue import BoundedQueue
 from ..sctp.carrier import Message
-from .channels import ChannelFigures, Priority
+from .channels import Channel, ChannelFigures, Priority, events_of
 from .records import RecordType, record
 
 __all__ = ["MESSAGE_OVERHEAD", "PPID", "FeedbackLane", "Lane", "Outbox"]
@@ -97,8 +97,8 @@ class FeedbackLane(Lane):
     """
 
     __slots__ = (
-        *("content_size", "figures", "item_lifetime", "items", "key", "kind"),
-        *("lifetime", "unfinished", "unordered"),
+        *("channel", "content_size", "figures", "item_lifetime", "items", "key"),
+        *("kind", "lifetime", "unfinished", "unordered"),
     )
 
     def __init__(
@@ -109,6 +109,7 @@ class FeedbackLane(Lane):
         kind: int,
         key: tuple[int, int],
         content_size: int,
+        channel: Channel | None = None,
         figures: ChannelFigures | None = None,
         *,
         lifetime: float | None = None,
@@ -121,6 +122,7 @@ class FeedbackLane(Lane):
         self.kind = kind
         self.key = key
         self.content_size = content_size
+        self.channel = channel
         self.figures = figures
         self.item_lifetime = lifetime
         self.lifetime = lifetime
@@ -140,8 +142,9 @@ class FeedbackLane(Lane):
         return super().take(limit)
 
     def _encode(self, item: bytes) -> None:
-        if self.figures is not None:
-            self.figures.sent += self.figures.events(item)
+        if self.channel is not None and self.figures is not None:
+            # as the channel was declared when the lane was made
+            self.figures.sent += events_of(item, self.channel.acknowledged, self.channel.counted)
             self.figures.sent_bytes += len(item)
         request_id, generation = self.key
         length = len(item)

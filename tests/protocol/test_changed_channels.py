@@ -136,7 +136,7 @@ def test_numbers_are_bounded() -> None:
     pair = Pair()
     for number in range(MAX_CHANNELS):
         pair.app.set_channels((Channel(f"c{number}"),))
-    with pytest.raises(LocalProtocolError, match="96 is all"):
+    with pytest.raises(LocalProtocolError, match="more than 96 channels"):
         pair.app.set_channels((Channel("one-more"),))
     assert pair.app.send_feedback("c95", b"x") is pair.app.takes("c95")
     pair.app.set_channels((Channel("c7"),))

@@ -29,8 +29,8 @@ def test_a_channel_describes_itself_for_settings() -> None:
         ({"name": "a", "acknowledged": True, "ordered": False}, "an acknowledged channel is"),
         ({"name": "a", "acknowledged": True, "lifetime": 1.0}, "an acknowledged channel is"),
         ({"name": "a", "spool": "/tmp"}, "only an acknowledged channel"),
-        ({"name": "a", "queue_bytes": 1023}, "1024 at least"),
-        ({"name": "a", "acknowledged": True, "when_full": WhenFull.OLDEST}, "does not drop what it has taken"),
+        ({"name": "a", "queue_bytes": 1023}, "at least 1024"),
+        ({"name": "a", "acknowledged": True, "when_full": WhenFull.OLDEST}, "does not drop accepted items"),
     ],
 )
 def test_a_declaration_that_makes_no_sense(wrong: dict[str, Any], said: str) -> None:

@@ -147,7 +147,7 @@ def test_too_many_channels() -> None:
     channels = [Channel(f"c{number}") for number in range(MAX_CHANNELS + 1)]
     WebConnection(channels=channels)  # it takes them, that is no number
     ApplicationConnection(channels=channels[1:])
-    with pytest.raises(LocalProtocolError, match="96 is all"):
+    with pytest.raises(LocalProtocolError, match="more than 96 channels"):
         ApplicationConnection(channels=channels)
 
 
