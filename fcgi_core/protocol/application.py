@@ -144,7 +144,7 @@ class ApplicationConnection(Connection):
         encoded = end_request(
             request.id, app_status, status, request.generation, request.stderr_bytes & 0xFFFFFF, closing=closing
         )
-        self._send(request, RecordType.END_REQUEST, encoded)
+        self._send_end(request, encoded)
 
     def _sent_end(self, request: Request) -> None:
         del self.requests[request.key]
@@ -184,7 +184,7 @@ class ApplicationConnection(Connection):
         if request.output is not Output.OPEN:
             # its END_REQUEST was waiting for credit and has been discarded
             encoded = end_request(request.id, 1, generation=request.generation)
-            self._send(request, RecordType.END_REQUEST, encoded)
+            self._send_end(request, encoded)
         elif request.input is Input.PARAMS:
             # the user does not know of it, so it is ended here
             self.end_request(request, 1)

@@ -215,7 +215,8 @@ class Connection:
                         advice="it begins what it does not finish, or does not read what it is answered",
                     )
                 )
-        return self._take_events()
+        events, self._events = self._events, []
+        return events
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
@@ -594,13 +595,9 @@ class Connection:
         request.lane = Lane(self.pool.content_stream(request.streams), Priority.CONTENT)
 
     def _send(self, request: Request, kind: int, content: bytes | memoryview) -> None:
-        """Send content of a stream, b'' to close it, or END_REQUEST (given as whole records), and hold what the window
-        does not allow yet."""
+        """Send content of a stream, b'' to close it, and hold what the window does not allow yet."""
         if request.held:
             request.held.append((kind, content))
-        elif kind == RecordType.END_REQUEST:
-            self._outbox.add(request.lane, bytes(content))
-            self._sent_end(request)
         elif not content:
             self._outbox.add(request.lane, record(kind, request.id, b"", request.generation))
         else:
@@ -622,6 +619,14 @@ class Connection:
             for encoded in stream_records(kind, request.id, content, request.generation, self._content_size):
                 self._outbox.add(request.lane, encoded)
 
+    def _send_end(self, request: Request, encoded: bytes) -> None:
+        """Send END_REQUEST, given as whole records, after what is held."""
+        if request.held:
+            request.held.append((RecordType.END_REQUEST, encoded))
+        else:
+            self._outbox.add(request.lane, encoded)
+            self._sent_end(request)
+
     def may_resume(self) -> bool:
         """Whether resume() would send something."""
         return any(request.lane.size <= MAX_AHEAD // 2 for request in self.blocked)
@@ -639,7 +644,10 @@ class Connection:
     def _send_held(self, request: Request) -> None:
         held, request.held = request.held, []
         for kind, content in held:
-            self._send(request, kind, content)
+            if kind == RecordType.END_REQUEST:
+                self._send_end(request, bytes(content))
+            else:
+                self._send(request, kind, content)
         if not request.held and held[-1][0] != RecordType.END_REQUEST:
             self._events.append(Writable(request))
 

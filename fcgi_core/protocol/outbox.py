@@ -180,7 +180,9 @@ class Outbox:
         if not self._closed:
             lane.queue.append(encoded)
             lane.size += len(encoded)
-            self.wake(lane)
+            if not lane.queued:
+                lane.queued = True
+                self._classes[lane.priority][1].append(lane)
 
     def wake(self, lane: Lane) -> None:
         """Queue a lane that has something to send."""
