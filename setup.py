@@ -11,8 +11,8 @@ from setuptools import setup
 COMPILED = (
     # what a message and a record pass through
     *(f"protocol/{name}" for name in ("records", "flow", "outbox", "streams", "states", "channels", "events")),
-    *(f"protocol/{name}" for name in ("request", "settings", "feedback", "connection", "web", "application", "driver")),
-    *("hosting/exchange", "testing_request"),
+    *(f"protocol/{name}" for name in ("request", "settings", "feedback", "connection", "web", "application")),
+    *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/exchange", "testing_request"),
     *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
     *("plugin/traffic", "hosting/supervisor", "hosting/isolation", "hosting/delivery"),

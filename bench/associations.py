@@ -24,8 +24,8 @@ from typing import Any
 
 from bench.streams.alternatives import Alternative
 from bench.streams.ends import ALERT, CHANNEL, PORT, make_carrier, memory
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.application import ApplicationConnection
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.events import Event, InputClosed, OutputReceived, PeerReady, RequestEnded, RequestReceived
 from fcgi_core.protocol.records import encode_pairs
 from fcgi_core.protocol.settings import Settings

@@ -22,16 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.processes import cpu_seconds
-from fcgi_core.protocol.records import (
-    KEEP_CONN,
-    MAX_PARAMS,
-    RecordReader,
-    RecordType,
-    Role,
-    begin_request,
-    encode_pairs,
-    record,
-)
+from fcgi_core.hosting.byte_stream import KEEP_CONN, RecordReader
+from fcgi_core.protocol.records import MAX_PARAMS, RecordType, Role, begin_request, encode_pairs, record
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import REMEMBERED_BYTES
 from tests.system.stack import Stack

@@ -20,19 +20,19 @@ SCTP stack are left out. Nothing sleeps, nothing opens a socket, and the same se
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from .errors import PluginError
 from .hosting.delivery import Link
 from .hosting.discovery import EnabledPlugin, load_plugins
+from .hosting.driver import Driver
 from .hosting.supervisor import Supervisor
 from .hosting.switching import change_plugins, switches_off
 from .plugin import ApplicationHalf, FeedEntry, Half, Plugin, WebHalf, bound_to_request
 from .protocol.application import ApplicationConnection
 from .protocol.connection import Connection
-from .protocol.driver import Driver
 from .protocol.events import (
     Event,
     FeedbackReceived,
@@ -47,7 +47,7 @@ from .protocol.records import encode_pairs
 from .protocol.settings import Settings
 from .protocol.web import WebConnection
 from .sctp.carrier import Address, CarrierOptions
-from .sctp.memory import MemoryAssociation, MemoryNetwork
+from .sctp.memory import MemoryAssociation, MemoryNetwork, VirtualLoop
 from .testing_request import HarnessRequest
 
 __all__ = ["HarnessRequest", "PluginHarness", "check_contract"]
@@ -66,36 +66,6 @@ DEFAULT_PARAMS = {
     "SERVER_PORT": "80",
     "SERVER_PROTOCOL": "HTTP/1.1",
 }
-
-
-class _Handle:
-    def __init__(self, callback: Callable[[], object]) -> None:
-        self._callback: Callable[[], object] | None = callback
-
-    def __call__(self) -> None:
-        if self._callback is not None:
-            self._callback()
-
-    def cancel(self) -> None:
-        self._callback = None
-
-
-class _VirtualLoop:
-    """The network's clock as the loop that drivers and supervisors ask for."""
-
-    def __init__(self, network: MemoryNetwork) -> None:
-        self._network = network
-
-    def time(self) -> float:
-        return self._network.now
-
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> _Handle:
-        return self.call_at(self._network.now, callback, *args)
-
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> _Handle:
-        handle = _Handle(lambda: callback(*args))
-        self._network.call_at(when, handle)
-        return handle
 
 
 class PluginHarness:
@@ -120,7 +90,7 @@ class PluginHarness:
         self.stderr_taken: list[bool] = []
         """For each `stderr` whether the plugin took it."""
         self._network = MemoryNetwork(seed=seed, delay=delay, loss=loss)
-        self._loop = _VirtualLoop(self._network)
+        self._loop = VirtualLoop(self._network)
         self.enabled: EnabledPlugin
         (self.enabled,) = load_plugins({plugin.name: options or {}}, {plugin.name: plugin}.__getitem__)
         self._web = self._supervise(web=True)

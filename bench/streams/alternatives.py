@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fcgi_core.protocol.streams import Plan
 from fcgi_core.sctp.carrier import Scheduler
+
+from .policies import POLICIES
 
 __all__ = ["ALERTS", "Alternative", "BEST", "FLOOD", "QUEUES", "REFERENCES", "REQUESTS", "SLOW_READER"]
 
@@ -18,7 +19,8 @@ class Alternative:
     carrier: str
     """``userspace``, ``kernel`` (SCTP) or ``tcp``: this project's core on it. ``http/1.1``, ``http/2``: HAProxy and
     hypercorn, see http.py."""
-    plan: Plan = Plan.PER_CHANNEL
+    plan: str = "per-channel"
+    """See policies.py."""
     scheduler: Scheduler = Scheduler.PRIORITY
     interleaving: bool = True
     connections: int = 1
@@ -46,9 +48,9 @@ def _sctp(carrier: str) -> list[Alternative]:
     base = Alternative(f"{carrier} per-channel priority", carrier)
     return [
         base,
-        replace(base, name=f"{carrier} single", plan=Plan.SINGLE),
-        replace(base, name=f"{carrier} per-type", plan=Plan.PER_TYPE),
-        replace(base, name=f"{carrier} per-request", plan=Plan.PER_REQUEST),
+        replace(base, name=f"{carrier} single", plan="single"),
+        replace(base, name=f"{carrier} per-type", plan="per-type"),
+        replace(base, name=f"{carrier} per-request", plan="per-request"),
         *(
             replace(
                 base,
@@ -93,7 +95,7 @@ REQUESTS = [
     LOWAT,
     replace(EACH, name="tcp, 6 connections", connections=6),
     replace(EACH, name="tcp, 30 connections", connections=30),
-    *(replace(BEST[carrier], name=f"{carrier} {plan.value}", plan=plan) for carrier in BEST for plan in Plan),
+    *(replace(BEST[carrier], name=f"{carrier} {plan}", plan=plan) for carrier in BEST for plan in POLICIES),
     *(replace(BEST[carrier], name=f"{carrier} per-channel, last released first", leasing="last") for carrier in BEST),
     replace(SHARED, name="http/2 to the back end, one connection", carrier="http/2"),
     replace(SHARED, name="http/1.1 to the back end, 30 connections", carrier="http/1.1", connections=30),

@@ -40,7 +40,6 @@ class Cell:
 def describe(cell: Cell) -> dict[str, Any]:
     """The cell as JSON has it."""
     alternative = asdict(cell.alternative)
-    alternative["plan"] = cell.alternative.plan.value
     alternative["scheduler"] = cell.alternative.scheduler.value
     return {
         "scenario": cell.scenario,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fcgi_core.errors import RequestRefused
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.connection import Request
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.events import Event, FeedbackReceived, OutputReceived, PeerReady, RequestEnded, RequestFailed
 from fcgi_core.protocol.records import encode_pairs
 from fcgi_core.protocol.settings import Settings
@@ -20,6 +20,7 @@ from fcgi_core.protocol.web import WebConnection
 
 from .ends import ALERT, Held, app_address, make_carrier, memory
 from .measurement import Cell
+from .policies import POLICIES
 
 __all__ = ["ask"]
 
@@ -65,7 +66,7 @@ class Web:
         address = app_address(self.cell.lane)
         for _ in range(count):
             connection = WebConnection(
-                Settings(window=self.cell.window), channels=[ALERT], plan=self.cell.alternative.plan
+                Settings(window=self.cell.window), channels=[ALERT], policy=POLICIES[self.cell.alternative.plan]
             )
             driver = self.driver(connection)
             self.drivers.append(driver)

@@ -122,11 +122,6 @@ def make_parser() -> argparse.ArgumentParser:
 def _service_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", "-c", metavar="FILE", help="read this YAML file; options override it")
     parser.add_argument("--sctp", choices=("auto", "kernel", "userspace"), help="the SCTP to use (auto)")
-    parser.add_argument(
-        "--plan",
-        choices=("single", "per-type", "per-request", "per-channel"),
-        help="how requests share SCTP streams (per-channel)",
-    )
     parser.add_argument("--plugin", action="append", metavar="NAME", help="enable this plugin with its defaults")
     parser.add_argument("--name", help="the name of this process in the other side's log")
     parser.add_argument(
@@ -177,7 +172,7 @@ def _serve(args: argparse.Namespace, side: Literal["web", "app"], options: dict[
     from fcgi_core.process.config import load_config
     from fcgi_core.sctp.carrier import CarrierError
 
-    sctp = {name: value for name, value in (("carrier", args.sctp), ("plan", args.plan)) if value is not None}
+    sctp = None if args.sctp is None else {"carrier": args.sctp}
     overrides: dict[str, Any] = {"log_level": args.log_level, "sctp": sctp or None, side: options}
     if args.plugin:
         overrides["plugins"] = {name: {} for name in args.plugin}

@@ -173,9 +173,7 @@ def _association(one: dict[str, Any], everything: bool) -> Iterator[str]:
         f"in SCTP {size(sctp['queued'])}"
     )
     short = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in one["shortages"].items() if count)
-    yield f"    {one['streams']} streams, {one['streams_leased']} leased, plan {one['plan']}" + (
-        f"; too few: {short}" if short else ""
-    )
+    yield f"    {one['streams']} streams, {one['streams_leased']} leased" + (f"; too few: {short}" if short else "")
     if "map" in one:
         yield from (f"    {line}" for line in picture(one["streams"], one["map"]))
         yield from _uses(one["map"], everything)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
+from ..common.bounded_queue import Budget
 from ..common.operator_log import Sums
 from ..common.repeats import Repeats
 from ..hosting.delivery import Link
+from ..hosting.driver import Driver
 from ..hosting.switching import PeerChanges
 from ..protocol.application import ApplicationConnection
-from ..protocol.channels import Budget
 from ..protocol.connection import MAX_HELD_OF_PEER
-from ..protocol.driver import Driver
 from ..protocol.events import (
     ConfigReceived,
     ConnectionFailed,

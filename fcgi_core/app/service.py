@@ -14,11 +14,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..hosting.discovery import EnabledPlugin
+from ..hosting.driver import Driver
 from ..hosting.supervisor import Supervisor
 from ..protocol.application import ApplicationConnection
-from ..protocol.driver import Driver
 from ..protocol.settings import Settings, new_instance
-from ..protocol.streams import Plan
 from ..sctp.carrier import Address, Carrier, Listener
 from .admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS
 from .associations import Associations
@@ -57,7 +56,6 @@ class AppService:
         *,
         plugins: Sequence[EnabledPlugin] = (),
         settings: Settings | None = None,
-        plan: Plan = Plan.PER_CHANNEL,
         remote_changes: bool = True,
         max_associations: int = MAX_ASSOCIATIONS,
         max_associations_per_address: int = MAX_ASSOCIATIONS_PER_ADDRESS,
@@ -70,7 +68,6 @@ class AppService:
         self._carrier = carrier
         self._wanted = addresses
         self._settings = replace(settings or Settings(), instance=new_instance())
-        self._plan = plan
         self.supervisor = Supervisor(
             plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
         )
@@ -87,7 +84,7 @@ class AppService:
         """Set when the associations have changed while the service stops."""
 
     def _make_connection(self) -> ApplicationConnection:
-        return ApplicationConnection(self._settings, channels=self.supervisor.channels, plan=self._plan)
+        return ApplicationConnection(self._settings, channels=self.supervisor.channels)
 
     async def start(self) -> None:
         """Start the application, then listen. CarrierError, or what the application's start raises."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from ..protocol.driver import Handle, Loop
+from .loop import Handle, Loop
 from .text import escape, hide_secrets
 
 __all__ = ["LineFormatter", "Sums"]

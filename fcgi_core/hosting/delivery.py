@@ -23,10 +23,10 @@ from ..errors import PluginError
 from ..plugin import AssociationInfo, Make, RequestInfo
 from ..protocol.channels import MAX_ITEM, Channel, Scope, WhenFull
 from ..protocol.connection import Connection
-from ..protocol.driver import Driver
 from ..protocol.request import Request
 from ..protocol.settings import Settings
 from .agreement import Disagreement
+from .driver import Driver
 from .spool import Spool
 
 __all__ = ["Delivery", "Gathering", "Link", "MAX_EXTRA_STREAMS", "RoutedRequest", "Stream", "mark_of"]

@@ -12,8 +12,8 @@ from typing import Any
 from ..plugin import AssociationFigures, AssociationInfo, ChannelTotals
 from ..protocol.channels import Channel
 from ..protocol.connection import Connection
-from ..protocol.driver import Driver
 from ..sctp.carrier import AssociationStatistics
+from .driver import Driver
 
 __all__ = ["ChannelLedger", "StreamUse", "association_figures", "stream_map", "streams_of"]
 

@@ -22,11 +22,11 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+from ..common.loop import Loop
 from ..common.text import escape
 from ..errors import HookTimeout, PluginError
 from ..plugin import AssociationInfo, Half, Make, RequestInfo
 from ..protocol.channels import Channel
-from ..protocol.driver import Loop
 from .discovery import EnabledPlugin
 
 __all__ = ["Account", "Entry", "HookCaller", "Tally"]

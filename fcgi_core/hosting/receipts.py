@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Generic, Literal, TypeVar
 
-from ..protocol.driver import Loop
+from ..common.loop import Loop
 from .delivery import Link
 
 __all__ = ["Acknowledger", "Receipts"]

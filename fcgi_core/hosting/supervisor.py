@@ -14,6 +14,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+from ..common.loop import Handle, Loop
 from ..common.text import escape
 from ..errors import FcgiSctpError, LocalProtocolError, PluginError, StartAnew
 from ..plugin import (
@@ -32,10 +33,10 @@ from ..plugin import (
 )
 from ..plugin.traffic import Traffic
 from ..protocol.channels import Channel, Direction
-from ..protocol.driver import Driver, Handle, Loop
 from .agreement import Disagreement, disagreements
 from .delivery import Delivery, Gathering, Link, Stream, mark_of
 from .discovery import EnabledPlugin, name_problem, verify_half
+from .driver import Driver
 from .figures import ChannelLedger, association_figures, streams_of
 from .isolation import NEVER, Entry, HookCaller, Tally
 from .receipts import Acknowledger

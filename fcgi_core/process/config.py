@@ -30,7 +30,6 @@ from ..errors import ConfigError
 from ..hosting.discovery import EnabledPlugin, load_plugins
 from ..protocol.flow import DEFAULT_WINDOW
 from ..protocol.settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
-from ..protocol.streams import Plan
 from ..sctp.carrier import Address, CarrierOptions, Scheduler
 from ..sctp.endpoints import shifted
 from ..sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
@@ -329,8 +328,6 @@ class SctpConfig(_Model):
     carrier: Carrier = "auto"
     """SCTP implementation. kernel: Linux's; userspace: a library in this process that sends SCTP in UDP (RFC 6951);
     auto: the kernel's if it has SCTP."""
-    plan: Plan = Plan.PER_CHANNEL
-    """How requests and channels are divided over streams; see docs/streams.md."""
     streams: int = Field(256, ge=3, le=65535)
     """Number of outgoing streams to ask for when an association starts."""
     scheduler: Scheduler = Scheduler.PRIORITY
@@ -367,6 +364,13 @@ class SctpConfig(_Model):
     """Bytes of one body that may be under way, or wait to be read."""
     max_requests: int = Field(DEFAULT_MAX_REQUESTS, ge=1, le=65535)
     """Largest number of requests at once on one association."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_plan(cls, given: object) -> object:
+        if isinstance(given, dict) and "plan" in given:
+            raise ValueError("plan was removed, each request has streams of its own: delete it")
+        return given
 
     @model_validator(mode="after")
     def _a_message_fits(self) -> SctpConfig:

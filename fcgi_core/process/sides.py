@@ -66,7 +66,6 @@ async def start_web(config: Config, web: WebConfig) -> Running:
         [BackEndOptions(Address.parse(one.address), one.weight) for one in web.connect],
         plugins=config.load_plugins(),
         settings=_settings(config, web.name or socket.gethostname()),
-        plan=config.sctp.plan,
         feed=feed,
         options=WebOptions(
             request_timeout=web.request_timeout,
@@ -120,7 +119,6 @@ async def start_app(config: Config, app: AppConfig) -> Running:
             f"{name}#{worker}" if number is not None else name,
             advertisement(listen[0], count) if listen else {},
         ),
-        plan=config.sctp.plan,
         remote_changes=app.remote_changes,
         max_associations=config.sctp.max_associations,
         max_associations_per_address=config.sctp.max_associations_per_address,

@@ -136,7 +136,6 @@ def _association(link: Link, streams: bool) -> dict[str, Any]:
         "age": time.monotonic() - link.since,
         "requests": figures.requests,
         "draining": connection.draining or connection.peer_draining,
-        "plan": connection.plan.value,
         "streams": figures.streams,
         "streams_leased": figures.streams_leased,
         "shortages": dict(figures.shortages),

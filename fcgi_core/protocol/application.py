@@ -1,36 +1,37 @@
-"""The application side of an association: takes requests and answers them."""
+"""The application side of an association: receives requests and answers them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from ..common.bounded_queue import BoundedQueue, Budget
 from ..errors import LocalProtocolError
 from ..sctp.carrier import Message
-from .channels import Channel, Direction, FeedbackQueue, Priority
+from .channels import Channel, Direction, Priority
 from .connection import Connection
 from .events import Event, InputClosed, InputReceived, RequestAborted, RequestReceived
 from .outbox import PPID, FeedbackLane
-from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_request, record, stream_records
+from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_request, stream_records
 from .request import Request
 from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, Input, Output
-from .streams import FIRST_STREAM, STDERR, Plan
+from .streams import FIRST_STREAM, STDERR, Policy
 
 __all__ = ["ApplicationConnection"]
 
 MAX_UNFINISHED_PARAMS = 16 << 20
-"""Bytes of PARAMS that are not whole, those of all requests of an association together. What goes beyond is refused as
-OVERLOADED: nothing of it has begun."""
+"""Bytes of unfinished PARAMS of all requests of an association. A request beyond it is refused as OVERLOADED: nothing
+of it has begun."""
 PARAMS_TIMEOUT = 30.0
-"""Seconds that a request's PARAMS may take, up to twice of it: the web side has them all when it begins a request."""
+"""Seconds that the PARAMS of a request may take, up to twice as long: the web side has all of them at its beginning."""
 MAX_STDERR_AHEAD = 4096
-"""Bytes of STDERR that go before the response on its own stream, so that they come before it: what a web server's
-buffer for the head takes of it (nginx: fastcgi_buffer_size)."""
+"""Bytes of STDERR sent on the stream of the response, so that they arrive before it: a web server's buffer for the head
+holds as much (nginx: fastcgi_buffer_size)."""
 MAX_STDERR_WAITING = 1 << 20
-"""Bytes of one request's STDERR that may wait for the wire: what a plugin channel has by default."""
+"""Bytes of STDERR of one request that may wait to be sent: the default of a plugin channel."""
 REMEMBERED = 16384
-"""Keys of requests that ended before their body had come, whose late records are passed over in silence."""
+"""Requests that ended before their body had arrived, whose late records are ignored silently."""
 
 
 class ApplicationConnection(Connection):
@@ -43,33 +44,32 @@ class ApplicationConnection(Connection):
         settings: Settings | None = None,
         *,
         channels: Sequence[Channel] = (),
-        plan: Plan = Plan.PER_CHANNEL,
+        policy: Policy | None = None,
     ) -> None:
-        super().__init__(settings, channels=channels, plan=plan)
+        super().__init__(settings, channels=channels, policy=policy)
         self.stderr_dropped = 0
-        """Bytes of STDERR that there was no room for."""
+        """Bytes of STDERR dropped because too many waited."""
         self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()
-        self._unfinished_params = 0
-        """Bytes of PARAMS that are not whole."""
+        self._unfinished_params = Budget(MAX_UNFINISHED_PARAMS)
         self._look_at = 0.0
-        """When requests whose PARAMS are not whole are looked for, while there are any."""
+        """When to look for requests with unfinished PARAMS, while there are any."""
         self._unfinished: set[tuple[int, int]] = set()
-        """Those that were found the last time."""
+        """The requests found the last time."""
 
-    # ---- requests that do not come to be
+    # ---- requests that do not begin
 
     def timer(self) -> float | None:
         due = super().timer()
-        return self._look_at if due is None and self._unfinished_params and not self.failed else due
+        return self._look_at if due is None and self._unfinished_params.used and not self.failed else due
 
     def handle_timer(self, now: float) -> list[Event]:
-        if self._unfinished_params and now >= self._look_at and not self.failed:
+        if self._unfinished_params.used and now >= self._look_at and not self.failed:
             self._now = now
             self._look_at = now + PARAMS_TIMEOUT
             late, self._unfinished = self._unfinished, set()
             for key, request in tuple(self.requests.items()):
                 if request.input is Input.PARAMS and key in late:
-                    what = f"not whole after {PARAMS_TIMEOUT:g} s"
+                    what = f"unfinished after {PARAMS_TIMEOUT:g} s"
                     self._request_error(what, request.lane.stream, RecordType.PARAMS, key)
                 elif request.input is Input.PARAMS:
                     self._unfinished.add(key)
@@ -77,23 +77,23 @@ class ApplicationConnection(Connection):
 
     @property
     def held(self) -> int:
-        """Those of both sides, and PARAMS that are not whole."""
-        return super().held + self._unfinished_params
+        """The bytes that `Connection.held` counts, and unfinished PARAMS."""
+        return super().held + self._unfinished_params.used
 
     # ---- answers
 
     def send_output(self, request: Request, data: bytes) -> None:
-        """Send part of STDOUT. Anything goes; stop giving while not `request.writable`. Nothing once it is aborted."""
+        """Send part of STDOUT, of any size; wait while not `request.writable`. Nothing is sent after an abort."""
         if request.output is not Output.OPEN:
             raise LocalProtocolError(f"{request!r}: STDOUT after its end")
         if data and not request.aborted:
-            self._send_content(request, RecordType.STDOUT, data)
+            self._send(request, RecordType.STDOUT, data)
 
     def send_stderr(self, request: Request, data: bytes) -> None:
-        """Send part of STDERR. It holds up nothing, and nothing waits for it; nothing is sent after the end. The first
-        MAX_STDERR_AHEAD bytes, if nothing of the response was sent before them, come before it.
+        """Send part of STDERR, on a stream that holds up no content; nothing is sent after the end of the request.
 
-        What goes beyond MAX_STDERR_WAITING is dropped and counted in `stderr_dropped`.
+        The first MAX_STDERR_AHEAD bytes go before the response, if they come before it. Bytes beyond
+        MAX_STDERR_WAITING are dropped and counted in `stderr_dropped`.
         """
         if not data or request.key not in self.requests or self.failed:
             return
@@ -119,39 +119,32 @@ class ApplicationConnection(Connection):
             self._outbox.wake(lane)
 
     def _make_stderr_lane(self, request: Request) -> FeedbackLane:
-        request_id, generation = request.key
-
-        def dropped(urgency: int, part: bytes) -> None:
-            self.stderr_dropped += len(part)
-
-        def encode(part: bytes) -> list[bytes]:
-            return [record(RecordType.STDERR, request_id, part, generation)]
-
         stream = self.pool.feedback_stream(request.streams, STDERR, Priority.CONTENT)
-        queue = FeedbackQueue(MAX_STDERR_WAITING, dropped, self.feedback.budget)
-        return FeedbackLane(stream, Priority.CONTENT, queue, encode)
+        queue = BoundedQueue(MAX_STDERR_WAITING, self._drop_stderr, self.feedback.budget)
+        return FeedbackLane(stream, Priority.CONTENT, queue, RecordType.STDERR, request.key, self._content_size)
+
+    def _drop_stderr(self, urgency: int, part: bytes) -> None:
+        self.stderr_dropped += len(part)
 
     def end_request(
         self, request: Request, app_status: int = 0, status: ProtocolStatus = ProtocolStatus.REQUEST_COMPLETE
     ) -> None:
-        """The answer is complete: close STDOUT and send END_REQUEST (section 5.5). Also the answer to an abort."""
+        """Close STDOUT and send END_REQUEST (section 5.5). This answers an abort, too."""
         if request.output is not Output.OPEN:
             raise LocalProtocolError(f"{request!r}: it was ended before")
         request.output = Output.ENDED
         if request.input is Input.PARAMS:
-            self._unfinished_params -= request.size_of_params()
-        # of a responder whose body is whole nothing can come any more; clients close an authorizer's STDIN
+            self._unfinished_params.used -= request.size_of_params()
+        # nothing can arrive for a responder with a complete body; clients close an authorizer's STDIN
         request.outlived = request.input is not Input.COMPLETE or request.role is not Role.RESPONDER
-        request.input = Input.COMPLETE  # what of its body still comes is not wanted
+        request.input = Input.COMPLETE  # the rest of its body is ignored
         whole = status is not ProtocolStatus.INCOMPLETE and not request.aborted
         closing = whole and (request.send_window.sent > 0 or bool(request.held))
-        # with the bytes of STDERR, so that the web side can tell whether all of it has come
-        self._send_end(
-            request,
-            end_request(
-                request.id, app_status, status, request.generation, request.stderr_bytes & 0xFFFFFF, closing=closing
-            ),
+        # the bytes of STDERR let the web side know whether all of it has arrived
+        encoded = end_request(
+            request.id, app_status, status, request.generation, request.stderr_bytes & 0xFFFFFF, closing=closing
         )
+        self._send_end(request, encoded)
 
     def _sent_end(self, request: Request) -> None:
         del self.requests[request.key]
@@ -178,7 +171,7 @@ class ApplicationConnection(Connection):
         return True
 
     def _discard_output(self, request: Request) -> None:
-        # STDERR is still wanted
+        # STDERR is sent all the same
         ahead = [encoded for encoded in request.lane.queue if encoded[1] == RecordType.STDERR]
         super()._discard_output(request)
         for encoded in ahead:
@@ -189,10 +182,11 @@ class ApplicationConnection(Connection):
 
     def _end_after_failure(self, request: Request) -> None:
         if request.output is not Output.OPEN:
-            # its END_REQUEST was waiting for credit, and went with what was discarded
-            self._send_end(request, end_request(request.id, 1, generation=request.generation))
+            # its END_REQUEST was waiting for credit and has been discarded
+            encoded = end_request(request.id, 1, generation=request.generation)
+            self._send_end(request, encoded)
         elif request.input is Input.PARAMS:
-            # nobody has heard of it yet, so nobody else will end it
+            # the user does not know of it, so it is ended here
             self.end_request(request, 1)
 
     def _on_begin_request(self, stream: int, request_id: int, generation: int, content: bytes) -> None:
@@ -209,7 +203,7 @@ class ApplicationConnection(Connection):
         if number not in AFTER_PARAMS:
             self._answer_at_once(request_id, generation, ProtocolStatus.UNKNOWN_ROLE)
         elif self.draining or len(self.requests) >= self.settings.max_requests:
-            # nothing has been begun, so the web side may take it elsewhere
+            # nothing has begun, so the web side may send it elsewhere
             self._answer_at_once(request_id, generation, ProtocolStatus.OVERLOADED)
         else:
             request = Request(
@@ -220,8 +214,8 @@ class ApplicationConnection(Connection):
 
     def _answer_at_once(self, request_id: int, generation: int, status: ProtocolStatus) -> None:
         self._remember((request_id, generation))
-        message = end_request(request_id, 0, status, generation)
-        self._answer_control(Priority.CONTENT, Message(FIRST_STREAM, message, PPID))
+        self._expect_answer()
+        self._outbox.post(Priority.CONTENT, Message(FIRST_STREAM, end_request(request_id, 0, status, generation), PPID))
 
     def _request_for(self, stream: int, kind: int, key: tuple[int, int]) -> Request | None:
         request = self.requests.get(key)
@@ -239,26 +233,26 @@ class ApplicationConnection(Connection):
             if not request.raw_params:
                 request.raw_params = content
             else:
-                # many records, or small ones: not a copy of all for each
+                # a buffer that grows, so that many records do not cost a copy of all before them
                 growing = request.growing_params = request.growing_params or bytearray(request.raw_params)
                 growing += content
-            if not self._unfinished_params:
+            if not self._unfinished_params.used:
                 self._look_at = self._now + PARAMS_TIMEOUT
                 self._unfinished.clear()
-            self._unfinished_params += len(content)
+            within = self._unfinished_params.add(len(content))
             if request.size_of_params() > MAX_PARAMS:
                 self._request_error(f"more than {MAX_PARAMS} bytes", stream, RecordType.PARAMS, request.key)
-            elif self._unfinished_params > MAX_UNFINISHED_PARAMS:
+            elif not within:
                 self.end_request(request, 0, ProtocolStatus.OVERLOADED)
         else:
             if request.growing_params is not None:
                 request.raw_params, request.growing_params = bytes(request.growing_params), None
             try:
-                request.params  # noqa: B018  decoded here, so that what is wrong with them is the peer's error
+                request.params  # noqa: B018  decoded here, so that a mistake in them is the peer's error
             except ValueError as error:
                 self._request_error(str(error), stream, RecordType.PARAMS, request.key)
                 return
-            self._unfinished_params -= len(request.raw_params)
+            self._unfinished_params.used -= len(request.raw_params)
             request.input = AFTER_PARAMS[request.role]
             self._events.append(RequestReceived(request))
 
@@ -270,7 +264,7 @@ class ApplicationConnection(Connection):
         if following is None:
             self._request_error(f"not what comes next, which is: {request.input.value}", stream, kind, key)
             return
-        closed = following is not request.input  # an empty STDIN that changes nothing is no news
+        closed = following is not request.input  # closing a closed STDIN is no event
         request.input = following
         if not content:
             if closed:

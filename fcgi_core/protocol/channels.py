@@ -1,27 +1,24 @@
-"""Plugin channels: what a plugin declares, and the bounded queue that stands before the wire.
+"""Plugin channels: what a plugin declares, and what one channel carried.
 
-A channel carries *items* (a log line, a snapshot of metrics) from one side to the other. It is declared once, by the
-plugin, on both sides; SETTINGS number the channels a side sends on and name those it takes. Each channel of association
-scope owns one SCTP stream; one of request scope leases a stream for each request that uses it.
+A channel carries *items* (a log line, a snapshot of metrics) from one side to the other. The plugin declares it once,
+on both sides; SETTINGS number the channels a side sends on and name those it accepts. A channel of association scope
+has one SCTP stream; one of request scope leases a stream for each request that uses it.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Any
 
+from ..common.bounded_queue import WhenFull
 from ..errors import PluginError
 
 __all__ = [
     "ASIDE",
-    "Budget",
     "Channel",
+    "ChannelFigures",
     "Direction",
-    "FeedbackQueue",
     "MAX_CHANNELS",
     "MAX_ITEM",
     "Priority",
@@ -34,7 +31,7 @@ __all__ = [
 MAX_CHANNELS = 96
 """Channels that one side may number: the private record types 64 to 159 (and 160 to 255 for parts)."""
 MAX_ITEM = 1 << 20
-"""Largest item of feedback, bytes. syslog receivers take 8 KiB by default (rsyslog) to 64 KiB (RFC 5425 section 4.3.1
+"""Largest item of feedback, bytes. syslog receivers accept 8 KiB by default (rsyslog) to 64 KiB (RFC 5425 section 4.3.1
 asks for 8 KiB); a traceback of a deep recursion has 300 KiB."""
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 
@@ -52,15 +49,15 @@ class Direction(Enum):
 
 
 ASIDE = ";aside"
-"""At the end of a channel's description in FCGI_SCTP_ACCEPT: it is known, and not taken for now, because the plugin is
-set aside. Such a description is no channel's, so that nothing is sent."""
+"""Ends the description in FCGI_SCTP_ACCEPT of a channel whose plugin is set aside: nothing is to be sent for now. No
+declaration has such a description, so a peer that does not know it sends nothing either."""
 
 WITHDRAWN = ";withdrawn"
-"""At the end of the description of a channel that its sender gave up; its number stays, for what is under way."""
+"""Ends the description of a channel that its sender removed; items under way keep its number."""
 
 
 class Priority(IntEnum):
-    """What goes first when not everything can: the lower number (RFC 8260 section 4.3.3)."""
+    """The order of sending: the lower number first (RFC 8260 section 4.3.3)."""
 
     CONTROL = 0
     URGENT = 1
@@ -72,40 +69,29 @@ class Priority(IntEnum):
     """Metrics."""
 
 
-class WhenFull(Enum):
-    """What is dropped, and counted, when an item finds its queue full."""
-
-    LEAST_URGENT = "least-urgent"
-    """The items with the highest urgency number, the oldest of them first; the new one, if none is less urgent."""
-    OLDEST = "oldest"
-    """What has waited longest: for what is worth less the older it is."""
-    NEWEST = "newest"
-    """The new one: for what must not have gaps in the middle."""
-
-
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What a plugin asks for. PluginError if the declaration makes no sense."""
+    """A channel as a plugin declares it. PluginError if the declaration contradicts itself."""
 
     name: str
-    """Unique in the program: the plugin's name, or begins with it and a dot. Lower case, at most 63 characters."""
+    """Unique: the plugin's name, or that, a dot and more. Lower case, at most 63 characters."""
     scope: Scope = Scope.ASSOCIATION
     direction: Direction = Direction.TO_WEB
     priority: Priority = Priority.ORDINARY
     ordered: bool = True
     lifetime: float | None = None
-    """Seconds after which an item that could not be sent is worthless (RFC 3758); None: never."""
+    """Seconds after which an item that could not be sent is given up (RFC 3758); None: never."""
     queue_bytes: int = 1 << 20
-    """Bytes that may wait on one association (request scope: for one request); beyond it something is dropped."""
+    """Bytes that may wait on one association (request scope: for one request); beyond them items are dropped."""
     when_full: WhenFull = WhenFull.LEAST_URGENT
-    """What that is. What an acknowledged channel holds is never dropped, but the new item: it has no other choice."""
+    """Which items are dropped; an acknowledged channel always drops the new one."""
     acknowledged: bool = False
-    """At least once: items are kept, within `queue_bytes`, until the other side has taken them over, and sent again
-    after a lost association. Of association scope and ordered alone."""
+    """At least once: items are kept, within `queue_bytes`, until the other side has acknowledged them, and sent again
+    after a lost association. Only for ordered channels of association scope."""
     spool: str | None = None
-    """Directory for a file that keeps the items of an acknowledged channel when the process is killed."""
+    """Directory for a file in which items of an acknowledged channel survive a killed process."""
     counted: bool = False
-    """Each item begins with four bytes, big-endian: how many events it holds. Figures then count events, not items."""
+    """Whether each item begins with the number of its events (four bytes, big-endian), which figures then count."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -115,31 +101,32 @@ class Channel:
         if self.priority is Priority.CONTROL:
             raise PluginError(f"channel {self.name}: the priority CONTROL is the protocol's own; URGENT is the highest")
         if self.lifetime is not None and self.lifetime <= 0:
-            raise PluginError(f"channel {self.name}: a lifetime is more than 0 s, not {self.lifetime}")
+            raise PluginError(f"channel {self.name}: invalid lifetime {self.lifetime}: write more than 0 s")
         if self.acknowledged and not (self.scope is Scope.ASSOCIATION and self.ordered and self.lifetime is None):
             raise PluginError(
-                f"channel {self.name}: an acknowledged channel is ordered, of association scope, no lifetime"
+                f"channel {self.name}: an acknowledged channel is ordered, of association scope, and has no lifetime"
             )
         if self.spool is not None and not self.acknowledged:
             raise PluginError(f"channel {self.name}: only an acknowledged channel has a spool")
         if self.acknowledged and self.when_full is WhenFull.OLDEST:
-            raise PluginError(f"channel {self.name}: an acknowledged channel does not drop what it has taken")
+            raise PluginError(
+                f"channel {self.name}: an acknowledged channel does not drop accepted items, so not OLDEST"
+            )
         if self.queue_bytes < 1024:
-            raise PluginError(f"channel {self.name}: a queue of {self.queue_bytes} bytes holds nothing; 1024 at least")
+            raise PluginError(f"channel {self.name}: invalid queue_bytes {self.queue_bytes}: write at least 1024")
 
     def events(self, item: bytes) -> int:
-        """What an item counts for, before it has the number of an acknowledged channel's."""
+        """The events in an item that has no number yet, which items of acknowledged channels get."""
         return events_of(item, False, self.counted)
 
     def describe(self) -> str:
-        """The value of FCGI_SCTP_CHANNEL_n, for the peer and for captures: ``name;scope;priority``, and after them
-        ``acknowledged`` and ``counted`` if it is."""
+        """The value of FCGI_SCTP_CHANNEL_n: ``name;scope;priority``, then ``acknowledged`` and ``counted`` if it is."""
         flags = (";acknowledged" if self.acknowledged else "") + (";counted" if self.counted else "")
         return f"{self.name};{self.scope.value};{self.priority.name.lower()}{flags}"
 
     def is_described_by(self, description: str) -> bool:
-        """Whether the peer's description means this channel, so that its items can be read. What is not said there is
-        not looked at, and the priority is the sender's matter."""
+        """Whether the peer's description means this channel, so that its items can be read. Missing parts and the
+        priority, which concerns the sender alone, make no difference."""
         name, *about = description.split(";")
         if name != self.name or (about and about[0] != self.scope.value):
             return False
@@ -149,132 +136,34 @@ class Channel:
 
 
 def events_of(item: bytes, acknowledged: bool, counted: bool) -> int:
-    """What an item counts for as it travels: that of an acknowledged channel has its number first."""
+    """The events in an item as it travels: after its number, if the channel is acknowledged."""
     if not counted:
         return 1
     start = 8 if acknowledged else 0
     return int.from_bytes(item[start : start + 4], "big")
 
 
-class Budget:
-    """Bytes that several queues, or the associations of a peer, may hold together."""
+class ChannelFigures:
+    """What one channel carried on one association: events, which are items unless the channel is counted."""
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("channel", "dropped", "received", "received_bytes", "sent", "sent_bytes")
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.sent = 0
+        self.sent_bytes = 0
+        self.received = 0
+        self.received_bytes = 0
+        self.dropped: dict[int, int] = {}
+        """By urgency."""
 
+    def events(self, item: bytes) -> int:
+        """The events in an item as it travels."""
+        return events_of(item, self.channel.acknowledged, self.channel.counted)
 
-class FeedbackQueue:
-    """Items that wait for the wire, in order, within a bound; `when_full` says what is dropped.
+    def drop(self, urgency: int, item: bytes) -> None:
+        """Count an item that is not sent."""
+        self.add_dropped(urgency, self.events(item))
 
-    `urgency` is a small number, lower is more urgent (a syslog severity serves as it is). What is dropped is reported
-    to `on_drop` as (urgency, item): the loss is counted where the channel's other figures are.
-    """
-
-    __slots__ = ("_budget", "_by_urgency", "_bytes", "_items", "_on_drop", "_when_full", "bound", "size")
-
-    def __init__(
-        self,
-        bound: int,
-        on_drop: Callable[[int, bytes], None],
-        budget: Budget | None = None,
-        when_full: WhenFull = WhenFull.LEAST_URGENT,
-    ) -> None:
-        self._when_full = when_full
-        self._budget = budget or Budget(bound)
-        self.bound = bound
-        self.size = 0
-        self._items: deque[list[Any]] = deque()
-        # [item, urgency]; the same lists, by urgency: emptying one there leaves a gap here that pop() steps over
-        self._by_urgency: dict[int, deque[list[Any]]] = {}
-        self._bytes: dict[int, int] = {}
-        self._on_drop = on_drop
-
-    def __bool__(self) -> bool:
-        return self.size > 0
-
-    def push(self, item: bytes, urgency: int) -> bool:
-        """Queue an item of at least one byte; False if it was itself the one to be dropped."""
-        length = len(item)
-        budget = self._budget
-        if self.size + length > self.bound or budget.used + length > budget.limit:
-            excess = max(self.size + length - self.bound, budget.used + length - budget.limit)
-            if excess > self._droppable(urgency):
-                # nothing that may be dropped would make room: it is not dropped for nothing
-                self._on_drop(urgency, item)
-                return False
-            while excess > 0:
-                excess -= self._drop_oldest() if self._when_full is WhenFull.OLDEST else self._drop_one()
-        cell = [item, urgency]
-        self._items.append(cell)
-        by_urgency = self._by_urgency.get(urgency)
-        if by_urgency is None:
-            by_urgency = self._by_urgency[urgency] = deque()
-            self._bytes[urgency] = 0
-        by_urgency.append(cell)
-        self._bytes[urgency] += length
-        self.size += length
-        budget.used += length
-        return True
-
-    def _droppable(self, urgency: int) -> int:
-        """Bytes that may be dropped for a new item."""
-        if self._when_full is WhenFull.NEWEST:
-            return 0
-        if self._when_full is WhenFull.OLDEST:
-            return self.size
-        return sum(held for level, held in self._bytes.items() if level > urgency)
-
-    def _drop_oldest(self) -> int:
-        """Drop the item that has waited longest of all; its bytes, 0 if there is none."""
-        urgency = next((level for item, level in self._items if item), 0)
-        item = self.pop()
-        if item:
-            self._on_drop(urgency, item)
-        return len(item)
-
-    def pop(self) -> bytes:
-        """The item that has waited longest; b'' if there is none."""
-        while self._items:
-            item: bytes
-            item, urgency = self._items.popleft()
-            if item:
-                # the longest waiting of all is the longest waiting of its urgency
-                self._by_urgency[urgency].popleft()
-                self._account(urgency, len(item))
-                return item
-        return b""
-
-    def pop_all(self) -> list[tuple[bytes, int]]:
-        """All that waits, in order, each with its urgency."""
-        waiting = [(item, urgency) for item, urgency in self._items if item]
-        for item, urgency in waiting:
-            self._by_urgency[urgency].popleft()
-            self._account(urgency, len(item))
-        self._items.clear()
-        return waiting
-
-    def drop_all(self) -> None:
-        """Nobody will take what waits."""
-        while self._drop_one():
-            pass
-
-    def _drop_one(self) -> int:
-        """Drop the item that has waited longest among the least urgent; its bytes, 0 if there is none."""
-        worst = max((level for level, queue in self._by_urgency.items() if queue), default=None)
-        if worst is None:
-            return 0
-        cell = self._by_urgency[worst].popleft()
-        item: bytes
-        item, cell[0] = cell[0], b""
-        length = len(item)
-        self._account(worst, length)
-        self._on_drop(worst, item)
-        return length
-
-    def _account(self, urgency: int, length: int) -> None:
-        self._bytes[urgency] -= length
-        self.size -= length
-        self._budget.used -= length
+    def add_dropped(self, urgency: int, events: int) -> None:
+        self.dropped[urgency] = self.dropped.get(urgency, 0) + events

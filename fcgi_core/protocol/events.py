@@ -1,9 +1,9 @@
-"""What a connection tells its user: one value for each thing that happened, in order. Nobody changes one.
+"""What a connection reports to its user: one immutable value for each thing that happened, in order.
 
-`request` is the handle that the user also sends with; it carries `context`, a place for the user's own object.
+`request` is the handle that the user also sends with; its `context` is a place for the user's own object.
 
-Those of which every request has one are plain classes and the others frozen dataclasses: to make one of these costs a
-quarter of a microsecond (compiled; 0.03 for a plain class), which was a tenth of what a short request costs here.
+Events of which every request has one are plain classes and the others frozen dataclasses, because making a frozen
+dataclass takes eight times as long.
 """
 
 from __future__ import annotations
@@ -16,31 +16,8 @@ from .records import ProtocolStatus
 from .request import Request
 from .settings import Settings
 
-__all__ = [
-    "Event",
-    "PeerReady",
-    "PeerChanged",
-    "RequestReceived",
-    "InputReceived",
-    "InputClosed",
-    "RequestAborted",
-    "OutputReceived",
-    "StderrReceived",
-    "RequestEnded",
-    "RequestFailed",
-    "Writable",
-    "FeedbackReceived",
-    "ItemsAcknowledged",
-    "ConfigReceived",
-    "ConfigAnswered",
-    "PeerDraining",
-    "PeerError",
-    "RecordRefused",
-    "ConnectionFailed",
-]
 
-
-class _Value:
+class Event:
     """Compared and shown by the attributes that `__match_args__` names."""
 
     __match_args__: ClassVar[tuple[str, ...]] = ()
@@ -49,7 +26,7 @@ class _Value:
         return [getattr(self, name) for name in self.__match_args__]
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and isinstance(other, _Value) and self._values() == other._values()
+        return type(self) is type(other) and isinstance(other, Event) and self._values() == other._values()
 
     def __hash__(self) -> int:
         return hash((type(self), *self._values()))
@@ -60,19 +37,19 @@ class _Value:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerReady:
-    """The peer's SETTINGS have come: requests and feedback may be sent."""
+class PeerReady(Event):
+    """The peer's SETTINGS have arrived: requests and feedback may be sent."""
 
     settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
-class PeerChanged:
-    """The peer has changed the channels that it sends on or takes, or has taken notice of ours."""
+class PeerChanged(Event):
+    """The peer has changed the channels that it sends on or accepts, or has seen this side's change."""
 
 
-class RequestReceived(_Value):
-    """Application side: a request whose PARAMS are whole (`request.params`)."""
+class RequestReceived(Event):
+    """Application side: a request has begun, and its PARAMS are complete (`request.params`)."""
 
     __match_args__ = ("request",)
 
@@ -80,8 +57,8 @@ class RequestReceived(_Value):
         self.request = request
 
 
-class InputReceived(_Value):
-    """Application side: part of STDIN, or of DATA. Say `consumed` when it was passed on."""
+class InputReceived(Event):
+    """Application side: part of STDIN, or of DATA. Call `consumed` when it was passed on."""
 
     __match_args__ = ("request", "data", "is_data")
 
@@ -92,8 +69,8 @@ class InputReceived(_Value):
         """True for FCGI_DATA, a filter's second stream."""
 
 
-class InputClosed(_Value):
-    """Application side: STDIN ended (a filter: STDIN, then once more for DATA; an authorizer has neither)."""
+class InputClosed(Event):
+    """Application side: STDIN ended (a filter: STDIN, then DATA; an authorizer has neither)."""
 
     __match_args__ = ("request", "is_data")
 
@@ -103,14 +80,14 @@ class InputClosed(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class RequestAborted:
-    """Application side: nobody waits for the answer any more. END_REQUEST is still to be sent (section 5.4)."""
+class RequestAborted(Event):
+    """Application side: the client has gone. END_REQUEST is still to be sent (section 5.4)."""
 
     request: Request
 
 
-class OutputReceived(_Value):
-    """Web side: part of STDOUT. Say `consumed` when it was passed on."""
+class OutputReceived(Event):
+    """Web side: part of STDOUT. Call `consumed` when it was passed on."""
 
     __match_args__ = ("request", "data")
 
@@ -120,15 +97,15 @@ class OutputReceived(_Value):
 
 
 @dataclass(frozen=True, slots=True)
-class StderrReceived:
-    """Web side: part of STDERR; may come after RequestEnded."""
+class StderrReceived(Event):
+    """Web side: part of STDERR, which may arrive after RequestEnded."""
 
     request: Request
     data: bytes
 
 
-class RequestEnded(_Value):
-    """Web side: END_REQUEST. The request is over toward the web server; feedback of it may follow."""
+class RequestEnded(Event):
+    """Web side: END_REQUEST. The response is complete; feedback of the request may follow."""
 
     __match_args__ = ("request", "app_status", "status", "stderr")
 
@@ -137,16 +114,15 @@ class RequestEnded(_Value):
         self.app_status = app_status
         self.status = status
         self.stderr = stderr
-        """Bytes of STDERR that the application sent for it, modulo 2**24. `request.stderr_bytes` are those that have
-        come; the others are on their way."""
+        """Bytes of STDERR that the application sent, modulo 2**24; `request.stderr_bytes` of them have arrived."""
 
 
 @dataclass(frozen=True, slots=True)
-class RequestFailed:
-    """The peer broke the protocol in this request, not in the association. No event of its body comes after this.
+class RequestFailed(Event):
+    """The peer broke the protocol in this request; the association lives. No event of its body follows.
 
-    Web side: it is over. Application side: END_REQUEST is still to be sent, as after `RequestAborted`, unless it was
-    sent already or there was no `RequestReceived` (`request.context` is None then).
+    Web side: the request is over. Application side: END_REQUEST is still to be sent, as after `RequestAborted`, unless
+    it was sent before or there was no `RequestReceived` (`request.context` is None then).
     """
 
     request: Request
@@ -154,15 +130,15 @@ class RequestFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Writable:
-    """All that was given for sending has been taken up by the window: more may be given."""
+class Writable(Event):
+    """Everything queued for the request fits its window now: more may be queued."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
-class FeedbackReceived:
-    """An item of a channel. `request` is None at association scope, and for a request long forgotten."""
+class FeedbackReceived(Event):
+    """An item of a channel. `request` is None at association scope, and for a request that is forgotten."""
 
     channel: str
     request: Request | None
@@ -170,73 +146,50 @@ class FeedbackReceived:
 
 
 @dataclass(frozen=True, slots=True)
-class ItemsAcknowledged:
-    """The peer has taken over all items that it was sent on the channel, up to the one of this number."""
+class ItemsAcknowledged(Event):
+    """The peer has acknowledged all items of the channel up to this number."""
 
     channel: str
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigReceived:
-    """The peer changes dynamic configuration; answer with `answer_config`."""
+class ConfigReceived(Event):
+    """The peer changes options while both run; answer with `answer_config`."""
 
     number: int
     pairs: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigAnswered:
-    """The peer's answer to `send_config`: name -> '' for taken, else the reason why not."""
+class ConfigAnswered(Event):
+    """The peer's answer to `send_config`: by name, '' for an accepted option, else the reason against it."""
 
     number: int
     results: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class PeerDraining:
-    """The peer takes no new requests; those that run are finished."""
+class PeerDraining(Event):
+    """The peer accepts no new requests and finishes those under way."""
 
 
 @dataclass(frozen=True, slots=True)
-class PeerError:
-    """The peer says why it is about to abort the association."""
+class PeerError(Event):
+    """The peer says why it is going to abort the association."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class RecordRefused:
-    """A record that belongs to no request known here was left out; for the log."""
+class RecordRefused(Event):
+    """A record that belongs to no known request or channel was ignored; for the log."""
 
     error: RemoteProtocolError
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionFailed:
-    """The peer broke the protocol for all: flush what waits (an ERROR record), then abort the association."""
+class ConnectionFailed(Event):
+    """The peer broke the protocol for the association: send what waits (an ERROR record), then abort."""
 
     error: RemoteProtocolError
-
-
-Event = (
-    PeerReady
-    | PeerChanged
-    | RequestReceived
-    | InputReceived
-    | InputClosed
-    | RequestAborted
-    | OutputReceived
-    | StderrReceived
-    | RequestEnded
-    | RequestFailed
-    | Writable
-    | FeedbackReceived
-    | ItemsAcknowledged
-    | ConfigReceived
-    | ConfigAnswered
-    | PeerDraining
-    | PeerError
-    | RecordRefused
-    | ConnectionFailed
-)

@@ -1,9 +1,8 @@
-"""Credit: how much of one request's body may be on its way, so that one slow reader stops only itself.
+"""Credit: how much of one request's body may be on its way, so that a slow reader stops only its own request.
 
-SCTP has one receive window for a whole association, so receivers always drain it, and each request has a window of its
-own: STDIN and DATA in one direction, STDOUT in the other. A receiver announces the absolute offset up to which it takes
-(as QUIC does, RFC 9000 section 4.1), so a CREDIT that comes late or twice does no harm. Content bytes count, headers do
-not. Nothing here does I/O.
+SCTP has one receive window for a whole association, so receivers always drain it, and each request has a window: STDIN
+and DATA in one direction, STDOUT in the other. A receiver announces the absolute offset up to which it accepts content,
+as QUIC does (RFC 9000 section 4.1), so a CREDIT that arrives late or twice does no harm. Headers do not count.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ __all__ = ["DEFAULT_WINDOW", "MAX_AHEAD", "SendWindow", "ReceiveWindow"]
 
 DEFAULT_WINDOW = 256 * 1024
 """Initial window of each request and direction, bytes. HTTP/2 starts with 64 KiB (RFC 9113 section 6.9.2), which
-costs round trips on a LAN already; browsers raise theirs to megabytes. This is what a reader that stopped costs."""
+costs round trips on a LAN already; browsers raise theirs to megabytes. A reader that stopped costs as much memory."""
 
 MAX_AHEAD = 1 << 20
-"""Bytes of one request's body that wait to be handed to SCTP, whatever the peer's window and CREDIT allow: those are
-its word alone, and with a window of a terabyte all of an answer would be held for it. SCTP's buffer has as much."""
+"""Bytes of one request's body that wait to be handed to SCTP, whatever the peer's window and CREDIT allow: for a peer
+that announces a window of a terabyte, a whole answer would be held. SCTP's buffer has as much."""
 
 
 class SendWindow:
-    """The sender's view: how much more may be sent."""
+    """The sender's view of a window."""
 
     __slots__ = ("limit", "sent")
 
@@ -34,7 +33,7 @@ class SendWindow:
         return self.limit - self.sent
 
     def grant(self, limit: int) -> bool:
-        """Take an announced offset; True if it allows more than before."""
+        """Note an announced offset; True if it allows more than before."""
         if limit <= self.limit:
             return False
         self.limit = limit
@@ -42,7 +41,7 @@ class SendWindow:
 
 
 class ReceiveWindow:
-    """The receiver's view: how much was promised, and when to promise more."""
+    """The receiver's view of a window."""
 
     __slots__ = ("consumed", "limit", "received", "size")
 
@@ -53,12 +52,12 @@ class ReceiveWindow:
         self.consumed = 0
 
     def receive(self, count: int) -> bool:
-        """Count what arrived; False if it was more than promised."""
+        """Count bytes that arrived; False if they go beyond the limit."""
         self.received += count
         return self.received <= self.limit
 
     def consume(self, count: int) -> int | None:
-        """Count what was passed on; the new offset to announce, or None while half the window is still open."""
+        """Count bytes that were passed on; the new offset to announce, None while half the window is still open."""
         self.consumed += count
         limit = self.consumed + self.size
         if limit - self.limit < self.size // 2:

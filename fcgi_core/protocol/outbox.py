@@ -1,14 +1,14 @@
-"""What waits to be sent, and in which order it goes: the queues of our own that stand before SCTP's.
+"""The queues before SCTP's: what waits to be sent, and in which order it goes.
 
-SCTP's send buffer is one for all streams, and what was put into it cannot be overtaken by more than a scheduler allows.
-So bulk waits here, and SCTP is handed only what it can send soon (`Association.room`). A *lane* is a queue of whole
-records for one stream; the records of a lane go out in order, as many to a message as fit.
+SCTP's send buffer is one for all streams, and little can overtake what is in it. So bulk waits here, and SCTP is given
+only what it can send soon (`Association.room`). A *lane* is a queue of whole records for one stream; they go out in
+order, as many to a message as fit.
 
-Between priorities the lower number goes first, always. Within one priority lanes take turns, a message each, and a lane
+Between priorities the lower number goes first, always. Within one priority lanes alternate, a message each, and a lane
 that has just become busy goes before those that have been busy for longer (the "new flows" of FQ-CoDel, RFC 8290
-section 4.2): a short answer does not wait for a turn behind two hundred downloads. A lane that has become empty waits
-for one more turn among the others before it counts as new again, so that one which is refilled as fast as it is emptied
-cannot go first for ever (section 4.2, too).
+section 4.2): a short answer does not wait behind two hundred downloads. A lane that has become empty waits for one more
+turn before it counts as new again, so that a lane which is refilled as fast as it is emptied cannot always go first
+(section 4.2, too).
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from ..common.bounded_queue import BoundedQueue
 from ..sctp.carrier import Message
-from .channels import FeedbackQueue, Priority
-from .records import RecordType
+from .channels import Channel, ChannelFigures, Priority, events_of
+from .records import RecordType, record
 
-__all__ = ["MESSAGE_OVERHEAD", "PPID", "ClosedOutbox", "FeedbackLane", "Lane", "Outbox"]
+__all__ = ["MESSAGE_OVERHEAD", "PPID", "FeedbackLane", "Lane", "Outbox"]
 
 PPID = 0x46434749
-"""Payload protocol identifier of plain FastCGI records: "FCGI". IANA has assigned none; those it has are small."""
+"""Payload protocol identifier of FastCGI records: "FCGI". IANA has assigned none; its numbers are small."""
 
 MESSAGE_OVERHEAD = 200
-"""Bytes of memory that a message costs beside its data: a `Message`, the head of its bytes, its place in a queue."""
+"""Bytes of memory of a message beyond its data: a `Message`, the header of its bytes, its place in a queue."""
 
 
 class Lane:
@@ -37,21 +38,21 @@ class Lane:
     lifetime: float | None = None
     unordered = False
     unfinished = False
-    """Whether the message taken last ends inside an item: the lane then keeps its turn."""
+    """Whether the last message ends inside an item: the lane then keeps its turn."""
 
     def __init__(self, stream: int, priority: int) -> None:
         self.stream = stream
         self.priority = priority
         self.queue: list[bytes] = []
-        """A few at most: `MAX_AHEAD` of content, a message of feedback."""
+        """At most `MAX_AHEAD` bytes of content, or a message of feedback."""
         self.size = 0
         """Bytes in the queue."""
         self.queued = False
         """Whether the lane stands in the outbox."""
         self.sent = False
-        """Whether anything of it has been taken for sending."""
+        """Whether anything of the lane has been taken for sending."""
         self.on_drained: Callable[[], None] | None = None
-        """Called once, when the lane has nothing left to send; set by who closes it."""
+        """Called once, when a closed lane has nothing left to send."""
 
     def waiting(self) -> bool:
         return bool(self.queue)
@@ -70,7 +71,7 @@ class Lane:
         return message
 
     def _fitting(self, limit: int) -> int:
-        """How many records the next message has."""
+        """The number of records in the next message."""
         queue = self.queue
         size = len(queue[0])
         count = 1
@@ -82,34 +83,47 @@ class Lane:
         return count
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop what waits."""
         self.queue.clear()
         self.size = 0
 
 
 class FeedbackLane(Lane):
-    """The items of one channel, bounded; records are made when they go, so that a dropped item costs nothing.
+    """The items of one channel, bounded; records are made when they go, so a dropped item costs nothing.
 
-    An item longer than a message keeps the lane's turn until it has gone whole: the receiver then has few unfinished
+    An item longer than a message keeps the lane's turn until all of it has gone. The receiver then has few unfinished
     items to hold, and the parts of two never mix, even on a stream that two lanes share. Its messages have no lifetime,
-    for a part that was given up would join the halves of two items.
+    because SCTP could give up a part in the middle, which would join the halves of two items.
     """
 
-    __slots__ = ("encode", "item_lifetime", "items", "lifetime", "unfinished", "unordered")
+    __slots__ = (
+        *("channel", "content_size", "figures", "item_lifetime", "items", "key"),
+        *("kind", "lifetime", "unfinished", "unordered"),
+    )
 
     def __init__(
         self,
         stream: int,
         priority: int,
-        items: FeedbackQueue,
-        encode: Callable[[bytes], list[bytes]],
+        items: BoundedQueue,
+        kind: int,
+        key: tuple[int, int],
+        content_size: int,
+        channel: Channel | None = None,
+        figures: ChannelFigures | None = None,
         *,
         lifetime: float | None = None,
         unordered: bool = False,
     ) -> None:
+        """`kind` is the type of the records, `key` the request's id and generation; records have at most `content_size`
+        bytes of content."""
         super().__init__(stream, priority)
         self.items = items
-        self.encode = encode
+        self.kind = kind
+        self.key = key
+        self.content_size = content_size
+        self.channel = channel
+        self.figures = figures
         self.item_lifetime = lifetime
         self.lifetime = lifetime
         self.unordered = unordered
@@ -119,17 +133,27 @@ class FeedbackLane(Lane):
         return bool(self.queue) or bool(self.items)
 
     def take(self, limit: int) -> bytes:
-        queue = self.queue
         continued = self.unfinished
         while self.size < limit and self.items:
-            for encoded in self.encode(self.items.pop()):
-                queue.append(encoded)
-                self.size += len(encoded)
-        self.sent = True
-        last = queue[self._fitting(limit) - 1]
+            self._encode(self.items.pop())
+        last = self.queue[self._fitting(limit) - 1]
         self.unfinished = last[1] >= RecordType.FEEDBACK_MORE
         self.lifetime = None if continued or self.unfinished else self.item_lifetime
         return super().take(limit)
+
+    def _encode(self, item: bytes) -> None:
+        if self.channel is not None and self.figures is not None:
+            # as the channel was declared when the lane was made
+            self.figures.sent += events_of(item, self.channel.acknowledged, self.channel.counted)
+            self.figures.sent_bytes += len(item)
+        request_id, generation = self.key
+        length = len(item)
+        for start in range(0, length, self.content_size):
+            stop = start + self.content_size
+            kind = self.kind if stop >= length else self.kind + RecordType.FEEDBACK_MORE - RecordType.FEEDBACK
+            encoded = record(kind, request_id, item[start:stop], generation)
+            self.queue.append(encoded)
+            self.size += len(encoded)
 
 
 class Outbox:
@@ -139,40 +163,51 @@ class Outbox:
         self._classes: list[tuple[deque[Message], deque[Lane], deque[Lane]]] = [
             (deque(), deque(), deque()) for _ in Priority
         ]
-        self._posted = [0 for _ in Priority]
+        self.posted = 0
+        """Bytes of memory of the waiting messages that `post` was given."""
         self.open = False
-        """False until the peer's SETTINGS have come: only control messages go."""
+        """False until the peer's SETTINGS have arrived: only control messages go."""
+        self._closed = False
 
     def post(self, priority: int, message: Message) -> None:
-        """A message that stands for itself: control, credit."""
-        self._classes[priority][0].append(message)
-        self._posted[priority] += len(message.data) + MESSAGE_OVERHEAD
+        """Queue a message that belongs to no lane: control, credit, a refusal."""
+        if not self._closed:
+            self._classes[priority][0].append(message)
+            self.posted += len(message.data) + MESSAGE_OVERHEAD
 
-    def posted_bytes(self, priority: int) -> int:
-        """Memory of the messages of `post` that wait."""
-        return self._posted[priority]
-
-    def add(self, lane: Lane, record: bytes) -> None:
-        """Queue a whole record."""
-        lane.queue.append(record)
-        lane.size += len(record)
-        if not lane.queued:
-            lane.queued = True
-            self._classes[lane.priority][1].append(lane)
+    def add(self, lane: Lane, encoded: bytes) -> None:
+        """Queue a whole record on a lane."""
+        if not self._closed:
+            lane.queue.append(encoded)
+            lane.size += len(encoded)
+            if not lane.queued:
+                lane.queued = True
+                self._classes[lane.priority][1].append(lane)
 
     def wake(self, lane: Lane) -> None:
-        """The lane has got something to send by itself."""
-        if not lane.queued:
+        """Queue a lane that has something to send."""
+        if not lane.queued and not self._closed:
             lane.queued = True
             self._classes[lane.priority][1].append(lane)
 
+    def close(self, last: Message | None = None) -> None:
+        """Drop what waits and send nothing more but `last`."""
+        for queues in self._classes:
+            for queue in queues:
+                queue.clear()
+        self.posted = 0
+        self._closed = False
+        if last is not None:
+            self.post(Priority.CONTROL, last)
+        self._closed = True
+
     def waiting(self, least: int = Priority.BACKGROUND) -> bool:
-        """Whether anything of priority `least` or better stands here; of what was cleared, take() gives nothing."""
+        """Whether anything of priority `least` or better waits; a lane that was cleared since counts, too."""
         classes = self._classes[: least + 1] if self.open else self._classes[: Priority.CONTROL + 1]
         return any(messages or new or old for messages, new, old in classes)
 
     def waiting_bytes(self) -> int:
-        """Bytes of whole records that stand here; items that have not become records are not counted."""
+        """Bytes of the records that wait; items of feedback that are not records yet are not counted."""
         size = 0
         for messages, new, old in self._classes:
             size += sum(len(message.data) for message in messages)
@@ -180,19 +215,16 @@ class Outbox:
         return size
 
     def take(self, room: int, limit: int, least: int = Priority.BACKGROUND) -> list[Message]:
-        """Messages to send now, the most urgent first: until `room` bytes are reached, `limit` bytes each at most.
-
-        Only those of priority `least` or better.
-        The last message may go beyond `room`, so any room above 0 makes progress.
-        """
+        """Messages of priority `least` or better to send now, the most urgent first: about `room` bytes, `limit` bytes
+        each at most. The last message may go beyond `room`, so any room above 0 makes progress."""
         taken: list[Message] = []
         last = least if self.open else Priority.CONTROL
-        for priority, (messages, new, old) in enumerate(self._classes[: last + 1]):
+        for messages, new, old in self._classes[: last + 1]:
             while room > 0 and messages:
                 message = messages.popleft()
                 size = len(message.data)
                 room -= size
-                self._posted[priority] -= size + MESSAGE_OVERHEAD
+                self.posted -= size + MESSAGE_OVERHEAD
                 taken.append(message)
             while room > 0 and (new or old):
                 lane = new.popleft() if new else old.popleft()
@@ -214,15 +246,15 @@ class Outbox:
         return taken
 
     def drop_feedback(self) -> None:
-        """Drop the items that wait; those of which a part has gone count as sent."""
+        """Drop the items that wait; an item of which a part has gone counts as sent."""
         for _, new, old in self._classes:
             for lane in (*new, *old):
                 if isinstance(lane, FeedbackLane):
                     lane.items.drop_all()
 
-    def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
-        """Nothing more will be added to the lane: call `on_drained` when all of it has been taken, at once if it is."""
-        if lane.queued:
+    def close_lane(self, lane: Lane, on_drained: Callable[[], None]) -> None:
+        """Call `on_drained` when all of the lane has been taken, at once if it has: nothing more will be added."""
+        if lane.queued and not self._closed:
             lane.on_drained = on_drained
         else:
             on_drained()
@@ -233,25 +265,3 @@ class Outbox:
         if lane.on_drained is not None:
             on_drained, lane.on_drained = lane.on_drained, None
             on_drained()
-
-
-class ClosedOutbox(Outbox):
-    """The outbox of an association that failed or is gone: what it was closed with goes, and nothing that comes
-    later."""
-
-    def __init__(self, last: Message | None = None) -> None:
-        super().__init__()
-        if last is not None:
-            super().post(Priority.CONTROL, last)
-
-    def post(self, priority: int, message: Message) -> None:
-        pass
-
-    def add(self, lane: Lane, record: bytes) -> None:
-        pass
-
-    def wake(self, lane: Lane) -> None:
-        pass
-
-    def close(self, lane: Lane, on_drained: Callable[[], None]) -> None:
-        on_drained()

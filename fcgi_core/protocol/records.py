@@ -1,8 +1,7 @@
-"""FastCGI records and name-value pairs: bytes to values and back. No I/O, no state but a reader's rest.
+"""FastCGI records and name-value pairs: bytes to values and back.
 
 Section numbers are those of the FastCGI Specification 1.0. Records inside SCTP messages carry the generation of the
-request id in the header's reserved byte and never any padding; records on a byte stream (TCP, unix socket) have a
-reserved byte of 0 and may be padded. One parser reads both.
+request id in the header's reserved byte and are never padded; `hosting/byte_stream.py` reads records of byte streams.
 """
 
 from __future__ import annotations
@@ -10,37 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import NamedTuple
 
 from ..errors import RemoteProtocolError, foreign_protocol_hint
-
-__all__ = [
-    "HEADER",
-    "HEADER_SIZE",
-    "KEEP_CONN",
-    "MAX_CONTENT",
-    "MAX_PAIRS",
-    "MAX_PARAMS",
-    "PREFERRED_CONTENT",
-    "VERSION",
-    "ProtocolStatus",
-    "PROTOCOL_STATUS",
-    "ROLES",
-    "Record",
-    "RecordReader",
-    "RecordType",
-    "Role",
-    "begin_request",
-    "decode_pairs",
-    "find_value",
-    "encode_pairs",
-    "end_request",
-    "header",
-    "params_records",
-    "record",
-    "stream_records",
-    "values_of",
-]
 
 VERSION = 1
 HEADER = struct.Struct(">BBHHBB")
@@ -53,18 +23,16 @@ MAX_CONTENT = 65535
 MAX_PARAMS = 1 << 20
 """Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
 MAX_PAIRS = 10_000
-"""Name-value pairs that are taken apart: taken, a pair of three bytes costs fifty times as much. nginx passes 30, and
-those of a header of 32 KiB."""
+"""Name-value pairs that are decoded: a pair of three bytes then takes fifty times its memory. nginx passes 30, and one
+for each field of a header of 32 KiB."""
 PREFERRED_CONTENT = 16376
-"""Content of the records that we cut ourselves, bytes: with the header 16 KiB, a whole message as it is by default,
-unpadded and a multiple of 8 as section 3.3 recommends. HAProxy's multiplexer stalls on padded records of 65,535 bytes
-when a client leaves; nginx and php-fpm take any size."""
-KEEP_CONN = 1
-"""Flag of BEGIN_REQUEST: the connection stays open after the request (section 5.1)."""
+"""Content of the records that we make of a stream, bytes: with the header 16 KiB, which is a message of the default
+size, and a multiple of 8 as section 3.3 recommends. HAProxy stalls on padded records of 65,535 bytes when a client
+leaves; nginx and php-fpm accept any size."""
 
 
 class RecordType(IntEnum):
-    """Record types: FastCGI's own (section 8) and the private ones that travel over SCTP only."""
+    """Record types: FastCGI's (section 8) and, from 32 on, the private ones that travel over SCTP only."""
 
     BEGIN_REQUEST = 1
     ABORT_REQUEST = 2
@@ -85,7 +53,7 @@ class RecordType(IntEnum):
     DRAIN = 37
     ERROR = 38
     FEEDBACK = 64
-    """64 + channel: an item of feedback, or its last part."""
+    """64 + channel: an item of feedback, or the last part of one."""
     FEEDBACK_MORE = 160
     """160 + channel: a part of an item of feedback; the next record of the channel on this stream continues it."""
 
@@ -99,30 +67,22 @@ class Role(IntEnum):
 
 
 class ProtocolStatus(IntEnum):
-    """How END_REQUEST says a request went, as far as FastCGI is concerned (section 5.5)."""
+    """The protocol status of END_REQUEST (section 5.5)."""
 
     REQUEST_COMPLETE = 0
     CANT_MPX_CONN = 1
     OVERLOADED = 2
     UNKNOWN_ROLE = 3
     INCOMPLETE = 128
-    """Over SCTP only, never toward a web server: the answer ends here and is not whole, because the application or the
-    server behind it failed in the middle. END_REQUEST follows STDOUT without the empty record that would close it. The
-    web side answers 502 if nothing of the response has gone, else breaks the web server's connection off, which is how
-    FastCGI shows that a response is cut."""
+    """Over SCTP only, never toward a web server: the response is cut, because the application or the server behind it
+    failed in the middle of it. END_REQUEST follows STDOUT without the empty record that would close it. The web side
+    answers 502 if nothing of the response has gone, else it closes the web server's connection, which is how FastCGI
+    shows that a response is cut."""
 
 
 ROLES = {role.value: role for role in Role}
 PROTOCOL_STATUS = {status.value: status for status in ProtocolStatus}
-"""By number: a look-up costs a tenth of what the enumeration's call does, and is asked for in every request."""
-
-
-class Record(NamedTuple):
-    """One record as a byte stream brought it."""
-
-    type: int
-    request_id: int
-    content: bytes
+"""By number, because calling the enumeration is slow."""
 
 
 def header(record_type: int, request_id: int, length: int, generation: int = 0) -> bytes:
@@ -146,37 +106,12 @@ def stream_records(
     return [record(record_type, request_id, view[start : start + size], generation) for start in range(0, total, size)]
 
 
-def params_records(request_id: int, params: bytes) -> list[bytes]:
-    """`params`, pairs that `decode_pairs` takes, as PARAMS records: one if they fit, else cut between pairs.
-
-    php-fpm and uwsgi parse each record by itself. A pair that is longer than a record is cut all the same, as section
-    3.4 has it; those two then end the connection. None for empty params (that would end the stream).
-    """
-    if len(params) <= MAX_CONTENT:
-        return [record(RecordType.PARAMS, request_id, params)] if params else []
-    records = []
-    start = position = 0
-    while position < len(params):
-        end = _pair_end(params, position)
-        if end - start > MAX_CONTENT:
-            records += stream_records(RecordType.PARAMS, request_id, params[start:position], size=MAX_CONTENT)
-            start = position
-        position = end
-    records += stream_records(RecordType.PARAMS, request_id, params[start:], size=MAX_CONTENT)
-    return records
-
-
-def _pair_end(data: bytes, position: int) -> int:
-    """Where the name-value pair that begins at `position` ends."""
-    content = 0
-    for _ in range(2):
-        length = data[position]
-        position += 1
-        if length >= 128:
-            length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
-            position += 3
-        content += length
-    return position + content
+def length_at(data: bytes, position: int) -> tuple[int, int]:
+    """The length of a name or value that stands at `position`, and the position after it."""
+    length = data[position]
+    if length < 128:
+        return length, position + 1
+    return int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF, position + 4
 
 
 def begin_request(request_id: int, role: int, flags: int, generation: int = 0) -> bytes:
@@ -195,8 +130,8 @@ def end_request(
     *,
     closing: bool = False,
 ) -> bytes:
-    """An END_REQUEST record (section 5.5); `app_status` is taken modulo 2**32. `stderr` is for its three reserved
-    bytes, modulo 2**24: over SCTP, the bytes of STDERR that the application sent. `closing`: after an empty STDOUT."""
+    """An END_REQUEST record (section 5.5); `app_status` is sent modulo 2**32. `stderr` goes into its three reserved
+    bytes, modulo 2**24: over SCTP, the bytes of STDERR that the application sent. `closing`: an empty STDOUT before."""
     ending = END_REQUEST.pack(
         *(VERSION, RecordType.END_REQUEST, request_id, 8, 0, generation),
         *(app_status & 0xFFFFFFFF, status, stderr >> 16 & 0xFF, stderr & 0xFFFF),
@@ -221,6 +156,23 @@ def decode_pairs(data: bytes) -> dict[str, str]:
 
     ValueError if a length points beyond the end, or if there are more than MAX_PAIRS. Section 3.4.
     """
+    pairs = _decode(data, None)
+    if len(pairs) > MAX_PAIRS:
+        raise ValueError(f"{len(pairs)} name-value pairs; at most {MAX_PAIRS} are accepted")
+    return pairs
+
+
+def values_of(data: bytes, names: tuple[bytes, ...]) -> list[str]:
+    """The values of `names` among the name-value pairs of `data`, as `decode_pairs` has them; '' for a missing name.
+
+    ValueError if a length points beyond the end.
+    """
+    pairs = _decode(data, {len(name) for name in names})
+    return [pairs.get(name.decode("latin-1"), "") for name in names]
+
+
+def _decode(data: bytes, lengths: set[int] | None) -> dict[str, str]:
+    """The pairs whose names have one of `lengths`; None: all pairs."""
     text = data.decode("latin-1")
     end = len(data)
     position = 0
@@ -232,120 +184,17 @@ def decode_pairs(data: bytes) -> dict[str, str]:
             if (name_length | value_length) < 128:  # both are short, as nearly always
                 position += 2
             else:
-                if name_length < 128:
-                    position += 1
-                else:
-                    name_length = int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF
-                    position += 4
-                value_length = data[position]
-                if value_length < 128:
-                    position += 1
-                else:
-                    value_length = int.from_bytes(data[position : position + 4], "big") & 0x7FFFFFFF
-                    position += 4
+                name_length, position = length_at(data, position)
+                value_length, position = length_at(data, position)
             value_start = position + name_length
-            name = text[position:value_start]
+            if lengths is None or name_length in lengths:
+                pairs[text[position:value_start]] = text[value_start : value_start + value_length]
             position = value_start + value_length
-            pairs[name] = text[value_start:position]
     except IndexError:
         position = end + 1
     if position != end:
         raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
-    if len(pairs) > MAX_PAIRS:
-        raise ValueError(f"{len(pairs)} name-value pairs; {MAX_PAIRS} at most are taken")
     return pairs
-
-
-def find_value(data: bytes, name: bytes) -> str | None:
-    """The value of one of the name-value pairs of `data`, without a look at the others; None: ask `decode_pairs`.
-
-    For a name that the sender always gives: it stands in `data` once, so that no value can pose as the pair.
-    """
-    position = data.find(name)
-    if position < 2 or data.rfind(name) != position or data[position - 2] != len(name):
-        return None
-    start = position + len(name)
-    length = data[position - 1]
-    if length >= 128 or start + length > len(data):
-        return None
-    if position >= 5 and data[position - 5] == len(name) and data[position - 4] >= 128:
-        return None  # the two bytes looked at may be the end of a long value's length of four
-    return data[start : start + length].decode("latin-1")
-
-
-def values_of(data: bytes, names: tuple[bytes, ...]) -> list[str]:
-    """The values of `names`, each once, among the name-value pairs of `data`, '' for one that is not there.
-
-    As `decode_pairs` would have them, in a third of the time. ValueError if a length points beyond the end.
-    """
-    end = len(data)
-    position = 0
-    values = [""] * len(names)
-    lengths = {len(name) for name in names}
-    try:
-        while position < end:
-            name_length = data[position]
-            position += 1
-            if name_length >= 128:
-                name_length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
-                position += 3
-            value_length = data[position]
-            position += 1
-            if value_length >= 128:
-                value_length = int.from_bytes(data[position - 1 : position + 3], "big") & 0x7FFFFFFF
-                position += 3
-            start = position + name_length
-            if name_length in lengths:
-                name = data[position:start]
-                if name in names:
-                    values[names.index(name)] = data[start : start + value_length].decode("latin-1")
-            position = start + value_length
-    except IndexError:
-        position = end + 1
-    if position != end:
-        raise ValueError(f"name-value pairs are cut: {end} bytes, a length points to byte {position}")
-    return values
-
-
-class RecordReader:
-    """Cuts a byte stream into records. Feed it what arrives; it keeps the beginning of an unfinished record.
-
-    It holds at most one record (64 KiB + 263 bytes) plus what one feed brought.
-    """
-
-    __slots__ = ("_rest",)
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    @property
-    def inside_record(self) -> bool:
-        """True if the stream, were it to end now, would be cut inside a record."""
-        return bool(self._rest)
-
-    def feed(self, data: bytes) -> list[Record]:
-        """The records that `data` completes, in order. RemoteProtocolError if a version byte is not 1."""
-        if self._rest:
-            data = self._rest + data
-        records = []
-        position = 0
-        end = len(data)
-        while end - position >= HEADER_SIZE:
-            # by hand: compiled, that is quicker than `struct`
-            if data[position] != VERSION:
-                raise wrong_version(data[position])
-            start = position + HEADER_SIZE
-            stop = start + (data[position + 4] << 8 | data[position + 5])
-            following = stop + data[position + 6]
-            if following > end:
-                break
-            request_id = data[position + 2] << 8 | data[position + 3]
-            records.append(Record(data[position + 1], request_id, data[start:stop]))
-            position = following
-        self._rest = data[position:] if position else data
-        if self._rest and self._rest[0] != VERSION:
-            raise wrong_version(self._rest[0])
-        return records
 
 
 def wrong_version(version: int) -> RemoteProtocolError:

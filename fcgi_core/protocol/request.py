@@ -1,4 +1,4 @@
-"""One request on an association, as the protocol keeps it."""
+"""What the protocol keeps of one request on an association."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Request"]
 
-# what stands in a request that is only remembered
+# stand in for what an ended request does not need
 _NO_LANE = Lane(0, 0)
 _CLOSED_SEND = SendWindow(0)
 _CLOSED_RECEIVE = ReceiveWindow(0)
@@ -24,7 +24,7 @@ _NOTHING_HELD: list[tuple[int, bytes | memoryview]] = []
 
 
 class Request:
-    """One request on an association; (id, generation) names it for good."""
+    """One request on an association; (id, generation) identifies it."""
 
     __slots__ = (
         "_params",
@@ -61,9 +61,9 @@ class Request:
         self.role = role
         self.flags = flags
         self.raw_params = b""
-        """The content of all PARAMS records, as it travels."""
+        """The content of the PARAMS records: name-value pairs (section 3.4)."""
         self.growing_params: bytearray | None = None
-        """The same, while it comes in more than one record."""
+        """The same, while it arrives in more than one record."""
         self._params: dict[str, str] | None = None
         self.input = Input.PARAMS
         self.output = Output.OPEN
@@ -71,48 +71,43 @@ class Request:
         self.send_window = SendWindow(send_window)
         self.receive_window = ReceiveWindow(receive_window)
         self.held: list[tuple[int, bytes | memoryview]] = []
-        """(record type, content) that waits for credit, and what must come after it."""
+        """(record type, content) pairs that wait for credit or for room in SCTP; see `Connection._send`."""
         self.streams = StreamSet()
         self.lane: Lane
         self.stderr: FeedbackLane | None = None
         self.stderr_bytes = 0
-        """Bytes of STDERR that were queued to be sent (application side), or have come (web side)."""
+        """Bytes of STDERR that were queued (application side) or have arrived (web side)."""
         self.feedback: dict[int, FeedbackLane] | None = None
-        """By channel number; None while there is none."""
+        """By number of the channel, see `Feedback.lanes`; None while there is none."""
         self.credited_at = 0.0
-        """When the peer last granted credit, which says that it goes on."""
+        """When the peer last granted credit, which shows that it still reads."""
         self.ended_at = 0.0
         self.outlived = False
-        """Application side: records of it may come after its end."""
+        """Application side: whether records of it may arrive after its end."""
         self.context: Any = None
-        """The user's own object; this package does not look at it."""
+        """A place for an object of the user."""
 
     @property
     def params(self) -> dict[str, str]:
-        """PARAMS as latin-1 text. Decoded when first asked for: what only passes through need not be.
-
-        ValueError if they are malformed, which on the application side `RequestReceived` rules out.
-        """
+        """PARAMS as latin-1 text, decoded when first asked for. ValueError if they are malformed, which they never are
+        after `RequestReceived`."""
         if self._params is None:
             self._params = decode_pairs(self.raw_params)
         return self._params
 
     def size_of_params(self) -> int:
-        """Bytes of PARAMS that have come."""
+        """Bytes of PARAMS that have arrived."""
         growing = self.growing_params
         return len(self.raw_params) if growing is None else len(growing)
 
     @property
     def writable(self) -> bool:
-        """False while what was given for sending waits for the peer's credit; a `Writable` event tells the end."""
+        """False while queued content waits for credit; a `Writable` event follows."""
         return not self.held
 
     def settle(self) -> None:
-        """It is over, and only remembered for what comes late: keep what that needs.
-
-        What is let go is freed now, while it is in the processor's cache; to free all of it when the request is
-        forgotten, thousands of requests later, costs a microsecond or two.
-        """
+        """Keep only what late STDERR and feedback need. The rest is freed now, while it is in the processor's cache: to
+        free it when the request is forgotten, thousands of requests later, takes a microsecond or two."""
         self.lane = _NO_LANE
         self.send_window = _CLOSED_SEND
         self.receive_window = _CLOSED_RECEIVE

@@ -1,7 +1,7 @@
-"""What the two sides tell each other on stream 1 when an association begins: SETTINGS, as name-value pairs.
+"""SETTINGS: the name-value pairs that both sides send on stream 1 when an association begins.
 
-Names follow FastCGI's manner (section 4.1: FCGI_MAX_REQS). Unknown names are ignored, so that versions can grow; a
-missing version, or one that this side does not speak, is an error.
+Names are in FastCGI's style (section 4.1: FCGI_MAX_REQS). Unknown names are ignored, so that later versions can add
+some; a missing or another FCGI_SCTP_VERSION is an error.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from itertools import islice
 from ..errors import RemoteProtocolError
 from .channels import MAX_CHANNELS
 from .flow import DEFAULT_WINDOW
-from .records import HEADER_SIZE, RecordType, decode_pairs, encode_pairs
+from .records import RecordType, decode_pairs, encode_pairs
 from .streams import CONTROL_STREAM
 
-__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "PeerChannel", "Settings", "new_instance"]
+__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "Settings", "new_instance"]
 
 PROTOCOL_VERSION = 1
 DEFAULT_MAX_MESSAGE = 16 * 1024
@@ -24,33 +24,24 @@ DEFAULT_MAX_MESSAGE = 16 * 1024
 sent; 16 KiB is HTTP/2's default frame (RFC 9113 section 4.2) and TLS's largest record."""
 MIN_MAX_MESSAGE = 1024
 DEFAULT_MAX_REQUESTS = 1000
-"""Requests at once on one association. FastCGI leaves it to the application (FCGI_MAX_REQS); HTTP/2 servers take 100
-to 250 for one browser, and a web server is many browsers."""
+"""Requests at once on one association. FastCGI leaves the number to the application (FCGI_MAX_REQS); HTTP/2 servers
+accept 100 to 250 of one browser, and a web server is many browsers."""
 
 MAX_NAME = 255
-"""Characters of `FCGI_SCTP_NAME`: a host's name, a path. It stands in each line of a log."""
+"""Characters of `FCGI_SCTP_NAME`, the name of a host or a path, which each line of a log has."""
 MAX_INSTANCE = 128
 """Characters of `FCGI_SCTP_INSTANCE`; ours have 32."""
 MAX_DESCRIPTION = 255
-"""Characters of what describes a channel; ours have 100 at most."""
+"""Characters of the description of a channel; ours have 100 at most."""
 MAX_ACCEPTS = 1024
-"""Channels that a peer takes; one side numbers 96 at most, so this is for ten such plugins' worth of changes."""
+"""Channels that a peer accepts: ten times as many as one side can number."""
 MAX_OTHERS = 64
-"""Pairs of names that are not known here, which are kept; the others are ignored as any unknown name is."""
+"""Pairs of unknown names that are kept for the user; more are ignored."""
 
 
 def new_instance() -> str:
-    """An instance's name, 128 bits that nobody guesses: who knows it could pose as its process."""
+    """A random name of 128 bits for a process: a peer that guessed it could pose as the process."""
     return secrets.token_hex(16)
-
-
-@dataclass(frozen=True, slots=True)
-class PeerChannel:
-    """A channel as the peer's SETTINGS name it."""
-
-    name: str
-    scope: str
-    priority: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +49,28 @@ class Settings:
     """One side's SETTINGS. Sizes are bytes."""
 
     max_requests: int = DEFAULT_MAX_REQUESTS
-    """Requests that this side takes at once (an application; the web side's is not looked at)."""
+    """Requests that this side accepts at once (an application; the web side's is ignored)."""
     window: int = DEFAULT_WINDOW
-    """What this side takes of each request's body before it grants more."""
+    """Bytes of each request's body that this side accepts before it grants more."""
     max_message: int = DEFAULT_MAX_MESSAGE
-    """The largest message that this side takes."""
+    """The largest message that this side accepts."""
     instance: str = ""
-    """Names this process for as long as it lives; another after a restart."""
+    """Identifies this process; another one after a restart."""
     association: int = 0
-    """The web side's number of this association; with `instance` and a request's id and generation it names the request
-    in the logs of both sides."""
+    """The web side's number of this association; with `instance` and a request's id and generation it identifies the
+    request in the logs of both sides."""
     name: str = ""
-    """What people call this process: application, host, worker."""
+    """The name of this process for people: application, host, worker."""
     channels: tuple[str, ...] = ()
-    """Channels that this side sends on, described (``name;scope;priority``); the index is the channel's number."""
+    """Descriptions (`Channel.describe`) of the channels that this side sends on; the index is the channel's number."""
     accepts: tuple[str, ...] = ()
-    """The channels that this side takes from the peer: described as in `channels`, or by name alone."""
+    """Descriptions or names of the channels that this side accepts."""
     serial: int = 0
     """Rises with each change of `channels` or `accepts` while the association lives."""
     seen: int = 0
-    """The peer's `serial` that this side has taken notice of."""
+    """The peer's latest `serial` that this side has seen."""
     others: dict[str, str] = field(default_factory=dict)
-    """Pairs of names that this version does not know."""
+    """Pairs of names that this version does not define."""
 
     def encode(self) -> bytes:
         """The content of the SETTINGS record."""
@@ -140,22 +131,9 @@ class Settings:
             others=dict(islice(pairs.items(), MAX_OTHERS)),
         )
 
-    def peer_channels(self) -> tuple[PeerChannel, ...]:
-        """`channels`, taken apart."""
-        taken = []
-        for description in self.channels:
-            name, _, rest = description.partition(";")
-            scope, _, rest = rest.partition(";")
-            taken.append(PeerChannel(name, scope, rest.partition(";")[0]))
-        return tuple(taken)
-
-    def largest_content(self) -> int:
-        """The largest record content that fits a message of this side's."""
-        return self.max_message - HEADER_SIZE
-
 
 def _number(pairs: dict[str, str], name: str, default: int, least: int, most: int) -> int:
-    """A number, taken out of the pairs. Not a function inside of another one: compiled, that is a circle each time."""
+    """Remove a number from the pairs."""
     text = pairs.pop(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
         raise _wrong(f"{name} is {text[:40]!r}; a number from {least} to {most} was expected")
@@ -170,5 +148,5 @@ def _wrong(what: str, advice: str = "") -> RemoteProtocolError:
 
 def _text(name: str, given: str, most: int) -> str:
     if len(given) > most:
-        raise _wrong(f"{name} has {len(given)} characters, {given[:40]!r} and so on; at most {most} are taken")
+        raise _wrong(f"{name} has {len(given)} characters, {given[:40]!r} and so on; at most {most} are accepted")
     return given

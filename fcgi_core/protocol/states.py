@@ -1,14 +1,13 @@
-"""The life of a request as data: which record may come when.
+"""The life of a request as data: which record may follow which.
 
-A request has two directions that live independently. Toward the application (the *input*) it is PARAMS, then STDIN,
-then, for a filter only, DATA, each closed by an empty record (FastCGI section 3.3, stream records). Toward the web
-server (the *output*) it is STDOUT, closed by an empty record or simply by END_REQUEST (real servers do both; section
-6.2 closes it, php-fpm does, others do not). STDERR is not in the tables: it travels on a stream of its own, may come
-before, between and after, and ends nothing; END_REQUEST does not wait for it on its way.
+A request has two independent directions. Toward the application (the *input*) it is PARAMS, then STDIN, then, for a
+filter only, DATA, each closed by an empty record (FastCGI section 3.3, stream records). Toward the web server (the
+*output*) it is STDOUT, closed by an empty record (section 6.2; php-fpm does so) or only by END_REQUEST, as others do.
+STDERR is not in the tables: it has another stream and may arrive before, between and after.
 
-Both tables are written once and used by both sides: the receiver asks whether a record may come, the sender moves along
-the same arrows. A record that a table does not have is the peer's mistake and ends that request alone. The states are
-text because the hash of text is quick, and these tables are asked for every record.
+Both sides use both tables: the receiver to check a record, the sender to move along the same arrows. A record that a
+table does not have is the peer's mistake and ends that request alone. States are text because they are keys of
+dictionaries that every record looks up, and text hashes fast.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ __all__ = ["AFTER_PARAMS", "INPUT", "OUTPUT", "Input", "Output"]
 
 
 class Input(StrEnum):
-    """What of a request the application has: the part that comes next."""
+    """The part of a request that the application receives next."""
 
     PARAMS = "PARAMS"
     STDIN = "STDIN"
@@ -31,7 +30,7 @@ class Input(StrEnum):
 
 
 class Output(StrEnum):
-    """What of a response the web side has."""
+    """What the web side has received of a response."""
 
     OPEN = "open"
     STDOUT_CLOSED = "STDOUT closed"

@@ -1,87 +1,77 @@
-"""Stream plans: on which SCTP stream what is sent. Purely the sender's matter, for receivers go by the record header.
+"""On which SCTP stream a sender puts what. A receiver goes by the record header alone, so each side chooses for itself.
 
-Streams 0 (silent, for security) and 1 (control) are nobody's; the pool is 2 and up. `per-channel`, the default, gives a
-request a *set* of streams: one for content, one for STDERR once it writes any, one for each plugin channel of request
-scope that it uses. A lost packet of a log line then holds up no content, and the other way round.
+Stream 0 (kept for security) and 1 (control) are reserved; the pool is 2 and up. A request holds a *set* of streams: one
+for content, one for STDERR once it writes any, one for each plugin channel of request scope that it uses. A lost packet
+of a log line then holds up no content, and the other way round. docs/streams.md compares this policy with others, which
+`bench/streams/policies.py` has.
 
-A stream that was released waits as long as possible before it is leased again (least recently used first): what the
-last holder sent has most likely arrived, so a loss of his does not hold up the next. Streams keep their priority while
-they wait, so that an SCTP stack is told of a priority once in a stream's life and not once a lease.
+The stream released longest ago is leased first: what its last holder sent has most likely arrived, so a loss there does
+not hold up the next holder. A stream keeps its priority while it is free, so SCTP learns a priority once in a stream's
+life and not once a lease.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from enum import Enum
 
 from .channels import Priority
 
-__all__ = ["CONTROL_STREAM", "FIRST_STREAM", "SECURITY_STREAM", "Plan", "Shortages", "StreamPool", "StreamSet"]
+__all__ = ["CONTROL_STREAM", "FIRST_STREAM", "SECURITY_STREAM", "Policy", "Shortages", "StreamPool", "StreamSet"]
 
 SECURITY_STREAM = 0
 CONTROL_STREAM = 1
 FIRST_STREAM = 2
-
-
-class Plan(Enum):
-    """How work is divided over streams. All interoperate; docs/streams.md measures them against each other."""
-
-    SINGLE = "single"
-    """Everything on stream 2: what FastCGI on one TCP connection does."""
-    PER_TYPE = "per-type"
-    """One stream for all content, one for all STDERR, one for each channel."""
-    PER_REQUEST = "per-request"
-    """One stream for each request with all that belongs to it; association channels own one each."""
-    PER_CHANNEL = "per-channel"
-    """A set of streams for each request."""
+CONTENT = "content"
+STDERR = "stderr"
 
 
 @dataclass(slots=True)
 class Shortages:
-    """How often the pool was too short, by what was done about it."""
+    """How often no stream was free, by what the pool did then."""
 
     asked: int = 0
-    """More streams were asked for (RFC 6525)."""
+    """It asked for more streams (RFC 6525)."""
     shared_feedback: int = 0
-    """STDERR or a request channel went to a stream that others use."""
+    """It put STDERR or a request channel on a stream that others use."""
     shared_content: int = 0
-    """The content of two requests went to one stream."""
+    """It put the content of two requests on one stream."""
 
 
 class StreamSet:
-    """The streams that one request holds. Filled as it needs them; most need but one."""
+    """The streams that one request holds, leased when it needs them; most requests need one."""
 
     __slots__ = ("content", "others")
 
     def __init__(self) -> None:
         self.content = 0
-        """The stream of its content, 0 for none."""
+        """The stream for content, 0 for none."""
         self.others: dict[Hashable, int] | None = None
 
     @property
     def streams(self) -> dict[Hashable, int]:
-        """All of them, by what they carry."""
+        """All streams, by what they carry."""
         return ({CONTENT: self.content} if self.content else {}) | (self.others or {})
 
 
-CONTENT = "content"
-STDERR = "stderr"
+Policy = Callable[[Hashable, StreamSet | None], tuple[Hashable, StreamSet | None]]
+"""Another division of work than a set of streams for each request: says for a channel (CONTENT, STDERR and plugin
+channels) of a request, or of the association (None), as which channel of which holder it is to travel."""
 
 
 class StreamPool:
     """The outgoing streams of one association and who holds them."""
 
-    def __init__(self, plan: Plan, outgoing: int) -> None:
+    def __init__(self, outgoing: int, policy: Policy | None = None) -> None:
         """`outgoing` is the number of streams the association has, 0 and 1 included."""
-        self.plan = plan
         self.outgoing = outgoing
         self.shortages = Shortages()
         self.wanted = 0
-        """Streams that the pool would like to have more; whoever asks the carrier sets it to 0."""
+        """Streams to ask the carrier for; the driver asks and sets it to 0."""
         self.priorities: list[tuple[int, int]] = []
-        """(stream, priority) that the carrier is still to be told; whoever tells it empties the list."""
+        """(stream, priority) pairs to tell the carrier; the driver tells it and empties the list."""
+        self._policy = policy
         self._fresh = FIRST_STREAM
         self._free: dict[int, deque[int]] = {}
         self._holders: dict[int, int] = {}
@@ -90,17 +80,17 @@ class StreamPool:
         self._may_grow = True
 
     def grow(self, outgoing: int) -> None:
-        """The association has `outgoing` streams now. If it asked for more and these are not, the peer refused."""
+        """Note that the association has `outgoing` streams now. The same number as before means the peer refused."""
         if outgoing > self.outgoing:
             self.outgoing = outgoing
             self._may_grow = True
 
     def in_use(self) -> int:
-        """Streams that requests hold now; those of association channels are not counted."""
+        """Number of streams that requests hold now; those of association channels are not counted."""
         return len(self._holders)
 
     def holders(self) -> dict[int, int]:
-        """Each stream that requests hold, with how many times they do."""
+        """Each stream that requests hold, with the number of its holders."""
         return dict(self._holders)
 
     def association_streams(self) -> dict[Hashable, int]:
@@ -108,51 +98,44 @@ class StreamPool:
         return dict(self._associations)
 
     def association_stream(self, channel: Hashable, priority: int) -> int:
-        """The stream of a channel of association scope; it keeps it."""
+        """The stream of a channel of association scope, which keeps it."""
+        if self._policy is not None:
+            channel, _ = self._policy(channel, None)
         stream = self._associations.get(channel)
         if stream is None:
-            if self.plan is Plan.SINGLE:
-                stream = FIRST_STREAM
-            else:
-                stream = self._take(priority) or self._share(priority, content=False)
-            self._associations[channel] = stream
+            stream = self._associations[channel] = self._take(priority) or self._share(priority, content=False)
         return stream
 
     def content_stream(self, streams: StreamSet) -> int:
         """The stream for the content of a request."""
         if streams.content:
             return streams.content
-        if self.plan is Plan.SINGLE:
-            stream = FIRST_STREAM
-        elif self.plan is Plan.PER_TYPE:
-            return self.association_stream(CONTENT, Priority.CONTENT)
-        else:
-            stream = self._take(Priority.CONTENT) or self._share(Priority.CONTENT, content=True)
-            self._holders[stream] = self._holders.get(stream, 0) + 1
-        streams.content = stream
+        if self._policy is not None:
+            channel, holder = self._policy(CONTENT, streams)
+            if holder is None:
+                return self.association_stream(channel, Priority.CONTENT)
+        stream = streams.content = self._take(Priority.CONTENT) or self._share(Priority.CONTENT, content=True)
+        self._holders[stream] = self._holders.get(stream, 0) + 1
         return stream
 
     def feedback_stream(self, streams: StreamSet, channel: Hashable, priority: int) -> int:
         """The stream for STDERR or a channel of request scope, for one request."""
+        if self._policy is not None:
+            channel, holder = self._policy(channel, streams)
+            if holder is None:
+                return self.association_stream(channel, priority)
+            if channel == CONTENT:
+                return self.content_stream(streams)
         if streams.others is None:
             streams.others = {}
         stream = streams.others.get(channel, 0)
-        if stream:
-            return stream
-        if self.plan is Plan.SINGLE:
-            stream = FIRST_STREAM
-        elif self.plan is Plan.PER_TYPE:
-            return self.association_stream(channel, priority)
-        elif self.plan is Plan.PER_REQUEST:
-            return self.content_stream(streams)
-        else:
-            stream = self._take(priority) or self._share(priority, content=False)
+        if not stream:
+            stream = streams.others[channel] = self._take(priority) or self._share(priority, content=False)
             self._holders[stream] = self._holders.get(stream, 0) + 1
-        streams.others[channel] = stream
         return stream
 
     def release(self, streams: StreamSet) -> None:
-        """The request has sent all it will: its streams go to the back of the queue."""
+        """Take back the streams of a request that sends nothing more: they go to the back of the queue."""
         if streams.content:
             self._release(streams.content)
             streams.content = 0
@@ -176,7 +159,7 @@ class StreamPool:
             queue.append(stream)
 
     def _take(self, priority: int) -> int:
-        """A stream that nobody holds, 0 if there is none: a new one, one of this priority, or one of another."""
+        """A free stream, 0 if there is none: a new one, one of this priority, or one of another."""
         if self._fresh < self.outgoing:
             stream = self._fresh
             self._fresh += 1
@@ -191,9 +174,9 @@ class StreamPool:
         return stream
 
     def _share(self, priority: int, *, content: bool) -> int:
-        """No stream is free: ask for more for those who come later, and give one that others use."""
+        """With no stream free: ask for more, for later requests, and return one that others use."""
         if self._may_grow:
-            # as many again as there are, so that few questions lead to many streams; no second one before the answer
+            # as many again as there are, so that few requests lead to many streams; none while one is unanswered
             self.wanted = max(16, self.outgoing)
             self._may_grow = False
             self.shortages.asked += 1

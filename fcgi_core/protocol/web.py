@@ -25,18 +25,18 @@ from .records import (
 from .request import Request
 from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, OUTPUT, Input, Output
-from .streams import Plan
+from .streams import Policy
 
 __all__ = ["WebConnection"]
 
 REMEMBERED = 4096
-"""Ended requests whose late STDERR and feedback still find them, at most. With PARAMS of 1 KiB that is 4 MiB."""
+"""Ended requests kept for their late STDERR and feedback, at most. With PARAMS of 1 KiB that is 4 MiB."""
 REMEMBERED_BYTES = 4 << 20
-"""And PARAMS of theirs, as much: those of one request may have 1 MiB, and it is the client who decides."""
+"""Bytes of PARAMS of those requests; the client decides how many one has, up to 1 MiB."""
 REMEMBER_FOR = 30.0
-"""Seconds that they are remembered: SCTP gives up on a peer, and with it on what is late, in about that time."""
+"""Seconds that they are kept: in about that time SCTP gives up a peer, and late messages with it."""
 _END = struct.Struct(">IBBH")
-"""END_REQUEST's content: application status, protocol status, bytes of STDERR modulo 2**24 (in what is reserved)"""
+"""END_REQUEST's content: application status, protocol status, bytes of STDERR modulo 2**24 (in the reserved bytes)"""
 _SHORT_HEAD = struct.Struct(">BBHHBBHB5xBBHHBB")
 """BEGIN_REQUEST, and the header of PARAMS"""
 _SHORT_TAIL = struct.Struct(">BBHHBBBBHHBB")
@@ -44,7 +44,7 @@ _SHORT_TAIL = struct.Struct(">BBHHBBBBHHBB")
 
 
 def _short_request(request_id: int, generation: int, flags: int, params: bytes, body: bytes) -> bytes:
-    """All records of a responder's request, PARAMS and STDIN in one each at most; quicker than one by one."""
+    """All records of a responder's request whose PARAMS and STDIN fit one record each."""
     begin, kind, stdin = RecordType.BEGIN_REQUEST, RecordType.PARAMS, RecordType.STDIN
     head = _SHORT_HEAD.pack(
         *(VERSION, begin, request_id, 8, 0, generation, Role.RESPONDER, flags),
@@ -69,20 +69,20 @@ class WebConnection(Connection):
         settings: Settings | None = None,
         *,
         channels: Sequence[Channel] = (),
-        plan: Plan = Plan.PER_CHANNEL,
+        policy: Policy | None = None,
     ) -> None:
-        super().__init__(settings, channels=channels, plan=plan)
+        super().__init__(settings, channels=channels, policy=policy)
         self._serial = 0
         self._recent: dict[tuple[int, int], Request] = {}
         self._recent_order: deque[Request] = deque()
-        """The same, the oldest first. Both together cost less than an OrderedDict, which has a node for each."""
+        """The same requests, the oldest first; with a dictionary this takes less memory than an OrderedDict."""
         self._recent_bytes = 0
         self._forget_at = 0.0
-        """When the oldest of them is too old."""
+        """When the oldest of them is to be forgotten."""
         self._over: list[Request] = []
-        """Requests whose end the user was told of last, and of which nothing can come any more."""
+        """Requests that ended in the last batch of events and of which nothing can arrive any more."""
         self._feedback_of_requests = False
-        """Whether the peer sends feedback that belongs to requests, which may come after their end."""
+        """Whether the peer sends feedback of requests, which may arrive after their end."""
 
     def receive(self, messages: Iterable[Message], now: float) -> list[Event]:
         for request in self._over:
@@ -110,12 +110,12 @@ class WebConnection(Connection):
     ) -> Request:
         """Begin a request with the content of its PARAMS stream (name-value pairs).
 
-        `body` is all of STDIN if that is known already, b'' for none; None: it follows by `send_input`, `end_input`.
-        RequestRefused if there is no capacity; nothing has been sent then.
+        `body` is all of STDIN, b'' for none; None: it follows by `send_input` and `end_input`. RequestRefused if there
+        is no capacity; nothing has been sent then.
         """
         peer = self.peer_settings
         if peer is None or self.capacity <= 0:
-            raise RequestRefused("the application takes no more requests on this association now")
+            raise RequestRefused("the application accepts no more requests on this association now")
         while True:
             request_id, generation = self._serial % MAX_CONTENT + 1, self._serial // MAX_CONTENT % 256
             self._serial += 1
@@ -129,7 +129,7 @@ class WebConnection(Connection):
         if body is not None and role is Role.RESPONDER and params:
             size = _SHORT_HEAD.size + len(params) + _SHORT_TAIL.size + len(body) + (HEADER_SIZE if body else 0)
             if len(body) <= peer.window and max(len(params), len(body)) <= MAX_CONTENT and size <= self._max_message:
-                # a short request is one message, and queued as one piece
+                # a short request is one message, queued as one piece
                 request.input = Input.COMPLETE
                 request.send_window.sent = len(body)
                 self._outbox.add(request.lane, _short_request(request_id, generation, flags, params, body))
@@ -144,24 +144,22 @@ class WebConnection(Connection):
         return request
 
     def send_input(self, request: Request, data: bytes, *, is_data: bool = False) -> None:
-        """Send part of STDIN, or of a filter's DATA. Anything goes; stop giving while not `request.writable`."""
+        """Send part of STDIN, or of a filter's DATA, of any size; wait while not `request.writable`."""
         kind = RecordType.DATA if is_data else RecordType.STDIN
         if data and not request.aborted and request.key in self.requests and (request.input, kind, False) in INPUT:
-            self._send_content(request, kind, data)
+            self._send(request, kind, data)
 
     def end_input(self, request: Request, *, is_data: bool = False) -> None:
-        """STDIN (or DATA) is complete. Saying so again does nothing, nor does closing what the role does not have."""
+        """Close STDIN (or DATA). Closing it twice does nothing, nor closing a stream that the role does not have."""
         kind = RecordType.DATA if is_data else RecordType.STDIN
         following = INPUT.get((request.input, kind, True), request.input)
         if following is not request.input and not request.aborted and request.key in self.requests:
             request.input = following
-            self._close_content(request, kind)
+            self._send(request, kind, b"")
 
     def abort(self, request: Request) -> None:
-        """Nobody waits for the answer any more (section 5.4): no event of its output comes after this.
-
-        The id stays taken until the application's END_REQUEST, unless nothing of the request had been sent.
-        """
+        """Abort a request (section 5.4): no event of its output comes after this. Its id stays in use until the
+        application's END_REQUEST, unless nothing of the request had been sent."""
         if request.aborted or request.key not in self.requests:
             return
         request.aborted = True
@@ -170,7 +168,7 @@ class WebConnection(Connection):
     def _end_after_failure(self, request: Request) -> None:
         self._discard_output(request)
         if request.lane.sent:
-            # ordered, on the request's own stream: behind its BEGIN_REQUEST, and not behind a body, which is gone
+            # on the request's stream, so it arrives after BEGIN_REQUEST; the body that waited there is discarded
             self._outbox.add(request.lane, record(RecordType.ABORT_REQUEST, request.id, b"", request.generation))
         else:
             self._finish(request)
@@ -194,7 +192,7 @@ class WebConnection(Connection):
         return self.requests.get(key) or self._recent.get(key)
 
     def _output(self, stream: int, kind: int, key: tuple[int, int], empty: bool) -> Request | None:
-        """The request that a record of its output belongs to, moved along the table; None if it has no place there."""
+        """The request that a record of output belongs to, in its next state; None if the table does not have it."""
         request = self.requests.get(key)
         if request is None:
             self._request_error("a record for a request that is not under way", stream, kind, key)
@@ -219,7 +217,7 @@ class WebConnection(Connection):
                 request.key,
             )
         elif request.aborted:
-            self.consumed(request, len(content))  # so that an application that does not look can come to its end
+            self.consumed(request, len(content))  # so that an application that ignores the abort can end
         else:
             self._events.append(OutputReceived(request, content))
 
@@ -227,7 +225,7 @@ class WebConnection(Connection):
         request = self.find(request_id, generation)
         if request is None:
             key = (request_id, generation)
-            self._request_error("STDERR of a request that is not known here (any more)", stream, RecordType.STDERR, key)
+            self._request_error("STDERR of a request that is unknown or forgotten", stream, RecordType.STDERR, key)
         elif content:
             request.stderr_bytes += len(content)
             self._events.append(StderrReceived(request, content))
@@ -253,11 +251,8 @@ class WebConnection(Connection):
             self._events.append(RequestEnded(request, app_status, status, stderr))
 
     def _finish(self, request: Request, stderr_misses: bool = False) -> None:
-        """Both sides are done with the request; it is remembered if something of it may still come.
-
-        Else it is free at once: thousands of requests that nobody asks for would drive all else out of the processor's
-        cache.
-        """
+        """Remove a request that has ended. It is kept for a while only if something of it may still arrive: thousands
+        of kept requests would drive everything else out of the processor's cache."""
         del self.requests[request.key]
         request.output = Output.ENDED
         self._close_lanes(request)
@@ -278,10 +273,10 @@ class WebConnection(Connection):
             self._forget()
 
     def _forget(self) -> None:
-        """Forget the ended requests that are too many or too old."""
+        """Forget ended requests beyond the bounds of number, bytes and age."""
         recent = self._recent
         order = self._recent_order
-        while True:  # what has just ended stays
+        while True:  # the request that has just ended stays
             oldest = order[0]
             count = len(order)
             few = count <= REMEMBERED and (self._recent_bytes <= REMEMBERED_BYTES or count == 1)
@@ -289,20 +284,20 @@ class WebConnection(Connection):
                 self._forget_at = oldest.ended_at + REMEMBER_FOR + 0.001
                 return
             order.popleft()
-            if recent.get(oldest.key) is oldest:  # else its id and generation have come again meanwhile
+            if recent.get(oldest.key) is oldest:  # else a later request has its id and generation
                 del recent[oldest.key]
             self._recent_bytes -= len(oldest.raw_params)
-            oldest.context = None  # the user's object holds the request: without a circle both are free at once
+            oldest.context = None  # the user's object refers to the request: without a cycle both are free at once
 
     def _meet(self, settings: Settings) -> None:
         super()._meet(settings)
         self._feedback_of_requests = self.feedback.comes_after_requests()
 
-    def _on_drain(self, content: bytes) -> None:
-        super()._on_drain(content)
+    def _on_drain(self) -> None:
+        super()._on_drain()
         self._answer_drain()
 
     def _answer_drain(self) -> None:
-        """The application drains: tell it when none of our requests is left, so that it may end without losing one."""
+        """Tell an application that drains when no request is left, so that it can end without losing one."""
         if self.peer_draining and not self.requests and not self.draining:
             self.drain()

@@ -22,6 +22,7 @@ import random
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
+from typing import Any
 
 from . import endings
 from .carrier import (
@@ -36,7 +37,7 @@ from .carrier import (
     Message,
 )
 
-__all__ = ["MemoryAssociation", "MemoryCarrier", "MemoryNetwork"]
+__all__ = ["MemoryAssociation", "MemoryCarrier", "MemoryNetwork", "VirtualLoop"]
 
 WINDOW = 64 * 1024
 """Payload bytes on the way at most, each direction of an association."""
@@ -404,3 +405,35 @@ class MemoryCarrier:
                 del self.network.listeners[where]
         for association in tuple(self.associations):
             association.abort("closing")
+
+
+class _Call:
+    """A scheduled call, see :class:`fcgi_core.common.loop.Handle`."""
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback: Callable[[], object] | None = callback
+
+    def __call__(self) -> None:
+        if self._callback is not None:
+            self._callback()
+
+    def cancel(self) -> None:
+        self._callback = None
+
+
+class VirtualLoop:
+    """A network's clock as the loop that drivers and supervisors ask for, see :class:`fcgi_core.common.loop.Loop`."""
+
+    def __init__(self, network: MemoryNetwork) -> None:
+        self._network = network
+
+    def time(self) -> float:
+        return self._network.now
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> _Call:
+        return self.call_at(self._network.now, callback, *args)
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> _Call:
+        call = _Call(lambda: callback(*args))
+        self._network.call_at(when, call)
+        return call

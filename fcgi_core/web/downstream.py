@@ -22,21 +22,19 @@ from http import HTTPStatus
 from typing import Protocol, cast
 
 from ..errors import RemoteProtocolError
+from ..hosting.byte_stream import KEEP_CONN, RecordReader, find_value
 from ..hosting.exchange import Exchange, error_page
 from ..protocol.records import (
     HEADER_SIZE,
-    KEEP_CONN,
     MAX_PARAMS,
     PREFERRED_CONTENT,
     ROLES,
     ProtocolStatus,
-    RecordReader,
     RecordType,
     Role,
     decode_pairs,
     encode_pairs,
     end_request,
-    find_value,
     header,
     record,
     stream_records,

@@ -18,7 +18,6 @@ from ..hosting.supervisor import Supervisor
 from ..hosting.switching import change_plugins, switches_off
 from ..plugin import FeedEntry
 from ..protocol.settings import Settings, new_instance
-from ..protocol.streams import Plan
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
 from ..sctp.endpoints import advertised
@@ -97,7 +96,6 @@ class WebService:
         *,
         plugins: Sequence[EnabledPlugin] = (),
         settings: Settings | None = None,
-        plan: Plan = Plan.PER_CHANNEL,
         feed: Feed | None = None,
         options: WebOptions | None = None,
     ) -> None:
@@ -106,7 +104,6 @@ class WebService:
         self._carrier = carrier
         self._listen = listen
         self._settings = replace(settings or Settings(), instance=new_instance())
-        self._plan = plan
         self._feed = feed
         self._faults: FaultFeed | None = None
         self.supervisor = Supervisor(
@@ -283,7 +280,7 @@ class WebService:
     def make_connection(self) -> tuple[WebConnection, int]:
         self._association += 1
         settings = replace(self._settings, association=self._association)
-        return WebConnection(settings, channels=self.supervisor.channels, plan=self._plan), self._association
+        return WebConnection(settings, channels=self.supervisor.channels), self._association
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         for one in self.upstreams:

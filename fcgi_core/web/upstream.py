@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
+from ..common.bounded_queue import Budget
 from ..common.operator_log import Sums
 from ..errors import RequestRefused
+from ..hosting.byte_stream import KEEP_CONN
 from ..hosting.delivery import Link
+from ..hosting.driver import Driver
 from ..hosting.supervisor import Supervisor
-from ..protocol.channels import Budget
 from ..protocol.connection import MAX_HELD_OF_PEER
-from ..protocol.driver import Driver
 from ..protocol.events import (
     ConfigAnswered,
     ConnectionFailed,
@@ -32,7 +33,7 @@ from ..protocol.events import (
     StderrReceived,
     Writable,
 )
-from ..protocol.records import KEEP_CONN, ProtocolStatus, RecordType
+from ..protocol.records import ProtocolStatus, RecordType
 from ..protocol.request import Request
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Association, Carrier, CarrierError

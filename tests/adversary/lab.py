@@ -29,15 +29,8 @@ from typing import Any
 import yaml
 from fcgi_cli.admin import AdminClient
 
-from fcgi_core.protocol.records import (
-    RecordReader,
-    RecordType,
-    begin_request,
-    decode_pairs,
-    encode_pairs,
-    record,
-    stream_records,
-)
+from fcgi_core.hosting.byte_stream import RecordReader
+from fcgi_core.protocol.records import RecordType, begin_request, decode_pairs, encode_pairs, record, stream_records
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.sctp.carrier import Address, Carrier, CarrierOptions, Message
 from fcgi_core.sctp.userspace.carrier import UserspaceCarrier

@@ -51,6 +51,6 @@ def test_parameters_without_number_cost_their_own_request_alone(lab: Lab) -> Non
         await web.comes(RecordType.END_REQUEST, 10)
         assert app.resident() - before < 80 * MIB
         await lab.is_served(app)
-        await app.reads_its_log_until("10000 at most are taken")
+        await app.reads_its_log_until("at most 10000 are accepted")
 
     lab.run(attack)

@@ -7,16 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fcgi_core.protocol.records import (
-    KEEP_CONN,
-    Record,
-    RecordReader,
-    RecordType,
-    decode_pairs,
-    end_request,
-    record,
-    stream_records,
-)
+from fcgi_core.hosting.byte_stream import KEEP_CONN, Record, RecordReader
+from fcgi_core.protocol.records import RecordType, decode_pairs, end_request, record, stream_records
 
 
 class Served:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fcgi_core.app.service import Application, AppService
-from fcgi_core.protocol.driver import Driver
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.events import Event, OutputReceived, PeerReady, RequestEnded, RequestFailed, StderrReceived
 from fcgi_core.protocol.records import ProtocolStatus, RecordType, Role, encode_pairs
 from fcgi_core.protocol.settings import Settings

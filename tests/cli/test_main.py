@@ -90,7 +90,7 @@ def test_check_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_web_from_flags_alone(started: list[tuple[str, Config]]) -> None:
     words = ["web", "--listen", "unix:/a", "--listen", "127.0.0.1:9001", "--connect", "a:1", "--connect", "b:2"]
-    words += ["--feed", "/tmp/feed", "--sctp", "userspace", "--plan", "single", "--name", "edge", "--plugin", "syslog"]
+    words += ["--feed", "/tmp/feed", "--sctp", "userspace", "--name", "edge", "--plugin", "syslog"]
     assert main([*words, "--log-level", "debug"]) == 0
     ((side, config),) = started
     assert side == "web"
@@ -98,7 +98,7 @@ def test_web_from_flags_alone(started: list[tuple[str, Config]]) -> None:
     assert config.web.listen == ["unix:/a", "127.0.0.1:9001"]
     assert [one.address for one in config.web.connect] == ["a:1", "b:2"]
     assert (config.web.feed, config.web.name) == ("/tmp/feed", "edge")
-    assert (config.sctp.carrier, config.sctp.plan.value) == ("userspace", "single")
+    assert config.sctp.carrier == "userspace"
     assert config.plugins == {"syslog": {}}
     assert config.log_level == "debug"
 

@@ -33,7 +33,6 @@ ASSOCIATION = {
     "age": 61.0,
     "requests": 2,
     "draining": False,
-    "plan": "per-channel",
     "streams": 256,
     "streams_leased": 3,
     "shortages": {"asked": 0, "shared_feedback": 2},
@@ -121,7 +120,7 @@ web side host1, fcgi-sctp 0.1.0, process 7, up 1 h 2 min
   association 1 with shop at 127.0.0.1:9000, up 1 min 1 s
     round trip 0.21 ms, congestion window 4.3 KiB, unacknowledged chunks 3
     waiting: content 2.0 KiB, feedback 0 B, in SCTP 100 B
-    256 streams, 3 leased, plan per-channel; too few: shared feedback 2
+    256 streams, 3 leased; too few: shared feedback 2
         0 -!a.............................................................
        64 ......cb2.......................................................
       128 to 255 are free

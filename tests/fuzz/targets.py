@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Callable, Iterable
 
 from fcgi_core.errors import RemoteProtocolError
+from fcgi_core.hosting.byte_stream import RecordReader
 from fcgi_core.protocol.application import ApplicationConnection
 from fcgi_core.protocol.channels import Channel, Direction, Priority, Scope
 from fcgi_core.protocol.connection import Connection
@@ -28,7 +29,7 @@ from fcgi_core.protocol.events import (
     RequestFailed,
     RequestReceived,
 )
-from fcgi_core.protocol.records import HEADER, HEADER_SIZE, RecordReader, RecordType, Role, encode_pairs
+from fcgi_core.protocol.records import HEADER, HEADER_SIZE, RecordType, Role, encode_pairs
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Output
 from fcgi_core.protocol.web import WebConnection

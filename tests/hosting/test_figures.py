@@ -9,7 +9,6 @@ import pytest
 from fcgi_core.hosting.figures import ChannelLedger, association_figures, stream_map, streams_of
 from fcgi_core.plugin import AssociationInfo
 from fcgi_core.protocol.channels import Channel, Scope
-from fcgi_core.protocol.streams import Plan
 from fcgi_core.sctp.carrier import AssociationStatistics
 from tests.protocol.helpers import Pair
 
@@ -63,7 +62,7 @@ def test_a_request_nobody_has_taken_up_has_its_number(pair: Pair) -> None:
 
 
 def test_a_shared_stream_tells_all() -> None:
-    pair = Pair(channels=(LINES, BEATS), plan=Plan.SINGLE)
+    pair = Pair(channels=(LINES, BEATS), streams=3)
     for number in range(3):
         begin(pair, f"r{number}")
     assert [use["request"] for use in stream_map(pair.web)[2]] == ["r0", "r1", "r2"]

@@ -16,7 +16,6 @@ from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import Plugin
 from fcgi_core.process.config import Config, SctpConfig, Seconds, Size, load_config
 from fcgi_core.process.schema import schema
-from fcgi_core.protocol.streams import Plan
 from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import silence
 from fcgi_core.web.probe import ProbeOptions
@@ -48,7 +47,6 @@ def test_little_is_enough(tmp_path: Path) -> None:
     assert [one.address for one in config.web.connect] == ["192.0.2.1:9000"]
     assert config.app.listen == ["0.0.0.0:9000"]
     assert config.sctp.carrier == "auto"
-    assert config.sctp.plan is Plan.PER_CHANNEL
     assert config.plugins == {}
     assert config.log_level == "info"
     assert config.hook_limit == 1.0
@@ -140,9 +138,9 @@ def test_flags_go_over_the_file(tmp_path: Path) -> None:
 
 
 def test_flags_go_over_a_short_form(tmp_path: Path) -> None:
-    config = load(tmp_path, {"sctp": "kernel"}, sctp={"plan": "single"})
+    config = load(tmp_path, {"sctp": "kernel"}, sctp={"streams": 64})
     assert config.sctp.carrier == "kernel"
-    assert config.sctp.plan is Plan.SINGLE
+    assert config.sctp.streams == 64
     app = {"fastcgi": "unix:/run/php.sock", "listen": "0.0.0.0:9000"}
     config = load(tmp_path, {"app": app}, app={"fastcgi": {"address": None, "connections": 7}})
     assert config.app is not None
@@ -213,7 +211,7 @@ def test_flags_alone() -> None:
         ({"app": {**APP, "threads": 0}}, ["app.threads", "0", "at least 1"]),
         ({"app": {**APP, "script_name": "shop/"}}, ["app.script_name", "'shop/'"]),
         ({"sctp": "tcp"}, ["sctp.carrier", "'tcp'", "auto", "kernel", "userspace"]),
-        ({"sctp": {"plan": "best"}}, ["sctp.plan", "'best'", "per-channel", "single"]),
+        ({"sctp": {"plan": "per-channel"}}, ["sctp: plan was removed", "delete it"]),
         ({"sctp": {"window": 1}}, ["sctp.window", "1", "4096"]),
         ({"sctp": {"dead_after": "1s"}}, ["sctp.dead_after", "1.0", "at least 2 was"]),
         ({"sctp": {"dead_after": 600}}, ["sctp.dead_after", "600", "at most 300 was"]),
@@ -400,7 +398,7 @@ def test_an_editor_has_nothing_against_the_examples(path: Path) -> None:
     "text",
     [
         "sctp: userspace",
-        "sctp: {window: 64K, dead_after: 10s, allowed_peers: 10.0.0.0/8, plan: single}",
+        "sctp: {window: 64K, dead_after: 10s, allowed_peers: 10.0.0.0/8, streams: 64}",
         "web: {listen: 'unix:/a', connect: '192.0.2.1:9000', request_timeout: 10s, health: /h}",
         "web: {listen: ['a:1'], connect: ['b:1', {address: 'c:1', weight: 2}], health: null}",
         "app: {fastcgi: 'unix:/a', listen: '0.0.0.0:1', max_memory: 64M, workers: 2}",

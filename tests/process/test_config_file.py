@@ -62,13 +62,13 @@ def test_later_files_override_earlier_files(tmp_path: Path) -> None:
         tmp_path,
         main="{include: [b.yaml, a.yaml], web: {listen: [x, y], connect: m}, sctp: kernel,"
         " plugins: {metrics: {keep: 1}}}",
-        b="{web: {listen: [b], name: b}, sctp: {plan: single}, plugins: {metrics: }}",
+        b="{web: {listen: [b], name: b}, sctp: {streams: 64}, plugins: {metrics: }}",
         a="{include: deep.yaml, web: {name: a, feed: null}}",
         deep="web: {health: null}",
     )
     assert read(path) == {
         "web": {"listen": ["b"], "connect": "m", "name": "a", "feed": None, "health": None},
-        "sctp": {"carrier": "kernel", "plan": "single"},
+        "sctp": {"carrier": "kernel", "streams": 64},
         "plugins": {"metrics": {"keep": 1}},
     }
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.application import ApplicationConnection
 from fcgi_core.protocol.channels import Channel
 from fcgi_core.protocol.connection import Connection
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.events import Event
 from fcgi_core.protocol.outbox import PPID
 from fcgi_core.protocol.records import HEADER, HEADER_SIZE, RecordType, record
 from fcgi_core.protocol.settings import Settings
-from fcgi_core.protocol.streams import CONTROL_STREAM, Plan
+from fcgi_core.protocol.streams import CONTROL_STREAM, Policy
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Message
 
@@ -96,13 +96,13 @@ class Pair:
         app: Settings | None = None,
         *,
         channels: tuple[Channel, ...] = (),
-        plan: Plan = Plan.PER_CHANNEL,
+        policy: Policy | None = None,
         streams: int = 64,
         settle: bool = True,
         **named: Any,
     ) -> None:
-        self.web = WebConnection(web, channels=channels, plan=plan, **named)
-        self.app = ApplicationConnection(app, channels=channels, plan=plan, **named)
+        self.web = WebConnection(web, channels=channels, policy=policy, **named)
+        self.app = ApplicationConnection(app, channels=channels, policy=policy, **named)
         self.now = 0.0
         self.web.open(streams, 0.0)
         self.app.open(streams, 0.0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench.streams.policies import POLICIES
 from fcgi_core.errors import LocalProtocolError
 from fcgi_core.protocol import application as application_connection
 from fcgi_core.protocol.application import (
@@ -30,7 +31,7 @@ from fcgi_core.protocol.records import ProtocolStatus, RecordType, Role, begin_r
 from fcgi_core.protocol.request import Request
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Input, Output
-from fcgi_core.protocol.streams import FIRST_STREAM, Plan
+from fcgi_core.protocol.streams import FIRST_STREAM
 from fcgi_core.sctp.carrier import Message
 from tests.protocol.helpers import ROOM, Cut, Pair, cut, message, of, one, ready, together
 
@@ -204,7 +205,7 @@ def test_a_record_that_is_not_the_application_s(app: ApplicationConnection) -> N
         ([message(PARAM, 1, b"\x05"), message(PARAM, 1)], "cut"),
         ([message(PARAM, 1, bytes(MAX_PARAMS + 1 >> 7))] * 128, None),
         ([message(PARAM, 1, bytes(8192))] * 129, "more than 1048576 bytes"),
-        ([message(STDERR, 1)], "does not take"),
+        ([message(STDERR, 1)], "does not accept"),
     ],
 )
 def test_a_request_that_fails_before_it_was_known_ends_by_itself(
@@ -363,16 +364,16 @@ def test_stderr_has_a_stream_of_its_own_and_the_end_does_not_wait() -> None:
     assert theirs.stderr_bytes == end.stderr
 
 
-@pytest.mark.parametrize("plan", Plan)
-def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, plan: Plan) -> None:
-    app = ready(ApplicationConnection(channels=(LOG,), plan=plan))
+@pytest.mark.parametrize("policy", POLICIES)
+def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, policy: str) -> None:
+    app = ready(ApplicationConnection(channels=(LOG,), policy=POLICIES[policy]))
     request = begun(app)
     app.send_output(request, b"o" * 9000)
     app.send_stderr(request, b"e" * 9000)
     app.send_feedback("log", b"f" * 9000, request)
     app.end_request(request)
     held = app.pool.in_use()
-    assert held == {Plan.SINGLE: 0, Plan.PER_TYPE: 0, Plan.PER_REQUEST: 1, Plan.PER_CHANNEL: 3}[plan]
+    assert held == {"single": 0, "per-type": 0, "per-request": 1, "per-channel": 3}[policy]
     while messages := app.take(1):
         if app.waiting():
             assert app.pool.in_use() == held
@@ -382,7 +383,7 @@ def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, 
     assert app.pool.in_use() == 0
     (late,) = app.take(ROOM)
     assert cut(late) == [Cut(RecordType.FEEDBACK, 1, 0, b"late")]
-    if plan is Plan.PER_CHANNEL:
+    if policy == "per-channel":
         assert late.stream not in request.streams.streams.values()
 
 
@@ -467,7 +468,7 @@ def test_params_have_a_deadline(app: ApplicationConnection) -> None:
     app.receive([begin(3), message(PARAM, 3, PARAMS)], 6.0 + PARAMS_TIMEOUT)
     event = one(app.handle_timer(5.0 + 2 * PARAMS_TIMEOUT), RequestFailed)
     assert event.request.id == 2
-    assert "not whole after" in str(event.error)
+    assert "unfinished after" in str(event.error)
     assert sent(app) == [ending(app_status=1)]
     assert list(app.requests) == [(1, 0), (3, 0)]
     one(app.receive([message(PARAM, 3)], 100.0), RequestReceived)

@@ -108,11 +108,14 @@ def test_a_channel_of_another_kind_has_another_number() -> None:
     pair.run()
     assert received(pair.take_web()) == [b"\0\0\0\5 of the new kind"]
     assert pair.web.feedback.figures["log"].received == 5
-    assert pair.app.settings.channels == ("log;association;ordinary;withdrawn", "log;association;ordinary;counted")
+    assert pair.app.current_settings().channels == (
+        "log;association;ordinary;withdrawn",
+        "log;association;ordinary;counted",
+    )
     for side in (pair.app, pair.web):
         side.set_channels((LOG,))
     pair.run()
-    assert len(pair.app.settings.channels) == 2, "it gets its old number back"
+    assert len(pair.app.current_settings().channels) == 2, "it gets its old number back"
     assert pair.app.takes("log")
     pair.app.send_feedback("log", b"of the old kind again")
     pair.run()
@@ -133,7 +136,7 @@ def test_numbers_are_bounded() -> None:
     pair = Pair()
     for number in range(MAX_CHANNELS):
         pair.app.set_channels((Channel(f"c{number}"),))
-    with pytest.raises(LocalProtocolError, match="96 is all"):
+    with pytest.raises(LocalProtocolError, match="more than 96 channels"):
         pair.app.set_channels((Channel("one-more"),))
     assert pair.app.send_feedback("c95", b"x") is pair.app.takes("c95")
     pair.app.set_channels((Channel("c7"),))

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.streams.policies import POLICIES
+from fcgi_core.common.bounded_queue import Budget
 from fcgi_core.errors import LocalProtocolError, RemoteProtocolError
 from fcgi_core.protocol import connection as module
 from fcgi_core.protocol.application import ApplicationConnection
-from fcgi_core.protocol.channels import MAX_CHANNELS, MAX_ITEM, Budget, Channel, Direction, Priority, Scope
+from fcgi_core.protocol.channels import MAX_CHANNELS, MAX_ITEM, Channel, Direction, Priority, Scope
 from fcgi_core.protocol.connection import MAX_EARLY, SETTINGS_TIMEOUT, Connection
 from fcgi_core.protocol.events import (
     ConfigAnswered,
@@ -45,7 +47,7 @@ from fcgi_core.protocol.records import (
     record,
 )
 from fcgi_core.protocol.settings import Settings
-from fcgi_core.protocol.streams import Plan
+from fcgi_core.protocol.streams import Policy
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Message
 from tests.protocol.helpers import ROOM, Pair, control, cut, message, of, one, ready, settings_message, together
@@ -111,7 +113,7 @@ def test_settings_go_first_and_say_what_the_plugins_declared(fresh: Connection) 
     (said,) = cut(*fresh.take(ROOM))
     assert (said.type, said.id) == (RecordType.SETTINGS, 0)
     settings = Settings.decode(said.content)
-    assert [channel.name.partition(".")[0] for channel in settings.peer_channels()] == [way(fresh)] * 3
+    assert [channel.partition(".")[0] for channel in settings.channels] == [way(fresh)] * 3
     assert {name.partition(".")[0] for name in settings.accepts} == {other_way(fresh)}
     assert fresh.timer() == 100.0 + SETTINGS_TIMEOUT
 
@@ -127,7 +129,7 @@ def test_the_peer_s_settings_make_it_ready(fresh: Connection) -> None:
 
 @pytest.mark.parametrize("streams", [0, 1, 2])
 def test_too_few_streams(fresh: Connection, streams: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=f"takes {streams} streams"):
+    with pytest.raises(RemoteProtocolError, match=f"accepts {streams} streams"):
         fresh.open(streams, 0.0)
 
 
@@ -145,7 +147,7 @@ def test_too_many_channels() -> None:
     channels = [Channel(f"c{number}") for number in range(MAX_CHANNELS + 1)]
     WebConnection(channels=channels)  # it takes them, that is no number
     ApplicationConnection(channels=channels[1:])
-    with pytest.raises(LocalProtocolError, match="96 is all"):
+    with pytest.raises(LocalProtocolError, match="more than 96 channels"):
         ApplicationConnection(channels=channels)
 
 
@@ -225,7 +227,7 @@ def test_stream_0_is_silent(fresh: Connection, ready_first: bool, data: bytes, h
         (record(RecordType.FEEDBACK + 90, 0, b"a") + b"\x01", "1 bytes into"),
         (b"\x02" + bytes(7), "begins with byte 0x02"),
         (b"GET / HTTP/1.1\r\n\r\n", "the peer seems to speak HTTP"),
-        (bytes(16 * 1024 + 1), "a message of 16385 bytes, 16384 at most"),
+        (bytes(16 * 1024 + 1), "a message of 16385 bytes; at most 16384"),
     ],
 )
 def test_a_message_that_is_not_whole_records(lone: Connection, data: bytes, said: str) -> None:
@@ -309,7 +311,7 @@ def test_config_and_its_answer() -> None:
 
 
 def test_config_is_one_record(lone: Connection) -> None:
-    with pytest.raises(LocalProtocolError, match="a record holds 65535"):
+    with pytest.raises(LocalProtocolError, match="a record holds at most 65535"):
         lone.send_config(1, {"a": "b" * MAX_CONTENT})
     lone.send_config(1, {"a": "b" * 60_000})
     lone.answer_config(1, {f"{number:04}": "no such thing" for number in range(5000)})
@@ -455,11 +457,11 @@ def test_each_channel_travels_as_it_was_declared() -> None:
     assert dict(pair.app.pool.priorities)[messages[0].stream] == Priority.URGENT
 
 
-@pytest.mark.parametrize("plan", Plan)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("size", [1, 8176, 8177, 16_384, 100_000, MAX_ITEM])
-def test_a_long_item_arrives_whole(plan: Plan, size: int) -> None:
+def test_a_long_item_arrives_whole(policy: Policy | None, size: int) -> None:
     channels = tuple(replace(channel, queue_bytes=2 << 20) for channel in CHANNELS)
-    pair = Pair(channels=channels, plan=plan, streams=3)
+    pair = Pair(channels=channels, policy=policy, streams=3)
     item = (b"0123456789abc" * (size // 13 + 1))[:size]
     pair.app.send_feedback("web.association", b"before")
     assert pair.app.send_feedback("web.association", item)
@@ -471,7 +473,7 @@ def test_a_long_item_arrives_whole(plan: Plan, size: int) -> None:
 
 
 def test_long_items_of_many_requests_at_once() -> None:
-    pair = Pair(channels=CHANNELS, plan=Plan.PER_TYPE)
+    pair = Pair(channels=CHANNELS, policy=POLICIES["per-type"])
     count = MAX_UNFINISHED_ITEMS + 50
     for _ in range(count):
         pair.web.begin_request(PARAMS, body=b"")

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.protocol.channels import FeedbackQueue, Priority
-from fcgi_core.protocol.outbox import PPID, ClosedOutbox, FeedbackLane, Lane, Outbox
-from fcgi_core.protocol.records import RecordType, record
+from fcgi_core.common.bounded_queue import BoundedQueue
+from fcgi_core.protocol.channels import Priority
+from fcgi_core.protocol.outbox import PPID, FeedbackLane, Lane, Outbox
+from fcgi_core.protocol.records import RecordType
 from fcgi_core.sctp.carrier import Message
 from tests.protocol.helpers import ROOM, cut
 
@@ -21,16 +22,15 @@ def outbox() -> Outbox:
     return made
 
 
-def encode(item: bytes) -> list[bytes]:
-    """Records of at most 10 bytes of content; the first byte of the item is the request's id."""
-    parts = [item[start : start + 10] for start in range(0, len(item), 10)]
-    kinds = [RecordType.FEEDBACK_MORE] * (len(parts) - 1) + [RecordType.FEEDBACK]
-    return [record(kind, item[0], part) for kind, part in zip(kinds, parts, strict=True)]
-
-
-def feedback_lane(stream: int, *, lifetime: float | None = None, unordered: bool = False) -> FeedbackLane:
-    queue = FeedbackQueue(10_000, lambda urgency, size: None)
-    return FeedbackLane(stream, Priority.ORDINARY, queue, encode, lifetime=lifetime, unordered=unordered)
+def feedback_lane(
+    stream: int, request_id: int = 1, *, lifetime: float | None = None, unordered: bool = False
+) -> FeedbackLane:
+    """A lane with records of at most 10 bytes of content."""
+    queue = BoundedQueue(10_000, lambda urgency, size: None)
+    key = request_id, 0
+    return FeedbackLane(
+        stream, Priority.ORDINARY, queue, RecordType.FEEDBACK, key, 10, lifetime=lifetime, unordered=unordered
+    )
 
 
 def streams(messages: list[Message]) -> list[int]:
@@ -149,7 +149,7 @@ def test_a_closed_lane_says_when_it_is_drained(outbox: Outbox) -> None:
     outbox.add(cleared, bytes(10))
     cleared.clear()
     for lane in (idle, busy, cleared):
-        outbox.close(lane, lambda stream=lane.stream: drained.append(stream))
+        outbox.close_lane(lane, lambda stream=lane.stream: drained.append(stream))
     assert drained == [2]
     outbox.take(10, 10)
     assert drained == [2]  # busy has more, and the room was used up before cleared had its turn
@@ -166,7 +166,7 @@ def test_a_closed_lane_is_drained_at_once_among_busy_ones(outbox: Outbox) -> Non
         outbox.add(bulk, bytes(10))
     outbox.take(10, 10)
     outbox.add(short, b"x")
-    outbox.close(short, lambda: drained.append(True))
+    outbox.close_lane(short, lambda: drained.append(True))
     assert streams(outbox.take(1, 10)) == [3]
     assert drained == [True]
 
@@ -193,7 +193,7 @@ def test_a_feedback_lane_whose_items_were_dropped_leaves(outbox: Outbox) -> None
 
 
 def test_an_item_of_several_messages_keeps_its_turn_and_has_no_lifetime(outbox: Outbox) -> None:
-    one, other = feedback_lane(5, lifetime=1.0), feedback_lane(6, lifetime=1.0)
+    one, other = feedback_lane(5, 1, lifetime=1.0), feedback_lane(6, 2, lifetime=1.0)
     for lane, number in ((one, 1), (other, 2)):
         for size in (35, 3, 3, 3):
             lane.items.push(bytes([number]) * size, 6)
@@ -215,13 +215,14 @@ def test_an_item_of_several_messages_keeps_its_turn_and_has_no_lifetime(outbox: 
 
 
 def test_a_closed_outbox_sends_its_last_message_and_nothing_else() -> None:
-    outbox = ClosedOutbox(Message(1, b"ERROR"))
+    outbox = Outbox()
+    outbox.close(Message(1, b"ERROR"))
     drained = []
     lane = Lane(2, CONTENT)
     outbox.add(lane, b"x")
     outbox.post(CONTROL, Message(1, b"x"))
     outbox.wake(feedback_lane(3))
-    outbox.close(lane, lambda: drained.append(True))
+    outbox.close_lane(lane, lambda: drained.append(True))
     assert outbox.take(ROOM, 100) == [Message(1, b"ERROR")]
     assert not outbox.waiting()
     assert not lane.queue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,12 +12,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from bench.streams.policies import POLICIES
 from fcgi_core.errors import RequestRefused
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol import web as web_connection
 from fcgi_core.protocol.application import ApplicationConnection
 from fcgi_core.protocol.channels import Channel, Direction, Priority, Scope
 from fcgi_core.protocol.connection import Connection
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.events import (
     Event,
     FeedbackReceived,
@@ -35,9 +36,9 @@ from fcgi_core.protocol.events import (
 from fcgi_core.protocol.records import ProtocolStatus, RecordType, Role, encode_pairs
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Output
-from fcgi_core.protocol.streams import Plan
+from fcgi_core.protocol.streams import Policy
 from fcgi_core.sctp.carrier import Address, CarrierOptions
-from fcgi_core.sctp.memory import MemoryAssociation, MemoryNetwork
+from fcgi_core.sctp.memory import MemoryAssociation, MemoryNetwork, VirtualLoop
 from tests.protocol.helpers import cut
 
 ADDRESS = Address(("192.0.2.1",), 9000)
@@ -55,38 +56,6 @@ CHANNELS = tuple(
     for direction in Direction
     for name, scope in SCOPES.items()
 )
-
-
-class Handle:
-    """A call that may be cancelled."""
-
-    def __init__(self, callback: Callable[[], object]) -> None:
-        self.callback: Callable[[], object] | None = callback
-
-    def __call__(self) -> None:
-        if self.callback is not None:
-            self.callback()
-
-    def cancel(self) -> None:
-        self.callback = None
-
-
-class NetworkLoop:
-    """The network's clock as the loop that a driver asks for."""
-
-    def __init__(self, network: MemoryNetwork) -> None:
-        self.network = network
-
-    def time(self) -> float:
-        return self.network.now
-
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
-        return self.call_at(self.network.now, callback, *args)
-
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Handle:
-        handle = Handle(lambda: callback(*args))
-        self.network.call_at(when, handle)
-        return handle
 
 
 def payload(tag: str, size: int) -> bytes:
@@ -129,7 +98,7 @@ class World:
     def __init__(
         self,
         network: MemoryNetwork,
-        plan: Plan = Plan.PER_CHANNEL,
+        policy: Policy | None = None,
         *,
         web: Settings | None = None,
         app: Settings | None = None,
@@ -137,9 +106,9 @@ class World:
         most_streams: int = 2048,
     ) -> None:
         self.network = network
-        loop = NetworkLoop(network)
-        self.web = web_connection.WebConnection(web, channels=CHANNELS, plan=plan)
-        self.app = ApplicationConnection(app, channels=CHANNELS, plan=plan)
+        loop = VirtualLoop(network)
+        self.web = web_connection.WebConnection(web, channels=CHANNELS, policy=policy)
+        self.app = ApplicationConnection(app, channels=CHANNELS, policy=policy)
         self.down: list[str] = []
         self.web_driver = Driver(self.web, loop, on_events=self.on_web, on_down=self.down.append)
         self.app_driver = Driver(self.app, loop, on_events=self.on_app, on_down=self.down.append)
@@ -419,7 +388,7 @@ class PairMachine(RuleBasedStateMachine):
     world: World
 
     @initialize(
-        plan=st.sampled_from(Plan),
+        policy=st.sampled_from(list(POLICIES.values())),
         seed=st.integers(0, 1 << 32),
         loss=st.sampled_from([0.0, 0.05, 0.3]),
         jitter=st.sampled_from([0.0, 0.02]),
@@ -432,7 +401,7 @@ class PairMachine(RuleBasedStateMachine):
     )
     def build(
         self,
-        plan: Plan,
+        policy: Policy | None,
         seed: int,
         loss: float,
         jitter: float,
@@ -449,7 +418,7 @@ class PairMachine(RuleBasedStateMachine):
         network = MemoryNetwork(seed, delay=0.005, loss=loss, jitter=jitter, window=room)
         self.world = World(
             network,
-            plan,
+            policy,
             web=Settings(window=window, max_message=16384),
             app=Settings(window=2 * window, max_message=max_message, max_requests=max_requests),
             streams=streams,
@@ -550,13 +519,13 @@ PairMachine.TestCase.settings = hypothesis_settings(max_examples=100, stateful_s
 TestPair = PairMachine.TestCase
 
 
-@pytest.mark.parametrize("plan", Plan)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("seed", range(3))
-def test_many_requests_at_once(plan: Plan, seed: int) -> None:
+def test_many_requests_at_once(policy: Policy | None, seed: int) -> None:
     """Bodies both ways, slow and quick consumers, aborts by both, on a bad network: all at the same time."""
     world = World(
         MemoryNetwork(seed, delay=0.005, loss=0.05, jitter=0.02),
-        plan,
+        policy,
         web=Settings(window=5000),
         app=Settings(window=5000, max_requests=100),
         streams=(3, 20, 300)[seed],
@@ -590,10 +559,10 @@ def test_many_requests_at_once(plan: Plan, seed: int) -> None:
     assert all(run.web_aborted or run.web.output is Output.ENDED for run in world.runs)
 
 
-@pytest.mark.parametrize("plan", Plan)
-def test_the_end_waits_for_no_stderr_and_no_feedback(plan: Plan) -> None:
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_the_end_waits_for_no_stderr_and_no_feedback(policy: Policy | None) -> None:
     """Most of what is sent is error reporting; the answer overtakes it on this side of the wire."""
-    world = World(MemoryNetwork(1, delay=0.01, window=4096), plan)
+    world = World(MemoryNetwork(1, delay=0.01, window=4096), policy)
     world.network.run_until(0.5)
     run = world.begin()
     assert run is not None

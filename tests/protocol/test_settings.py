@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_core.errors import RemoteProtocolError
-from fcgi_core.protocol.channels import MAX_CHANNELS, Channel, Scope
+from fcgi_core.protocol.channels import MAX_CHANNELS, Channel
 from fcgi_core.protocol.records import MAX_PAIRS, decode_pairs, encode_pairs
 from fcgi_core.protocol.settings import (
     DEFAULT_MAX_MESSAGE,
@@ -15,7 +15,6 @@ from fcgi_core.protocol.settings import (
     MAX_INSTANCE,
     MAX_NAME,
     MAX_OTHERS,
-    PeerChannel,
     Settings,
 )
 
@@ -67,11 +66,11 @@ def test_they_say_what_fastcgi_asks_for() -> None:
         ({"FCGI_SCTP_MAX_MESSAGE": "1073741825"}, "FCGI_SCTP_MAX_MESSAGE"),
         ({"FCGI_SCTP_ASSOCIATION": "x"}, "FCGI_SCTP_ASSOCIATION"),
         ({"FCGI_SCTP_NAME": "n" * (MAX_NAME + 1)}, f"FCGI_SCTP_NAME has {MAX_NAME + 1} characters"),
-        ({"FCGI_SCTP_INSTANCE": "i" * 60_000}, f"at most {MAX_INSTANCE} are taken"),
+        ({"FCGI_SCTP_INSTANCE": "i" * 60_000}, f"at most {MAX_INSTANCE} are accepted"),
         ({"FCGI_SCTP_CHANNEL_0": "c" * (MAX_DESCRIPTION + 1)}, "FCGI_SCTP_CHANNEL_0 has"),
         ({"FCGI_SCTP_ACCEPT": "a," * (MAX_ACCEPTS + 1)}, f"names more than {MAX_ACCEPTS} channels"),
         ({"FCGI_SCTP_ACCEPT": "a" * (MAX_DESCRIPTION + 1)}, "FCGI_SCTP_ACCEPT has"),
-        ({str(number): "" for number in range(MAX_PAIRS)}, f"{MAX_PAIRS} at most are taken"),
+        ({str(number): "" for number in range(MAX_PAIRS)}, f"at most {MAX_PAIRS} are accepted"),
     ],
 )
 def test_what_is_wrong_is_named(pairs: dict[str, str], said: str) -> None:
@@ -95,21 +94,7 @@ def test_of_unknown_names_few_are_kept() -> None:
 def test_channels_are_numbered_without_a_gap() -> None:
     pairs = {"FCGI_SCTP_VERSION": "1", "FCGI_SCTP_CHANNEL_0": "a;request;urgent", "FCGI_SCTP_CHANNEL_2": "c"}
     settings = Settings.decode(encode_pairs(pairs))
-    assert settings.peer_channels() == (PeerChannel("a", "request", "urgent"),)
+    assert settings.channels == ("a;request;urgent",)
     assert settings.others == {"FCGI_SCTP_CHANNEL_2": "c"}
     every = Settings(channels=tuple(f"c{number};request;urgent" for number in range(MAX_CHANNELS)))
-    assert len(Settings.decode(every.encode()).peer_channels()) == MAX_CHANNELS
-
-
-def test_a_peer_s_channel_may_say_less_or_more() -> None:
-    channel = Channel("a", Scope.ASSOCIATION)
-    settings = Settings(channels=(channel.describe() + ";reliable;x", "b", ""))
-    assert settings.peer_channels() == (
-        PeerChannel("a", "association", "ordinary"),
-        PeerChannel("b", "", ""),
-        PeerChannel("", "", ""),
-    )
-
-
-def test_the_largest_content_leaves_room_for_its_header() -> None:
-    assert Settings(max_message=1024).largest_content() == 1016
+    assert len(Settings.decode(every.encode()).channels) == MAX_CHANNELS

@@ -4,15 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.streams.policies import POLICIES, per_request, per_type, single
 from fcgi_core.protocol.channels import Priority
-from fcgi_core.protocol.streams import FIRST_STREAM, STDERR, Plan, StreamPool, StreamSet
+from fcgi_core.protocol.streams import FIRST_STREAM, STDERR, StreamPool, StreamSet
 
 CONTENT = Priority.CONTENT
 ORDINARY = Priority.ORDINARY
 
 
 def test_single_puts_everything_on_stream_2() -> None:
-    pool = StreamPool(Plan.SINGLE, 64)
+    pool = StreamPool(64, single)
     one, two = StreamSet(), StreamSet()
     streams = {
         pool.content_stream(one),
@@ -28,7 +29,7 @@ def test_single_puts_everything_on_stream_2() -> None:
 
 
 def test_per_type_has_a_stream_for_each_type() -> None:
-    pool = StreamPool(Plan.PER_TYPE, 64)
+    pool = StreamPool(64, per_type)
     one, two = StreamSet(), StreamSet()
     assert pool.content_stream(one) == pool.content_stream(two) == 2
     assert pool.feedback_stream(one, STDERR, CONTENT) == pool.feedback_stream(two, STDERR, CONTENT) == 3
@@ -40,7 +41,7 @@ def test_per_type_has_a_stream_for_each_type() -> None:
 
 
 def test_per_request_has_a_stream_for_each_request() -> None:
-    pool = StreamPool(Plan.PER_REQUEST, 64)
+    pool = StreamPool(64, per_request)
     one, two = StreamSet(), StreamSet()
     assert pool.content_stream(one) == pool.feedback_stream(one, STDERR, CONTENT) == 2
     assert pool.feedback_stream(two, "syslog", ORDINARY) == pool.content_stream(two) == 3
@@ -52,7 +53,7 @@ def test_per_request_has_a_stream_for_each_request() -> None:
 
 
 def test_per_channel_has_a_set_of_streams_for_each_request() -> None:
-    pool = StreamPool(Plan.PER_CHANNEL, 64)
+    pool = StreamPool(64)
     one, two = StreamSet(), StreamSet()
     assert pool.content_stream(one) == pool.content_stream(one) == 2
     assert pool.feedback_stream(one, STDERR, CONTENT) == pool.feedback_stream(one, STDERR, CONTENT) == 3
@@ -67,7 +68,7 @@ def test_per_channel_has_a_set_of_streams_for_each_request() -> None:
 
 
 def test_a_released_stream_waits_as_long_as_possible() -> None:
-    pool = StreamPool(Plan.PER_REQUEST, 6)
+    pool = StreamPool(6, per_request)
     leased = []
     for _ in range(9):
         streams = StreamSet()
@@ -78,7 +79,7 @@ def test_a_released_stream_waits_as_long_as_possible() -> None:
 
 
 def test_a_stream_keeps_its_priority_while_it_waits() -> None:
-    pool = StreamPool(Plan.PER_CHANNEL, 4)
+    pool = StreamPool(4)
     streams = StreamSet()
     pool.content_stream(streams)
     pool.feedback_stream(streams, "syslog", ORDINARY)
@@ -94,7 +95,7 @@ def test_a_stream_keeps_its_priority_while_it_waits() -> None:
 
 
 def test_a_short_pool_asks_once_and_shares() -> None:
-    pool = StreamPool(Plan.PER_CHANNEL, 4)
+    pool = StreamPool(4)
     sets = [StreamSet() for _ in range(4)]
     assert [pool.content_stream(streams) for streams in sets] == [2, 3, 2, 3]
     assert pool.wanted == 16
@@ -113,7 +114,7 @@ def test_a_short_pool_asks_once_and_shares() -> None:
 
 
 def test_that_the_peer_got_more_streams_is_no_refusal() -> None:
-    pool = StreamPool(Plan.PER_CHANNEL, 3)
+    pool = StreamPool(3)
     pool.grow(3)
     pool.content_stream(StreamSet())
     pool.content_stream(StreamSet())
@@ -121,7 +122,7 @@ def test_that_the_peer_got_more_streams_is_no_refusal() -> None:
 
 
 def test_a_shared_stream_is_free_when_its_last_holder_left() -> None:
-    pool = StreamPool(Plan.PER_CHANNEL, 3)
+    pool = StreamPool(3)
     one, two = StreamSet(), StreamSet()
     assert pool.content_stream(one) == pool.content_stream(two) == 2
     pool.release(one)
@@ -134,7 +135,7 @@ def test_a_shared_stream_is_free_when_its_last_holder_left() -> None:
 
 
 def test_what_an_association_channel_owns_is_lent_and_never_leased() -> None:
-    pool = StreamPool(Plan.PER_CHANNEL, 4)
+    pool = StreamPool(4)
     assert pool.association_stream("a", ORDINARY) == 2
     assert pool.association_stream("b", ORDINARY) == 3
     streams = StreamSet()
@@ -146,7 +147,7 @@ def test_what_an_association_channel_owns_is_lent_and_never_leased() -> None:
 
 
 def test_an_association_channel_may_take_over_a_leased_stream() -> None:
-    pool = StreamPool(Plan.PER_CHANNEL, 3)
+    pool = StreamPool(3)
     streams = StreamSet()
     assert pool.content_stream(streams) == 2
     assert pool.association_stream("a", ORDINARY) == 2
@@ -155,13 +156,13 @@ def test_an_association_channel_may_take_over_a_leased_stream() -> None:
     assert pool.association_stream("a", ORDINARY) == 2
 
 
-@pytest.mark.parametrize("plan", Plan)
+@pytest.mark.parametrize("name", POLICIES)
 @given(
     outgoing=st.integers(3, 12),
     steps=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["content", "stderr", "log", "end", "assoc", "grow"]))),
 )
-def test_any_use_of_a_pool(plan: Plan, outgoing: int, steps: list[tuple[int, str]]) -> None:
-    pool = StreamPool(plan, outgoing)
+def test_any_use_of_a_pool(name: str, outgoing: int, steps: list[tuple[int, str]]) -> None:
+    pool = StreamPool(outgoing, POLICIES[name])
     sets = [StreamSet() for _ in range(5)]
     owned: set[int] = set()
     for number, step in steps:
@@ -173,7 +174,7 @@ def test_any_use_of_a_pool(plan: Plan, outgoing: int, steps: list[tuple[int, str
             case "content":
                 fresh = "content" not in streams.streams
                 got = pool.content_stream(streams)
-                if plan is Plan.PER_CHANNEL and fresh and free:
+                if name == "per-channel" and fresh and free:
                     assert got not in before
                     assert got not in owned
             case "stderr":
@@ -189,7 +190,7 @@ def test_any_use_of_a_pool(plan: Plan, outgoing: int, steps: list[tuple[int, str
             case "grow":
                 pool.grow(pool.outgoing + (number - 1))
         assert got is None or FIRST_STREAM <= got < pool.outgoing
-        if plan in (Plan.PER_REQUEST, Plan.PER_CHANNEL):
+        if name in ("per-request", "per-channel"):
             assert sum(pool.holders().values()) == sum(len(each.streams) for each in sets)
     for streams in sets:
         pool.release(streams)

@@ -50,16 +50,6 @@ def test_nginx_over_tcp(start: Start) -> None:
     assert stack.ask("/upload", "POST", body).json()["size"] == len(body)
 
 
-@pytest.mark.parametrize("plan", ["single", "per-type", "per-request", "per-channel"])
-def test_every_plan(start: Start, plan: str) -> None:
-    """One more SCTP option of the configuration that both sides agree on, with the log on."""
-    stack = start(sctp={"carrier": CARRIER, "plan": plan}, plugins={"syslog": {}})
-    assert stack.ask("/hello").body == b"hello"
-    assert stack.ask("/upload", "POST", bytes(1_000_000)).json()["size"] == 1_000_000
-    stack.ask(f"/log?text=by+{plan}")
-    assert stack.lines_with(f"by {plan}")[0]["server_name"] == "shop.example"
-
-
 def test_a_feed_in_no_directory(tmp_path: Path) -> None:
     words = ["web", "--listen", f"unix:{tmp_path}/web.sock", "--connect", free_address(), "--sctp", CARRIER]
     done = fcgi_sctp(*words, "--feed", f"{tmp_path}/no/feed.sock")

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fcgi_core.protocol.records import RecordReader, RecordType, Role, encode_pairs, record
+from fcgi_core.hosting.byte_stream import RecordReader
+from fcgi_core.protocol.records import RecordType, Role, encode_pairs, record
 from tests.system.applications import content, digest
 from tests.system.stack import Stack
 

@@ -14,13 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcgi_core.hosting.byte_stream import KEEP_CONN, Record, RecordReader
 from fcgi_core.protocol.records import (
     HEADER,
-    KEEP_CONN,
     MAX_PARAMS,
     ProtocolStatus,
-    Record,
-    RecordReader,
     RecordType,
     Role,
     begin_request,

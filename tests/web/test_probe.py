@@ -6,8 +6,8 @@ import pytest
 
 from fcgi_core.errors import RequestRefused
 from fcgi_core.hosting.delivery import Link
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.plugin import AssociationInfo
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.records import Role
 from fcgi_core.protocol.request import Request
 from fcgi_core.protocol.web import WebConnection

@@ -18,15 +18,13 @@ import pytest
 
 from fcgi_core.app.exchange import AppExchange
 from fcgi_core.app.service import AppService
+from fcgi_core.hosting.byte_stream import KEEP_CONN, Record, RecordReader
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.protocol.channels import Channel, Direction, Priority
 from fcgi_core.protocol.outbox import PPID
 from fcgi_core.protocol.records import (
-    KEEP_CONN,
     ProtocolStatus,
-    Record,
-    RecordReader,
     RecordType,
     Role,
     begin_request,
@@ -987,7 +985,7 @@ def test_faults_of_requests_are_in_the_live_feed(monkeypatch: pytest.MonkeyPatch
             assert told(feed, "the answer broke off; answered 502") is not None
             application.does = break_the_protocol
             await bench.ask()
-            assert told(feed, "does not take") is not None
+            assert told(feed, "does not accept") is not None
             application.does = hang
             assert b"504" in await bench.ask()
             entry = told(feed, "answered 504")

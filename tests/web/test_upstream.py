@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
+from fcgi_core.hosting.driver import Driver
 from fcgi_core.hosting.supervisor import Supervisor
-from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, AssociationStatistics, Carrier, Message

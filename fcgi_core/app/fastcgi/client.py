@@ -30,17 +30,8 @@ import termios
 from typing import Protocol, cast
 
 from ...errors import RemoteProtocolError
-from ...protocol.records import (
-    KEEP_CONN,
-    ProtocolStatus,
-    RecordReader,
-    RecordType,
-    Role,
-    begin_request,
-    params_records,
-    record,
-    stream_records,
-)
+from ...hosting.byte_stream import KEEP_CONN, RecordReader, params_records
+from ...protocol.records import ProtocolStatus, RecordType, Role, begin_request, record, stream_records
 
 __all__ = ["FastcgiConnection", "FastcgiRequest"]
 

@@ -1,46 +1,30 @@
-"""The shell around a protocol connection: joins it to one association of a carrier and to a clock.
+"""Joins a protocol connection to one association of a carrier and to a clock, and moves messages both ways.
 
-It moves messages both ways and nothing else; what events mean is for whoever made it. It asks a loop for `time`,
-`call_soon` and `call_at` alone, so that the same shell runs on asyncio and under a test's virtual clock.
+It asks a loop only for `time`, `call_soon` and `call_at`, so it runs on asyncio and under a test's virtual clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
+from ..common.loop import Handle, Loop
 from ..errors import RemoteProtocolError
+from ..protocol.connection import Connection
+from ..protocol.events import ConnectionFailed, Event
 from ..sctp.carrier import Association, Message
-from .connection import Connection
-from .events import ConnectionFailed, Event
 
-__all__ = ["Driver", "Handle", "Loop"]
+__all__ = ["Driver"]
 
 C = TypeVar("C", bound=Connection)
 
 BATCH = 12
-"""Calls of `wake` in one turn of the loop after which it is not waited for the end: six or twelve short requests.
-Fewer share too few packets and system calls; with more, one process works while the others wait for it."""
+"""Calls of `wake` in one turn of the loop after which messages go before its end: six or twelve short requests. Fewer
+share too few packets and system calls; with more, one process works while the others wait for it."""
 
 
 def _ignore(about: object) -> None:
-    """In the place of a call-back that is not called any more."""
-
-
-class Handle(Protocol):
-    """A call that is to come."""
-
-    def cancel(self) -> None: ...
-
-
-class Loop(Protocol):
-    """What is needed of an event loop; asyncio's has it. Times are seconds of a monotonic clock."""
-
-    def time(self) -> float: ...
-
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle: ...
-
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Handle: ...
+    """Replaces a call-back that is not to be called any more."""
 
 
 class Driver(Generic[C]):
@@ -106,7 +90,7 @@ class Driver(Generic[C]):
             self._timer.cancel()
             self._timer = None
         on_down = self._on_down
-        # what made this driver holds it: without a circle all of it is free as soon as nothing uses it
+        # the call-backs refer to the owner of this driver: without a cycle both are free as soon as nothing uses them
         self._on_events = self._on_down = _ignore
         try:
             on_down(self._failure or reason)
@@ -118,8 +102,8 @@ class Driver(Generic[C]):
     # ---- the user's side
 
     def wake(self) -> None:
-        """Something was queued: send it at the end of this turn of the loop, with whatever else comes until then; in a
-        long turn in parts, so that the peer has work meanwhile."""
+        """Send what was queued at the end of this turn of the loop, with what is queued until then; in a long turn in
+        parts, so that the peer has work meanwhile."""
         self._woken += 1
         if self._woken == 1:
             self._loop.call_soon(self._flush_later)
@@ -127,7 +111,7 @@ class Driver(Generic[C]):
             self.flush()
 
     def shutdown(self) -> None:
-        """End the association gracefully, once what waits has been handed over."""
+        """End the association gracefully, after what waits has been handed over."""
         self._ending = True
         self.flush()
 
@@ -140,13 +124,13 @@ class Driver(Generic[C]):
             self.association.abort(reason)
 
     def flush(self) -> None:
-        """Hand over what there is room for, and of what is urgent a little more."""
+        """Hand over what SCTP has room for, and a little more of urgent messages."""
         association = self.association
         if association is None:
             return
-        # What is urgent need not wait until a good part of a window of bulk is acknowledged: SCTP sends it next. It
-        # goes by itself, so that bulk which the carrier did not take after all never stands before it.
-        if (self._unsent_urgent or self.connection.urgent_waiting()) and not self._hand_over(association, True):
+        # Urgent messages do not wait until a good part of a window of bulk is acknowledged: SCTP sends them next. They
+        # go in batches without bulk, so that bulk for which the carrier had no room never stands before them.
+        if (self._unsent_urgent or self.connection.waiting(urgent=True)) and not self._hand_over(association, True):
             return
         if self._hand_over(association, False) and self._ending:
             self._ending = False
@@ -163,7 +147,7 @@ class Driver(Generic[C]):
             self.flush()
 
     def _hand_over(self, association: Association, urgent: bool) -> bool:
-        """Whether nothing is left that could be handed over."""
+        """Hand messages over while there is room; whether nothing is left."""
         unsent = self._unsent_urgent if urgent else self._unsent
         connection = self.connection
         pool = connection.pool

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from fcgi_core.protocol.driver import BATCH, Driver, Handle
+from fcgi_core.common.loop import Handle
+from fcgi_core.hosting.driver import BATCH, Driver
 from fcgi_core.protocol.events import Event, Writable
 from fcgi_core.protocol.flow import MAX_AHEAD
 from fcgi_core.protocol.records import RecordType, record
