@@ -10,7 +10,7 @@ import prometheus_client
 import pytest
 from fcgi_metrics import plugin as metrics_plugin
 from fcgi_metrics.application import MetricsApplication
-from fcgi_metrics.plugin import MetricsOptions
+from fcgi_metrics.options import MetricsOptions
 from fcgi_metrics.registry import registry_lines
 from fcgi_metrics.samples import Sample
 from fcgi_metrics.snapshot import parse, read_header

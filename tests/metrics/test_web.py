@@ -12,7 +12,7 @@ import pytest
 from fcgi_metrics import plugin as metrics_plugin
 from fcgi_metrics import web as module
 from fcgi_metrics.endpoint import PLAIN
-from fcgi_metrics.plugin import MetricsOptions
+from fcgi_metrics.options import MetricsOptions
 from fcgi_metrics.snapshot import split
 from fcgi_metrics.web import MetricsWeb
 
@@ -403,7 +403,7 @@ MEASURE = """
 import asyncio, gc, sys
 from fcgi_core.plugin import AssociationInfo
 from fcgi_metrics.endpoint import PLAIN
-from fcgi_metrics.plugin import MetricsOptions
+from fcgi_metrics.options import MetricsOptions
 from fcgi_metrics.snapshot import split
 from fcgi_metrics import web
 from fcgi_metrics.web import MetricsWeb

@@ -14,8 +14,8 @@ from queue import SimpleQueue
 
 from fcgi_core.plugin import ApplicationHalf, ApplicationHost, AssociationInfo, TransportFigures
 
-from .families import APPLICATION
-from .plugin import CHANNEL, MetricsOptions
+from .families import APPLICATION, CHANNEL
+from .options import MetricsOptions
 from .process import process_figures
 from .registry import registry_lines
 from .samples import process_samples, traffic_samples

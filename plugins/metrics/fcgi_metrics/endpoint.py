@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from fcgi_core.plugin import UnixSocket
 
-from .plugin import host_and_port
+from .options import host_and_port
 
 __all__ = ["Endpoint", "Render"]
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["APPLICATION", "FAMILIES", "PLUGIN", "RESERVED", "WEB", "Family", "Kind"]
+__all__ = ["APPLICATION", "CHANNEL", "FAMILIES", "PLUGIN", "RESERVED", "WEB", "Family", "Kind"]
 
 Kind = Literal["counter", "gauge", "histogram"]
 
+CHANNEL = "metrics"
+"""The channel on which snapshots travel."""
 RESERVED = "fcgi_"
 """What no metric of an application's own may begin with."""
 APPLICATION, WEB, PLUGIN = "fcgi_app_", "fcgi_web_", "fcgi_metrics_"

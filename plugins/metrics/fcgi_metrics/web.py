@@ -16,7 +16,7 @@ from fcgi_core.plugin import AssociationInfo, RequestInfo, StartAnew, WebHalf, W
 from .endpoint import Endpoint
 from .exposition import Exposition, Snapshot
 from .families import PLUGIN, WEB
-from .plugin import MetricsOptions, host_and_port
+from .options import MetricsOptions, host_and_port
 from .process import process_figures
 from .samples import PROCESS, Sample, process_samples, traffic_samples
 from .snapshot import Header, read_header
