@@ -20,7 +20,10 @@ COMPILED = (
     *("web/balance", "web/downstream", "web/service", "web/upstream", "web/probe"),
     *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/rules", "app/threads", "app/wsgi"),
 )
-COMPILED_SYSLOG = ("about", "application", "batch", "capture", "formats", "lines", "rules", "web")
+COMPILED_SYSLOG = (
+    *("about", "application", "batch", "capture", "formats", "lines", "maker", "rules", "sender", "source", "stderr"),
+    "web",
+)
 """Of the syslog plugin: what a line passes through."""
 
 

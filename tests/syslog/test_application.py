@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_syslog import SyslogPlugin, application, batch
+from fcgi_syslog import SyslogPlugin, batch, sender
 from fcgi_syslog.application import SyslogApplication
 from fcgi_syslog.message import Message
 from fcgi_syslog.options import HEADER_ROOM
@@ -865,9 +865,9 @@ def test_each_web_server_gets_the_lines_of_its_requests(make: Make, host: Any, m
 
 
 def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "KEPT_LINES", 10)
-    monkeypatch.setattr(application, "KEPT_LONG", 5000)
-    monkeypatch.setattr(application, "MANY", 5)
+    monkeypatch.setattr(sender, "KEPT_LINES", 10)
+    monkeypatch.setattr(sender, "KEPT_LONG", 5000)
+    monkeypatch.setattr(sender, "MANY", 5)
     make(scope="association")
     host.gathering.waits = True
     for _ in range(20):
@@ -919,6 +919,6 @@ def test_loggers_without_number_cost_no_memory_without_bound(
     host.gathering.waits = True
     for number in range(25_000):
         logging.getLogger().handle(logging.makeLogRecord({"name": f"r{number}", "msg": "x", "levelno": 40}))
-        assert len(half._process.heads) <= 1000
+        assert len(half._sources.process.heads) <= 1000
     assert len(half._capture._msgids) <= 10_000
     host.gathering.fetch()

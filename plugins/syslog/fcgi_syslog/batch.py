@@ -25,6 +25,8 @@ from typing import NamedTuple
 
 from fcgi_core.plugin import AssociationInfo
 
+from .message import LAST_SECOND
+
 Plain = tuple[int, str, float, str, tuple[AssociationInfo, int] | None]
 """A `Line`."""
 
@@ -33,9 +35,8 @@ __all__ = ["BATCH_SIZE", "Batch", "Line", "Plain", "decode", "encode", "split"]
 BATCH_SIZE = 32 << 10
 """Characters of one batch, heads counted with each line, unless a single line has more. It travels as three messages or
 so; what costs per batch is then a hundredth of what costs per line."""
-LATEST = 253402300800 * 1_000_000
+LATEST = (LAST_SECOND + 1) * 1_000_000
 """Microseconds from the epoch to the end of the year 9999, the last that RFC 3339 can name."""
-MOST_HEADS = 65535
 MOST_HEAD_BYTES = 256 << 10
 """Of all heads of one batch that is taken, which are taken apart; ours have `BATCH_SIZE` characters, or one line's."""
 MOST_LINES = 10_000
@@ -84,7 +85,7 @@ def split(lines: Sequence[Plain]) -> Iterable[Sequence[Plain]]:
 
 
 def encode(lines: Sequence[Plain]) -> bytes:
-    """The item of some lines (see `Line`), MOST_HEADS at most; struct.error beyond."""
+    """The item of some lines (see `Line`), 65,535 heads at most; struct.error beyond."""
     numbers: dict[str, int] = {}
     last: str | None = None
     number = 0
@@ -138,9 +139,10 @@ def decode(item: bytes) -> Batch:
     lengths = columns[2 * count : 3 * count]
     numbers = columns[3 * count : 4 * count]
     head_lengths = columns[4 * count :]
-    if heads > count or sum(head_lengths) > MOST_HEAD_BYTES:
-        raise ValueError(f"a batch of {count} lines has {heads} heads of {sum(head_lengths)} bytes")
-    texts_at = end + sum(head_lengths)
+    head_bytes = sum(head_lengths)
+    if head_bytes > MOST_HEAD_BYTES:
+        raise ValueError(f"a batch of {count} lines has {heads} heads of {head_bytes} bytes")
+    texts_at = end + head_bytes
     if texts_at + sum(lengths) != len(item):
         raise ValueError("the lengths in a batch do not add up to it")
     if max(numbers) >= heads:

@@ -17,15 +17,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .message import DEFAULT_PRIORITY, PRIORITY
+
 __all__ = ["LocalLine", "LocalSocket", "read_datagram"]
 
 LONGEST = 1 << 20
 """Bytes of a datagram; what is longer is cut by the kernel, and says so."""
 CUT = " [cut by the socket]"
 RECEIVE_BUFFER = 4 << 20
-_DEFAULT_PRIORITY = 13
-"""user.notice (RFC 3164 section 4.3.3)."""
-_PRIORITY = re.compile(r"<(\d{1,3})>")
 _TIME = re.compile(
     r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) "
 )
@@ -51,8 +50,8 @@ def read_datagram(data: bytes) -> LocalLine:
     Facility `kern` is the kernel's own; what claims it becomes `user`, as in rsyslog and the journal.
     """
     text = data.rstrip(b"\0\n").decode("utf-8", "backslashreplace")
-    number = _DEFAULT_PRIORITY
-    if (priority := _PRIORITY.match(text)) and int(priority[1]) < 192:
+    number = DEFAULT_PRIORITY
+    if (priority := PRIORITY.match(text)) and int(priority[1]) < 192:
         number = int(priority[1])
         text = text[priority.end() :]
     if when := _TIME.match(text):
@@ -64,17 +63,19 @@ def read_datagram(data: bytes) -> LocalLine:
     return LocalLine(number & 7, number >> 3 or 1, tag, text)
 
 
+Take = Callable[[LocalLine, int, int], None]
+"""Takes a line with the process and user id of its sender."""
+
+
 class LocalSocket:
     """Listens at `path`; OSError if that cannot be. `take(line, pid, uid)` is called on a thread of its own, `lose` for
     a line that it did not take."""
 
-    def __init__(self, path: str, take: Callable[[LocalLine, int, int], None], lose: Callable[[], None]) -> None:
+    def __init__(self, path: str, take: Take, lose: Callable[[], None]) -> None:
         self.path = path
-        self._take = take
-        self._lose = lose
         self._socket = _bind(path)
         self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="syslog input", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(take, lose), name="syslog input", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -92,7 +93,7 @@ class LocalSocket:
         self._thread.join(1.0)
         self._socket.close()
 
-    def _run(self) -> None:
+    def _run(self, take: Take, lose: Callable[[], None]) -> None:
         while True:
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(LONGEST, _SPACE)
@@ -104,21 +105,22 @@ class LocalSocket:
             if not (data or ancillary):
                 return  # it was shut down: each datagram, an empty one too, comes with who sent it
             try:
-                self._received(data, ancillary, flags)
+                if data:
+                    take(*_received(data, ancillary, flags))
             except Exception:
-                self._lose()
+                lose()
 
-    def _received(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
-        if not data:
-            return
-        pid = uid = 0
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                pid, uid, _ = _CREDENTIALS.unpack_from(content)
-        line = read_datagram(data)
-        if flags & socket.MSG_TRUNC:
-            line = line._replace(text=line.text + CUT)
-        self._take(line, pid, uid)
+
+def _received(data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> tuple[LocalLine, int, int]:
+    """The line in a datagram, and the process and user id of its sender."""
+    pid = uid = 0
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid, uid, _ = _CREDENTIALS.unpack_from(content)
+    line = read_datagram(data)
+    if flags & socket.MSG_TRUNC:
+        line = line._replace(text=line.text + CUT)
+    return line, pid, uid
 
 
 def _bind(path: str) -> socket.socket:

@@ -19,8 +19,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 __all__ = [
+    "DEFAULT_PRIORITY",
     "ENTERPRISE",
     "FACILITIES",
+    "LAST_SECOND",
+    "PRIORITY",
     "Data",
     "Message",
     "clean_name",
@@ -44,7 +47,7 @@ HOSTNAME_LENGTH, APP_NAME_LENGTH, PROCID_LENGTH, MSGID_LENGTH, DATA_NAME_LENGTH 
 """Characters at most (RFC 5424 section 6)."""
 FIRST_SECOND, LAST_SECOND = -62135596800, 253402300799
 """Seconds from the epoch to the first and last that RFC 3339 can name."""
-_DEFAULT_PRIORITY = 13
+DEFAULT_PRIORITY = 13
 """user.notice, for a message that says none (RFC 3164 section 4.3.3)."""
 
 Data = Mapping[str, Mapping[str, str]]
@@ -65,7 +68,7 @@ MOST_DATA = 64 << 10
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 _NOT_DATA_NAME = re.compile(r'[^\x21-\x7e]|[=\]"]')
 _SPECIAL = re.compile(r'(["\\\]])')
-_PRIORITY = re.compile(r"<(\d{1,3})>")
+PRIORITY = re.compile(r"<(\d{1,3})>")
 _BEGINNINGS = {f"<{number}>1": (number & 7, number >> 3) for number in range(len(FACILITIES) * 8)}
 """Severity and facility, by PRI and VERSION."""
 _HEADER = (
@@ -183,12 +186,12 @@ def read(item: bytes) -> tuple[Message, str]:
         return parse_text(text), problem
     except ValueError as error:
         problem = str(error)
-    priority = _PRIORITY.match(text)
-    number = int(priority[1]) if priority else _DEFAULT_PRIORITY
+    priority = PRIORITY.match(text)
+    number = int(priority[1]) if priority else DEFAULT_PRIORITY
     if priority and number < len(FACILITIES) * 8:
         text = text[priority.end() :]
     else:
-        number = _DEFAULT_PRIORITY
+        number = DEFAULT_PRIORITY
     return Message(text, number & 7, number >> 3), problem
 
 
@@ -238,7 +241,7 @@ def parse_text(text: str) -> Message:
 
 def _what_is_wrong(fields: list[str]) -> str:
     """A sentence about a message that was split at its first six spaces."""
-    priority = _PRIORITY.match(fields[0])
+    priority = PRIORITY.match(fields[0])
     if priority is None:
         return "it does not begin with <PRI>"
     if fields[0] not in _BEGINNINGS:

@@ -26,7 +26,7 @@ from .options import Output, SyslogOptions
 from .outputs import make_sink
 from .reassembly import Reassembler
 from .rules import RulesByHost
-from .severity import CRIT, WARNING
+from .severity import WARNING
 from .sinks import Sink
 from .storm import StormControl
 
@@ -312,8 +312,7 @@ class SyslogWeb(WebHalf):
         for event in events:
             severity, text = rules.of_stderr(event)
             now = time.time()
-            limited = rules.rate and severity > CRIT
-            if limited and not self._storms.allows(source.server_name, rules.rate, rules.burst, now):
+            if not self._storms.allows(source.server_name, severity, rules, now):
                 continue
             self._publish(
                 FeedEntry(
