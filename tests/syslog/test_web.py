@@ -391,7 +391,7 @@ def test_an_output_that_stalls_is_taken_out_without_waiting_for_it(
         assert good.drain(10)
         server.accept()[0].close()
         assert stalled.join(10)
-        assert "could not be written and are lost" in caplog.text
+        assert "unwritten; they are lost" in caplog.text
     assert (tmp_path / "log").read_text().splitlines()[-1].endswith(" after")
 
 
