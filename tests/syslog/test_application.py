@@ -685,7 +685,7 @@ def test_a_host_has_a_threshold_of_its_own(make: Make, host: Any, make_request: 
     ask(make_request(params={"SERVER_NAME": "blog.example"}), logging.WARNING, logging.ERROR)
     ask(None, logging.DEBUG, logging.INFO)
     assert texts(host) == ["text 10", "text 40", "text 20"]
-    with pytest.raises(ValueError, match="app_name: the same for all"):
+    with pytest.raises(ValueError, match="app_name: must be the same for all"):
         half.configure(SyslogPlugin.Options(app_name="x"), "shop.example")
     with pytest.raises(StartAnew, match="delivery is plain"):
         half.configure(SyslogPlugin.Options(delivery="acknowledged"))

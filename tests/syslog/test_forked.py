@@ -200,8 +200,8 @@ def test_a_fork_while_other_threads_log_and_no_lock_is_left_held(
     half.association_up(association)
     log = logging.getLogger("shop")
     stop = threading.Event()
-    # Each fork lets some lines through. Threads that log without a bound fill memory while a fork waits for a CPU, which
-    # makes the next fork slower: on a busy machine 20 forks of a large process took minutes.
+    # Each fork lets some lines through. Threads that log without a bound fill memory while a fork waits for a CPU, and
+    # make the next fork slower: on a busy machine 20 forks of a large process took minutes.
     permits = threading.Semaphore(0)
 
     def talk() -> None:

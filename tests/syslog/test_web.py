@@ -152,7 +152,7 @@ def test_garbage_is_shown_marked_and_counted(
     half.tick()
     half.tick()
     assert [record.getMessage() for record in caplog.records] == [
-        "1 items were no RFC 5424 messages, the last from 192.0.2.7:9000: it does not begin with <PRI>"
+        "1 items were not RFC 5424 messages, the last from 192.0.2.7:9000: it does not begin with <PRI>"
     ]
 
 
