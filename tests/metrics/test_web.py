@@ -281,7 +281,7 @@ def test_a_page_that_cannot_be_made_is_logged(
             await page(half)
 
     run(check)
-    assert "could not be shown" in caplog.text
+    assert "cannot make the metrics page or report" in caplog.text
 
 
 def test_new_options(run: Any, host: Any) -> None:
@@ -292,7 +292,7 @@ def test_new_options(run: Any, host: Any) -> None:
         assert 'fcgi_web_requests_total{server_name="other",status="2xx"} 1.0' in await page(half)
         with pytest.raises(StartAnew, match=r"metrics\.listen"):
             half.configure(MetricsOptions())
-        with pytest.raises(ValueError, match="all hosts"):
+        with pytest.raises(ValueError, match="same for all virtual hosts"):
             half.configure(MetricsOptions(listen=None), "shop.example")
 
     run(check)

@@ -167,7 +167,7 @@ def test_what_is_no_message_is_shown_all_the_same() -> None:
 
 @pytest.mark.parametrize(("severity", "facility"), [(8, 0), (-1, 0), (0, 24), (0, -1)])
 def test_out_of_range(severity: int, facility: int) -> None:
-    with pytest.raises(ValueError, match="invalid (severity|facility)"):
+    with pytest.raises(ValueError, match=r"invalid (severity|facility)"):
         Message("", severity, facility).encode()
 
 

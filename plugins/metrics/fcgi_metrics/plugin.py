@@ -1,4 +1,4 @@
-"""The declaration: options, the channel and the two halves."""
+"""Declares the plugin: its options, channel and two halves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .options import MetricsOptions
 __all__ = ["MetricsOptions", "MetricsPlugin", "plugin"]
 
 QUEUE_BYTES = 4 << 20
-"""Bytes that may wait on one association: some snapshots of a large application."""
+"""Bytes that may wait on one association: a few snapshots of a large application."""
 
 
 class MetricsPlugin(Plugin):
@@ -36,7 +36,7 @@ class MetricsPlugin(Plugin):
         """See `MetricsOptions`."""
 
     def channels(self, options: MetricsOptions) -> Sequence[Channel]:
-        # a snapshot says all that the one before it said: what could not be sent in time is worthless
+        # each snapshot replaces the one before it, so a late one is worthless
         return [
             Channel(
                 CHANNEL,
