@@ -94,7 +94,7 @@ def test_snapshots_by_the_clock(
 ) -> None:
     half = make(interval=5)
     half.tick()
-    assert host.sent == []  # nobody would take it
+    assert host.sent == []  # no web side would receive it
     host.up = [association()]
     half.association_up(host.up[0])
     wait_idle(half)

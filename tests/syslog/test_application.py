@@ -48,7 +48,7 @@ def make(host: Any) -> Iterator[Make]:
 
 @contextmanager
 def bare_root() -> Iterator[logging.Logger]:
-    """The root logger as it is where nobody configured logging; pytest's handlers come back after."""
+    """The root logger of a process without a logging configuration; pytest's handlers return at the end."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers[:] = []
@@ -249,7 +249,7 @@ def test_the_applications_own_configuration_is_what_it_would_be_without_us(make:
 def test_lines_that_nobody_has_yet_are_on_stderr_too(
     make: Make, host: Any, association: AssociationInfo, make_request: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Perhaps nobody ever comes: the application may end before there is an association."""
+    """The application may end before there is an association."""
     before = logging.lastResort
     with bare_root():
         half = make()
