@@ -205,7 +205,7 @@ def test_a_line_that_can_never_be_written_holds_up_no_other(caplog: pytest.LogCa
     over = threading.Event()
     head = Head(6, "", "shop", 1, "", "", "", None, "")
     sink.write(entry("before"))
-    sink.write_all(Lines([head], [0] * 3, [0] * 3, ["one", "poison", "two"], clean=True))
+    sink.write(Lines([head], [0] * 3, [0] * 3, ["one", "poison", "two"], clean=True))
     sink.write(entry("poison alone"))
     sink.write(entry("after"))
     sink.when_written(6, over.set)
@@ -263,7 +263,7 @@ def test_a_sink_that_stands_still_holds_no_more_than_its_bound(caplog: pytest.Lo
     lines = Lines([head], [0] * 10, [0] * 10, ["x" * 200] * 10, clean=True)
     most = 0
     for _ in range(1000):
-        sink.write_all(lines)
+        sink.write(lines)
         most = max(most, sink.held)
     assert 90_000 < most <= sink.bound
     assert sink.accepted + sink.lost == 10_000

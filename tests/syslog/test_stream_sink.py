@@ -175,7 +175,7 @@ def test_a_head_that_many_lines_share_is_made_text_a_portion_at_a_time(server: S
     count = 2_000
     lines = Lines([head], [0] * count, [0] * count, [str(number) for number in range(count)], clean=True)
     most = 0
-    sink.write_all(lines)
+    sink.write(lines)
     with server.accept() as connection:
         for number in range(0, count, 10):
             assert server.read(connection, 10)[-1].endswith(f"] {number + 9}")

@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from fcgi_core.plugin import FeedEntry, OutputFigures
+from fcgi_core.plugin import OutputFigures
 
 from .backlog import Backlog, Part, count_of, held_by, size_of
 from .lines import Lines
@@ -102,15 +102,8 @@ class Sink(ABC):
 
     # ---- any thread
 
-    def write(self, entry: FeedEntry) -> None:
-        """Queue a line; returns at once and never raises. After `close` nothing is queued."""
-        self._queue_part(entry)
-
-    def write_all(self, lines: Lines) -> None:
-        """Queue many lines, all or none; otherwise like `write`."""
-        self._queue_part(lines)
-
-    def _queue_part(self, part: Part) -> None:
+    def write(self, part: Part) -> None:
+        """Queue one line or many, all or none; returns at once and never raises. After `close` nothing is queued."""
         count = count_of(part)
         with self._changed:
             if self.closing:

@@ -341,7 +341,7 @@ class SyslogWeb(WebHalf):
         for sink in self.sinks:
             wanted = lines.down_to(sink.threshold)
             if wanted is not None:
-                sink.write_all(wanted)
+                sink.write(wanted)
 
 
 def _flat(data: Data, but: str = "") -> dict[str, str]:
