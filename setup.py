@@ -21,7 +21,10 @@ COMPILED = (
     *("app/service", "app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway", "app/making"),
     *("app/rules", "app/threads", "app/wsgi"),
 )
-COMPILED_SYSLOG = ("about", "application", "batch", "capture", "formats", "lines", "rules", "web")
+COMPILED_SYSLOG = (
+    *("about", "application", "batch", "capture", "formats", "lines", "maker", "rules", "sender", "source", "stderr"),
+    "web",
+)
 """Of the syslog plugin: what a line passes through."""
 
 

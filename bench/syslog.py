@@ -329,7 +329,7 @@ class OursSlow(Ours):
                 time.sleep(len(data) / self.PACE)
 
     def told_lost(self) -> int:
-        return sum(map(int, re.findall(r"(\d+) lines found its queue full", self.log())))
+        return sum(map(int, re.findall(r"queue full, (\d+) lines lost", self.log())))
 
 
 class OursStderr(Ours):

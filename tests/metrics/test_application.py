@@ -10,7 +10,7 @@ import prometheus_client
 import pytest
 from fcgi_metrics import plugin as metrics_plugin
 from fcgi_metrics.application import MetricsApplication
-from fcgi_metrics.plugin import MetricsOptions
+from fcgi_metrics.options import MetricsOptions
 from fcgi_metrics.registry import registry_lines
 from fcgi_metrics.samples import Sample
 from fcgi_metrics.snapshot import parse, read_header
@@ -94,7 +94,7 @@ def test_snapshots_by_the_clock(
 ) -> None:
     half = make(interval=5)
     half.tick()
-    assert host.sent == []  # nobody would take it
+    assert host.sent == []  # no web side would receive it
     host.up = [association()]
     half.association_up(host.up[0])
     wait_idle(half)
@@ -210,7 +210,7 @@ def test_a_failing_collector_costs_but_the_registry(
         half.tick()
         wait_idle(half)
     assert len(snapshots(host)) == 3
-    assert caplog.text.count("cannot be collected") == 1
+    assert caplog.text.count("cannot collect the application's own metrics") == 1
 
 
 def test_failing_to_send_is_told_once(
@@ -231,7 +231,7 @@ def test_failing_to_send_is_told_once(
         clock.now += 1
         half.tick()
         wait_idle(half)
-    assert caplog.text.count("no snapshot can be made") == 1
+    assert caplog.text.count("cannot make a snapshot") == 1
 
 
 def test_the_last_figures_are_sent_at_the_end(

@@ -14,7 +14,7 @@ from fcgi_metrics.process import process_figures
 from fcgi_metrics.samples import Sample, process_samples, traffic_samples
 from fcgi_metrics.snapshot import split, write_meta, write_sample
 from fcgi_metrics.statsd import Statsd
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
@@ -249,6 +249,7 @@ def own_series(draw: st.DrawFn) -> str:
 
 
 @settings(max_examples=300)
+@example([["* x_gsum{} 0"], ["* x{} 0", "* # type x gaugehistogram", "* x_gsum{} 0"]], "")
 @given(
     st.lists(st.lists(st.text() | st.sampled_from(REGISTRY) | series() | own_series(), max_size=30), max_size=3),
     st.text(max_size=20),

@@ -12,7 +12,7 @@ import pytest
 from fcgi_metrics import plugin as metrics_plugin
 from fcgi_metrics import web as module
 from fcgi_metrics.endpoint import PLAIN
-from fcgi_metrics.plugin import MetricsOptions
+from fcgi_metrics.options import MetricsOptions
 from fcgi_metrics.snapshot import split
 from fcgi_metrics.web import MetricsWeb
 
@@ -281,7 +281,7 @@ def test_a_page_that_cannot_be_made_is_logged(
             await page(half)
 
     run(check)
-    assert "could not be shown" in caplog.text
+    assert "cannot make the metrics page or report" in caplog.text
 
 
 def test_new_options(run: Any, host: Any) -> None:
@@ -292,7 +292,7 @@ def test_new_options(run: Any, host: Any) -> None:
         assert 'fcgi_web_requests_total{server_name="other",status="2xx"} 1.0' in await page(half)
         with pytest.raises(StartAnew, match=r"metrics\.listen"):
             half.configure(MetricsOptions())
-        with pytest.raises(ValueError, match="all hosts"):
+        with pytest.raises(ValueError, match="same for all virtual hosts"):
             half.configure(MetricsOptions(listen=None), "shop.example")
 
     run(check)
@@ -403,7 +403,7 @@ MEASURE = """
 import asyncio, gc, sys
 from fcgi_core.plugin import AssociationInfo
 from fcgi_metrics.endpoint import PLAIN
-from fcgi_metrics.plugin import MetricsOptions
+from fcgi_metrics.options import MetricsOptions
 from fcgi_metrics.snapshot import split
 from fcgi_metrics import web
 from fcgi_metrics.web import MetricsWeb

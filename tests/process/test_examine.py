@@ -97,7 +97,7 @@ def test_applications_of_the_same_name(tmp_path: Path) -> None:
     [
         ({"file": "/etc/passwd/x.log"}, "/etc/passwd is no folder"),
         ({"json": "/etc/passwd/{server_name}/x.log"}, "/etc/passwd is no folder"),
-        ({"tls": "192.0.2.1", "ca": "/no/ca.pem"}, "the files of tls cannot be used: No such file or directory"),
+        ({"tls": "192.0.2.1", "ca": "/no/ca.pem"}, "the files for tls cannot be used: No such file or directory"),
     ],
 )
 def test_of_outputs(tmp_path: Path, output: dict[str, Any], told: str) -> None:

@@ -46,7 +46,7 @@ class Sent:
 
 @dataclass
 class FakeGathering:
-    """Fetches what is ready at once, unless told to wait."""
+    """Fetches ready lines at once, unless `waits`."""
 
     host: FakeHost
     channel: str

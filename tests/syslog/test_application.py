@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcgi_syslog import SyslogPlugin, application, batch
+from fcgi_syslog import SyslogPlugin, batch, sender
 from fcgi_syslog.application import SyslogApplication
 from fcgi_syslog.message import Message
 from fcgi_syslog.options import HEADER_ROOM
@@ -48,7 +48,7 @@ def make(host: Any) -> Iterator[Make]:
 
 @contextmanager
 def bare_root() -> Iterator[logging.Logger]:
-    """The root logger as it is where nobody configured logging; pytest's handlers come back after."""
+    """The root logger of a process without a logging configuration; pytest's handlers return at the end."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers[:] = []
@@ -249,7 +249,7 @@ def test_the_applications_own_configuration_is_what_it_would_be_without_us(make:
 def test_lines_that_nobody_has_yet_are_on_stderr_too(
     make: Make, host: Any, association: AssociationInfo, make_request: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Perhaps nobody ever comes: the application may end before there is an association."""
+    """The application may end before there is an association."""
     before = logging.lastResort
     with bare_root():
         half = make()
@@ -685,7 +685,7 @@ def test_a_host_has_a_threshold_of_its_own(make: Make, host: Any, make_request: 
     ask(make_request(params={"SERVER_NAME": "blog.example"}), logging.WARNING, logging.ERROR)
     ask(None, logging.DEBUG, logging.INFO)
     assert texts(host) == ["text 10", "text 40", "text 20"]
-    with pytest.raises(ValueError, match="app_name: the same for all"):
+    with pytest.raises(ValueError, match="app_name: must be the same for all"):
         half.configure(SyslogPlugin.Options(app_name="x"), "shop.example")
     with pytest.raises(StartAnew, match="delivery is plain"):
         half.configure(SyslogPlugin.Options(delivery="acknowledged"))
@@ -865,9 +865,9 @@ def test_each_web_server_gets_the_lines_of_its_requests(make: Make, host: Any, m
 
 
 def test_what_waits_is_bounded_in_bytes_and_lines(make: Make, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "KEPT_LINES", 10)
-    monkeypatch.setattr(application, "KEPT_LONG", 5000)
-    monkeypatch.setattr(application, "MANY", 5)
+    monkeypatch.setattr(sender, "KEPT_LINES", 10)
+    monkeypatch.setattr(sender, "KEPT_LONG", 5000)
+    monkeypatch.setattr(sender, "MANY", 5)
     make(scope="association")
     host.gathering.waits = True
     for _ in range(20):
@@ -919,6 +919,6 @@ def test_loggers_without_number_cost_no_memory_without_bound(
     host.gathering.waits = True
     for number in range(25_000):
         logging.getLogger().handle(logging.makeLogRecord({"name": f"r{number}", "msg": "x", "levelno": 40}))
-        assert len(half._process.heads) <= 1000
+        assert len(half._sources.process.heads) <= 1000
     assert len(half._capture._msgids) <= 10_000
     host.gathering.fetch()

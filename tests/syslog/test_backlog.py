@@ -101,7 +101,7 @@ gc.collect()
 before = rss()
 for number in range(10**6):
     part = MAKE(number)
-    sink.write(part) if isinstance(part, FeedEntry) else sink.write_all(part)
+    sink.write(part) if isinstance(part, FeedEntry) else sink.write(part)
     if sink.lost:
         break
 print((rss() - before) / sink.bound)

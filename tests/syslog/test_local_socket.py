@@ -89,14 +89,14 @@ def test_a_socket_that_a_killed_process_left(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as left:
         left.bind(str(path))
     LocalSocket(str(path), lambda *line: None, lambda: None).close()
-    path.write_text("a file of somebody's")
+    path.write_text("a file of another program")
     with pytest.raises(OSError, match="in use"):
         LocalSocket(str(path), lambda *line: None, lambda: None)
     assert path.read_text()
 
 
 def test_no_datagram_ends_the_reader(tmp_path: Path, lines: Lines) -> None:
-    """Anybody on the machine may send anything; who calls syslog(3) where nobody reads waits for ever."""
+    """Any program on the machine may send anything; a call of syslog(3) that is not read waits for ever."""
     lost = threading.Semaphore(0)
 
     def take(line: LocalLine, pid: int, uid: int) -> None:

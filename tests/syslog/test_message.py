@@ -109,7 +109,7 @@ def test_what_is_too_much_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch, da
 
 @pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
 def test_a_time_that_utc_has_no_year_for(when: str) -> None:
-    with pytest.raises(ValueError, match="years 1 to 9999"):
+    with pytest.raises(ValueError, match="its year in UTC is not 1 to 9999"):
         parse(f"<13>1 {when} - - - - - text".encode())
     assert read(f"<13>1 {when} - - - - - text".encode())[0].time is None
 
@@ -130,7 +130,7 @@ def test_what_the_rfc_forbids_is_made_good() -> None:
     [
         (b"", "does not begin with <PRI>"),
         (b"hello", "does not begin with <PRI>"),
-        (b"<13>hello", "VERSION 1"),
+        (b"<13>hello", "VERSION after <PRI> is not 1"),
         (b"<13>1 - -", "2 of the 6 header fields"),
         (b"<13>1 - - " + b"x" * 49 + b" - - - text", "APP-NAME is not 1 to 48 printable"),
         (b"<13>1 -  - - - - text", "HOSTNAME is not"),
@@ -140,8 +140,8 @@ def test_what_the_rfc_forbids_is_made_good() -> None:
         (b"<13>1 - - - - - [x]y", "structured data"),
         (b"<13>1 - - - - - -y", "structured data"),
         (b'<13>1 - - - - - [x a="""]', "structured data"),
-        (b"<192>1 - - - - - -", "PRI 192: 0 to 191"),
-        (b"<01>1 - - - - - -", "PRI 01: 0 to 191"),
+        (b"<192>1 - - - - - -", "PRI 192 is not 0 to 191"),
+        (b"<01>1 - - - - - -", "PRI 01 is not 0 to 191"),
         (b"<13>1 - - - - - [x", "structured data"),
         (b"<13>1 - - - - - -\n", "structured data"),
         (b"<13>1 2003-13-11T22:14:15Z - - - - -", "TIMESTAMP 2003-13-11T22:14:15Z: month"),
@@ -167,7 +167,7 @@ def test_what_is_no_message_is_shown_all_the_same() -> None:
 
 @pytest.mark.parametrize(("severity", "facility"), [(8, 0), (-1, 0), (0, 24), (0, -1)])
 def test_out_of_range(severity: int, facility: int) -> None:
-    with pytest.raises(ValueError, match="was expected"):
+    with pytest.raises(ValueError, match=r"invalid (severity|facility)"):
         Message("", severity, facility).encode()
 
 

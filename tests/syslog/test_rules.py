@@ -53,7 +53,7 @@ def test_what_a_host_can_have() -> None:
     rules.change(options(severity="debug"), "a.test")
     assert (rules["a.test"].threshold, rules["b.test"].threshold, rules.lowest) == (7, 6, 7)
     assert rules["A.Test"].threshold == 7
-    with pytest.raises(ValueError, match="facility: the same for all"):
+    with pytest.raises(ValueError, match="facility: must be the same for all"):
         rules.change(options(facility="local0"), "a.test")
     rules.change(options(), "a.test")
     assert (rules["a.test"].threshold, rules.lowest) == (6, 6)

@@ -102,8 +102,8 @@ def test_a_failure_is_told_once_and_waited_out(
     assert sink.join(10)
     assert sink.texts == ["one", "two"]
     assert [record.getMessage() for record in caplog.records] == [
-        "recorder cannot be written: [Errno 28] No space left on device; lines wait and it is tried again",
-        "recorder is written again",
+        "output recorder failed: [Errno 28] No space left on device; its lines wait and are tried again",
+        "output recorder works again",
     ]
 
 
@@ -122,7 +122,7 @@ def test_the_queue_is_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
     sink.close()
     assert sink.join(10)
     assert [text[0] for text in sink.texts] == ["x", "y"]
-    assert [record.getMessage() for record in caplog.records] == ["recorder: 1 lines found its queue full and are lost"]
+    assert [record.getMessage() for record in caplog.records] == ["output recorder: queue full, 1 lines lost"]
 
 
 def test_all_that_was_lost_is_reported_when_it_is_written_again(
@@ -157,7 +157,7 @@ def test_what_cannot_be_written_at_the_end_is_told(caplog: pytest.LogCaptureFixt
     sink.write(entry("four"))
     sink.close()
     assert sink.join(10)
-    assert caplog.records[-1].getMessage() == "recorder: 1 lines of 4 bytes could not be written and are lost"
+    assert caplog.records[-1].getMessage() == "output recorder closed with 1 lines (4 bytes) unwritten; they are lost"
     figures = sink.figures()
     assert (figures.state, figures.lost) == ("failing", 1)
     assert "No space left on device" in figures.last_error
@@ -171,7 +171,7 @@ def test_closing_a_sink_that_hangs_makes_nothing_wait(caplog: pytest.LogCaptureF
     sink.close()
     assert sink.texts == [], "it returned while the sink hangs"
     assert not sink.join(0.01)
-    assert caplog.records[-1].getMessage() == "recorder does not take what waits for it; 1 lines are lost"
+    assert caplog.records[-1].getMessage() == "output recorder did not end in time: 1 waiting lines are lost"
     sink.gate.set()
     assert sink.join(10)
     assert sink.texts == ["x"]
@@ -191,7 +191,7 @@ def test_the_end_of_the_process_waits_for_all_that_were_closed(
     finish()
     assert good.texts == ["last words"]
     assert [record.getMessage() for record in caplog.records] == [
-        "recorder does not take what waits for it; 1 lines are lost"
+        "output recorder did not end in time: 1 waiting lines are lost"
     ]
     hanging.gate.set()
     assert hanging.join(10)
@@ -205,7 +205,7 @@ def test_a_line_that_can_never_be_written_holds_up_no_other(caplog: pytest.LogCa
     over = threading.Event()
     head = Head(6, "", "shop", 1, "", "", "", None, "")
     sink.write(entry("before"))
-    sink.write_all(Lines([head], [0] * 3, [0] * 3, ["one", "poison", "two"], clean=True))
+    sink.write(Lines([head], [0] * 3, [0] * 3, ["one", "poison", "two"], clean=True))
     sink.write(entry("poison alone"))
     sink.write(entry("after"))
     sink.when_written(6, over.set)
@@ -216,7 +216,7 @@ def test_a_line_that_can_never_be_written_holds_up_no_other(caplog: pytest.LogCa
     sink.close()
     assert sink.join(10)
     assert sum(record.args[1] for record in caplog.records if record.args) == 2  # type: ignore[misc]
-    assert all("can never be written and are lost: what is this?" in one.getMessage() for one in caplog.records)
+    assert all("lines, which are lost: what is this?" in one.getMessage() for one in caplog.records)
 
 
 def test_a_bug_costs_what_is_in_hand(caplog: pytest.LogCaptureFixture) -> None:
@@ -230,8 +230,8 @@ def test_a_bug_costs_what_is_in_hand(caplog: pytest.LogCaptureFixture) -> None:
     assert sink.join(10)
     assert sink.texts == ["two"]
     assert sink.lost == 1
-    assert caplog.records[0].getMessage() == "recorder: what was in hand could not be written"
-    assert caplog.records[1].getMessage() == "recorder: 1 lines can never be written and are lost: bug"
+    assert caplog.records[0].getMessage() == "output recorder: unexpected error, the lines in hand are lost"
+    assert caplog.records[1].getMessage() == "output recorder refused 1 lines, which are lost: bug"
 
 
 def test_a_sink_that_stalls_is_reported_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,9 @@ def test_a_sink_that_stalls_is_reported_once(caplog: pytest.LogCaptureFixture, m
     sink.look()
     sink.look()
     assert sink.figures().state == "stalled"
-    assert [record.getMessage() for record in caplog.records] == ["recorder has taken nothing for -1 s; 1 lines wait"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "output recorder is stalled: nothing written for -1 s; 1 lines wait"
+    ]
     sink.gate.set()
     assert sink.drain(10)
     sink.close()
@@ -261,7 +263,7 @@ def test_a_sink_that_stands_still_holds_no_more_than_its_bound(caplog: pytest.Lo
     lines = Lines([head], [0] * 10, [0] * 10, ["x" * 200] * 10, clean=True)
     most = 0
     for _ in range(1000):
-        sink.write_all(lines)
+        sink.write(lines)
         most = max(most, sink.held)
     assert 90_000 < most <= sink.bound
     assert sink.accepted + sink.lost == 10_000

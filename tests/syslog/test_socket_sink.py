@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fcgi_syslog import sinks, socket_sink
+from fcgi_syslog import datagram_sink, sinks
 from fcgi_syslog.socket_sink import SocketSink, format_datagram
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,7 +57,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 @pytest.fixture
 def sink(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[SocketSink]:
     monkeypatch.setattr(sinks, "RETRY_AFTER", 0.001)
-    monkeypatch.setattr(socket_sink, "RETRY_AFTER", 0.01)
+    monkeypatch.setattr(datagram_sink, "RETRY_AFTER", 0.01)
     sink = SocketSink(str(daemon.path), LOG)
     yield sink
     sink.close()
@@ -103,8 +103,8 @@ def test_a_daemon_that_is_away(daemon: Daemon, sink: SocketSink, caplog: pytest.
     assert daemon.receive().endswith(b": one")
     assert daemon.receive().endswith(b": two")
     assert sink.drain()
-    assert "cannot be written: [Errno 2]" in caplog.records[0].getMessage()
-    assert caplog.records[-1].getMessage().endswith("is written again")
+    assert "failed: [Errno 2]" in caplog.records[0].getMessage()
+    assert caplog.records[-1].getMessage().endswith("works again")
 
 
 def test_a_daemon_that_does_not_read(daemon: Daemon, sink: SocketSink) -> None:

@@ -26,7 +26,7 @@ def test_a_server_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
         text = parse(server.recv(1 << 17)).text
         assert text == f"{'x' * 8192} [cut: 100000 bytes in all]"
         assert sink.drain()
-    for text in ("nobody hears this", "two", "three"):
+    for text in ("no server hears this", "two", "three"):
         sink.write(FeedEntry(0.0, 6, text))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", port))

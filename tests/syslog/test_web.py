@@ -81,7 +81,7 @@ def test_a_line_of_the_process(make: Make, host: Any, association: AssociationIn
     half.feedback("syslog", message(server_name="late.example"), None, association)
     process, late = host.published
     assert (process.server_name, process.request, process.fields) == ("", "", None)
-    # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
+    # its request is forgotten, and the application's claim about it is not to be trusted
     assert (late.server_name, late.fields) == ("", {"server_name": "late.example"})
 
 
@@ -111,7 +111,7 @@ def test_lines_of_many_requests(
         ("two", "shop.example", "r7", of_seven),
         ("three", "blog.example", "r8", None),
         ("four", "blog.example", "r8", {**about, "remote": "192.0.2.9"}),
-        # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
+        # its request is forgotten, and the application's claim about it is not to be trusted
         ("late", "", "", {**claims, "user": "7", "remote": "192.0.2.9"}),
         ("of the process", "", "", None),
     ]
@@ -152,7 +152,7 @@ def test_garbage_is_shown_marked_and_counted(
     half.tick()
     half.tick()
     assert [record.getMessage() for record in caplog.records] == [
-        "1 items were no RFC 5424 messages, the last from 192.0.2.7:9000: it does not begin with <PRI>"
+        "1 items were not RFC 5424 messages, the last from 192.0.2.7:9000: it does not begin with <PRI>"
     ]
 
 
@@ -346,7 +346,7 @@ def test_heads_that_cost_much_are_not_kept(make: Make, association: AssociationI
 def test_stderr_that_waits_for_its_line_is_bounded_for_all_requests_together(
     make: Make, host: Any, make_request: Any
 ) -> None:
-    """An application leaves a line unfinished in each of many requests: what waited for longest is told as it is."""
+    """An application leaves a line unfinished in each of many requests: the oldest are published as they are."""
     half = make()
     requests = [make_request(params={"SERVER_NAME": f"{number}.example"}) for number in range(100)]
     for request in requests:
@@ -391,7 +391,7 @@ def test_an_output_that_stalls_is_taken_out_without_waiting_for_it(
         assert good.drain(10)
         server.accept()[0].close()
         assert stalled.join(10)
-        assert "could not be written and are lost" in caplog.text
+        assert "unwritten; they are lost" in caplog.text
     assert (tmp_path / "log").read_text().splitlines()[-1].endswith(" after")
 
 

@@ -1,4 +1,4 @@
-"""The metrics plugin: what an application does, as Prometheus and statsd take it, on the web server's side."""
+"""The metrics plugin: figures of applications for Prometheus and statsd, on the web server's side."""
 
 from .plugin import MetricsPlugin, plugin
 

@@ -1,7 +1,7 @@
-"""The half in the application's process: sends a snapshot of its figures to each web side, again and again.
+"""The half in the application's process: sends a snapshot of its figures to each web side at every interval.
 
-Snapshots are made on a thread of their own, for the application's collectors may take their time. If one has not come
-to its end when the next is due, that one is left out; the web side tells the age of what it has.
+A separate thread makes snapshots, for the application's collectors may be slow. If one is not finished when the next is
+due, the next is skipped; the web side shows the age of the last one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from queue import SimpleQueue
 
 from fcgi_core.plugin import ApplicationHalf, ApplicationHost, AssociationInfo, TransportFigures
 
-from .families import APPLICATION
-from .plugin import CHANNEL, MetricsOptions
+from .families import APPLICATION, CHANNEL
+from .options import MetricsOptions
 from .process import process_figures
 from .registry import registry_lines
 from .samples import process_samples, traffic_samples
@@ -24,9 +24,9 @@ from .snapshot import split, write_sample
 __all__ = ["MetricsApplication"]
 
 CLOSE_WITHIN = 0.5
-"""Seconds that the last snapshot may take at the end of the process."""
+"""Seconds for the last snapshot at the end of the process."""
 SETTLE = 0.25
-"""Part of a tick by which one may come too early."""
+"""Seconds by which a tick may be early."""
 
 
 class MetricsApplication(ApplicationHalf):
@@ -45,12 +45,12 @@ class MetricsApplication(ApplicationHalf):
 
     def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
         if server_name is not None:
-            raise ValueError("the options of metrics are for all hosts together")
+            raise ValueError("the options of metrics must be the same for all virtual hosts")
         self._options = options
         self._due = 0.0
 
     def association_up(self, association: AssociationInfo) -> None:
-        self._due = 0.0  # whoever is new need not wait
+        self._due = 0.0  # a new web side need not wait
         self.tick()
 
     def tick(self) -> None:
@@ -61,7 +61,7 @@ class MetricsApplication(ApplicationHalf):
         self._start()
 
     def close(self) -> None:
-        """The last figures are the ones that matter after a restart."""
+        """Send a last snapshot: after a restart, the final figures count."""
         if self._idle.is_set() and self._host.associations():
             self._start()
         if self._thread is not None:
@@ -69,7 +69,7 @@ class MetricsApplication(ApplicationHalf):
             self._work.put(None)
 
     def _start(self) -> None:
-        """Have a snapshot made, with what only this thread may look at."""
+        """Have the other thread make a snapshot, with the figures that only this thread may read."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
             self._thread.start()
@@ -86,7 +86,7 @@ class MetricsApplication(ApplicationHalf):
             except BaseException:  # a collector that calls sys.exit() does not end the thread
                 if not self._failing:
                     self._failing = True
-                    self._host.log.exception("no snapshot can be made; it is tried again")
+                    self._host.log.exception("cannot make a snapshot; trying again at each interval")
             finally:
                 self._idle.set()
 
@@ -102,12 +102,12 @@ class MetricsApplication(ApplicationHalf):
             yield write_sample(sample)
 
     def _registry_lines(self) -> list[str]:
-        """All of them, or none if a collector fails."""
+        """Return the application's lines; none if a collector fails."""
         try:
             lines = list(registry_lines())
-        except BaseException:  # a collector's affair, whatever it raises: there is nothing above it but our thread
+        except BaseException:  # whatever a collector raises must not end our thread
             if not self._registry_failing:
-                self._host.log.exception("the application's own metrics cannot be collected and are left out")
+                self._host.log.exception("cannot collect the application's own metrics; they are left out")
             self._registry_failing = True
             return []
         self._registry_failing = False

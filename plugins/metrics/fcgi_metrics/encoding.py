@@ -1,8 +1,8 @@
-"""The plugin's own samples as text for Prometheus: many, and all of known shape, so written here, some ten times faster
-than by the library that writes the applications' own.
+"""The plugin's own samples as text for Prometheus.
 
-It runs on a thread beside the event loop, and steps aside for it often: Python would let the loop wait 5 ms each time
-that it has something to do.
+They are many and of known shape, so a short encoder does; the library's is used for the applications' own metrics. This
+runs on another thread than the event loop and yields to it often: without that, Python makes the loop wait 5 ms each
+time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .snapshot import escape
 __all__ = ["encode"]
 
 STEP_ASIDE_AFTER = 100
-"""Samples; some 0.3 ms."""
+"""Samples between two yields; about 0.3 ms."""
 
 
 def encode(samples: Iterable[Sample], *, openmetrics: bool) -> bytes:
-    """The families of `samples`, in the order of their names, without OpenMetrics' end."""
+    """Return the families of `samples` in the order of their names, without OpenMetrics' end."""
     by_name: dict[str, list[Sample]] = {}
     for sample in samples:
         by_name.setdefault(sample.name, []).append(sample)
@@ -29,7 +29,7 @@ def encode(samples: Iterable[Sample], *, openmetrics: bool) -> bytes:
     written = 0
     for name in sorted(by_name):
         family = FAMILIES[name]
-        # a counter's family is called without the suffix in OpenMetrics, and with it in the older format
+        # OpenMetrics names a counter's family without the suffix, the older format with it
         title = name.removesuffix("_total") if openmetrics else name
         parts.append(f"# HELP {title} {family.help}\n# TYPE {title} {family.kind}\n")
         for sample in by_name[name]:

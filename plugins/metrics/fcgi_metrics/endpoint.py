@@ -1,7 +1,7 @@
-"""The page that Prometheus fetches: a small HTTP server on the event loop, bounded in every respect.
+"""A small HTTP server on the event loop for the page that Prometheus fetches, bounded in every respect.
 
-It answers GET and HEAD of ``/metrics``, one request a connection. Making the page is somebody else's work, off the
-loop; clients that come while a page is made get that one.
+It answers GET and HEAD of ``/metrics``, one request for each connection. `Render` makes the page off the loop; clients
+that ask while a page is being made share it.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from typing import Any, cast
 
 from fcgi_core.plugin import UnixSocket
 
-from .plugin import host_and_port
+from .options import host_and_port
 
 __all__ = ["Endpoint", "Render"]
 
 MAX_CONNECTIONS = 32
-"""At once. A Prometheus has one, and there may be a few of them. Where one more comes, the oldest goes that has asked
-for nothing yet, or else the oldest whose answer is not taken; where all wait for their page, the new one is closed."""
+"""Connections at once. Each Prometheus has one. A further client replaces the oldest one that has not asked yet, or
+else the oldest one that does not read its answer; if all wait for their page, the new connection is closed."""
 MAX_HEAD = 8 * 1024
-"""Bytes of a request's head; nginx's large_client_header_buffers has 8 KiB too."""
+"""Bytes of a request's head, as in nginx's large_client_header_buffers."""
 PATIENCE = 10.0
-"""Seconds for a request to come and its answer to be taken; Prometheus' own scrape_timeout."""
+"""Seconds to receive a request and deliver its answer, as in Prometheus' scrape_timeout."""
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PLAIN = "text/plain; version=0.0.4"
 
 Render = Callable[[str, bool], Coroutine[Any, Any, tuple[bytes, str]]]
-"""(what to accept, whether to gzip) -> (page, content type)"""
+"""Takes the accepted type and whether to gzip; returns the page and its content type."""
 
 
 class Endpoint:
-    """Listens at HOST:PORT or unix:/PATH. OSError if that cannot be done."""
+    """Listens at HOST:PORT or unix:/PATH; OSError if that fails."""
 
     def __init__(self, where: str, render: Render) -> None:
-        """To be made while the event loop runs."""
+        """Start listening; the event loop must run."""
         self._loop = asyncio.get_running_loop()
         self._render = render
         self._pages: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
         self._connections: dict[_Client, None] = {}
-        """The oldest first."""
+        """Oldest first."""
         self._unix: UnixSocket | None = None
         if where.startswith("unix:"):
             self._unix = UnixSocket(where.removeprefix("unix:"), mode=0o660)
@@ -53,7 +53,7 @@ class Endpoint:
 
     @property
     def port(self) -> int:
-        """Where it listens, of a TCP endpoint."""
+        """The port of a TCP endpoint."""
         return int(self._socket.getsockname()[1])
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Endpoint:
             self._starting.cancel()
         if self._server is not None:
             self._server.close()
-            self._server = None  # what it makes its protocols with holds this endpoint: a circle
+            self._server = None  # its protocol factory holds this endpoint: a cycle
         if self._unix is not None:
             self._unix.close()
         self._socket.close()
@@ -90,7 +90,7 @@ class Endpoint:
         self._connections.pop(client, None)
 
     def page(self, accept: str, zipped: bool) -> asyncio.Task[tuple[bytes, str]]:
-        """The page that is being made."""
+        """Return the page that is being made, after starting it if need be."""
         key = accept, zipped
         task = self._pages.get(key)
         if task is None:
@@ -121,14 +121,14 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Client(asyncio.Protocol):
-    """One connection and its one request."""
+    """A connection and its only request."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._transport: asyncio.Transport | None = None
         self._head = b""
         self.asked = False
-        """Its whole request has come."""
+        """The whole request has arrived."""
         self.answered = False
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -147,7 +147,7 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.asked:
-            return  # a second request on the connection is not answered, and it was told so
+            return  # a second request is not answered, as `Connection: close` says
         self._head += data
         if len(self._head) > MAX_HEAD:
             self.asked = True
@@ -186,7 +186,7 @@ class _Client(asyncio.Protocol):
     def _made(self, page: asyncio.Task[tuple[bytes, str]], zipped: bool, head_only: bool) -> None:
         if page.cancelled():
             self.abort()
-        elif page.exception() is not None:  # reported by whoever made it
+        elif page.exception() is not None:  # `Render` has reported it
             self._answer(500, "Internal Server Error")
         else:
             content, kind = page.result()

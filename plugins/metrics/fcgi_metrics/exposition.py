@@ -1,7 +1,7 @@
-"""From samples to what Prometheus reads: families, checked, bounded, each series once.
+"""Makes the page for Prometheus from samples: families, checked and bounded, with each series once.
 
-What applications send is remote text: whatever is in it, the result is a valid page. What does not fit is left out and
-counted by reason. All of this runs on one thread that is not the event loop's.
+Applications send remote text: whatever it holds, the page is valid. Samples that do not fit are left out and counted by
+reason. All of this runs on one thread, which is not the event loop's.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _SUFFIXES = {
     "stateset": ("",),
     "unknown": ("",),
 }
-"""What the samples of a family of each type are called after it (OpenMetrics 1.0, "Metric Types")."""
+"""Suffixes of the sample names of a family, by its type (OpenMetrics 1.0, "Metric Types")."""
 
 
 LINE_COST, COMMA_COST = 640, 320
-"""Bytes of memory, about, of a line once it is taken apart, and of what follows a comma in it: a label, or a bucket."""
+"""Bytes of memory, about, of a parsed line, and of each label or bucket after a comma in it."""
 _CREATED = dict.fromkeys(("counter", "histogram", "summary"), ("_created",))
-"""What else belongs to such a family, though it does not pass through here."""
+"""Further suffixes that such a family reserves, though these samples are not sent."""
 
 
 class _Parsed(NamedTuple):
     own: list[Sample]
-    """Those of `families`, with hosts made safe."""
+    """Samples of `families`, with safe host names."""
     metrics: dict[str, Metric]
-    """The application's own, with the label `worker`."""
+    """The application's own metrics, with the label `worker`."""
     omitted: dict[str, int]
 
 
 class Snapshot:
-    """The last whole snapshot of an application's process: as it came, and taken apart once it is shown."""
+    """The last whole snapshot of an application process: as received, and parsed once it is shown."""
 
     __slots__ = ("_parsed", "held", "number", "parts", "worker")
 
@@ -62,11 +62,11 @@ class Snapshot:
         self.number = number
         self.parts = parts
         self.held = sum([len(part) + LINE_COST * part.count(b"\n") + COMMA_COST * part.count(b",") for part in parts])
-        """Bytes of memory, about, taken apart or not."""
+        """Bytes of memory, about, parsed or not."""
         self._parsed: _Parsed | None = None
 
     def parse(self, max_samples: int) -> _Parsed:
-        """What it says; not for more than one thread."""
+        """Return the parsed snapshot. Not thread-safe."""
         if self._parsed is None:
             self._parsed = _Parser(self, max_samples).result()
             self.parts = ()
@@ -74,25 +74,25 @@ class Snapshot:
 
 
 class Exposition:
-    """Makes pages. It remembers which hosts it shows by name."""
+    """Makes pages, and remembers which hosts it shows by name."""
 
     def __init__(self, max_hosts: int, max_samples: int) -> None:
         self.max_hosts = max_hosts
         self.max_samples = max_samples
         self.omitted: dict[str, int] = {}
-        """Samples left out of the last page, by reason."""
+        """Counts of samples left out of the last page, by reason."""
         self._hosts: set[str] = set()
         self._folded: set[str] = set()
 
     def samples(self, own: Iterable[Sample], snapshots: Sequence[Snapshot]) -> list[Sample]:
-        """All samples of `families`: `own` and the applications'; hosts beyond the limit together."""
+        """Return all samples of `families`: `own` and the applications', with surplus hosts counted together."""
         return [*own, *self._applications(snapshots)]
 
     def page(self, own: Iterable[Sample], snapshots: Sequence[Snapshot], accept: str) -> tuple[bytes, str]:
-        """The page for a client that accepts `accept`, and its content type."""
+        """Return the page for a client that accepts `accept`, and its content type."""
         encode_metrics, content_type = choose_encoder(accept)
         samples = encode(self.samples(own, snapshots), openmetrics="openmetrics" in content_type)
-        # the applications' come last, and after them OpenMetrics' end
+        # the applications' metrics come last: their encoder writes OpenMetrics' end
         return samples + encode_metrics(_Collected(self._metrics(snapshots))), content_type
 
     # ---- the plugin's own families
@@ -110,7 +110,7 @@ class Exposition:
                 yield Sample(scope, name, (("worker", snapshot.worker), *labels), value)
 
     def _admit(self, scope: str) -> str:
-        """The host under which a scope is shown."""
+        """Return the host under which a scope is shown."""
         if scope == PROCESS or scope in self._hosts:
             return scope
         if scope != OTHER and len(self._hosts) < self.max_hosts:
@@ -127,7 +127,7 @@ class Exposition:
     # ---- pages
 
     def _metrics(self, snapshots: Sequence[Snapshot]) -> list[Metric]:
-        """The applications' own metrics, each application's with the others'."""
+        """Return the applications' own metrics, those of one name together."""
         metrics: dict[str, Metric] = {}
         self.omitted = {}
         claimed: dict[str, str] = {}
@@ -140,7 +140,7 @@ class Exposition:
         return [metrics[name] for name in sorted(metrics)]
 
     def _join(self, metrics: dict[str, Metric], claimed: dict[str, str], name: str, metric: Metric) -> None:
-        """Add a worker's metric to those of the others, if they agree on what it is."""
+        """Add a worker's metric to those of other workers, unless they disagree on its meaning."""
         meaning = f"{name} {metric.type}"
         names = {name + suffix for suffix in ("", *_SUFFIXES[metric.type], *_CREATED.get(metric.type, ()))}
         if any(claimed.get(one, meaning) != meaning for one in names):
@@ -166,7 +166,7 @@ class _Collected(Collector):
 
 
 class _Parser:
-    """Takes one snapshot apart."""
+    """Parses one snapshot."""
 
     def __init__(self, snapshot: Snapshot, max_samples: int) -> None:
         self._snapshot = snapshot
@@ -180,7 +180,7 @@ class _Parser:
 
     def result(self) -> _Parsed:
         for part in self._snapshot.parts:
-            time.sleep(0)  # the event loop goes first, see `encoding`
+            time.sleep(0)  # yield to the event loop, see `encoding`
             for line in parse(part):
                 if line is None:
                     self._omit("malformed")
@@ -223,7 +223,7 @@ class _Parser:
             self._omit("unknown")
             return
         if not (_are_buckets(value) if isinstance(value, Buckets) else 0 <= value < math.inf):
-            self._omit("malformed")  # none of ours is negative, or no number
+            self._omit("malformed")  # the plugin's figures are never negative or NaN
             return
         self._left -= 1
         self._own.append(Sample(scope if scope == PROCESS else clean_host(scope), name, labels, value))
@@ -244,15 +244,18 @@ class _Parser:
         if key in self._seen:
             self._omit("twice")
             return
+        metric = self._metrics.get(family)
+        if metric is not None and metric.type != kind:  # its type came after its first sample
+            self._omit("malformed")
+            return
         self._seen.add(key)
         self._left -= 1
-        metric = self._metrics.get(family)
         if metric is None:
             metric = self._metrics[family] = Metric(family, self._helps.get(family, ""), kind)
         metric.add_sample(name, {"worker": self._snapshot.worker, **dict(renamed)}, value)
 
     def _family(self, name: str) -> tuple[str, str]:
-        """The family that a sample belongs to and its type; '' if the type has no such sample."""
+        """Return the family that a sample belongs to, and its type; '' if the type has no such sample."""
         for suffix in ("_total", "_bucket", "_sum", "_count", "_gsum", "_gcount", "_info", ""):
             family = name.removesuffix(suffix) if suffix else name
             kind = self._types.get(family)

@@ -1,31 +1,33 @@
-"""All metrics of the plugin's own, in one table: what they are called, their types, and what they say.
+"""The table of the plugin's metrics: names, types, help texts and labels.
 
-Both sides count alike; the names begin with `fcgi_app_` for an application process and with `fcgi_web_` for the web
-side. What the web side's half tells of itself begins with `fcgi_metrics_`.
+Both sides count the same things: names begin with `fcgi_app_` for an application process and with `fcgi_web_` for the
+web side. Names of metrics about the plugin itself begin with `fcgi_metrics_`.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["APPLICATION", "FAMILIES", "PLUGIN", "RESERVED", "WEB", "Family", "Kind"]
+__all__ = ["APPLICATION", "CHANNEL", "FAMILIES", "PLUGIN", "RESERVED", "WEB", "Family", "Kind"]
 
 Kind = Literal["counter", "gauge", "histogram"]
 
+CHANNEL = "metrics"
+"""The channel on which snapshots travel."""
 RESERVED = "fcgi_"
-"""What no metric of an application's own may begin with."""
+"""A prefix that an application's own metrics must not have."""
 APPLICATION, WEB, PLUGIN = "fcgi_app_", "fcgi_web_", "fcgi_metrics_"
 
 
 class Family(NamedTuple):
-    """A metric as Prometheus' data model has it."""
+    """A metric in Prometheus' data model."""
 
     name: str
-    """Of a counter with `_total`."""
+    """With `_total` for a counter."""
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
-    """Beside `worker`, which all of an application have."""
+    """In addition to `worker`, which all metrics of an application have."""
 
 
 _OUTPUT = ("plugin", "output")

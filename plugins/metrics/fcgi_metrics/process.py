@@ -1,4 +1,4 @@
-"""Figures of this process, from /proc. What the system does not tell is left out."""
+"""Figures of this process, from /proc. Figures that the system does not provide are left out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def _stat() -> list[str]:
 
 def _open_files() -> int:
     try:
-        return len(os.listdir("/proc/self/fd")) - 1  # the listing has one open itself
+        return len(os.listdir("/proc/self/fd")) - 1  # without the descriptor of the listing itself
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # all: that is when the figure is wanted most
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # all are open, which the operator must see
 
 
 def _start_time() -> float:
@@ -33,7 +33,7 @@ def _start_time() -> float:
 
 
 def _started() -> float:
-    """The same in each answer: the clocks it is made of differ by a little each time."""
+    """Return the start time, read once: the clocks that it is computed from drift."""
     global _start
     if _start is None:
         _start = round(_start_time(), 2)
@@ -52,11 +52,11 @@ _FIGURES: dict[str, Callable[[], float]] = {
 
 
 def process_figures() -> dict[str, float]:
-    """By name; see `families`."""
+    """Return the figures by name; see `families`."""
     figures = {}
     for name, read in _FIGURES.items():
         try:
             figures[name] = read()
         except (OSError, ValueError, IndexError):
-            pass  # no such /proc here, or none of that form
+            pass  # /proc is missing, or has another form
     return figures

@@ -1,8 +1,7 @@
-"""The application's own metrics: what it registered with the library prometheus_client, if it uses that.
+"""The application's own metrics, which it registered with the library prometheus_client.
 
-The library is not imported here: if the application has not done so, there is nothing to tell. Each process tells its
-own figures, so an application in several processes needs no directory of files that they share
-(PROMETHEUS_MULTIPROC_DIR).
+The library is not imported here: if the application has not imported it, there are no such metrics. Each process sends
+its own figures, so an application in several processes needs no shared directory (PROMETHEUS_MULTIPROC_DIR).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ __all__ = ["registry_lines"]
 
 
 def registry_lines() -> Iterator[str]:
-    """The lines of a snapshot. What a collector of the application's raises passes through."""
+    """Yield the lines of a snapshot. Passes on whatever a collector of the application raises."""
     registry: Any = getattr(sys.modules.get("prometheus_client"), "REGISTRY", None)
     if registry is None:
         return
@@ -29,7 +28,7 @@ def registry_lines() -> Iterator[str]:
         yield write_meta("type", family.name, family.type)
         yield write_meta("help", family.name, family.documentation)
         for sample in family.samples:
-            # when a series was made is of no use once it has passed through here
+            # a series' creation time is of no use on the web side
             if not sample.name.endswith("_created") and sample.value is not None:
                 labels = tuple((str(name), str(value)) for name, value in sample.labels.items())
                 yield write_sample(Sample(PROCESS, sample.name, labels, float(sample.value)))

@@ -1,4 +1,4 @@
-"""The figures of one process as samples: what both halves make, one to send them, the other to show them."""
+"""The figures of one process as samples. The application's half sends them, the web half shows them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fcgi_core.plugin import (
 __all__ = ["PROCESS", "Buckets", "Labels", "Sample", "Value", "add_values", "process_samples", "traffic_samples"]
 
 PROCESS = "*"
-"""The scope of what belongs to no virtual host."""
+"""The scope of samples that belong to no virtual host."""
 _BOUND_NAMES = (*(str(bound) for bound in BOUNDS), "+Inf")
 _HISTOGRAMS = {
     "queue_seconds": "queue",
@@ -37,9 +37,9 @@ class Buckets(NamedTuple):
     """A histogram's value."""
 
     counts: tuple[tuple[str, int], ...]
-    """(upper bound, how many were up to it), rising, the last bound +Inf."""
+    """Pairs of upper bound and count up to it, rising; the last bound is +Inf."""
     total: float
-    """The sum of all that was observed."""
+    """The sum of all observations."""
 
 
 Value = float | Buckets
@@ -54,7 +54,7 @@ class Sample(NamedTuple):
 
 
 def add_values(one: Value, other: Value) -> Value | None:
-    """The two together, None if they do not go together: histograms with other buckets."""
+    """Return the sum of both; None if they do not fit, such as histograms with different buckets."""
     if isinstance(one, Buckets):
         if not isinstance(other, Buckets) or [b for b, _ in one.counts] != [b for b, _ in other.counts]:
             return None
@@ -68,7 +68,7 @@ def _buckets(histogram: Histogram) -> Buckets:
 
 
 def traffic_samples(prefix: str, traffic: Traffic, max_hosts: int) -> Iterator[Sample]:
-    """Requests by virtual host; those beyond `max_hosts`, in the order in which they came, as `other`."""
+    """Yield the requests by virtual host; hosts after the first `max_hosts` are counted as `other`."""
     hosts: dict[str, HostTraffic] = {}
     in_flight: dict[str, int] = {}
     folded: set[str] = set()
@@ -102,8 +102,8 @@ def traffic_samples(prefix: str, traffic: Traffic, max_hosts: int) -> Iterator[S
 def process_samples(
     prefix: str, transport: TransportFigures, process: Mapping[str, float], *, by_name: bool
 ) -> Iterator[Sample]:
-    """The process and its transport. `by_name`: peers are told by their name, and those of one name together, for
-    their addresses are made anew with each association."""
+    """Yield the figures of the process and its transport. `by_name` labels peers by name, adding up those of one name,
+    for their addresses differ with each association."""
     for name, value in process.items():
         yield Sample(PROCESS, prefix + name, (), value)
     yield Sample(PROCESS, f"{prefix}associations", (), len(transport.associations))
@@ -132,7 +132,7 @@ def process_samples(
 
 
 def _outputs(prefix: str, outputs: Sequence[tuple[str, OutputFigures]]) -> Iterator[Sample]:
-    """What plugins write to; outputs of one name together, and they are up if all of them are."""
+    """Yield the figures of plugins' outputs; outputs of one name are added up, and are up if all of them are."""
     together: dict[tuple[str, Labels], float] = {}
     for plugin, output in outputs:
         labels: Labels = (("plugin", plugin), ("output", output.name))
@@ -160,15 +160,15 @@ def _association(figures: AssociationFigures) -> Iterator[tuple[str, Labels, flo
         yield "association_stream_shortages_total", (("remedy", remedy),), count
     yield "association_feedback_waiting_bytes", (), figures.feedback_waiting
     yield "association_content_waiting_bytes", (), figures.content_waiting
-    told = figures.statistics
+    statistics = figures.statistics
     for name, value in (
-        ("association_queued_bytes", told.queued),
-        ("association_round_trip_seconds", told.round_trip),
-        ("association_congestion_window_bytes", told.congestion_window),
-        ("association_unacknowledged_chunks", told.unacknowledged),
-        ("association_retransmissions_total", told.retransmissions),
-        ("association_packets_sent_total", told.packets_sent),
-        ("association_packets_received_total", told.packets_received),
+        ("association_queued_bytes", statistics.queued),
+        ("association_round_trip_seconds", statistics.round_trip),
+        ("association_congestion_window_bytes", statistics.congestion_window),
+        ("association_unacknowledged_chunks", statistics.unacknowledged),
+        ("association_retransmissions_total", statistics.retransmissions),
+        ("association_packets_sent_total", statistics.packets_sent),
+        ("association_packets_received_total", statistics.packets_received),
     ):
         if value is not None:
             yield name, (), value

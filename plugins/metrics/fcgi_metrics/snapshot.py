@@ -1,4 +1,4 @@
-r"""A snapshot as it travels: text, one sample a line, each line beginning with the virtual host it belongs to.
+r"""The codec of a snapshot: text, one sample in each line, which begins with its virtual host.
 
     * # snapshot 17 1/2 1763850000.25
     * fcgi_app_process_cpu_seconds_total 3.17
@@ -8,10 +8,10 @@ r"""A snapshot as it travels: text, one sample a line, each line beginning with 
     * # help orders_total Orders taken.
     * orders_total{kind="gift \"wrapped\""} 5
 
-``*`` is the process. A series is written as Prometheus writes it, with ``\\``, ``\"`` and ``\n`` in label values; a
-histogram of our own is one line, its buckets cumulative. Everything is cumulative since the process began, so a
-snapshot that is lost costs nothing. One is sent in parts, each a whole number of lines; the first line of each says the
-snapshot's number, which part of how many it is, and the time.
+``*`` is the process. A series is written as in Prometheus, with ``\\``, ``\"`` and ``\n`` in label values; a histogram
+of the plugin is one line with cumulative buckets. All figures are cumulative since the process began, so a lost
+snapshot costs nothing. A snapshot is sent in parts of whole lines; the first line of each part has the snapshot's
+number, the part's number, the number of parts, and the time.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = [
 ]
 
 PART_BYTES = 8000
-"""Bytes of a part: it fits one record, so that SCTP may give it up when its lifetime is over."""
+"""Bytes of a part: it fits a record, so SCTP may abandon it at the end of its lifetime."""
 MAX_PARTS = 2000
 MAX_VALUE = 1024
-"""Characters of a label's value, and of a help text; more is cut."""
+"""Characters of a label's value and of a help text; longer ones are cut."""
 _HEADER = re.compile(rb"\* # snapshot (\d{1,18}) (\d{1,6})/(\d{1,6}) (\d{1,12}(?:\.\d{1,9})?)")
 _LINE = re.compile(r"(\S{1,253}) ([a-zA-Z_:][a-zA-Z0-9_:]{0,254})(?:\{(.*)\})? (\S+)", re.DOTALL)
 _META = re.compile(r"\* # (type|help) ([a-zA-Z_:][a-zA-Z0-9_:]{0,254}) ?(.*)", re.DOTALL)
@@ -60,7 +60,7 @@ class Header(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """What a line tells about a metric."""
+    """A line with the type or the help text of a metric."""
 
     what: str
     """``type`` or ``help``."""
@@ -69,7 +69,7 @@ class Meta(NamedTuple):
 
 
 def escape(text: str) -> str:
-    """A label's value as it stands between quotes."""
+    """Return a label's value as it stands between quotes."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
@@ -78,7 +78,7 @@ def _unescape(text: str) -> str:
 
 
 def write_sample(sample: Sample) -> str:
-    """The line of a sample, without its end."""
+    """Return the line of a sample, without its newline."""
     scope, name, labels, value = sample
     series = name
     if labels:
@@ -89,12 +89,12 @@ def write_sample(sample: Sample) -> str:
 
 
 def write_meta(what: str, name: str, text: str) -> str:
-    """The line that tells the type or the help text of a metric."""
+    """Return the line with the type or the help text of a metric, without its newline."""
     return f"* # {what} {name} {escape(text[:MAX_VALUE])}"
 
 
 def split(number: int, now: float, lines: Iterable[str]) -> list[bytes]:
-    """The parts of a snapshot."""
+    """Return the parts of a snapshot."""
     bodies: list[list[bytes]] = [[]]
     size = 0
     for line in lines:
@@ -111,7 +111,7 @@ def split(number: int, now: float, lines: Iterable[str]) -> list[bytes]:
 
 
 def read_header(item: bytes) -> Header | None:
-    """The first line of a part; None if it is none."""
+    """Return the first line of a part; None if it is invalid."""
     match = _HEADER.fullmatch(item[:128].partition(b"\n")[0])
     if match is None:
         return None
@@ -120,7 +120,7 @@ def read_header(item: bytes) -> Header | None:
 
 
 def parse(item: bytes) -> Iterator[Sample | Meta | None]:
-    """What the lines of a part say; None for one that is malformed. The first is left out."""
+    """Yield what each line of a part says, without the first line; None for a malformed line."""
     text = item.decode("utf-8", "replace")
     for line in text.split("\n")[1:]:
         match = _LINE.fullmatch(line)
@@ -178,7 +178,7 @@ def _buckets(text: str) -> Buckets | None:
 
 @lru_cache(64)
 def _are_bounds(bounds: tuple[str, ...]) -> bool:
-    """Whether they rise to +Inf."""
+    """Return whether the bounds rise to +Inf."""
     if not bounds or bounds[-1] != "+Inf" or len(bounds) > 64:
         return False
     try:

@@ -1,8 +1,8 @@
-"""Samples as statsd lines, by UDP: counters as what was added since the last time, gauges as they are.
+"""Samples as statsd lines over UDP: counters as the increase since the last report, gauges as they are.
 
-Without tags a label's value becomes a part of the name, as statsd of old has it:
-``fcgi_web_requests.shop_example.2xx:5|c``; what is no letter, digit, ``_`` or ``-`` becomes ``_``. Of a histogram its
-count and its sum are sent, as counters, whose quotient is the mean.
+Without tags, label values become parts of the name, as in the original statsd:
+``fcgi_web_requests.shop_example.2xx:5|c``; any character but letters, digits, ``_`` and ``-`` becomes ``_``. A
+histogram is sent as two counters, its count and its sum, whose quotient is the mean.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .samples import PROCESS, Buckets, Sample
 __all__ = ["Statsd"]
 
 DATAGRAM = 1432
-"""Bytes of a datagram at most: what fits one Ethernet frame, as statsd's own documentation advises."""
+"""Bytes of a datagram at most: it fits an Ethernet frame, as statsd's documentation advises."""
 MAX_SERIES = 200_000
 """Counters whose last value is remembered."""
 _UNSAFE_PART = re.compile(r"[^A-Za-z0-9_-]")
@@ -26,7 +26,7 @@ _UNSAFE_TAG = re.compile(r"[^A-Za-z0-9_./:-]")
 
 
 class Statsd:
-    """Sends to one server. Never blocks: what the socket does not take is counted and gone, as UDP has it."""
+    """Sends to one server. Never blocks: a datagram that the socket refuses is counted and lost."""
 
     def __init__(self, address: tuple[str, int], prefix: str = "", *, tags: bool = False) -> None:
         """OSError if the host cannot be found."""
@@ -40,7 +40,7 @@ class Statsd:
         self.errors = 0
 
     def send(self, samples: Iterable[Sample]) -> None:
-        """Report."""
+        """Send a report of the samples."""
         packet: list[str] = []
         size = 0
         for line in self.lines(samples):
@@ -53,8 +53,8 @@ class Statsd:
             self._send(packet)
 
     def lines(self, samples: Iterable[Sample]) -> Iterator[str]:
-        """The lines to send now. Counters that stand still are left out, and so is what statsd has no way to write: an
-        infinite value, and what is no number."""
+        """Yield the lines to send now, without unchanged counters and without values that statsd cannot write: infinite
+        ones and NaN."""
         current: dict[str, float] = {}
         for sample in samples:
             kind = FAMILIES[sample.name].kind
@@ -80,9 +80,9 @@ class Statsd:
             current[key] = value
         last = self._last.get(key)
         if last is None:
-            # this process began at 0 too; an application may have counted for days before it came here
+            # this process began at 0; an application may have counted for days before it connected
             last = 0 if sample.name.startswith(WEB) else value
-        added = value if value < last else value - last  # less than before: it was started anew
+        added = value if value < last else value - last  # less than before: the process was restarted
         if added:
             yield f"{name}:{_number(added)}|c{tags}"
 

@@ -1,7 +1,7 @@
-"""What OpenMetrics 1.0 asks of the samples of a family: no figures of an application's have the page refused.
+"""Checks samples against OpenMetrics 1.0, so that no application can make the page invalid.
 
-Prometheus' own parser is lax, others are not: one negative counter, or a histogram whose buckets do not rise, and they
-refuse all that stands on the page.
+Prometheus' parser is lax, others are not: they refuse the whole page for one negative counter, or for a histogram whose
+buckets do not rise.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\+Inf")
 
 
 def is_bound(text: str) -> bool:
-    """Whether `text` is a number that can be a bucket's bound, or a quantile."""
+    """Return whether `text` is a number that can be a bucket's bound or a quantile."""
     return _NUMBER.fullmatch(text) is not None
 
 
 def is_valid(kind: str, suffix: str, labels: dict[str, str], family: str, value: float) -> bool:
-    """Whether a family of type `kind` may have this sample, whose name is the family's with `suffix`."""
+    """Return whether a family of type `kind` may have this sample, whose name is the family's with `suffix`."""
     if suffix in _COUNTS and not value >= 0:  # false for NaN, too
         return False
     if suffix in _WHOLE and not value.is_integer():
@@ -43,7 +43,7 @@ def is_valid(kind: str, suffix: str, labels: dict[str, str], family: str, value:
 
 
 def valid_groups(kind: str, family: str, samples: Iterable[Sample]) -> list[Sample]:
-    """The samples of a family, those of a group together, without the groups that are not whole."""
+    """Return the samples of a family, sorted by group, without incomplete groups."""
     if kind not in ("histogram", "gaugehistogram", "summary", "stateset"):
         return list(samples)
     groups: dict[tuple[tuple[str, str], ...], list[Sample]] = {}
@@ -57,7 +57,7 @@ def valid_groups(kind: str, family: str, samples: Iterable[Sample]) -> list[Samp
 
 
 def _label_within_group(kind: str, family: str, name: str) -> str:
-    """The label by which this sample differs from others of its group; '' if there is none."""
+    """Return the label by which this sample differs from others of its group; '' if there is none."""
     if kind == "stateset":
         return family
     if kind == "summary":

@@ -1,5 +1,5 @@
-"""The half beside the web server: keeps the applications' last snapshots, and shows them with the web side's own
-figures to Prometheus and statsd.
+"""The half on the web server's side: keeps the applications' last snapshots, and shows them to Prometheus and statsd
+together with the web side's figures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fcgi_core.plugin import AssociationInfo, RequestInfo, StartAnew, WebHalf, W
 from .endpoint import Endpoint
 from .exposition import Exposition, Snapshot
 from .families import PLUGIN, WEB
-from .plugin import MetricsOptions, host_and_port
+from .options import MetricsOptions, host_and_port
 from .process import process_figures
 from .samples import PROCESS, Sample, process_samples, traffic_samples
 from .snapshot import Header, read_header
@@ -25,13 +25,13 @@ from .statsd import Statsd
 __all__ = ["MetricsWeb"]
 
 MAX_WORKERS = 1000
-"""Application processes whose snapshots are kept; those that are gone make room for others."""
+"""Application processes whose snapshots are kept; processes that have ended make room for others."""
 MAX_SNAPSHOT = 16 << 20
 """Bytes of one process' snapshot."""
 MAX_GONE = 16 << 20
-"""Bytes of memory, about, of the snapshots of processes that are gone. The one that went first goes first."""
+"""Bytes of memory, about, of the snapshots of processes that have ended. The earliest is dropped first."""
 PART_COST = 160
-"""Bytes of memory that a part of a snapshot takes beside its own."""
+"""Bytes of memory of a part of a snapshot without its content."""
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ class _Worker:
 
     def __init__(self, name: str, process: tuple[str, str]) -> None:
         self.name = name
-        """Unique among those that are kept; a label."""
+        """The label, unique among the kept processes."""
         self.process = process
         """`AssociationInfo.process`."""
         self.associations: set[int] = set()
@@ -49,10 +49,10 @@ class _Worker:
         self.whole: Snapshot | None = None
         self.whole_at = 0.0
         self.coming = 0
-        """The number of the snapshot whose parts come in."""
+        """The number of the snapshot whose parts are arriving."""
         self.parts: dict[int, bytes] = {}
         self.size = 0
-        """Bytes of them."""
+        """Bytes of memory of `parts`."""
 
     @property
     def held(self) -> int:
@@ -60,7 +60,7 @@ class _Worker:
         return self.size + (self.whole.held if self.whole is not None else 0)
 
     def forget_parts(self) -> bool:
-        """Leave out the snapshot that comes in; whether there was any of it."""
+        """Drop the parts of the arriving snapshot; return whether there were any."""
         there = bool(self.parts)
         self.parts, self.size = {}, 0
         return there
@@ -81,7 +81,7 @@ class MetricsWeb(WebHalf):
         self._dropped = 0
         self._malformed = 0
         self._due = 0.0
-        # one thread, so that pages and reports are made one after the other
+        # one thread makes pages and reports, one after the other
         self._thread = ThreadPoolExecutor(1, "metrics")
         self._reporting: asyncio.Future[None] | None = None
         self._statsd: Statsd | None = None
@@ -90,13 +90,13 @@ class MetricsWeb(WebHalf):
             self._statsd = Statsd(host_and_port(options.statsd), options.statsd_prefix, tags=options.statsd_tags)
         if options.listen is not None:
             self.endpoint = Endpoint(options.listen, self.page)
-            host.log.info("metrics are at %s", options.listen)
+            host.log.info("serving /metrics at %s", options.listen)
 
     # ---- hooks
 
     def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
         if server_name is not None:
-            raise ValueError("the options of metrics are for all hosts together")
+            raise ValueError("the options of metrics must be the same for all virtual hosts")
         for name in ("listen", "statsd", "statsd_prefix", "statsd_tags"):
             if getattr(options, name) != getattr(self._options, name):
                 raise StartAnew(f"metrics.{name} is {getattr(self._options, name)}")
@@ -139,7 +139,7 @@ class MetricsWeb(WebHalf):
     def close(self) -> None:
         if self.endpoint is not None:
             self.endpoint.close()
-            self.endpoint = None  # it calls `page`: a circle
+            self.endpoint = None  # it calls `page`: a cycle
         if self._reporting is not None:
             self._reporting.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -149,7 +149,7 @@ class MetricsWeb(WebHalf):
     # ---- snapshots
 
     def _worker(self, association: AssociationInfo) -> _Worker | None:
-        """The process at the other end, with a name of its own."""
+        """Return the process at the other end, with a unique name; None if there is no room."""
         worker = self._workers.get(association.process)
         if worker is not None:
             return worker
@@ -163,7 +163,7 @@ class MetricsWeb(WebHalf):
         number, label = 1, name
         while (holder := taken.get(label)) is not None:
             if not holder.associations and holder.process[0] == association.member:
-                # the same worker, started anew: its predecessor makes room
+                # the same worker, restarted: it replaces its predecessor
                 self._remove(holder)
                 break
             number += 1
@@ -174,7 +174,7 @@ class MetricsWeb(WebHalf):
     def _part(self, worker: _Worker, header: Header, item: bytes) -> None:
         done = worker.whole.number if worker.whole is not None else 0
         if header.number < worker.coming or header.number <= done:
-            return  # late, or by another association of the same process
+            return  # late, or received over another association of the process
         held = worker.held
         if header.number > worker.coming:
             self._incomplete += worker.forget_parts()
@@ -183,7 +183,7 @@ class MetricsWeb(WebHalf):
         worker.parts[header.part] = item
         if worker.size > MAX_SNAPSHOT:
             worker.forget_parts()
-            worker.coming += 1  # the rest of it is left out
+            worker.coming += 1  # ignore the rest of it
             self._dropped += 1
         elif len(worker.parts) == header.parts:
             parts = tuple(worker.parts[part] for part in sorted(worker.parts))
@@ -199,11 +199,11 @@ class MetricsWeb(WebHalf):
         del self._workers[worker.process]
 
     def _gone(self) -> list[_Worker]:
-        """The processes that are gone, those that went first first."""
+        """Return the processes that have ended, in that order."""
         return sorted((one for one in self._workers.values() if not one.associations), key=lambda one: one.gone_at)
 
     def _make_room(self) -> None:
-        """Leave out snapshots until the others may be kept: of processes that are gone, and then the largest."""
+        """Drop snapshots until the rest fits: first those of processes that have ended, then the largest."""
         gone = self._gone()
         held_by_gone = sum([one.held for one in gone])
         for worker in gone:
@@ -223,7 +223,7 @@ class MetricsWeb(WebHalf):
     # ---- showing
 
     async def page(self, accept: str, zipped: bool) -> tuple[bytes, str]:
-        """The page for Prometheus, and its content type."""
+        """Return the page for Prometheus, and its content type."""
         make = self._collect()
 
         def render() -> tuple[bytes, str]:
@@ -242,7 +242,7 @@ class MetricsWeb(WebHalf):
         def reported(future: asyncio.Future[None]) -> None:
             self._reporting = None
             if not future.cancelled():
-                future.exception()  # it is in the log already: asyncio need not report it a second time
+                future.exception()  # it is in the log: asyncio must not report it again
 
         self._reporting = asyncio.ensure_future(self._off_loop(report))
         self._reporting.add_done_callback(reported)
@@ -251,11 +251,11 @@ class MetricsWeb(WebHalf):
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except Exception:
-            self._host.log.exception("the metrics could not be shown")
+            self._host.log.exception("cannot make the metrics page or report")
             raise
 
     def _collect(self) -> Callable[[], tuple[list[Sample], list[Snapshot]]]:
-        """Take what only this thread may look at; the result makes samples of it on another."""
+        """Read what only this thread may read; return a function that makes samples of it on another thread."""
         transport = self._host.transport()
         now = time.monotonic()
         workers = sorted(self._workers.values(), key=lambda one: one.name)

@@ -1,4 +1,4 @@
-"""The syslog plugin: what an application logs, on the web server's side."""
+"""The syslog plugin: brings an application's log lines to the web server's side."""
 
 from .plugin import SyslogPlugin, plugin
 

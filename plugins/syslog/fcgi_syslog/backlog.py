@@ -1,6 +1,6 @@
-"""Lines that an output has still to write, in the order in which they came, and the memory that they hold.
+"""Lines that an output has yet to write, in order, and the memory that they take.
 
-They wait as they came, many together: as text each would have all that it has in common with the others.
+They wait unformatted, many together: as text, each line would repeat what it shares with the others.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ Part = FeedEntry | Lines
 
 
 def count_of(part: Part) -> int:
-    """How many lines those are."""
+    """Return the number of lines."""
     return len(part) if isinstance(part, Lines) else 1
 
 
 def size_of(part: Part) -> int:
-    """Characters of their text."""
+    """Return the characters of their text."""
     return part.size if isinstance(part, Lines) else len(part.message)
 
 
 def held_by(part: Part, before: Part | None = None) -> int:
-    """Bytes of memory that they hold, about, beside those that came `before` them."""
+    """Return the bytes of memory, about, that they add to the lines `before` them."""
     if isinstance(part, Lines):
         return part.held
     return cost_of(part, None if isinstance(before, Lines) else before)
 
 
 class Backlog:
-    """Not for more than one thread."""
+    """A queue of lines. Not thread-safe."""
 
     def __init__(self) -> None:
         self._parts: deque[tuple[Part, int]] = deque()
-        """With what each holds."""
+        """Each with the bytes of memory that it takes."""
         self._begun = 0
-        """Lines of the first part that were taken out."""
+        """Lines of the first part that are already taken out."""
         self.held = 0
-        """Bytes of memory, about; a part is counted until its last line was taken out."""
+        """Bytes of memory, about; a part counts until its last line is taken out."""
         self.lines = 0
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
     def extend(self, parts: Iterable[tuple[Part, int]]) -> None:
-        """Add lines, each with the bytes of memory that they hold."""
+        """Add parts, each with the bytes of memory that it takes."""
         for part, held in parts:
             self._parts.append((part, held))
             self.held += held
             self.lines += count_of(part)
 
     def take(self, most: int) -> Part:
-        """Take out the oldest lines, which make about `most` bytes of text at most when each is written by itself; one
-        at least. There must be some."""
+        """Take out the oldest lines: at least one, and about `most` bytes at most when each is formatted by itself. The
+        backlog must not be empty."""
         part, held = self._parts[0]
         taken: Part = part
         over = True

@@ -1,7 +1,7 @@
-"""Many lines in one item: what the association's channels carry.
+"""The codec of a batch: many lines in one item of a channel.
 
-Most lines of a process begin alike, so what they begin with is there once: the *head* is an RFC 5424 message without a
-time that ends where a line's own text begins (`<14>1 - host shop 71 cart [fcgi@32473 server_name="a.test"] a.test: `).
+Most lines of a process begin alike, so a batch has each beginning once: the *head*, an RFC 5424 message without a time
+that ends where a line's text begins (`<14>1 - host shop 71 cart [fcgi@32473 server_name="a.test"] a.test: `).
 Numbers are big-endian:
 
     4 bytes         n, the number of lines; the channel's figures count by it
@@ -13,7 +13,7 @@ Numbers are big-endian:
     m * 4 bytes     the length of each head, bytes
                     the heads, then the texts, UTF-8, with nothing between them
 
-Lengths and not separators: a text may hold anything and is never taken for another line. No I/O, no clock.
+Lengths, not separators: a text may hold anything and never counts as another line. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -25,52 +25,54 @@ from typing import NamedTuple
 
 from fcgi_core.plugin import AssociationInfo
 
+from .message import LAST_SECOND
+
 Plain = tuple[int, str, float, str, tuple[AssociationInfo, int] | None]
 """A `Line`."""
 
 __all__ = ["BATCH_SIZE", "Batch", "Line", "Plain", "decode", "encode", "split"]
 
 BATCH_SIZE = 32 << 10
-"""Characters of one batch, heads counted with each line, unless a single line has more. It travels as three messages or
-so; what costs per batch is then a hundredth of what costs per line."""
-LATEST = 253402300800 * 1_000_000
+"""Characters of one batch, with the head counted for each line, unless a single line has more. It travels in some three
+messages; the cost per batch is then a hundredth of the cost per line."""
+LATEST = (LAST_SECOND + 1) * 1_000_000
 """Microseconds from the epoch to the end of the year 9999, the last that RFC 3339 can name."""
-MOST_HEADS = 65535
 MOST_HEAD_BYTES = 256 << 10
-"""Of all heads of one batch that is taken, which are taken apart; ours have `BATCH_SIZE` characters, or one line's."""
+"""Bytes of all heads of a received batch; ours have `BATCH_SIZE` characters, or those of one line."""
 MOST_LINES = 10_000
-"""Of one batch that is taken: they are looked at in one turn of the loop (some 15 ms). Ours have 4,000 at most."""
+"""Lines of a received batch, which are handled in one turn of the loop (about 15 ms). Ours have 4,000 at most."""
 _COUNTS = struct.Struct(">IH")
 
 
 class Line(NamedTuple):
-    """A line on its way. Written as a plain tuple, which is made in a fifth of the time."""
+    """The fields of a line on its way; senders make plain tuples of this shape."""
 
     severity: int
     head: str
     time: float
     text: str
     target: tuple[AssociationInfo, int] | None
-    """The association of its request, for the web server that has the request gets the line; and the request's number
-    (`RequestInfo.reference`), or 0 if the line is not to name it so."""
+    """The association of its request, whose web side gets the line; and the request's number (`RequestInfo.reference`),
+    or 0 if the line must not name it."""
 
 
 class Batch(NamedTuple):
-    """Lines by column: as many times, texts and numbers of heads."""
+    """Lines by column: `times`, `requests`, `numbers` and `texts` have an entry for each line."""
 
     heads: list[str]
     times: tuple[int, ...]
     """Microseconds since the epoch."""
     requests: tuple[int, ...]
-    """Numbers of their requests, 0 for none."""
+    """Numbers of the lines' requests, 0 for none."""
     numbers: tuple[int, ...]
+    """Positions of the lines' heads in `heads`."""
     texts: list[str]
     clean: bool
-    """All texts are printable ASCII. False says nothing."""
+    """True if all texts are printable ASCII; False if that is not known."""
 
 
 def split(lines: Sequence[Plain]) -> Iterable[Sequence[Plain]]:
-    """Lines in portions that make a batch each."""
+    """Yield the lines in portions of one batch each."""
     size = 0
     start = 0
     for position, line in enumerate(lines):
@@ -84,7 +86,7 @@ def split(lines: Sequence[Plain]) -> Iterable[Sequence[Plain]]:
 
 
 def encode(lines: Sequence[Plain]) -> bytes:
-    """The item of some lines (see `Line`), MOST_HEADS at most; struct.error beyond."""
+    """Return the item of some lines (see `Line`) with up to 65,535 heads; struct.error beyond."""
     numbers: dict[str, int] = {}
     last: str | None = None
     number = 0
@@ -124,12 +126,12 @@ _PRINTABLE = bytes(byte if 32 <= byte < 127 else 0 for byte in range(256))
 
 
 def decode(item: bytes) -> Batch:
-    """The lines of an item. ValueError says what is wrong with it."""
+    """Return the lines of an item. ValueError says what is wrong with it."""
     if len(item) < _COUNTS.size:
         raise ValueError("it is too short for a batch")
     count, heads = _COUNTS.unpack_from(item)
     end = _COUNTS.size + count * 22 + heads * 4
-    # no more heads than lines: each is taken apart, and one that no line has is none of ours
+    # no more heads than lines: each head is parsed, and our batches have no unused one
     if not 0 < count <= MOST_LINES or heads > count or end > len(item):
         raise ValueError(f"a batch of {count} lines and {heads} heads in {len(item)} bytes")
     columns = struct.unpack_from(f">{2 * count}Q{count}I{count}H{heads}I", item, _COUNTS.size)
@@ -138,15 +140,16 @@ def decode(item: bytes) -> Batch:
     lengths = columns[2 * count : 3 * count]
     numbers = columns[3 * count : 4 * count]
     head_lengths = columns[4 * count :]
-    if heads > count or sum(head_lengths) > MOST_HEAD_BYTES:
-        raise ValueError(f"a batch of {count} lines has {heads} heads of {sum(head_lengths)} bytes")
-    texts_at = end + sum(head_lengths)
+    head_bytes = sum(head_lengths)
+    if head_bytes > MOST_HEAD_BYTES:
+        raise ValueError(f"a batch of {count} lines has {heads} heads of {head_bytes} bytes")
+    texts_at = end + head_bytes
     if texts_at + sum(lengths) != len(item):
-        raise ValueError("the lengths in a batch do not add up to it")
+        raise ValueError("the lengths in a batch do not add up to its size")
     if max(numbers) >= heads:
-        raise ValueError("a line of a batch has a head that is not there")
+        raise ValueError("a line of a batch names a head that the batch lacks")
     if max(times) >= LATEST:
-        times = tuple([min(time, LATEST - 1) for time in times])  # the line says itself that its time is none
+        times = tuple([min(time, LATEST - 1) for time in times])  # the line itself says that its time is invalid
     data = item[texts_at:]
     try:
         if data.isascii():
@@ -157,5 +160,5 @@ def decode(item: bytes) -> Batch:
         names = [item[start:stop].decode() for start, stop in pairwise(accumulate(head_lengths, initial=end))]
     except UnicodeDecodeError:
         raise ValueError("a batch is not UTF-8") from None
-    # bytes.translate gives back the same object if it changes nothing, and takes a third of str.isprintable's time
+    # bytes.translate returns the same object if it changes nothing; str.isprintable takes three times as long
     return Batch(names, times, requests, numbers, texts, data.translate(_PRINTABLE) is data)

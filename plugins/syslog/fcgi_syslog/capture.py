@@ -1,6 +1,4 @@
-"""What catches lines in an application's process and the processes that it forks: logging, warnings, exceptions that
-nobody caught, and what is printed.
-"""
+"""Captures lines in an application's process and in its forks: logging, warnings, uncaught exceptions, printed text."""
 
 from __future__ import annotations
 
@@ -25,25 +23,25 @@ from .uncompiled import Output, listen, nothing, stop_listening
 __all__ = ["APPLICATION_LOGGER", "NO_FIELDS", "Capture", "Take"]
 
 APPLICATION_LOGGER = "fcgi_sctp.application"
-"""Where the application server logs what escapes from the application: the one of our own loggers that is taken."""
+"""Logs exceptions that escape from the application; the only one of our loggers that is captured."""
 _OWN_LOGGER = "fcgi_sctp"
 _WARNINGS_LOGGER = "py.warnings"
 _MOST_FIELDS = 32
 KNOWN_NAMES = 10_000
-"""Loggers whose MSGID is kept: an application may name them after its requests."""
+"""Loggers whose MSGID is kept: an application may name loggers after its requests."""
 NO_FIELDS: dict[str, str] = {}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _STANDARD_COUNT = len(vars(logging.makeLogRecord({})))
 _SEVERITY_OF_LEVEL = {level: of_level(level) for level in (10, 20, 30, 40, 50)}
 _LEVEL_OF_SEVERITY = (1000, 1000, 50, 40, 30, 25, 20, 0)
-"""The lowest level of `logging` that comes out as this severity or a more urgent one."""
+"""By severity, the lowest level of `logging` that becomes this severity or a more urgent one."""
 _format_exception = logging.Formatter().formatException
 _last_resort = logging.lastResort
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class Take(Protocol):
-    """Takes a line: its severity, MSGID, text, when it was written, and what `extra` added."""
+    """Takes a line: severity, MSGID, text, the time (None for now), and the fields that `extra` added."""
 
     def __call__(
         self, severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
@@ -53,32 +51,31 @@ class Take(Protocol):
 def _no_line(
     severity: int, msgid: str, text: str, when: float | None = None, fields: dict[str, str] = NO_FIELDS
 ) -> None:
-    """In the place of `take` after the end."""
+    """Replaces `take` after the end."""
 
 
 def _no_output(data: bytes) -> bool:
-    """In the place of `take_output` after the end."""
+    """Replaces `take_output` after the end."""
     return False
 
 
 def _no_record(logger: logging.Logger, record: logging.LogRecord) -> bool:
-    """In the place of `handle` after the end."""
+    """Replaces `handle` after the end."""
     return False
 
 
 def _nothing(*about: object) -> None:
-    """In the place of a call-back that is not called any more."""
+    """Replaces the other callbacks after the end."""
 
 
 class TakeOutput(Protocol):
-    """Takes what was printed, or written to STDERR; False if it is to go on to where it went."""
+    """Takes printed text, or a piece of STDERR; returns False if the original stream must get it too."""
 
     def __call__(self, data: bytes) -> bool: ...
 
 
 class Capture:
-    """Hands lines to `take`, and what is printed to `take_output`, from any thread; leaves alone what the loggers named
-    `own` say.
+    """Passes lines to `take` and printed text to `take_output`, on any thread. Ignores loggers named `own` or below it.
 
     `install` and `uninstall` change the process's logging, warnings, hooks and streams; both may be called again.
     """
@@ -91,19 +88,19 @@ class Capture:
         self._kinds: frozenset[str] = frozenset()
         self._level = 0
         self._everything = False
-        """Records of loggers that do not propagate to the root logger, too."""
+        """Capture loggers that do not propagate to the root logger, too."""
         self._msgids: dict[str, str] = {}
         self._root = logging.getLogger()
         self._lowered: int | None = None
-        """The level that was given to the root logger, to which the application has given none."""
+        """The level that we gave the root logger because the application had given it none."""
         self._heard_of = False
-        """Lines go somewhere, so that none need be on stderr besides."""
+        """A web side receives the lines, so they need not be on stderr too."""
         self._warnings_captured = False
         self._previous_hook: Callable[..., object] | None = None
         self._previous_thread_hook: Callable[..., object] | None = None
         self._streams: dict[str, Output] = {}
-        """By name in `sys`: what stands there."""
-        # a bound method is a new object each time; these are compared when the hooks are taken out again
+        """Our replacements in `sys`, by name."""
+        # each access makes a new bound method; `uninstall` compares these by identity
         self._our_hook: Callable[..., None] = self._uncaught
         self._our_thread_hook: Callable[..., None] = self._uncaught_in_thread
         self._listener: Callable[[logging.Logger, logging.LogRecord], bool] = self.handle
@@ -112,7 +109,7 @@ class Capture:
         keep_enabled(_WARNINGS_LOGGER)
 
     def install(self, kinds: Collection[str], severity: int) -> None:
-        """Begin to catch `kinds`, down to `severity`."""
+        """Start to capture `kinds`, down to `severity`."""
         self.uninstall()
         self._kinds = frozenset(kinds)
         self._everything = "unpropagated" in self._kinds
@@ -120,7 +117,7 @@ class Capture:
         self._msgids.clear()
         root = self._root
         if "logging" in self._kinds and not root.handlers and root.level == logging.WARNING:
-            # nobody configured logging: of what the options ask for no record would be made
+            # logging is not configured: most records that the options ask for would not be made
             self._lowered = self._level
             root.setLevel(self._level)
         if "warnings" in self._kinds:
@@ -141,18 +138,18 @@ class Capture:
             listen(self._listener)
         self.heard(self._heard_of)
 
-    def heard(self, by_somebody: bool) -> None:
-        """Whether what is taken can go anywhere now. While it cannot, it waits, and stays on stderr as it would be
-        without us: perhaps nobody ever comes."""
-        self._heard_of = by_somebody
-        if by_somebody and "logging" in self._kinds:
+    def heard(self, by_a_web_side: bool) -> None:
+        """Set whether a web side receives lines now. Until one does, lines wait and also go to stderr as without this
+        plugin: perhaps none ever connects."""
+        self._heard_of = by_a_web_side
+        if by_a_web_side and "logging" in self._kinds:
             if logging.lastResort is _last_resort:
                 logging.lastResort = nothing
         elif logging.lastResort is nothing:
             logging.lastResort = _last_resort
 
     def uninstall(self) -> None:
-        """Undo `install`, as far as nobody else has changed the same since."""
+        """Undo `install`, except where the application has changed the same since."""
         stop_listening(self._listener)
         if self._lowered is not None and self._root.level == self._lowered:
             self._root.setLevel(logging.WARNING)
@@ -175,14 +172,14 @@ class Capture:
         self._kinds = frozenset()
 
     def close(self) -> None:
-        """After `uninstall`, for good. It then holds nothing that it was given, for its owner holds it."""
+        """Release all callbacks, after `uninstall`: their owner holds this object, which would be a cycle."""
         self._relay.close()
         self._take, self._take_output, self._listener = _no_line, _no_output, _no_record
         self._failed = self._our_hook = self._our_thread_hook = _nothing
 
     def handle(self, logger: logging.Logger, record: logging.LogRecord) -> bool:
-        """Take a record, if it is one that is wanted; never raises. True if there would be none without us, so that no
-        handler of the application's is to get it."""
+        """Take a record if it is wanted; never raises. Returns True if the record exists only because we lowered the
+        root logger's level; the application's handlers must not get it then."""
         level = record.levelno
         if level >= self._level:
             self._take_record(logger, record, level)
@@ -207,7 +204,7 @@ class Capture:
                 of_level(level) if severity is None else severity,
                 msgid,
                 _text(record),
-                created if isinstance(created, (float, int)) else math.nan,  # which is no time, and the line says so
+                created if isinstance(created, (float, int)) else math.nan,  # not a time; the line says so
                 _extra(fields) if len(fields) != _STANDARD_COUNT else NO_FIELDS,
             )
         except Exception:
@@ -220,7 +217,7 @@ class Capture:
         else:
             self._take(severity, msgid, text, when, fields)
 
-    # ---- what is printed, and STDERR
+    # ---- printed text and STDERR
 
     def _printed(self, text: str) -> bool:
         data = text.encode("utf-8", "backslashreplace")
@@ -234,16 +231,16 @@ class Capture:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a forked child."""
+        """Whether this process is a forked child."""
         return self._relay.in_child
 
     def from_fork(self, data: bytes) -> bool:
-        """In a forked child: what it prints or writes to STDERR. True: the parent, or stderr, has it."""
+        """In a forked child: pass printed text or STDERR to the parent, or to stderr if that fails. Returns True."""
         self._relay.send("", data.decode("utf-8", "backslashreplace"))
         return True
 
     def _from_child(self, pid: int, line: list[Any]) -> None:
-        """In the parent: a line of a child."""
+        """In the parent: take a line of a child."""
         try:
             if len(line) == 2:
                 self._take_output(line[1].encode("utf-8", "backslashreplace"))
@@ -254,7 +251,7 @@ class Capture:
             self._failed()
 
     def _new_msgid(self, name: str) -> str:
-        """The MSGID of a logger, '' if it is not taken: our own messages would cause more of them."""
+        """Return the MSGID of a logger, '' if it is not captured: our own messages would cause more of them."""
         kinds = self._kinds
         if name == APPLICATION_LOGGER:
             wanted = "exceptions" in kinds
@@ -271,7 +268,7 @@ class Capture:
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         previous = self._previous_hook or sys.__excepthook__
-        if issubclass(kind, Exception):  # the others end a process on purpose
+        if issubclass(kind, Exception):  # other exceptions end a process on purpose
             self._exception(CRIT, "Uncaught exception", (kind, error, where))
         previous(kind, error, where)
 
@@ -293,7 +290,7 @@ class Capture:
 
 
 def _goes_by_root(logger: logging.Logger) -> bool:
-    """Whether the root logger's level is what counts for this one."""
+    """Whether this logger's effective level is the root logger's."""
     current = logger
     while (parent := current.parent) is not None:
         if current.level:
@@ -303,7 +300,7 @@ def _goes_by_root(logger: logging.Logger) -> bool:
 
 
 def _reaches_root(logger: logging.Logger) -> bool:
-    """Whether a handler on the root logger would get what this one passes on."""
+    """Whether records of this logger reach handlers on the root logger."""
     current = logger
     while (parent := current.parent) is not None:
         if not current.propagate:
@@ -315,13 +312,13 @@ def _reaches_root(logger: logging.Logger) -> bool:
 def _text(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
-    except Exception as error:  # arguments that do not fit the message: what there is says more than nothing
+    except Exception as error:  # the arguments do not fit the message: show what there is
         text = (
             f"{_written(record.__dict__.get('msg'), repr)} with arguments that do not fit it ({_written(error, str)})"
         )
     if record.exc_info:
         if not record.exc_text:
-            record.exc_text = _format_exception(record.exc_info)  # logging keeps it for the handlers that come after
+            record.exc_text = _format_exception(record.exc_info)  # logging caches it here for later handlers
         text = f"{text}\n{record.exc_text}"
     if record.stack_info:
         text = f"{text}\n{record.stack_info}"
@@ -329,7 +326,7 @@ def _text(record: logging.LogRecord) -> str:
 
 
 def _written(value: object, how: Callable[[object], str]) -> str:
-    """`value` as text by `str` or `repr`; where these raise, what they raised."""
+    """Return `value` as text by `str` or `repr`; if these raise, a text that says so."""
     try:
         return how(value)
     except Exception as error:
@@ -337,6 +334,6 @@ def _written(value: object, how: Callable[[object], str]) -> str:
 
 
 def _extra(fields: Mapping[Any, object]) -> dict[str, str]:
-    """What `extra` added to a record."""
+    """Return the fields that `extra` added to a record."""
     names = [name for name in fields if name not in _STANDARD][:_MOST_FIELDS]
     return {_written(name, str): _written(fields[name], str)[:LONGEST_VALUE] for name in names}

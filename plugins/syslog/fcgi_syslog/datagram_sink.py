@@ -1,7 +1,7 @@
-"""What sinks do alike that send each line in a datagram of its own.
+"""The common part of sinks that send each line in a separate datagram.
 
-A datagram that is too long for the socket will never go, so it is made shorter: at first its text is cut, then what was
-added to it is left out, too. The line says so.
+A datagram that is too long for the socket is shortened: its fields are left out and its text is cut, and the line says
+so.
 """
 
 from __future__ import annotations
@@ -11,47 +11,55 @@ import logging
 import socket
 from abc import abstractmethod
 from collections import deque
+from typing import Any
 
 from fcgi_core.plugin import FeedEntry
 
 from .backlog import Part
 from .lines import Lines, cost_of
-from .sinks import Sink
+from .sinks import RETRY_AFTER, Sink
 
 __all__ = ["DatagramSink", "shorten"]
 
 SHORT_NAME = 64
-"""Characters of virtual host and request that a shortened line keeps."""
+"""Characters of the virtual host and of the request in a shortened line."""
 SHORT_TEXTS = (8 << 10, 2 << 10, 480)
-"""Bytes of text of a line that is sent shorter: rsyslog's own limit, then what receivers should take and what they must
-take by RFC 5426 section 3.2."""
+"""Bytes of text of a shortened line, in this order: rsyslog's limit, then the sizes that a receiver should and must
+accept (RFC 5426 section 3.2)."""
 
 
 def shorten(entry: FeedEntry) -> FeedEntry:
-    """The entry without its fields, and what it says instead."""
+    """Return the entry without its fields; a field `cut` says how many are gone."""
     left_out = len(entry.fields or ())
     fields = {"cut": f"{left_out} fields"} if left_out else None
     return entry._replace(server_name=entry.server_name[:SHORT_NAME], request=entry.request[:SHORT_NAME], fields=fields)
 
 
 class DatagramSink(Sink):
-    """Lines in hand are entries; each goes as `format` makes it."""
+    """The lines in hand are entries; `format` makes a datagram of each."""
 
     first_limit: int | None = None
-    """Bytes of text that a line has at most, unless it must be shorter."""
+    """Bytes of text that any line has at most; None for no limit."""
 
-    def __init__(self, name: str, log: logging.Logger, threshold: int) -> None:
-        super().__init__(name, log, threshold)
+    def __init__(self, name: str, log: logging.Logger) -> None:
+        super().__init__(name, log)
         self._socket: socket.socket | None = None
         self._hand: deque[FeedEntry] = deque()
 
     @abstractmethod
     def format(self, entry: FeedEntry, limit: int | None) -> bytes:
-        """The datagram of an entry, its text cut to `limit` bytes."""
+        """Return the datagram of an entry, its text cut to `limit` bytes."""
 
     @abstractmethod
     def send(self, data: bytes) -> None:
-        """Send a datagram; opens the socket if need be. OSError with EMSGSIZE if it is too long."""
+        """Send a datagram; opens the socket if it is closed. OSError with EMSGSIZE if the datagram is too long."""
+
+    def connect(self, family: int, address: Any) -> socket.socket:
+        """Open the socket that `send` uses, with an address of its family."""
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.settimeout(RETRY_AFTER)
+        self._socket.connect(address)
+        return self._socket
 
     def prepare(self, part: Part) -> None:
         self._hand.extend(part if isinstance(part, Lines) else (part,))

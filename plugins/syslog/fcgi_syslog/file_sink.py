@@ -1,9 +1,9 @@
-"""Lines into files: one, or one for each virtual host.
+"""Lines into one file, or into a file for each virtual host.
 
     2026-07-01T12:00:00.123456Z err shop.example shop[71] [6f1d0c…] no such item: 17
 
-Time in UTC, severity, SERVER_NAME, application and process, request, text; ``-`` for what is not there. An event is one
-line, whatever it holds. Or a JSON object: see `formats`.
+Time in UTC, severity, SERVER_NAME, application and process, request, text; ``-`` for a missing part. An event is one
+line, whatever it holds. For JSON see `formats`.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = ["FileSink", "file_name"]
 FILE_MODE = 0o640
 DIRECTORY_MODE = 0o750
 MAX_OPEN = 200
-"""Files open at once; the usual limit of a process is 1,024 descriptors."""
+"""Files open at once; a process usually may have 1,024 descriptors."""
 MAX_NAMES = 1000
-"""Virtual hosts that get a file. A web server that hands on what the client calls it would let anybody make files."""
+"""Virtual hosts with a separate file: where a web server passes on the client's Host, clients could create files."""
 OTHERS = "_others"
-"""The name of the file for all further ones."""
+"""Stands in the file name of all further virtual hosts."""
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-"""Not blocking: a pipe that nothing reads from, or not fast enough, would hold the thread without a word."""
+"""Not blocking: a pipe that is not read, or not fast enough, would block the thread without a report."""
 _OF_PIPES = {errno.ENXIO: "nothing reads from this pipe", errno.EAGAIN: "what reads from this pipe is too slow"}
 _UNSAFE = re.compile(r"[^a-z0-9._-]|^\.")
 
 
 @lru_cache(maxsize=1024)
 def file_name(server_name: str) -> str:
-    """A part of a path for a virtual host: lower case, never hidden, nothing that leads elsewhere."""
+    """Return a virtual host's part of a path: lower case, not hidden, without separators."""
     return _UNSAFE.sub("_", server_name.lower()[:100]) or "_"
 
 
@@ -53,7 +53,7 @@ class _File:
         self._descriptor = -1
 
     def write(self) -> None:
-        """Append what is pending, in one write if the system takes it so. OSError keeps the rest."""
+        """Append the pending bytes, in one write if possible. After an OSError the rest stays pending."""
         try:
             if self._descriptor < 0:
                 os.makedirs(os.path.dirname(self.path), DIRECTORY_MODE, exist_ok=True)
@@ -66,7 +66,7 @@ class _File:
                         raise
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN):
-                self.close()  # what is there next time may be another file, or another reader of a pipe
+                self.close()  # next time it may be another file, or a pipe with another reader
             raise OSError(error.errno, _OF_PIPES.get(error.errno or 0, error.strerror), self.path) from None
 
     def close(self) -> None:
@@ -76,24 +76,23 @@ class _File:
 
 
 class FileSink(Sink):
-    """`path` is absolute; ``{server_name}`` in it stands for the virtual host. `to_text` makes the line of an entry,
-    `to_texts` those of many."""
+    """Appends to the absolute `path`; ``{server_name}`` in it stands for the virtual host. `to_text` formats an entry,
+    `to_texts` many lines."""
 
     def __init__(
         self,
         path: str,
         log: logging.Logger,
-        threshold: int = 7,
         to_text: Callable[[FeedEntry], str] = format_line,
         to_texts: Callable[[Lines], list[str]] = format_lines,
     ) -> None:
-        super().__init__(path, log, threshold)
+        super().__init__(path, log)
         self._to_text = to_text
         self._to_texts = to_texts
         self.apart = "{server_name}" in path
         self._template = path
         self._names: set[str] = set()
-        self._files: dict[str, _File] = {}  # the one that was written longest ago first
+        self._files: dict[str, _File] = {}  # least recently written first
         self._pending: dict[str, _File] = {}
         self._in_hand = 0
 
@@ -159,5 +158,5 @@ class FileSink(Sink):
         self._files[path] = file
         if len(self._files) > MAX_OPEN:
             oldest = next(iter(self._files))
-            self._files.pop(oldest).close()  # what is pending in it stays in `_pending`
+            self._files.pop(oldest).close()  # its pending bytes stay in `_pending`
         return file

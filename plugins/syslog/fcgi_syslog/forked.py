@@ -1,7 +1,7 @@
-"""Lines of forked children, handed to the parent: a child has no association, and none of the parent's threads.
+"""Passes lines of forked children to the parent: a child has no association and none of the parent's threads.
 
-A datagram each, over a pair of sockets that is made when the application forks first. Where the parent does not take
-them, they are written to stderr, which says so.
+Each line is a datagram over a pair of sockets, made at the application's first fork. If the parent does not read them,
+the child writes its lines to stderr and says why.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .message import clip
 __all__ = ["Relay"]
 
 LONGEST = 100_000
-"""Bytes of a text; the kernel takes a datagram of some 200 KB at most. A longer one is cut, and says so."""
+"""Bytes of a text; a longer text is cut, and says so. The kernel accepts datagrams up to some 200 KB."""
 SURELY = 16_000
-"""Bytes of a text that fit whatever must be written of it as \\u0000."""
+"""Bytes of a text that fit a datagram even if each is written as \\u0000."""
 PATIENCE_MS = 1000
-"""Milliseconds that a child waits for room; after that it does not wait again until there is some."""
+"""Milliseconds that a child waits for room, once; it does not wait again until a line got through."""
 KNOWN_FORKS = 256
-"""Requests in which the application forked last: their children's lines are bound to them."""
+"""Latest forks whose request is known: their children's lines are bound to it."""
 
 STDERR = 2
 
@@ -38,12 +38,12 @@ _relays: list[Relay] = []
 
 
 def _nothing(pid: int, line: Line) -> None:
-    """In the place of `take` after the end."""
+    """Replaces `take` after the end."""
 
 
 class Relay:
-    """The parent's end and the child's. `take` gets each line in the parent, in the request that its child was forked
-    in: what `send` was given there, and the child's process id before it."""
+    """Both ends, the parent's and the child's. In the parent, `take` is called with the child's process id and the
+    arguments of `send`, bound to the request in which the child was forked."""
 
     def __init__(self, take: Callable[[int, Line], None]) -> None:
         self._take = take
@@ -54,9 +54,9 @@ class Relay:
         self._requests: dict[int, RequestInfo | None] = {}
         self._serials = count(1)
         self._forking: dict[int, int] = {}
-        """By thread that is about to fork: the fork's number."""
+        """The number of the fork, by the thread that is about to fork."""
         self._serial = 0
-        """In the child: the number of the fork that it came from."""
+        """In the child: the number of the fork that made it."""
         self._waits = True
         self._said = False
         _relays.append(self)
@@ -65,7 +65,7 @@ class Relay:
 
     def before_fork(self) -> None:
         if self.in_child:
-            return  # a child's child sends as its parent does
+            return  # a grandchild sends through the same sockets
         if self._writer is None:
             self._open()
         serial = self._forking[threading.get_ident()] = next(self._serials)
@@ -88,7 +88,7 @@ class Relay:
                 self._take(pid, line)
 
     def close(self) -> None:
-        """Take what children have sent, and no more."""
+        """Take the lines that children have sent so far, then stop."""
         if self in _relays:
             _relays.remove(self)
         writer, self._writer = self._writer, None
@@ -97,11 +97,11 @@ class Relay:
         if writer is None or self._reader is None or self._thread is None:
             self._take = _nothing
             return
-        writer.send(b"")  # after all that there is
+        writer.send(b"")  # queued after all lines
         self._thread.join()
         self._reader.close()
         writer.close()
-        self._take = _nothing  # its owner holds this relay: a circle
+        self._take = _nothing  # its owner holds this relay: a cycle
 
     # ---- in the child
 
@@ -109,12 +109,12 @@ class Relay:
         if not self.in_child:
             self._serial = self._forking.get(threading.get_ident(), 0)
             if self._reader is not None:
-                self._reader.close()  # else the child would not notice that the parent has gone
+                self._reader.close()  # or the child would not notice the parent's end
             self._requests.clear()
         self.in_child = True
 
     def send(self, *line: Any) -> bool:
-        """Hand a line to the parent; False if it does not take it, and then the line's texts are on stderr."""
+        """Send a line to the parent. If that fails, write its texts to stderr and return False."""
         try:
             try:
                 self._send(line, LONGEST)
@@ -133,7 +133,7 @@ class Relay:
         data = text.encode("utf-8", "surrogatepass")
         writer = self._writer
         if writer is None:
-            raise OSError("there is no way to it")
+            raise OSError("it has closed the socket")
         try:
             writer.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -153,10 +153,10 @@ class Relay:
             why = "it does not read" if isinstance(error, BlockingIOError) else error
             text = f"fcgi-sctp: lines of forked process {os.getpid()} do not reach its parent: {why}\n{text}"
         try:
-            # not by sys.stderr: a thread of the parent's may have had its lock when the child was forked
+            # not sys.stderr: a thread of the parent may have held its lock during the fork
             os.write(STDERR, text.encode("utf-8", "backslashreplace"))
         except OSError:
-            pass  # it is closed, or its reader is gone
+            pass  # stderr is closed, or its reader is gone
 
 
 def _before_fork() -> None:

@@ -1,6 +1,6 @@
-"""A line of the feed as other programs want it: a line of a file, a JSON object, an RFC 5424 message.
+"""Formats of a line for outputs: a line of a file, a JSON object, an RFC 5424 message.
 
-Whatever a line says, it stays one line: see `common.text.escape`. JSON is ASCII, with everything else escaped.
+Whatever it says, a line stays one line: see `escape`. JSON is ASCII, with everything else escaped.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def format_line(entry: FeedEntry) -> str:
-    """The line of a file, newline included."""
+    """Return the line of a file, with its newline."""
     return f"{format_time(entry.time)}{_mark(entry)}{escape_word(entry.request)}] {escape(entry.message)}\n"
 
 
 def format_lines(lines: Lines) -> list[str]:
-    """The lines of a file, newlines included."""
+    """Return the lines of a file, with their newlines."""
     marks: list[str] = []
     for head in lines.heads:
         if not head.mark:
@@ -61,13 +61,13 @@ def format_lines(lines: Lines) -> list[str]:
 
 
 def _mark(entry: FeedEntry) -> str:
-    """What stands between time and request."""
+    """Return the part of a file's line between time and request."""
     process = f"[{escape(entry.process)}]" if entry.process else ""
     return f" {SEVERITIES[entry.severity]} {escape_word(entry.server_name)} {escape_word(entry.application)}{process} ["
 
 
 def format_json(entry: FeedEntry) -> str:
-    """A JSON object in a line, newline included; what is empty is left out."""
+    """Return a JSON object in a line, with its newline and without empty values."""
     line: dict[str, Any] = {
         "time": format_time(entry.time),
         "severity": SEVERITIES[entry.severity],
@@ -84,13 +84,13 @@ def format_json(entry: FeedEntry) -> str:
 
 
 def format_message(entry: FeedEntry, limit: int) -> bytes:
-    """An RFC 5424 message whose text has at most `limit` bytes, or is marked as cut."""
+    """Return an RFC 5424 message whose text has at most `limit` bytes, or is marked as cut."""
     before, after = _around_time(entry)
     return f"{before}{format_time(entry.time)}{after}{clip(escape(entry.message), limit)}".encode()
 
 
 def format_messages(lines: Lines, limit: int) -> list[bytes]:
-    """The same for many."""
+    """Return an RFC 5424 message for each line; see `format_message`."""
     if lines.requests is not None:
         return [format_message(entry, limit) for entry in lines]
     around: list[tuple[str, str]] = []
@@ -109,7 +109,7 @@ def format_messages(lines: Lines, limit: int) -> list[bytes]:
 
 
 def _around_time(entry: FeedEntry) -> tuple[str, str]:
-    """What stands before and after the time of an RFC 5424 message."""
+    """Return the parts of an RFC 5424 message before and after its time."""
     data = ""
     about = {"server_name": entry.server_name, "request": entry.request} if entry.server_name or entry.request else {}
     own: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Lines of a request that are held back until it is known how the request ends."""
+"""Holds lines of a request until the request ends, and it is known how."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Held", "HeldLine"]
 
 HELD_LINES = 500
 HELD_BYTES = 256 << 10
-"""Of one request, text alone; the latest are kept."""
+"""Bounds of one request, in lines and in bytes of text; the latest lines are kept."""
 
 
 class HeldLine(NamedTuple):
@@ -21,7 +21,7 @@ class HeldLine(NamedTuple):
 
 
 class Held:
-    """The latest lines, within the bounds. Any thread; without a lock, for the same reason as `storm`."""
+    """The latest lines, within the bounds. Any thread; there is no lock, for the reason in `storm`."""
 
     __slots__ = ("_lines", "_over", "_size", "forgotten")
 
@@ -30,7 +30,7 @@ class Held:
         self._size = 0
         self._over = False
         self.forgotten = 0
-        """Lines that there was no room for."""
+        """Lines dropped for lack of room."""
 
     def add(self, line: HeldLine) -> None:
         """Keep a line; nothing is kept after `take`."""
@@ -48,7 +48,7 @@ class Held:
             self.forgotten += 1
 
     def take(self) -> list[HeldLine]:
-        """What was held; the request is over."""
+        """Return the held lines, at the request's end."""
         self._over = True
         lines: list[HeldLine] = []
         while self._lines:

@@ -1,7 +1,7 @@
-"""Lines to systemd's journal, in its own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): fields, each by name.
+"""Lines to systemd's journal in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): named fields.
 
-A field whose value holds a newline carries its length, so no value can pretend to be another field. What is too long
-for a datagram goes into a sealed file in memory, whose descriptor is sent.
+A field whose value holds a newline carries its length, so no value can pretend to be another field. An entry that is
+too long for a datagram goes into a sealed file in memory, whose descriptor is sent.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from fcgi_core.plugin import FeedEntry, escape
 
 from .datagram_sink import DatagramSink
 from .message import clip
-from .sinks import RETRY_AFTER
 
 __all__ = ["JournalSink", "format_fields"]
 
 _LENGTH = struct.Struct("<Q")
 _NOT_FIELD = re.compile(r"[^A-Z0-9_]")
 PREFIX = "FCGI_"
-"""Of our own fields' names; the journal's trusted ones begin with an underscore."""
+"""Begins the names of our fields; the journal's trusted fields begin with an underscore."""
 LONGEST_NAME = 64
 
 
 def format_fields(entry: FeedEntry) -> bytes:
-    """The datagram of an entry. Its text keeps its newlines, and has no other control character."""
+    """Return the datagram of an entry. Its text keeps newlines and no other control character."""
     fields = {
         "MESSAGE": "\n".join(escape(line) for line in entry.message.split("\n")),
         "PRIORITY": str(entry.severity),
@@ -59,10 +58,10 @@ def format_fields(entry: FeedEntry) -> bytes:
 
 
 class JournalSink(DatagramSink):
-    """`path`: the journal's socket."""
+    """Writes to the journal's socket at `path`."""
 
-    def __init__(self, path: str, log: logging.Logger, threshold: int = 7) -> None:
-        super().__init__(f"journal {path}", log, threshold)
+    def __init__(self, path: str, log: logging.Logger) -> None:
+        super().__init__(f"journal {path}", log)
         self._path = path
 
     def format(self, entry: FeedEntry, limit: int | None) -> bytes:
@@ -70,7 +69,7 @@ class JournalSink(DatagramSink):
 
     def send(self, data: bytes) -> None:
         try:
-            used = self._socket or self._open()
+            used = self._socket or self.connect(socket.AF_UNIX, self._path)
             try:
                 used.send(data)
             except OSError as error:
@@ -78,21 +77,15 @@ class JournalSink(DatagramSink):
                     raise
                 _send_sealed(used, data)
         except TimeoutError:
-            raise  # it is there, but does not read
+            raise  # the journal is there, but does not read
         except OSError as error:
             if error.errno != errno.EMSGSIZE:
                 self.release()
             raise
 
-    def _open(self) -> socket.socket:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(RETRY_AFTER)
-        self._socket.connect(self._path)
-        return self._socket
-
 
 def _send_sealed(used: socket.socket, data: bytes) -> None:
-    """Send a file in memory that holds the datagram."""
+    """Send the descriptor of a file in memory that holds the datagram."""
     descriptor = os.memfd_create("syslog", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(descriptor, "wb") as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""Lines of a batch on the web side: what they have in common is kept once, and made text once."""
+"""Lines of a batch on the web side: what they have in common is stored once and formatted once."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from .about import details
 __all__ = ["Head", "Lines", "OfRequest", "cost_of"]
 
 ENTRY_COST = 640
-"""Bytes of memory of an entry beside its message and its fields."""
+"""Bytes of memory of an entry without its message and fields."""
 LINES_COST = 640
-"""Bytes of memory of many lines together, beside what each of them takes."""
+"""Bytes of memory of `Lines` without heads and lines."""
 EMPTY = getsizeof("")
-"""Bytes of memory of a text of ASCII beside its characters."""
+"""Bytes of memory of an ASCII text without its characters."""
 HEAD_COST = 1024
-"""Bytes of memory of a head beside its texts: itself, and what outputs make of it."""
+"""Bytes of memory of a head without its texts: the object, and the texts that outputs make of it."""
 LINE_COST = 72
-"""Bytes of memory of a line beside its text: its time, and its place in five columns."""
+"""Bytes of memory of a line without its text: its time, and its place in five columns."""
 REQUEST_COST = 256
-"""Bytes of memory of what a line has of its request, beside its PARAMS."""
+"""Bytes of memory of an `OfRequest` without its PARAMS."""
 
 
 def cost_of(entry: FeedEntry, before: FeedEntry | None = None) -> int:
-    """Bytes of memory of an entry, about, next to the one `before` it: lines of a request share their fields."""
+    """Return the bytes of memory, about, that an entry adds to the one `before` it: lines of a request share fields."""
     fields = None if before is not None and entry.fields is before.fields else entry.fields
     return ENTRY_COST + memory_cost((entry.message,), fields)
 
 
 class Head:
-    """What a `FeedEntry` has beside time and message, and texts that outputs make of that once."""
+    """All of a `FeedEntry` but time and message, and the texts that outputs make of it once."""
 
     __slots__ = ("about", "cost", "fields", "mark", "message", "server_name", "severity")
 
@@ -56,17 +56,16 @@ class Head:
         """Bytes of memory."""
         self.fields = fields
         self.mark = ""
-        """What stands in a line of a file between time and request; made when first wanted."""
+        """The part of a file's line between time and request; made at first use."""
         self.message: tuple[str, str] | None = None
-        """What stands in an RFC 5424 message before and after its time; likewise."""
+        """The parts of an RFC 5424 message before and after its time; made at first use."""
 
     def entry(self, time: float, text: str) -> FeedEntry:
         return FeedEntry(time, self.severity, text, *self.about)
 
 
 class OfRequest:
-    """What a line has of its request. `params` are as they travelled: few lines are looked at so closely that these are
-    decoded."""
+    """What a line needs of its request. `params` are encoded as they came: few lines need them decoded."""
 
     __slots__ = ("_redact", "identity", "params")
 
@@ -76,13 +75,13 @@ class OfRequest:
         self._redact = redact
 
     def details(self) -> dict[str, str]:
-        """See `about.details`."""
+        """Return `about.details` of the request."""
         return details(self.params, self._redact)
 
 
 class Lines(FeedEntries):
-    """By column: the heads, and for each line its time, the number of its head, its text, and its request if the head
-    does not say that. A sequence of entries, each made when somebody wants it."""
+    """A sequence of entries, each made at access, stored by column: the heads, and for each line its time, the number
+    of its head, its text, and its request if the head does not name it."""
 
     __slots__ = ("_held", "clean", "heads", "numbers", "requests", "size", "texts", "times")
 
@@ -101,9 +100,9 @@ class Lines(FeedEntries):
         self.numbers = numbers
         self.texts = texts
         self.clean = clean
-        """All texts are printable ASCII. False says nothing."""
+        """True if all texts are printable ASCII; False if that is not known."""
         self.requests = requests
-        """None: heads say all that is to be said."""
+        """None if the heads say everything."""
         self.size = sum(map(len, texts))
         """Characters of text."""
         self._held = 0
@@ -135,7 +134,7 @@ class Lines(FeedEntries):
         return FeedEntry(self.times[position] / 1_000_000, head.severity, self.texts[position], *about)
 
     def down_to(self, threshold: int) -> Lines | None:
-        """The lines of this severity and the more severe ones; None if there are none."""
+        """Return the lines of this severity or a more severe one; None if there are none."""
         wanted = [head.severity <= threshold for head in self.heads]
         if all(wanted):
             return self
@@ -145,13 +144,13 @@ class Lines(FeedEntries):
         return self._of(chosen)
 
     def part(self, first: int, last: int) -> Lines:
-        """The lines from `first` to before `last`."""
+        """Return the lines from `first` to before `last`."""
         if first == 0 and last >= len(self.texts):
             return self
         return self._of(range(first, min(last, len(self.texts))))
 
     def by_host(self) -> dict[str, Lines]:
-        """The lines of each virtual host."""
+        """Return the lines of each virtual host by its name."""
         names = {head.server_name for head in self.heads}
         if len(names) == 1:
             return {names.pop(): self}

@@ -1,7 +1,7 @@
-"""A socket as /dev/log is, for programs on the application's machine that call syslog(3) or logger(1).
+"""A socket like /dev/log for programs on the application's machine that call syslog(3) or logger(1).
 
-Who sends is told by the kernel (SO_PASSCRED): the process and user id of a line cannot be forged. A program that sends
-faster than lines are taken waits, as it does at /dev/log.
+The kernel names the sender (SO_PASSCRED), so the process and user id of a line cannot be forged. A program that sends
+faster than lines are read waits, as at /dev/log.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .message import DEFAULT_PRIORITY, PRIORITY
+
 __all__ = ["LocalLine", "LocalSocket", "read_datagram"]
 
 LONGEST = 1 << 20
-"""Bytes of a datagram; what is longer is cut by the kernel, and says so."""
+"""Bytes of a datagram; the kernel cuts a longer one, and its line says so."""
 CUT = " [cut by the socket]"
 RECEIVE_BUFFER = 4 << 20
-_DEFAULT_PRIORITY = 13
-"""user.notice (RFC 3164 section 4.3.3)."""
-_PRIORITY = re.compile(r"<(\d{1,3})>")
 _TIME = re.compile(
     r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) "
 )
@@ -34,25 +33,25 @@ _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid"""
 _SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
 PAUSE = 0.1
-"""Seconds until it is tried again where the system has no memory for what is received."""
+"""Seconds until receiving is tried again when the system is out of memory for it."""
 
 
 class LocalLine(NamedTuple):
     severity: int
     facility: int
     tag: str
-    """What the program calls itself; '' if it does not."""
+    """The program's name for itself, '' if it gave none."""
     text: str
 
 
 def read_datagram(data: bytes) -> LocalLine:
-    """The line in a datagram, whatever is in it: ``<PRI>TIME TAG[PID]: TEXT``, each part but the text may be missing.
+    """Return the line in a datagram ``<PRI>TIME TAG[PID]: TEXT``, where all but TEXT may be missing.
 
-    Facility `kern` is the kernel's own; what claims it becomes `user`, as in rsyslog and the journal.
+    Facility `kern` belongs to the kernel; it becomes `user`, as in rsyslog and the journal.
     """
     text = data.rstrip(b"\0\n").decode("utf-8", "backslashreplace")
-    number = _DEFAULT_PRIORITY
-    if (priority := _PRIORITY.match(text)) and int(priority[1]) < 192:
+    number = DEFAULT_PRIORITY
+    if (priority := PRIORITY.match(text)) and int(priority[1]) < 192:
         number = int(priority[1])
         text = text[priority.end() :]
     if when := _TIME.match(text):
@@ -64,35 +63,36 @@ def read_datagram(data: bytes) -> LocalLine:
     return LocalLine(number & 7, number >> 3 or 1, tag, text)
 
 
-class LocalSocket:
-    """Listens at `path`; OSError if that cannot be. `take(line, pid, uid)` is called on a thread of its own, `lose` for
-    a line that it did not take."""
+Take = Callable[[LocalLine, int, int], None]
+"""Takes a line with the process and user id of its sender."""
 
-    def __init__(self, path: str, take: Callable[[LocalLine, int, int], None], lose: Callable[[], None]) -> None:
+
+class LocalSocket:
+    """Listens at `path`; OSError if that fails. Calls `take` on a separate thread, and `lose` if `take` raises."""
+
+    def __init__(self, path: str, take: Take, lose: Callable[[], None]) -> None:
         self.path = path
-        self._take = take
-        self._lose = lose
         self._socket = _bind(path)
         self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="syslog input", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(take, lose), name="syslog input", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Take what has been sent already, and remove the socket."""
+        """Take the lines that were sent before, and remove the socket."""
         if os.getpid() != self._process:
-            return  # a forked child: path and socket are its parent's, which goes on
+            return  # a forked child: the parent still uses path and socket
         try:
             os.unlink(self.path)
         except OSError:
             pass
         try:
-            self._socket.shutdown(socket.SHUT_RD)  # what is queued can still be received
+            self._socket.shutdown(socket.SHUT_RD)  # queued datagrams can still be received
         except OSError:
             pass
         self._thread.join(1.0)
         self._socket.close()
 
-    def _run(self) -> None:
+    def _run(self, take: Take, lose: Callable[[], None]) -> None:
         while True:
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(LONGEST, _SPACE)
@@ -102,27 +102,28 @@ class LocalSocket:
                     continue
                 return  # the socket is closed
             if not (data or ancillary):
-                return  # it was shut down: each datagram, an empty one too, comes with who sent it
+                return  # shut down: each datagram, even an empty one, has ancillary data
             try:
-                self._received(data, ancillary, flags)
+                if data:
+                    take(*_received(data, ancillary, flags))
             except Exception:
-                self._lose()
+                lose()
 
-    def _received(self, data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
-        if not data:
-            return
-        pid = uid = 0
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                pid, uid, _ = _CREDENTIALS.unpack_from(content)
-        line = read_datagram(data)
-        if flags & socket.MSG_TRUNC:
-            line = line._replace(text=line.text + CUT)
-        self._take(line, pid, uid)
+
+def _received(data: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) -> tuple[LocalLine, int, int]:
+    """Return the line in a datagram, and the process and user id of its sender."""
+    pid = uid = 0
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid, uid, _ = _CREDENTIALS.unpack_from(content)
+    line = read_datagram(data)
+    if flags & socket.MSG_TRUNC:
+        line = line._replace(text=line.text + CUT)
+    return line, pid, uid
 
 
 def _bind(path: str) -> socket.socket:
-    """A socket at `path`; one that a process left that was killed is replaced."""
+    """Return a socket bound to `path`; the socket that a killed process left there is replaced."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         try:
@@ -137,7 +138,7 @@ def _bind(path: str) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         bound.bind(path)
-        os.chmod(path, 0o666)  # as /dev/log: everybody may log
+        os.chmod(path, 0o666)  # as /dev/log: every user may log
     except OSError as error:
         bound.close()
         raise OSError(error.errno, error.strerror, path) from None

@@ -2,9 +2,9 @@
 
     <PRI>1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID [id name="value" …] MSG
 
-`parse` is strict, `read` takes anything. One item of the channel is one message, without the octet count of RFC 5425.
-MSG is UTF-8; the byte order mark that section 6.4 asks for is taken, and written only where the text itself begins with
-one: it helps no receiver of today and spoils captures.
+`parse` is strict, `read` accepts anything. One item of the channel is one message, without the octet count of RFC 5425.
+MSG is UTF-8. The byte order mark that section 6.4 asks for is accepted, and written only if the text itself begins with
+one: no receiver of today needs it, and it clutters captures.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 __all__ = [
+    "DEFAULT_PRIORITY",
     "ENTERPRISE",
     "FACILITIES",
+    "LAST_SECOND",
+    "PRIORITY",
     "Data",
     "Message",
     "clean_name",
@@ -33,7 +36,7 @@ __all__ = [
 ]
 
 ENTERPRISE = 32473
-"""The private enterprise number reserved for examples (RFC 5612); ours is not registered."""
+"""The private enterprise number reserved for examples (RFC 5612): this project has not registered one."""
 FACILITIES = (
     *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news"),
     *("uucp", "cron", "authpriv", "ftp", "ntp", "audit", "console", "clock"),
@@ -43,29 +46,29 @@ FACILITIES = (
 HOSTNAME_LENGTH, APP_NAME_LENGTH, PROCID_LENGTH, MSGID_LENGTH, DATA_NAME_LENGTH = 255, 48, 128, 32, 32
 """Characters at most (RFC 5424 section 6)."""
 FIRST_SECOND, LAST_SECOND = -62135596800, 253402300799
-"""Seconds from the epoch to the first and last that RFC 3339 can name."""
-_DEFAULT_PRIORITY = 13
-"""user.notice, for a message that says none (RFC 3164 section 4.3.3)."""
+"""Seconds from the epoch to the first and the last second that RFC 3339 can name."""
+DEFAULT_PRIORITY = 13
+"""user.notice, for a message without PRI (RFC 3164 section 4.3.3)."""
 
 Data = Mapping[str, Mapping[str, str]]
 _NO_DATA: Data = MappingProxyType({})
 
 _known_data: dict[str, Data] = {}
-"""Structured data taken apart: the lines of a request share theirs. Bounded by what follows."""
+"""Parsed structured data by its text: the lines of a request share it. The next two figures bound it."""
 KNOWN_DATA = 1024
 KNOWN_DATA_LENGTH = 1024
-"""Characters of the longest that is kept."""
+"""Characters of the longest text that is kept."""
 
 MOST_FIELDS = 64
-"""Parameters of one message that are taken apart; ours have 40 at most. RFC 5424 knows no bound, but a sender must not
-have us work for as long as it likes."""
+"""Parameters of one message; ours have 40 at most. RFC 5424 sets no bound, but a sender must not keep us busy for as
+long as it likes."""
 MOST_DATA = 64 << 10
-"""Characters of structured data; ours has 48 Ki at most."""
+"""Characters of the structured data of one message; ours has 48 Ki at most."""
 
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 _NOT_DATA_NAME = re.compile(r'[^\x21-\x7e]|[=\]"]')
 _SPECIAL = re.compile(r'(["\\\]])')
-_PRIORITY = re.compile(r"<(\d{1,3})>")
+PRIORITY = re.compile(r"<(\d{1,3})>")
 _BEGINNINGS = {f"<{number}>1": (number & 7, number >> 3) for number in range(len(FACILITIES) * 8)}
 """Severity and facility, by PRI and VERSION."""
 _HEADER = (
@@ -97,15 +100,15 @@ class Message(NamedTuple):
     procid: str = ""
     msgid: str = ""
     data: Data = _NO_DATA
-    """Structured data: parameters by element. One that is repeated has its values joined by ``, ``."""
+    """Structured data: parameters by element. The values of a repeated parameter are joined by ``, ``."""
 
     def encode(self) -> bytes:
-        """The message as it travels; names that RFC 5424 does not allow are made so. ValueError if facility or
+        """Return the message as it travels, its names limited to what RFC 5424 allows. ValueError if facility or
         severity is out of range."""
         if not 0 <= self.severity <= 7:
-            raise ValueError(f"severity {self.severity}: 0 to 7 was expected")
+            raise ValueError(f"invalid severity {self.severity}: use 0 to 7")
         if not 0 <= self.facility < len(FACILITIES):
-            raise ValueError(f"facility {self.facility}: 0 to {len(FACILITIES) - 1} was expected")
+            raise ValueError(f"invalid facility {self.facility}: use 0 to {len(FACILITIES) - 1}")
         when = "-" if self.time is None else format_time(self.time)
         data = "".join(format_data(name, parameters) for name, parameters in self.data.items()) or "-"
         mark = "\ufeff" if self.text.startswith("\ufeff") else ""
@@ -117,12 +120,12 @@ class Message(NamedTuple):
 
 
 def clean_name(text: str, length: int) -> str:
-    """`text` as a header field: printable ASCII, at most `length` characters, ``-`` if empty."""
+    """Return `text` as a header field: printable ASCII, at most `length` characters, ``-`` if empty."""
     return _NOT_PRINTABLE.sub("_", text[:length]) or "-"
 
 
 def format_data(name: str, parameters: Mapping[str, str]) -> str:
-    """An SD-ELEMENT (section 6.3)."""
+    """Return an SD-ELEMENT (section 6.3)."""
     inside = "".join(f' {_data_name(key)}="{_SPECIAL.sub(_BACKSLASHED, value)}"' for key, value in parameters.items())
     return f"[{_data_name(name)}{inside}]"
 
@@ -138,7 +141,7 @@ _second: tuple[int, str] = (0, "1970-01-01T00:00:00")
 
 
 def format_time(when: float) -> str:
-    """An RFC 3339 time in UTC to the microsecond. The text of a second is made once: lines come many a second."""
+    """Return an RFC 3339 time in UTC to the microsecond. The text of a second is kept: many lines share it."""
     global _second
     microseconds = round(when * 1_000_000)
     seconds, rest = divmod(microseconds, 1_000_000)
@@ -150,7 +153,7 @@ def format_time(when: float) -> str:
 
 
 def clip(text: str, limit: int) -> str:
-    """`text`, or of one whose UTF-8 is longer than `limit` bytes the beginning, and how long it was."""
+    """Return `text`; if its UTF-8 has more than `limit` bytes, its beginning and a note of its length."""
     if len(text) * 4 <= limit:
         return text
     encoded = text.encode("utf-8", "backslashreplace")
@@ -160,7 +163,7 @@ def clip(text: str, limit: int) -> str:
 
 
 def parse(item: bytes) -> Message:
-    """The message. ValueError says what is wrong with it; also if it is not UTF-8 throughout."""
+    """Return the message. ValueError says what is wrong with it, such as bytes that are not UTF-8."""
     try:
         text = item.decode()
     except UnicodeDecodeError as error:
@@ -169,9 +172,9 @@ def parse(item: bytes) -> Message:
 
 
 def read(item: bytes) -> tuple[Message, str]:
-    """The message, and what is wrong with it or ''. What is no RFC 5424 message becomes one with all of it as text.
+    """Return the message, and what is wrong with it or ''. Any other item becomes the text of a message.
 
-    Bytes that are not UTF-8 come out as ``\\xff``.
+    Bytes that are not UTF-8 become ``\\xff``.
     """
     problem = ""
     try:
@@ -183,17 +186,17 @@ def read(item: bytes) -> tuple[Message, str]:
         return parse_text(text), problem
     except ValueError as error:
         problem = str(error)
-    priority = _PRIORITY.match(text)
-    number = int(priority[1]) if priority else _DEFAULT_PRIORITY
+    priority = PRIORITY.match(text)
+    number = int(priority[1]) if priority else DEFAULT_PRIORITY
     if priority and number < len(FACILITIES) * 8:
         text = text[priority.end() :]
     else:
-        number = _DEFAULT_PRIORITY
+        number = DEFAULT_PRIORITY
     return Message(text, number & 7, number >> 3), problem
 
 
 def parse_text(text: str) -> Message:
-    """The message. ValueError says what is wrong with it."""
+    """Return the message. ValueError says what is wrong with it."""
     fields = text.split(" ", 6)
     beginning = _BEGINNINGS.get(fields[0])
     if beginning is None or len(fields) < 7:
@@ -213,7 +216,7 @@ def parse_text(text: str) -> Message:
         data = _NO_DATA
     else:
         end = rest.find("] ") + 1
-        known = _known_data.get(rest[:end])  # what is there is valid, and a space ends it
+        known = _known_data.get(rest[:end])  # valid, and ended by a space
         if known is None:
             structured = _DATA.match(rest, 0, MOST_DATA)
             if structured is None or _too_many(structured[0]):
@@ -237,24 +240,24 @@ def parse_text(text: str) -> Message:
 
 
 def _what_is_wrong(fields: list[str]) -> str:
-    """A sentence about a message that was split at its first six spaces."""
-    priority = _PRIORITY.match(fields[0])
+    """Return a sentence about a message that was split at its first six spaces."""
+    priority = PRIORITY.match(fields[0])
     if priority is None:
         return "it does not begin with <PRI>"
     if fields[0] not in _BEGINNINGS:
         if fields[0][priority.end() :] != "1":
-            return "VERSION 1 was expected after <PRI>"
-        return f"PRI {priority[1]}: 0 to {len(FACILITIES) * 8 - 1} was expected"
+            return "VERSION after <PRI> is not 1"
+        return f"PRI {priority[1]} is not 0 to {len(FACILITIES) * 8 - 1}"
     if len(fields) < 7:
-        return f"{len(fields) - 1} of the 6 header fields are there"
+        return f"it has {len(fields) - 1} of the 6 header fields"
     for (name, longest), value in zip(_HEADER, fields[1:], strict=False):
         if not (0 < len(value) <= longest and value.isascii() and value.isprintable()):
             return f"{name} is not 1 to {longest} printable ASCII characters"
-    return f"its structured data is not as RFC 5424 section 6.3 says, or has more than {MOST_FIELDS} parameters"
+    return f"its structured data breaks RFC 5424 section 6.3, or has more than {MOST_FIELDS} parameters"
 
 
 def _too_many(data: str) -> bool:
-    """Whether structured data has more parameters than are taken apart."""
+    """Return whether structured data has more than MOST_FIELDS parameters."""
     if data.count('="') <= MOST_FIELDS:  # a value that ends with = is counted, too
         return False
     return next(islice(_PARAMETER.finditer(data), MOST_FIELDS, None), None) is not None
@@ -279,19 +282,19 @@ def _parse_data(text: str) -> Data:
 def _parse_time(text: str) -> float:
     match = _TIMESTAMP.fullmatch(text)
     if match is None:
-        raise ValueError(f"TIMESTAMP {text}: RFC 3339 with at most 6 decimals was expected")
+        raise ValueError(f"TIMESTAMP {text} is not RFC 3339 with at most 6 decimals")
     second, fraction, offset = match.groups()
     try:
         seconds = _epoch(second, offset)
     except ValueError as error:
         raise ValueError(f"TIMESTAMP {text}: {error}") from None
     microseconds = int(fraction[1:].ljust(6, "0")) if fraction else 0
-    return (seconds * 1_000_000 + microseconds) / 1_000_000  # one rounding: what was written is read
+    return (seconds * 1_000_000 + microseconds) / 1_000_000  # one rounding, so that the written time is read back
 
 
 @lru_cache(maxsize=64)
 def _epoch(second: str, offset: str) -> int:
     seconds = int(datetime.fromisoformat(second + offset).timestamp())
     if not FIRST_SECOND <= seconds <= LAST_SECOND:
-        raise ValueError("years 1 to 9999 of UTC were expected")
+        raise ValueError("its year in UTC is not 1 to 9999")
     return seconds

@@ -1,4 +1,4 @@
-"""The options of the plugin, under ``plugins: syslog:``; both sides read the same."""
+"""The options of the plugin, under ``plugins: syslog:``. Both sides read the same options."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from fcgi_core.plugin import SECRETS as SECRETS_MATCH
 __all__ = ["Output", "Pattern", "Redaction", "SyslogOptions"]
 
 HEADER_ROOM = 64 << 10
-"""What an item needs at most beside its text: header, and structured data whose values are clipped."""
+"""Bytes that an item needs at most in addition to its text: the header, and structured data with clipped values."""
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
 """By RFC 5426 section 3.3, RFC 3195 and RFC 5425 section 4.1."""
 PER_HOST = frozenset({"severity", "stderr_severity", "patterns", "redact", "hold", "rate", "burst"})
-"""Options that a virtual host can have of its own."""
+"""Options that can differ between virtual hosts."""
 
 
 def _known_severity(value: object) -> object:
-    """Other spellings, to the one that the model names: `error` is `err`."""
+    """Return the name that the model knows for another spelling: `err` for `error`."""
     if isinstance(value, str | int) and not isinstance(value, bool):
         try:
             return SEVERITIES[severity_number(str(value))]
         except ValueError:
-            pass  # the model tells what would be right
+            pass  # the model says which names are valid
     return value
 
 
@@ -35,20 +35,20 @@ def _expression(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+        raise ValueError(f"invalid regular expression: {error}") from None
     return value
 
 
 def _address(value: str) -> str:
-    """HOST, HOST:PORT or [HOST]:PORT."""
+    """Check HOST, HOST:PORT or [HOST]:PORT."""
     host, port = split_address(value, 1)
     if not host or not 0 < port < 65536:
-        raise ValueError("HOST, HOST:PORT or [HOST]:PORT was expected")
+        raise ValueError(f"invalid address {value!r}: use HOST, HOST:PORT or [HOST]:PORT")
     return value
 
 
 def split_address(value: str, default: int) -> tuple[str, int]:
-    """Host and port; ValueError if there is a port that is no number."""
+    """Return host and port; ValueError if the port is not a number."""
     if value.startswith("["):
         host, _, rest = value[1:].partition("]")
         return host, int(rest.removeprefix(":")) if rest else default
@@ -72,21 +72,21 @@ class _Model(BaseModel):
 
 
 class Pattern(_Model):
-    """What tells the severity of a line on STDERR."""
+    """Sets the severity of lines on STDERR that match."""
 
     match: Expression
-    """A regular expression, searched for in the line."""
+    """A regular expression that is searched for in the line."""
     severity: SeverityName
-    """What a line has that matches."""
+    """The severity of a line that matches."""
 
 
 class Redaction(_Model):
-    """What is not to be read in a log."""
+    """Replaces text that must not appear in a log."""
 
     match: Expression
-    """A regular expression; every match in a text, a URI and the values of `extra` is replaced."""
+    """A regular expression; every match in a line's text, its URI and the values of `extra` is replaced."""
     replace: str = "***"
-    """What comes in its place; `\\1` stands for the first group."""
+    """The replacement; `\\1` stands for the first group."""
 
     @model_validator(mode="after")
     def _groups(self) -> Redaction:
@@ -98,41 +98,41 @@ class Redaction(_Model):
 
 
 SECRETS = Redaction(match=SECRETS_MATCH, replace=r"\1***")
-"""Parameters of a query string that are no business of who reads the log."""
+"""Hides passwords and tokens in query strings."""
 
 
 class Output(_Model):
-    """Where the web side writes lines to, beside the live feed: one of the first seven."""
+    """An output of the web side, in addition to the live feed. Give exactly one of the first seven keys."""
 
     file: str | None = None
-    """A file to append to. `{server_name}` in it is replaced by the virtual host's name, made safe."""
+    """A file to append to. `{server_name}` in it becomes the virtual host's name, with unsafe characters replaced."""
     json_file: str | None = Field(None, alias="json")
-    """The same, with a JSON object in each line."""
+    """A file to append to, with a JSON object in each line."""
     socket: str | None = None
-    """A datagram socket of the system's syslog, as /dev/log is."""
+    """The datagram socket of the system's syslog, such as /dev/log."""
     journal: Annotated[str | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"enum": [True, None]}]})] = None
-    """The socket of systemd's journal; `true` for the usual one."""
+    """The socket of systemd's journal; `true` for the usual path."""
     udp: Address | None = None
-    """A syslog server, RFC 5424 in datagrams (RFC 5426): HOST[:PORT], port 514. Nobody tells when a line is lost."""
+    """A syslog server over UDP (RFC 5424, RFC 5426): HOST[:PORT], default port 514. Lost lines are not noticed."""
     tcp: Address | None = None
-    """The same over TCP, with octet counts (RFC 6587): HOST[:PORT], port 601."""
+    """A syslog server over TCP (RFC 5424, RFC 6587 with octet counts): HOST[:PORT], default port 601."""
     tls: Address | None = None
-    """The same over TLS (RFC 5425): HOST[:PORT], port 6514."""
+    """A syslog server over TLS (RFC 5424, RFC 5425): HOST[:PORT], default port 6514."""
     ca: str | None = None
-    """TLS: file of the certificates that the server's must come from; the system's if not given."""
+    """TLS: file with the trusted CA certificates; the system's if not given."""
     certificate: str | None = None
-    """TLS: file of our own certificate."""
+    """TLS: file with the client certificate."""
     key: str | None = None
-    """TLS: file of its key, if that is not in the same."""
+    """TLS: file with the key of `certificate`, if it is in another file."""
     peer_name: str | None = None
-    """TLS: the name in the server's certificate, if it is not that of the address."""
+    """TLS: the name in the server's certificate, if it differs from the address."""
     severity: SeverityName = "debug"
-    """The least severe that is written."""
+    """The least severe lines that are written."""
     required: bool = True
-    """With `delivery: acknowledged`: a line is taken over when this output has written it."""
+    """With `delivery: acknowledged`: a line is acknowledged only after this output has written it."""
     max_bytes: int = Field(64 << 10, ge=480, le=MAX_ITEM)
-    """Bytes of a line's text over `tcp` and `tls`; `udp` takes 8192 at most. rsyslog cuts what is longer than its own
-    maxMessageSize, 8k if not set."""
+    """Bytes of a line's text over `tcp` and `tls`; a longer text is cut. `udp` always cuts at 8192. rsyslog cuts at its
+    own maxMessageSize, 8k by default."""
 
     @model_validator(mode="before")
     @classmethod
@@ -144,17 +144,17 @@ class Output(_Model):
     @model_validator(mode="after")
     def _one(self) -> Output:
         if len(self._kinds()) != 1:
-            raise ValueError("one of file, json, socket, journal, udp, tcp and tls is needed")
+            raise ValueError("an output needs exactly one of file, json, socket, journal, udp, tcp and tls")
         for path in (self.file, self.json_file, self.socket, self.journal, self.ca, self.certificate, self.key):
             if path is not None and not path.startswith("/"):
-                raise ValueError(f"{path!r}: an absolute path is needed")
+                raise ValueError(f"invalid path {path!r}: use an absolute path")
         for path in (self.file, self.json_file):
             if path and set("{}") & set(path.replace("{server_name}", "")):
-                raise ValueError(f"{path!r}: {{server_name}} is all that can stand in braces")
+                raise ValueError(f"invalid path {path!r}: only {{server_name}} can stand in braces")
         if self.tls is None and (self.ca or self.certificate or self.key or self.peer_name):
-            raise ValueError("ca, certificate, key and peer_name are for tls")
+            raise ValueError("ca, certificate, key and peer_name need tls")
         if self.key and not self.certificate:
-            raise ValueError("a key needs its certificate")
+            raise ValueError("key needs certificate")
         return self
 
     def _kinds(self) -> list[str]:
@@ -163,89 +163,85 @@ class Output(_Model):
 
     @property
     def kind(self) -> str:
-        """The name of the one that is given."""
+        """Return the name of the key that is given."""
         return self._kinds()[0]
 
 
 class SyslogOptions(Plugin.Options):
     scope: Literal["request", "stream", "association"] = "request"
-    """`request`: lines name their request, and the web side says whose they are; those of all requests share a stream
-    and travel many together, urgent ones each on a stream of its request's own. `stream`: every request that says
-    something has a stream of its own for it, so that a lost packet holds up no other's lines; dearer. `association`:
-    all lines of an application share a stream, and the application says whose they are."""
+    """How lines travel, and which side names their virtual host. `request`: all requests share a stream, many lines to
+    a message, and urgent lines use a separate stream for each request; the web side names the host. `stream`: each
+    request that logs has a separate stream, so a lost packet delays no other request's lines, at a higher cost; the web
+    side names the host. `association`: all lines share a stream, and the application names the host."""
     delivery: Literal["plain", "acknowledged"] = "plain"
-    """`acknowledged`: lines are kept until the web side has written them, and sent again if it dies; they travel as
-    with `scope: association`."""
+    """`plain`: lines in transit are lost if the association ends. `acknowledged`: the application keeps each line until
+    the web side has written it, and sends it again after a failure; lines travel as with `scope: association`."""
     spool: str | None = None
-    """With `delivery: acknowledged`: a folder for files that keep lines when the application's process is killed; in
-    memory alone if not given."""
+    """With `delivery: acknowledged`: a folder for files that keep lines even if the application's process is killed. If
+    not given, lines are kept in memory."""
     spool_bytes: int = Field(16 << 20, ge=64 << 10, le=1 << 34)
-    """With `delivery: acknowledged`: what one process keeps at most; beyond it lines are lost and counted."""
+    """With `delivery: acknowledged`: bytes that one process keeps at most; further lines are lost and counted."""
     severity: FromPeer[SeverityName] = "info"
-    """The least severe that is sent."""
+    """The least severe lines that are sent."""
     facility: FacilityName = "user"
-    """The facility of every line; `user` is syslog(3)'s own default."""
+    """The facility of every line; `user` is the default of syslog(3)."""
     app_name: str = Field(default="", max_length=48)
-    """What the lines say wrote them; empty: the application's name."""
+    """The APP-NAME of the lines; empty for the application's name."""
     capture: list[Literal["logging", "unpropagated", "warnings", "stderr", "exceptions", "output"]] = Field(
         default=["logging", "warnings", "stderr", "exceptions"]
     )
-    """What the application side takes lines from. `unpropagated`: of loggers with `propagate=False`, too; `output`:
-    what the process prints, to sys.stdout and sys.stderr."""
+    """What the application side captures. `unpropagated` adds loggers with `propagate=False`; `output` is everything
+    written to sys.stdout and sys.stderr."""
     listen: str | None = None
-    """Application side: path of a datagram socket for programs that call syslog(3), as /dev/log is."""
+    """Application side: path of a datagram socket for programs that call syslog(3), such as /dev/log."""
     stderr: Literal["take", "copy"] = "take"
-    """`take`: what the application writes to STDERR becomes lines. `copy`: it also goes to the web server, as
-    FastCGI has it."""
+    """`take`: STDERR of the application becomes lines. `copy`: it also goes to the web server, as in plain FastCGI."""
     stderr_severity: FromPeer[SeverityName] = "notice"
-    """The severity of a line on STDERR that shows none itself."""
+    """The severity of a line on STDERR that does not show one."""
     patterns: list[Pattern] = Field(default=[])
-    """What tells the severity of a line on STDERR before anything else does; the first that matches."""
+    """Set the severity of lines on STDERR; the first match counts, before any guess."""
     redact: list[Redaction] = Field(default=[SECRETS])
-    """What is replaced before a line leaves the application; the default hides passwords and tokens in URIs."""
+    """Replacements made before a line leaves the application; the default hides passwords and tokens in URIs."""
     hold: FromPeer[bool] = False
-    """Lines below `severity` are kept for as long as their request runs, and sent as if they had it when its response
-    is 5xx."""
+    """Hold lines less severe than `severity` while their request runs, and send them if its response is 5xx."""
     rate: FromPeer[int] = Field(default=0, ge=0)
-    """Lines a second that one virtual host may send from one process, over a longer time; 0: any number. `crit` and
-    worse always go."""
+    """Lines a second that one virtual host may send from one process in the long run; 0 for no limit. `crit` and more
+    severe lines are always sent."""
     burst: FromPeer[int] = Field(default=1000, ge=1)
-    """Lines that it may send at once before `rate` matters."""
+    """Lines that a virtual host may send at once before `rate` limits it."""
     max_message: int = Field(default=256 << 10, ge=480, le=MAX_ITEM - HEADER_ROOM)
-    """Bytes of one line's text; a longer one is cut, and says how long it was."""
+    """Bytes of a line's text; a longer text is cut, and says how long it was."""
     outputs: list[Output] = Field(default=[])
-    """Where the web side writes lines to, beside the live feed."""
+    """Where the web side writes lines, in addition to the live feed."""
 
     @model_validator(mode="after")
     def _paths(self) -> SyslogOptions:
         for path in (self.spool, self.listen):
             if path is not None and not path.startswith("/"):
-                raise ValueError(f"{path!r}: an absolute path is needed")
+                raise ValueError(f"invalid path {path!r}: use an absolute path")
         if self.spool is not None and self.delivery == "plain":
-            raise ValueError("a spool is for delivery: acknowledged")
+            raise ValueError("spool needs delivery: acknowledged")
         places = [(output.kind, getattr(output, output.kind)) for output in self.outputs]
         for kind, where in places:
             if places.count((kind, where)) > 1:
-                raise ValueError(
-                    f"outputs: {kind.removesuffix('_file')} {where} stands twice, and would have each line twice"
-                )
+                raise ValueError(f"outputs: {kind.removesuffix('_file')} {where} is listed twice; keep one")
         return self
 
     @property
     def by_request(self) -> bool:
-        """Whether the web side says whose lines are, for it knows the requests."""
+        """Whether the web side names the virtual host of each line, from the request that it knows."""
         return self.scope != "association" and self.delivery == "plain"
 
     @property
     def own_streams(self) -> bool:
-        """Whether each request has a stream of its own for its lines."""
+        """Whether each request has a separate stream for its lines."""
         return self.scope == "stream" and self.delivery == "plain"
 
     @property
     def batched(self) -> str:
-        """The channel on which lines travel many together."""
+        """The channel on which many lines travel together."""
         return "syslog.process" if self.own_streams else "syslog"
 
     def for_all_hosts(self) -> dict[str, object]:
-        """The options that no virtual host can have of its own."""
+        """Return the options that cannot differ between virtual hosts."""
         return {name: value for name, value in self if name not in PER_HOST}

@@ -1,4 +1,4 @@
-"""The web side's outputs, made from the options."""
+"""Makes the web side's outputs from the options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["make_sink"]
 
 
 def make_sink(output: Output, log: logging.Logger, *, acknowledged: bool) -> Sink:
-    """The sink of an output. OSError if a file of TLS' cannot be used."""
+    """Return the sink of an output. OSError if a file for TLS cannot be used."""
     sink = _make(output, log)
     sink.threshold = severity_number(output.severity)
     sink.required = output.required

@@ -1,4 +1,4 @@
-"""The declaration: options, channels and the two halves."""
+"""Declares the plugin: its options, channels and two halves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .options import Output, SyslogOptions
 __all__ = ["Output", "SyslogOptions", "SyslogPlugin", "plugin"]
 
 ASSOCIATION_QUEUE = 32 << 20
-"""Bytes that may wait on one association: a second of 100,000 lines, 300 bytes each with all that is about them."""
+"""Bytes that may wait on one association: a second of 100,000 lines, 300 bytes each with request data."""
 REQUEST_QUEUE = 1 << 20
 URGENT_QUEUE = 2 << 20
-"""Bytes; urgent lines are few, and what the others fill does not take their room."""
+"""Bytes. Urgent lines are few; a separate queue keeps room for them."""
 
 
 class SyslogPlugin(Plugin):
-    """What the application says, line by line, on the web server's side: RFC 5424 over the feedback channel."""
+    """The application's log lines on the web server's side, each with its request, as RFC 5424 messages."""
 
     name = "syslog"
     version = "1"
@@ -99,7 +99,7 @@ def _tls_problem(output: Output) -> str:
     try:
         tls_context(output.ca, output.certificate, output.key)
     except OSError as error:
-        return f"the files of tls cannot be used: {error.strerror or error}"
+        return f"the files for tls cannot be used: {error.strerror or error}"
     return ""
 
 

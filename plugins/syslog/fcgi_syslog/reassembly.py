@@ -1,10 +1,10 @@
-"""Bytes of a STDERR into events: partial lines are put together, and lines that belong to one event stay in it.
+"""Turns the bytes of STDERR into events: joins partial lines, and keeps lines of one event together.
 
-STDERR comes in pieces that heed no line: a FastCGI record ends anywhere, `traceback.print_exc` writes line by line.
-What belongs together: a Python traceback with the exceptions it names as its cause, a PHP error with its stack trace,
-any line followed by indented ones. What does not: php-fpm joins all that a request logs to one line, of which each part
-has a severity of its own (`PHP message: one; PHP message: PHP Warning:  two`). No I/O, no clock: who holds a
-`Reassembler` calls `flush` when the source has been quiet for a while, or is over.
+STDERR comes in pieces that ignore lines: a FastCGI record ends anywhere, `traceback.print_exc` writes line by line. A
+Python traceback forms one event with the exceptions that it names as its cause, a PHP error with its stack trace, and
+any line with the indented lines after it. php-fpm joins all that a request logs to one line, which is split again: each
+part has its severity (`PHP message: one; PHP message: PHP Warning:  two`). No I/O, no clock: the owner of a
+`Reassembler` calls `flush` when the source has been quiet for a while, or has ended.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _INDENTED = (" ", "\t")
 
 
 class Reassembler:
-    """One source's STDERR. `limit`: bytes kept of one line, what it has beyond is told at its end; and about the
-    characters of one event, whose further lines are another event."""
+    """The STDERR of one source. `limit` bounds the bytes of a line, which is cut and says so, and about the characters
+    of an event, whose further lines become another event."""
 
     __slots__ = ("_cut", "_event", "_limit", "_partial", "_size", "_state")
 
@@ -38,17 +38,17 @@ class Reassembler:
         self._state = _PLAIN
 
     def __bool__(self) -> bool:
-        """Something is held back."""
+        """Return whether anything is held back."""
         return bool(self._partial or self._event)
 
     @property
     def held(self) -> int:
-        """Bytes and characters that are held back."""
+        """The number of bytes and characters that are held back."""
         return len(self._partial) + self._size
 
     def feed(self, data: bytes) -> list[str]:
-        """The events that `data` completes, without their last newline. An event that is likely to go on, a traceback
-        say, is held until a line follows that does not belong to it."""
+        """Return the events that `data` completes, without their last newline. An event that may go on, such as a
+        traceback, is held until a line follows that does not belong to it."""
         events: list[str] = []
         *lines, rest = data.split(b"\n")
         for line in lines:
@@ -60,7 +60,7 @@ class Reassembler:
         return events
 
     def flush(self) -> list[str]:
-        """What is held back, as if it were complete."""
+        """Return the events that are held back, as if they were complete."""
         events: list[str] = []
         if self._partial:
             self._lines(self._take_partial(), events)
@@ -90,7 +90,7 @@ class Reassembler:
             self._line(_PHP_MESSAGE + other, events)
 
     def _of_php(self) -> bool:
-        """Whether the event that is held came from php-fpm."""
+        """Return whether the held event came from php-fpm."""
         return bool(self._event) and self._event[0].startswith(_PHP_MESSAGE)
 
     def _line(self, line: str, events: list[str]) -> None:
@@ -111,7 +111,7 @@ class Reassembler:
             self._state = _PHP
 
     def _belongs(self, line: str) -> bool:
-        """Whether `line` goes on with the event that is held; keeps the state."""
+        """Return whether `line` continues the held event, and update the state."""
         if _GROUP_TRACEBACK.match(line):
             return self._state is _RAISED and self._names_a_cause()
         if line.startswith(_INDENTED):
@@ -131,7 +131,7 @@ class Reassembler:
         return self._state is _PHP and _PHP_STACK.match(line) is not None
 
     def _names_a_cause(self) -> bool:
-        """Whether the event's last line that is not empty says that another traceback follows."""
+        """Return whether the event's last line that is not empty announces another traceback."""
         return next((line for line in reversed(self._event) if line), "").startswith(_CHAINED)
 
     def _finish(self, events: list[str]) -> None:
@@ -142,5 +142,5 @@ class Reassembler:
         self._state = _PLAIN
 
 
-# what the event that is held is: a line like any other; a traceback before its exception; after it; an error of PHP's
+# the state of the held event: an ordinary line, a traceback before its exception's line, after it, an error of PHP
 _PLAIN, _FRAMES, _RAISED, _PHP = "plain", "frames", "raised", "php"

@@ -1,4 +1,4 @@
-"""What holds for the lines of one virtual host: the options that it can have of its own, made ready for use."""
+"""The options that can differ between virtual hosts, prepared for use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = "***"
 
 
 class Rules:
-    """Frozen once made; read on any thread."""
+    """The rules of a virtual host. Never changed once made; read on any thread."""
 
     __slots__ = (
         "_hides_secrets",
@@ -41,26 +41,26 @@ class Rules:
         self.redacts = bool(self._redactions)
         self._hides_secrets = any(secrets for _, _, secrets in self._redactions)
         self.only_secrets = all(secrets for _, _, secrets in self._redactions)
-        """Nothing is redacted in a text without ``=``."""
+        """Only the default redaction applies, so a text without ``=`` stays as it is."""
 
     def redact(self, text: str) -> str:
-        """`text` without what is not to be read."""
+        """Return `text` with the redactions made."""
         if self.only_secrets and "=" not in text:
             return text
         for expression, replacement, secrets in self._redactions:
-            # a look for what must be there is far quicker than any expression, and most lines have no such thing
+            # a search for fixed words is far quicker than the expression, and most lines have none
             if not secrets or may_have_secrets(text):
                 text = expression.sub(replacement, text)
         return text
 
     def redact_field(self, name: str, value: str) -> str:
-        """The value of a field without what is not to be read; nothing of one whose name says that it is a secret."""
+        """Return the value of a field with the redactions made, and only ``***`` if the field's name marks a secret."""
         if self._hides_secrets and is_secret(name):
             return SECRET
         return self.redact(value)
 
     def of_stderr(self, text: str) -> tuple[int, str]:
-        """The severity of an event on STDERR, and its text without a leading ``<N>``."""
+        """Return the severity of an event on STDERR, and its text without a leading ``<N>``."""
         severity, text = guess(text)
         for expression, given in self._patterns:
             if expression.search(text):
@@ -76,15 +76,16 @@ class RulesByHost:
     def __init__(self, options: SyslogOptions) -> None:
         self._options = options
         self.base = Rules(options)
-        """Those of every host that has none of its own."""
+        """The rules of every host that has no others."""
         self.same = True
-        """No host has."""
+        """All hosts have the base rules."""
         self.holds = options.hold
-        """Some host's lines are held."""
+        """Lines of at least one host are held."""
         self._hosts: dict[str, Rules] = {}
 
     def change(self, options: SyslogOptions, server_name: str | None) -> None:
-        """The options of one host, or of all that have none of their own. ValueError names what a host cannot have."""
+        """Use new options for one host, or for all hosts that have no others. ValueError names the options that must be
+        the same for all hosts."""
         if server_name is None:
             self._options = options
             self.base = Rules(options)
@@ -93,7 +94,7 @@ class RulesByHost:
         common = self._options.for_all_hosts()
         wrong = [name for name, value in options.for_all_hosts().items() if value != common[name]]
         if wrong:
-            raise ValueError(f"{', '.join(wrong)}: the same for all virtual hosts")
+            raise ValueError(f"{', '.join(wrong)}: must be the same for all virtual hosts")
         if options == self._options:
             self._hosts.pop(server_name.lower(), None)
         else:
@@ -105,10 +106,10 @@ class RulesByHost:
         self.holds = any(rules.hold for rules in (self.base, *self._hosts.values()))
 
     def __getitem__(self, server_name: str) -> Rules:
-        """Those of a host, in letters of any case."""
+        """Return the rules of a host; upper and lower case are the same."""
         return self.base if self.same else self._hosts.get(server_name.lower(), self.base)
 
     @property
     def lowest(self) -> int:
-        """The least severe that any host may want to see."""
+        """The least severe severity that any host needs."""
         return max(7 if rules.hold else rules.threshold for rules in (self.base, *self._hosts.values()))

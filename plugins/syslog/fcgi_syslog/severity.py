@@ -1,4 +1,4 @@
-"""What severity a line has: by its logging level, or guessed from the text of a line on STDERR.
+"""Finds the severity of a line: by its logging level, or by a guess from the text of a line on STDERR.
 
 The guesses, most certain first: a leading ``<N>`` (sd-daemon(3)), PHP's kinds of error (mapped as PHP's own syslog
 output does it, main/main.c `php_error_cb`), a JSON object's level, a Python traceback, a word such as ``error:`` or
@@ -34,9 +34,9 @@ _PREFIX = re.compile(r"<([0-7])>")
 _TRACEBACK = re.compile(r"(?:\s*\+ Exception Group )?Traceback \(most recent call last\):")
 _JSON_KEYS = ("level", "severity", "levelname", "log.level", "lvl")
 _JSON_LONGEST = 64 << 10
-"""Characters of JSON that are worth reading for a level."""
+"""Characters of the longest JSON text that is searched for a level."""
 _LOOK_AT = 160
-"""Characters at a line's beginning in which a word is looked for: enough for a time, a host and a logger's name."""
+"""Characters at a line's beginning in which a word is searched: enough for a time, a host and a logger's name."""
 _NAMES = "emerg|emergency|panic|alert|crit|critical|fatal|err|error|warn|warning|notice|info|debug|trace"
 _WORD = re.compile(
     rf"(?:^|[\s\[(<|:])(?:(?i:({_NAMES}))(?::|\]|\)|>|\s*\|)|({_NAMES.upper()})\b)"  # "error:", "[warn]", "ERROR"
@@ -46,7 +46,7 @@ _LEVELS = {"Error": ERR, "Exception": ERR, "Warning": WARNING}
 
 
 def of_level(level: int) -> int:
-    """The severity of a `logging` level. Levels between the named ones go by the lower; 25 is commonly "notice"."""
+    """Return the severity of a `logging` level. A level between two named ones counts as the lower; 25 is "notice"."""
     if level >= 50:
         return CRIT
     if level >= 40:
@@ -59,7 +59,7 @@ def of_level(level: int) -> int:
 
 
 def guess(text: str) -> tuple[int | None, str]:
-    """(severity, or None if nothing tells; the text, without a leading ``<N>``)."""
+    """Return the severity, None if the text does not show one, and the text without a leading ``<N>``."""
     if prefix := _PREFIX.match(text):
         return int(prefix[1]), text[prefix.end() :]
     if php := _PHP_LINE.match(text):

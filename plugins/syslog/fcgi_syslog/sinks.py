@@ -1,10 +1,10 @@
-"""Where the web side writes lines to. A disk or a network may stall for seconds: each sink has a thread of its own.
+"""Outputs of the web side. A disk or a network may stall for seconds, so each sink writes on a separate thread.
 
-A sink that fails is reported once in the operator's log; what is unwritten waits, within a bound, and is tried again
-after a pause that grows from `RETRY_AFTER` to `RETRY_MOST`. What does not fit any more is lost; so is a line that the
-sink can never write, and it holds up no other. Both are counted and reported. `when_written` reports when a line is
-written for good. Nothing here makes the loop wait: a sink that is closed ends by itself, and `finish` waits for all of
-them at the end of the process.
+A sink that fails is reported once in the operator's log. Its lines wait, within a bound, and writing is tried again
+after a pause that grows from `RETRY_AFTER` to `RETRY_MOST`. Lines beyond the bound are lost; so is a line that the sink
+refuses, and the lines after it go on. Both are counted and reported. `when_written` reports when lines are written for
+good. The event loop never waits here: a closed sink ends by itself, and `finish` waits for all of them at the end of
+the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from fcgi_core.plugin import FeedEntry, OutputFigures
+from fcgi_core.plugin import OutputFigures
 
 from .backlog import Backlog, Part, count_of, held_by, size_of
 from .lines import Lines
@@ -25,62 +25,63 @@ from .lines import Lines
 __all__ = ["QUEUE_BYTES", "Part", "Sink", "finish"]
 
 QUEUE_BYTES = 16 << 20
-"""Bytes of memory that what waits for one sink may hold."""
+"""Bytes of memory that the lines waiting for one sink may take."""
 SURE_QUEUE_BYTES = 256 << 20
-"""The same where delivery is acknowledged: who sends is bounded by its own spool, so this is for many of them."""
+"""The same with acknowledged delivery: each application is bounded by its spool, and this has room for many."""
 PORTION = 512 << 10
-"""Bytes of text, about, that are made of what waits at once."""
+"""Bytes of text, about, that waiting lines are formatted to at once."""
 RETRY_AFTER = 0.25
 RETRY_MOST = 8.0
 LOOK_AFTER = 0.02
-"""Seconds until a sink is asked again about what it wrote and is not sure of."""
+"""Seconds until a sink looks again whether the bytes that it wrote have arrived."""
 GATHER_FOR = 0.01
-"""Seconds that what comes first waits for more, to be written together."""
+"""Seconds that the first line waits for others, to be written together."""
 CLOSE_WITHIN = 5.0
-"""Seconds that sinks that were closed have to write what waits; what they have not written then is lost."""
+"""Seconds that a closed sink has to write its lines; the rest is lost."""
 STALLED_AFTER = 5.0
-"""Seconds without progress after which a sink that neither writes nor fails is said to stall."""
+"""Seconds after which a sink that neither writes nor fails is reported as stalled."""
 REPORT_EVERY = 60.0
-"""Seconds between two reports of lines that one sink lost, unless it has written all that waited, or ends."""
+"""Seconds between two reports of lost lines; sooner if the sink has caught up or ends."""
 
 _ending: set[Sink] = set()
-"""Those that were closed and still write."""
+"""Closed sinks that still write."""
 
 
 class Sink(ABC):
-    """A queue, and a thread that empties it. `threshold`: the least severe that is to be written here."""
+    """A queue, and a thread that empties it."""
 
     apart = False
-    """Lines go to several places, and one that fails holds up none of the others."""
+    """Lines go to several places, and a place that fails does not hold up the others."""
 
-    def __init__(self, name: str, log: logging.Logger, threshold: int = 7) -> None:
+    def __init__(self, name: str, log: logging.Logger) -> None:
         self.name = name
-        self.threshold = threshold
+        self.threshold = 7
+        """The least severe severity that is written here."""
         self.required = True
         """Whether an acknowledgement waits for this sink."""
         self.bound = QUEUE_BYTES
         self.lost = 0
-        """Lines that found the queue full, could never be written, or were not when the sink had to end."""
+        """Lines that found the queue full, were refused, or were unwritten when the sink ended."""
         self.lost_bytes = 0
         """Characters of their text."""
         self.cut = 0
-        """Lines that were too long for the sink and were written shorter."""
+        """Lines that were too long for the sink and were shortened."""
         self.accepted = 0
-        """Lines taken since the start."""
+        """Lines queued since the start."""
         self.written = 0
-        """Of those, how many are written for good, or given up; the first ones."""
+        """How many of them, from the first on, are written for good or given up."""
         self._given_up = 0
         self.closing = False
         self._log = log
         self._changed = threading.Condition()
         self._queue: list[tuple[Part, int]] = []
-        """With the memory that each holds."""
+        """Each with the bytes of memory that it takes."""
         self._last: Part | None = None
         self._queued = 0
         self._queued_lines = 0
         self._backlog = Backlog()
         self._unwritten = 0
-        """Bytes held by what the thread has: the backlog, and what is in hand."""
+        """Bytes of memory of the backlog and of the lines in hand."""
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         self._reopen = False
         self._busy = False
@@ -89,27 +90,20 @@ class Sink(ABC):
         self._errors = 0
         self._pause = RETRY_AFTER
         self._full = 0
-        """Lines that found the queue full and were not reported yet."""
+        """Unreported lines that found the queue full."""
         self._refused = 0
-        """Lines that could never be written and were not reported yet."""
+        """Unreported lines that were refused."""
         self._refusal = ""
         self._report_at = 0.0
         self._began = math.inf
-        """When the thread last made progress, if it is at work."""
+        """When the thread last made progress; infinity while it sleeps."""
         self._stalled = False
         self._thread: threading.Thread | None = None
 
     # ---- any thread
 
-    def write(self, entry: FeedEntry) -> None:
-        """Take a line; returns at once and never raises. Nothing is taken after `close`."""
-        self._take(entry)
-
-    def write_all(self, lines: Lines) -> None:
-        """The same for many; they are taken together or not at all."""
-        self._take(lines)
-
-    def _take(self, part: Part) -> None:
+    def write(self, part: Part) -> None:
+        """Queue one line or many, all or none; returns at once and never raises. After `close` nothing is queued."""
         count = count_of(part)
         with self._changed:
             if self.closing:
@@ -130,17 +124,17 @@ class Sink(ABC):
                 self._thread = threading.Thread(target=self._run, name=f"syslog {self.name}", daemon=True)
                 self._thread.start()
             elif not self._busy:
-                self._busy = True  # one wake-up is enough
+                self._busy = True  # wake it once
                 self._changed.notify_all()
 
     @property
     def held(self) -> int:
-        """Bytes of memory held by what waits and what is being written; `bound` at most."""
+        """Bytes of memory of all unwritten lines, at most `bound`."""
         with self._changed:
             return self._queued + self._unwritten
 
     def figures(self) -> OutputFigures:
-        """How it fares."""
+        """Return the state and the counters for the operator."""
         with self._changed:
             if self._failing:
                 state = "failing"
@@ -162,11 +156,16 @@ class Sink(ABC):
             )
 
     def look(self) -> None:
-        """Report a sink that stalls: its thread cannot. To be called about once a second."""
+        """Report if the sink is stalled, for its thread cannot. Call it about once a second."""
         figures = self.figures()
         stalled = figures.state == "stalled"
         if stalled and not self._stalled:
-            self._log.error("%s has taken nothing for %g s; %d lines wait", self.name, STALLED_AFTER, figures.waiting)
+            self._log.error(
+                "output %s is stalled: nothing written for %g s; %d lines wait",
+                self.name,
+                STALLED_AFTER,
+                figures.waiting,
+            )
         self._stalled = stalled
 
     def when_written(self, number: int, done: Callable[[], None]) -> None:
@@ -178,18 +177,18 @@ class Sink(ABC):
         done()
 
     def reopen(self) -> None:
-        """Open anew what is written to, before the next line."""
+        """Open files and sockets again before the next line."""
         with self._changed:
             self._reopen = True
             self._changed.notify_all()
 
     def drain(self, timeout: float = CLOSE_WITHIN) -> bool:
-        """Wait until everything is written; False if it is not after `timeout` seconds."""
+        """Wait until everything is written; False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(self._is_drained, timeout)
 
     def close(self) -> None:
-        """Write what waits, and end; returns at once. What fails from now on is lost and counted."""
+        """Have the thread write the waiting lines and end; returns at once. Lines that fail from now on are lost."""
         with self._changed:
             self.closing = True
             self._changed.notify_all()
@@ -197,45 +196,44 @@ class Sink(ABC):
                 _ending.add(self)
 
     def join(self, timeout: float = CLOSE_WITHIN) -> bool:
-        """After `close`: wait until it has ended; False if it has not after `timeout` seconds, which is reported."""
+        """After `close`: wait for the thread's end; False, and a report, after `timeout` seconds."""
         if self._thread is not None:
             self._thread.join(timeout)
             if self._thread.is_alive():
                 waiting = self.figures().waiting
-                self._log.error("%s does not take what waits for it; %d lines are lost", self.name, waiting)
+                self._log.error("output %s did not end in time: %d waiting lines are lost", self.name, waiting)
                 return False
         return True
 
-    # ---- what kinds of sinks do, on the thread
+    # ---- for subclasses, called on the thread
 
     @abstractmethod
     def prepare(self, part: Part) -> None:
-        """Take lines in hand, as they are to be written; all or none. What this raises is the fault of a line, which is
-        then given up."""
+        """Format lines and take them in hand, all or none. If it raises, a line is at fault, which is then given up."""
 
     @abstractmethod
     def push(self) -> None:
-        """Write what is in hand. OSError if that cannot be done now: what is left stays in hand for the next call."""
+        """Write the lines in hand. OSError if that fails now: the rest stays in hand for the next call."""
 
     @abstractmethod
     def left(self) -> int:
-        """The bytes in hand, unwritten or not known to have arrived."""
+        """Return the bytes in hand: unwritten, or not known to have arrived."""
 
     def lines_left(self) -> int | None:
-        """The lines in hand; None if that is not known, or if they are not written in order: then none counts as
-        written before all are."""
+        """Return the number of lines in hand; None if it is unknown or lines are not written in order: then none counts
+        as written before all are."""
         return None
 
     @abstractmethod
     def abandon(self) -> int:
-        """Forget what is in hand; how many lines that were."""
+        """Drop the lines in hand and return their number."""
 
     @abstractmethod
     def release(self) -> None:
-        """Close what is open."""
+        """Close files and sockets."""
 
     def give_up(self, count: int, size: int, why: object) -> None:
-        """Lines can never be written. Runs on the thread."""
+        """Count lines that the sink refuses. On the thread."""
         with self._changed:
             self.lost += count
             self._given_up += count
@@ -261,7 +259,7 @@ class Sink(ABC):
                     self._changed.wait_for(lambda: self._queue or self.closing or self._reopen, self._patience())
                 self._busy = True
                 if self._queue:
-                    # a thread that wakes up for each line would cost the loop more than the line does
+                    # waking up for each line would cost the loop more than the line does
                     self._changed.wait_for(lambda: self.closing, GATHER_FOR)
                 self._began = time.monotonic()
                 self._backlog.extend(self._queue)
@@ -277,7 +275,7 @@ class Sink(ABC):
         self._end()
 
     def _patience(self) -> float | None:
-        """How long the thread may sleep."""
+        """Return how many seconds the thread may sleep; None for any time."""
         if self._unwritten:
             return LOOK_AFTER
         if self._full or self._refused:
@@ -285,7 +283,7 @@ class Sink(ABC):
         return None
 
     def _attempt(self) -> bool:
-        """Whether it is written again."""
+        """Write the backlog; True if that works again after failures."""
         failure = self._write_backlog()
         if failure is not None:
             with self._changed:
@@ -293,18 +291,18 @@ class Sink(ABC):
                 self._error = str(failure) or type(failure).__name__
             if not self._failing:
                 self._pause = RETRY_AFTER
-                self._log.error("%s cannot be written: %s; lines wait and it is tried again", self.name, self._error)
+                self._log.error("output %s failed: %s; its lines wait and are tried again", self.name, self._error)
             else:
                 self._pause = min(self._pause * 2, RETRY_MOST)
             self._failing = True
         elif self._failing:
             self._failing = False
-            self._log.warning("%s is written again", self.name)
+            self._log.warning("output %s works again", self.name)
             return True
         return False
 
     def _write_backlog(self) -> OSError | None:
-        """Write what there is, portion by portion, until one cannot be written; why not."""
+        """Write all lines, portion by portion; return the error that ended it, None if all are written."""
         backlog = self._backlog
         while True:
             failure = None
@@ -312,8 +310,8 @@ class Sink(ABC):
                 self.push()
             except OSError as error:
                 failure = error
-            except Exception as error:  # a bug: what is in hand is lost, the rest goes on
-                self._log.exception("%s: what was in hand could not be written", self.name)
+            except Exception as error:  # a bug: the lines in hand are lost, the others go on
+                self._log.exception("output %s: unexpected error, the lines in hand are lost", self.name)
                 size = self.left()
                 self.give_up(self.abandon(), size, error)
             self._progress()
@@ -343,12 +341,12 @@ class Sink(ABC):
         left, lines_left = self.left(), self.lines_left()
         with self._changed:
             self._unwritten = left + self._backlog.held
-            taken = self.accepted - self._queued_lines - self._backlog.lines
+            prepared = self.accepted - self._queued_lines - self._backlog.lines
             before = self.written
             if left == 0:
-                self.written = taken
+                self.written = prepared
             elif lines_left is not None:
-                self.written = max(self.written, taken - lines_left)
+                self.written = max(self.written, prepared - lines_left)
             if self.written > before:
                 self._began = time.monotonic()
             over = [done for number, done in self._waiting if number <= self.written]
@@ -357,7 +355,7 @@ class Sink(ABC):
             done()
 
     def _report(self, at_once: bool) -> None:
-        """Report what was lost since it was last reported."""
+        """Report the lines lost since the last report."""
         now = time.monotonic()
         if not (self._full or self._refused) or (now < self._report_at and not at_once):
             return
@@ -366,9 +364,9 @@ class Sink(ABC):
             full, self._full = self._full, 0
             refused, self._refused = self._refused, 0
         if full:
-            self._log.error("%s: %d lines found its queue full and are lost", self.name, full)
+            self._log.error("output %s: queue full, %d lines lost", self.name, full)
         if refused:
-            self._log.error("%s: %d lines can never be written and are lost: %s", self.name, refused, self._refusal)
+            self._log.error("output %s refused %d lines, which are lost: %s", self.name, refused, self._refusal)
 
     def _end(self) -> None:
         size = self._unwritten
@@ -378,19 +376,19 @@ class Sink(ABC):
             self.lost += lost
             self._given_up += lost
             self.lost_bytes += size
-            self.written = self.accepted  # nothing waits any more; an acknowledgement that did is never sent
+            self.written = self.accepted  # a waiting acknowledgement is never sent
             self._backlog = Backlog()
             self._unwritten = 0
             self._busy = False
             self._began = math.inf
             self._changed.notify_all()
         if lost:
-            self._log.error("%s: %d lines of %d bytes could not be written and are lost", self.name, lost, size)
+            self._log.error("output %s closed with %d lines (%d bytes) unwritten; they are lost", self.name, lost, size)
         _ending.discard(self)
 
 
 def finish() -> None:
-    """Wait for the sinks that were closed, for all of them together no longer than one may take."""
+    """Wait for all closed sinks, together no longer than one may take."""
     deadline = time.monotonic() + CLOSE_WITHIN
     for sink in list(_ending):
         sink.join(max(0.0, deadline - time.monotonic()))

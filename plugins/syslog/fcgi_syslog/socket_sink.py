@@ -2,8 +2,8 @@
 
     <11>Jul  1 12:00:00 shop[71]: shop.example: no such item: 17
 
-The older form of RFC 3164 is what rsyslog's imuxsock and journald read there. A socket that is full, or gone while the
-daemon restarts, makes the lines wait.
+rsyslog's imuxsock and journald read this older form, RFC 3164. While the socket is full, or gone because the daemon
+restarts, lines wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from fcgi_core.plugin import FeedEntry, escape
 
 from .datagram_sink import DatagramSink
 from .message import clip
-from .sinks import RETRY_AFTER
 
 __all__ = ["SocketSink", "format_datagram"]
 
@@ -27,7 +26,7 @@ _NOT_TAG = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def format_datagram(entry: FeedEntry, limit: int | None = None) -> bytes:
-    """The datagram of an entry, its text cut to `limit` bytes. Times are local, as syslog(3) has them."""
+    """Return the datagram of an entry, its text cut to `limit` bytes. Times are local, as in syslog(3)."""
     when = time.localtime(entry.time)
     stamp = f"{_MONTHS[when.tm_mon - 1]} {when.tm_mday:2} {when.tm_hour:02}:{when.tm_min:02}:{when.tm_sec:02}"
     tag = _NOT_TAG.sub("_", entry.application[:32]) or "-"
@@ -40,10 +39,10 @@ def format_datagram(entry: FeedEntry, limit: int | None = None) -> bytes:
 
 
 class SocketSink(DatagramSink):
-    """`path`: the daemon's socket."""
+    """Writes to the daemon's socket at `path`."""
 
-    def __init__(self, path: str, log: logging.Logger, threshold: int = 7) -> None:
-        super().__init__(path, log, threshold)
+    def __init__(self, path: str, log: logging.Logger) -> None:
+        super().__init__(path, log)
         self._path = path
 
     def format(self, entry: FeedEntry, limit: int | None) -> bytes:
@@ -52,19 +51,13 @@ class SocketSink(DatagramSink):
     def send(self, data: bytes) -> None:
         fresh = self._socket is None
         try:
-            (self._socket or self._open()).send(data)
+            (self._socket or self.connect(socket.AF_UNIX, self._path)).send(data)
         except TimeoutError:
-            raise  # it is there, but does not read
+            raise  # the daemon is there, but does not read
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
                 raise
             self.release()
             if fresh:
                 raise
-            self._open().send(data)  # the daemon has been restarted
-
-    def _open(self) -> socket.socket:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(RETRY_AFTER)
-        self._socket.connect(self._path)
-        return self._socket
+            self.connect(socket.AF_UNIX, self._path).send(data)  # the daemon has been restarted

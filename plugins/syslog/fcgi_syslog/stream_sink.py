@@ -1,10 +1,10 @@
 """Lines to a syslog server over TCP, with octet counts (RFC 6587 section 3.4.1), or over TLS (RFC 5425).
 
-Syslog has no acknowledgements, and what a send() took may never be read. So a line is kept until the server's kernel
-has acknowledged its bytes (SIOCOUTQ of tcp(7)), and sent again on the next connection if this one ends before. Even
-then the server may have died before it read them: when a connection is reset, as it is when unread data is in it, the
-last `REPEAT_BYTES` go again. Lines may come twice, then, and get lost only if more than that was unread. A connection
-that the server has closed is noticed before the next line is given to it.
+Syslog has no acknowledgements, and bytes that send() accepted may never be read. So a line is kept until the server's
+kernel has acknowledged its bytes (SIOCOUTQ of tcp(7)), and sent again on the next connection if this one ends before.
+Even then the server may die before it reads them, which resets the connection: then the last `REPEAT_BYTES` are sent
+again. So lines may arrive twice, and are lost only if more than that was unread. Before each line the sink checks
+whether the server has closed the connection.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from .sinks import CLOSE_WITHIN, STALLED_AFTER, Part, Sink
 __all__ = ["StreamSink", "tls_context"]
 
 BATCH_BYTES = 64 << 10
-"""What is given to the socket at once, and kept or given up together."""
+"""Bytes that go to the socket at once, and are kept or given up together."""
 REPEAT_BYTES = 1 << 20
-"""Of what the server's kernel has acknowledged, how much is sent again after a reset."""
+"""Acknowledged bytes that are sent again after a reset."""
 CONNECT_WITHIN = 5.0
 LOOK_UP_EVERY = 1.0
-"""Seconds between looks whether to end, while the server takes nothing."""
+"""Seconds between checks whether to end, while the server reads nothing."""
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
-"""Seconds, seconds, and how often: a server's machine that is gone is noticed within a minute."""
+"""Seconds, seconds, and a count: a server's machine that is gone is noticed within a minute."""
 _SIOCOUTQ = 0x5411
 """ioctl of Linux: bytes that the peer has not acknowledged."""
 _RESET = (BrokenPipeError, ConnectionResetError, ssl.SSLError)
 
 
 class _DoesNotRead(TimeoutError):
-    """The connection is kept, and the batch goes on where it stopped."""
+    """The server reads nothing. The connection is kept, and the batch goes on where it stopped."""
 
 
 class _Batch:
@@ -50,11 +50,11 @@ class _Batch:
         self.data = data
         self.lines = lines
         self.end = 0
-        """Bytes sent on this connection up to its end."""
+        """Bytes sent on this connection up to the end of the batch."""
 
 
 def tls_context(ca: str | None, certificate: str | None, key: str | None) -> ssl.SSLContext:
-    """What a server must show, and what we show. OSError (of which SSLError is one) if a file cannot be used."""
+    """Return the context for a server's certificate and ours. OSError, such as SSLError, if a file cannot be used."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9662
     if certificate is not None:
@@ -63,20 +63,19 @@ def tls_context(ca: str | None, certificate: str | None, key: str | None) -> ssl
 
 
 class StreamSink(Sink):
-    """`context` makes it TLS; the server's certificate must name `peer_name`, or else `host`."""
+    """Writes to a server; over TLS with `context`, and then its certificate must name `peer_name`, or else `host`."""
 
     def __init__(
         self,
         host: str,
         port: int,
         log: logging.Logger,
-        threshold: int = 7,
         *,
         longest_text: int = 64 << 10,
         context: ssl.SSLContext | None = None,
         peer_name: str | None = None,
     ) -> None:
-        super().__init__(f"{'tcp' if context is None else 'tls'} {host}:{port}", log, threshold)
+        super().__init__(f"{'tcp' if context is None else 'tls'} {host}:{port}", log)
         self._address = (host, port)
         self._longest_text = longest_text
         self._context = context
@@ -84,9 +83,9 @@ class StreamSink(Sink):
         self._socket: socket.socket | None = None
         self._unsent: deque[_Batch] = deque()
         self._unsure: deque[_Batch] = deque()
-        """Sent on this connection, not known to be acknowledged."""
+        """Batches sent on this connection that may not be acknowledged."""
         self._repeat: deque[_Batch] = deque()
-        """Acknowledged by the kernel, the latest."""
+        """The latest batches that the server's kernel has acknowledged."""
         self._repeat_bytes = 0
         self._sent = 0
         self._offset = 0
@@ -121,7 +120,7 @@ class StreamSink(Sink):
             if self.closing:
                 self._settle_all(used)
         except _DoesNotRead:
-            raise  # it is there: a new connection would not be read either
+            raise  # a new connection would not be read either
         except OSError as error:
             self._disconnect(reset=isinstance(error, _RESET))
             raise
@@ -159,7 +158,7 @@ class StreamSink(Sink):
         return plain
 
     def _disconnect(self, *, reset: bool) -> None:
-        """Close; what may not have arrived is to be sent again."""
+        """Close the connection; batches that may not have arrived are sent again."""
         if self._socket is None:
             return
         self._socket.close()
@@ -173,7 +172,7 @@ class StreamSink(Sink):
         self._offset = 0
 
     def _send(self, used: socket.socket) -> None:
-        """Give the first unsent batch to the socket, whole."""
+        """Give the whole first unsent batch to the socket."""
         batch = self._unsent[0]
         view = memoryview(batch.data)
         since = time.monotonic()
@@ -195,12 +194,12 @@ class StreamSink(Sink):
             self._settle(used)
 
     def _settle(self, used: socket.socket) -> None:
-        """See what the server's kernel has."""
-        # with TLS more bytes were sent than we count: what it says is on the safe side
+        """Move the batches that the server's kernel has acknowledged."""
+        # TLS sends more bytes than are counted here, so this never says too much
         certain = self._sent - struct.unpack("i", fcntl.ioctl(used.fileno(), _SIOCOUTQ, bytes(4)))[0]
         while self._unsure and self._unsure[0].end <= certain:
             batch = self._unsure.popleft()
-            batch.lines = 0  # if it goes again, nobody waits for that
+            batch.lines = 0  # its lines count as written, even if it is sent again
             self._repeat.append(batch)
             self._repeat_bytes += len(batch.data)
             while self._repeat_bytes > REPEAT_BYTES:
@@ -215,7 +214,7 @@ class StreamSink(Sink):
                 pause(0.005)
 
     def _ended(self, used: socket.socket) -> bool:
-        """Whether the server has closed. Syslog servers send nothing; what TLS has to say is read and forgotten."""
+        """Return whether the server has closed the connection. Syslog servers send nothing but TLS messages."""
         while select.select([used], [], [], 0)[0]:
             used.settimeout(0)
             try:

@@ -1,6 +1,6 @@
-"""Lines to a syslog server in datagrams (RFC 5426). Nobody tells when one is lost on the way.
+"""Lines to a syslog server in datagrams (RFC 5426). A datagram lost on the way is not noticed.
 
-Where nobody listens on a machine that is there, its kernel says so after the first: from then on lines wait.
+If no server listens on a machine that is up, its kernel says so after the first datagram; further lines wait.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from fcgi_core.plugin import FeedEntry
 
 from .datagram_sink import DatagramSink
 from .formats import format_message
-from .sinks import RETRY_AFTER
 
 __all__ = ["UdpSink"]
 
 
 class UdpSink(DatagramSink):
-    """`host` is looked up each time the socket is opened."""
+    """Looks `host` up each time it opens the socket."""
 
     first_limit = 8 << 10
-    """RFC 5426 section 3.2: receivers should take 2 KiB and more; rsyslog takes 8 KiB unless told otherwise."""
+    """RFC 5426 section 3.2: receivers should accept 2 KiB and more; rsyslog accepts 8 KiB by default."""
 
-    def __init__(self, host: str, port: int, log: logging.Logger, threshold: int = 7) -> None:
-        super().__init__(f"udp {host}:{port}", log, threshold)
+    def __init__(self, host: str, port: int, log: logging.Logger) -> None:
+        super().__init__(f"udp {host}:{port}", log)
         self._address = (host, port)
         self._turn = 0
 
@@ -44,9 +43,6 @@ class UdpSink(DatagramSink):
 
     def _open(self) -> socket.socket:
         found = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)
-        # a name may have several addresses, of which nobody listens at some: take turns
-        family, kind, protocol, _, address = found[self._turn % len(found)]
-        self._socket = socket.socket(family, kind, protocol)
-        self._socket.settimeout(RETRY_AFTER)
-        self._socket.connect(address)
-        return self._socket
+        # a name may have several addresses, and a server may listen at one alone: alternate
+        family, _, _, _, address = found[self._turn % len(found)]
+        return self.connect(family, address)

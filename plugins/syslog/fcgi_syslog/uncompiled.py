@@ -1,7 +1,7 @@
-"""What must run as it is, though all around it is compiled: mypyc has its limits.
+"""The code that must stay interpreted where the rest of the plugin is compiled by mypyc.
 
-A compiled function does not become a method of a class that is not, a class derived from `threading.local` might have
-attributes that all threads share, and a generator's `finally` does not run when the code that iterates over it stops.
+A compiled function cannot become a method of an interpreted class, a compiled class derived from `threading.local` may
+share its attributes between threads, and the `finally` of a compiled generator does not run if iteration stops early.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ T = TypeVar("T")
 Listener = Callable[[logging.Logger, logging.LogRecord], bool]
 
 nothing = logging.NullHandler()
-"""In the place of `logging.lastResort`, which writes to stderr what no handler takes."""
+"""Replaces `logging.lastResort`, which writes records without a handler to stderr."""
 
 
 class Sending(threading.local):
-    """What a thread of the application sends by itself, not through the loop."""
+    """The lines that a thread of the application sends by itself, not through the loop."""
 
     now = False
     echo = False
-    """What it sends was said while it sent something else."""
+    """The line being sent was logged while another was sent."""
 
     def __init__(self) -> None:
         self.later: list[tuple[str, bytes, RequestInfo | None, int]] = []
 
 
 def guarded(items: Iterable[T], busy: Callable[[bool], None]) -> Iterator[T]:
-    """`items`; `busy(True)` before the first, `busy(False)` after the last, or when the code that wants them gives
-    up."""
+    """Yield `items`; call `busy(True)` before the first, and `busy(False)` after the last or when iteration stops."""
     busy(True)
     try:
         yield from items
@@ -45,17 +44,17 @@ def guarded(items: Iterable[T], busy: Callable[[bool], None]) -> Iterator[T]:
 
 # ---- records, of all loggers
 #
-# A handler on the root logger would do, were it not for applications: logging.config and basicConfig(force=True) remove
-# it, basicConfig() does nothing where there is one, and no record of a logger with propagate=False comes to it.
+# A handler on the root logger is not enough: logging.config and basicConfig(force=True) remove it, basicConfig() does
+# nothing if there is one, and records of a logger with propagate=False do not reach it.
 
 _listeners: tuple[Listener, ...] = ()
 _call_handlers: Callable[[logging.Logger, logging.LogRecord], None] | None = None
-"""What was in the place of `_heard`, while that is somewhere in the chain of those that take its place."""
+"""The method that `_heard` replaced and calls; None while `_heard` is not in use."""
 
 
 def listen(listener: Listener) -> None:
-    """Call `listener` with each record that its logger lets pass, before the logger's handlers. If it returns True they
-    do not get it."""
+    """Call `listener` with each record that its logger passes, before the logger's handlers; if it returns True the
+    handlers do not get the record."""
     global _listeners, _call_handlers
     _listeners = (*_listeners, listener)
     if _call_handlers is None:
@@ -64,10 +63,10 @@ def listen(listener: Listener) -> None:
 
 
 def stop_listening(listener: Listener) -> None:
-    """No more."""
+    """Stop calling `listener`."""
     global _listeners, _call_handlers
     _listeners = tuple(one for one in _listeners if one != listener)
-    if not _listeners and logging.Logger.callHandlers is _heard:  # else another stands before it: it stays, and is idle
+    if not _listeners and logging.Logger.callHandlers is _heard:  # if replaced since, it stays and is idle
         assert _call_handlers is not None
         logging.Logger.callHandlers = _call_handlers  # type: ignore[assignment,method-assign]
         _call_handlers = None
@@ -83,7 +82,7 @@ def _heard(logger: logging.Logger, record: logging.LogRecord) -> None:
     if not Output.replaced:
         _call_handlers(logger, record)
         return
-    before, _here.writes = _here.writes, True  # what handlers write to stderr has been taken as a record
+    before, _here.writes = _here.writes, True  # captured as a record already
     try:
         _call_handlers(logger, record)
     finally:
@@ -95,17 +94,17 @@ def _heard(logger: logging.Logger, record: logging.LogRecord) -> None:
 
 class _Here(threading.local):
     writes = False
-    """This thread is inside what takes lines, or in a handler of logging: what it writes is no line of its own."""
+    """This thread runs `take` or a logging handler, so its writes are not new lines."""
 
 
 _here = _Here()
 
 
 class Output:
-    """Stands for sys.stdout or sys.stderr: what is written goes to `take`, and to `stream` if that returns False."""
+    """Replaces sys.stdout or sys.stderr: text goes to `take`, and to `stream` if `take` returns False."""
 
     replaced: ClassVar[int] = 0
-    """How many there are."""
+    """How many instances are in use."""
 
     def __init__(self, stream: TextIO, take: Callable[[str], bool]) -> None:
         self.stream = stream

@@ -1,4 +1,4 @@
-"""The half beside the web server: messages come in as remote text and go to the live feed and the outputs."""
+"""The half on the web server's side: messages arrive as remote text and go to the live feed and the outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .options import Output, SyslogOptions
 from .outputs import make_sink
 from .reassembly import Reassembler
 from .rules import RulesByHost
-from .severity import CRIT, WARNING
+from .severity import WARNING
 from .sinks import Sink
 from .storm import StormControl
 
@@ -36,20 +36,20 @@ _KEY = "syslog"
 """In `RequestInfo.plugin_data`."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 HELD_STDERR = 8 << 20
-"""Bytes of FCGI_STDERR that wait for their next line, of all requests together; beyond it those that have waited for
-longest are told as they are. An application can leave `max_message` of each of thousands of requests unfinished."""
+"""Bytes of unfinished FCGI_STDERR lines of all requests together; beyond it the oldest are published as they are. An
+application can leave `max_message` bytes of each of thousands of requests unfinished."""
 KNOWN_HEADS = 1024
-"""Beginnings of lines that are kept taken apart: one for each logger and severity, and for each request."""
+"""Parsed heads that are kept: one for each logger and severity, and virtual host."""
 KNOWN_HEAD_LENGTH = 2048
-"""Characters of the longest that is kept,"""
+"""Characters of the longest head that is kept."""
 KNOWN_HEAD_COST = 8192
-"""and the bytes of memory that it may take: an application may give a line hundreds of fields."""
+"""Bytes of memory of the largest head that is kept: an application may give a line hundreds of fields."""
 
 
 class _Source:
-    """What this side knows of a request, whatever a line says; and its FCGI_STDERR.
+    """What this side knows of a request, whatever a line says, and the request's FCGI_STDERR.
 
-    The request holds it, so it does not hold the request: both go as soon as nobody needs them.
+    The request holds its source, so the source does not hold the request: reference counts free both.
     """
 
     __slots__ = ("_data", "_fields", "details", "quiet", "server_name", "stderr")
@@ -63,15 +63,15 @@ class _Source:
         self._fields: dict[str, str] = self.details
 
     def fields(self, data: Data) -> dict[str, str]:
-        """Its structured data: what the application added, and over it what this side knows."""
-        if data is not self._data:  # most lines of a request have the same
+        """Return the fields of a line: those that the application added, overridden by what this side knows."""
+        if data is not self._data:  # most lines of a request have the same data
             self._fields = _added(data) | self.details
             self._data = data
         return self._fields
 
 
 class SyslogWeb(WebHalf):
-    """All hooks run on the loop's thread; the outputs write on threads of their own."""
+    """All hooks run on the loop's thread; each output writes on a separate thread."""
 
     def __init__(self, host: WebHost, options: SyslogOptions) -> None:
         self._host = host
@@ -82,42 +82,38 @@ class SyslogWeb(WebHalf):
         self._storms = StormControl()
         self._batched = options.batched
         self._heads: dict[tuple[str | None, ...], Head] = {}
-        """By their text and the name of the application; and by the virtual host, where it is the request's, or by None
-        where the request is not known any more."""
+        """By text and application name; for a line that names its request also by the request's virtual host, which is
+        None once the request is forgotten."""
         self._holding: dict[_Source, RequestInfo] = {}
-        """STDERR that waits for its next line."""
+        """Sources with an unfinished event on STDERR, oldest first."""
         self._held = 0
-        """Bytes of it."""
+        """Bytes of these unfinished events."""
         self.malformed = 0
-        """Items that were no RFC 5424 messages."""
+        """Items that were not RFC 5424 messages."""
         self._last_malformed = ""
         self._reported = 0
-        self._sinks = [self._sink(output) for output in options.outputs]
-
-    @property
-    def sinks(self) -> list[Sink]:
+        self.sinks = [self._sink(output) for output in options.outputs]
         """The outputs, in the order of the options."""
-        return self._sinks
 
     def output_figures(self) -> list[OutputFigures]:
-        return [sink.figures() for sink in self._sinks]
+        return [sink.figures() for sink in self.sinks]
 
     def reopen(self) -> None:
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.reopen()
 
     def configure(self, options: SyslogOptions, server_name: str | None = None) -> None:
-        """The new options; outputs that stay the same keep what waits in them."""
+        """Use new options; unchanged outputs keep their waiting lines."""
         if server_name is not None:
             self._rules.change(options, server_name)
             return
         for name in ("scope", "delivery"):
             if getattr(options, name) != getattr(self._options, name):
                 raise StartAnew(f"syslog.{name} is {getattr(self._options, name)}")
-        kept = dict(zip((output.model_dump_json() for output in self._options.outputs), self._sinks, strict=True))
+        kept = dict(zip((output.model_dump_json() for output in self._options.outputs), self.sinks, strict=True))
         fresh = [output for output in options.outputs if output.model_dump_json() not in kept]
-        made = {output.model_dump_json(): self._sink(output) for output in fresh}  # all, or none is taken over
-        self._sinks = [
+        made = {output.model_dump_json(): self._sink(output) for output in fresh}  # if one fails, all stays as it was
+        self.sinks = [
             made[key] if (key := output.model_dump_json()) in made else kept.pop(key) for output in options.outputs
         ]
         for sink in kept.values():
@@ -127,8 +123,8 @@ class SyslogWeb(WebHalf):
         self._rules.change(options, None)
 
     def commit(self) -> Future[None] | None:
-        """Taken over is what every required output has written for good."""
-        behind = [(sink, sink.accepted) for sink in self._sinks if sink.required and sink.written < sink.accepted]
+        """Return a future of when every required output has written all lines for good; None if they have."""
+        behind = [(sink, sink.accepted) for sink in self.sinks if sink.required and sink.written < sink.accepted]
         return _all_written(behind) if behind else None
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
@@ -152,7 +148,7 @@ class SyslogWeb(WebHalf):
             if name:
                 text = text.removeprefix(f"{name}: ")
         else:
-            # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
+            # its request is forgotten, and the application's claim about it is not to be trusted
             name = identity = ""
             fields = _flat(message.data)
         if problem:
@@ -176,7 +172,7 @@ class SyslogWeb(WebHalf):
         )
 
     def _lines(self, item: bytes, association: AssociationInfo) -> Lines:
-        """The lines of a batch. ValueError says what is wrong with it."""
+        """Return the lines of a batch. ValueError says what is wrong with it."""
         texts, times, requests, numbers, lines, clean = batch.decode(item)
         peer_name = association.peer_name
         known = self._heads
@@ -184,7 +180,7 @@ class SyslogWeb(WebHalf):
             heads = [known.get((text, peer_name)) or self._head((text, peer_name)) for text in texts]
             return Lines(heads, times, numbers, lines, clean)
         if not self._options.by_request or self._options.own_streams:
-            raise ValueError("a batch names requests, which this scope does not have")
+            raise ValueError("a batch names requests, which this scope does not allow")
         heads = []
         places: dict[tuple[int, object], int] = {}
         of_lines: list[int] = []
@@ -218,11 +214,11 @@ class SyslogWeb(WebHalf):
         data = message.data
         name, identity, fields = _of_claims(data)
         if message.time is not None or message.text not in ("", f"{name}: ") or not text.endswith(" "):
-            raise ValueError("a head of a batch has a time, or a text of its own")
+            raise ValueError("a head of a batch has a time or a text")
         if len(begins) > 2:
             identity = ""
             if begins[2] is None:
-                # its request is long over: nobody knows any more whose it was, and what it claims is but a claim
+                # its request is forgotten, and the application's claim about it is not to be trusted
                 name, fields = "", _flat(data)
             else:
                 name, fields = begins[2], _added(data)
@@ -245,13 +241,13 @@ class SyslogWeb(WebHalf):
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         if not self._holding:
-            return  # and no `plugin_data` made for each request
+            return  # without making `plugin_data` for each request
         source = request.plugin_data.get(_KEY)
         if source in self._holding:
             self._flush(source, request)
 
     def stderr(self, request: RequestInfo, data: bytes) -> None:
-        """What the application side sent as FCGI_STDERR; if it makes lines of it itself (`copy`), those are enough."""
+        """Publish FCGI_STDERR, unless the application side makes lines of it itself (`copy`)."""
         if self._options.stderr == "copy" or "stderr" not in self._options.capture:
             return
         source = self._source(request)
@@ -266,17 +262,16 @@ class SyslogWeb(WebHalf):
             self._flush(*next(iter(self._holding.items())))
 
     def tick(self) -> None:
-        over = [(source, request) for source, request in self._holding.items() if source.quiet]
-        for source in self._holding:
+        for source, request in list(self._holding.items()):
+            if source.quiet:
+                self._flush(source, request)
             source.quiet = True
-        for source, request in over:
-            self._flush(source, request)
         self._report_suppressed()
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.look()
         if self.malformed != self._reported:
             self._host.log.warning(
-                "%d items were no RFC 5424 messages, the last from %s",
+                "%d items were not RFC 5424 messages, the last from %s",
                 self.malformed - self._reported,
                 self._last_malformed,
             )
@@ -286,7 +281,7 @@ class SyslogWeb(WebHalf):
         for source, request in list(self._holding.items()):
             self._flush(source, request)
         self._report_suppressed()
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.close()
 
     def _sink(self, output: Output) -> Sink:
@@ -312,8 +307,7 @@ class SyslogWeb(WebHalf):
         for event in events:
             severity, text = rules.of_stderr(event)
             now = time.time()
-            limited = rules.rate and severity > CRIT
-            if limited and not self._storms.allows(source.server_name, rules.rate, rules.burst, now):
+            if not self._storms.allows(source.server_name, severity, rules, now):
                 continue
             self._publish(
                 FeedEntry(
@@ -338,20 +332,20 @@ class SyslogWeb(WebHalf):
 
     def _publish(self, entry: FeedEntry) -> None:
         self._host.publish(entry)
-        for sink in self._sinks:
+        for sink in self.sinks:
             if entry.severity <= sink.threshold:
                 sink.write(entry)
 
     def _publish_all(self, lines: Lines) -> None:
         self._host.publish_all(lines)
-        for sink in self._sinks:
+        for sink in self.sinks:
             wanted = lines.down_to(sink.threshold)
             if wanted is not None:
-                sink.write_all(wanted)
+                sink.write(wanted)
 
 
 def _flat(data: Data, but: str = "") -> dict[str, str]:
-    """Structured data as one mapping, without the element `but`; others' elements keep their names before a dot."""
+    """Return structured data as one mapping, without the element `but`; foreign names begin with their element."""
     fields: dict[str, str] = {}
     for element, parameters in data.items():
         if element != but:
@@ -362,14 +356,14 @@ def _flat(data: Data, but: str = "") -> dict[str, str]:
 
 
 def _added(data: Data) -> dict[str, str]:
-    """What an application may add to a line whose request is known here: not what is about the request."""
+    """Return the fields that an application may add to a line whose request is known here: none about the request."""
     added = _flat(data, REQUEST_ELEMENT)
     of_process = data.get(REQUEST_ELEMENT, _NOTHING)
     return added | {name: of_process[name] for name in OF_PROCESS if name in of_process}
 
 
 def _of_claims(data: Data) -> tuple[str, str, dict[str, str]]:
-    """Virtual host, request and other fields, where nobody but the application can say whose line it is."""
+    """Return virtual host, request and other fields as the application claims them."""
     fields = _flat(data)
     about = data.get(REQUEST_ELEMENT, _NOTHING)
     for name in ("server_name", "request"):
@@ -379,9 +373,9 @@ def _of_claims(data: Data) -> tuple[str, str, dict[str, str]]:
 
 
 def _all_written(behind: list[tuple[Sink, int]]) -> Future[None]:
-    """A future that is done when each sink has written so many lines."""
+    """Return a future that is done when each sink has written that many lines."""
     future: Future[None] = Future()
-    left = [None] * (len(behind) - 1)  # sinks call back on threads of their own: one takes the last
+    left = [None] * (len(behind) - 1)  # sinks call back on separate threads: one pops the last
 
     def one_written() -> None:
         try:

@@ -1,6 +1,6 @@
-"""A JSON access log with what the web server does not know: the times on the way, and which application answered.
+"""A JSON access log with figures that the web server lacks: the times on the way, and errors of the application.
 
-A plugin of one half: nothing travels, so it has no channels and needs no counterpart in the application.
+A plugin with a web half only: nothing travels, so it needs no channels and no half in the application.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["AccessPlugin", "plugin"]
 
 
 class AccessPlugin(Plugin):
-    """A JSON access log with what the web server does not know."""
+    """A JSON access log with figures that the web server lacks."""
 
     name = "access"
     version = "0.1"
 
     class Options(Plugin.Options):
         file: str = "/var/log/fcgi-sctp/access.json"
-        """The log: a JSON object a line."""
+        """The log file, with a JSON object in each line."""
         slower_than: float = 0.0
-        """Seconds: only requests that took at least as long are written."""
+        """Seconds; only requests that took at least this long are written."""
 
     def web_half(self, host: WebHost, options: Any) -> WebHalf:
         return AccessLog(options)
@@ -39,7 +39,7 @@ class AccessLog(WebHalf):
     def configure(self, options: Any, server_name: str | None = None) -> None:
         if options.file != self.path:
             if server_name is not None:
-                raise ValueError("access.file: there is one for all virtual hosts")
+                raise ValueError("access.file must be the same for all virtual hosts")
             raise StartAnew("another file")
         self.options.change(options, server_name)
 
@@ -62,7 +62,7 @@ class AccessLog(WebHalf):
             "aborted": outcome.aborted,
             "error": outcome.error,
         }
-        # json escapes what could begin a new line or a terminal's escape sequence
+        # JSON escapes newlines and control characters
         self.file.write(json.dumps(line) + "\n")
 
     def tick(self) -> None:

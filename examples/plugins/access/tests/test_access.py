@@ -44,7 +44,7 @@ def test_options_change_while_running_for_all_or_for_one_host(tmp_path: Path) ->
             harness.run(1)
             assert harness.change({"access.file": str(second), "access.slower_than@blog.example": "0"}) == {}
         told = harness.change({"access.file@blog.example": str(first)})
-        assert "one for all" in told["access.file@blog.example"]
+        assert "same for all virtual hosts" in told["access.file@blog.example"]
     assert [json.loads(line)["server_name"] for line in first.read_text().splitlines()] == ["shop.example"]
     names = [json.loads(line)["server_name"] for line in second.read_text().splitlines()]
     assert names == ["shop.example", "blog.example"]

@@ -1,6 +1,6 @@
 """A file on the web host switches virtual hosts of the application to maintenance.
 
-The other direction: the web half sends, the application half keeps what it was told for the application to ask::
+Here the web half sends, and the application half keeps what it received for the application to ask::
 
     from fcgi_sctp_maintenance import under_maintenance
 
@@ -46,7 +46,7 @@ class MaintenancePlugin(Plugin):
 
     class Options(Plugin.Options):
         file: str = "/etc/fcgi-sctp/maintenance"
-        """SERVER_NAMEs, one a line; the web side looks once a second."""
+        """A file with a SERVER_NAME in each line; the web side reads it once a second."""
 
     def channels(self, options: Any) -> list[Channel]:
         return [Channel("maintenance", direction=Direction.TO_APPLICATION)]
@@ -72,18 +72,18 @@ class Watcher(WebHalf):
     def __init__(self, host: WebHost, file: Path) -> None:
         self.host = host
         self.file = file
-        self.told: list[str] | None = None
+        self.sent: list[str] | None = None
 
     def association_up(self, association: AssociationInfo) -> None:
-        self.told = None  # the newcomer knows nothing yet
+        self.sent = None  # the new application knows no names yet
 
     def tick(self) -> None:
         try:
             names = sorted(line.strip() for line in self.file.read_text(encoding="utf-8").splitlines() if line.strip())
         except FileNotFoundError:
             names = []
-        if names != self.told:
-            self.told = names
+        if names != self.sent:
+            self.sent = names
             self.host.broadcast("maintenance", json.dumps(names).encode())
 
 
