@@ -7,12 +7,9 @@ import os
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from threading import get_ident
-from typing import TYPE_CHECKING
 
 from ..plugin import FeedEntry
-
-if TYPE_CHECKING:
-    from .downstream import WebExchange
+from .exchange import WebExchange
 
 __all__ = ["FaultFeed", "about"]
 

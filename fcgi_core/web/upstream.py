@@ -39,7 +39,7 @@ from ..sctp.carrier import Address, Association, Carrier, CarrierError
 from ..sctp.endpoints import resolve
 from .attempts import FIRST_RETRY, LAST_RETRY, STEADY, Attempts, Presence
 from .balance import AVOID_FOR, MAX_FAILURES, Health
-from .downstream import WebExchange
+from .exchange import State, WebExchange
 from .faults import about
 from .probe import Probe, ProbeOptions, Prober
 
@@ -69,7 +69,7 @@ class Owner(Protocol):
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         """An upstream that is another member's and whose association is with the process of this instance."""
 
-    def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
+    def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
         """An application that is configured is up; `others` of its SETTINGS may tell of workers."""
 
     def upstream_ready(self) -> None:
@@ -279,7 +279,7 @@ class Upstream:
         request.context = exchange
         exchange.link = link
         exchange.request = request
-        exchange.state = self
+        exchange.state, exchange.upstream = State.SENT, self
         exchange.can_be_sent_again = whole
         if whole:
             exchange.downstream.read_on(exchange)  # while it waited its body may have been more than is kept
@@ -307,11 +307,6 @@ class Upstream:
         """Nobody waits for the answer."""
         if self.link is not None:
             self._connection.abort(exchange.request)
-            self.driver.wake()
-
-    def consumed(self, exchange: WebExchange, count: int) -> None:
-        if self.link is not None:
-            self._connection.consumed(exchange.request, count)
             self.driver.wake()
 
     # ---- probes
@@ -387,7 +382,7 @@ class Upstream:
             else:
                 exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
             return
-        if exchange.over:
+        if exchange.state is State.OVER:
             return  # another's answer on the same connection broke off
         if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
             # the application had not begun it
@@ -438,14 +433,14 @@ class Upstream:
         """End the answer whose end waited for STDERR: it has come, or takes too long."""
         exchange, event, timer = self._ending.pop(request)
         timer.cancel()
-        if not exchange.over:  # the client may have gone
+        if exchange.state is not State.OVER:  # the client may have gone
             exchange.end(event.app_status, event.status)
             self._owner.finished(exchange)
 
     def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
         """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
         self.failed()
-        if exchange.over:
+        if exchange.state is State.OVER:
             return
         again = self._owner.try_another(exchange, self)
         then = "another is asked" if again else "answered 502" if exchange.first_byte is None else "the response is cut"
@@ -527,7 +522,7 @@ class Upstream:
         if self._prober is not None:
             self._prober.start()
         if self.origin is None:
-            self._owner.workers_told(self, event.settings.others)
+            self._owner.workers_reported(self, event.settings.others)
         self._attempts.hurry()
         self._owner.upstream_ready()
 
@@ -596,7 +591,7 @@ class Upstream:
         lost = 0
         for request in tuple(self._connection.requests.values()):
             exchange: WebExchange | Probe = request.context
-            if isinstance(exchange, Probe) or exchange.over:
+            if isinstance(exchange, Probe) or exchange.state is State.OVER:
                 continue
             if not request.lane.sent and exchange.can_be_sent_again:
                 # nothing of it had been handed to SCTP: nobody can have begun it

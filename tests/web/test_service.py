@@ -39,11 +39,14 @@ from fcgi_core.sctp.endpoints import advertisement, shifted
 from fcgi_core.sctp.memory import MemoryNetwork
 from fcgi_core.web import service as service_module
 from fcgi_core.web import upstream as upstream_module
+from fcgi_core.web import waiting as waiting_module
 from fcgi_core.web.balance import MAX_FAILURES
-from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
+from fcgi_core.web.downstream import DownstreamConnection
+from fcgi_core.web.exchange import NO_RECORD
 from fcgi_core.web.feed import Feed
+from fcgi_core.web.listeners import ListenError
 from fcgi_core.web.probe import ProbeOptions
-from fcgi_core.web.service import BackEndOptions, ListenError, WebOptions, WebService
+from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from tests.app.harness import PATIENCE, LiveNetwork, until
 from tests.web.test_downstream import Wire
 
@@ -609,14 +612,14 @@ def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
         def ports() -> list[int]:
             return [one.address.port for one in web.upstreams]
 
-        web.workers_told(first, advertisement(base, 5))
+        web.workers_reported(first, advertisement(base, 5))
         assert ports() == [9000, 9001, 9002], "9001 is configured itself"
         assert "it has 5 workers and 3 are used: raise web.max_workers" in caplog.text
         caplog.clear()
-        web.workers_told(first, advertisement(base, 5))
+        web.workers_reported(first, advertisement(base, 5))
         assert ports() == [9000, 9001, 9002]
         assert not caplog.text, "it was said before"
-        web.workers_told(first, {})
+        web.workers_reported(first, {})
         assert ports() == [9000, 9001], "it has one process now"
         await web.stop(0)
 
@@ -724,7 +727,7 @@ def test_a_waiting_request_is_not_read_on_for_ever() -> None:
 
 def test_the_only_application_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer soon, and not thousands of tries until then."""
-    monkeypatch.setattr(service_module, "OVERLOADED_FOR", 0.3)
+    monkeypatch.setattr(waiting_module, "OVERLOADED_FOR", 0.3)
 
     async def body() -> None:
         async with running(overloaded, queue_timeout=60) as bench:
@@ -774,7 +777,7 @@ def test_another_application_takes_what_one_refuses() -> None:
 
 
 def test_what_waits_has_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "MAX_WAITING_BYTES", 300_000)
+    monkeypatch.setattr(waiting_module, "MAX_WAITING_BYTES", 300_000)
 
     async def body() -> None:
         async with running(read_all, probes=PROBES) as bench:
@@ -788,13 +791,13 @@ def test_what_waits_has_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> Non
             servers[0].connection.connection_lost(None)
             application.on_probe = answer(b"well")
             await until(lambda: all(is_over(server.wire) for server in servers[1:3]), "the answers")
-            assert bench.service._waiting_bytes == 0
+            assert bench.service._waiting.size == 0
             application.on_probe = break_off
             await until(lambda: bench.states() == ["out"], "it takes nothing")
             slow = bench.connect().begin_to_send().flush()
             for _ in range(50):
                 slow.send(b"x").flush()
-            assert bench.service._waiting_bytes > 50 * 100
+            assert bench.service._waiting.size > 50 * 100
             bench.begin("POST", bytes(100_000))
             assert bench.service.waiting == 2
 

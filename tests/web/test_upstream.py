@@ -15,7 +15,7 @@ from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, AssociationStatistics, Carrier, Message
 from fcgi_core.web.attempts import LAST_RETRY, REMIND, STEADY
-from fcgi_core.web.downstream import WebExchange
+from fcgi_core.web.exchange import WebExchange
 from fcgi_core.web.upstream import Upstream
 from tests.clock import Clock
 from tests.protocol.helpers import settings_message
@@ -91,7 +91,7 @@ class Owner:
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         return None
 
-    def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
+    def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
         self.told.append((origin, dict(others)))
 
     def upstream_ready(self) -> None: ...

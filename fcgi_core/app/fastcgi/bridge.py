@@ -26,7 +26,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from ...common.text import name_of_request
-from ...hosting.exchange import error_page, status_of
+from ...hosting.exchange import SAFE_METHODS, error_page, status_of
 from ...protocol.records import ProtocolStatus, RecordType, Role
 from .client import FastcgiConnection
 from .pool import FastcgiPool
@@ -46,8 +46,6 @@ MAX_REPEATS = 2
 """A request goes out again at most so often: once for a kept connection that breaks, once for a server that ends."""
 MAX_HEAD = 64 * 1024
 """Bytes in which an answer's head must end, to be asked whether the answer is whole."""
-REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Safe methods (RFC 9110 section 9.2.1), which may be made twice."""
 
 
 class FastcgiBridge:
@@ -124,7 +122,7 @@ class BridgedRequest:
         self._kept_input: list[tuple[RecordType, bytes]] | None = None
         """What was sent of the input while it could be sent again; None: it cannot."""
         if (
-            exchange.params.get("REQUEST_METHOD", "") in REPEATABLE
+            exchange.params.get("REQUEST_METHOD", "") in SAFE_METHODS
             and exchange.input_closed
             and exchange.bytes_in <= MAX_REPEATABLE
             and self._data_over
