@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ..common.operator_log import Sums
 from ..errors import RequestRefused
@@ -33,14 +33,15 @@ from ..protocol.events import (
     Writable,
 )
 from ..protocol.records import KEEP_CONN, ProtocolStatus, RecordType
-from ..protocol.request import Request
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Association, Carrier, CarrierError
 from ..sctp.endpoints import resolve
-from .attempts import FIRST_RETRY, LAST_RETRY, STEADY, Attempts, Presence
+from .attempts import FIRST_RETRY, LAST_RETRY, Attempts
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .exchange import State, WebExchange
 from .faults import about
+from .late_stderr import LateStderr, stderr_missing
+from .presence import Presence
 from .probe import Probe, ProbeOptions, Prober
 
 __all__ = ["Owner", "Upstream"]
@@ -49,10 +50,6 @@ log = logging.getLogger("fcgi_sctp.web")
 
 GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
 """Answers that count as failures: a bridge gives them when it is its FastCGI server that failed."""
-
-STDERR_WITHIN = 0.5
-"""Seconds that an answer's end waits for STDERR which the application sent before it and which is late: a few
-retransmissions of a fast path. Afterwards the plugins still have it; the web server does not."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
@@ -85,19 +82,6 @@ class Owner(Protocol):
     def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
         """No application has begun the exchange: let another take it, or the same one in a while. `overloaded`: an
         application refused it, which has more to do than it takes."""
-
-
-class Ending(NamedTuple):
-    """An answer that is complete but for STDERR that is late."""
-
-    exchange: WebExchange
-    event: RequestEnded
-    timer: asyncio.TimerHandle
-
-
-def stderr_missing(event: RequestEnded) -> int:
-    """Bytes of an ended request's STDERR that are still on their way."""
-    return (event.stderr - event.request.stderr_bytes) % (1 << 24)
 
 
 class Upstream:
@@ -141,15 +125,13 @@ class Upstream:
         self._attempts: Attempts = Attempts(loop) if origin is None else origin._attempts
         self._attempt: Association | None = None
         """The association that is being made."""
-        self._presence = Presence(loop.time())
-        self._steady: asyncio.TimerHandle | None = None
+        self._presence = Presence(address, loop)
         self._stopping = False
         self._on_stopped: Callable[[], None] | None = None
         self._tries = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
-        self._ending: dict[Request, Ending] = {}
-        """Requests whose end waits for their STDERR."""
+        self._late_stderr = LateStderr(loop, self._complete)
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
         self._prober = None if probes is None else Prober(probes, self, loop)
@@ -365,9 +347,8 @@ class Upstream:
                 exchange = event.request.context
                 self._owner.supervisor.stderr(exchange, event.data)
                 exchange.send_stderr(event.data)
-                late = self._ending.get(event.request) if self._ending else None
-                if late is not None and not stderr_missing(late.event):
-                    self._complete(event.request)
+                if self._late_stderr.ends:
+                    self._late_stderr.stderr_came(event.request)
             else:
                 self._on_rare_event(event)
         # STDERR that came with an end on another stream is told first
@@ -408,11 +389,15 @@ class Upstream:
         else:
             self.health.succeeded()
         if event.stderr and stderr_missing(event):
-            timer = self._loop.call_later(STDERR_WITHIN, self._complete, event.request)
-            self._ending[event.request] = Ending(exchange, event, timer)
-            return
-        exchange.end(event.app_status, event.status)
-        self._owner.finished(exchange)
+            self._late_stderr.wait(exchange, event)
+        else:
+            self._complete(exchange, event)
+
+    def _complete(self, exchange: WebExchange, event: RequestEnded) -> None:
+        """End an answer that is complete; the STDERR that is still missing does not reach the web server."""
+        if exchange.state is not State.OVER:  # the client may have gone
+            exchange.end(event.app_status, event.status)
+            self._owner.finished(exchange)
 
     def _overloaded(self) -> None:
         """The application takes no more than it has: it gets the next when one of those has ended, or after a while."""
@@ -427,15 +412,7 @@ class Upstream:
 
     def has_answered(self, exchange: WebExchange) -> bool:
         """Whether the application has ended the exchange, whose END_REQUEST waits for its STDERR."""
-        return exchange.request in self._ending
-
-    def _complete(self, request: Request) -> None:
-        """End the answer whose end waited for STDERR: it has come, or takes too long."""
-        exchange, event, timer = self._ending.pop(request)
-        timer.cancel()
-        if exchange.state is not State.OVER:  # the client may have gone
-            exchange.end(event.app_status, event.status)
-            self._owner.finished(exchange)
+        return exchange.request in self._late_stderr.ends
 
     def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
         """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
@@ -491,11 +468,7 @@ class Upstream:
 
     def _say(self, level: int, what: str, text: str, *values: object, exchange: WebExchange | None = None) -> None:
         extra = None if exchange is None else about(exchange)
-        self._sums.say(self._level(level), what, text, self.address, *values, extra=extra)
-
-    def _level(self, level: int) -> int:
-        """The level of a log line about one association: DEBUG where they would fill the log."""
-        return logging.DEBUG if self._presence.flaps else level
+        self._sums.say(self._presence.level(level), what, text, self.address, *values, extra=extra)
 
     def _ready(self, event: PeerReady) -> None:
         instance = event.settings.instance
@@ -504,20 +477,9 @@ class Upstream:
             # it claims to be the other's process, or is reached twice: either way what is the other's stays so
             self.driver.abort(f"instance {instance} is associated at {other.address} already: connect to it once")
             return
-        now = self._loop.time()
-        presence = self._presence
-        presence.came_up(now)
-        self.health.came_up(now, first=not self._was_up)
+        self.health.came_up(self._loop.time(), first=not self._was_up)
         self._was_up = True
-        name = event.settings.name or event.settings.instance
-        absence = f" after {now - presence.away_since:.0f} s, {presence.attempts} attempts failed"
-        log.log(
-            self._level(logging.INFO),
-            "association %d with application %s at %s is up%s",
-            *(self._number, name, self.address, absence if presence.attempts else ""),
-        )
-        if presence.flaps:
-            self._steady = self._loop.call_later(STEADY, self._is_steady)
+        self._presence.came_up(self._number, event.settings.name or instance)
         self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address), self.member)
         if self._prober is not None:
             self._prober.start()
@@ -526,34 +488,25 @@ class Upstream:
         self._attempts.hurry()
         self._owner.upstream_ready()
 
-    def _is_steady(self) -> None:
-        self._steady = None
-        log.info("association %d with application %s is up and stays", self._number, self.address)
-
     def _on_down(self, reason: str) -> None:
         link, self.link = self.link, None
         self._driver = self._attempt = None
         why = reason or "it was shut down"
-        now = self._loop.time()
-        if self._steady is not None:
-            self._steady.cancel()
-            self._steady = None
         if self._prober is not None:
             self._prober.stop()
         if self._relief is not None:
             self._relief.cancel()
             self._relief = None
         self._back_off = FIRST_RETRY
-        for request in tuple(self._ending):
-            self._complete(request)
+        self._late_stderr.release_all()
         self.last_error = reason
         if link is not None:
-            self.last_up = now
-            if self._presence.went_down(now):
+            self.last_up = self._loop.time()
+            if self._presence.went_down():
                 self._attempts.steady()
             lost = self._give_up_requests(reason)
             if not self._stopping:
-                level = self._level(logging.WARNING)
+                level = self._presence.level(logging.WARNING)
                 more = f"; requests lost: {lost}" if lost else ""
                 log.log(level, "association %d with %s is down: %s%s", self._number, self.address, why, more)
             self._owner.supervisor.association_down(link, reason)
@@ -564,27 +517,10 @@ class Upstream:
                 on_stopped()
             return
         if link is None or self._presence.flaps:
-            self._absent(why, now)
+            # of a worker that is away with its application, the application's line says enough
+            quiet = self.origin is not None and self.origin.link is None
+            self._presence.failed(why, logging.DEBUG if quiet else logging.WARNING)
         self._attempts.later(self)
-
-    def _absent(self, why: str, now: float) -> None:
-        """An attempt failed, or the association did not last."""
-        presence = self._presence
-        presence.attempts += 1
-        if not presence.worth_a_line(now):
-            log.debug("no association with %s: %s", self.address, why)
-        elif presence.attempts == 1:
-            # of a worker, its origin says the same
-            log.log(
-                logging.WARNING if self.origin is None or self.origin.link is not None else logging.DEBUG,
-                "no association with %s: %s; trying on",
-                *(self.address, why),
-            )
-        else:
-            log.warning(
-                "application %s is not there for %.0f s, %d attempts failed: %s",
-                *(self.address, now - presence.away_since, presence.attempts, why),
-            )
 
     def _give_up_requests(self, reason: str) -> int:
         """Give to others what may be given to others; the number of requests that are answered 502, or cut."""

@@ -37,8 +37,8 @@ from fcgi_core.protocol.streams import FIRST_STREAM
 from fcgi_core.sctp.carrier import Address, Message
 from fcgi_core.sctp.endpoints import advertisement, shifted
 from fcgi_core.sctp.memory import MemoryNetwork
+from fcgi_core.web import late_stderr as late_stderr_module
 from fcgi_core.web import service as service_module
-from fcgi_core.web import upstream as upstream_module
 from fcgi_core.web import waiting as waiting_module
 from fcgi_core.web.balance import MAX_FAILURES
 from fcgi_core.web.downstream import DownstreamConnection
@@ -320,7 +320,7 @@ def late_stderr(text: bytes, *, comes: bool = True) -> Behaviour:
 
 
 def test_the_end_of_an_answer_waits_for_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+    monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 60.0)
 
     async def body() -> None:
         async with running(late_stderr(b"a line")) as bench:
@@ -340,7 +340,7 @@ def test_the_end_of_an_answer_waits_for_its_stderr(monkeypatch: pytest.MonkeyPat
 
 
 def test_it_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 0.02)
+    monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 0.02)
 
     async def body() -> None:
         async with running(late_stderr(b"lost", comes=False)) as bench:
@@ -352,20 +352,20 @@ def test_it_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("goes", ["client", "association"])
 def test_who_goes_meanwhile(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
-    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+    monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 60.0)
 
     async def body() -> None:
         async with running(late_stderr(b"lost", comes=False)) as bench:
             wire = bench.begin()
             await until(lambda: stdout(wire), "all but the end has come")
             (upstream,) = bench.service.upstreams
-            await until(lambda: upstream._ending, "it waits")
+            await until(lambda: upstream._late_stderr.ends, "it waits")
             if goes == "client":
                 (connection,) = bench.service._connections
                 connection.connection_lost(None)
                 assert bench.service.requests_ended == 1
             upstream.driver.abort("on purpose")
-            await until(lambda: not upstream._ending, "nothing waits any more")
+            await until(lambda: not upstream._late_stderr.ends, "nothing waits any more")
             assert (bench.service.in_flight, bench.service.requests_ended) == (0, 1)
             await until(lambda: is_over(wire) or goes == "client", "the answer was whole")
 
@@ -909,13 +909,13 @@ def test_a_web_server_that_closes_when_it_has_all(sent: bytes, aborted: int) -> 
 
 
 def test_a_web_server_that_closes_before_the_stderr_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+    monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 60.0)
 
     async def body() -> None:
         async with running(late_stderr(b"lost", comes=False)) as bench:
             traffic = bench.service.supervisor.follow_traffic()
             server = bench.connect().begin()
-            await until(lambda: bench.service.upstreams[0]._ending, "all but the end has come")
+            await until(lambda: bench.service.upstreams[0]._late_stderr.ends, "all but the end has come")
             server.connection.connection_lost(None)
             assert traffic.hosts()["shop.example"].aborted == 0
             server = bench.connect()

@@ -14,8 +14,9 @@ from fcgi_core.protocol.driver import Driver
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, AssociationStatistics, Carrier, Message
-from fcgi_core.web.attempts import LAST_RETRY, REMIND, STEADY
+from fcgi_core.web.attempts import LAST_RETRY
 from fcgi_core.web.exchange import WebExchange
+from fcgi_core.web.presence import REMIND, STEADY
 from fcgi_core.web.upstream import Upstream
 from tests.clock import Clock
 from tests.protocol.helpers import settings_message
@@ -144,7 +145,7 @@ def test_an_application_that_is_away_for_a_minute_costs_a_line_or_two(
     caplog.clear()
     clock.run_until(clock.now + REMIND)
     (reminder,) = caplog.records
-    assert "application 10.0.0.1:9000 is not there for 300 s" in reminder.getMessage()
+    assert "application 10.0.0.1:9000 has been away for 300 s" in reminder.getMessage()
     caplog.clear()
     network.does = Attempt.comes_up
     clock.run_until(clock.now + 1)
