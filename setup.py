@@ -18,7 +18,7 @@ COMPILED = (
     *("plugin/traffic", "hosting/supervisor", "hosting/isolation", "hosting/delivery"),
     # what a request passes through
     *(f"web/{name}" for name in ("client_socket", "early_stderr", "exchange", "downstream", "waiting", "balance")),
-    *("web/service", "web/late_stderr", "web/upstream", "web/probe"),
+    *("web/service", "web/late_stderr", "web/overload", "web/upstream", "web/probe"),
     *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/rules", "app/threads", "app/wsgi"),
 )
 COMPILED_SYSLOG = ("about", "application", "batch", "capture", "formats", "lines", "rules", "web")

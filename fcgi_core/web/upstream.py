@@ -1,4 +1,4 @@
-"""Associations with application endpoints: kept up, chosen from, and what happens to their requests when they go."""
+"""The association with one application: kept up, with the requests on it, and what becomes of them when it is lost."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ from ..protocol.records import KEEP_CONN, ProtocolStatus, RecordType
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Association, Carrier, CarrierError
 from ..sctp.endpoints import resolve
-from .attempts import FIRST_RETRY, LAST_RETRY, Attempts
+from .attempts import FIRST_RETRY, Attempts
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .exchange import State, WebExchange
 from .faults import about
 from .late_stderr import LateStderr, stderr_missing
+from .overload import Overload
 from .presence import Presence
 from .probe import Probe, ProbeOptions, Prober
 
@@ -49,7 +50,7 @@ __all__ = ["Owner", "Upstream"]
 log = logging.getLogger("fcgi_sctp.web")
 
 GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
-"""Answers that count as failures: a bridge gives them when it is its FastCGI server that failed."""
+"""Answers that count as failures: a bridge gives them when its FastCGI server failed."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
@@ -61,27 +62,27 @@ class Owner(Protocol):
     supervisor: Supervisor
 
     def make_connection(self) -> tuple[WebConnection, int]:
-        """A new connection and the association's number."""
+        """Return a new connection and the association's number."""
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
-        """An upstream that is another member's and whose association is with the process of this instance."""
+        """Return an upstream of another member whose association is with the process of this instance."""
 
     def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
-        """An application that is configured is up; `others` of its SETTINGS may tell of workers."""
+        """Connect to the workers that `others` of the SETTINGS of a configured application report."""
 
     def upstream_ready(self) -> None:
-        """An association came up or has capacity again."""
+        """Send on what waits: an association came up or has capacity again."""
 
     def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
-        """The exchange is over."""
+        """Count an exchange that is over, and report it to plugins."""
 
     def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
-        """Nobody knows how far `failed` came with it: give it to another application if that can do no harm, and
-        nothing of an answer has gone on."""
+        """Send the request to another application than `failed`, which may have handled a part of it. Return False if
+        that could do harm, a part of an answer has gone on, or no application accepts it."""
 
     def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
-        """No application has begun the exchange: let another take it, or the same one in a while. `overloaded`: an
-        application refused it, which has more to do than it takes."""
+        """Queue a request again that no application has begun. `overloaded`: an application that has too much to do
+        refused it."""
 
 
 class Upstream:
@@ -102,22 +103,23 @@ class Upstream:
         self.address = address
         """As it was configured: host names are looked up at each attempt."""
         self.origin = origin
-        """The configured upstream whose application told of this one; None if this is configured itself."""
+        """The configured upstream whose application reported this worker; None if this is configured itself."""
         self.workers_problem = ""
         """Why some of the workers that it reported are ignored; empty if none is."""
         self.weight = weight
         self.requests = 0
-        """Requests that were sent on to it."""
+        """Requests that were sent to it."""
         self.health = Health(slow_start)
         self.link: Link | None = None
         """The association, while requests may be sent on it."""
         self.last_up = loop.time()
         self.last_error = ""
         self.account: Budget = Budget(MAX_HELD_OF_PEER) if origin is None else origin.account
-        """What the associations of this member hold together."""
+        """The memory that the associations of this member hold together."""
         self._sums = Sums(log, loop, f"application {address}")
         self._carrier = carrier
         self._owner = owner
+        self._supervisor = owner.supervisor
         self._loop = loop
         self._driver: Driver[WebConnection] | None = None
         self._connection: WebConnection
@@ -135,14 +137,10 @@ class Upstream:
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
         self._prober = None if probes is None else Prober(probes, self, loop)
-        self._most = 0
-        """Requests that it had under way when it said that it takes no more; it gets no more than those."""
-        self._relief: asyncio.TimerHandle | None = None
-        """Until when `_most` holds; None: it does not."""
-        self._back_off = FIRST_RETRY
+        self._overload = Overload(loop, owner.upstream_ready)
 
     def start(self) -> None:
-        """Try to make an association, and keep at it."""
+        """Try to make an association, and try again until `stop`."""
         self._tries += 1
         if self.address.is_numeric():
             self._connect(self.address)
@@ -170,11 +168,11 @@ class Upstream:
             self._on_down(str(error))
 
     def start_soon(self) -> None:
-        """Begin to keep an association up, when the turn comes among the workers of the same application."""
+        """Start when the turn comes among the workers of the same application."""
         self._attempts.soon(self)
 
     def stop(self, on_stopped: Callable[[], None]) -> None:
-        """End the association gracefully; `on_stopped` is called when it is gone."""
+        """End the association gracefully, and call `on_stopped` when it is gone."""
         self._stopping = True
         if self._prober is not None:
             self._prober.stop()
@@ -186,22 +184,21 @@ class Upstream:
             self._sums.close()
             on_stopped()
             return
-        self._on_stopped = on_stopped
         if self._driver.association is None:
-            self._on_stopped = None
             if self._attempt is not None:
                 self._attempt.abort("stopping")  # it has not come up, and nothing waits for it
             on_stopped()
         else:
+            self._on_stopped = on_stopped
             self._driver.shutdown()
 
     @property
     def capacity(self) -> int:
-        """Requests that it would take now."""
+        """How many requests it would accept now."""
         if self.link is None or self.health.out:
             return 0
-        capacity = self._connection.capacity
-        return capacity if self._relief is None else max(0, min(capacity, self._most - len(self._connection.requests)))
+        capacity, most = self._connection.capacity, self._overload.most
+        return capacity if most is None else max(0, min(capacity, most - len(self._connection.requests)))
 
     @property
     def member(self) -> str:
@@ -215,7 +212,7 @@ class Upstream:
 
     @property
     def outstanding(self) -> int:
-        """Requests under way on it."""
+        """How many requests it handles."""
         return 0 if self.link is None else len(self._connection.requests)
 
     @property
@@ -224,7 +221,7 @@ class Upstream:
         return self._driver
 
     async def change(self, changes: dict[str, str]) -> dict[str, str]:
-        """Change configuration in the application; for each name '' or the reason why not."""
+        """Change configuration in the application; return for each name '' or the reason why it was refused."""
         if self.link is None:
             return dict.fromkeys(changes, "no association")
         number = max(self._asked, default=0) + 1
@@ -241,11 +238,11 @@ class Upstream:
     # ---- requests
 
     def begin(self, exchange: WebExchange) -> None:
-        """Send the request on; RequestRefused if it does not take one now."""
+        """Send the request. RequestRefused if the application accepts none now."""
         link = self.link
         if link is None or self.health.out:
             raise RequestRefused(f"{self.address} is {self.state}")
-        if self._relief is not None and self.capacity <= 0:
+        if self._overload.most is not None and self.capacity <= 0:
             raise RequestRefused(f"{self.address} is overloaded")
         whole = exchange.input_closed
         pieces: list[bytes] = []
@@ -267,10 +264,9 @@ class Upstream:
             exchange.downstream.read_on(exchange)  # while it waited its body may have been more than is kept
         else:
             self.send_input(exchange)
-        self.driver.wake()
+        link.driver.wake()
 
     def send_input(self, exchange: WebExchange) -> None:
-        """Send on what has come of the request's input."""
         request = exchange.request
         body, exchange.body = exchange.body, []
         for kind, content in body:
@@ -286,7 +282,6 @@ class Upstream:
         self.driver.wake()
 
     def abort(self, exchange: WebExchange) -> None:
-        """Nobody waits for the answer."""
         if self.link is not None:
             self._connection.abort(exchange.request)
             self.driver.wake()
@@ -299,7 +294,7 @@ class Upstream:
         probe.request = request = self._connection.begin_request(probe.raw_params, body=b"")
         probe.link = link
         request.context = probe
-        self.driver.wake()
+        link.driver.wake()
 
     def abort_probe(self, probe: Probe) -> None:
         self._connection.abort(probe.request)
@@ -339,19 +334,19 @@ class Upstream:
             elif isinstance(event, FeedbackReceived):
                 if self.link is not None:
                     context = None if event.request is None else event.request.context
-                    self._owner.supervisor.feedback(event.channel, event.data, context, self.link)
+                    self._supervisor.feedback(event.channel, event.data, context, self.link)
             elif isinstance(event, ItemsAcknowledged):
                 if self.link is not None:
-                    self._owner.supervisor.delivery.acknowledged(self.link, event.channel, event.number)
+                    self._supervisor.delivery.acknowledged(self.link, event.channel, event.number)
             elif isinstance(event, StderrReceived):
                 exchange = event.request.context
-                self._owner.supervisor.stderr(exchange, event.data)
+                self._supervisor.stderr(exchange, event.data)
                 exchange.send_stderr(event.data)
                 if self._late_stderr.ends:
                     self._late_stderr.stderr_came(event.request)
             else:
                 self._on_rare_event(event)
-        # STDERR that came with an end on another stream is told first
+        # STDERR that came with an end on another stream goes first
         for one in ended:
             self._ended(one)
 
@@ -364,19 +359,19 @@ class Upstream:
                 exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
             return
         if exchange.state is State.OVER:
-            return  # another's answer on the same connection broke off
+            return  # another answer on the web server's connection broke off
         if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
             # the application had not begun it
             draining = self._connection.peer_draining
             if not draining:
-                self._overloaded()
+                self._overload.refused(len(self._connection.requests))
             if exchange.can_be_sent_again:
                 self._owner.requeue(exchange, overloaded=not draining)
             else:
                 exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
                 self._owner.finished(exchange, error="overloaded")
             return
-        self._back_off = FIRST_RETRY
+        self._overload.pause = FIRST_RETRY
         if event.status is ProtocolStatus.INCOMPLETE:
             self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
             return
@@ -399,29 +394,19 @@ class Upstream:
             exchange.end(event.app_status, event.status)
             self._owner.finished(exchange)
 
-    def _overloaded(self) -> None:
-        """The application takes no more than it has: it gets the next when one of those has ended, or after a while."""
-        self._most = len(self._connection.requests)
-        if self._relief is None:
-            self._relief = self._loop.call_later(self._back_off, self._relieved)
-            self._back_off = min(self._back_off * 2, LAST_RETRY)
-
-    def _relieved(self) -> None:
-        self._relief = None
-        self._owner.upstream_ready()
-
     def has_answered(self, exchange: WebExchange) -> bool:
-        """Whether the application has ended the exchange, whose END_REQUEST waits for its STDERR."""
         return exchange.request in self._late_stderr.ends
 
     def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
-        """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
+        """Try another application, or answer 502, or cut the response: the application's answer will not be whole."""
         self.failed()
         if exchange.state is State.OVER:
             return
         again = self._owner.try_another(exchange, self)
-        then = "another is asked" if again else "answered 502" if exchange.first_byte is None else "the response is cut"
-        level = logging.WARNING if again else logging.ERROR
+        if again:
+            level, then = logging.WARNING, "trying another application"
+        else:
+            level, then = logging.ERROR, "answered 502" if exchange.first_byte is None else "the response is cut"
         text = "application %s, request %s: %s; %s"
         self._say(level, "answers broke off", text, exchange.identity, error, then, exchange=exchange)
         if again:
@@ -430,7 +415,6 @@ class Upstream:
         self._owner.finished(exchange, error=error)
 
     def failed(self) -> None:
-        """A request failed by the application's fault, not the association's."""
         if self.health.failed(self._loop.time()):
             log.warning(
                 "application %s failed %d times in a row and is avoided for %g s", self.address, MAX_FAILURES, AVOID_FOR
@@ -449,7 +433,7 @@ class Upstream:
                     self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
             case PeerChanged():
                 if self.link is not None:
-                    self._owner.supervisor.peer_changed(self.link)
+                    self._supervisor.peer_changed(self.link)
             case PeerDraining():
                 log.info("application %s takes no new requests", self.address)
             case ConfigAnswered():
@@ -474,13 +458,13 @@ class Upstream:
         instance = event.settings.instance
         other = self._owner.other_with(instance, self) if instance else None
         if other is not None:
-            # it claims to be the other's process, or is reached twice: either way what is the other's stays so
+            # it claims to be the other's process, or is reached twice: the other keeps its association either way
             self.driver.abort(f"instance {instance} is associated at {other.address} already: connect to it once")
             return
         self.health.came_up(self._loop.time(), first=not self._was_up)
         self._was_up = True
         self._presence.came_up(self._number, event.settings.name or instance)
-        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address), self.member)
+        self.link = self._supervisor.association_up(self.driver, self._number, str(self.address), self.member)
         if self._prober is not None:
             self._prober.start()
         if self.origin is None:
@@ -494,10 +478,7 @@ class Upstream:
         why = reason or "it was shut down"
         if self._prober is not None:
             self._prober.stop()
-        if self._relief is not None:
-            self._relief.cancel()
-            self._relief = None
-        self._back_off = FIRST_RETRY
+        self._overload.end()
         self._late_stderr.release_all()
         self.last_error = reason
         if link is not None:
@@ -509,7 +490,7 @@ class Upstream:
                 level = self._presence.level(logging.WARNING)
                 more = f"; requests lost: {lost}" if lost else ""
                 log.log(level, "association %d with %s is down: %s%s", self._number, self.address, why, more)
-            self._owner.supervisor.association_down(link, reason)
+            self._supervisor.association_down(link, reason)
         if self._stopping:
             self._sums.close()
             on_stopped, self._on_stopped = self._on_stopped, None
@@ -523,14 +504,14 @@ class Upstream:
         self._attempts.later(self)
 
     def _give_up_requests(self, reason: str) -> int:
-        """Give to others what may be given to others; the number of requests that are answered 502, or cut."""
+        """Send requests to other applications where that can do no harm; return how many are answered 502, or cut."""
         lost = 0
         for request in tuple(self._connection.requests.values()):
             exchange: WebExchange | Probe = request.context
             if isinstance(exchange, Probe) or exchange.state is State.OVER:
                 continue
             if not request.lane.sent and exchange.can_be_sent_again:
-                # nothing of it had been handed to SCTP: nobody can have begun it
+                # SCTP has got nothing of it: the application cannot have begun it
                 self._owner.requeue(exchange)
                 continue
             if self._owner.try_another(exchange, self):
