@@ -56,6 +56,8 @@ class ClientSocket:
         self._sockets = sockets
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self._ending = False
+        """The socket is to be closed, at the end of a turn."""
         self._out: list[bytes] = []
         self._has_long = False
         """Whether a part of `_out` is too long to be copied once more."""
@@ -91,6 +93,12 @@ class ClientSocket:
             else:
                 self._transport.write(b"".join(out))
         self._has_long = False
+        if self._ending:
+            self.end_if_idle()
+
+    def end_if_idle(self) -> None:
+        """Close the socket unless more is to be written."""
+        raise NotImplementedError
 
     def may_write_stderr(self, size: int) -> bool:
         """Whether `size` bytes of STDERR may be written. Nothing else bounds them: STDERR has no window."""

@@ -115,7 +115,6 @@ class DownstreamConnection(RequestConnection):
         self._exchanges: dict[int, WebExchange] = {}
         """The requests that are not over, by the web server's id."""
         self._reader = RecordReader()
-        self._close_after = False
         self._stopping = False
         self._unread = False
         """Input of a request that is over may still come."""
@@ -190,7 +189,7 @@ class DownstreamConnection(RequestConnection):
         if exchange.input is not Input.COMPLETE or exchange.role is Role.AUTHORIZER:  # whose STDIN clients close
             self._unread = True
         if not exchange.flags & KEEP_CONN:
-            self._close_after = True
+            self._ending = True
         if self._full:
             self.read_on(exchange)
 
@@ -198,14 +197,14 @@ class DownstreamConnection(RequestConnection):
         self.write(NO_RECORD)
         self.finished(exchange)
         self._give_up_requests()  # no more can be written for the others
-        self._close_after = True
+        self._ending = True
         self.flush()
 
     # ---- the end of a connection
 
     def stop(self) -> None:
         """Close the connection when its requests have ended; at once if there are none."""
-        self._stopping = True
+        self._stopping = self._ending = True
         self.flush()
 
     @property
@@ -213,9 +212,8 @@ class DownstreamConnection(RequestConnection):
         """Whether the connection has no requests."""
         return not self._exchanges
 
-    def flush(self) -> None:
-        super().flush()
-        if (self._close_after or self._stopping) and not self._exchanges:
+    def end_if_idle(self) -> None:
+        if not self._exchanges:
             self.close(unread=self._unread or self._reader.inside_record)
 
     # ---- records
@@ -312,7 +310,7 @@ class DownstreamConnection(RequestConnection):
             return
         self._unread = True
         if not flags & KEEP_CONN:
-            self._close_after = True
+            self._ending = True
 
     def _answer(self, encoded: bytes) -> None:
         """Write an answer that needs no application. RemoteProtocolError if a client floods and does not read."""

@@ -232,13 +232,9 @@ class WebExchange(Exchange):
         if downstream.paused:
             self._owed += size
         else:
-            self._credit(size)
-
-    def _credit(self, size: int) -> None:
-        """Let the application send `size` bytes more."""
-        driver = self.link.driver
-        driver.connection.consumed(self.request, size)
-        driver.wake()
+            driver = self.link.driver
+            driver.connection.consumed(self.request, size)
+            driver.wake()
 
     def send_stderr(self, data: bytes) -> None:
         """Send a part of STDERR, or hold it until the response's head has come."""
@@ -319,4 +315,5 @@ class WebExchange(Exchange):
         self.last_activity = time.monotonic()
         if self._owed:
             owed, self._owed = self._owed, 0
-            self._credit(owed)
+            self.link.connection.consumed(self.request, owed)
+            self.link.driver.wake()

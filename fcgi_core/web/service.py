@@ -164,11 +164,11 @@ class WebService:
         try:
             async with asyncio.timeout(grace):
                 # until the last answers have gone, too
-                while self._active or self._waiting or self._connections.are_closing():
+                while self._active or self._waiting.queue or self._connections.are_closing():
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            left = len(self._active) + len(self._waiting)
+            left = len(self._active) + len(self._waiting.queue)
             if left:
                 log.warning("%d requests still ran after %g s and are given up", left, grace)
         silent = asyncio.Event()
@@ -221,7 +221,7 @@ class WebService:
     @property
     def waiting(self) -> int:
         """Requests that wait for an application."""
-        return len(self._waiting)
+        return len(self._waiting.queue)
 
     @property
     def stderr_left_out(self) -> int:
@@ -232,7 +232,7 @@ class WebService:
 
     def dispatch(self, exchange: WebExchange) -> None:
         # requests that wait already go first, unless the service stops
-        if (self._waiting and self._idle is None) or not self._begin(exchange):
+        if (self._waiting.queue and self._idle is None) or not self._begin(exchange):
             self._wait(exchange)
 
     def waiting_grew(self, exchange: WebExchange) -> None:
@@ -289,7 +289,7 @@ class WebService:
         self.requests_ended += 1
         if self.supervisor.follows_requests:
             self.supervisor.request_end(exchange, exchange.outcome(aborted=aborted, error=error))
-        if self._waiting:
+        if self._waiting.queue:
             self.upstream_ready()
         if self._idle is not None:
             self._idle.set()

@@ -385,11 +385,12 @@ class Upstream:
             self.health.succeeded()
         if event.stderr and stderr_missing(event):
             self._late_stderr.wait(exchange, event)
-        else:
-            self._complete(exchange, event)
+            return
+        exchange.end(event.app_status, event.status)
+        self._owner.finished(exchange)
 
     def _complete(self, exchange: WebExchange, event: RequestEnded) -> None:
-        """End an answer that is complete; the STDERR that is still missing does not reach the web server."""
+        """End an answer whose end waited for its STDERR."""
         if exchange.state is not State.OVER:  # the client may have gone
             exchange.end(event.app_status, event.status)
             self._owner.finished(exchange)

@@ -26,22 +26,19 @@ class WaitingRequests:
         """`timeout`: seconds that a request may wait in all; `length`: requests that may wait."""
         self._timeout = timeout
         self._length = length
-        self._queue: deque[WebExchange] = deque()
+        self.queue: deque[WebExchange] = deque()
         self.size = 0
         """Bytes that the queued requests hold."""
 
-    def __len__(self) -> int:
-        return len(self._queue)
-
     @property
     def is_full(self) -> bool:
-        return len(self._queue) >= self._length or self.size > MAX_WAITING_BYTES
+        return len(self.queue) >= self._length or self.size > MAX_WAITING_BYTES
 
     def add(self, exchange: WebExchange, now: float) -> None:
         """Queue a request that no application has accepted yet."""
         if exchange.wait is None:
             exchange.wait = Wait(now + self._timeout)
-        self._queue.append(exchange)
+        self.queue.append(exchange)
         self._count(exchange, exchange.wait)
 
     def add_again(self, exchange: WebExchange, now: float, overloaded: bool) -> bool:
@@ -67,7 +64,7 @@ class WaitingRequests:
 
     def serve(self, begin: Callable[[WebExchange], bool]) -> None:
         """Dequeue requests until `begin` returns False: no application accepts the next."""
-        queue = self._queue
+        queue = self.queue
         while queue:
             exchange = queue[0]
             if exchange.state is not State.OVER and not begin(exchange):
@@ -77,9 +74,9 @@ class WaitingRequests:
 
     def remove_late(self, now: float) -> list[WebExchange]:
         """Dequeue and return the requests whose time is up, and those that are over already."""
-        late = [one for one in self._queue if one.state is State.OVER or _is_late(one, now)]
+        late = [one for one in self.queue if one.state is State.OVER or _is_late(one, now)]
         if late:
-            self._queue = deque(one for one in self._queue if one.state is not State.OVER and not _is_late(one, now))
+            self.queue = deque(one for one in self.queue if one.state is not State.OVER and not _is_late(one, now))
         for exchange in late:
             self._uncount(exchange)
         return late
