@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..protocol.events import RequestEnded
 from ..protocol.request import Request
-from .exchange import WebExchange
+from .exchange import State, WebExchange
 
 __all__ = ["LateStderr", "stderr_missing"]
 
@@ -22,11 +22,11 @@ def stderr_missing(event: RequestEnded) -> int:
 
 
 class LateStderr:
-    """Holds ends of requests until their STDERR has come, or takes too long; then `complete` gets each end."""
+    """Holds ends of requests until their STDERR has come, or takes too long; then it ends them and calls `finished`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, complete: Callable[[WebExchange, RequestEnded], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, finished: Callable[[WebExchange], None]) -> None:
         self._loop = loop
-        self._complete = complete
+        self._finished = finished
         self.ends: dict[Request, tuple[WebExchange, RequestEnded, asyncio.TimerHandle]] = {}
 
     def wait(self, exchange: WebExchange, event: RequestEnded) -> None:
@@ -47,4 +47,6 @@ class LateStderr:
     def _release(self, request: Request) -> None:
         exchange, event, timer = self.ends.pop(request)
         timer.cancel()
-        self._complete(exchange, event)
+        if exchange.state is not State.OVER:  # the client may have gone
+            exchange.end(event.app_status, event.status)
+            self._finished(exchange)

@@ -133,7 +133,7 @@ class Upstream:
         self._tries = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
-        self._late_stderr = LateStderr(loop, self._complete)
+        self._late_stderr = LateStderr(loop, owner.finished)
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
         self._prober = None if probes is None else Prober(probes, self, loop)
@@ -388,12 +388,6 @@ class Upstream:
             return
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
-
-    def _complete(self, exchange: WebExchange, event: RequestEnded) -> None:
-        """End an answer whose end waited for its STDERR."""
-        if exchange.state is not State.OVER:  # the client may have gone
-            exchange.end(event.app_status, event.status)
-            self._owner.finished(exchange)
 
     def has_answered(self, exchange: WebExchange) -> bool:
         return exchange.request in self._late_stderr.ends
