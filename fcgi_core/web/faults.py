@@ -1,4 +1,4 @@
-"""The web side's own faults in the live feed: the warnings and errors of its log, beside what applications say."""
+"""The web side's own faults in the live feed: the warnings and errors of its log, among the lines of applications."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAEMON = 3
 
 
 def about(exchange: WebExchange) -> dict[str, object]:
-    """The `extra` of a log record that is about a request: the feed then tells its virtual host and its identity."""
+    """Return the `extra` of a log record about a request: the feed then shows its virtual host and its identity."""
     return {"exchange": exchange}
 
 

@@ -1,4 +1,4 @@
-"""The web side of the program: requests of the web server in, associations with applications out."""
+"""The web side of the program: it accepts requests of the web server and sends them to applications."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class WebService:
                 why = f"cannot offer the live feed at {self._feed.path}: {getattr(error, 'strerror', None) or error}"
                 if self.options.needs_feed:
                     raise ListenError(why) from error
-                log.warning("%s; going on without", why)
+                log.warning("%s; going on without it", why)
                 self._feed = None
         if self._feed is not None:
             self._faults = FaultFeed(self._feed.publish, self._loop)
@@ -163,22 +163,22 @@ class WebService:
         self._connections.on_closed = self._idle.set
         try:
             async with asyncio.timeout(grace):
-                # until the last answers have gone, too
+                # until the last answers have been written, too
                 while self._active or self._waiting.queue or self._connections.are_closing():
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
             left = len(self._active) + len(self._waiting.queue)
             if left:
-                log.warning("%d requests still ran after %g s and are given up", left, grace)
+                log.warning("%d requests had not ended after %g s and are given up", left, grace)
         silent = asyncio.Event()
         self.supervisor.take_no_more(silent.set)
         try:
             async with asyncio.timeout(LAST_WORD):
                 await silent.wait()
         except TimeoutError:
-            pass  # what still comes is counted as dropped
-        self.supervisor.close()  # while there are associations that take what plugins say last
+            pass  # items that still come are counted as dropped
+        self.supervisor.close()  # while associations still carry the last items of plugins
         stopped = asyncio.Event()
         running = len(self.upstreams)
 
@@ -194,7 +194,7 @@ class WebService:
             async with asyncio.timeout(2.0):
                 await stopped.wait()
         except TimeoutError:
-            pass  # the peer is gone; closing the carrier aborts what is left
+            pass  # the peer is gone; closing the carrier aborts the association
         self._carrier.close()
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
