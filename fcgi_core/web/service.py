@@ -39,6 +39,8 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 LAST_WORD = 0.5
 """Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
+SHUTDOWN_WITHIN = 2.0
+"""Seconds that associations have at the end to shut down; then they are aborted."""
 
 
 class BackEndOptions(NamedTuple):
@@ -179,20 +181,13 @@ class WebService:
         except TimeoutError:
             pass  # items that still come are counted as dropped
         self.supervisor.close()  # while associations still carry the last items of plugins
-        stopped = asyncio.Event()
-        running = len(self.upstreams)
-
-        def one_stopped() -> None:
-            nonlocal running
-            running -= 1
-            if running <= 0:
-                stopped.set()
-
-        for upstream in self.upstreams:
-            upstream.stop(one_stopped)
+        upstreams = tuple(self.upstreams)
+        for upstream in upstreams:
+            upstream.stop()
         try:
-            async with asyncio.timeout(2.0):
-                await stopped.wait()
+            async with asyncio.timeout(SHUTDOWN_WITHIN):
+                for upstream in upstreams:
+                    await upstream.stopped.wait()
         except TimeoutError:
             pass  # the peer is gone; closing the carrier aborts the association
         self._carrier.close()
@@ -249,10 +244,10 @@ class WebService:
 
     # ---- Owner, for the upstreams
 
-    def make_connection(self) -> tuple[WebConnection, int]:
+    def make_connection(self) -> WebConnection:
         self._association += 1
         settings = replace(self._settings, association=self._association)
-        return WebConnection(settings, channels=self.supervisor.channels, plan=self._plan), self._association
+        return WebConnection(settings, channels=self.supervisor.channels, plan=self._plan)
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         for one in self.upstreams:
@@ -279,7 +274,7 @@ class WebService:
             worker.start_soon()
         for one in gone:
             self.upstreams.remove(one)
-            one.stop(lambda: None)
+            one.stop()
 
     def upstream_ready(self) -> None:
         self._waiting.serve(self._begin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
@@ -61,8 +61,8 @@ class Owner(Protocol):
 
     supervisor: Supervisor
 
-    def make_connection(self) -> tuple[WebConnection, int]:
-        """Return a new connection and the association's number."""
+    def make_connection(self) -> WebConnection:
+        """Return the protocol's side of a new association."""
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         """Return an upstream of another member whose association is with the process of this instance."""
@@ -123,13 +123,13 @@ class Upstream:
         self._loop = loop
         self._driver: Driver[WebConnection] | None = None
         self._connection: WebConnection
-        self._number = 0
         self._attempts: Attempts = Attempts(loop) if origin is None else origin._attempts
         self._attempt: Association | None = None
         """The association that is being made."""
         self._presence = Presence(address, loop)
         self._stopping = False
-        self._on_stopped: Callable[[], None] | None = None
+        self.stopped = asyncio.Event()
+        """Set when the association is gone after `stop`."""
         self._tries = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
@@ -158,7 +158,7 @@ class Upstream:
         self._connect(address)
 
     def _connect(self, address: Address) -> None:
-        self._connection, self._number = self._owner.make_connection()
+        self._connection = self._owner.make_connection()
         self._connection.account = self.account
         driver = Driver(self._connection, self._loop, on_events=self._on_events, on_down=self._on_down)
         self._driver = driver
@@ -171,8 +171,8 @@ class Upstream:
         """Start when the turn comes among the workers of the same application."""
         self._attempts.soon(self)
 
-    def stop(self, on_stopped: Callable[[], None]) -> None:
-        """End the association gracefully, and call `on_stopped` when it is gone."""
+    def stop(self) -> None:
+        """End the association gracefully, and make no further one."""
         self._stopping = True
         if self._prober is not None:
             self._prober.stop()
@@ -180,17 +180,13 @@ class Upstream:
         self._attempts.forget(self)
         if self._lookup is not None:
             self._lookup.cancel()
-        if self._driver is None:
-            self._sums.close()
-            on_stopped()
-            return
-        if self._driver.association is None:
-            if self._attempt is not None:
-                self._attempt.abort("stopping")  # it has not come up, and nothing waits for it
-            on_stopped()
-        else:
-            self._on_stopped = on_stopped
+        if self._driver is not None and self._driver.association is not None:
             self._driver.shutdown()
+            return
+        if self._attempt is not None:
+            self._attempt.abort("stopping")  # it has not come up, and the service does not wait for it
+        self._sums.close()
+        self.stopped.set()
 
     @property
     def capacity(self) -> int:
@@ -199,6 +195,11 @@ class Upstream:
             return 0
         capacity, most = self._connection.capacity, self._overload.most
         return capacity if most is None else max(0, min(capacity, most - len(self._connection.requests)))
+
+    @property
+    def _number(self) -> int:
+        """The association's number."""
+        return self._connection.settings.association
 
     @property
     def member(self) -> str:
@@ -488,9 +489,7 @@ class Upstream:
             self._supervisor.association_down(link, reason)
         if self._stopping:
             self._sums.close()
-            on_stopped, self._on_stopped = self._on_stopped, None
-            if on_stopped is not None:
-                on_stopped()
+            self.stopped.set()
             return
         if link is None or self._presence.flaps:
             # of a worker that is away with its application, the application's line says enough

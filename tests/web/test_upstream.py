@@ -86,8 +86,8 @@ class Owner:
         self.supervisor = Supervisor([], cast(Any, clock.loop), lambda call: call(), web=True)
         self.told: list[tuple[Upstream, dict[str, str]]] = []
 
-    def make_connection(self) -> tuple[WebConnection, int]:
-        return WebConnection(), 1
+    def make_connection(self) -> WebConnection:
+        return WebConnection(Settings(association=1))
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         return None
@@ -185,11 +185,10 @@ def test_only_a_configured_application_tells_of_workers(bench: Bench) -> None:
 
 
 def test_what_is_stopped_while_it_connects_ends_the_attempt(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    stopped: list[bool] = []
     bench.upstream.start()
-    bench.upstream.stop(lambda: stopped.append(True))
+    bench.upstream.stop()
+    assert bench.upstream.stopped.is_set()
     bench.clock.run_until(1)
-    assert stopped == [True]
     (attempt,) = bench.network.attempts
     assert attempt.aborted is not None
     assert not caplog.records
@@ -200,7 +199,7 @@ def test_a_stopped_one_is_not_tried_again(bench: Bench) -> None:
     bench.upstream.start()
     bench.clock.run_until(1)
     tried = len(bench.network.attempts)
-    bench.upstream.stop(lambda: None)
+    bench.upstream.stop()
     bench.clock.run_until(10)
     assert len(bench.network.attempts) == tried
     assert isinstance(bench.network.attempts[0].handler, Driver)
