@@ -10,7 +10,7 @@
 | RECEIVING | its connection | `raw_params` grow |
 | WAITING | the service | `body` grows; `wait`, once no application had room |
 | SENT | `upstream` | `link`, `request`; `body` is empty, or kept to send the request again |
-| OVER | nobody: nothing more is written | `upstream` stays, so that the application hears of an abort |
+| OVER | nothing: no more is written | `upstream` stays, so that the application hears of an abort |
 
 What web servers need, learned by trying them: records are sent unpadded, 16 KiB at most; and a response that breaks
 off after it began can only be reported by closing the connection, for END_REQUEST would make it look whole.

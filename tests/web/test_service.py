@@ -109,7 +109,7 @@ def hang(exchange: AppExchange) -> None:
 
 
 class Application:
-    """Does with each request what it is told; probes are apart."""
+    """Handles each request as `does` says, and probes as `on_probe` does."""
 
     def __init__(self, does: Behaviour) -> None:
         self.does = does
@@ -257,7 +257,7 @@ def test_an_answer_that_breaks_off_before_it_began_is_asked_for_elsewhere(fails:
     run(body)
 
 
-def test_what_may_not_be_made_twice_is_not() -> None:
+def test_an_unsafe_request_is_not_sent_twice() -> None:
     async def body() -> None:
         async with running(break_off, answer(b"the other")) as bench:
             assert b"502 Bad Gateway" in await bench.ask("POST", b"order")
@@ -288,7 +288,7 @@ def test_twice_is_enough() -> None:
 
 
 def test_gateway_errors_count_and_are_passed_on() -> None:
-    """A bridge whose FastCGI server hangs answers 504; it may have begun the request, so nobody else is asked."""
+    """A bridge whose FastCGI server hangs answers 504; it may have begun the request, so no other gets it."""
 
     async def body() -> None:
         async with running(gateway_timeout, answer(b"the other")) as bench:
@@ -339,7 +339,7 @@ def test_the_end_of_an_answer_waits_for_its_stderr(monkeypatch: pytest.MonkeyPat
     run(body)
 
 
-def test_it_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_waits_for_its_stderr_only_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 0.02)
 
     async def body() -> None:
@@ -351,7 +351,7 @@ def test_it_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("goes", ["client", "association"])
-def test_who_goes_meanwhile(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
+def test_the_client_or_the_association_goes_while_stderr_is_late(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
     monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 60.0)
 
     async def body() -> None:
@@ -627,7 +627,7 @@ def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
 
 
 @pytest.mark.parametrize("steps", range(4))
-def test_one_that_is_stopped_while_it_connects_leaves_no_association(steps: int) -> None:
+def test_an_upstream_that_is_stopped_while_it_connects_leaves_no_association(steps: int) -> None:
     """Nothing waits for it any more, and the application need not keep it."""
 
     async def body() -> None:

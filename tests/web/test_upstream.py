@@ -153,7 +153,9 @@ def test_an_application_that_is_away_for_a_minute_costs_a_line_or_two(
     assert "is up after 360 s" in up.getMessage()
 
 
-def test_one_that_comes_and_goes_for_ever_does_not_fill_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_application_that_comes_and_goes_for_ever_does_not_fill_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     clock, network = bench.clock, bench.network
 
     def flap(attempt: Attempt) -> None:
@@ -184,7 +186,9 @@ def test_only_a_configured_application_tells_of_workers(bench: Bench) -> None:
     assert [origin for origin, _ in bench.owner.told] == [bench.upstream]
 
 
-def test_what_is_stopped_while_it_connects_ends_the_attempt(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_upstream_that_is_stopped_while_it_connects_ends_the_attempt(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.upstream.start()
     bench.upstream.stop()
     assert bench.upstream.stopped.is_set()
@@ -194,7 +198,7 @@ def test_what_is_stopped_while_it_connects_ends_the_attempt(bench: Bench, caplog
     assert not caplog.records
 
 
-def test_a_stopped_one_is_not_tried_again(bench: Bench) -> None:
+def test_a_stopped_upstream_is_not_tried_again(bench: Bench) -> None:
     bench.network.does = lambda attempt: attempt.ends("refused")
     bench.upstream.start()
     bench.clock.run_until(1)
