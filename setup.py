@@ -17,7 +17,8 @@ COMPILED = (
     # what plugins have of each request, each item and each line
     *("plugin/traffic", "hosting/supervisor", "hosting/isolation", "hosting/delivery"),
     # what a request passes through
-    *("web/balance", "web/downstream", "web/service", "web/upstream", "web/probe"),
+    *(f"web/{name}" for name in ("client_socket", "early_stderr", "exchange", "downstream", "waiting", "balance")),
+    *("web/service", "web/late_stderr", "web/overload", "web/upstream", "web/probe"),
     *("app/service", "app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway", "app/making"),
     *("app/rules", "app/threads", "app/wsgi"),
 )

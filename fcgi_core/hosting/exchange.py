@@ -11,10 +11,13 @@ from ..plugin import AssociationInfo, Outcome
 from ..protocol.request import Request
 from .delivery import Link
 
-__all__ = ["MAX_HEAD", "Exchange", "end_of_head", "error_page", "header_value", "status_of"]
+__all__ = ["MAX_HEAD", "SAFE_METHODS", "Exchange", "end_of_head", "error_page", "header_value", "status_of"]
 
 MAX_HEAD = 64 * 1024
 """Bytes of a response in which its head is looked for; nginx takes 4 to 8 KiB (fastcgi_buffer_size)."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods whose requests may be sent twice (RFC 9110 section 9.2.1). PUT and DELETE are idempotent, but those of real
+applications not always; nginx repeats them, Apache httpd does not."""
 _BODILESS = frozenset({204, 304})
 """Statuses of responses that are whole with their head (RFC 9110 section 6.4.1)."""
 

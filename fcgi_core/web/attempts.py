@@ -1,7 +1,7 @@
-"""Applications that are not there: when they are tried again, and what of it is logged.
+"""When applications that are away are tried again.
 
-A configured application and the workers that it tells of share one back-off, so what an application says costs a host a
-few packets a second and no more.
+A configured application and the workers that it reports share one back-off, so what an application reports costs a host
+a few packets a second and no more.
 """
 
 from __future__ import annotations
@@ -10,21 +10,15 @@ import asyncio
 import random
 from typing import Protocol
 
-__all__ = ["FIRST_RETRY", "LAST_RETRY", "Attempts", "Presence"]
+__all__ = ["FIRST_RETRY", "LAST_RETRY", "Attempts"]
 
 FIRST_RETRY = 0.05
-"""Seconds after the first failure until the next attempt; doubled with each."""
+"""Seconds from the first failure to the next attempt; doubled with each."""
 LAST_RETRY = 0.4
-"""Seconds between attempts at most: an application that returns is found within half a second, and a packet or two a
+"""Most seconds between attempts: an application that returns is found within half a second, and a packet or two a
 second is no burden."""
 AT_ONCE = 8
-"""Attempts within that time at most, where several workers of one application are away."""
-STEADY = 10.0
-"""Seconds that an association lasts which ends an absence; a shorter one belongs to it."""
-MAX_BRIEF = 3
-"""Associations in a row that did not last, after which their beginnings and ends are not logged one by one."""
-REMIND = 300.0
-"""Seconds between log lines about an application that is still away."""
+"""Most attempts within that time, where several workers of one application are away."""
 
 
 class Tried(Protocol):
@@ -35,7 +29,7 @@ class Tried(Protocol):
 
 
 class Attempts:
-    """Tries the upstreams of one origin, in turn, with pauses that grow to LAST_RETRY."""
+    """Tries the upstreams of one origin, one after the other, with pauses that grow to LAST_RETRY."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -44,29 +38,30 @@ class Attempts:
         self._handle: asyncio.TimerHandle | None = None
 
     def later(self, one: Tried) -> None:
-        """It could not be reached, or has been lost: try it when its turn comes."""
+        """Try an upstream when its turn comes: an attempt failed, or its association is lost."""
         self._waiting[one] = None
         if self._handle is None:
             self._wait()
 
     def soon(self, one: Tried) -> None:
-        """It has never been tried, or another of the same application has just been reached: do not pause first."""
+        """Try an upstream for the first time, without a pause."""
         self._waiting[one] = None
         self.hurry()
 
     def hurry(self) -> None:
-        """One of them has been reached: the others are likely there too."""
+        """Try the next upstream without a pause: another one of the application has been reached, so it is likely there
+        too."""
         if self._waiting:
             if self._handle is not None:
                 self._handle.cancel()
             self._handle = self._loop.call_later(0, self._next)
 
     def steady(self) -> None:
-        """An association that had lasted is lost: the pauses begin with the shortest again."""
+        """Begin with the shortest pause again: an association that had lasted is lost."""
         self._pause = FIRST_RETRY
 
     def forget(self, one: Tried) -> None:
-        """Do not try it any more."""
+        """Do not try an upstream any more."""
         self._waiting.pop(one, None)
         if not self._waiting and self._handle is not None:
             self._handle.cancel()
@@ -85,46 +80,3 @@ class Attempts:
         if self._waiting:
             self._wait()
         one.start()
-
-
-class Presence:
-    """Whether an application is there, and whether its coming and going is worth a line in the log.
-
-    An absence costs a line when it begins, one for the first attempt that fails, and then one every REMIND seconds,
-    whatever the reasons are. Times are seconds of one clock.
-    """
-
-    def __init__(self, now: float) -> None:
-        self.attempts = 0
-        """Attempts that failed in this absence."""
-        self.away_since = now
-        self._up_at: float | None = None
-        self._brief = 0
-        self._logged_at: float | None = None
-
-    @property
-    def flaps(self) -> bool:
-        """Whether it comes and goes, so that no line is written each time."""
-        return self._brief >= MAX_BRIEF
-
-    def came_up(self, now: float) -> None:
-        self._up_at = now
-
-    def went_down(self, now: float) -> bool:
-        """The association is lost; whether it had lasted."""
-        lasted = self._up_at is not None and now - self._up_at >= STEADY
-        self._up_at = None
-        if lasted:
-            self._brief = self.attempts = 0
-            self.away_since = now
-            self._logged_at = None
-        else:
-            self._brief += 1
-        return lasted
-
-    def worth_a_line(self, now: float) -> bool:
-        """Whether an attempt that failed, or an association that did not last, is to be logged."""
-        if self._logged_at is not None and now - self._logged_at < REMIND:
-            return False
-        self._logged_at = now
-        return True

@@ -1,4 +1,4 @@
-"""The web side's own faults in the live feed: the warnings and errors of its log, beside what applications say."""
+"""The web side's own faults in the live feed: the warnings and errors of its log, among the lines of applications."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import os
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from threading import get_ident
-from typing import TYPE_CHECKING
 
 from ..plugin import FeedEntry
-
-if TYPE_CHECKING:
-    from .downstream import WebExchange
+from .exchange import WebExchange
 
 __all__ = ["FaultFeed", "about"]
 
@@ -23,7 +20,7 @@ DAEMON = 3
 
 
 def about(exchange: WebExchange) -> dict[str, object]:
-    """The `extra` of a log record that is about a request: the feed then tells its virtual host and its identity."""
+    """Return the `extra` of a log record about a request: the feed then shows its virtual host and its identity."""
     return {"exchange": exchange}
 
 

@@ -1,18 +1,19 @@
-"""The live feed: what happens, line by line, for whoever connects to a unix socket and listens.
+"""The live feed: events as lines, for programs that listen on a unix socket.
 
-A line is a JSON object. The first that a listener gets describes the feed; it may send one line itself, to say what it
-wants of the past::
+A line is a JSON object. The first line that a listener gets describes the feed. The listener may send one line itself,
+to ask for past entries::
 
     <- {"feed": "fcgi-sctp", "version": 1, "instance": "…", "first": 1017, "next": 2042}
-    -> {"since": 1900}            from this number on; or {"tail": 10}: so many before `next`
+    -> {"since": 1900}            from this number on; or {"tail": 10}: the last 10 before `next`
     <- {"n": 1900, "time": …, "severity": 4, "server_name": "shop.example", "message": "…", …}
 
 Numbers rise by one, from 1 for each new `instance`; a listener that reads too slowly gets ``{"lost": COUNT, "next":
-NUMBER}`` in the place of what it missed. One that says nothing for `SPEAK_WITHIN` seconds gets what comes from now on;
-one that closes its half gets what there is and is then closed. Nothing that it sends but that line is looked at.
+NUMBER}`` in the place of the entries that it missed. A listener that sends nothing for `SPEAK_WITHIN` seconds gets new
+entries only; if it closes its half, it gets the entries that there are and is then closed. Anything else that it sends
+is ignored.
 
-Nobody who listens can delay the web side: there is one bounded ring of the latest entries, a listener is but a position
-in it, and a line is made only when somebody reads it.
+A listener cannot delay the web side: there is one bounded ring of the latest entries, a listener is but a position in
+it, and a line is made only when a listener reads it.
 """
 
 from __future__ import annotations
@@ -34,28 +35,29 @@ __all__ = ["Feed", "FEED_VERSION"]
 FEED_VERSION = 1
 KEEP_ENTRIES = 10_000
 KEEP_BYTES = 16 << 20
-"""Bytes of memory that the ring takes, lines made of its entries included: 10,000 entries of 1.6 KiB, which is what a
-line of a request costs with all that is about it."""
+"""Bytes of memory that the ring takes, lines made of its entries included: 10,000 entries of 1.6 KiB, the usual size of
+a line about a request."""
 MAX_LISTENERS = 64
-"""More are turned away; each holds a file descriptor and up to `BATCH_BYTES` and the socket's own buffer."""
+"""Listeners at once; each holds a file descriptor, up to `BATCH_BYTES` and the socket's own buffer."""
 BATCH = 500
 BATCH_BYTES = 256 << 10
 """Lines, and about so many bytes, made for one listener before the loop goes on with other work (some 2 ms)."""
 MAX_LINE = 1 << 20
-"""Bytes of one line: what a listener that does not read holds beside `BATCH_BYTES`. What makes a longer one is cut."""
+"""Bytes of one line, which a listener that does not read holds in addition to `BATCH_BYTES`. Longer lines are cut."""
 CUT_TO = 100_000
-"""Characters of the message that it has then, at 6 bytes each."""
+"""Characters of the message of a line that is cut, at 6 bytes each."""
 MOST_GONE = 1000
+"""Parts that have gone from the ring and still stand in its lists."""
 SPEAK_WITHIN = 0.25
-"""Seconds that a listener has to say what it wants."""
+"""Seconds that a listener has to ask for past entries."""
 MAX_WISH = 4096
 """Bytes of the one line that a listener may send."""
 _PART_COST = 512
-"""Bytes of memory of what is published together, beside its entries."""
+"""Bytes of memory of a part of the ring, without its entries."""
 _ENTRY_COST = 160
-"""Bytes of memory of an entry beside its texts: a tuple of 11, a time, its place in a list."""
+"""Bytes of memory of an entry without its texts: a tuple of 11, a time, its place in a list."""
 _LINE_COST = 140
-"""Bytes of memory of a line that was made, beside its text."""
+"""Bytes of memory of a line without its text."""
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # ASCII: lone surrogates come out as \udXXX
 
@@ -83,7 +85,7 @@ def _encode(number: int, entry: FeedEntry) -> bytes:
 
 
 def _cost(entry: FeedEntry) -> int:
-    """Bytes of memory that an entry takes."""
+    """Return the bytes of memory that an entry takes."""
     return _ENTRY_COST + memory_cost((entry.message, *entry[3:5], *entry[6:9], entry.host), entry.fields)
 
 
@@ -95,9 +97,9 @@ class _Part:
     def __init__(self, entries: Sequence[FeedEntry], size: int) -> None:
         self.entries = entries
         self.lines: dict[int, bytes] = {}
-        """Of those that somebody has read, by position."""
+        """The lines of the entries that a listener has read, by position."""
         self.size = size
-        """Bytes of memory, those of `lines` included."""
+        """Bytes of memory, `lines` included."""
 
 
 _NONE = _Part([], 0)
@@ -128,7 +130,7 @@ class Feed:
         self._firsts: list[int] = []
         """The number of each part's first entry."""
         self._gone = 0
-        """How many of them have gone; they leave the lists many at a time."""
+        """How many parts have gone; they leave the lists many at a time."""
         self._bytes = 0
         self.first = 1
         self.next = 1
@@ -147,11 +149,11 @@ class Feed:
         self._server = await self._loop.create_unix_server(lambda: _Listener(self), sock=self._socket.socket)
 
     def publish(self, entry: FeedEntry) -> None:
-        """Add an entry; the oldest go when the ring is full."""
+        """Add an entry; the oldest entries go when the ring is full."""
         self.publish_all((entry,))
 
     def publish_all(self, entries: Iterable[FeedEntry]) -> None:
-        """Add entries; the oldest go when the feed is full. `FeedEntries` are kept as they are."""
+        """Add entries; the oldest entries go when the ring is full. `FeedEntries` are kept as they are."""
         if not isinstance(entries, FeedEntries):
             for entry in entries:
                 self._add(_Part([entry], _cost(entry) + _PART_COST))
@@ -181,7 +183,7 @@ class Feed:
             self._gone = 0
 
     def close(self) -> None:
-        """Stop listening and remove the socket; listeners get what the socket's buffer takes."""
+        """Stop listening and remove the socket; listeners get as much as the socket's buffer takes."""
         self._closed = True
         if self._server is not None:
             self._server.close()
@@ -193,7 +195,7 @@ class Feed:
             self._socket = None
 
     def line(self, number: int) -> bytes:
-        """The line of an entry that the feed still has; made once, however many listen, if there is room to keep it."""
+        """Return the line of an entry that the feed still has; it is made once if there is room to keep it."""
         place = bisect_right(self._firsts, number, self._gone) - 1
         part = self._parts[place]
         position = number - self._firsts[place]
@@ -208,19 +210,19 @@ class Feed:
         return line
 
     def greeting(self) -> bytes:
-        """The first line that a listener gets."""
+        """Return the first line that a listener gets."""
         about = {"feed": "fcgi-sctp", "version": FEED_VERSION, "instance": self.instance}
         return _to_json({**about, "first": self.first, "next": self.next}).encode() + b"\n"
 
     def admit(self, listener: _Listener) -> bool:
-        """False if there are too many already, or it has ended."""
+        """Add a listener; return False if there are too many already, or the feed is closed."""
         if self._closed or len(self._listeners) >= MAX_LISTENERS:
             return False
         self._listeners.add(listener)
         return True
 
     def wait(self, listener: _Listener) -> None:
-        """`listener` has everything: its `pump` is called when there is more."""
+        """Call the listener's `pump` when there is more: it has got everything."""
         self._idle.add(listener)
 
     def dismiss(self, listener: _Listener) -> None:
@@ -238,7 +240,7 @@ class Feed:
 
 
 class _Listener(asyncio.Protocol):
-    """One who listens: a position in the ring, and whether its socket takes more."""
+    """A listener: a position in the ring, and whether its socket accepts more."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -251,7 +253,7 @@ class _Listener(asyncio.Protocol):
         self._only_past = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         self._transport = transport
         if not self._feed.admit(self):
             transport.close()
@@ -282,7 +284,7 @@ class _Listener(asyncio.Protocol):
         return True
 
     def listen(self) -> None:
-        """Take the wish, or that there is none, and begin. Whatever it is, nothing since the greeting is left out."""
+        """Read which entries are wanted, and begin. All entries since the greeting are sent, whatever is wanted."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._listening = True
@@ -312,15 +314,15 @@ class _Listener(asyncio.Protocol):
             self.pump()
 
     def pump(self) -> None:
-        """Write what the ring has for this listener, as far as its socket takes it."""
+        """Write the entries that this listener has not got, as far as its socket accepts them."""
         if self._transport is None or self._paused or self._transport.is_closing():
             return
         feed = self._feed
         lines: list[bytes] = []
         size = 0
         if self._position < feed.first:
-            told = {"lost": feed.first - self._position, "next": feed.first}
-            lines.append(_to_json(told).encode() + b"\n")
+            lost = {"lost": feed.first - self._position, "next": feed.first}
+            lines.append(_to_json(lost).encode() + b"\n")
             self._position = feed.first
         last = min(feed.next, self._position + BATCH)
         while self._position < last and size < BATCH_BYTES:
@@ -339,7 +341,7 @@ class _Listener(asyncio.Protocol):
             feed.call_soon(self)
 
     def finish(self) -> None:
-        """The feed ends: what is written already still goes, unless the listener does not read."""
+        """Close the connection: bytes that are written already still go, unless the listener does not read."""
         if self._listening:
             self.pump()
         if self._transport is None:

@@ -1,14 +1,14 @@
-"""Active health: a request of our own to each back end now and then, and what its answer says.
+"""Active health checks: the web side regularly sends each back end a request, and judges the back end by its answer.
 
-An association tells whether the other process's SCTP answers; its requests tell how those fare that somebody made. Only
-a probe tells that an application answers at all while nobody asks it, or that it does again after it had hung: with
-the kernel's SCTP even a stopped process looks alive.
+An association shows whether the other process's SCTP answers, and clients' requests show how they are answered. Only a
+probe shows that an application answers while no client asks it, or that it answers again after it had hung: with the
+kernel's SCTP even a stopped process looks alive.
 
 The probe is an ordinary responder request on the back end's association. Its answer is good when it is whole and its
-status below 500 within `timeout`. After `fall` bad ones in a row the back end gets no requests, not even if there is no
-other; after `rise` good ones it gets its share again, little by little. An association that comes up anew begins with
-trust, and with a probe. No room on the association, or OVERLOADED for an answer, says that the back end is busy or
-ending, which is no verdict.
+status below 500 within `timeout`. After `fall` bad answers in a row the back end gets no requests, not even if there is
+no other; after `rise` good answers it gets its share again, little by little. A new association begins with trust, and
+with a probe. If the association has no room, or the answer is OVERLOADED, the back end is busy or ending: that is no
+verdict.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ..protocol.records import decode_pairs, encode_pairs
 __all__ = ["Probe", "ProbeOptions", "Prober"]
 
 MAX_UNANSWERED = 16
-"""Probes that an application may leave without an end: the next ones fail unsent. One that hangs answers no abort."""
+"""Probes that an application may leave without an end: the next ones fail unsent. If it hangs it answers no abort."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeOptions:
-    """What is asked, and what follows. Times are seconds."""
+    """The request of a probe, and how its answers are judged. Times are seconds."""
 
     uri: str
     server_name: str = "localhost"
@@ -41,10 +41,10 @@ class ProbeOptions:
     rise: int = 2
     fall: int = 3
     params: Mapping[str, str] = field(default_factory=dict)
-    """Further CGI variables; those of the same name go over ours."""
+    """Further CGI variables; they replace ours of the same name."""
 
     def encode(self) -> bytes:
-        """The content of PARAMS: what nginx's own fastcgi_params would make of such a request."""
+        """Return the content of PARAMS, as nginx's own fastcgi_params would make it of such a request."""
         path, _, query = self.uri.partition("?")
         params = {
             "GATEWAY_INTERFACE": "CGI/1.1",
@@ -70,7 +70,7 @@ class ProbeOptions:
 
 
 class Probe(Exchange):
-    """One probe on its way; in place of a web server's exchange, with what an upstream asks of those."""
+    """One probe on its way: for an upstream, it takes the place of a web server's exchange."""
 
     __slots__ = ("_on_end", "over", "raw_params")
 
@@ -78,7 +78,7 @@ class Probe(Exchange):
         super().__init__()
         self.raw_params = raw_params
         self.over = False
-        """Nobody waits for its answer."""
+        """Its answer is not wanted any more."""
         self._on_end = on_end
 
     @property
@@ -89,7 +89,7 @@ class Probe(Exchange):
         return f"probe.{self.request.id}.{self.request.generation}"
 
     def send_output(self, data: bytes) -> None:
-        """Part of the answer: its status is all that is kept."""
+        """Read the status of the answer, and drop the rest."""
         if not self.head_size:
             self.read_head(data)
         self.bytes_out += len(data)
@@ -97,10 +97,10 @@ class Probe(Exchange):
         self.link.driver.wake()
 
     def send_stderr(self, data: bytes) -> None:
-        """STDERR: plugins have had it."""
+        """Drop a part of STDERR, which plugins have got."""
 
     def end(self, error: str | None = "") -> None:
-        """The answer is complete, or with `error` will not be; None: the back end takes no requests now."""
+        """Report that the answer is complete, or why it will not be; None: the back end accepts no requests now."""
         if self.over:
             return
         self.over = True
@@ -115,16 +115,16 @@ class BackEnd(Protocol):
     """What a prober needs of a back end."""
 
     def send_probe(self, probe: Probe) -> None:
-        """Send it, and set its `link` and `request`; RequestRefused."""
+        """Send a probe, and set its `link` and `request`. RequestRefused."""
 
     def abort_probe(self, probe: Probe) -> None:
-        """Nobody waits for it any more."""
+        """Abort a probe."""
 
     def is_answered(self, probe: Probe) -> bool:
-        """Whether the application has ended it."""
+        """Return whether the application has ended a probe."""
 
     def probes_say(self, good: bool, why: str) -> None:
-        """From now on it is to get requests, or none."""
+        """Send it requests from now on, or, if it is not `good`, none."""
 
 
 class Prober:
@@ -132,26 +132,26 @@ class Prober:
 
     def __init__(self, options: ProbeOptions, back_end: BackEnd, loop: asyncio.AbstractEventLoop) -> None:
         self.problem = ""
-        """What was wrong with the last probe."""
+        """Why the last probe failed; empty if it did not."""
         self.good = True
         self._options = options
         self._params = options.encode()
         self._back_end = back_end
         self._loop = loop
         self._row = 0
-        """Probes in a row that say the contrary of `good`."""
+        """Probes in a row that contradict `good`."""
         self._probe: Probe | None = None
         self._unanswered: list[Probe] = []
         self._next: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """The association is up."""
+        """Begin probing: the association is up."""
         self.good, self.problem, self._row = True, "", 0
         self._next = self._loop.call_later(0, self._send)
 
     def stop(self) -> None:
-        """It is not any more, and nothing can be said of what was asked on it."""
+        """Stop probing: the association is lost, and its probes are no verdict."""
         for handle in (self._next, self._deadline):
             if handle is not None:
                 handle.cancel()
@@ -166,7 +166,7 @@ class Prober:
             self._late()  # where `timeout` is as long as `interval`
         self._unanswered = [probe for probe in self._unanswered if not self._back_end.is_answered(probe)]
         if len(self._unanswered) >= MAX_UNANSWERED:
-            self._judge(f"{MAX_UNANSWERED} probes are without an answer")
+            self._judge(f"{MAX_UNANSWERED} probes have no answer")
             return
         probe = Probe(self._params, self._ended)
         try:

@@ -1,19 +1,18 @@
-"""The web side of the program: requests of the web server in, associations with applications out."""
+"""The web side of the program: it accepts requests of the web server and sends them to applications."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from ..common.unix_socket import BACKLOG, UnixSocket
-from ..errors import FcgiSctpError, RequestRefused
+from ..errors import RequestRefused
 from ..hosting.discovery import EnabledPlugin
+from ..hosting.exchange import SAFE_METHODS
 from ..hosting.supervisor import Supervisor
 from ..hosting.switching import change_plugins, switches_off
 from ..plugin import FeedEntry
@@ -22,36 +21,25 @@ from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
 from ..sctp.endpoints import advertised
 from .balance import choose
-from .downstream import Connections, DownstreamConnection, WebExchange
+from .downstream import Connections, DownstreamConnection
+from .exchange import State, WebExchange
 from .faults import FaultFeed, about
 from .feed import Feed
+from .listeners import ListenError, Listeners
 from .probe import ProbeOptions
 from .upstream import Upstream
+from .waiting import WaitingRequests
 
-__all__ = ["ListenError", "WebOptions", "WebService"]
+__all__ = ["BackEndOptions", "WebOptions", "WebService"]
 
 log = logging.getLogger("fcgi_sctp.web")
 
 SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
-MAX_QUEUED_INPUT = 64 * 1024
-"""Bytes of a waiting request's body beyond which its connection is not read on."""
-MAX_WAITING_BYTES = 256 << 20
-"""Bytes of PARAMS and bodies of waiting requests beyond which the next is answered 503: 27 KiB for each of 10,000."""
-OVERLOADED_FOR = 1.0
-"""Seconds after an application's first refusal of a request, because it has more to do than it takes, from which on
-the next refusal is answered 503; a FastCGI server whose backlog is full refuses at once."""
 LAST_WORD = 0.5
-"""Seconds that applications have at the end to say that they send no more to plugins: a few round trips."""
-
-
-REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Methods whose requests may be made twice: the safe ones (RFC 9110 section 9.2.1). PUT and DELETE are idempotent, but
-real applications' are not always; nginx repeats them, Apache httpd does not."""
-
-
-class ListenError(FcgiSctpError):
-    """The address that the web server is to connect to cannot be listened at."""
+"""Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
+SHUTDOWN_WITHIN = 2.0
+"""Seconds that associations have at the end to shut down; then they are aborted."""
 
 
 class BackEndOptions(NamedTuple):
@@ -63,24 +51,24 @@ class BackEndOptions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WebOptions:
-    """What the web side can be told. Times are seconds."""
+    """Options of the web side. Times are seconds."""
 
     request_timeout: float = 60.0
     """Longest silence of an application in a request before it is answered 504; nginx's fastcgi_read_timeout."""
     queue_timeout: float = 10.0
     """How long a request waits for an application to come back before it is answered 503."""
     queue_length: int = 10_000
-    """Requests that wait at most; the next is answered 503 at once."""
+    """Most requests that wait; the next is answered 503 at once."""
     slow_start: float = 10.0
     """How long an application that returned takes to get its whole share."""
     probes: ProbeOptions | None = None
-    """What each application is asked now and then to see whether it answers."""
+    """The request that each application regularly gets to see whether it answers; None: there are no probes."""
     socket_mode: int = 0o666
     """Permissions of the unix socket toward the web server, which runs as another user."""
     socket_group: str | None = None
     """Group that may connect to it."""
     max_workers: int = 64
-    """Workers of one application that are connected to at most."""
+    """Most workers of one application that the web side connects to."""
     needs_feed: bool = True
     """Whether it is an error that the live feed cannot be offered."""
 
@@ -100,7 +88,7 @@ class WebService:
         options: WebOptions | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.options = options or WebOptions()
+        self.options = options = options or WebOptions()
         self._carrier = carrier
         self._listen = listen
         self._settings = replace(settings or Settings(), instance=new_instance())
@@ -114,30 +102,31 @@ class WebService:
             process_name=self._settings.name,
             publish_all=self._publish_all,
         )
-        self.upstreams = [
-            Upstream(
-                one.address,
-                carrier,
-                self,
-                self._loop,
-                weight=one.weight,
-                slow_start=self.options.slow_start,
-                probes=self.options.probes,
-            )
-            for one in connect
-        ]
+        self.upstreams = [self._upstream(one.address, one.weight) for one in connect]
         self.max_requests = self._settings.max_requests * len(self.upstreams)
         self._connections = Connections()
+        self._listeners = Listeners(
+            lambda: DownstreamConnection(self, self._connections), mode=options.socket_mode, group=options.socket_group
+        )
         self.requests_ended = 0
         self._active: set[WebExchange] = set()
-        self._queue: deque[tuple[float, WebExchange]] = deque()
-        self._waiting_bytes = 0
-        """Bytes that the requests in it hold."""
-        self._servers: list[asyncio.Server] = []
-        self._unix_sockets: list[UnixSocket] = []
+        """Requests in state SENT."""
+        self._waiting = WaitingRequests(timeout=options.queue_timeout, length=options.queue_length)
         self._association = 0
+        """The number of the newest association."""
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None
+        """Set while the service stops, when a request has ended or a connection is closed."""
+
+    def _upstream(self, address: Address, weight: float, origin: Upstream | None = None) -> Upstream:
+        options = self.options
+        return Upstream(
+            *(address, self._carrier, self, self._loop),
+            weight=weight,
+            slow_start=options.slow_start,
+            probes=options.probes,
+            origin=origin,
+        )
 
     async def start(self) -> None:
         """Start to connect, then to listen. ListenError."""
@@ -148,7 +137,7 @@ class WebService:
                 why = f"cannot offer the live feed at {self._feed.path}: {getattr(error, 'strerror', None) or error}"
                 if self.options.needs_feed:
                     raise ListenError(why) from error
-                log.warning("%s; going on without", why)
+                log.warning("%s; going on without it", why)
                 self._feed = None
         if self._feed is not None:
             self._faults = FaultFeed(self._feed.publish, self._loop)
@@ -157,59 +146,47 @@ class WebService:
             upstream.start()
         try:
             for where in self._listen:
-                self._servers.append(await self._open(where))
-                log.info("listening for the web server at %s", where)
+                await self._listeners.open(where)
         except ListenError:
-            for unix in self._unix_sockets:
-                unix.close()
+            self._listeners.close()
             self._close_feed()
             raise
         self._sweep()
 
     async def stop(self, grace: float = 10.0) -> None:
-        """Take no new connections, let requests end within `grace` seconds, then close everything."""
-        for server in self._servers:
-            server.close()
-        for unix in self._unix_sockets:
-            unix.close()
+        """Accept no new connections, let requests end within `grace` seconds, then close everything."""
+        self._listeners.close()
         for connection in self._connections:
             connection.stop()
         self._idle = asyncio.Event()
         self._connections.on_closed = self._idle.set
         try:
             async with asyncio.timeout(grace):
-                # until the last answers have gone, too
-                while self._active or self._queue or self._connections.are_closing():
+                # until the last answers have been written, too
+                while self._active or self._waiting.queue or self._connections.are_closing():
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            left = len(self._active) + len(self._queue)
+            left = len(self._active) + len(self._waiting.queue)
             if left:
-                log.warning("%d requests still ran after %g s and are given up", left, grace)
+                log.warning("%d requests had not ended after %g s and are given up", left, grace)
         silent = asyncio.Event()
         self.supervisor.take_no_more(silent.set)
         try:
             async with asyncio.timeout(LAST_WORD):
                 await silent.wait()
         except TimeoutError:
-            pass  # what still comes is counted as dropped
-        self.supervisor.close()  # while there are associations that take what plugins say last
-        stopped = asyncio.Event()
-        running = len(self.upstreams)
-
-        def one_stopped() -> None:
-            nonlocal running
-            running -= 1
-            if running <= 0:
-                stopped.set()
-
-        for upstream in self.upstreams:
-            upstream.stop(one_stopped)
+            pass  # items that still come are counted as dropped
+        self.supervisor.close()  # while associations still carry the last items of plugins
+        upstreams = tuple(self.upstreams)
+        for upstream in upstreams:
+            upstream.stop()
         try:
-            async with asyncio.timeout(2.0):
-                await stopped.wait()
+            async with asyncio.timeout(SHUTDOWN_WITHIN):
+                for upstream in upstreams:
+                    await upstream.stopped.wait()
         except TimeoutError:
-            pass  # the peer is gone; closing the carrier aborts what is left
+            pass  # the peer is gone; closing the carrier aborts the association
         self._carrier.close()
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
@@ -218,8 +195,8 @@ class WebService:
         self._close_feed()
 
     async def change(self, changes: dict[str, str]) -> dict[str, dict[str, str]]:
-        """Change options of plugins here and in all applications; for each of them, by name '' or the reason why
-        not."""
+        """Change options of plugins here and in all applications. Return for "web" and for the address of each
+        application the result of each change by its name: '', or the reason why it was refused."""
         applications_first = switches_off(changes)
         results = {} if applications_first else {"web": change_plugins(self.supervisor, changes)}
         upstreams = tuple(self.upstreams)
@@ -230,57 +207,44 @@ class WebService:
 
     @property
     def in_flight(self) -> int:
-        """Requests that applications work on."""
+        """Requests that applications handle."""
         return len(self._active)
 
     @property
     def waiting(self) -> int:
         """Requests that wait for an application."""
-        return len(self._queue)
+        return len(self._waiting.queue)
 
     @property
     def stderr_left_out(self) -> int:
-        """Bytes of STDERR that web servers did not take."""
+        """Bytes of STDERR that web servers did not read."""
         return self._connections.stderr_left_out
 
     # ---- Dispatcher, for the downstream connections
 
     def dispatch(self, exchange: WebExchange) -> None:
-        if self._queue and self._idle is None:
-            self._wait(exchange)  # those before it wait already
-        elif not self._begin(exchange):
+        # requests that wait already go first, unless the service stops
+        if (self._waiting.queue and self._idle is None) or not self._begin(exchange):
             self._wait(exchange)
 
-    def more_input(self, exchange: WebExchange) -> None:
-        exchange.last_activity = self._loop.time()
-        upstream = exchange.state
-        if isinstance(upstream, Upstream):
-            upstream.send_input(exchange)
-        elif not exchange.input_closed and exchange.size_of_input() > MAX_QUEUED_INPUT:
-            exchange.downstream.stop_reading(exchange)
-        if exchange.waiting_bytes:
-            self._count_waiting(exchange)
+    def waiting_grew(self, exchange: WebExchange) -> None:
+        self._waiting.grew(exchange)
 
     def client_gone(self, exchange: WebExchange) -> None:
-        upstream = exchange.state
+        upstream = exchange.upstream
         answered = False
-        if isinstance(upstream, Upstream):
+        if upstream is not None:
             answered = upstream.has_answered(exchange)
             upstream.abort(exchange)
-        # one that waits is stepped over when its turn comes
+        # a request that waits is dequeued when its turn comes
         self.finished(exchange, aborted=not answered)
-
-    def consumed(self, exchange: WebExchange, count: int) -> None:
-        upstream = exchange.state
-        if isinstance(upstream, Upstream):
-            upstream.consumed(exchange, count)
 
     # ---- Owner, for the upstreams
 
-    def make_connection(self) -> tuple[WebConnection, int]:
+    def make_connection(self) -> WebConnection:
         self._association += 1
         settings = replace(self._settings, association=self._association)
-        return WebConnection(settings, channels=self.supervisor.channels), self._association
+        return WebConnection(settings, channels=self.supervisor.channels)
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         for one in self.upstreams:
@@ -288,7 +252,7 @@ class WebService:
                 return one
         return None
 
-    def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
+    def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
         if self._idle is not None:
             return
         addresses, problem = advertised(origin.address, others, self.options.max_workers)
@@ -302,56 +266,38 @@ class WebService:
         if fresh or gone:
             log.info("application %s has %d workers", origin.address, len(addresses))
         for address in fresh:
-            self._add_worker(address, origin)
+            worker = self._upstream(address, origin.weight, origin)
+            self.upstreams.append(worker)
+            worker.start_soon()
         for one in gone:
             self.upstreams.remove(one)
-            one.stop(lambda: None)
-
-    def _add_worker(self, address: Address, origin: Upstream) -> None:
-        worker = Upstream(
-            address,
-            self._carrier,
-            self,
-            self._loop,
-            weight=origin.weight,
-            slow_start=self.options.slow_start,
-            probes=self.options.probes,
-            origin=origin,
-        )
-        self.upstreams.append(worker)
-        worker.start_soon()
+            one.stop()
 
     def upstream_ready(self) -> None:
-        self._serve_queue()
+        self._waiting.serve(self._begin)
 
     def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
         self._active.discard(exchange)
         self.requests_ended += 1
         if self.supervisor.follows_requests:
             self.supervisor.request_end(exchange, exchange.outcome(aborted=aborted, error=error))
-        if self._queue:
-            self._serve_queue()
+        if self._waiting.queue:
+            self.upstream_ready()
         if self._idle is not None:
             self._idle.set()
 
     def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
         self._active.discard(exchange)
-        exchange.state = None
-        # the time that it may wait goes on from the first time: who is refused again and again does not stay for ever
-        now = self._loop.time()
-        exchange.queue_deadline = exchange.queue_deadline or now + self.options.queue_timeout
-        if overloaded:
-            exchange.overloaded_at = exchange.overloaded_at or now
-        if exchange.queue_deadline < now or (overloaded and exchange.overloaded_at + OVERLOADED_FOR < now):
+        exchange.state, exchange.upstream = State.WAITING, None
+        if self._waiting.add_again(exchange, self._loop.time(), overloaded):
+            self._loop.call_soon(self.upstream_ready)  # not now: further requests may be queued again
+        else:
             self._refuse_late(exchange)
-            return
-        self._enqueue(exchange)
-        self._loop.call_soon(self._serve_queue)  # not now: there may be more of them
 
     def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
         if exchange.tried_again or not exchange.can_be_sent_again or exchange.first_byte is not None:
             return False
-        if exchange.params.get("REQUEST_METHOD") not in REPEATABLE:
+        if exchange.params.get("REQUEST_METHOD") not in SAFE_METHODS:
             return False
         exchange.tried_again = True
         return self._begin(exchange, avoid=[failed])
@@ -359,7 +305,7 @@ class WebService:
     # ---- choosing
 
     def _begin(self, exchange: WebExchange, avoid: Sequence[Upstream] = ()) -> bool:
-        """Give the request to an upstream; False if none takes it."""
+        """Send the request to an application; return False if none accepts it."""
         if len(self.upstreams) == 1 and not avoid:
             best: Upstream | None = self.upstreams[0]
         else:
@@ -379,43 +325,16 @@ class WebService:
 
     def _wait(self, exchange: WebExchange) -> None:
         now = self._loop.time()
-        if len(self._queue) >= self.options.queue_length or self._waiting_bytes > MAX_WAITING_BYTES:
+        if self._waiting.is_full:
             self._refuse(
                 exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
             )
-        elif all(
-            upstream.state != "up" and now - upstream.last_up > self.options.queue_timeout
-            for upstream in self.upstreams
-        ):
-            # nobody has been there for as long as a request would wait
+        elif all(one.state != "up" and now - one.last_up > self.options.queue_timeout for one in self.upstreams):
+            # none has been there for as long as a request would wait
             reasons = "; ".join(f"{upstream.address}: {upstream.last_error}" for upstream in self.upstreams)
             self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
         else:
-            exchange.queue_deadline = now + self.options.queue_timeout
-            self._enqueue(exchange)
-
-    def _enqueue(self, exchange: WebExchange) -> None:
-        self._queue.append((exchange.queue_deadline, exchange))
-        self._count_waiting(exchange)
-
-    def _count_waiting(self, exchange: WebExchange) -> None:
-        self._waiting_bytes -= exchange.waiting_bytes
-        exchange.waiting_bytes = len(exchange.raw_params) + exchange.size_of_input()
-        self._waiting_bytes += exchange.waiting_bytes
-
-    def _dequeued(self, exchange: WebExchange) -> None:
-        self._waiting_bytes -= exchange.waiting_bytes
-        exchange.waiting_bytes = 0
-
-    def _serve_queue(self) -> None:
-        queue = self._queue
-        while queue:
-            exchange = queue[0][1]
-            if exchange.over or self._begin(exchange):
-                queue.popleft()
-                self._dequeued(exchange)
-            else:
-                return
+            self._waiting.add(exchange, now)
 
     def _refuse_late(self, exchange: WebExchange) -> None:
         why = "no application had room in time"
@@ -429,27 +348,24 @@ class WebService:
             self.supervisor.request_end(exchange, exchange.outcome(error=why))
 
     def _sweep(self) -> None:
-        """Look for requests whose time is up."""
+        """Answer the requests whose time is up."""
         self._sweep_handle = self._loop.call_later(SWEEP, self._sweep)
         now = self._loop.time()
         self._connections.refuse_late()
-        late = [one for one in self._queue if one[0] < now or one[1].over]  # those that came back are not in order
-        if late:
-            self._queue = deque(one for one in self._queue if one[0] >= now and not one[1].over)
-            if self._idle is not None:
-                self._idle.set()
-        for _, exchange in late:
-            self._dequeued(exchange)
-            if not exchange.over:
+        late = self._waiting.remove_late(now)
+        if late and self._idle is not None:
+            self._idle.set()
+        for exchange in late:
+            if exchange.state is not State.OVER:
                 self._refuse_late(exchange)
         limit = now - self.options.request_timeout
         for exchange in [one for one in self._active if one.last_activity < limit]:
-            if exchange.over or exchange.request.credited_at > limit or exchange.waits_for_web_server():
+            if exchange.state is State.OVER or exchange.request.credited_at > limit or exchange.waits_for_web_server():
                 continue
-            upstream = exchange.state
-            assert isinstance(upstream, Upstream)
+            upstream = exchange.upstream
+            assert upstream is not None
             log.error(
-                "no sign of application %s for %g s in %s; answered 504",
+                "application %s sent nothing for %g s in request %s; answered 504",
                 upstream.address,
                 self.options.request_timeout,
                 exchange.identity,
@@ -469,23 +385,3 @@ class WebService:
     def _publish_all(self, entries: Iterable[FeedEntry]) -> None:
         if self._feed is not None:
             self._feed.publish_all(entries)
-
-    # ---- listening
-
-    async def _open(self, where: str) -> asyncio.Server:
-        def make() -> asyncio.Protocol:
-            return cast(asyncio.Protocol, DownstreamConnection(self, self._connections))
-
-        if not where.startswith("unix:"):
-            address = Address.parse(where)
-            try:
-                return await self._loop.create_server(make, address.hosts, address.port, backlog=BACKLOG)
-            except OSError as error:
-                raise ListenError(f"cannot listen at {where}: {error.strerror}") from error
-        try:
-            options = self.options
-            unix = UnixSocket(where.removeprefix("unix:"), mode=options.socket_mode, group=options.socket_group)
-        except OSError as error:
-            raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
-        self._unix_sockets.append(unix)
-        return await self._loop.create_unix_server(make, sock=unix.socket, backlog=BACKLOG)

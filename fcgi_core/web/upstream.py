@@ -1,12 +1,12 @@
-"""Associations with application endpoints: kept up, chosen from, and what happens to their requests when they go."""
+"""The association with one application: kept up, with the requests on it, and what becomes of them when it is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ..common.bounded_queue import Budget
 from ..common.operator_log import Sums
@@ -34,14 +34,16 @@ from ..protocol.events import (
     Writable,
 )
 from ..protocol.records import ProtocolStatus, RecordType
-from ..protocol.request import Request
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Association, Carrier, CarrierError
 from ..sctp.endpoints import resolve
-from .attempts import FIRST_RETRY, LAST_RETRY, STEADY, Attempts, Presence
+from .attempts import FIRST_RETRY, Attempts
 from .balance import AVOID_FOR, MAX_FAILURES, Health
-from .downstream import WebExchange
+from .exchange import State, WebExchange
 from .faults import about
+from .late_stderr import LateStderr, stderr_missing
+from .overload import Overload
+from .presence import Presence
 from .probe import Probe, ProbeOptions, Prober
 
 __all__ = ["Owner", "Upstream"]
@@ -49,11 +51,7 @@ __all__ = ["Owner", "Upstream"]
 log = logging.getLogger("fcgi_sctp.web")
 
 GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
-"""Answers that count as failures: a bridge gives them when it is its FastCGI server that failed."""
-
-STDERR_WITHIN = 0.5
-"""Seconds that an answer's end waits for STDERR which the application sent before it and which is late: a few
-retransmissions of a fast path. Afterwards the plugins still have it; the web server does not."""
+"""Answers that count as failures: a bridge gives them when its FastCGI server failed."""
 
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
@@ -64,41 +62,28 @@ class Owner(Protocol):
 
     supervisor: Supervisor
 
-    def make_connection(self) -> tuple[WebConnection, int]:
-        """A new connection and the association's number."""
+    def make_connection(self) -> WebConnection:
+        """Return the protocol's side of a new association."""
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
-        """An upstream that is another member's and whose association is with the process of this instance."""
+        """Return an upstream of another member whose association is with the process of this instance."""
 
-    def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
-        """An application that is configured is up; `others` of its SETTINGS may tell of workers."""
+    def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
+        """Connect to the workers that `others` of the SETTINGS of a configured application report."""
 
     def upstream_ready(self) -> None:
-        """An association came up or has capacity again."""
+        """Send on what waits: an association came up or has capacity again."""
 
     def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
-        """The exchange is over."""
+        """Count an exchange that is over, and report it to plugins."""
 
     def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
-        """Nobody knows how far `failed` came with it: give it to another application if that can do no harm, and
-        nothing of an answer has gone on."""
+        """Send the request to another application than `failed`, which may have handled a part of it. Return False if
+        that could do harm, a part of an answer has gone on, or no application accepts it."""
 
     def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
-        """No application has begun the exchange: let another take it, or the same one in a while. `overloaded`: an
-        application refused it, which has more to do than it takes."""
-
-
-class Ending(NamedTuple):
-    """An answer that is complete but for STDERR that is late."""
-
-    exchange: WebExchange
-    event: RequestEnded
-    timer: asyncio.TimerHandle
-
-
-def stderr_missing(event: RequestEnded) -> int:
-    """Bytes of an ended request's STDERR that are still on their way."""
-    return (event.stderr - event.request.stderr_bytes) % (1 << 24)
+        """Queue a request again that no application has begun. `overloaded`: an application that has too much to do
+        refused it."""
 
 
 class Upstream:
@@ -119,49 +104,44 @@ class Upstream:
         self.address = address
         """As it was configured: host names are looked up at each attempt."""
         self.origin = origin
-        """The configured upstream whose application told of this one; None if this is configured itself."""
+        """The configured upstream whose application reported this worker; None if this is configured itself."""
         self.workers_problem = ""
         """Why some of the workers that it reported are ignored; empty if none is."""
         self.weight = weight
         self.requests = 0
-        """Requests that were sent on to it."""
+        """Requests that were sent to it."""
         self.health = Health(slow_start)
         self.link: Link | None = None
         """The association, while requests may be sent on it."""
         self.last_up = loop.time()
         self.last_error = ""
         self.account: Budget = Budget(MAX_HELD_OF_PEER) if origin is None else origin.account
-        """What the associations of this member hold together."""
+        """The memory that the associations of this member hold together."""
         self._sums = Sums(log, loop, f"application {address}")
         self._carrier = carrier
         self._owner = owner
+        self._supervisor = owner.supervisor
         self._loop = loop
         self._driver: Driver[WebConnection] | None = None
         self._connection: WebConnection
-        self._number = 0
         self._attempts: Attempts = Attempts(loop) if origin is None else origin._attempts
         self._attempt: Association | None = None
         """The association that is being made."""
-        self._presence = Presence(loop.time())
-        self._steady: asyncio.TimerHandle | None = None
+        self._presence = Presence(address, loop)
         self._stopping = False
-        self._on_stopped: Callable[[], None] | None = None
+        self.stopped = asyncio.Event()
+        """Set when the association is gone after `stop`."""
         self._tries = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
-        self._ending: dict[Request, Ending] = {}
-        """Requests whose end waits for their STDERR."""
+        self._late_stderr = LateStderr(loop, owner.finished)
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
         self._prober = None if probes is None else Prober(probes, self, loop)
-        self._most = 0
-        """Requests that it had under way when it said that it takes no more; it gets no more than those."""
-        self._relief: asyncio.TimerHandle | None = None
-        """Until when `_most` holds; None: it does not."""
-        self._back_off = FIRST_RETRY
+        self._overload = Overload(loop, owner.upstream_ready)
 
     def start(self) -> None:
-        """Try to make an association, and keep at it."""
+        """Try to make an association, and try again until `stop`."""
         self._tries += 1
         if self.address.is_numeric():
             self._connect(self.address)
@@ -179,7 +159,7 @@ class Upstream:
         self._connect(address)
 
     def _connect(self, address: Address) -> None:
-        self._connection, self._number = self._owner.make_connection()
+        self._connection = self._owner.make_connection()
         self._connection.account = self.account
         driver = Driver(self._connection, self._loop, on_events=self._on_events, on_down=self._on_down)
         self._driver = driver
@@ -189,11 +169,11 @@ class Upstream:
             self._on_down(str(error))
 
     def start_soon(self) -> None:
-        """Begin to keep an association up, when the turn comes among the workers of the same application."""
+        """Start when the turn comes among the workers of the same application."""
         self._attempts.soon(self)
 
-    def stop(self, on_stopped: Callable[[], None]) -> None:
-        """End the association gracefully; `on_stopped` is called when it is gone."""
+    def stop(self) -> None:
+        """End the association gracefully, and make no further one."""
         self._stopping = True
         if self._prober is not None:
             self._prober.stop()
@@ -201,26 +181,26 @@ class Upstream:
         self._attempts.forget(self)
         if self._lookup is not None:
             self._lookup.cancel()
-        if self._driver is None:
-            self._sums.close()
-            on_stopped()
-            return
-        self._on_stopped = on_stopped
-        if self._driver.association is None:
-            self._on_stopped = None
-            if self._attempt is not None:
-                self._attempt.abort("stopping")  # it has not come up, and nothing waits for it
-            on_stopped()
-        else:
+        if self._driver is not None and self._driver.association is not None:
             self._driver.shutdown()
+            return
+        if self._attempt is not None:
+            self._attempt.abort("stopping")  # it has not come up, and the service does not wait for it
+        self._sums.close()
+        self.stopped.set()
 
     @property
     def capacity(self) -> int:
-        """Requests that it would take now."""
+        """How many requests it would accept now."""
         if self.link is None or self.health.out:
             return 0
-        capacity = self._connection.capacity
-        return capacity if self._relief is None else max(0, min(capacity, self._most - len(self._connection.requests)))
+        capacity, most = self._connection.capacity, self._overload.most
+        return capacity if most is None else max(0, min(capacity, most - len(self._connection.requests)))
+
+    @property
+    def _number(self) -> int:
+        """The association's number."""
+        return self._connection.settings.association
 
     @property
     def member(self) -> str:
@@ -234,7 +214,7 @@ class Upstream:
 
     @property
     def outstanding(self) -> int:
-        """Requests under way on it."""
+        """How many requests it handles."""
         return 0 if self.link is None else len(self._connection.requests)
 
     @property
@@ -243,7 +223,7 @@ class Upstream:
         return self._driver
 
     async def change(self, changes: dict[str, str]) -> dict[str, str]:
-        """Change configuration in the application; for each name '' or the reason why not."""
+        """Change configuration in the application; return for each name '' or the reason why it was refused."""
         if self.link is None:
             return dict.fromkeys(changes, "no association")
         number = max(self._asked, default=0) + 1
@@ -260,11 +240,11 @@ class Upstream:
     # ---- requests
 
     def begin(self, exchange: WebExchange) -> None:
-        """Send the request on; RequestRefused if it does not take one now."""
+        """Send the request. RequestRefused if the application accepts none now."""
         link = self.link
         if link is None or self.health.out:
             raise RequestRefused(f"{self.address} is {self.state}")
-        if self._relief is not None and self.capacity <= 0:
+        if self._overload.most is not None and self.capacity <= 0:
             raise RequestRefused(f"{self.address} is overloaded")
         whole = exchange.input_closed
         pieces: list[bytes] = []
@@ -280,16 +260,15 @@ class Upstream:
         request.context = exchange
         exchange.link = link
         exchange.request = request
-        exchange.state = self
+        exchange.state, exchange.upstream = State.SENT, self
         exchange.can_be_sent_again = whole
         if whole:
             exchange.downstream.read_on(exchange)  # while it waited its body may have been more than is kept
         else:
             self.send_input(exchange)
-        self.driver.wake()
+        link.driver.wake()
 
     def send_input(self, exchange: WebExchange) -> None:
-        """Send on what has come of the request's input."""
         request = exchange.request
         body, exchange.body = exchange.body, []
         for kind, content in body:
@@ -305,14 +284,8 @@ class Upstream:
         self.driver.wake()
 
     def abort(self, exchange: WebExchange) -> None:
-        """Nobody waits for the answer."""
         if self.link is not None:
             self._connection.abort(exchange.request)
-            self.driver.wake()
-
-    def consumed(self, exchange: WebExchange, count: int) -> None:
-        if self.link is not None:
-            self._connection.consumed(exchange.request, count)
             self.driver.wake()
 
     # ---- probes
@@ -323,7 +296,7 @@ class Upstream:
         probe.request = request = self._connection.begin_request(probe.raw_params, body=b"")
         probe.link = link
         request.context = probe
-        self.driver.wake()
+        link.driver.wake()
 
     def abort_probe(self, probe: Probe) -> None:
         self._connection.abort(probe.request)
@@ -363,20 +336,19 @@ class Upstream:
             elif isinstance(event, FeedbackReceived):
                 if self.link is not None:
                     context = None if event.request is None else event.request.context
-                    self._owner.supervisor.feedback(event.channel, event.data, context, self.link)
+                    self._supervisor.feedback(event.channel, event.data, context, self.link)
             elif isinstance(event, ItemsAcknowledged):
                 if self.link is not None:
-                    self._owner.supervisor.delivery.acknowledged(self.link, event.channel, event.number)
+                    self._supervisor.delivery.acknowledged(self.link, event.channel, event.number)
             elif isinstance(event, StderrReceived):
                 exchange = event.request.context
-                self._owner.supervisor.stderr(exchange, event.data)
+                self._supervisor.stderr(exchange, event.data)
                 exchange.send_stderr(event.data)
-                late = self._ending.get(event.request) if self._ending else None
-                if late is not None and not stderr_missing(late.event):
-                    self._complete(event.request)
+                if self._late_stderr.ends:
+                    self._late_stderr.stderr_came(event.request)
             else:
                 self._on_rare_event(event)
-        # STDERR that came with an end on another stream is told first
+        # STDERR that came with an end on another stream goes first
         for one in ended:
             self._ended(one)
 
@@ -388,20 +360,20 @@ class Upstream:
             else:
                 exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
             return
-        if exchange.over:
-            return  # another's answer on the same connection broke off
+        if exchange.state is State.OVER:
+            return  # another answer on the web server's connection broke off
         if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
             # the application had not begun it
             draining = self._connection.peer_draining
             if not draining:
-                self._overloaded()
+                self._overload.refused(len(self._connection.requests))
             if exchange.can_be_sent_again:
                 self._owner.requeue(exchange, overloaded=not draining)
             else:
                 exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
                 self._owner.finished(exchange, error="overloaded")
             return
-        self._back_off = FIRST_RETRY
+        self._overload.pause = FIRST_RETRY
         if event.status is ProtocolStatus.INCOMPLETE:
             self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
             return
@@ -414,43 +386,24 @@ class Upstream:
         else:
             self.health.succeeded()
         if event.stderr and stderr_missing(event):
-            timer = self._loop.call_later(STDERR_WITHIN, self._complete, event.request)
-            self._ending[event.request] = Ending(exchange, event, timer)
+            self._late_stderr.wait(exchange, event)
             return
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
 
-    def _overloaded(self) -> None:
-        """The application takes no more than it has: it gets the next when one of those has ended, or after a while."""
-        self._most = len(self._connection.requests)
-        if self._relief is None:
-            self._relief = self._loop.call_later(self._back_off, self._relieved)
-            self._back_off = min(self._back_off * 2, LAST_RETRY)
-
-    def _relieved(self) -> None:
-        self._relief = None
-        self._owner.upstream_ready()
-
     def has_answered(self, exchange: WebExchange) -> bool:
-        """Whether the application has ended the exchange, whose END_REQUEST waits for its STDERR."""
-        return exchange.request in self._ending
-
-    def _complete(self, request: Request) -> None:
-        """End the answer whose end waited for STDERR: it has come, or takes too long."""
-        exchange, event, timer = self._ending.pop(request)
-        timer.cancel()
-        if not exchange.over:  # the client may have gone
-            exchange.end(event.app_status, event.status)
-            self._owner.finished(exchange)
+        return exchange.request in self._late_stderr.ends
 
     def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
-        """The answer will not be whole, by the application's fault. Another may be asked if none of it has gone on."""
+        """Try another application, or answer 502, or cut the response: the application's answer will not be whole."""
         self.failed()
-        if exchange.over:
+        if exchange.state is State.OVER:
             return
         again = self._owner.try_another(exchange, self)
-        then = "another is asked" if again else "answered 502" if exchange.first_byte is None else "the response is cut"
-        level = logging.WARNING if again else logging.ERROR
+        if again:
+            level, then = logging.WARNING, "trying another application"
+        else:
+            level, then = logging.ERROR, "answered 502" if exchange.first_byte is None else "the response is cut"
         text = "application %s, request %s: %s; %s"
         self._say(level, "answers broke off", text, exchange.identity, error, then, exchange=exchange)
         if again:
@@ -459,7 +412,6 @@ class Upstream:
         self._owner.finished(exchange, error=error)
 
     def failed(self) -> None:
-        """A request failed by the application's fault, not the association's."""
         if self.health.failed(self._loop.time()):
             log.warning(
                 "application %s failed %d times in a row and is avoided for %g s", self.address, MAX_FAILURES, AVOID_FOR
@@ -478,7 +430,7 @@ class Upstream:
                     self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
             case PeerChanged():
                 if self.link is not None:
-                    self._owner.supervisor.peer_changed(self.link)
+                    self._supervisor.peer_changed(self.link)
             case PeerDraining():
                 log.info("application %s takes no new requests", self.address)
             case ConfigAnswered():
@@ -497,110 +449,64 @@ class Upstream:
 
     def _say(self, level: int, what: str, text: str, *values: object, exchange: WebExchange | None = None) -> None:
         extra = None if exchange is None else about(exchange)
-        self._sums.say(self._level(level), what, text, self.address, *values, extra=extra)
-
-    def _level(self, level: int) -> int:
-        """The level of a log line about one association: DEBUG where they would fill the log."""
-        return logging.DEBUG if self._presence.flaps else level
+        self._sums.say(self._presence.level(level), what, text, self.address, *values, extra=extra)
 
     def _ready(self, event: PeerReady) -> None:
         instance = event.settings.instance
         other = self._owner.other_with(instance, self) if instance else None
         if other is not None:
-            # it claims to be the other's process, or is reached twice: either way what is the other's stays so
+            # it claims to be the other's process, or is reached twice: the other keeps its association either way
             self.driver.abort(f"instance {instance} is associated at {other.address} already: connect to it once")
             return
-        now = self._loop.time()
-        presence = self._presence
-        presence.came_up(now)
-        self.health.came_up(now, first=not self._was_up)
+        self.health.came_up(self._loop.time(), first=not self._was_up)
         self._was_up = True
-        name = event.settings.name or event.settings.instance
-        absence = f" after {now - presence.away_since:.0f} s, {presence.attempts} attempts failed"
-        log.log(
-            self._level(logging.INFO),
-            "association %d with application %s at %s is up%s",
-            *(self._number, name, self.address, absence if presence.attempts else ""),
-        )
-        if presence.flaps:
-            self._steady = self._loop.call_later(STEADY, self._is_steady)
-        self.link = self._owner.supervisor.association_up(self.driver, self._number, str(self.address), self.member)
+        self._presence.came_up(self._number, event.settings.name or instance)
+        self.link = self._supervisor.association_up(self.driver, self._number, str(self.address), self.member)
         if self._prober is not None:
             self._prober.start()
         if self.origin is None:
-            self._owner.workers_told(self, event.settings.others)
+            self._owner.workers_reported(self, event.settings.others)
         self._attempts.hurry()
         self._owner.upstream_ready()
-
-    def _is_steady(self) -> None:
-        self._steady = None
-        log.info("association %d with application %s is up and stays", self._number, self.address)
 
     def _on_down(self, reason: str) -> None:
         link, self.link = self.link, None
         self._driver = self._attempt = None
         why = reason or "it was shut down"
-        now = self._loop.time()
-        if self._steady is not None:
-            self._steady.cancel()
-            self._steady = None
         if self._prober is not None:
             self._prober.stop()
-        if self._relief is not None:
-            self._relief.cancel()
-            self._relief = None
-        self._back_off = FIRST_RETRY
-        for request in tuple(self._ending):
-            self._complete(request)
+        self._overload.end()
+        self._late_stderr.release_all()
         self.last_error = reason
         if link is not None:
-            self.last_up = now
-            if self._presence.went_down(now):
+            self.last_up = self._loop.time()
+            if self._presence.went_down():
                 self._attempts.steady()
             lost = self._give_up_requests(reason)
             if not self._stopping:
-                level = self._level(logging.WARNING)
+                level = self._presence.level(logging.WARNING)
                 more = f"; requests lost: {lost}" if lost else ""
                 log.log(level, "association %d with %s is down: %s%s", self._number, self.address, why, more)
-            self._owner.supervisor.association_down(link, reason)
+            self._supervisor.association_down(link, reason)
         if self._stopping:
             self._sums.close()
-            on_stopped, self._on_stopped = self._on_stopped, None
-            if on_stopped is not None:
-                on_stopped()
+            self.stopped.set()
             return
         if link is None or self._presence.flaps:
-            self._absent(why, now)
+            # of a worker that is away with its application, the application's line says enough
+            quiet = self.origin is not None and self.origin.link is None
+            self._presence.failed(why, logging.DEBUG if quiet else logging.WARNING)
         self._attempts.later(self)
 
-    def _absent(self, why: str, now: float) -> None:
-        """An attempt failed, or the association did not last."""
-        presence = self._presence
-        presence.attempts += 1
-        if not presence.worth_a_line(now):
-            log.debug("no association with %s: %s", self.address, why)
-        elif presence.attempts == 1:
-            # of a worker, its origin says the same
-            log.log(
-                logging.WARNING if self.origin is None or self.origin.link is not None else logging.DEBUG,
-                "no association with %s: %s; trying on",
-                *(self.address, why),
-            )
-        else:
-            log.warning(
-                "application %s is not there for %.0f s, %d attempts failed: %s",
-                *(self.address, now - presence.away_since, presence.attempts, why),
-            )
-
     def _give_up_requests(self, reason: str) -> int:
-        """Give to others what may be given to others; the number of requests that are answered 502, or cut."""
+        """Send requests to other applications where that can do no harm; return how many are answered 502, or cut."""
         lost = 0
         for request in tuple(self._connection.requests.values()):
             exchange: WebExchange | Probe = request.context
-            if isinstance(exchange, Probe) or exchange.over:
+            if isinstance(exchange, Probe) or exchange.state is State.OVER:
                 continue
             if not request.lane.sent and exchange.can_be_sent_again:
-                # nothing of it had been handed to SCTP: nobody can have begun it
+                # SCTP has got nothing of it: the application cannot have begun it
                 self._owner.requeue(exchange)
                 continue
             if self._owner.try_another(exchange, self):

@@ -195,9 +195,9 @@ def test_an_upstream_that_is_given_up() -> None:
         await until(lambda: origin.state == "up", "it is up")
 
         async def once() -> None:
-            web.workers_told(origin, advertisement(first, 2))
+            web.workers_reported(origin, advertisement(first, 2))
             await until(lambda: [one.state for one in web.upstreams] == ["up", "up"], "the worker is up")
-            web.workers_told(origin, {})
+            web.workers_reported(origin, {})
             await until(lambda: not services[1]._associations, "the worker is given up")
             await settle()
 

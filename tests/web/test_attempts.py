@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcgi_core.web.attempts import AT_ONCE, LAST_RETRY, REMIND, STEADY, Attempts, Presence
+from fcgi_core.web.attempts import AT_ONCE, LAST_RETRY, Attempts
 from tests.clock import Clock
 
 
@@ -72,22 +72,3 @@ def test_one_that_is_given_up_is_not_tried() -> None:
     other.tried.clear()
     clock.run_until(5)
     assert not other.tried
-
-
-def test_an_absence_is_logged_when_it_begins_and_rarely_after() -> None:
-    presence = Presence(0.0)
-    logged = [second for second in range(1000) if presence.worth_a_line(float(second))]
-    assert logged == [0, REMIND, 2 * REMIND, 3 * REMIND]
-
-
-def test_one_that_comes_and_goes() -> None:
-    presence = Presence(0.0)
-    for second in range(3):
-        assert not presence.flaps
-        presence.came_up(second)
-        assert not presence.went_down(second + 0.5)
-    assert presence.flaps
-    presence.came_up(10)
-    assert presence.went_down(10 + STEADY)
-    assert not presence.flaps
-    assert presence.away_since == 10 + STEADY

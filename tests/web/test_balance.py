@@ -29,7 +29,7 @@ def give(back_ends: list[BackEnd], count: int, now: float = 0.0) -> Counter[int]
     return Counter({index: one.outstanding for index, one in enumerate(back_ends)})
 
 
-def test_nobody_takes_a_request() -> None:
+def test_no_back_end_accepts_a_request() -> None:
     assert choose([], 0.0) is None
     assert choose([BackEnd(capacity=0)], 0.0) is None
     only = BackEnd()
@@ -55,7 +55,7 @@ def one_at_a_time(back_ends: list[BackEnd], count: int, now: float = 0.0) -> lis
 
 
 @given(st.lists(st.integers(1, 8), min_size=2, max_size=6))
-def test_those_that_are_idle_take_turns_by_their_weights(weights: list[int]) -> None:
+def test_idle_back_ends_take_turns_by_their_weights(weights: list[int]) -> None:
     given_out = one_at_a_time([BackEnd(weight=weight) for weight in weights], 3 * sum(weights))
     assert Counter(given_out) == {index: 3 * weight for index, weight in enumerate(weights)}
 
@@ -64,11 +64,11 @@ def test_turns_are_spread() -> None:
     assert one_at_a_time([BackEnd(weight=5), BackEnd(), BackEnd()], 7) == [0, 0, 1, 0, 2, 0, 0]
 
 
-def test_one_that_is_busy_leaves_the_turns_to_the_others() -> None:
+def test_a_busy_back_end_leaves_its_turns_to_the_others() -> None:
     assert one_at_a_time([BackEnd(outstanding=1), BackEnd(), BackEnd()], 4) == [1, 2, 1, 2]
 
 
-def test_one_that_is_avoided_has_no_turn() -> None:
+def test_an_avoided_back_end_has_no_turn() -> None:
     bad = BackEnd()
     bad.health.avoid_until = 10.0
     assert one_at_a_time([bad, BackEnd(), BackEnd()], 4, now=5.0) == [1, 2, 1, 2]
@@ -108,6 +108,6 @@ def test_failures_in_a_row_make_it_avoided_while_there_is_another() -> None:
     assert bad.health.failed(0.0)
     assert choose([bad, good], 1.0) is good
     good.capacity = 0
-    assert choose([bad, good], 1.0) is bad, "better than nobody"
+    assert choose([bad, good], 1.0) is bad, "better than none"
     good.capacity = 1
     assert choose([bad, good], AVOID_FOR + 0.1) is bad

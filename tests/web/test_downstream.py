@@ -27,8 +27,10 @@ from fcgi_core.protocol.records import (
     record,
     stream_records,
 )
+from fcgi_core.web import client_socket, early_stderr
 from fcgi_core.web import downstream as module
-from fcgi_core.web.downstream import NO_RECORD, Connections, DownstreamConnection, WebExchange
+from fcgi_core.web.downstream import Connections, DownstreamConnection
+from fcgi_core.web.exchange import NO_RECORD, State, WebExchange
 
 PARAMS = {"REQUEST_METHOD": "GET", "SERVER_NAME": "shop.example"}
 
@@ -90,18 +92,27 @@ class Dispatcher:
         self.passed_on = 0
 
     def dispatch(self, exchange: WebExchange) -> None:
+        exchange.link, exchange.request = cast(Any, self), cast(Any, None)
         self.begun.append(exchange)
 
-    def more_input(self, exchange: WebExchange) -> None:
+    def waiting_grew(self, exchange: WebExchange) -> None:
         self.more.append(exchange)
 
     def client_gone(self, exchange: WebExchange) -> None:
         self.gone.append(exchange)
 
-    def refused(self, exchange: WebExchange, error: str) -> None: ...
+    # an association, as far as credit goes
 
-    def consumed(self, exchange: WebExchange, count: int) -> None:
+    @property
+    def driver(self) -> Dispatcher:
+        return self
+
+    connection = driver
+
+    def consumed(self, request: object, count: int) -> None:
         self.passed_on += count
+
+    def wake(self) -> None: ...
 
     def input_of(self, exchange: WebExchange, kind: RecordType = RecordType.STDIN) -> bytes:
         return b"".join(content for one, content in exchange.body if one == kind)
@@ -175,7 +186,9 @@ def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 )
 @run
 async def test_the_web_server_may_name_a_request(params: dict[str, str], identity: str) -> None:
-    assert Client().request(params=params).identity == identity
+    exchange = WebExchange(Client().connection, 1, Role.RESPONDER, KEEP_CONN)
+    exchange.raw_params = encode_pairs(params)
+    assert exchange.identity == identity
 
 
 @run
@@ -564,7 +577,7 @@ async def test_a_web_server_that_sends_all_before_it_reads_gets_the_answer(tmp_p
 
 @run
 async def test_what_is_thrown_away_is_bounded_in_amount(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINGER_BYTES", 1000)
+    monkeypatch.setattr(client_socket, "LINGER_BYTES", 1000)
     client = Client()
     client.send(EARLY)
     client.dispatcher.begun[0].end()
@@ -577,7 +590,7 @@ async def test_what_is_thrown_away_is_bounded_in_amount(monkeypatch: pytest.Monk
 
 @run
 async def test_what_is_thrown_away_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINGER_FOR", 0.001)
+    monkeypatch.setattr(client_socket, "LINGER_FOR", 0.001)
     client = Client()
     client.send(EARLY)
     client.wire.unsent = 1
@@ -661,7 +674,7 @@ async def test_params_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = await client.answered()
     assert {one.request_id for one in answer if one.type == RecordType.END_REQUEST} == {1, 2}
     assert b"Status: 408 " in answer[1].content
-    assert not whole.over
+    assert whole.state is State.WAITING
     client.connections.refuse_late()
 
 
@@ -705,8 +718,8 @@ async def test_stderr_that_came_before_the_head_goes_before_it(head: bytes, size
     first = kinds.index(RecordType.STDOUT)
     before = sum(8 + len(content) for _, _, content in answer[:first])
     held = sum(8 + len(text) for text in written)
-    assert before + 8 + len(head) <= module.HEAD_BUFFER
-    assert before >= min(held, module.HEAD_BUFFER - 8 - len(head) - 8)
+    assert before + 8 + len(head) <= early_stderr.MAX_HEAD_BUFFER
+    assert before >= min(held, early_stderr.MAX_HEAD_BUFFER - 8 - len(head) - 8)
     stderr = [content for kind, _, content in answer if kind == RecordType.STDERR]
     assert b"".join(stderr) == b"".join(written[: sum(map(len, stderr)) // size]) + b"late\n"
     assert kinds[-1] == RecordType.END_REQUEST
@@ -748,9 +761,9 @@ async def test_stderr_that_a_web_server_does_not_read_is_bounded_and_reported(ca
     for _ in range(100):
         exchange.send_stderr(b"e" * 10_000)
     told = sum(len(content) for kind, _, content in await client.answered() if kind == RecordType.STDERR)
-    assert module.MAX_UNREAD_STDERR - 10_000 < told <= module.MAX_UNREAD_STDERR
+    assert client_socket.MAX_UNREAD_STDERR - 10_000 < told <= client_socket.MAX_UNREAD_STDERR
     client.connection.resume_writing()
-    assert f"did not take {1_000_000 - told} bytes of STDERR" in caplog.text
+    assert f"did not read its STDERR; {1_000_000 - told} bytes were dropped" in caplog.text
     assert client.connections.stderr_left_out == 1_000_000 - told
     exchange.send_stderr(b"again")
     assert [content for _, _, content in await client.answered()] == [b"again"]
@@ -765,7 +778,7 @@ async def test_stderr_without_an_answer_is_bounded() -> None:
     exchange.end()
     answer = await client.answered()
     told = sum(len(content) for kind, _, content in answer if kind == RecordType.STDERR)
-    assert 16_000 <= told <= module.MAX_HELD_STDERR
+    assert 16_000 <= told <= early_stderr.MAX_HELD_STDERR
     assert client.connections.stderr_left_out == 1_000_000 - told
     assert answer[-1].type == RecordType.END_REQUEST
     exchange = client.request()

@@ -131,7 +131,7 @@ def test_greeting_and_entry(tmp_path: Path) -> None:
         ("x" * 9000, [6]),
     ],
 )
-def test_what_of_the_past(tmp_path: Path, wish: object, numbers: list[int]) -> None:
+def test_which_past_entries_a_listener_gets(tmp_path: Path, wish: object, numbers: list[int]) -> None:
     async def test(feed: Feed) -> None:
         for _ in range(5):
             feed.publish(entry())
@@ -142,7 +142,7 @@ def test_what_of_the_past(tmp_path: Path, wish: object, numbers: list[int]) -> N
     run(tmp_path, test)
 
 
-def test_who_says_nothing_gets_what_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_listener_gets_new_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "SPEAK_WITHIN", 0.001)
 
     async def test(feed: Feed) -> None:
@@ -158,7 +158,7 @@ def test_who_says_nothing_gets_what_comes(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("wish", [{"tail": 3}, None])
-def test_who_closes_its_half_gets_what_there_is(tmp_path: Path, wish: object) -> None:
+def test_a_listener_that_closes_its_half_gets_the_entries_that_there_are(tmp_path: Path, wish: object) -> None:
     async def test(feed: Feed) -> None:
         for _ in range(5):
             feed.publish(entry())

@@ -36,13 +36,16 @@ from fcgi_core.protocol.streams import FIRST_STREAM
 from fcgi_core.sctp.carrier import Address, Message
 from fcgi_core.sctp.endpoints import advertisement, shifted
 from fcgi_core.sctp.memory import MemoryNetwork
+from fcgi_core.web import late_stderr as late_stderr_module
 from fcgi_core.web import service as service_module
-from fcgi_core.web import upstream as upstream_module
+from fcgi_core.web import waiting as waiting_module
 from fcgi_core.web.balance import MAX_FAILURES
-from fcgi_core.web.downstream import NO_RECORD, DownstreamConnection
+from fcgi_core.web.downstream import DownstreamConnection
+from fcgi_core.web.exchange import NO_RECORD
 from fcgi_core.web.feed import Feed
+from fcgi_core.web.listeners import ListenError
 from fcgi_core.web.probe import ProbeOptions
-from fcgi_core.web.service import BackEndOptions, ListenError, WebOptions, WebService
+from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from tests.app.harness import PATIENCE, LiveNetwork, until
 from tests.web.test_downstream import Wire
 
@@ -105,7 +108,7 @@ def hang(exchange: AppExchange) -> None:
 
 
 class Application:
-    """Does with each request what it is told; probes are apart."""
+    """Handles each request as `does` says, and probes as `on_probe` does."""
 
     def __init__(self, does: Behaviour) -> None:
         self.does = does
@@ -253,7 +256,7 @@ def test_an_answer_that_breaks_off_before_it_began_is_asked_for_elsewhere(fails:
     run(body)
 
 
-def test_what_may_not_be_made_twice_is_not() -> None:
+def test_an_unsafe_request_is_not_sent_twice() -> None:
     async def body() -> None:
         async with running(break_off, answer(b"the other")) as bench:
             assert b"502 Bad Gateway" in await bench.ask("POST", b"order")
@@ -284,7 +287,7 @@ def test_twice_is_enough() -> None:
 
 
 def test_gateway_errors_count_and_are_passed_on() -> None:
-    """A bridge whose FastCGI server hangs answers 504; it may have begun the request, so nobody else is asked."""
+    """A bridge whose FastCGI server hangs answers 504; it may have begun the request, so no other gets it."""
 
     async def body() -> None:
         async with running(gateway_timeout, answer(b"the other")) as bench:
@@ -316,7 +319,7 @@ def late_stderr(text: bytes, *, comes: bool = True) -> Behaviour:
 
 
 def test_the_end_of_an_answer_waits_for_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+    monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 60.0)
 
     async def body() -> None:
         async with running(late_stderr(b"a line")) as bench:
@@ -335,8 +338,8 @@ def test_the_end_of_an_answer_waits_for_its_stderr(monkeypatch: pytest.MonkeyPat
     run(body)
 
 
-def test_it_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 0.02)
+def test_an_answer_waits_for_its_stderr_only_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 0.02)
 
     async def body() -> None:
         async with running(late_stderr(b"lost", comes=False)) as bench:
@@ -347,21 +350,21 @@ def test_it_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("goes", ["client", "association"])
-def test_who_goes_meanwhile(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
-    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+def test_the_client_or_the_association_goes_while_stderr_is_late(monkeypatch: pytest.MonkeyPatch, goes: str) -> None:
+    monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 60.0)
 
     async def body() -> None:
         async with running(late_stderr(b"lost", comes=False)) as bench:
             wire = bench.begin()
             await until(lambda: stdout(wire), "all but the end has come")
             (upstream,) = bench.service.upstreams
-            await until(lambda: upstream._ending, "it waits")
+            await until(lambda: upstream._late_stderr.ends, "it waits")
             if goes == "client":
                 (connection,) = bench.service._connections
                 connection.connection_lost(None)
                 assert bench.service.requests_ended == 1
             upstream.driver.abort("on purpose")
-            await until(lambda: not upstream._ending, "nothing waits any more")
+            await until(lambda: not upstream._late_stderr.ends, "nothing waits any more")
             assert (bench.service.in_flight, bench.service.requests_ended) == (0, 1)
             await until(lambda: is_over(wire) or goes == "client", "the answer was whole")
 
@@ -608,14 +611,14 @@ def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
         def ports() -> list[int]:
             return [one.address.port for one in web.upstreams]
 
-        web.workers_told(first, advertisement(base, 5))
+        web.workers_reported(first, advertisement(base, 5))
         assert ports() == [9000, 9001, 9002], "9001 is configured itself"
         assert "it has 5 workers and 3 are used: raise web.max_workers" in caplog.text
         caplog.clear()
-        web.workers_told(first, advertisement(base, 5))
+        web.workers_reported(first, advertisement(base, 5))
         assert ports() == [9000, 9001, 9002]
         assert not caplog.text, "it was said before"
-        web.workers_told(first, {})
+        web.workers_reported(first, {})
         assert ports() == [9000, 9001], "it has one process now"
         await web.stop(0)
 
@@ -623,7 +626,7 @@ def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
 
 
 @pytest.mark.parametrize("steps", range(4))
-def test_one_that_is_stopped_while_it_connects_leaves_no_association(steps: int) -> None:
+def test_an_upstream_that_is_stopped_while_it_connects_leaves_no_association(steps: int) -> None:
     """Nothing waits for it any more, and the application need not keep it."""
 
     async def body() -> None:
@@ -635,10 +638,9 @@ def test_one_that_is_stopped_while_it_connects_leaves_no_association(steps: int)
         (upstream,) = web.upstreams
         upstream.start()
         network.run_until(steps)
-        stopped: list[bool] = []
-        upstream.stop(lambda: stopped.append(True))
+        upstream.stop()
         network.run_until(100)
-        assert stopped == [True]
+        assert upstream.stopped.is_set()
         assert not application._associations
         assert upstream.link is None
         network.run()
@@ -723,7 +725,7 @@ def test_a_waiting_request_is_not_read_on_for_ever() -> None:
 
 def test_the_only_application_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer soon, and not thousands of tries until then."""
-    monkeypatch.setattr(service_module, "OVERLOADED_FOR", 0.3)
+    monkeypatch.setattr(waiting_module, "OVERLOADED_FOR", 0.3)
 
     async def body() -> None:
         async with running(overloaded, queue_timeout=60) as bench:
@@ -773,7 +775,7 @@ def test_another_application_takes_what_one_refuses() -> None:
 
 
 def test_what_waits_has_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "MAX_WAITING_BYTES", 300_000)
+    monkeypatch.setattr(waiting_module, "MAX_WAITING_BYTES", 300_000)
 
     async def body() -> None:
         async with running(read_all, probes=PROBES) as bench:
@@ -787,13 +789,13 @@ def test_what_waits_has_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> Non
             servers[0].connection.connection_lost(None)
             application.on_probe = answer(b"well")
             await until(lambda: all(is_over(server.wire) for server in servers[1:3]), "the answers")
-            assert bench.service._waiting_bytes == 0
+            assert bench.service._waiting.size == 0
             application.on_probe = break_off
             await until(lambda: bench.states() == ["out"], "it takes nothing")
             slow = bench.connect().begin_to_send().flush()
             for _ in range(50):
                 slow.send(b"x").flush()
-            assert bench.service._waiting_bytes > 50 * 100
+            assert bench.service._waiting.size > 50 * 100
             bench.begin("POST", bytes(100_000))
             assert bench.service.waiting == 2
 
@@ -905,13 +907,13 @@ def test_a_web_server_that_closes_when_it_has_all(sent: bytes, aborted: int) -> 
 
 
 def test_a_web_server_that_closes_before_the_stderr_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "STDERR_WITHIN", 60.0)
+    monkeypatch.setattr(late_stderr_module, "STDERR_WITHIN", 60.0)
 
     async def body() -> None:
         async with running(late_stderr(b"lost", comes=False)) as bench:
             traffic = bench.service.supervisor.follow_traffic()
             server = bench.connect().begin()
-            await until(lambda: bench.service.upstreams[0]._ending, "all but the end has come")
+            await until(lambda: bench.service.upstreams[0]._late_stderr.ends, "all but the end has come")
             server.connection.connection_lost(None)
             assert traffic.hosts()["shop.example"].aborted == 0
             server = bench.connect()

@@ -14,8 +14,9 @@ from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, AssociationStatistics, Carrier, Message
-from fcgi_core.web.attempts import LAST_RETRY, REMIND, STEADY
-from fcgi_core.web.downstream import WebExchange
+from fcgi_core.web.attempts import LAST_RETRY
+from fcgi_core.web.exchange import WebExchange
+from fcgi_core.web.presence import REMIND, STEADY
 from fcgi_core.web.upstream import Upstream
 from tests.clock import Clock
 from tests.protocol.helpers import settings_message
@@ -85,13 +86,13 @@ class Owner:
         self.supervisor = Supervisor([], cast(Any, clock.loop), lambda call: call(), web=True)
         self.told: list[tuple[Upstream, dict[str, str]]] = []
 
-    def make_connection(self) -> tuple[WebConnection, int]:
-        return WebConnection(), 1
+    def make_connection(self) -> WebConnection:
+        return WebConnection(Settings(association=1))
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         return None
 
-    def workers_told(self, origin: Upstream, others: Mapping[str, str]) -> None:
+    def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
         self.told.append((origin, dict(others)))
 
     def upstream_ready(self) -> None: ...
@@ -144,7 +145,7 @@ def test_an_application_that_is_away_for_a_minute_costs_a_line_or_two(
     caplog.clear()
     clock.run_until(clock.now + REMIND)
     (reminder,) = caplog.records
-    assert "application 10.0.0.1:9000 is not there for 300 s" in reminder.getMessage()
+    assert "application 10.0.0.1:9000 has been away for 300 s" in reminder.getMessage()
     caplog.clear()
     network.does = Attempt.comes_up
     clock.run_until(clock.now + 1)
@@ -152,7 +153,9 @@ def test_an_application_that_is_away_for_a_minute_costs_a_line_or_two(
     assert "is up after 360 s" in up.getMessage()
 
 
-def test_one_that_comes_and_goes_for_ever_does_not_fill_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_application_that_comes_and_goes_for_ever_does_not_fill_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     clock, network = bench.clock, bench.network
 
     def flap(attempt: Attempt) -> None:
@@ -183,23 +186,24 @@ def test_only_a_configured_application_tells_of_workers(bench: Bench) -> None:
     assert [origin for origin, _ in bench.owner.told] == [bench.upstream]
 
 
-def test_what_is_stopped_while_it_connects_ends_the_attempt(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    stopped: list[bool] = []
+def test_an_upstream_that_is_stopped_while_it_connects_ends_the_attempt(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.upstream.start()
-    bench.upstream.stop(lambda: stopped.append(True))
+    bench.upstream.stop()
+    assert bench.upstream.stopped.is_set()
     bench.clock.run_until(1)
-    assert stopped == [True]
     (attempt,) = bench.network.attempts
     assert attempt.aborted is not None
     assert not caplog.records
 
 
-def test_a_stopped_one_is_not_tried_again(bench: Bench) -> None:
+def test_a_stopped_upstream_is_not_tried_again(bench: Bench) -> None:
     bench.network.does = lambda attempt: attempt.ends("refused")
     bench.upstream.start()
     bench.clock.run_until(1)
     tried = len(bench.network.attempts)
-    bench.upstream.stop(lambda: None)
+    bench.upstream.stop()
     bench.clock.run_until(10)
     assert len(bench.network.attempts) == tried
     assert isinstance(bench.network.attempts[0].handler, Driver)

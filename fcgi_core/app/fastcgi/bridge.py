@@ -25,7 +25,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from ...common.text import name_of_request
-from ...hosting.exchange import error_page
+from ...hosting.exchange import SAFE_METHODS, error_page
 from ...protocol.records import ProtocolStatus, RecordType, Role
 from .client import FastcgiConnection
 from .pool import FastcgiPool
@@ -44,8 +44,6 @@ MAX_REPEATABLE = 64 * 1024
 """Bytes of input that are kept until the answer begins, to send a request again."""
 MAX_REPEATS = 2
 """How often a request is sent again: once for a kept connection that breaks, and once for a server that ends."""
-REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Safe methods (RFC 9110 section 9.2.1), whose requests may be sent twice."""
 
 
 class FastcgiBridge:
@@ -121,7 +119,7 @@ class BridgedRequest:
         self._kept_input: list[tuple[RecordType, bytes]] | None = None
         """The input that was sent, to send it again; None if the request cannot be sent again."""
         if (
-            exchange.params.get("REQUEST_METHOD", "") in REPEATABLE
+            exchange.params.get("REQUEST_METHOD", "") in SAFE_METHODS
             and exchange.input_closed
             and exchange.bytes_in <= MAX_REPEATABLE
             and self._data_over

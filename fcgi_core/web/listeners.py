@@ -1,0 +1,56 @@
+"""The sockets on which the web server connects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from ..common.unix_socket import BACKLOG, UnixSocket
+from ..errors import FcgiSctpError
+from ..sctp.carrier import Address
+from .downstream import DownstreamConnection
+
+__all__ = ["ListenError", "Listeners"]
+
+log = logging.getLogger("fcgi_sctp.web")
+
+
+class ListenError(FcgiSctpError):
+    """The web side cannot listen at an address."""
+
+
+class Listeners:
+    """Listens at addresses, ``unix:/PATH`` or ``HOST:PORT``; each connection gets what `make` returns."""
+
+    def __init__(self, make: Callable[[], DownstreamConnection], *, mode: int, group: str | None) -> None:
+        """`mode`: permissions of unix sockets; `group` (a name) may connect too."""
+        self._make = make
+        self._mode = mode
+        self._group = group
+        self._servers: list[asyncio.Server] = []
+        self._unix_sockets: list[UnixSocket] = []
+
+    async def open(self, where: str) -> None:
+        """Listen at `where`. ListenError."""
+        make = cast(Callable[[], asyncio.Protocol], self._make)
+        loop = asyncio.get_running_loop()
+        try:
+            if where.startswith("unix:"):
+                unix = UnixSocket(where.removeprefix("unix:"), mode=self._mode, group=self._group)
+                self._unix_sockets.append(unix)
+                self._servers.append(await loop.create_unix_server(make, sock=unix.socket, backlog=BACKLOG))
+            else:
+                address = Address.parse(where)
+                self._servers.append(await loop.create_server(make, address.hosts, address.port, backlog=BACKLOG))
+        except OSError as error:
+            raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
+        log.info("listening for the web server at %s", where)
+
+    def close(self) -> None:
+        """Accept no more connections, and remove the unix sockets."""
+        for server in self._servers:
+            server.close()
+        for unix in self._unix_sockets:
+            unix.close()
