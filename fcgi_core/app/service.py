@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ..common.operator_log import Sums
-from ..common.repeats import Repeats
+from ..common.operator_log import LimitedLog
 from ..hosting.delivery import Link
 from ..hosting.discovery import EnabledPlugin
 from ..hosting.exchange import Exchange
@@ -241,11 +240,8 @@ class AppService:
         self._admission: Admission[_AppAssociation] = Admission(
             max_associations, max_associations_per_address, _end_association
         )
-        self._refused = Repeats(log, logging.WARNING, self.loop)
-        self.failed = Repeats(log, logging.WARNING, self.loop)
-        """Of associations that did not come up: their peers decide how many there are."""
-        self.broken = Repeats(log, logging.ERROR, self.loop)
-        """Of those whose peer broke the protocol, in the same way."""
+        self.limited_log = LimitedLog(log, self.loop)
+        """For lines about associations that come and go as often as their peers like."""
         self._listeners: list[Listener] = []
         self.requests_ended = 0
         self._serial = 0
@@ -309,8 +305,7 @@ class AppService:
         except TimeoutError:
             pass  # the peer is gone; closing the carrier aborts what is left
         self._carrier.close()
-        for repeats in (self._refused, self.failed, self.broken):
-            repeats.close()
+        self.limited_log.close()
 
     def finished(self, exchange: AppExchange, aborted: bool, error: str) -> None:
         """A request has ended: plugins hear of it."""
@@ -358,7 +353,7 @@ class AppService:
         association = _AppAssociation(self, connection, peer, self._serial)
         why = self._admission.enter(association, peer, self.loop.time())
         if why:
-            self._refused.log(f"association from {peer} refused: {why}")
+            self.limited_log.log(logging.WARNING, "association from %s refused: %s", peer, why)
             return None
         host = association.host
         connection.account, numbers = self._accounts.setdefault(host, (Budget(MAX_HELD_OF_PEER), set()))
@@ -397,7 +392,7 @@ class _AppAssociation:
         self.idle_since = 0.0
         """While the service stops: since when it has had no request, in the loop's time."""
         self.changes = PeerChanges(service.supervisor, service.remote_changes)
-        self.sums = Sums(log, service.loop, f"web side {peer}")
+        self._log = LimitedLog(log, service.loop)
         self.driver = Driver(connection, service.loop, on_events=self._on_events, on_down=self._on_down)
 
     def _on_events(self, events: Sequence[Event]) -> None:
@@ -460,7 +455,7 @@ class _AppAssociation:
             case RequestAborted():
                 self._give_up(event.request.context)
             case RequestFailed():
-                self._say(logging.WARNING, "requests broke the protocol", "web side %s: %s", event.error)
+                self._say(logging.WARNING, "web side %s: %s", event.error)
                 self._give_up(event.request.context)
             case ConfigReceived():
                 results = self.changes.change(event.pairs, self.service.loop.time())
@@ -470,11 +465,11 @@ class _AppAssociation:
                 for name, reason in results.items():
                     if reason:
                         text = "web side %s may not change %s: %s"
-                        self.sums.say(logging.WARNING, "changes were refused", text, self.peer, name, reason)
+                        self._log.log(logging.WARNING, text, self.peer, name, reason)
                 self.connection.answer_config(event.number, results)
                 self.driver.wake()
             case RecordRefused():
-                self._say(logging.WARNING, "records were left out", "web side %s: left out %s", event.error)
+                self._say(logging.WARNING, "web side %s: left out %s", event.error)
             case PeerChanged():
                 assert self.link is not None
                 self.service.supervisor.peer_changed(self.link)
@@ -485,15 +480,16 @@ class _AppAssociation:
                 if self.service._stopping is not None:
                     self.service._stopping.set()
             case PeerError():
-                self._say(logging.ERROR, "errors were reported", "web side %s reports: %s", event.text)
+                self._say(logging.ERROR, "web side %s reports: %s", event.text)
             case ConnectionFailed():
                 if self.link is not None:  # else its end says the same
-                    self.service.broken.log(f"web side {self.peer} broke the protocol: {event.error}")
+                    text = "web side %s broke the protocol: %s"
+                    self.service.limited_log.log(logging.ERROR, text, self.peer, event.error)
             case _:
                 pass
 
-    def _say(self, level: int, what: str, text: str, value: object) -> None:
-        self.sums.say(level, what, text, self.peer, value)
+    def _say(self, level: int, text: str, value: object) -> None:
+        self._log.log(level, text, self.peer, value)
 
     @staticmethod
     def _give_up(exchange: AppExchange | None) -> None:
@@ -502,12 +498,13 @@ class _AppAssociation:
             exchange.on_abort()
 
     def _on_down(self, reason: str) -> None:
-        self.sums.close()
+        self._log.close()
         if self.link is not None:
             log.info("association %d with %s is down%s", self.serial, self.peer, f": {reason}" if reason else "")
             self.service.supervisor.association_down(self.link, reason)
         else:
-            self.service.failed.log(f"association with {self.peer} did not come up: {reason or 'it was shut down'}")
+            text = "association with %s did not come up: %s"
+            self.service.limited_log.log(logging.WARNING, text, self.peer, reason or "it was shut down")
         for request in tuple(self.connection.requests.values()):
             request.aborted = True
             exchange = request.context

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
-from ..common.operator_log import Sums
+from ..common.operator_log import LimitedLog
 from ..errors import RequestRefused
 from ..hosting.delivery import Link
 from ..hosting.supervisor import Supervisor
@@ -131,7 +131,7 @@ class Upstream:
         self.last_error = ""
         self.account: Budget = Budget(MAX_HELD_OF_PEER) if origin is None else origin.account
         """What the associations of this member hold together."""
-        self._sums = Sums(log, loop, f"application {address}")
+        self._log = LimitedLog(log, loop)
         self._carrier = carrier
         self._owner = owner
         self._loop = loop
@@ -201,7 +201,7 @@ class Upstream:
         if self._lookup is not None:
             self._lookup.cancel()
         if self._driver is None:
-            self._sums.close()
+            self._log.close()
             on_stopped()
             return
         self._on_stopped = on_stopped
@@ -406,8 +406,7 @@ class Upstream:
             return
         if exchange.first_byte is None and not exchange.bytes_out:
             text = "application %s ended request %s without an answer"
-            what = "requests were ended without an answer"
-            self._say(logging.WARNING, what, text, exchange.identity, exchange=exchange)
+            self._say(logging.WARNING, text, exchange.identity, exchange=exchange)
         if exchange.status in GATEWAY_FAILURES:
             self.failed()
         else:
@@ -451,7 +450,7 @@ class Upstream:
         then = "another is asked" if again else "answered 502" if exchange.first_byte is None else "the response is cut"
         level = logging.WARNING if again else logging.ERROR
         text = "application %s, request %s: %s; %s"
-        self._say(level, "answers broke off", text, exchange.identity, error, then, exchange=exchange)
+        self._say(level, text, exchange.identity, error, then, exchange=exchange)
         if again:
             return
         exchange.fail(HTTPStatus.BAD_GATEWAY, why)
@@ -471,7 +470,7 @@ class Upstream:
             case RequestFailed():
                 exchange: WebExchange | Probe = event.request.context
                 if isinstance(exchange, Probe):
-                    self._say(logging.ERROR, "probes broke the protocol", "application %s: %s", event.error)
+                    self._say(logging.ERROR, "application %s: %s", event.error)
                     exchange.end(str(event.error))
                 else:
                     self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
@@ -485,18 +484,17 @@ class Upstream:
                 if answer is not None and not answer.done():
                     answer.set_result(event.results)
             case RecordRefused():
-                self._say(logging.WARNING, "records were left out", "application %s: left out %s", event.error)
+                self._say(logging.WARNING, "application %s: left out %s", event.error)
             case PeerError():
-                self._say(logging.ERROR, "errors were reported", "application %s reports: %s", event.text)
+                self._say(logging.ERROR, "application %s reports: %s", event.text)
             case ConnectionFailed():
-                text = "application %s broke the protocol: %s"
-                self._say(logging.ERROR, "associations broke the protocol", text, event.error)
+                self._say(logging.ERROR, "application %s broke the protocol: %s", event.error)
             case _:
                 pass
 
-    def _say(self, level: int, what: str, text: str, *values: object, exchange: WebExchange | None = None) -> None:
+    def _say(self, level: int, text: str, *values: object, exchange: WebExchange | None = None) -> None:
         extra = None if exchange is None else about(exchange)
-        self._sums.say(self._level(level), what, text, self.address, *values, extra=extra)
+        self._log.log(self._level(level), text, self.address, *values, extra=extra)
 
     def _level(self, level: int) -> int:
         """The level of a log line about one association: DEBUG where they would fill the log."""
@@ -563,7 +561,7 @@ class Upstream:
                 log.log(level, "association %d with %s is down: %s%s", self._number, self.address, why, more)
             self._owner.supervisor.association_down(link, reason)
         if self._stopping:
-            self._sums.close()
+            self._log.close()
             on_stopped, self._on_stopped = self._on_stopped, None
             if on_stopped is not None:
                 on_stopped()
