@@ -15,7 +15,8 @@ COMPILED = (
     *("hosting/exchange", "testing_request"),
     *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
-    *("plugin/traffic", "hosting/supervisor", "hosting/isolation", "hosting/delivery"),
+    *("plugin/traffic", "hosting/supervisor", "hosting/isolation"),
+    *(f"hosting/{name}" for name in ("delivery", "inbox", "links", "outgoing")),
     # what a request passes through
     *("web/balance", "web/downstream", "web/service", "web/upstream", "web/probe"),
     *("app/service", "app/asgi", "app/asgi_scope", "app/making", "app/rules", "app/threads", "app/wsgi"),

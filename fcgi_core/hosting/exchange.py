@@ -9,7 +9,7 @@ from typing import Any
 
 from ..plugin import AssociationInfo, Outcome
 from ..protocol.request import Request
-from .delivery import Link
+from .links import Link
 
 __all__ = ["MAX_HEAD", "Exchange", "end_of_head", "error_page", "header_value", "status_of"]
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Generic, Literal, TypeVar
 
 from ..protocol.driver import Loop
-from .delivery import Link
+from .links import Link
 
 __all__ = ["Acknowledger", "Receipts"]
 

@@ -34,10 +34,12 @@ from ..plugin.traffic import Traffic
 from ..protocol.channels import Channel, Direction
 from ..protocol.driver import Driver, Handle, Loop
 from .agreement import Disagreement, disagreements
-from .delivery import Delivery, Gathering, Link, Stream, mark_of
+from .delivery import Delivery, Stream
 from .discovery import EnabledPlugin, name_problem, verify_half
 from .figures import ChannelLedger, association_figures, streams_of
 from .isolation import NEVER, Entry, HookCaller, Tally
+from .links import Link, mark_of
+from .outgoing import Gathering
 from .receipts import Acknowledger
 
 __all__ = ["Supervisor"]
@@ -154,7 +156,7 @@ class Supervisor(HookCaller):
         """Whether any association has a disagreement."""
         self._told_disagreements: dict[tuple[str, str], float] = {}
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
-        self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call), loop.time)
+        self.delivery = Delivery((), loop, wake_loop)
         self.known = {one.plugin.name: one for one in enabled}
         """By name: all plugins of the configuration, in its order, those that are off too."""
         for one in self.known.values():
@@ -182,7 +184,7 @@ class Supervisor(HookCaller):
         settings = driver.connection.peer_settings
         assert settings is not None
         info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
-        link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings))
+        link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings), self._loop.time())
         self._tell_channels(link)  # they may have changed since the association was begun
         self._compare(link)
         for plugin, disagreement in link.disagreements.items():
@@ -642,7 +644,7 @@ class Supervisor(HookCaller):
                 {
                     **asdict(self._totals(channel)),
                     "streams": sum(streams_of(link.connection, channel.name) for link in self.links),
-                    "waiting": self.delivery.spooled(channel.name),
+                    "waiting": self.delivery.waiting(channel.name),
                 }
                 for channel in (() if entry is None else entry.channels)
             ],

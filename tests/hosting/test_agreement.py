@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fcgi_core.hosting.agreement import MOST_UNKNOWN, Disagreement, disagreements
-from fcgi_core.hosting.delivery import Link
 from fcgi_core.hosting.discovery import load_plugins
+from fcgi_core.hosting.links import Link
 from fcgi_core.hosting.supervisor import SAME_DISAGREEMENT_EVERY, TELL_DISAGREEMENT_AFTER, Supervisor
 from fcgi_core.hosting.switching import change_plugins
 from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo, WebHalf

@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 
 from fcgi_core.errors import HookTimeout
-from fcgi_core.hosting.delivery import Gathering
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.hosting.hook_limit import END_AFTER, EVERY, SIGNAL, HookLimit, is_started_again
 from fcgi_core.hosting.isolation import LIMIT_OF_CHANGES, SET_ASIDE_FOR
+from fcgi_core.hosting.outgoing import Gathering
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.hosting.switching import change_plugins
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Outcome, Plugin, RequestInfo

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fcgi_core.hosting.delivery import Delivery, Link
+from fcgi_core.hosting.delivery import Delivery
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.hosting.isolation import (
     BLOCKING_ALLOWED,
@@ -21,6 +21,7 @@ from fcgi_core.hosting.isolation import (
     SLOW,
     TELL_SLOW_EVERY,
 )
+from fcgi_core.hosting.links import Link
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Outcome, RequestInfo, WebHalf
 from fcgi_core.protocol.events import FeedbackReceived, ItemsAcknowledged, PeerChanged
@@ -74,7 +75,7 @@ def test_what_comes_while_a_plugin_is_set_aside_waits_with_the_sender_or_is_coun
     supervisor, half, loop = start()
     pair, link = linked(supervisor)
     sender = Delivery(Example().channels(load_plugins({"example": {}}, {"example": Example()}.__getitem__)[0].options),
-                      lambda call: call(), lambda delay, call: None)  # fmt: skip
+                      VirtualLoop(), lambda call: call())  # fmt: skip
     sending = Link(idle(pair.app), AssociationInfo(1, "web", "", "instance"))
     sender.add(sending)
 
@@ -104,14 +105,14 @@ def test_what_comes_while_a_plugin_is_set_aside_waits_with_the_sender_or_is_coun
     loop.pass_time(SET_ASIDE_FOR / 2)
     carry()
     assert half.items == []
-    assert sender.spooled("example.sure") == 3
-    assert sender.spooled("example") == 2
+    assert sender.waiting("example.sure") == 3
+    assert sender.waiting("example") == 2
     loop.pass_time(SET_ASIDE_FOR)
     carry()
     assert sorted(half.items) == [b"1", b"2", b"under way", b"waits 1", b"waits 2"]
     loop.pass_time(1)
     carry()
-    assert sender.spooled("example.sure") == 0
+    assert sender.waiting("example.sure") == 0
     totals = {one.name: one for one in supervisor.transport().channels}
     for name in ("example", "example.sure"):
         sent = pair.app.feedback.figures[name].sent
