@@ -97,6 +97,8 @@ class Inbox:
 
     def wake(self, target: Any = None, urgency: int = 0) -> None:
         """Have the loop dequeue what is queued, the last item of which is for `target`."""
+        if self._at_once.asked:
+            return
         if target is not None and urgency > MOST_URGENT:
             # its request is about to send more, or to end, which sends the item too: no wake-up for each line
             self._collected.ask()

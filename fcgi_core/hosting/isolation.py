@@ -24,7 +24,7 @@ from typing import Any
 
 from ..common.text import escape
 from ..errors import HookTimeout, PluginError
-from ..plugin import AssociationInfo, Half, Make, RequestInfo
+from ..plugin import AssociationInfo, Half, Make
 from ..protocol.channels import Channel
 from ..protocol.driver import Loop
 from .discovery import EnabledPlugin
@@ -158,105 +158,63 @@ class HookCaller:
         finally:
             self.hook_due, self.hook = due, hook
 
-    def _call(
-        self, entry: Entry, hook: Callable[..., Any], *args: Any, failed: Any = None, on_loop: bool = True
-    ) -> Any:
-        """Call a hook; `failed` if it raised, or its plugin is set aside. On another thread than the loop's nobody ends
-        one that does not return."""
-        if entry.aside_until and (self._is_aside(entry) if on_loop else self._loop.time() < entry.aside_until):
+    def _call(self, entry: Entry, hook: Callable[..., Any], *args: Any, failed: Any = None) -> Any:
+        """Call a hook on the loop's thread. Returns `failed` if it raised, or its plugin is set aside."""
+        if entry.aside_until and self._is_aside(entry):
             return failed
-        name = getattr(hook, "__name__", "a hook")
-        if not on_loop:
-            return self._call_elsewhere(entry, hook, name, failed, *args)
-        due, outer = self.hook_due, self.hook  # of a hook that this one is called in: printing, say, calls `stderr`
-        began = perf_counter()
-        self.hook = hook
-        self.hook_due = began + self.hook_limit
-        try:
-            result = hook(*args)
-        except BaseException:
-            self.hook_due = NEVER
-            self._failed(entry, name, entry)
-            result = failed
-        else:
-            if entry.failing:
-                entry.failing.pop(name, None)
-        took = perf_counter() - began
-        self.hook_due, self.hook = due + took, outer  # it was not the outer one's
-        self._took(entry, name, took, entry)
-        return result
+        return self._run(entry, entry, getattr(hook, "__name__", "a hook"), hook, args, failed)
 
-    def _call_elsewhere(self, entry: Entry, hook: Callable[..., Any], name: str, failed: Any, *args: Any) -> Any:
-        """Call a hook on another thread than the loop's: it holds up that thread alone."""
-        began = perf_counter()
-        try:
-            result = hook(*args)
-        except BaseException:
-            self._failed(entry, name, entry)
-            result = failed
-        else:
-            if entry.failing:
-                entry.failing.pop(name, None)
-        entry.tally.calls += 1
-        entry.tally.seconds += perf_counter() - began
-        return result
-
-    def _call_feedback(
+    def _run(
         self,
         entry: Entry,
-        peer: Account,
-        channel: str,
-        item: bytes,
-        request: RequestInfo | None,
-        association: AssociationInfo,
-    ) -> None:
-        """Call `feedback`, at the expense of the association that the item came from."""
-        due, outer = self.hook_due, self.hook
+        account: Account,
+        name: str,
+        hook: Callable[..., Any],
+        args: tuple[Any, ...],
+        failed: Any = None,
+        *,
+        on_loop: bool = True,
+        collect: bool = False,
+    ) -> Any:
+        """Call a hook at the expense of `account`, set aside or not. Returns `failed` if it raised. `collect`: the hook
+        may be a generator, and a tuple is returned. On another thread than the loop's the hook holds up that thread
+        alone, and nothing ends it if it does not return."""
+        due, outer = self.hook_due, self.hook  # of a hook that this one is called in: printing, say, calls `stderr`
         began = perf_counter()
-        self.hook = hook = entry.half.feedback
-        self.hook_due = began + self.hook_limit
+        if on_loop:
+            self.hook = hook
+            self.hook_due = began + self.hook_limit
         try:
-            hook(channel, item, request, association)
+            result = tuple(hook(*args)) if collect else hook(*args)
         except BaseException:
-            self.hook_due = NEVER
-            self._failed(entry, "feedback", peer)
+            if on_loop:
+                self.hook_due = NEVER
+            self._failed(entry, name, account)
+            result = failed
         else:
-            if peer.failing:
-                peer.failing.clear()
+            if account.failing:
+                account.failing.pop(name, None)
         took = perf_counter() - began
-        self.hook_due, self.hook = due + took, outer
-        peer.spent += took
-        self._took(entry, "feedback", took, peer)
+        entry.tally.calls += 1
+        entry.tally.seconds += took
+        if on_loop:
+            self.hook_due, self.hook = due + took, outer  # `took` was not the outer hook's
+            account.spent += took
+            self._took(entry, name, took, account)
+        return result
 
     def _gathered(self, entry: Entry, make: Make, crowded: bool) -> Iterable[tuple[bytes, int, AssociationInfo | None]]:
-        """What a half has to be gathered; nothing if it failed."""
+        """The items of a half's gathering; none if it failed."""
         if entry.withheld and self._is_aside(entry):
             return ()
-        made: tuple[tuple[bytes, int, AssociationInfo | None], ...] = ()
         until = entry.aside_until
-        due, outer = self.hook_due, self.hook
-        began = perf_counter()
-        self.hook = make
-        self.hook_due = began + self.hook_limit
-        try:
-            made = tuple(make(crowded))
-        except BaseException:
-            self.hook_due = NEVER
-            self._failed(entry, "make", entry)
-        else:
-            if entry.failing:
-                entry.failing.pop("make", None)
-        took = perf_counter() - began
-        self.hook_due, self.hook = due + took, outer
-        self._took(entry, "make", took, entry)
+        made: tuple[tuple[bytes, int, AssociationInfo | None], ...]
+        made = self._run(entry, entry, "make", make, (crowded,), (), collect=True)
         if entry.aside_until != until:
             entry.withheld = True
         return made
 
     def _took(self, entry: Entry, hook: str, seconds: float, account: Account) -> None:
-        tally = entry.tally
-        tally.calls += 1
-        tally.seconds += seconds
         if seconds > SLOW:
             self._slow(entry, hook, seconds, account)
         entry.held += seconds

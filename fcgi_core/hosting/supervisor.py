@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from threading import get_ident
-from time import perf_counter
 from typing import Any
 
 from ..common.text import escape
@@ -37,7 +36,7 @@ from .agreement import Disagreement, disagreements
 from .delivery import Delivery, Stream
 from .discovery import EnabledPlugin, name_problem, verify_half
 from .figures import ChannelLedger, association_figures, streams_of
-from .isolation import NEVER, Entry, HookCaller, Tally
+from .isolation import Entry, HookCaller, Tally
 from .links import Link, mark_of
 from .outgoing import Gathering
 from .receipts import Acknowledger
@@ -246,50 +245,25 @@ class Supervisor(HookCaller):
     def request_begin(self, request: RequestInfo) -> None:
         if self.traffic is not None:
             self.traffic.begin(request)
-        # as _call(), written out here and in `request_end`: compiled, arguments by * take longer than a short hook
         for entry, hook in self._request_begin:
-            if entry.aside_until and self._is_aside(entry):
-                continue
-            began = perf_counter()
-            self.hook = hook
-            self.hook_due = began + self.hook_limit
-            try:
-                hook(request)
-            except BaseException:
-                self.hook_due = NEVER
-                self._failed(entry, "request_begin", entry)
-            else:
-                self.hook_due = NEVER
-                if entry.failing:
-                    entry.failing.pop("request_begin", None)
-            self._took(entry, "request_begin", perf_counter() - began, entry)
+            if not (entry.aside_until and self._is_aside(entry)):
+                self._run(entry, entry, "request_begin", hook, (request,))
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
         if self.traffic is not None:
             self.traffic.end(request, outcome)
         for entry, hook in self._request_end:
-            if entry.aside_until and self._is_aside(entry):
-                continue
-            began = perf_counter()
-            self.hook = hook
-            self.hook_due = began + self.hook_limit
-            try:
-                hook(request, outcome)
-            except BaseException:
-                self.hook_due = NEVER
-                self._failed(entry, "request_end", entry)
-            else:
-                self.hook_due = NEVER
-                if entry.failing:
-                    entry.failing.pop("request_end", None)
-            self._took(entry, "request_end", perf_counter() - began, entry)
+            if not (entry.aside_until and self._is_aside(entry)):
+                self._run(entry, entry, "request_end", hook, (request, outcome))
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
         """True if a plugin took it. Any thread."""
         taken = False
         on_loop = get_ident() == self._loop_thread
         for entry, hook in self._stderr:
-            takes = bool(self._call(entry, hook, request, data, on_loop=on_loop))
+            if entry.aside_until and (self._is_aside(entry) if on_loop else self._loop.time() < entry.aside_until):
+                continue
+            takes = bool(self._run(entry, entry, "stderr", hook, (request, data), False, on_loop=on_loop))
             # what it cannot send is not lost: it goes the way of all STDERR
             taken = (takes and not (self._disagreeing and self._is_unheard(entry.name, request))) or taken
         return taken
@@ -310,7 +284,7 @@ class Supervisor(HookCaller):
             number, item = int.from_bytes(item[:8], "big"), item[8:]
             if not self._acknowledger.received(entry, channel, link, number) or not item:
                 return  # it came before, by an association that was lost before we could say so
-        self._call_feedback(entry, peer, channel, item, request, link.info)
+        self._run(entry, peer, "feedback", entry.half.feedback, (channel, item, request, link.info))
 
     def reopen(self) -> None:
         """SIGUSR1: whoever writes files has to open them anew."""

@@ -136,8 +136,7 @@ def perf(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             running = not running
         return now
 
-    for module in ("supervisor", "isolation"):
-        monkeypatch.setattr(f"fcgi_core.hosting.{module}.perf_counter", counter)
+    monkeypatch.setattr("fcgi_core.hosting.isolation.perf_counter", counter)
     return durations
 
 
