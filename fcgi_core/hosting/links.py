@@ -11,9 +11,23 @@ from ..protocol.connection import Connection
 from ..protocol.driver import Driver
 from ..protocol.request import Request
 from ..protocol.settings import Settings
-from .agreement import Disagreement
 
-__all__ = ["Link", "RoutedRequest", "Router", "mark_of"]
+__all__ = ["Disagreement", "Link", "RoutedRequest", "Router", "mark_of"]
+
+
+@dataclass(slots=True, eq=False)
+class Disagreement:
+    """What each of two sides declares for a plugin, in the words of SETTINGS; '' for nothing."""
+
+    here: str
+    there: str
+    loses: bool
+    """Whether this side sends on a channel that the other side does not accept."""
+    since: float = 0.0
+    reported: bool = False
+
+    def __str__(self) -> str:
+        return f"here {self.here or 'nothing'}, there {self.there or 'nothing'}"
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from threading import get_ident
 from typing import Any
 
-from ..common.text import escape
 from ..errors import FcgiSctpError, LocalProtocolError, PluginError, StartAnew
 from ..plugin import (
     ApplicationHalf,
@@ -32,7 +31,7 @@ from ..plugin import (
 from ..plugin.traffic import Traffic
 from ..protocol.channels import Channel, Direction
 from ..protocol.driver import Driver, Handle, Loop
-from .agreement import Disagreement, disagreements
+from .agreement import Agreement
 from .delivery import Delivery, Stream
 from .discovery import EnabledPlugin, name_problem, verify_half
 from .figures import ChannelLedger, association_figures, streams_of
@@ -45,12 +44,6 @@ __all__ = ["Supervisor"]
 
 TICK = 1.0
 """Seconds between ticks."""
-TELL_DISAGREEMENT_AFTER = 10.0
-"""Seconds that sides may disagree, when plugins or their options change, before it is reported."""
-SAME_DISAGREEMENT_EVERY = 600.0
-"""Seconds between two lines in the log about the same disagreement, with whichever association."""
-MOST_REMEMBERED = 100
-"""Disagreements that are remembered for that."""
 MOST_SHOWN = 20
 """Associations that disagree, for one plugin, that are shown."""
 
@@ -151,11 +144,9 @@ class Supervisor(HookCaller):
         self._on_silence: Callable[[], None] | None = None
         """Called when the other sides know that nothing is taken any more."""
         self._taking = True
-        self._disagreeing = False
-        """Whether any association has a disagreement."""
-        self._told_disagreements: dict[tuple[str, str], float] = {}
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery((), loop, wake_loop)
+        self._agreement = Agreement(self._sends, loop, self.links)
         self.known = {one.plugin.name: one for one in enabled}
         """By name: all plugins of the configuration, in its order, those that are off too."""
         for one in self.known.values():
@@ -185,9 +176,8 @@ class Supervisor(HookCaller):
         info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
         link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings), self._loop.time())
         self._tell_channels(link)  # they may have changed since the association was begun
-        self._compare(link)
-        for plugin, disagreement in link.disagreements.items():
-            self._tell_disagreement(link, plugin, disagreement)
+        self._agreement.compare(link, self._declared())
+        self._agreement.report(link)
         link.taken = link.connection.feedback.taken
         self.delivery.add(link)
         for entry in self._entries:
@@ -210,7 +200,7 @@ class Supervisor(HookCaller):
         if link not in self.links:
             return
         self._look_for_silence()
-        self._compare(link)
+        self._agreement.compare(link, self._declared())
         before, link.taken = link.taken, link.connection.feedback.taken
         self.delivery.changed(link)
         for entry in tuple(self._entries):
@@ -264,8 +254,9 @@ class Supervisor(HookCaller):
             if entry.aside_until and (self._is_aside(entry) if on_loop else self._loop.time() < entry.aside_until):
                 continue
             takes = bool(self._run(entry, entry, "stderr", hook, (request, data), False, on_loop=on_loop))
-            # what it cannot send is not lost: it goes the way of all STDERR
-            taken = (takes and not (self._disagreeing and self._is_unheard(entry.name, request))) or taken
+            if takes and self._agreement.broken and self._agreement.is_unheard(entry.name, request):
+                takes = False  # what it cannot send is not lost: it goes the way of all STDERR
+            taken = takes or taken
         return taken
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
@@ -293,8 +284,7 @@ class Supervisor(HookCaller):
 
     def _on_tick(self) -> None:
         self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
-        if self._disagreeing:
-            self._look_at_disagreements()
+        self._agreement.report_lasting()
         up = {link.info.peer for link in self.links}
         for entry in tuple(self._entries):
             self._end_window(entry)
@@ -342,57 +332,6 @@ class Supervisor(HookCaller):
             self._close(entry)
             entry.aside_until = math.inf
         self.delivery.close()
-
-    # ---- sides that disagree
-
-    def _compare(self, link: Link) -> None:
-        """See where the two sides of an association declare channels in different ways."""
-        settings = link.connection.peer_settings
-        if settings is None:
-            return
-        declared = [channel for entry in self._entries for channel in entry.enabled.channels]
-        before, link.disagreements = link.disagreements, disagreements(declared, self._sends, settings)
-        now = self._loop.time()
-        for plugin, disagreement in link.disagreements.items():
-            old = before.get(plugin)
-            same = old is not None and str(old) == str(disagreement)
-            disagreement.since = old.since if old is not None and same else now
-            disagreement.told = old is not None and same and old.told
-        self._disagreeing = any(one.disagreements for one in (link, *self.links))
-
-    def _look_at_disagreements(self) -> None:
-        """Report those that last: when plugins are switched on or off the sides follow each other soon."""
-        before = self._loop.time() - TELL_DISAGREEMENT_AFTER
-        for link in self.links:
-            for plugin, disagreement in link.disagreements.items():
-                if not disagreement.told and disagreement.since < before:
-                    self._tell_disagreement(link, plugin, disagreement)
-
-    def _tell_disagreement(self, link: Link, plugin: str, disagreement: Disagreement) -> None:
-        disagreement.told = True
-        # workers of one application, and associations that come again, say the same
-        now = self._loop.time()
-        same = (plugin, str(disagreement))
-        if now < self._told_disagreements.get(same, -math.inf) + SAME_DISAGREEMENT_EVERY:
-            return
-        if len(self._told_disagreements) >= MOST_REMEMBERED:
-            self._told_disagreements.clear()
-        self._told_disagreements[same] = now
-        self._log.warning(
-            "plugin %s: this side and %s at %s declare different channels, and nothing is carried on those: %s; enable"
-            " it on both sides, with the same options",
-            plugin,
-            escape(link.info.peer_name) or "the other side",
-            escape(link.info.peer),
-            disagreement,
-        )
-
-    def _is_unheard(self, plugin: str, request: RequestInfo | None) -> bool:
-        """Whether what a plugin sends of a request, or of none, is not taken because the sides disagree. Any thread."""
-        link: Link | None = getattr(request, "link", None)
-        links = tuple(self.links) if link is None else (link,)
-        found = [one.disagreements.get(plugin) for one in links]
-        return bool(found) and all(one is not None and one.loses for one in found)
 
     def is_taken(self, channel: str) -> bool:
         """See `Host.is_taken`."""
@@ -471,10 +410,14 @@ class Supervisor(HookCaller):
         self._by_channel = {channel.name: (entry, channel) for entry in self._entries for channel in entry.channels}
         self._tell_all()
 
+    def _declared(self) -> list[Channel]:
+        """The channels that plugins declare with their options; those that halves open come and go."""
+        return [channel for entry in self._entries for channel in entry.enabled.channels]
+
     def _tell_all(self) -> None:
         for link in self.links:
             self._tell_channels(link)
-            self._compare(link)
+            self._agreement.compare(link, self._declared())
 
     def _tell_channels(self, link: Link) -> None:
         link.connection.set_channels(self.channels, self._aside_on(link))
@@ -552,21 +495,13 @@ class Supervisor(HookCaller):
             self.traffic = Traffic()
         return self.traffic
 
-    def disagreements(self) -> dict[str, int]:
-        """By plugin: with how many associations this side does not agree on its channels."""
-        counts: dict[str, int] = {}
-        for link in self.links:
-            for plugin in link.disagreements:
-                counts[plugin] = counts.get(plugin, 0) + 1
-        return counts
-
     def transport(self) -> TransportFigures:
         """How the associations and channels fare now."""
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self.links],
             [self._totals(one) for one in self.channels],
             [(entry.name, one) for entry in self._entries for one in self._outputs(entry)],
-            disagreements=self.disagreements(),
+            disagreements=self._agreement.counts(),
         )
 
     def _outputs(self, entry: Entry) -> Sequence[OutputFigures]:
@@ -584,7 +519,7 @@ class Supervisor(HookCaller):
         """One entry a plugin, for people and programs; times are seconds."""
         now = self._loop.time()
         told = [self._statistics(name, one.plugin.version, self.running(name), now) for name, one in self.known.items()]
-        for name in self.disagreements():
+        for name in self._agreement.counts():
             if name not in self.known:
                 told.append({**self._statistics(name, "", None, now), "state": "only there"})
         return told
