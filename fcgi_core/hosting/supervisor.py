@@ -1,7 +1,7 @@
-"""Plugins at work: halves made, verified and ended, their hooks called, and what they send and get.
+"""Running plugins: halves are made, verified and closed, their hooks are called, and their items sent and received.
 
-One `Supervisor` runs the halves of one side in one process; `isolation` keeps them from doing harm. What halves send
-may come from any thread: it is put into a queue and picked up on the loop, many items to a wake-up.
+One `Supervisor` runs the halves of one side in one process; `isolation` keeps them from doing harm, and `delivery`
+sends their items.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["Supervisor"]
 TICK = 1.0
 """Seconds between ticks."""
 MOST_SHOWN = 20
-"""Associations that disagree, for one plugin, that are shown."""
+"""Disagreeing associations of one plugin that are shown."""
 
 
 class _HalfHost:
@@ -124,9 +124,9 @@ class Supervisor(HookCaller):
         self._web = web
         self.publish_all = publish_all
         self.channels: list[Channel] = []
-        """Of all plugins that run, both directions."""
+        """The channels of all running plugins, in both directions."""
         self.traffic: Traffic | None = None
-        """Figures by virtual host, once somebody wants them."""
+        """Figures by virtual host, once they are asked for."""
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
         self._ledger = ChannelLedger()
         self._wake_loop = wake_loop
@@ -142,13 +142,13 @@ class Supervisor(HookCaller):
         self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
         self._tick: list[tuple[Entry, Callable[..., Any]]] = []
         self._on_silence: Callable[[], None] | None = None
-        """Called when the other sides know that nothing is taken any more."""
+        """Called when the other sides know that this side accepts nothing any more."""
         self._taking = True
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery((), loop, wake_loop)
         self._agreement = Agreement(self._sends, loop, self.links)
         self.known = {one.plugin.name: one for one in enabled}
-        """By name: all plugins of the configuration, in its order, those that are off too."""
+        """By name: all plugins of the configuration, in its order, also those that are off."""
         for one in self.known.values():
             if one.on:
                 try:
@@ -170,12 +170,12 @@ class Supervisor(HookCaller):
     # ---- associations
 
     def association_up(self, driver: Driver[Any], identity: int, peer: str, member: str = "") -> Link:
-        """The peer's SETTINGS have come. `member`: see `AssociationInfo`."""
+        """Begin to use an association whose SETTINGS have come. `member`: see `AssociationInfo`."""
         settings = driver.connection.peer_settings
         assert settings is not None
         info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
         link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings), self._loop.time())
-        self._tell_channels(link)  # they may have changed since the association was begun
+        self._inform(link)  # they may have changed since the association began
         self._agreement.compare(link, self._declared())
         self._agreement.report(link)
         link.taken = link.connection.feedback.taken
@@ -185,6 +185,7 @@ class Supervisor(HookCaller):
         return link
 
     def association_down(self, link: Link, reason: str) -> None:
+        """Stop using an association that has ended."""
         if link in self.links:
             link.down = True
             self.delivery.remove(link)
@@ -196,7 +197,7 @@ class Supervisor(HookCaller):
             self._look_for_silence()
 
     def peer_changed(self, link: Link) -> None:
-        """The peer takes other channels than before, or has taken notice of ours."""
+        """The peer accepts other channels than before, or knows which this side accepts."""
         if link not in self.links:
             return
         self._look_for_silence()
@@ -229,10 +230,11 @@ class Supervisor(HookCaller):
 
     @property
     def follows_requests(self) -> bool:
-        """Whether anybody wants to hear of the end of requests."""
+        """Whether the ends of requests are needed."""
         return bool(self._request_end) or self.traffic is not None
 
     def request_begin(self, request: RequestInfo) -> None:
+        """Count a request, and call each half's `request_begin`."""
         if self.traffic is not None:
             self.traffic.begin(request)
         for entry, hook in self._request_begin:
@@ -240,6 +242,7 @@ class Supervisor(HookCaller):
                 self._run(entry, entry, "request_begin", hook, (request,))
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        """Count a request that ended, and call each half's `request_end`."""
         if self.traffic is not None:
             self.traffic.end(request, outcome)
         for entry, hook in self._request_end:
@@ -247,7 +250,7 @@ class Supervisor(HookCaller):
                 self._run(entry, entry, "request_end", hook, (request, outcome))
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
-        """True if a plugin took it. Any thread."""
+        """Pass STDERR to each half. Returns True if a plugin handles it. Any thread."""
         taken = False
         on_loop = get_ident() == self._loop_thread
         for entry, hook in self._stderr:
@@ -260,25 +263,25 @@ class Supervisor(HookCaller):
         return taken
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
-        """An item from the other side."""
+        """Pass an item from the other side to its plugin, or refuse it."""
         known = self._by_channel.get(channel)
         if known is None:
-            link.connection.feedback.refuse(channel, item)  # its plugin went while this batch was looked at
+            link.connection.feedback.refuse(channel, item)  # its plugin was switched off within this batch
             return
         entry, declared = known
         peer = entry.peer(link.info.peer)
         if (entry.aside_until and self._is_aside(entry)) or (peer.aside_until and self._is_aside(entry, peer)):
-            # it was under way when the other side was told. What is not acknowledged comes again.
+            # it was on its way when the other side was informed; on an acknowledged channel it comes again
             link.connection.feedback.refuse(channel, item)
             return
         if declared.acknowledged:
             number, item = int.from_bytes(item[:8], "big"), item[8:]
             if not self._acknowledger.received(entry, channel, link, number) or not item:
-                return  # it came before, by an association that was lost before we could say so
+                return  # it came before, by an association that was lost before we could acknowledge it
         self._run(entry, peer, "feedback", entry.half.feedback, (channel, item, request, link.info))
 
     def reopen(self) -> None:
-        """SIGUSR1: whoever writes files has to open them anew."""
+        """Have each half open its files again, after SIGUSR1."""
         for entry in self._entries:
             self._call(entry, entry.half.reopen)
 
@@ -294,30 +297,30 @@ class Supervisor(HookCaller):
 
     def _was_set_aside(self) -> None:
         try:
-            self._wake_loop(self._tell_all)
+            self._wake_loop(self._inform_all)
         except RuntimeError:
             pass  # on a thread of the application, and the loop is closed
 
     def _comes_back(self, entry: Entry) -> None:
-        """What waits for it on the other side may come, and what it has is fetched."""
+        """Accept what waits for the plugin on the other side, and gather what it has."""
         if entry.withheld and not entry.aside_until:
             entry.withheld = False
             self.delivery.gather_soon()
-        self._wake_loop(self._tell_all)
+        self._wake_loop(self._inform_all)
 
     def stop_ticks(self) -> None:
-        """Call no more ticks."""
+        """Stop calling `tick`."""
         if self._tick_handle is not None:
             self._tick_handle.cancel()
             self._tick_handle = None
 
     def take_no_more(self, on_silence: Callable[[], None]) -> None:
-        """Have the other sides send nothing more; what is under way is still taken. `on_silence` is called when they
-        have said that they know, perhaps at once. The end of a process: they keep what they have, or give it to
-        another, and nothing is lost on the way."""
+        """Have the other sides send nothing more before this process ends; items on their way are still accepted. The
+        other sides keep the rest, or send it to another process. `on_silence` is called when they have confirmed it,
+        perhaps at once."""
         self._taking = False
         self._on_silence = on_silence
-        self._tell_all()
+        self._inform_all()
         self._look_for_silence()
 
     def _look_for_silence(self) -> None:
@@ -326,7 +329,7 @@ class Supervisor(HookCaller):
             on_silence()
 
     def close(self) -> None:
-        """Call each half's `close`, and send what it still had to say; nothing is called after it."""
+        """Close each half, and send its last items; nothing is called after this."""
         self.stop_ticks()
         for entry in self._entries:
             self._close(entry)
@@ -341,11 +344,11 @@ class Supervisor(HookCaller):
     # ---- beginning and end of halves
 
     def running(self, name: str) -> Entry | None:
-        """The half of a plugin; None if it is off."""
+        """Returns the running half of a plugin; None if it is off."""
         return next((entry for entry in self._entries if entry.name == name), None)
 
     def start(self, one: EnabledPlugin) -> None:
-        """Make a half, verify it, and let it run. PluginError if it cannot, and nothing has changed."""
+        """Make a half, verify it, and run it. PluginError if that fails, and nothing has changed."""
         name = one.plugin.name
         tally = self._tallies.setdefault(name, Tally())
         entry = Entry(one, self._kind(), tally, list(one.channels), self._loop.time())
@@ -360,7 +363,7 @@ class Supervisor(HookCaller):
                 entry.half = half
             taken = [self.configure(entry, options, server_name) for server_name, options in one.hosts.items()]
             if not all(taken):
-                host.log.info("options of virtual hosts have no effect here: its half on this side takes none")
+                host.log.info("options of virtual hosts have no effect here: the half on this side has no configure()")
         except Exception as error:
             if type(entry.half) is not self._kind:
                 self._close(entry)
@@ -375,10 +378,10 @@ class Supervisor(HookCaller):
             self._call(entry, entry.half.association_up, link.info)
 
     def configure(self, entry: Entry, options: Any, server_name: str | None) -> bool:
-        """Tell a half its new options, or those of one virtual host; whatever its `configure` raises.
+        """Configure a half with new options, or with those of one virtual host. Raises what its `configure` raises.
 
-        A half that has none never looks at new options: StartAnew for those of all hosts. Those of one host are refused
-        with ValueError where the plugin has no other half, else False: that one may look at them.
+        A half without `configure` is restarted with new options for all hosts: StartAnew. Options of one host are
+        refused with ValueError if the plugin has no half on the other side, which may use them; else returns False.
         """
         half = entry.half
         if type(half) is self._kind:
@@ -394,7 +397,7 @@ class Supervisor(HookCaller):
         return False
 
     def stop(self, entry: Entry) -> None:
-        """Close a half; what it says last is sent before its channels are withdrawn."""
+        """Close a half; its last items are sent before its channels are withdrawn."""
         self._close(entry)
         self.delivery.flush()
         entry.aside_until = math.inf
@@ -404,27 +407,27 @@ class Supervisor(HookCaller):
         self._look_at_hooks()
 
     def _declare(self) -> None:
-        """Tell the sending half and all associations which channels there are now. OSError, LocalProtocolError."""
+        """Declare the channels of now to `delivery` and all associations. OSError, LocalProtocolError."""
         self.channels = [channel for entry in self._entries for channel in entry.channels]
         self.delivery.declare(channel for channel in self.channels if channel.direction is self._sends)
         self._by_channel = {channel.name: (entry, channel) for entry in self._entries for channel in entry.channels}
-        self._tell_all()
+        self._inform_all()
 
     def _declared(self) -> list[Channel]:
         """The channels that plugins declare with their options; those that halves open come and go."""
         return [channel for entry in self._entries for channel in entry.enabled.channels]
 
-    def _tell_all(self) -> None:
+    def _inform_all(self) -> None:
         for link in self.links:
-            self._tell_channels(link)
+            self._inform(link)
             self._agreement.compare(link, self._declared())
 
-    def _tell_channels(self, link: Link) -> None:
+    def _inform(self, link: Link) -> None:
         link.connection.set_channels(self.channels, self._aside_on(link))
         link.driver.wake()
 
     def _aside_on(self, link: Link) -> set[str]:
-        """The channels on which nothing is taken from an association for now."""
+        """Returns the channels on which nothing is accepted from an association for now."""
         aside: set[str] = set()
         for entry in self._entries:
             account = entry.peers.get(link.info.peer)
@@ -433,13 +436,13 @@ class Supervisor(HookCaller):
         return aside
 
     def put_in_order(self) -> None:
-        """Call hooks in the order of the configuration from now on."""
+        """Call hooks in the order of the configuration."""
         order = list(self.known)
         self._entries.sort(key=lambda entry: order.index(entry.name))
         self._look_at_hooks()
 
     def _look_at_hooks(self) -> None:
-        """Which halves implement which hooks: what is left out costs nothing."""
+        """Find which halves implement which hooks, so that the others cost nothing."""
         self._request_begin = self._having("request_begin")
         self._request_end = self._having("request_end")
         self._stderr = self._having("stderr")
@@ -456,11 +459,11 @@ class Supervisor(HookCaller):
         """See `Host.open_channel`."""
         entry = self.running(plugin)
         if entry is None:
-            raise PluginError(f"plugin {plugin} does not run any more")
+            raise PluginError(f"plugin {plugin} is not running any more")
         if problem := name_problem(plugin, channel):
             raise PluginError(problem)
         if channel.name in self._by_channel:
-            raise PluginError(f"channel {channel.name} is there already")
+            raise PluginError(f"channel {channel.name} exists already")
         entry.channels.append(channel)
         try:
             self._declare()
@@ -484,19 +487,19 @@ class Supervisor(HookCaller):
         """See `Host.gather`."""
         entry = self.running(plugin)
         if entry is None:
-            raise PluginError(f"plugin {plugin} does not run any more")
+            raise PluginError(f"plugin {plugin} is not running any more")
         return self.delivery.gather(channel, lambda crowded: self._gathered(entry, make, crowded))
 
     # ---- figures
 
     def follow_traffic(self) -> Traffic:
-        """Count requests by virtual host from now on."""
+        """Returns the figures of requests by virtual host, which are counted from the first call on."""
         if self.traffic is None:
             self.traffic = Traffic()
         return self.traffic
 
     def transport(self) -> TransportFigures:
-        """How the associations and channels fare now."""
+        """Returns the state of the associations and channels."""
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self.links],
             [self._totals(one) for one in self.channels],
@@ -505,7 +508,7 @@ class Supervisor(HookCaller):
         )
 
     def _outputs(self, entry: Entry) -> Sequence[OutputFigures]:
-        """What a half writes to."""
+        """Returns the state of the places that a half writes to."""
         if type(entry.half).output_figures is self._kind.output_figures:
             return ()
         outputs: Sequence[OutputFigures] = self._call(entry, entry.half.output_figures, failed=())
@@ -516,7 +519,7 @@ class Supervisor(HookCaller):
         return self._ledger.totals(channel, [link.connection for link in self.links], lost)
 
     def statistics(self) -> list[dict[str, Any]]:
-        """One entry a plugin, for people and programs; times are seconds."""
+        """Returns an entry for each plugin, for people and programs; times are seconds."""
         now = self._loop.time()
         told = [self._statistics(name, one.plugin.version, self.running(name), now) for name, one in self.known.items()]
         for name in self._agreement.counts():

@@ -122,7 +122,7 @@ def test_exit_status(feed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--level", "loud"], "'loud' is no severity: one of emerg"),
+        (["--level", "loud"], "invalid severity 'loud': use emerg"),
         (["--grep", "("], "'(' is no regular expression"),
         (["--tail", "-1"], "no number of lines"),
         (["--count", "x"], "no number of lines"),

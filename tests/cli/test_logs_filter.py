@@ -110,7 +110,7 @@ def test_comparisons(text: str, holds: bool) -> None:
         ("status", "'status' is no comparison: NAME, one of = !="),
         (">=500", "is no comparison"),
         ("path=~(", "'(' is no regular expression"),
-        ("level=loud", "'loud' is no severity"),
+        ("level=loud", "invalid severity 'loud'"),
     ],
 )
 def test_no_comparison(text: str, complaint: str) -> None:
