@@ -15,7 +15,8 @@ COMPILED = (
     *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/exchange", "testing_request"),
     *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
-    *("plugin/traffic", "hosting/supervisor", "hosting/isolation", "hosting/delivery"),
+    *("plugin/traffic", "hosting/supervisor", "hosting/isolation"),
+    *(f"hosting/{name}" for name in ("delivery", "inbox", "links", "outgoing")),
     # what a request passes through
     *(f"web/{name}" for name in ("client_socket", "early_stderr", "exchange", "downstream", "waiting", "balance")),
     *("web/service", "web/late_stderr", "web/overload", "web/upstream", "web/probe"),

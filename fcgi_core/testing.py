@@ -2,7 +2,7 @@
 
     from fcgi_core.testing import PluginHarness, check_contract
 
-    def test_a_slow_request_is_told() -> None:
+    def test_a_slow_request_is_reported() -> None:
         with PluginHarness(SlowPlugin(), {"over": 0.5}) as harness:
             request = harness.begin({"SERVER_NAME": "shop.example"})
             harness.run(2.0)
@@ -84,11 +84,11 @@ class PluginHarness:
 
         ConfigError if the plugin or its options are wrong, PluginError if a half cannot start."""
         self.published: list[FeedEntry] = []
-        """What the web half added to the live feed."""
+        """The lines that the web half added to the live feed."""
         self.requests: list[HarnessRequest] = []
-        """On the application side, in the order in which they came."""
+        """The requests on the application side, in the order in which they came."""
         self.stderr_taken: list[bool] = []
-        """For each `stderr` whether the plugin took it."""
+        """For each `stderr`: whether the plugin handled it."""
         self._network = MemoryNetwork(seed=seed, delay=delay, loss=loss)
         self._loop = VirtualLoop(self._network)
         self.enabled: EnabledPlugin
@@ -122,7 +122,7 @@ class PluginHarness:
         self._network.run_until(self.now + seconds)
 
     def connect(self) -> None:
-        """Bring an association up (the first one is up from the start)."""
+        """Set an association up (the first one is up from the start)."""
         self._carrier.connect(_ADDRESS, self._driver(web=True))
         self.run(1.0)
 
@@ -135,17 +135,17 @@ class PluginHarness:
         self.run(0.1)
 
     def reopen(self) -> None:
-        """What SIGUSR1 does, on both sides."""
+        """Have both halves open their files again, as SIGUSR1 does."""
         for supervisor in (self._application, self._web):
             supervisor.reopen()
 
     def stop_ticks(self) -> None:
-        """No ticks come from now on, so that what is on its way can arrive."""
+        """Call no more ticks, so that items on their way can arrive."""
         for supervisor in (self._application, self._web):
             supervisor.stop_ticks()
 
     def close(self) -> None:
-        """Close both halves, the application's first, and let what they still say arrive."""
+        """Close both halves, the application's first, and let their last items arrive."""
         self._application.close()
         self.run(1.0)
         self._web.close()
@@ -162,7 +162,7 @@ class PluginHarness:
         return _half(self._web, WebHalf)
 
     def figures(self, channel: str) -> dict[str, int]:
-        """What a channel carried: items ``sent``, ``received`` and ``dropped``, both sides and all associations."""
+        """Returns the items of a channel ``sent``, ``received`` and ``dropped``, on both sides and all associations."""
         totals = {"sent": 0, "received": 0, "dropped": 0}
         for supervisor in (self._application, self._web):
             for plugin in supervisor.statistics():
@@ -174,7 +174,7 @@ class PluginHarness:
 
     def change(self, changes: Mapping[str, str], *, web: bool = True, application: bool = True) -> dict[str, str]:
         """Change options while running, on both sides or one, as `fcgi-sctp set` does: ``{"NAME.enabled": "false"}``
-        switches the plugin off. The reasons of those not taken."""
+        switches the plugin off. Returns the reasons of those that were refused."""
         reasons: dict[str, str] = {}
         sides = [(web, self._web), (application, self._application)]
         if switches_off(changes):
@@ -186,7 +186,7 @@ class PluginHarness:
         return reasons
 
     def streams(self, channel: str) -> int:
-        """SCTP streams that a channel holds now, on both sides, for all requests together."""
+        """Returns the number of SCTP streams that a channel holds, on both sides, for all requests together."""
         plugins = [plugin for one in (self._application, self._web) for plugin in one.statistics()]
         return sum(one["streams"] for plugin in plugins for one in plugin["channels"] if one["name"] == channel)
 
@@ -214,7 +214,7 @@ class PluginHarness:
     def end(
         self, request: HarnessRequest, *, status: int = 200, body: bytes = b"", aborted: bool = False, error: str = ""
     ) -> None:
-        """The application answers. Both halves hear of it when the answer has travelled (`run`)."""
+        """Answer a request. The web half's `request_end` is called when the answer has arrived there (`run`)."""
         head = f"Status: {status}\r\n\r\n".encode()
         connection: ApplicationConnection = request.link.driver.connection
         request.ended = True
@@ -232,11 +232,11 @@ class PluginHarness:
         request.link.driver.wake()
 
     def bound(self, request: HarnessRequest | None) -> Any:
-        """A context manager: inside, the application works for `request` (`fcgi_core.plugin.current_request`)."""
+        """Returns a context in which the application works for `request` (`fcgi_core.plugin.current_request`)."""
         return bound_to_request(request)
 
     def stderr(self, request: HarnessRequest | None, data: bytes) -> bool:
-        """The application writes to STDERR; True if the plugin takes it, else it travels as FCGI_STDERR."""
+        """Write to STDERR as the application. Returns True if the plugin handles it; else it is sent as FCGI_STDERR."""
         taken = self._application.stderr(request, data)
         self.stderr_taken.append(taken)
         if not taken and request is not None:
@@ -321,11 +321,11 @@ class _Problems(logging.Handler):
 
 
 def check_contract(plugin: Plugin, options: Mapping[str, Any] | None = None) -> None:
-    """What every plugin must keep to; AssertionError says what it broke.
+    """Check the contract of every plugin; AssertionError says which part is broken.
 
-    It starts with its defaults or `options` and closes; each of its channels is declared alike on every call; it hears
-    of requests, STDERR, lost and new associations, a lossy network, ticks and files to reopen without raising; it can
-    be switched off and on again; and on each channel every item that was sent was received or is counted as dropped.
+    The plugin starts with its defaults or `options`, and closes. Each call of `channels` declares the same. No hook
+    raises during requests, STDERR, lost and new associations, a lossy network, ticks and `reopen`. The plugin can be
+    switched off and on again. On each channel every item that was sent was received, or is counted as dropped.
     """
     assert plugin.name, "a plugin has a name"
     checked = plugin.Options.model_validate(dict(options or {}))
@@ -346,8 +346,8 @@ def check_contract(plugin: Plugin, options: Mapping[str, Any] | None = None) -> 
 def _exercise(
     plugin: Plugin, options: Mapping[str, Any] | None, *, loss: float, cut: bool, switch: bool = False
 ) -> None:
-    """One run of the contract; with `cut` the association is lost in the middle, and what was on its way with it; with
-    `switch` the plugin is switched off for a while, within a request and between two."""
+    """Run a plugin once. With `cut` the association is lost in the middle with the items on their way; with `switch`
+    the plugin is switched off for a while, within a request and between two."""
     harness = PluginHarness(plugin, options, loss=loss, seed=7)
     for number in range(20):
         request = harness.begin({"SERVER_NAME": f"host{number % 3}.example", "REQUEST_URI": f"/{number}"})
@@ -374,9 +374,9 @@ def _exercise(
     for channel in harness.enabled.channels:
         figures = harness.figures(channel.name)
         told = f"channel {channel.name}: {figures}"
-        assert figures["received"] <= figures["sent"], f"more came than was sent: {told}"
+        assert figures["received"] <= figures["sent"], f"more items were received than sent: {told}"
         if switch:
-            # the application's side cannot know at once that the web side has gone off
+            # the application side cannot know at once that the plugin is off on the web side
             assert figures["received"] + figures["dropped"] >= figures["sent"] or channel.lifetime, told
         elif not cut and channel.lifetime is None:
             assert figures["received"] == figures["sent"], f"items are neither received nor counted as dropped: {told}"

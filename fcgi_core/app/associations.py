@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from ..common.bounded_queue import Budget
-from ..common.operator_log import Sums
-from ..common.repeats import Repeats
+from ..common.operator_log import LimitedLog
 from ..hosting.delivery import Link
 from ..hosting.driver import Driver
 from ..hosting.switching import PeerChanges
@@ -64,11 +63,8 @@ class Associations:
         """Gets each request; set before the first association is accepted."""
         self.remote_changes = remote_changes
         self.admission: Admission[Association] = Admission(most, most_per_address, Association.abort)
-        self.failed = Repeats(log, logging.WARNING, shared.loop)
-        """Associations that did not come up. Peers decide how many there are, so the log sums them."""
-        self.broken = Repeats(log, logging.ERROR, shared.loop)
-        """Associations whose peer broke the protocol."""
-        self._refused = Repeats(log, logging.WARNING, shared.loop)
+        self.log = LimitedLog(log, shared.loop)
+        """For lines about associations: peers decide how many come and go."""
         self._make = make
         self._all: set[Association] = set()
         self._accounts: dict[str, tuple[Budget, set[int]]] = {}
@@ -87,7 +83,7 @@ class Associations:
         association = Association(self, self._make(), peer, self._serial)
         why = self.admission.enter(association, peer, self.shared.loop.time())
         if why:
-            self._refused.log(f"association from {peer} refused: {why}")
+            self.log.log(logging.WARNING, "association from %s refused: %s", peer, why)
             return None
         account = self._accounts.setdefault(association.host, (Budget(MAX_HELD_OF_PEER), set()))
         association.connection.account = account[0]
@@ -111,8 +107,7 @@ class Associations:
 
     def close(self) -> None:
         """Write what the log sums up."""
-        for repeats in (self._refused, self.failed, self.broken):
-            repeats.close()
+        self.log.close()
 
 
 class Association:
@@ -129,7 +124,7 @@ class Association:
         self.idle_since = 0.0
         """While the service stops: when its last request ended, in the loop's time; 0 if that is not known."""
         self.changes = PeerChanges(self.shared.supervisor, owner.remote_changes)
-        self.sums = Sums(log, self.shared.loop, f"web side {peer}")
+        self._log = LimitedLog(log, self.shared.loop)
         self.driver = Driver(connection, self.shared.loop, on_events=self._on_events, on_down=self._on_down)
 
     def abort(self, why: str) -> None:
@@ -196,12 +191,12 @@ class Association:
             case RequestAborted():
                 _abort(event.request)
             case RequestFailed():
-                self._log(logging.WARNING, "requests broke the protocol", "web side %s: %s", event.error)
+                self._say(logging.WARNING, "web side %s: %s", event.error)
                 _abort(event.request)
             case ConfigReceived():
                 self._change(event)
             case RecordRefused():
-                self._log(logging.WARNING, "records were left out", "web side %s: left out %s", event.error)
+                self._say(logging.WARNING, "web side %s: left out %s", event.error)
             case PeerChanged():
                 assert self.link is not None
                 supervisor.peer_changed(self.link)
@@ -211,10 +206,10 @@ class Association:
             case PeerDraining():
                 self.owner.changed()
             case PeerError():
-                self._log(logging.ERROR, "errors were reported", "web side %s reports: %s", event.text)
+                self._say(logging.ERROR, "web side %s reports: %s", event.text)
             case ConnectionFailed():
                 if self.link is not None:  # else its end says the same
-                    self.owner.broken.log(f"web side {self.peer} broke the protocol: {event.error}")
+                    self.owner.log.log(logging.ERROR, "web side %s broke the protocol: %s", self.peer, event.error)
             case _:
                 pass
 
@@ -227,20 +222,21 @@ class Association:
         for name, reason in results.items():
             if reason:
                 text = "web side %s may not change %s: %s"
-                self.sums.say(logging.WARNING, "changes were refused", text, self.peer, name, reason)
+                self._log.log(logging.WARNING, text, self.peer, name, reason)
         self.connection.answer_config(event.number, results)
         self.driver.wake()
 
-    def _log(self, level: int, what: str, text: str, value: object) -> None:
-        self.sums.say(level, what, text, self.peer, value)
+    def _say(self, level: int, text: str, value: object) -> None:
+        self._log.log(level, text, self.peer, value)
 
     def _on_down(self, reason: str) -> None:
-        self.sums.close()
+        self._log.close()
         if self.link is not None:
             log.info("association %d with %s is down%s", self.serial, self.peer, f": {reason}" if reason else "")
             self.shared.supervisor.association_down(self.link, reason)
         else:
-            self.owner.failed.log(f"association with {self.peer} did not come up: {reason or 'it was shut down'}")
+            text = "association with %s did not come up: %s"
+            self.owner.log.log(logging.WARNING, text, self.peer, reason or "it was shut down")
         for request in tuple(self.connection.requests.values()):
             request.aborted = True
             _abort(request)

@@ -1,4 +1,4 @@
-"""What a checked model says against its input, as sentences for people: where, the value, and what would be right."""
+"""The problems of a model's input, as sentences for people: where, the value, and what would be right."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _EXPECTED = {
 def complaints(
     error: ValidationError, model: type[BaseModel], above: tuple[str, ...] = (), also: tuple[str, ...] = ()
 ) -> list[str]:
-    """A sentence for each problem that `model` has. `above` is the path to where its input stands; `also` are names
-    that may stand there though the model does not have them."""
+    """Returns a sentence for each problem of the input. `above` is the path to the input; `also` are names that are
+    allowed there although the model does not have them."""
     return [_sentence(problem, model, above, also) for problem in error.errors(include_url=False)]
 
 
 def shown(value: object) -> str:
-    """A value as YAML has it, cut where it is long."""
+    """Returns a value as YAML writes it, cut if it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
@@ -48,13 +48,13 @@ def shown(value: object) -> str:
 
 
 def meant(given: object, names: Iterable[str]) -> str:
-    """``; did you mean NAME?`` if one of `names` is like `given`, else nothing."""
+    """Returns ``; did you mean NAME?`` if one of `names` is like `given`, else ''."""
     close = get_close_matches(str(given)[:LONGEST], list(names), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def written_path(path: Iterable[object]) -> str:
-    """Names and numbers with dots between them; an empty name as two quotes."""
+    """Returns names and numbers with dots between them; an empty name as two quotes."""
     return ".".join(str(part)[:LONGEST] or "''" for part in path)
 
 
@@ -72,7 +72,7 @@ def _sentence(problem: Any, model: type[BaseModel], above: tuple[str, ...], also
 
 
 def _right(kind: str, problem: Any, model: type[BaseModel]) -> str:
-    """What would be right."""
+    """Returns what would be right."""
     given, context = problem["input"], problem.get("ctx", {})
     if kind == "string_type" and isinstance(given, bool | int | float):
         return "a text was expected: put it in quotes"
@@ -92,7 +92,7 @@ def _right(kind: str, problem: Any, model: type[BaseModel]) -> str:
 
 
 def _models_at(model: type[BaseModel], where: Iterable[object]) -> list[type[BaseModel]]:
-    """The models of which one is meant at a place in `model`'s input."""
+    """Returns the models that are possible at a place in `model`'s input."""
     models = [model]
     for part in where:
         models = [one for field in _fields(models, part) for one in _models_in(field.annotation)] or models

@@ -1,6 +1,6 @@
-"""Processes that the application forks: they have none of the parent's threads, and its sockets are not theirs.
+"""Processes that the application forks: they have none of the parent's threads, and must not keep its sockets.
 
-A child that kept those would keep their addresses when the parent is killed, and associations would seem to be alive.
+A child that kept them would keep their addresses when the parent is killed, and associations would seem to be alive.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def keep_from_children(sock: socket.socket) -> None:
-    """Forked children find nothing in this socket's place."""
+    """Replace this socket by /dev/null in forked children."""
     _sockets.add(sock)
 
 
 def in_child() -> bool:
-    """Whether this is a forked child."""
+    """Returns whether this is a forked child."""
     return _child
 
 
 def leave(error: BaseException | None) -> None:
-    """End this process, if it is a forked child: what it was forked for has returned, or raised `error`, into the
-    server's own code. There it would go on in the parent's place, with the parent's sockets."""
+    """End this process if it is a forked child: its code has returned, or raised `error`, into the server's code, where
+    the child would act in the parent's place."""
     if not _child:
         return
     for stream in (sys.stdout, sys.stderr):
@@ -48,7 +48,7 @@ def _after_in_child() -> None:
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for sock in tuple(_sockets):
         if sock.fileno() >= 0:
-            # not closed: what the child opens next would have the number that objects of the parent's still know
+            # not closed: the next file that the child opens would get the number that the parent's objects still use
             os.dup2(nothing, sock.fileno(), inheritable=False)
     os.close(nothing)
     _sockets.clear()

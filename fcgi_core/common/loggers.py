@@ -1,7 +1,7 @@
 """Loggers that an application cannot switch off by accident.
 
-`logging.config` disables all loggers that a configuration does not name, unless that says otherwise: the operator's log
-would end when the application configures its own.
+By default `logging.config` disables all loggers that a configuration does not name: the operator's log would end when
+the application configures its own.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class _Enabled(logging.Logger):
 
 
 def keep_enabled(name: str) -> None:
-    """Let nothing disable the logger of that name."""
+    """Make it impossible to disable the logger of that name."""
     logger = logging.getLogger(name)
     if type(logger) is logging.Logger:
         logger.__class__ = _Enabled
 
 
 def keep_all_enabled(name: str) -> None:
-    """The same for all loggers that there are of that name and below it."""
+    """Do the same for all loggers that exist of that name and below it."""
     for each in (name, *logging.root.manager.loggerDict):
         if each == name or each.startswith(f"{name}."):
             keep_enabled(each)

@@ -1,8 +1,8 @@
-"""The operator's log: how its lines look, whatever they say, and how often lines of one kind are written.
+"""The operator's log: how its lines look, and how often lines of one kind are written.
 
-Much of what a line says came over the network: a peer's name, the text of its ERROR record, a URI. So all lines of both
-sides go through one formatter, which lets a record be one line and nothing of it be more than text. And what one peer
-does wrong again and again costs a few lines and a sum, not a line each time.
+Much of the text in a line came over the network: a peer's name, the text of its ERROR record, a URI. So all lines of
+both sides go through one formatter, which makes each record one line of harmless text. A fault that one peer repeats
+costs a few lines and a count, not a line each time.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from collections.abc import Mapping
 from .loop import Handle, Loop
 from .text import escape, hide_secrets
 
-__all__ = ["LineFormatter", "Sums"]
+__all__ = ["AT_ONCE", "LimitedLog", "LineFormatter", "WINDOW"]
 
 MAX_LINE = 4096
 """Characters of one line; journald cuts at 48 KiB, rsyslog at 8 KiB."""
 MAX_FRAMES = 32 << 10
-"""Characters of the lines that follow one, a traceback's; those at its end say what happened."""
+"""Characters of a traceback below a line; its end is kept, which says what happened."""
 INDENT = "    "
-FIRST = 5
-"""Lines of one kind about one peer that are written within `WINDOW`; more are summed."""
+AT_ONCE = 5
+"""Lines of one kind that are written within `WINDOW`; the others are counted."""
 WINDOW = 60.0
 """Seconds."""
 
 
 class LineFormatter(logging.Formatter):
-    """A record is one line, in which control characters are escaped and secrets in URIs are replaced.
+    """Formats a record as one line, with control characters escaped and secrets in URIs replaced.
 
-    Frames follow on lines of their own, which are indented, so that none can be taken for a record: those of
-    `exc_info`, and what is given as ``extra={"frames": text}``.
+    Tracebacks follow on separate lines, indented so that none can be mistaken for a record: that of `exc_info`, and the
+    text given as ``extra={"frames": text}``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -56,54 +56,60 @@ def _clean(line: str) -> str:
 
 
 class _Kind:
-    """Lines of one kind."""
+    """Lines of one kind since `since`."""
 
-    __slots__ = ("count", "since", "sum_due", "summed")
+    __slots__ = ("last", "level", "more", "report", "since", "written")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, level: int, since: float) -> None:
+        self.level = level
         self.since = since
-        self.count = 0
-        """Lines since then."""
-        self.summed = 0
-        """Those of them that were not written."""
-        self.sum_due: Handle | None = None
+        self.written = 0
+        self.more = 0
+        """Lines that were counted and not written."""
+        self.last = ""
+        """The text of the last of these."""
+        self.report: Handle | None = None
 
 
-class Sums:
-    """Writes what is to be said about one peer: of each kind the first `FIRST` lines in `WINDOW` seconds, and of those
-    that follow how many they were, when the time is over or the peer is gone."""
+class LimitedLog:
+    """Writes lines that a peer can cause as often as it likes, which must not fill the disk.
 
-    def __init__(self, log: logging.Logger, loop: Loop, who: str) -> None:
-        """`who` stands at the beginning of the sums."""
+    Of each kind `AT_ONCE` lines in `WINDOW` seconds are written; the others are counted, and reported in one line.
+    """
+
+    def __init__(self, log: logging.Logger, loop: Loop) -> None:
         self._log = log
         self._loop = loop
-        self.who = who
         self._kinds: dict[str, _Kind] = {}
 
-    def say(self, level: int, what: str, text: str, *values: object, extra: Mapping[str, object] | None = None) -> None:
-        """A line `text` % `values`; `what` names its kind, for the sum: "records left out". Kinds are few: no remote
-        text is one. `extra` is the log record's."""
+    def log(
+        self, level: int, text: str, *values: object, times: int = 1, extra: Mapping[str, object] | None = None
+    ) -> None:
+        """Write `text` % `values`, or count it, `times` times. Lines of the same `text` are of one kind, so it is a
+        literal and holds no remote text. `extra` is the log record's."""
         now = self._loop.time()
-        kind = self._kinds.get(what)
-        if kind is None or (now - kind.since >= WINDOW and not kind.summed):
-            kind = self._kinds[what] = _Kind(now)
-        kind.count += 1
-        if kind.count <= FIRST:
+        kind = self._kinds.get(text)
+        if kind is None or (now - kind.since >= WINDOW and not kind.more):
+            kind = self._kinds[text] = _Kind(level, now)
+        if kind.written < AT_ONCE:
+            kind.written += 1
+            times -= 1
             self._log.log(level, text, *values, extra=extra)
-            return
-        kind.summed += 1
-        if kind.sum_due is None:
-            kind.sum_due = self._loop.call_at(kind.since + WINDOW, self._sum, what, level)
+        if times:
+            kind.more += times
+            kind.last = text % values
+            if kind.report is None:
+                kind.report = self._loop.call_at(kind.since + WINDOW, self._report, text)
 
     def close(self) -> None:
-        """Write the sums that are due later; the peer is gone."""
-        for what, kind in tuple(self._kinds.items()):
-            if kind.sum_due is not None:
-                kind.sum_due.cancel()
-                self._sum(what, logging.WARNING)
+        """Report now what would be reported later."""
+        for text, kind in tuple(self._kinds.items()):
+            if kind.report is not None:
+                kind.report.cancel()
+                self._report(text)
         self._kinds.clear()
 
-    def _sum(self, what: str, level: int) -> None:
-        kind = self._kinds.pop(what)
+    def _report(self, text: str) -> None:
+        kind = self._kinds.pop(text)
         within = self._loop.time() - kind.since
-        self._log.log(level, "%s: %s %d times more within %.0f s", self.who, what, kind.summed, within)
+        self._log.log(kind.level, "%d more like this within %.0f s: %s", kind.more, within, kind.last)

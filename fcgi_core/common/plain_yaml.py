@@ -1,9 +1,9 @@
-"""YAML as far as a configuration needs it, read within bounds: time and memory are those of the text's length.
+"""The part of YAML that a configuration needs, read in time and memory proportional to the length of the text.
 
-It is YAML 1.1 as PyYAML reads it, with less in it. A name that stands twice in one mapping is an error, for YAML keeps
-only one of the two. Names are texts; what YAML makes something else of (``no``, ``on``, ``123``) is an error that asks
-for quotes. So are values that mean something else than they seem to: dates, ``1:30`` (90 to YAML), ``0660`` (432).
-Tags are refused, but for ``!!str``. Aliases and merges are taken; what they repeat counts as if it were written out.
+It is a part of YAML 1.1 as PyYAML reads it. A name that stands twice in one mapping is an error, because YAML keeps
+only one of the two. Names are texts; a name that YAML reads as something else (``no``, ``on``, ``123``) is an error,
+which asks for quotes. So is a value that does not mean what it seems to: a date, ``1:30`` (90 to YAML), ``0660`` (432).
+Tags are refused, except ``!!str``. Aliases and merges are allowed; what they repeat counts as if it were written out.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ import yaml
 __all__ = ["MAX_DEPTH", "MAX_SIZE", "Budget", "YamlError", "read_yaml", "MAX_VALUE", "parse_value"]
 
 MAX_VALUE = 1024
-"""Bytes of one value that is set while the program runs."""
+"""Bytes of a value that is set while the program runs."""
 MAX_SIZE = 1 << 20
 """Characters of one text. 5,000 virtual hosts with options of their own take 300,000."""
 MAX_DEPTH = 32
-"""Mappings and lists within each other; the deepest option there is stands at 7."""
+"""Mappings and lists within each other; the deepest option is at level 7."""
 MAX_TOTAL = 4 << 20
 """Characters of all texts that are read together, with what aliases repeat."""
 LEAST = 10
-"""Characters that a value counts for at least: the memory of a value that is empty is not."""
+"""Characters that a value counts for at least: an empty value takes memory, too."""
 
 _TEXT = "tag:yaml.org,2002:str"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Ten times as fast where PyYAML was built with libyaml."""
+"""libyaml's, which is ten times as fast, where PyYAML was built with it."""
 _KINDS = {"bool": "true or false", "null": "nothing", "int": "a number", "float": "a number", "timestamp": "a date"}
 _MISTAKEN = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
-"""Octal numbers and those to the base 60."""
+"""Octal numbers, and numbers in base 60."""
 
 
 class YamlError(ValueError):
-    """The text is not YAML, or more than is taken. One line."""
+    """The text is not YAML, or exceeds a bound. The message is one line."""
 
 
 class Budget:
-    """What may still be read."""
+    """The characters that may still be read."""
 
     def __init__(self, size: int = MAX_TOTAL) -> None:
         self.left = size
 
     def take(self, size: int) -> None:
-        """YamlError if there is not so much."""
+        """Count `size` characters. YamlError if fewer are left."""
         self.left -= size
         if self.left < 0:
-            raise YamlError(f"holds more than is taken: {MAX_TOTAL:,} characters, repeated aliases included")
+            raise YamlError(f"holds more than {MAX_TOTAL:,} characters, repeated aliases included")
 
 
 class _Value:
-    """A value, how deep it is, and how much."""
+    """A value with its depth and size."""
 
     __slots__ = ("content", "depth", "size")
 
@@ -64,13 +64,13 @@ class _Value:
 
 
 def read_yaml(text: str, problems: list[str], budget: Budget | None = None, *, depth: int = MAX_DEPTH) -> Any:
-    """What the text says; None if it says nothing.
+    """Returns the value of the text; None if it is empty.
 
-    YamlError if it cannot be read. Names and values that are read but may not stand there are added to `problems`, one
-    sentence each that begins with the path.
+    YamlError if it cannot be read. Names and values that are readable but not allowed are added to `problems`, one
+    sentence each, beginning with the path.
     """
     if len(text) > MAX_SIZE:
-        raise YamlError(f"holds more than {MAX_SIZE:,} characters, which are taken at most")
+        raise YamlError(f"holds more than {MAX_SIZE:,} characters")
     try:
         loader = _LOADER(text)
         try:
@@ -80,18 +80,18 @@ def read_yaml(text: str, problems: list[str], budget: Budget | None = None, *, d
     except yaml.YAMLError as error:
         raise YamlError(f"is not YAML: {_sentence(error)}") from None
     except UnicodeError:  # half of a surrogate pair, which no file has
-        raise YamlError("is not YAML: it holds what is no character") from None
+        raise YamlError("is not YAML: it holds half of a surrogate pair") from None
 
 
 def _sentence(error: yaml.YAMLError) -> str:
-    """PyYAML's words, without the lines of the text it shows."""
+    """Returns PyYAML's message without the excerpt of the text."""
     mark = getattr(error, "problem_mark", None)
     words = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
     return words if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {words}"
 
 
 class _Reader:
-    """Makes values of the parser's events. It recurses no deeper than `MAX_DEPTH`."""
+    """Makes values from the parser's events. It recurses no deeper than `MAX_DEPTH`."""
 
     def __init__(self, loader: Any, problems: list[str], budget: Budget, depth: int) -> None:
         self._loader = loader
@@ -110,14 +110,14 @@ class _Reader:
         loader.get_event()
         if not loader.check_event(yaml.StreamEndEvent):
             line = loader.get_event().start_mark.line + 1
-            raise YamlError(f"line {line}: another document begins here; one was expected")
+            raise YamlError(f"line {line}: another document begins here; expected only one")
         return value.content
 
     def _value(self, event: Any, path: tuple[str, ...]) -> _Value:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.tag not in (None, "!", _TEXT):
-            raise YamlError(f"line {_line(event)}: the tag {_short(event.tag)!r} is not taken; leave it out")
+            raise YamlError(f"line {_line(event)}: the tag {_short(event.tag)!r} is not allowed; leave it out")
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
@@ -149,17 +149,17 @@ class _Reader:
         if kind == "null":
             return _Value(None, size)
         if kind == "timestamp" or _MISTAKEN.fullmatch(event.value):
-            self._complain(path, f"is {_short(event.value)}, which YAML takes for {_taken_for(event.value, kind)}")
+            self._complain(path, f"is {_short(event.value)}, which YAML reads as {_taken_for(event.value, kind)}")
             return _Value(event.value, size)
         make = getattr(self._loader, f"construct_yaml_{kind}")
         try:
             return _Value(make(yaml.ScalarNode(event.tag, event.value)), size)
         except (ValueError, OverflowError):
-            self._complain(path, f"is {_short(event.value)}, which YAML takes for a number, and it is none")
+            self._complain(path, f"is {_short(event.value)}, which YAML reads as a number, but it is not one")
             return _Value(event.value, size)
 
     def _kind(self, event: Any) -> str:
-        """What YAML takes a value for: ``str``, ``int``, ``bool``, …"""
+        """Returns the type that YAML reads a value as: ``str``, ``int``, ``bool``, …"""
         if event.tag is not None or not event.implicit[0]:
             return "str"
         tag: str = self._loader.resolve(yaml.ScalarNode, event.value, (True, False))
@@ -198,18 +198,18 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             value = self._alias(event)
             if not isinstance(value.content, str):
-                raise YamlError(f"line {_line(event)}: a name was expected, and *{_short(str(event.anchor))} is none")
+                raise YamlError(f"line {_line(event)}: expected a name, but *{_short(str(event.anchor))} is not a text")
             self._put(made, value, path)
             return value.content
         if not isinstance(event, yaml.ScalarEvent):
-            raise YamlError(f"line {_line(event)}: a name was expected, and a list or a mapping is here")
+            raise YamlError(f"line {_line(event)}: expected a name, found a list or a mapping")
         if event.anchor is not None:
             self._anchors[event.anchor] = _Value(event.value, max(len(event.value), LEAST))
         size = max(len(event.value), LEAST)
         self._budget.take(size)
         made.size += size
         if event.tag not in (None, "!", _TEXT):
-            raise YamlError(f"line {_line(event)}: the tag {_short(event.tag)!r} is not taken; leave it out")
+            raise YamlError(f"line {_line(event)}: the tag {_short(event.tag)!r} is not allowed; leave it out")
         if (kind := self._kind(event)) != "str":
             taken_for = _taken_for(event.value, kind)
             self._complain(path, f"the name {_short(event.value)} in line {_line(event)} is {taken_for} to YAML")
@@ -217,10 +217,10 @@ class _Reader:
         return text
 
     def _merge(self, content: Any, merged: dict[str, Any], line: int) -> None:
-        """What stands behind ``<<``: a mapping, or a list of some of which the first holds."""
+        """Merge what follows ``<<``: a mapping, or a list of mappings of which the first one that has a name wins."""
         several = content if isinstance(content, list) else [content]
         if not all(isinstance(one, dict) for one in several):
-            raise YamlError(f"line {line}: << takes a mapping, or a list of mappings")
+            raise YamlError(f"line {line}: << needs a mapping, or a list of mappings")
         for one in several:
             for name, value in one.items():
                 merged.setdefault(name, value)
@@ -235,7 +235,7 @@ class _Reader:
 
     def _too_deep(self) -> str:
         if self._depth == 0:
-            return "a list or a mapping is here; one value was expected (in quotes if it is a text)"
+            return "expected one value (in quotes if it is a text), found a list or a mapping"
         return f"more than {self._depth} lists and mappings within each other"
 
     def _until(self, end: type) -> Iterator[Any]:
@@ -257,7 +257,7 @@ def _is_merge(event: Any) -> bool:
 
 def _taken_for(text: str, kind: str) -> str:
     if _MISTAKEN.fullmatch(text):
-        return "a number to the base 60" if ":" in text else "an octal number"
+        return "a number in base 60" if ":" in text else "an octal number"
     return {"true": "true", "yes": "true", "on": "true"}.get(text.lower(), "false") if kind == "bool" else _KINDS[kind]
 
 
@@ -266,12 +266,12 @@ def _short(text: str) -> str:
 
 
 def parse_value(text: str) -> str | int | float | bool | None:
-    """One value of YAML: what `fcgi-sctp set` and a peer's CONFIG write behind ``=``. A text, a number, true, false or
-    null, of `MAX_VALUE` bytes; never a list, a mapping or an alias. ValueError, one sentence, if it is something else.
+    """Returns one value of YAML, which follows ``=`` in `fcgi-sctp set` and in a peer's CONFIG: a text, a number, true,
+    false or null, of at most `MAX_VALUE` bytes. ValueError, one sentence, for a list, a mapping, an alias, or more.
     """
     size = len(text.encode("utf-8", "replace"))
     if size > MAX_VALUE:
-        raise ValueError(f"the value has {size:,} bytes; at most {MAX_VALUE:,} are taken")
+        raise ValueError(f"the value has {size:,} bytes; at most {MAX_VALUE:,} are allowed")
     problems: list[str] = []
     value: str | int | float | bool | None = read_yaml(text, problems, depth=0)
     if problems:

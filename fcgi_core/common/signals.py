@@ -1,4 +1,4 @@
-"""Signals of this process, and of no other: what an application forks gets back what stood before.
+"""Signals of this process only: a forked child gets back the handlers that stood before.
 
 A fork inherits the loop's handlers and its wake-up descriptor, which is a socket that it shares with this process: a
 SIGTERM for the child would leave the child alive and stop the service. So a fork finds signals blocked until the child
@@ -19,26 +19,26 @@ __all__ = ["handle", "suspended"]
 
 _Handler = Any
 _handled: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
-"""What stood before, and what the loop put in its place."""
+"""The handler that stood before, and the one that the loop put in its place."""
 _masks: dict[int, set[int]] = {}
-"""By thread that is about to fork: the signals that it blocked before."""
+"""By thread that is about to fork: the signals that it had blocked."""
 
 
 def handle(loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callable[[], object]) -> None:
-    """`call` on the loop whenever the signal comes to this process. On the main thread."""
+    """Have the loop call `call` whenever this process gets the signal. Call this on the main thread."""
     before = signal.getsignal(number)
     known = _handled.get(number)
     if known is not None and known[1] is before:
         before = known[0]
     elif number == signal.SIGINT and getattr(before, "func", None) is not None:
-        before = signal.default_int_handler  # in whose place asyncio.Runner has put a partial of its own
+        before = signal.default_int_handler  # asyncio.Runner has replaced it
     loop.add_signal_handler(number, call)
     _handled[number] = (signal.SIG_DFL if before is None else before, signal.getsignal(number))
 
 
 @contextmanager
 def suspended() -> Iterator[None]:
-    """While foreign code keeps the loop from its work: what stood before, so that SIGTERM ends the process."""
+    """A context in which foreign code blocks the loop: the handlers that stood before are back, so SIGTERM ends it."""
     for number, (before, ours) in _handled.items():
         if signal.getsignal(number) is ours:
             signal.signal(number, before)

@@ -1,9 +1,9 @@
-"""Calls that are made one after the other, on any thread, without a lock that a thread waits for without end.
+"""Calls that are made one after the other, on any thread, without a lock that could deadlock.
 
-Foreign code can run nearly anywhere: the interpreter collects garbage when it likes, and a destructor of the
-application may then log on the very thread that is inside our code, or wait for a lock of the application's whose
-holder logs and waits for ours. So no lock of ours is held while that can happen. Where calls must not mix, each is put
-into a queue, and the thread that finds no other at work makes those in the queue, its own and all that come meanwhile.
+Foreign code can run nearly anywhere: garbage is collected at any time, and a destructor of the application may then log
+on the thread that is inside our code, or wait for a lock of the application whose holder logs and waits for ours. So we
+hold no lock while that can happen. Calls that must not overlap are queued, and the thread that finds no other at work
+makes all calls in the queue, those that are added meanwhile included.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Makes calls in the order in which they were added. Any thread; a call may add others. A call must not raise."""
+    """Makes calls in the order in which they were added, on any thread. A call may add others, and must not raise."""
 
     __slots__ = ("_busy", "_calls", "_maker", "_process")
 
@@ -25,12 +25,12 @@ class Turns:
         self._busy = threading.Lock()
         self._calls: deque[Callable[[], object]] = deque()
         self._maker = 0
-        """The thread that makes calls now."""
+        """The thread that makes calls now; 0 if none does."""
         self._process = os.getpid()
 
     def add(self, call: Callable[[], object], patience: float = 0.0) -> None:
-        """Make `call`. If another thread makes calls now, wait `patience` seconds for it at most; if it has not come to
-        `call` by then, or if it is this thread, it makes `call` later."""
+        """Make `call`. If another thread makes calls now, wait at most `patience` seconds for it to make this one, too;
+        it makes it later if that is too short. If this thread makes calls now, it makes `call` next."""
         self._calls.append(call)
         while self._calls:  # the thread that was at work may have looked before `call` was there
             if self.mine:
@@ -38,7 +38,7 @@ class Turns:
             if not (self._busy.acquire(timeout=patience) if patience else self._busy.acquire(blocking=False)):
                 if self._process == os.getpid():
                     return
-                # a forked child: the thread that was at work is its parent's, and makes what is its parent's there
+                # a forked child: the thread at work is the parent's, and makes the parent's calls there
                 self._process, self._maker, self._busy, self._calls = os.getpid(), 0, threading.Lock(), deque((call,))
                 continue
             try:
@@ -51,9 +51,9 @@ class Turns:
 
     @property
     def mine(self) -> bool:
-        """Whether this thread is the one that makes calls now."""
+        """Whether this thread makes calls now."""
         return self._maker == threading.get_ident()
 
     def __len__(self) -> int:
-        """How many calls wait."""
+        """Returns the number of calls that wait."""
         return len(self._calls)

@@ -1,8 +1,8 @@
-"""Listening unix sockets: toward the web server, of the live feed, of the admin, of plugins.
+"""Listening unix sockets: for the web server, the live feed, the admin, plugins.
 
-A socket outlives the process that was killed on it, and then nobody can listen there until it is removed; but one on
-which another process still listens must stay. The file is made with no rights for others and opened up afterwards, so
-that it is never wider open than it is meant to be.
+The file of a socket outlives a killed process, and no process can listen there until it is removed; but if another
+process still listens on it, it must stay. The file is made without rights for others, which it gets afterwards, so that
+it is never more open than intended.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ BACKLOG = 4096
 class UnixSocket:
     """A unix socket that listens at `path`; give `socket` to an event loop, and call `close` at the end.
 
-    OSError if the path cannot be used: EADDRINUSE if another process listens there, EEXIST if something else than a
-    socket is there, EINVAL if there is no such group.
+    OSError if the path cannot be used: EADDRINUSE if another process listens there, EEXIST if the path is not a socket,
+    EINVAL if there is no such group.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class UnixSocket:
             raise
 
     def close(self) -> None:
-        """Close the socket, unless an event loop has done so, and remove the file, unless another process has taken
-        the path over."""
+        """Close the socket, which an event loop may have done, and remove the file, unless another process listens at
+        the path now."""
         self.socket.close()
         if self._inode is None:
             return
@@ -73,7 +73,7 @@ class UnixSocket:
 
 
 def somebody_listens(path: str) -> bool:
-    """Whether a process listens on the unix socket at `path`. It sees a connection that is closed at once."""
+    """Returns whether a process listens on the unix socket at `path`, which sees a connection that ends at once."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -86,10 +86,10 @@ def somebody_listens(path: str) -> bool:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that a process left behind when it died."""
+    """Remove a socket that a process left when it was killed."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "there is something else than a socket", path)
+            raise FileExistsError(errno.EEXIST, "the path is not a socket", path)
     except FileNotFoundError:
         return
     if somebody_listens(path):

@@ -1,47 +1,113 @@
-"""Whether two sides declare the channels of a plugin alike. If not, nothing is carried on them, and both sides say so.
+"""Whether both sides declare the channels of a plugin alike. If not, nothing is sent on them, and both sides report it.
 
-Looked at are the channels that plugins declare with their options; those that a half opens while it runs come and go,
-and each side opens them in its own time.
+Only the channels that plugins declare with their options are compared. Those that a half opens while it runs come and
+go, and each side opens them when it likes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
+from ..common.loop import Loop
 from ..common.text import escape
+from ..plugin import RequestInfo
 from ..protocol.channels import ASIDE, WITHDRAWN, Channel, Direction
 from ..protocol.settings import Settings
+from .links import Disagreement, Link
 
-__all__ = ["Disagreement", "disagreements"]
+__all__ = ["Agreement", "disagreements"]
 
+log = logging.getLogger("fcgi_sctp.plugins")
+
+TELL_DISAGREEMENT_AFTER = 10.0
+"""Seconds that the sides may disagree, when plugins or their options change, before it is reported."""
+SAME_DISAGREEMENT_EVERY = 600.0
+"""Seconds between two lines in the log about the same disagreement, with whichever association."""
+MOST_REMEMBERED = 100
+"""Disagreements that are remembered for that."""
 MOST_UNKNOWN = 16
-"""Plugins of a peer's that are not known here, and are reported."""
+"""Plugins of a peer that are unknown here and are reported."""
 MOST_SHOWN = 300
 """Characters of what a peer declares that are shown."""
 
 
-@dataclass(slots=True, eq=False)
-class Disagreement:
-    """What the two sides declare for a plugin, as SETTINGS do; '' for nothing."""
+class Agreement:
+    """Compares the declarations on each association, and reports where the two sides disagree for long."""
 
-    here: str
-    there: str
-    loses: bool
-    """Whether what this side sends is not taken."""
-    since: float = 0.0
-    told: bool = False
+    def __init__(self, sends: Direction, loop: Loop, links: Sequence[Link]) -> None:
+        """`sends` is the direction of the channels that this side sends on, `links` the associations that are up."""
+        self.broken = False
+        """Whether the sides of any association disagree."""
+        self._sends = sends
+        self._loop = loop
+        self._links = links
+        self._reported: dict[tuple[str, str], float] = {}
+        """When each plugin's disagreement was last reported, with whichever association."""
 
-    def __str__(self) -> str:
-        return f"here {self.here or 'nothing'}, there {self.there or 'nothing'}"
+    def compare(self, link: Link, declared: Iterable[Channel]) -> None:
+        """Find what has changed: the plugins of this side declare the channels `declared`."""
+        settings = link.connection.peer_settings
+        if settings is None:
+            return
+        before, link.disagreements = link.disagreements, disagreements(declared, self._sends, settings)
+        now = self._loop.time()
+        for plugin, disagreement in link.disagreements.items():
+            old = before.get(plugin)
+            disagreement.since = now
+            if old is not None and str(old) == str(disagreement):
+                disagreement.since, disagreement.reported = old.since, old.reported
+        self.broken = any(one.disagreements for one in (link, *self._links))
+
+    def report(self, link: Link, before: float = math.inf) -> None:
+        """Report the disagreements that began before a time and were not reported yet."""
+        now = self._loop.time()
+        for plugin, disagreement in link.disagreements.items():
+            if disagreement.reported or disagreement.since >= before:
+                continue
+            disagreement.reported = True
+            # workers of one application, and associations that come again, say the same
+            same = (plugin, str(disagreement))
+            if now < self._reported.get(same, -math.inf) + SAME_DISAGREEMENT_EVERY:
+                continue
+            if len(self._reported) >= MOST_REMEMBERED:
+                self._reported.clear()
+            self._reported[same] = now
+            log.warning(
+                "plugin %s: this side and %s at %s declare different channels, and nothing is sent on those: %s; enable"
+                " it on both sides, with the same options",
+                plugin,
+                escape(link.info.peer_name) or "the other side",
+                escape(link.info.peer),
+                disagreement,
+            )
+
+    def report_lasting(self) -> None:
+        """Report disagreements that last: when plugins are switched on or off the sides follow each other soon."""
+        if self.broken:
+            for link in self._links:
+                self.report(link, self._loop.time() - TELL_DISAGREEMENT_AFTER)
+
+    def is_unheard(self, plugin: str, request: RequestInfo | None) -> bool:
+        """Whether the other side does not accept what a plugin sends of a request, or of none. Any thread."""
+        link: Link | None = getattr(request, "link", None)
+        links = tuple(self._links) if link is None else (link,)
+        found = [one.disagreements.get(plugin) for one in links]
+        return bool(found) and all(one is not None and one.loses for one in found)
+
+    def counts(self) -> Counter[str]:
+        """The number of associations whose sides disagree, by plugin."""
+        return Counter(plugin for link in self._links for plugin in link.disagreements)
 
 
 def disagreements(channels: Iterable[Channel], sends: Direction, peer: Settings) -> dict[str, Disagreement]:
-    """By plugin: where the peer's declarations are not those of `channels`, which this side's plugins declare; `sends`
-    is the direction of those that it sends on itself."""
+    """The disagreements by plugin: where the peer's declarations differ from `channels`, which this side's plugins
+    declare. `sends` is the direction of the channels that this side sends on."""
     there: dict[str, list[str]] = {}
     said: dict[bool, dict[str, str]] = {True: {}, False: {}}
-    """What the peer takes, and what it sends, by name."""
+    """What the peer receives (True), and what it sends, by name."""
     for takes, descriptions in ((True, peer.accepts), (False, peer.channels)):
         for written in descriptions:
             if written.endswith(WITHDRAWN):

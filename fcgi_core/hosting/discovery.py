@@ -1,4 +1,4 @@
-"""Plugins found by entry point, and verified with their options before any of them runs."""
+"""Plugins are found by entry point, and verified with their options before any of them runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pydantic import ValidationError
 
 from ..common.complaints import complaints, meant, shown, written_path
 from ..errors import ConfigError, PluginError
-from ..plugin import API_VERSION, MAY_BE_SET_BY_PEER, Half, Plugin
+from ..plugin import API_VERSION, Half, Plugin
+from ..plugin.hooks import MAY_BE_SET_BY_PEER
 from ..protocol.channels import Channel
 
 __all__ = ["ENTRY_POINT_GROUP", "EnabledPlugin", "from_peer", "installed_plugins", "load_plugins", "verify_half"]
 
 ENTRY_POINT_GROUP = "fcgi_sctp.plugins"
 RESERVED = ("hosts", "enabled")
-"""What every plugin has under its name, beside its own options."""
+"""Names in the configuration of every plugin in addition to its options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +31,16 @@ class EnabledPlugin:
     options: Any
     channels: tuple[Channel, ...]
     raw: Mapping[str, Any]
-    """The options as they were written, `hosts` taken out."""
+    """The options as they were written, without `hosts`."""
     hosts: Mapping[str, Any]
     """By SERVER_NAME: the checked options of that virtual host."""
     raw_hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By SERVER_NAME: what that virtual host has of its own, as it was written."""
+    """By SERVER_NAME: the options of that virtual host alone, as they were written."""
     on: bool = True
-    """False: it is off until somebody switches it on."""
+    """False if it is off until it is switched on."""
 
     def changed(self, changes: Mapping[str, Any], server_name: str | None = None) -> Any:
-        """The options with `changes` made, checked; for one virtual host if named. ConfigError tells what is wrong."""
+        """Returns the checked options after `changes`, for one virtual host if named. ConfigError if they are wrong."""
         base = self.raw if server_name is None else {**self.raw, **self.raw_hosts.get(server_name, {})}
         problems: list[str] = []
         options = _options(self.plugin, {**base, **changes}, ("plugins", self.plugin.name), problems)
@@ -48,14 +49,14 @@ class EnabledPlugin:
         return options
 
     def with_options(self, options: Any, changes: Mapping[str, Any], server_name: str | None) -> EnabledPlugin:
-        """This plugin after a change that was checked and taken."""
+        """Returns this plugin after a change that was checked and accepted."""
         if server_name is None:
             return replace(self, options=options, raw={**self.raw, **changes}, hosts=self.hosts_with(changes))
         own = {**self.raw_hosts.get(server_name, {}), **changes}
         return replace(self, hosts={**self.hosts, server_name: options}, raw_hosts={**self.raw_hosts, server_name: own})
 
     def hosts_with(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of each virtual host when those of the plugin have changed; ConfigError if they do not fit."""
+        """Returns the options of each virtual host after `changes` of the plugin's. ConfigError if they do not fit."""
         problems: list[str] = []
         where = ("plugins", self.plugin.name, "hosts")
         hosts = _hosts(self.plugin, {**self.raw, **changes}, self.raw_hosts, where, problems)
@@ -65,28 +66,28 @@ class EnabledPlugin:
 
 
 def from_peer(plugin: Plugin) -> list[str]:
-    """The options that a web side may change in an application; `enabled` is one of them if the plugin says so."""
+    """Returns the options that a web side may change in an application, `enabled` included if the plugin allows it."""
     fields = plugin.Options.model_fields
     options = [name for name, field in fields.items() if MAY_BE_SET_BY_PEER in field.metadata]
     return [*options, "enabled"] if plugin.switched_by_peer else options
 
 
 def name_problem(plugin: str, channel: Channel) -> str:
-    """What is wrong with a channel's name; '' if nothing is."""
+    """Returns what is wrong with a channel's name; '' if nothing is."""
     if channel.name == plugin or channel.name.startswith(f"{plugin}."):
         return ""
     return f"channel {channel.name!r} must be called {plugin!r}, or begin with {plugin + '.'!r}"
 
 
 def checked_channels(plugin: Plugin, options: Any) -> tuple[Channel, ...]:
-    """The channels that follow from options. ConfigError tells all that is wrong with them."""
+    """Returns the channels that follow from options. ConfigError lists all that is wrong with them."""
     name = plugin.name
     try:
         channels = tuple(plugin.channels(options))
     except (Exception, SystemExit) as error:  # a plugin's own code
-        raise ConfigError([f"plugins.{name}: its channels cannot be told: {error!r}"]) from error
+        raise ConfigError([f"plugins.{name}: its channels() failed: {error!r}"]) from error
     if strange := [one for one in channels if not isinstance(one, Channel)]:
-        raise ConfigError([f"plugins.{name}: {strange[0]!r} is no Channel"])
+        raise ConfigError([f"plugins.{name}: {strange[0]!r} is not a Channel"])
     names = [channel.name for channel in channels]
     wrong = [problem for channel in channels if (problem := name_problem(name, channel))]
     wrong += [f"channel {one!r} is declared twice" for one in dict.fromkeys(names) if names.count(one) > 1]
@@ -96,7 +97,7 @@ def checked_channels(plugin: Plugin, options: Any) -> tuple[Channel, ...]:
 
 
 def installed_plugins() -> dict[str, Plugin | PluginError]:
-    """All plugins that entry points name, in the order of their names; for one that is not fit to run, why."""
+    """Returns all plugins that entry points name, in the order of their names, or why a plugin is not fit to run."""
     found: dict[str, Plugin | PluginError] = {}
     for name in sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP)):
         try:
@@ -111,8 +112,8 @@ def load_plugins(
 ) -> list[EnabledPlugin]:
     """Find and verify the plugins named in the configuration, in its order.
 
-    ConfigError lists everything that is wrong: a name that no entry point has, options that the plugin's model refuses,
-    a wrong API version, methods that cannot be called as they will be, channel names that are taken.
+    ConfigError lists everything that is wrong: a name without an entry point, options that the plugin's model refuses,
+    a wrong API version, methods with the wrong arguments, wrong names of channels.
     """
     find = find or _find_entry_point
     loaded = []
@@ -144,7 +145,7 @@ def load_plugins(
 
 
 def _options(plugin: Plugin, raw: Mapping[str, Any], where: tuple[str, ...], problems: list[str]) -> Any:
-    """Checked options, or None and what is wrong with them added to `problems`."""
+    """Returns the checked options. If they are wrong, adds to `problems` and returns None."""
     try:
         return plugin.Options.model_validate(dict(raw))
     except ValidationError as error:
@@ -157,7 +158,7 @@ def _options(plugin: Plugin, raw: Mapping[str, Any], where: tuple[str, ...], pro
 def _hosts(
     plugin: Plugin, base: Mapping[str, Any], hosts: Any, where: tuple[str, ...], problems: list[str]
 ) -> dict[str, Any]:
-    """Checked options by SERVER_NAME: the plugin's own, with what each host has of its own over them."""
+    """Returns checked options by SERVER_NAME: those of the plugin, replaced by those of the host where it has any."""
     if hosts is None:
         return {}
     if not isinstance(hosts, Mapping):
@@ -189,20 +190,20 @@ def _find_entry_point(name: str) -> Any:
 
 
 def _switch(value: Any) -> bool | None:
-    """True or false, also as a variable of the environment gives it; None if it is neither."""
+    """Returns True or False, also for the texts of environment variables; None for other values."""
     return (
         {True: True, False: False, "true": True, "false": False}.get(value) if isinstance(value, bool | str) else None
     )
 
 
 def _verify(name: str, found: Any) -> Plugin:
-    """The plugin, if it is fit to run: nothing but its constructor has been called. PluginError says what is wrong."""
+    """Returns the plugin if it is fit to run; only its constructor is called. PluginError says what is wrong."""
     try:
         plugin = found() if isinstance(found, type) else found
     except (Exception, SystemExit) as error:  # a plugin's own code
-        raise PluginError(f"it cannot be made: {error!r}") from error
+        raise PluginError(f"its constructor failed: {error!r}") from error
     if not isinstance(plugin, Plugin):
-        raise PluginError(f"the entry point names {found!r}, which is no fcgi_core.plugin.Plugin")
+        raise PluginError(f"the entry point names {found!r}, which is not a fcgi_core.plugin.Plugin")
     if plugin.api_version != API_VERSION:
         raise PluginError(f"it is for plugin API {plugin.api_version}; this is {API_VERSION}: update the older one")
     if getattr(plugin, "name", None) != name:
@@ -211,23 +212,23 @@ def _verify(name: str, found: Any) -> Plugin:
     if not (isinstance(model, type) and issubclass(model, Plugin.Options)):
         raise PluginError(f"its Options, {model!r}, are not derived from Plugin.Options")
     if taken := set(RESERVED) & set(model.model_fields):
-        raise PluginError(f"its Options have {', '.join(sorted(taken))}, which every plugin has by itself")
+        raise PluginError(f"its Options have {', '.join(sorted(taken))}, which are reserved")
     if wrong := wrong_hooks(plugin, Plugin):
         raise PluginError("; ".join(wrong))
     return plugin
 
 
 def verify_half(half: Any, kind: type[Half]) -> None:
-    """Before any hook of it is called; PluginError says all that is wrong: what it is, and how its hooks are called."""
+    """Verify a half before any of its hooks is called. PluginError lists all that is wrong with its type and hooks."""
     if not isinstance(half, kind):
-        raise PluginError(f"{half!r} is no {kind.__name__}")
+        raise PluginError(f"{half!r} is not a {kind.__name__}")
     if wrong := wrong_hooks(half, kind):
         raise PluginError("; ".join(wrong))
 
 
 def wrong_hooks(implementation: Any, base: type) -> list[str]:
-    """What is wrong with methods that `base` calls, of an object or of its class: each must be a plain function that
-    takes its arguments."""
+    """Returns what is wrong with the methods of `base` in an object or a class: each must be a plain function that
+    accepts the same arguments."""
     wrong = []
     for hook, declared in inspect.getmembers(base, inspect.isfunction):
         if hook.startswith("_"):
@@ -242,17 +243,17 @@ def wrong_hooks(implementation: Any, base: type) -> list[str]:
             or inspect.isgeneratorfunction(given)
             or inspect.isasyncgenfunction(given)
         ):
-            wrong.append(f"{called} must be a plain function, and is called on the event loop's thread")
+            wrong.append(f"{called} must be a plain function: it is called on the event loop's thread")
             continue
         try:
             signature = inspect.signature(given)
         except (TypeError, ValueError):
-            continue  # of a compiled module: it cannot be known
+            continue  # of a compiled module, whose signatures are unknown
         try:
             static = inspect.getattr_static(implementation, hook)
             bound = isinstance(static, (staticmethod, classmethod)) or not hasattr(type(static), "__get__")
             unbound = isinstance(implementation, type) and not bound
             signature.bind(*list(inspect.signature(declared).parameters)[0 if unbound else 1 :])
         except TypeError:
-            wrong.append(f"{called} cannot be called like that: it is {hook}{signature}")
+            wrong.append(f"{called} cannot be called: it is {hook}{signature}")
     return wrong

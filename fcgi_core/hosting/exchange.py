@@ -1,4 +1,4 @@
-"""A request and its response, as the services of both sides keep them: what plugins see, and what was counted."""
+"""A request and its response, as the services of both sides keep them: the data that plugins see, and the counters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..plugin import AssociationInfo, Outcome
 from ..protocol.request import Request
-from .delivery import Link
+from .links import Link
 
 __all__ = ["MAX_HEAD", "SAFE_METHODS", "Exchange", "end_of_head", "error_page", "header_value", "status_of"]
 
@@ -19,14 +19,14 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods whose requests may be sent twice (RFC 9110 section 9.2.1). PUT and DELETE are idempotent, but those of real
 applications not always; nginx repeats them, Apache httpd does not."""
 _BODILESS = frozenset({204, 304})
-"""Statuses of responses that are whole with their head (RFC 9110 section 6.4.1)."""
+"""Statuses of responses without a body (RFC 9110 section 6.4.1)."""
 
 _new = tuple.__new__
-"""Outcome(…) itself takes longer than all that is done with one."""
+"""Makes an Outcome; Outcome(…) takes longer than everything that is done with it."""
 
 
 class Exchange:
-    """Implements `fcgi_core.plugin.RequestInfo`. Each side adds what it does with it."""
+    """Implements `fcgi_core.plugin.RequestInfo`. Each side derives its own exchange from it."""
 
     __slots__ = (
         "_head",
@@ -46,24 +46,24 @@ class Exchange:
 
     def __init__(self) -> None:
         self.link: Link
-        """The association that carries it; not before it is known."""
+        """The association that carries it; unset until that is known."""
         self.request: Request
-        """The request on that association; not before it is begun there."""
+        """The request on that association; unset until it is begun there."""
         self.began = time.monotonic()
         self.first_byte: float | None = None
         """When the first byte of the response came."""
         self.started: float | None = None
-        """When work on it began, by the monotonic clock; set by whoever runs it."""
+        """When work on it began, by the same clock; set by the service that runs it."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.status = 0
-        """HTTP status of the response, 0 while its head is not whole."""
+        """HTTP status of the response, 0 until its head is complete."""
         self.head_size = 0
-        """Bytes of the response's head, the empty line included; 0 while it is not whole."""
+        """Bytes of the response's head, the empty line included; 0 until it is complete."""
         self._head = b""
-        """The head, once it is whole."""
+        """The head, once it is complete."""
         self._head_begun: bytearray | None = None
-        """What has come of it, while it takes more than one piece."""
+        """The part of the head that has come, if it comes in several pieces."""
         self._identity = ""
         self._plugin_data: dict[str, Any] | None = None
 
@@ -94,7 +94,7 @@ class Exchange:
     def identity(self) -> str:
         if not self._identity:
             given = self._given_identity()
-            # remote text: what a log line can carry, or none of it
+            # remote text: used if a log line can carry it
             if given and len(given) <= 128 and given.isascii() and given.isprintable() and " " not in given:
                 self._identity = given
             else:
@@ -102,15 +102,15 @@ class Exchange:
         return self._identity
 
     def _given_identity(self) -> str:
-        """REQUEST_ID, '' if the web server did not pass it."""
+        """Returns REQUEST_ID, '' if the web server did not pass it."""
         return self.params.get("REQUEST_ID", "")
 
     def _made_identity(self) -> str:
         raise NotImplementedError
 
     def read_head(self, data: bytes) -> None:
-        """Take the next piece of the response, which `data` is, while `head_size` is 0: the status is set when the
-        head is whole, or is longer than MAX_HEAD."""
+        """Read the next piece of the response; call this until `head_size` is not 0. The status is set when the head is
+        complete, or longer than MAX_HEAD."""
         if len(data) > MAX_HEAD:
             data = data[:MAX_HEAD]
         begun = self._head_begun
@@ -148,11 +148,11 @@ class Exchange:
         return self.has_come_whole()
 
     def _now(self) -> float:
-        """The clock that `began` was read from."""
+        """Returns the time by the clock of `began`."""
         return time.monotonic()
 
     def outcome(self, *, aborted: bool = False, error: str = "") -> Outcome:
-        """How it ended, now. A response that is whole was not aborted, whatever was said of it later."""
+        """Returns the outcome of an exchange that ends now. A complete response was not aborted."""
         if aborted and self.is_whole():
             aborted, error = False, ""
         first, started = self.first_byte, self.started
@@ -173,8 +173,8 @@ class Exchange:
 
 
 def error_page(status: HTTPStatus, method: str, retry_after: int | None = None) -> bytes:
-    """A CGI response (RFC 3875 section 6) of our own, for when the application has none. On HEAD it has no body: to
-    leave that out is for the web server to do, section 4.3.3, but HAProxy answers 502."""
+    """Returns a CGI response (RFC 3875 section 6) for a request that the application did not answer. On HEAD it has no
+    body: the web server should remove it (section 4.3.3), but HAProxy answers 502."""
     text = f"{status.value} {status.phrase}\n"
     retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     head = (
@@ -185,8 +185,8 @@ def error_page(status: HTTPStatus, method: str, retry_after: int | None = None) 
 
 
 def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
-    """Where the body of a CGI response begins (RFC 3875 section 6.2): after the first line of `data` that is empty,
-    from `start` on; -1 if there is none. A line ends with LF, or with CR LF."""
+    """Returns where the body of a CGI response begins (RFC 3875 section 6.2): after the first empty line in `data` from
+    `start` on; -1 if there is none. A line ends with LF, or with CR LF."""
     if start == 0 and data.startswith((b"\n", b"\r\n")):
         return data.find(b"\n") + 1
     with_return = data.find(b"\n\r\n", start)
@@ -197,8 +197,8 @@ def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
 
 
 def header_value(head: bytes, name: bytes) -> bytes:
-    """The value of the first line of a response's head that has this name (lower case), in lower case and without white
-    space around it; b'' if there is none. `head` ends where the body begins: see `end_of_head`."""
+    """Returns the value of the first header with this name (lower case) in a response's head, in lower case and without
+    white space around it; b'' if there is none. `head` ends where the body begins: see `end_of_head`."""
     lines = b"\n" + head.lower()
     position = lines.find(b"\n" + name + b":")
     if position < 0:
@@ -209,8 +209,8 @@ def header_value(head: bytes, name: bytes) -> bytes:
 
 
 def status_of(response: bytes) -> int:
-    """The HTTP status of a CGI response (RFC 3875 section 6.3) of which `response` is the beginning: 302 if it names
-    none and has a Location, else 200."""
+    """Returns the HTTP status of a CGI response (RFC 3875 section 6.3) that begins with `response`: without a Status
+    header 302 if it has a Location, else 200."""
     end = end_of_head(response)
     return _status(response if end < 0 else response[:end])
 

@@ -1,6 +1,6 @@
-"""Figures of associations and channels, put together when somebody asks: nothing here is done for a request.
+"""Figures of associations and channels, collected when they are asked for: nothing here is done for a request.
 
-All of it is for the loop's thread.
+Call all of it on the loop's thread.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ StreamUse = dict[int, list[dict[str, str]]]
 """By stream: who uses it, each as {"what": content, stderr or a channel, "request": identity, "server_name": …};
 without the last two it is a channel of association scope."""
 MAX_STREAMS_SHOWN = 512
-"""Streams that `stream_map` tells of; the others are but counted."""
+"""Streams that `stream_map` returns at most."""
 
 
 def association_figures(info: AssociationInfo, driver: Driver[Any]) -> AssociationFigures:
-    """How an association fares now."""
+    """Returns the state of an association."""
     connection: Connection = driver.connection
     association = driver.association
     pool = connection.pool
@@ -42,20 +42,20 @@ def association_figures(info: AssociationInfo, driver: Driver[Any]) -> Associati
 
 
 class ChannelLedger:
-    """Keeps what channels carried on associations that are gone, so that totals never fall."""
+    """Keeps the figures of channels on associations that are gone, so that totals never fall."""
 
     def __init__(self) -> None:
         self._past: dict[str, list[int]] = {}
 
     def close(self, connection: Connection) -> None:
-        """The association is over: remember what it carried."""
+        """Keep the figures of an association that has ended."""
         for name, figures in connection.feedback.figures.items():
             past = self._past.setdefault(name, [0] * 5)
             for index, value in enumerate(_row(figures)):
                 past[index] += value
 
     def totals(self, channel: Channel, connections: Iterable[Connection], lost: int = 0) -> ChannelTotals:
-        """What the channel carried on those that are gone and on `connections`; `lost` items found none."""
+        """Returns the totals of a channel on past associations and `connections`; `lost` items found no association."""
         row = list(self._past.get(channel.name, (0,) * 5))
         for connection in connections:
             figures = connection.feedback.figures.get(channel.name)
@@ -85,16 +85,16 @@ def _row(figures: Any) -> tuple[int, ...]:
 
 
 def streams_of(connection: Connection, channel: str) -> int:
-    """Streams that a channel holds now on one association, for all requests together."""
+    """Returns the number of streams that a channel holds on one association, for all requests together."""
     names = [str(name) for request in connection.requests.values() for name in request.streams.streams]
-    held = sum(name.partition("#")[0] == channel for name in names)  # `channel#1` is one more of the same request
+    held = sum(name.partition("#")[0] == channel for name in names)  # `channel#1` is of the same request
     return held + (channel in connection.pool.association_streams())
 
 
 def stream_map(connection: Connection) -> StreamUse:
-    """Which outgoing stream does what now; those that nobody holds are left out.
+    """Returns who uses which outgoing stream; streams without a user are left out.
 
-    What a request held that is over, and that still drains, is told as ``draining``.
+    A stream of a request that has ended is ``draining`` until its data has been sent.
     """
     uses: StreamUse = {}
     for channel, stream in connection.pool.association_streams().items():

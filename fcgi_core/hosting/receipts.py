@@ -1,4 +1,4 @@
-"""What arrived on acknowledged channels: repetitions are told from what is new, what was taken over is acknowledged."""
+"""Items that arrive on acknowledged channels: repetitions are recognized, and stored items are acknowledged."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from functools import partial
 from typing import Generic, Literal, TypeVar
 
 from ..common.loop import Loop
-from .delivery import Link
+from .inbox import WakeLoop, WakeUp
+from .links import Link
 
 __all__ = ["Acknowledger", "Receipts"]
 
 ACKNOWLEDGE_AFTER = 0.05
-"""Seconds that items of acknowledged channels are collected before they are taken over for good, together."""
+"""Seconds that items of acknowledged channels are collected before their plugin is asked to store them, together."""
 
 ASK_AGAIN_AFTER = 1.0
-"""Seconds until an owner that could not take over what came is asked again: nothing more may come, because the sender
-has no room for more before it is acknowledged."""
+"""Seconds until an owner that could not store its items is asked again: perhaps no more items come, because the sender
+has no room for more until these are acknowledged."""
 
 REMEMBERED_SENDERS = 1024
-"""Sending processes of one member, by channel, whose numbers are remembered; those that have been silent for longest
-are forgotten first."""
+"""Sending processes of one member, by channel, whose numbers are remembered; the one that has been silent for longest
+is forgotten first."""
 REMEMBERED_RANGES = 1000
-"""Ranges of numbers that are remembered for one sender and channel; beyond it the lowest is forgotten, and what comes
-again of it is passed on again. There is a gap while an item is on its way by another association."""
+"""Ranges of numbers that are remembered for one sender and channel. Beyond it the lowest is forgotten, and its items
+are passed on again if they come again. There is a gap while an item is on its way by another association."""
 REMEMBERED_RANGES_OF_MEMBER = 20_000
-"""The same for all senders of one member together; 80 bytes each."""
+"""Ranges that are remembered for all senders of one member together; 80 bytes each."""
 REMEMBERED_MEMBERS = 1024
 
 
 class _Seen:
-    """Numbers that have been seen, as ranges. Nothing is taken for seen that was not: after a restart of this side what
-    comes first need not be what was sent first, for that may come again later, by another association."""
+    """Numbers that have been seen, as ranges. Lower numbers than the first one count as unseen: after a restart of this
+    side, the items that were sent first may come later, by another association."""
 
     __slots__ = ("_firsts", "_lasts")
 
@@ -70,7 +71,7 @@ class _Seen:
 
 
 class _Member:
-    """What is remembered of the processes of one member."""
+    """The numbers that are remembered for the processes of one member."""
 
     __slots__ = ("ranges", "seen")
 
@@ -81,14 +82,14 @@ class _Member:
 
 
 class Receipts:
-    """Remembers, for each sender (`AssociationInfo.process`) and channel, which numbers came. What one member's
-    processes are, and how many they say they are, changes nothing for another's."""
+    """Remembers which numbers came, for each sender (`AssociationInfo.process`) and channel. However many processes a
+    member says it has, the numbers of other members are kept."""
 
     def __init__(self) -> None:
         self._members: OrderedDict[str, _Member] = OrderedDict()
 
     def is_new(self, sender: tuple[str, str], channel: str, number: int) -> bool:
-        """Count an item as received; False if it had come before."""
+        """Count an item as received. Returns False if it had come before."""
         name, instance = sender
         member = self._members.get(name)
         if member is None:
@@ -116,48 +117,40 @@ Owner = TypeVar("Owner")
 
 
 class Acknowledger(Generic[Owner]):
-    """Collects what came on acknowledged channels, has its owner take it over, and then tells the sender.
+    """Collects items of acknowledged channels, has their owner store them, and then acknowledges them to the sender.
 
-    `commit(owner)` is the plugin's hook: None, or a future that is done when the owner has taken over what came before
-    the call; False if the hook failed.
+    `commit(owner)` is the plugin's hook: None, or a future that is done when the owner has stored what came before the
+    call; False if the hook failed.
     """
 
     def __init__(
         self,
         loop: Loop,
-        wake_loop: Callable[[Callable[[], None]], object],
+        wake_loop: WakeLoop,
         commit: Callable[[Owner], Future[None] | Literal[False] | None],
     ) -> None:
-        self._loop = loop
         self._wake_loop = wake_loop
         self._commit = commit
         self._receipts = Receipts()
         self._pending: dict[tuple[str, Link], tuple[Owner, int]] = {}
-        """By channel and association: the number of the last item that its owner was not asked to take over yet."""
-        self._asking = False
-        """Whether owners are to be asked."""
+        """By channel and association: the owner, and the number of the last item that it was not asked to store yet."""
+        self._ask_soon = WakeUp(self._ask, loop, wake_loop)
 
     def received(self, owner: Owner, channel: str, link: Link, number: int) -> bool:
-        """Count an item; False if it had come before."""
-        self._ask_after(ACKNOWLEDGE_AFTER)
+        """Count an item. Returns False if it had come before."""
+        self._ask_soon.ask_after(ACKNOWLEDGE_AFTER)
         self._pending[channel, link] = (owner, number)
         return self._receipts.is_new(link.info.process, channel, number)
 
     def forget(self, link: Link) -> None:
-        """The association is gone."""
+        """Forget an association that is gone."""
         self._pending = {key: value for key, value in self._pending.items() if key[1] is not link}
 
     def forget_owner(self, owner: Owner) -> None:
-        """The owner takes nothing over any more: what it was not asked for comes again, to another."""
+        """Forget an owner that stores nothing any more: items that it was not asked to store come again, to another."""
         self._pending = {key: value for key, value in self._pending.items() if value[0] is not owner}
 
-    def _ask_after(self, seconds: float) -> None:
-        if not self._asking:
-            self._asking = True
-            self._loop.call_at(self._loop.time() + seconds, self._ask)
-
     def _ask(self) -> None:
-        self._asking = False
         pending, self._pending = self._pending, {}
         by_owner: dict[Owner, list[tuple[str, Link, int]]] = {}
         for (channel, link), (owner, number) in pending.items():
@@ -165,30 +158,30 @@ class Acknowledger(Generic[Owner]):
         for owner, items in by_owner.items():
             done = self._commit(owner)
             if done is None:
-                _tell(items)
+                _acknowledge(items)
             elif done is False:
                 self._ask_again(owner, items)
             else:
                 done.add_done_callback(partial(self._committed, owner, items))
 
     def _committed(self, owner: Owner, items: list[tuple[str, Link, int]], done: Future[None]) -> None:
-        """On any thread."""
+        """Acknowledge the items, or ask again. Any thread."""
         failed = done.cancelled() or done.exception() is not None
         try:
-            self._wake_loop(partial(self._ask_again, owner, items) if failed else partial(_tell, items))
+            self._wake_loop(partial(self._ask_again, owner, items) if failed else partial(_acknowledge, items))
         except RuntimeError:
-            pass  # the loop is closed: it will come again, to another process
+            pass  # the loop is closed: the items come again, to another process
 
     def _ask_again(self, owner: Owner, items: list[tuple[str, Link, int]]) -> None:
-        """It could not take them over now."""
+        """Ask an owner again later, which could not store the items now."""
         for channel, link, number in items:
             if not link.down:
                 self._pending.setdefault((channel, link), (owner, number))
         if self._pending:
-            self._ask_after(ASK_AGAIN_AFTER)
+            self._ask_soon.ask_after(ASK_AGAIN_AFTER)
 
 
-def _tell(items: list[tuple[str, Link, int]]) -> None:
+def _acknowledge(items: list[tuple[str, Link, int]]) -> None:
     for channel, link, number in items:
         link.connection.acknowledge(channel, number)  # nothing happens if the association is gone
         link.driver.wake()

@@ -1,10 +1,10 @@
-"""Items that are kept until the other side has taken them over, in memory and, if wished, in a file that outlives a
+"""Items that are kept until the other side has acknowledged them, in memory and, if wished, in a file that survives the
 process.
 
-The file is a log: records of items and of acknowledgements, each with a checksum. What is damaged is stepped over: the
-records behind it are found again. The file is written anew when most of it is acknowledged, a little with each call, so
-that no call waits for all of it. It is not synced to the disk after each item: it survives the end of the process, not
-that of the machine.
+The file is a log: records of items and of acknowledgements, each with a checksum. Damaged parts are skipped, and the
+records behind them are found. When most of the file is acknowledged it is rewritten, a little with each call, so that
+no call waits for all of it. It is not synced to the disk after each item: it survives the end of the process, not that
+of the machine.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from ..protocol.channels import MAX_ITEM
 __all__ = ["Spool"]
 
 _RECORD = struct.Struct(">IQI")
-"""length of the item (or one of the two below), number, CRC-32 of number and content"""
+"""Length of the item (or one of the two below), number, CRC-32 of number and content."""
 _ACKNOWLEDGED = 0xFFFFFFFF
-"""The item of this number has been taken over. No content. Written by earlier versions."""
+"""The item of this number is acknowledged. No content. Written by earlier versions."""
 _ACKNOWLEDGED_TO = 0xFFFFFFFE
-"""The items from this number to the one in the content have been taken over."""
+"""The items from this number to the one in the content are acknowledged."""
 _LAST = struct.Struct(">Q")
 _HEADER = re.compile(rb"(?=(?:\xff\xff\xff[\xfe\xff]|[\x00-\x0f]...)\x00\x00\x00(?!\x00{5}).{5})", re.DOTALL)
-"""What the header of a record begins with: a length that is none or below 256 MiB, a number from 1 to 2**40."""
+"""The beginning of a record's header: one of these two or a length below 256 MiB, and a number from 1 to 2**40."""
 COMPACT = 4
-"""A file this many times as long as what it keeps is written anew."""
+"""A file this many times as long as what it keeps is rewritten."""
 LEAST = 64 << 10
-"""Bytes that a file may have in any case before it is written anew."""
+"""Bytes that a file may have in any case before it is rewritten."""
 STEP = 256 << 10
-"""Bytes of that with one call: the write takes some 0.1 ms."""
+"""Bytes that are rewritten with one call, which takes some 0.1 ms."""
 MOST_READ = 16
-"""A file this many times as long as the spool's bound is read no further: no process of ours wrote it."""
+"""A file is read up to this many times the spool's bound: our processes write no longer ones."""
 MOST_ITEMS = 1 << 40
-"""Numbers are not higher: a million items a second for twelve days."""
+"""The highest number: a million items a second for twelve days."""
 ITEM_OVERHEAD = 64
-"""Bytes counted for an item beside its own."""
+"""Bytes counted for an item in addition to its content."""
 LONGEST = MAX_ITEM - 8
-"""Bytes of an item: with its number no longer one could ever be sent, and it would hold up all that came after it."""
+"""Bytes of an item at most: a longer one, with its number, could not be sent and would hold up all that follow it."""
 PATIENCE = 1.0
-"""Seconds at most that `add` waits for another thread that writes the file: then that thread writes the item, too."""
+"""Seconds that `add` waits at most for another thread that writes the file; then that thread writes the item, too."""
 
 
 class Spool:
@@ -63,35 +63,35 @@ class Spool:
     """
 
     def __init__(self, bound: int, path: Path | None = None) -> None:
-        """Keep up to `bound` bytes; what a file at `path` holds from before is kept first. OSError if that cannot be
-        read or written, or is no regular file."""
+        """Keep up to `bound` bytes, first the items in a file at `path`. OSError if the file cannot be read or written,
+        or is not a regular file."""
         self.bound = bound
         self._items: dict[int, bytes] = {}
         self._again: deque[int] = deque()
-        """Items that a lost receiver had, all older than those of `_unsent`."""
+        """Items that were sent to a receiver that is lost, all older than those of `_unsent`."""
         self._unsent: deque[int] = deque()
         self._sent: dict[Hashable, dict[int, None]] = {}
-        """By receiver: numbers in the order in which they were sent to it."""
+        """By receiver: the numbers sent to it, in order."""
         self.size = 0
-        """Bytes kept, with what counts for each item."""
+        """Bytes kept, `ITEM_OVERHEAD` included."""
         self.unreadable = 0
         """Bytes of the file that could not be read."""
         self.left_out = 0
         """Items of the file for which there was no room."""
         self._next = 1
         self._turns = Turns()
-        """For what changes items, numbers and the file; the rest is the loop's alone."""
+        """For changes of items, numbers and the file; everything else is the loop's alone."""
         self.path = path
         self._file_size = 0
         self._file: int | None = None
         self._fresh: int | None = None
-        """The file that takes the place of the other one as soon as all that is kept has been copied to it."""
+        """The file that replaces the other one as soon as all kept items have been copied to it."""
         self._fresh_size = 0
         self._to_copy: deque[int] = deque()
         self._copied = 0
         """Items up to this number are in the new file, if they are still kept."""
         self._not_before = 0
-        """It could not be written anew: that is tried again when it is so long."""
+        """The length at which rewriting is tried again after it failed."""
         if path is not None:
             self._open(path)
 
@@ -99,7 +99,7 @@ class Spool:
         return len(self._items)
 
     def add(self, item: bytes) -> bool:
-        """Keep an item of at least one byte; False if there is no room, or it is longer than can be sent."""
+        """Keep an item of at least one byte. Returns False if there is no room, or it is too long to be sent."""
         cost = len(item) + ITEM_OVERHEAD
         if self.size + cost > self.bound or not 0 < len(item) <= LONGEST:
             return False
@@ -119,7 +119,7 @@ class Spool:
         self._unsent.append(number)
 
     def next(self) -> tuple[int, bytes] | None:
-        """The oldest item that has not been sent."""
+        """Returns the oldest item that has not been sent, with its number; None if there is none."""
         waiting = self._again or self._unsent
         if not waiting:
             return None
@@ -127,16 +127,16 @@ class Spool:
         return number, self._items[number]
 
     def sent(self, receiver: Hashable, number: int) -> None:
-        """What `next` gave has been sent to `receiver`, in this order."""
+        """Count the item that `next` returned as sent to `receiver`."""
         (self._again or self._unsent).popleft()
         self._sent.setdefault(receiver, {})[number] = None
 
     def in_flight(self, receiver: Hashable) -> int:
-        """Items that `receiver` was sent and has not acknowledged."""
+        """Returns the number of items that `receiver` was sent and has not acknowledged."""
         return len(self._sent.get(receiver, ()))
 
     def acknowledge(self, receiver: Hashable, number: int) -> None:
-        """`receiver` has taken over all that it was sent up to `number`; a number it was not sent changes nothing."""
+        """Drop all that `receiver` was sent up to `number`. A number that it was not sent changes nothing."""
         sent = self._sent.get(receiver)
         if sent is None or number not in sent:
             return
@@ -159,12 +159,12 @@ class Spool:
         if self._fresh is not None:
             self._copy_some(_acknowledgements(one for one in numbers if one <= self._copied))
         elif self._file_size > max(COMPACT * max(self.size, LEAST), self._not_before):
-            self._begin_anew()
+            self._begin_rewrite()
             if self._fresh is not None:
                 self._copy_some()
 
     def forget(self, receiver: Hashable) -> int:
-        """`receiver` is gone: what it had not acknowledged is to be sent again, first. How many items that are."""
+        """Forget a receiver that is gone: its unacknowledged items are sent again, first. Returns how many they are."""
         sent = self._sent.pop(receiver, None)
         if not sent:
             return 0
@@ -172,7 +172,7 @@ class Spool:
         return len(sent)
 
     def close(self) -> None:
-        """Close the file; it is removed if nothing is left in it."""
+        """Close the file, and remove it if it holds no item."""
         self._turns.add(self._close)
 
     def _close(self) -> None:
@@ -197,12 +197,12 @@ class Spool:
             os.close(self._file)
             raise
         if self._file_size > COMPACT * max(self.size, LEAST) or self.unreadable or self.left_out:
-            self._begin_anew()
+            self._begin_rewrite()
             while self._fresh is not None:
                 self._copy_some()
 
     def _load(self, file: int, size: int) -> None:
-        """Take what a file holds and no acknowledgement covers, the oldest first, as far as there is room."""
+        """Read the items of a file that are not acknowledged, the oldest first, as far as there is room."""
         readable = min(size, MOST_READ * max(self.bound, LEAST))
         places: dict[int, tuple[int, int]] = {}
         position = 0
@@ -230,15 +230,15 @@ class Spool:
                 self.size += cost
         self._unsent.extend(self._items)
 
-    def _begin_anew(self) -> None:
-        """Begin a new file, to which what is kept is copied."""
+    def _begin_rewrite(self) -> None:
+        """Begin a new file, to which the kept items are copied."""
         assert self.path is not None
         path = self.path.with_name(self.path.name + ".new")
         try:
             path.unlink(missing_ok=True)
             self._fresh = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
             _lock(self._fresh, path)
-        except OSError:  # no file descriptor, for example: the file that there is goes on
+        except OSError:  # no file descriptor, for example: the old file stays in use
             self._give_up_fresh()
             self._not_before = 2 * self._file_size
             return
@@ -247,8 +247,8 @@ class Spool:
         self._copied = 0
 
     def _copy_some(self, first: bytes = b"") -> None:
-        """Write `first`, and then more of what is kept, to the new file; when that has all, it takes the old one's
-        place in one step."""
+        """Write `first`, and then some of the kept items, to the new file. When it has all of them, it replaces the old
+        one in one step."""
         assert self._fresh is not None
         assert self._file is not None
         assert self.path is not None
@@ -268,7 +268,7 @@ class Spool:
             if self._to_copy:
                 return
             os.replace(self.path.with_name(self.path.name + ".new"), self.path)
-        except OSError:  # a full disk: the file that there is goes on
+        except OSError:  # a full disk: the old file stays in use
             self._give_up_fresh()
             self._not_before = 2 * self._file_size
             return
@@ -289,7 +289,7 @@ class Spool:
         try:
             _write_all(self._file, data)
         except OSError:
-            # a full disk: the item is kept in memory all the same; a part of it would be in the way of the next
+            # a full disk: the item is still kept in memory; a part of it would break the next record
             with suppress(OSError):
                 os.ftruncate(self._file, self._file_size)
         else:
@@ -297,21 +297,21 @@ class Spool:
 
 
 def _open_alone(path: Path) -> int:
-    """Open a spool's file, and lock it for this process: two that write to one lose each other's items."""
+    """Open a spool's file and lock it for this process: two processes would lose each other's items."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
         descriptor = os.open(path, flags, 0o600)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "the spool is no regular file", str(path))
+                raise OSError(errno.EINVAL, "the spool is not a regular file", str(path))
             _lock(descriptor, path)
             if os.path.samestat(status, os.stat(path)):
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # another process has put a new one in its place meanwhile
+        os.close(descriptor)  # another process has replaced it meanwhile
 
 
 def _lock(descriptor: int, path: Path) -> None:
@@ -320,7 +320,7 @@ def _lock(descriptor: int, path: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             raise OSError(errno.EBUSY, "another process uses this spool", str(path)) from None
-        # a file system that knows no locks
+        # a file system without locks
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -334,7 +334,7 @@ def _record(number: int, item: bytes, kind: int | None = None) -> bytes:
 
 
 def _acknowledgements(numbers: Iterable[int]) -> bytes:
-    """Records for numbers that have been taken over: one for each run of them that follow each other."""
+    """Returns the records for acknowledged numbers: one for each run of consecutive numbers."""
     records: list[bytes] = []
     first = last = 0
     for number in numbers:
@@ -350,8 +350,8 @@ def _acknowledgements(numbers: Iterable[int]) -> bytes:
 
 
 def _read(data: mmap.mmap) -> Iterator[tuple[int, int, int, int]]:
-    """The whole records in `data`: of an item its number, where its content begins and ends, and 0; of an
-    acknowledgement the first number, two positions, and the last number. What is damaged is stepped over."""
+    """Yields the complete records in `data`: of an item its number, where its content begins and ends, and 0; of an
+    acknowledgement the first number, two positions, and the last number. Damaged parts are skipped."""
     position = 0
     with memoryview(data) as view:
         while True:
@@ -368,7 +368,7 @@ def _read(data: mmap.mmap) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _read_one(view: memoryview, position: int) -> tuple[int, int, int, int] | None:
-    """The record that begins here; None if none does, or it is damaged."""
+    """Returns the record that begins here; None if there is none, or it is damaged."""
     start = position + _RECORD.size
     if start > len(view):
         return None

@@ -1,7 +1,7 @@
-"""Plugins at work: halves made, verified and ended, their hooks called, and what they send and get.
+"""Running plugins: halves are made, verified and closed, their hooks are called, and their items sent and received.
 
-One `Supervisor` runs the halves of one side in one process; `isolation` keeps them from doing harm. What halves send
-may come from any thread: it is put into a queue and picked up on the loop, many items to a wake-up.
+One `Supervisor` runs the halves of one side in one process; `isolation` keeps them from doing harm, and `delivery`
+sends their items.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from threading import get_ident
-from time import perf_counter
 from typing import Any
 
 from ..common.loop import Handle, Loop
-from ..common.text import escape
 from ..errors import FcgiSctpError, LocalProtocolError, PluginError, StartAnew
 from ..plugin import (
     ApplicationHalf,
@@ -33,26 +31,22 @@ from ..plugin import (
 )
 from ..plugin.traffic import Traffic
 from ..protocol.channels import Channel, Direction
-from .agreement import Disagreement, disagreements
-from .delivery import Delivery, Gathering, Link, Stream, mark_of
+from .agreement import Agreement
+from .delivery import Delivery, Stream
 from .discovery import EnabledPlugin, name_problem, verify_half
 from .driver import Driver
 from .figures import ChannelLedger, association_figures, streams_of
-from .isolation import NEVER, Entry, HookCaller, Tally
+from .isolation import Entry, HookCaller, Tally
+from .links import Link, mark_of
+from .outgoing import Gathering
 from .receipts import Acknowledger
 
 __all__ = ["Supervisor"]
 
 TICK = 1.0
 """Seconds between ticks."""
-TELL_DISAGREEMENT_AFTER = 10.0
-"""Seconds that sides may disagree, when plugins or their options change, before it is reported."""
-SAME_DISAGREEMENT_EVERY = 600.0
-"""Seconds between two lines in the log about the same disagreement, with whichever association."""
-MOST_REMEMBERED = 100
-"""Disagreements that are remembered for that."""
 MOST_SHOWN = 20
-"""Associations that disagree, for one plugin, that are shown."""
+"""Disagreeing associations of one plugin that are shown."""
 
 
 class _HalfHost:
@@ -131,9 +125,9 @@ class Supervisor(HookCaller):
         self._web = web
         self.publish_all = publish_all
         self.channels: list[Channel] = []
-        """Of all plugins that run, both directions."""
+        """The channels of all running plugins, in both directions."""
         self.traffic: Traffic | None = None
-        """Figures by virtual host, once somebody wants them."""
+        """Figures by virtual host, once they are asked for."""
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
         self._ledger = ChannelLedger()
         self._wake_loop = wake_loop
@@ -149,15 +143,13 @@ class Supervisor(HookCaller):
         self._stderr: list[tuple[Entry, Callable[..., Any]]] = []
         self._tick: list[tuple[Entry, Callable[..., Any]]] = []
         self._on_silence: Callable[[], None] | None = None
-        """Called when the other sides know that nothing is taken any more."""
+        """Called when the other sides know that this side accepts nothing any more."""
         self._taking = True
-        self._disagreeing = False
-        """Whether any association has a disagreement."""
-        self._told_disagreements: dict[tuple[str, str], float] = {}
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
-        self.delivery = Delivery((), wake_loop, lambda delay, call: loop.call_at(loop.time() + delay, call), loop.time)
+        self.delivery = Delivery((), loop, wake_loop)
+        self._agreement = Agreement(self._sends, loop, self.links)
         self.known = {one.plugin.name: one for one in enabled}
-        """By name: all plugins of the configuration, in its order, those that are off too."""
+        """By name: all plugins of the configuration, in its order, also those that are off."""
         for one in self.known.values():
             if one.on:
                 try:
@@ -179,15 +171,14 @@ class Supervisor(HookCaller):
     # ---- associations
 
     def association_up(self, driver: Driver[Any], identity: int, peer: str, member: str = "") -> Link:
-        """The peer's SETTINGS have come. `member`: see `AssociationInfo`."""
+        """Begin to use an association whose SETTINGS have come. `member`: see `AssociationInfo`."""
         settings = driver.connection.peer_settings
         assert settings is not None
         info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
-        link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings))
-        self._tell_channels(link)  # they may have changed since the association was begun
-        self._compare(link)
-        for plugin, disagreement in link.disagreements.items():
-            self._tell_disagreement(link, plugin, disagreement)
+        link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings), self._loop.time())
+        self._inform(link)  # they may have changed since the association began
+        self._agreement.compare(link, self._declared())
+        self._agreement.report(link)
         link.taken = link.connection.feedback.taken
         self.delivery.add(link)
         for entry in self._entries:
@@ -195,6 +186,7 @@ class Supervisor(HookCaller):
         return link
 
     def association_down(self, link: Link, reason: str) -> None:
+        """Stop using an association that has ended."""
         if link in self.links:
             link.down = True
             self.delivery.remove(link)
@@ -206,11 +198,11 @@ class Supervisor(HookCaller):
             self._look_for_silence()
 
     def peer_changed(self, link: Link) -> None:
-        """The peer takes other channels than before, or has taken notice of ours."""
+        """The peer accepts other channels than before, or knows which this side accepts."""
         if link not in self.links:
             return
         self._look_for_silence()
-        self._compare(link)
+        self._agreement.compare(link, self._declared())
         before, link.taken = link.taken, link.connection.feedback.taken
         self.delivery.changed(link)
         for entry in tuple(self._entries):
@@ -239,87 +231,64 @@ class Supervisor(HookCaller):
 
     @property
     def follows_requests(self) -> bool:
-        """Whether anybody wants to hear of the end of requests."""
+        """Whether the ends of requests are needed."""
         return bool(self._request_end) or self.traffic is not None
 
     def request_begin(self, request: RequestInfo) -> None:
+        """Count a request, and call each half's `request_begin`."""
         if self.traffic is not None:
             self.traffic.begin(request)
-        # as _call(), written out here and in `request_end`: compiled, arguments by * take longer than a short hook
         for entry, hook in self._request_begin:
-            if entry.aside_until and self._is_aside(entry):
-                continue
-            began = perf_counter()
-            self.hook = hook
-            self.hook_due = began + self.hook_limit
-            try:
-                hook(request)
-            except BaseException:
-                self.hook_due = NEVER
-                self._failed(entry, "request_begin", entry)
-            else:
-                self.hook_due = NEVER
-                if entry.failing:
-                    entry.failing.pop("request_begin", None)
-            self._took(entry, "request_begin", perf_counter() - began, entry)
+            if not (entry.aside_until and self._is_aside(entry)):
+                self._run(entry, entry, "request_begin", hook, (request,))
 
     def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
+        """Count a request that ended, and call each half's `request_end`."""
         if self.traffic is not None:
             self.traffic.end(request, outcome)
         for entry, hook in self._request_end:
-            if entry.aside_until and self._is_aside(entry):
-                continue
-            began = perf_counter()
-            self.hook = hook
-            self.hook_due = began + self.hook_limit
-            try:
-                hook(request, outcome)
-            except BaseException:
-                self.hook_due = NEVER
-                self._failed(entry, "request_end", entry)
-            else:
-                self.hook_due = NEVER
-                if entry.failing:
-                    entry.failing.pop("request_end", None)
-            self._took(entry, "request_end", perf_counter() - began, entry)
+            if not (entry.aside_until and self._is_aside(entry)):
+                self._run(entry, entry, "request_end", hook, (request, outcome))
 
     def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
-        """True if a plugin took it. Any thread."""
+        """Pass STDERR to each half. Returns True if a plugin handles it. Any thread."""
         taken = False
         on_loop = get_ident() == self._loop_thread
         for entry, hook in self._stderr:
-            takes = bool(self._call(entry, hook, request, data, on_loop=on_loop))
-            # what it cannot send is not lost: it goes the way of all STDERR
-            taken = (takes and not (self._disagreeing and self._is_unheard(entry.name, request))) or taken
+            if entry.aside_until and (self._is_aside(entry) if on_loop else self._loop.time() < entry.aside_until):
+                continue
+            takes = bool(self._run(entry, entry, "stderr", hook, (request, data), False, on_loop=on_loop))
+            if takes and self._agreement.broken and self._agreement.is_unheard(entry.name, request):
+                takes = False  # what it cannot send is not lost: it goes the way of all STDERR
+            taken = takes or taken
         return taken
 
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
-        """An item from the other side."""
+        """Pass an item from the other side to its plugin, or refuse it."""
         known = self._by_channel.get(channel)
         if known is None:
-            link.connection.feedback.refuse(channel, item)  # its plugin went while this batch was looked at
+            link.connection.feedback.refuse(channel, item)  # its plugin was switched off within this batch
             return
         entry, declared = known
         peer = entry.peer(link.info.peer)
         if (entry.aside_until and self._is_aside(entry)) or (peer.aside_until and self._is_aside(entry, peer)):
-            # it was under way when the other side was told. What is not acknowledged comes again.
+            # it was on its way when the other side was informed; on an acknowledged channel it comes again
             link.connection.feedback.refuse(channel, item)
             return
         if declared.acknowledged:
             number, item = int.from_bytes(item[:8], "big"), item[8:]
             if not self._acknowledger.received(entry, channel, link, number) or not item:
-                return  # it came before, by an association that was lost before we could say so
-        self._call_feedback(entry, peer, channel, item, request, link.info)
+                return  # it came before, by an association that was lost before we could acknowledge it
+        self._run(entry, peer, "feedback", entry.half.feedback, (channel, item, request, link.info))
 
     def reopen(self) -> None:
-        """SIGUSR1: whoever writes files has to open them anew."""
+        """Have each half open its files again, after SIGUSR1."""
         for entry in self._entries:
             self._call(entry, entry.half.reopen)
 
     def _on_tick(self) -> None:
         self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
-        if self._disagreeing:
-            self._look_at_disagreements()
+        self._agreement.report_lasting()
         up = {link.info.peer for link in self.links}
         for entry in tuple(self._entries):
             self._end_window(entry)
@@ -329,30 +298,30 @@ class Supervisor(HookCaller):
 
     def _was_set_aside(self) -> None:
         try:
-            self._wake_loop(self._tell_all)
+            self._wake_loop(self._inform_all)
         except RuntimeError:
             pass  # on a thread of the application, and the loop is closed
 
     def _comes_back(self, entry: Entry) -> None:
-        """What waits for it on the other side may come, and what it has is fetched."""
+        """Accept what waits for the plugin on the other side, and gather what it has."""
         if entry.withheld and not entry.aside_until:
             entry.withheld = False
             self.delivery.gather_soon()
-        self._wake_loop(self._tell_all)
+        self._wake_loop(self._inform_all)
 
     def stop_ticks(self) -> None:
-        """Call no more ticks."""
+        """Stop calling `tick`."""
         if self._tick_handle is not None:
             self._tick_handle.cancel()
             self._tick_handle = None
 
     def take_no_more(self, on_silence: Callable[[], None]) -> None:
-        """Have the other sides send nothing more; what is under way is still taken. `on_silence` is called when they
-        have said that they know, perhaps at once. The end of a process: they keep what they have, or give it to
-        another, and nothing is lost on the way."""
+        """Have the other sides send nothing more before this process ends; items on their way are still accepted. The
+        other sides keep the rest, or send it to another process. `on_silence` is called when they have confirmed it,
+        perhaps at once."""
         self._taking = False
         self._on_silence = on_silence
-        self._tell_all()
+        self._inform_all()
         self._look_for_silence()
 
     def _look_for_silence(self) -> None:
@@ -361,63 +330,12 @@ class Supervisor(HookCaller):
             on_silence()
 
     def close(self) -> None:
-        """Call each half's `close`, and send what it still had to say; nothing is called after it."""
+        """Close each half, and send its last items; nothing is called after this."""
         self.stop_ticks()
         for entry in self._entries:
             self._close(entry)
             entry.aside_until = math.inf
         self.delivery.close()
-
-    # ---- sides that disagree
-
-    def _compare(self, link: Link) -> None:
-        """See where the two sides of an association declare channels in different ways."""
-        settings = link.connection.peer_settings
-        if settings is None:
-            return
-        declared = [channel for entry in self._entries for channel in entry.enabled.channels]
-        before, link.disagreements = link.disagreements, disagreements(declared, self._sends, settings)
-        now = self._loop.time()
-        for plugin, disagreement in link.disagreements.items():
-            old = before.get(plugin)
-            same = old is not None and str(old) == str(disagreement)
-            disagreement.since = old.since if old is not None and same else now
-            disagreement.told = old is not None and same and old.told
-        self._disagreeing = any(one.disagreements for one in (link, *self.links))
-
-    def _look_at_disagreements(self) -> None:
-        """Report those that last: when plugins are switched on or off the sides follow each other soon."""
-        before = self._loop.time() - TELL_DISAGREEMENT_AFTER
-        for link in self.links:
-            for plugin, disagreement in link.disagreements.items():
-                if not disagreement.told and disagreement.since < before:
-                    self._tell_disagreement(link, plugin, disagreement)
-
-    def _tell_disagreement(self, link: Link, plugin: str, disagreement: Disagreement) -> None:
-        disagreement.told = True
-        # workers of one application, and associations that come again, say the same
-        now = self._loop.time()
-        same = (plugin, str(disagreement))
-        if now < self._told_disagreements.get(same, -math.inf) + SAME_DISAGREEMENT_EVERY:
-            return
-        if len(self._told_disagreements) >= MOST_REMEMBERED:
-            self._told_disagreements.clear()
-        self._told_disagreements[same] = now
-        self._log.warning(
-            "plugin %s: this side and %s at %s declare different channels, and nothing is carried on those: %s; enable"
-            " it on both sides, with the same options",
-            plugin,
-            escape(link.info.peer_name) or "the other side",
-            escape(link.info.peer),
-            disagreement,
-        )
-
-    def _is_unheard(self, plugin: str, request: RequestInfo | None) -> bool:
-        """Whether what a plugin sends of a request, or of none, is not taken because the sides disagree. Any thread."""
-        link: Link | None = getattr(request, "link", None)
-        links = tuple(self.links) if link is None else (link,)
-        found = [one.disagreements.get(plugin) for one in links]
-        return bool(found) and all(one is not None and one.loses for one in found)
 
     def is_taken(self, channel: str) -> bool:
         """See `Host.is_taken`."""
@@ -427,11 +345,11 @@ class Supervisor(HookCaller):
     # ---- beginning and end of halves
 
     def running(self, name: str) -> Entry | None:
-        """The half of a plugin; None if it is off."""
+        """Returns the running half of a plugin; None if it is off."""
         return next((entry for entry in self._entries if entry.name == name), None)
 
     def start(self, one: EnabledPlugin) -> None:
-        """Make a half, verify it, and let it run. PluginError if it cannot, and nothing has changed."""
+        """Make a half, verify it, and run it. PluginError if that fails, and nothing has changed."""
         name = one.plugin.name
         tally = self._tallies.setdefault(name, Tally())
         entry = Entry(one, self._kind(), tally, list(one.channels), self._loop.time())
@@ -446,7 +364,7 @@ class Supervisor(HookCaller):
                 entry.half = half
             taken = [self.configure(entry, options, server_name) for server_name, options in one.hosts.items()]
             if not all(taken):
-                host.log.info("options of virtual hosts have no effect here: its half on this side takes none")
+                host.log.info("options of virtual hosts have no effect here: the half on this side has no configure()")
         except Exception as error:
             if type(entry.half) is not self._kind:
                 self._close(entry)
@@ -461,10 +379,10 @@ class Supervisor(HookCaller):
             self._call(entry, entry.half.association_up, link.info)
 
     def configure(self, entry: Entry, options: Any, server_name: str | None) -> bool:
-        """Tell a half its new options, or those of one virtual host; whatever its `configure` raises.
+        """Configure a half with new options, or with those of one virtual host. Raises what its `configure` raises.
 
-        A half that has none never looks at new options: StartAnew for those of all hosts. Those of one host are refused
-        with ValueError where the plugin has no other half, else False: that one may look at them.
+        A half without `configure` is restarted with new options for all hosts: StartAnew. Options of one host are
+        refused with ValueError if the plugin has no half on the other side, which may use them; else returns False.
         """
         half = entry.half
         if type(half) is self._kind:
@@ -480,7 +398,7 @@ class Supervisor(HookCaller):
         return False
 
     def stop(self, entry: Entry) -> None:
-        """Close a half; what it says last is sent before its channels are withdrawn."""
+        """Close a half; its last items are sent before its channels are withdrawn."""
         self._close(entry)
         self.delivery.flush()
         entry.aside_until = math.inf
@@ -490,23 +408,27 @@ class Supervisor(HookCaller):
         self._look_at_hooks()
 
     def _declare(self) -> None:
-        """Tell the sending half and all associations which channels there are now. OSError, LocalProtocolError."""
+        """Declare the channels of now to `delivery` and all associations. OSError, LocalProtocolError."""
         self.channels = [channel for entry in self._entries for channel in entry.channels]
         self.delivery.declare(channel for channel in self.channels if channel.direction is self._sends)
         self._by_channel = {channel.name: (entry, channel) for entry in self._entries for channel in entry.channels}
-        self._tell_all()
+        self._inform_all()
 
-    def _tell_all(self) -> None:
+    def _declared(self) -> list[Channel]:
+        """The channels that plugins declare with their options; those that halves open come and go."""
+        return [channel for entry in self._entries for channel in entry.enabled.channels]
+
+    def _inform_all(self) -> None:
         for link in self.links:
-            self._tell_channels(link)
-            self._compare(link)
+            self._inform(link)
+            self._agreement.compare(link, self._declared())
 
-    def _tell_channels(self, link: Link) -> None:
+    def _inform(self, link: Link) -> None:
         link.connection.set_channels(self.channels, self._aside_on(link))
         link.driver.wake()
 
     def _aside_on(self, link: Link) -> set[str]:
-        """The channels on which nothing is taken from an association for now."""
+        """Returns the channels on which nothing is accepted from an association for now."""
         aside: set[str] = set()
         for entry in self._entries:
             account = entry.peers.get(link.info.peer)
@@ -515,13 +437,13 @@ class Supervisor(HookCaller):
         return aside
 
     def put_in_order(self) -> None:
-        """Call hooks in the order of the configuration from now on."""
+        """Call hooks in the order of the configuration."""
         order = list(self.known)
         self._entries.sort(key=lambda entry: order.index(entry.name))
         self._look_at_hooks()
 
     def _look_at_hooks(self) -> None:
-        """Which halves implement which hooks: what is left out costs nothing."""
+        """Find which halves implement which hooks, so that the others cost nothing."""
         self._request_begin = self._having("request_begin")
         self._request_end = self._having("request_end")
         self._stderr = self._having("stderr")
@@ -538,11 +460,11 @@ class Supervisor(HookCaller):
         """See `Host.open_channel`."""
         entry = self.running(plugin)
         if entry is None:
-            raise PluginError(f"plugin {plugin} does not run any more")
+            raise PluginError(f"plugin {plugin} is not running any more")
         if problem := name_problem(plugin, channel):
             raise PluginError(problem)
         if channel.name in self._by_channel:
-            raise PluginError(f"channel {channel.name} is there already")
+            raise PluginError(f"channel {channel.name} exists already")
         entry.channels.append(channel)
         try:
             self._declare()
@@ -566,36 +488,28 @@ class Supervisor(HookCaller):
         """See `Host.gather`."""
         entry = self.running(plugin)
         if entry is None:
-            raise PluginError(f"plugin {plugin} does not run any more")
+            raise PluginError(f"plugin {plugin} is not running any more")
         return self.delivery.gather(channel, lambda crowded: self._gathered(entry, make, crowded))
 
     # ---- figures
 
     def follow_traffic(self) -> Traffic:
-        """Count requests by virtual host from now on."""
+        """Returns the figures of requests by virtual host, which are counted from the first call on."""
         if self.traffic is None:
             self.traffic = Traffic()
         return self.traffic
 
-    def disagreements(self) -> dict[str, int]:
-        """By plugin: with how many associations this side does not agree on its channels."""
-        counts: dict[str, int] = {}
-        for link in self.links:
-            for plugin in link.disagreements:
-                counts[plugin] = counts.get(plugin, 0) + 1
-        return counts
-
     def transport(self) -> TransportFigures:
-        """How the associations and channels fare now."""
+        """Returns the state of the associations and channels."""
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self.links],
             [self._totals(one) for one in self.channels],
             [(entry.name, one) for entry in self._entries for one in self._outputs(entry)],
-            disagreements=self.disagreements(),
+            disagreements=self._agreement.counts(),
         )
 
     def _outputs(self, entry: Entry) -> Sequence[OutputFigures]:
-        """What a half writes to."""
+        """Returns the state of the places that a half writes to."""
         if type(entry.half).output_figures is self._kind.output_figures:
             return ()
         outputs: Sequence[OutputFigures] = self._call(entry, entry.half.output_figures, failed=())
@@ -606,10 +520,10 @@ class Supervisor(HookCaller):
         return self._ledger.totals(channel, [link.connection for link in self.links], lost)
 
     def statistics(self) -> list[dict[str, Any]]:
-        """One entry a plugin, for people and programs; times are seconds."""
+        """Returns an entry for each plugin, for people and programs; times are seconds."""
         now = self._loop.time()
         told = [self._statistics(name, one.plugin.version, self.running(name), now) for name, one in self.known.items()]
-        for name in self.disagreements():
+        for name in self._agreement.counts():
             if name not in self.known:
                 told.append({**self._statistics(name, "", None, now), "state": "only there"})
         return told
@@ -643,7 +557,7 @@ class Supervisor(HookCaller):
                 {
                     **asdict(self._totals(channel)),
                     "streams": sum(streams_of(link.connection, channel.name) for link in self.links),
-                    "waiting": self.delivery.spooled(channel.name),
+                    "waiting": self.delivery.waiting(channel.name),
                 }
                 for channel in (() if entry is None else entry.channels)
             ],

@@ -1,5 +1,5 @@
-"""Plugins switched on and off, and their options changed, while they run: one by one, or as a file that was read anew
-says. What cannot be taken over is told, and stays as it was.
+"""Plugins are switched on and off, and their options changed, while they run: one by one, or by a configuration that
+was read again. A change that fails is reported, and the plugin stays as it was.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ __all__ = ["PeerChanges", "adopt_plugins", "change_plugins", "switches_off"]
 MAX_CHANGES = 256
 """Changes that a peer may make at once: an option for 256 virtual hosts."""
 CHANGES_A_SECOND = 5.0
-"""Changes that it may make over a longer time."""
+"""Changes that a peer may make over a longer time."""
 MAX_HOSTS = 1000
-"""Virtual hosts of a plugin with options of their own, beyond which a peer can name no further one."""
+"""Virtual hosts with their own options for a plugin, beyond which a peer cannot add one."""
 MAX_NAME = 400
 """Characters of the name of a change: a plugin, an option, and a virtual host of 253."""
 
 
 def switches_off(changes: Mapping[str, str]) -> bool:
-    """Whether a plugin is switched off: then applications are told first, so that what it says last still arrives."""
+    """Returns whether a plugin is switched off: then applications are informed first, so that its last items arrive."""
     return any(
         name.endswith(".enabled") and text.strip().lower() in ("false", "no", "off") for name, text in changes.items()
     )
 
 
 class PeerChanges:
-    """What one peer changes here, within bounds: options that their plugins say may be changed so, and not too many."""
+    """The changes of one peer, within bounds: options that their plugins allow it to change, and not too many."""
 
     __slots__ = ("_allowed", "_left", "_supervisor", "_when")
 
@@ -46,9 +46,9 @@ class PeerChanges:
         self._when = 0.0
 
     def change(self, changes: Mapping[str, str], now: float) -> dict[str, str]:
-        """The answer for each name, as of `change_plugins`; `now` in seconds of a monotonic clock."""
+        """Returns the answer for each name, as `change_plugins` does; `now` in seconds of a monotonic clock."""
         if not self._allowed:
-            return dict.fromkeys(changes, "this application takes no changes from a web side (app.remote_changes)")
+            return dict.fromkeys(changes, "this application accepts no changes from a web side (app.remote_changes)")
         self._left = min(MAX_CHANGES, self._left + (now - self._when) * CHANGES_A_SECOND)
         self._when = now
         if len(changes) > self._left:
@@ -61,12 +61,11 @@ class PeerChanges:
 
 
 def change_plugins(supervisor: Supervisor, changes: Mapping[str, str], *, by_peer: bool = False) -> dict[str, str]:
-    """Change options: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value as `parse_value` takes it.
-    `by_peer`: a web side asks for it, which may change what `FromPeer` marks.
+    """Change options: ``PLUGIN.OPTION`` or ``PLUGIN.OPTION@SERVER_NAME``, with a value for `parse_value`. Every plugin
+    has the option `enabled`. `by_peer`: a web side asks for it, which may change the options that `FromPeer` marks.
 
-    The option `enabled` belongs to every plugin. Answers for each name '' or the reason why it was not taken;
-    it begins with `NO_EFFECT` where the change concerns the other side alone. The
-    options of one plugin (and host) are checked together, and change together or not at all.
+    Returns '' for each name, or the reason why it was refused, which begins with `NO_EFFECT` if the change concerns
+    only the other side. The options of one plugin (and host) are checked together, and change together or not at all.
     """
     results: dict[str, str] = {}
     grouped: dict[tuple[str, str | None], dict[str, Any]] = {}
@@ -81,7 +80,7 @@ def change_plugins(supervisor: Supervisor, changes: Mapping[str, str], *, by_pee
         except ValueError as error:
             results[written] = str(error)
             continue
-        target = plugin, server_name.lower() or None  # DNS knows no capitals
+        target = plugin, server_name.lower() or None  # DNS ignores case
         grouped.setdefault(target, {})[option] = value
         names.setdefault(target, []).append(written)
     for (plugin, host), options in grouped.items():
@@ -97,10 +96,10 @@ def change_plugins(supervisor: Supervisor, changes: Mapping[str, str], *, by_pee
 
 
 def _check_peer(supervisor: Supervisor, name: str, options: Iterable[str], host: str | None) -> None:
-    """ConfigError if one of the options is not a peer's to change."""
+    """Raise ConfigError if a peer may not change one of the options."""
     known = supervisor.known.get(name)
     if known is None:
-        return  # `_change` says so
+        return  # `_change` reports it
     allowed = from_peer(known.plugin)
     wrong = [option for option in options if option not in allowed]
     if wrong:
@@ -108,12 +107,12 @@ def _check_peer(supervisor: Supervisor, name: str, options: Iterable[str], host:
         here = "in this application's own file, or with fcgi-sctp set on its host"
         raise ConfigError([f"{name}.{wrong[0]}: a web side may change {theirs}; change it {here}"])
     if host is not None and host not in known.raw_hosts and len(known.raw_hosts) >= MAX_HOSTS:
-        raise ConfigError([f"{MAX_HOSTS} virtual hosts have options of their own, and no further one is taken"])
+        raise ConfigError([f"{MAX_HOSTS} virtual hosts have their own options, which is the maximum"])
 
 
 def adopt_plugins(supervisor: Supervisor, enabled: Iterable[EnabledPlugin]) -> list[str]:
-    """Take over a configuration that was read anew and checked: plugins start and end, options change; those whose
-    channels change start anew. The problems, one sentence each."""
+    """Apply a configuration that was read again and checked: plugins start and stop, options change, and a plugin
+    whose channels change is restarted. Returns the problems, one sentence each."""
     problems = []
     before, supervisor.known = supervisor.known, {one.plugin.name: one for one in enabled}
     for name in before:
@@ -129,12 +128,12 @@ def adopt_plugins(supervisor: Supervisor, enabled: Iterable[EnabledPlugin]) -> l
             if running is None:
                 supervisor.start(fresh)
             elif fresh.channels != running.enabled.channels:
-                _start_anew(supervisor, running, fresh)
+                _restart(supervisor, running, fresh)
             else:
                 try:
                     _configure(supervisor, running, fresh)
                 except StartAnew:
-                    _start_anew(supervisor, running, fresh)
+                    _restart(supervisor, running, fresh)
         except Exception as error:
             problems.append(str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}")
             supervisor.known[name] = running.enabled if running is not None else before.get(name, fresh)
@@ -143,16 +142,16 @@ def adopt_plugins(supervisor: Supervisor, enabled: Iterable[EnabledPlugin]) -> l
 
 
 def _configure(supervisor: Supervisor, entry: Entry, fresh: EnabledPlugin) -> None:
-    """Tell a half what is different in a new configuration; whatever its `configure` raises."""
+    """Configure a half with what differs in a new configuration. Raises what its `configure` raises."""
     if fresh.raw != entry.enabled.raw:
         supervisor.configure(entry, fresh.options, None)
-    for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # those that have none any more, too
+    for server_name in {**entry.enabled.hosts, **fresh.hosts}:  # also hosts that have no options any more
         supervisor.configure(entry, fresh.hosts.get(server_name, fresh.options), server_name)
     entry.enabled = fresh
 
 
 def _change(supervisor: Supervisor, name: str, changes: dict[str, Any], server_name: str | None) -> None:
-    """Change options of one plugin. ConfigError says why not, and then nothing has changed."""
+    """Change options of one plugin. ConfigError if that fails, and nothing has changed."""
     known = supervisor.known.get(name)
     if known is None:
         raise ConfigError([f"plugin {name} is not enabled here: the configuration does not name it"])
@@ -174,29 +173,29 @@ def _change(supervisor: Supervisor, name: str, changes: dict[str, Any], server_n
             if switch:
                 supervisor.start(after)
         elif after.channels != known.channels:
-            _start_anew(supervisor, entry, after)
+            _restart(supervisor, entry, after)
         elif changes:
             try:
-                _tell(supervisor, entry, after, server_name)
+                _reconfigure(supervisor, entry, after, server_name)
             except StartAnew:
-                _start_anew(supervisor, entry, after)
+                _restart(supervisor, entry, after)
     except Exception as error:
         raise ConfigError([str(error) if isinstance(error, PluginError) else f"plugins.{name}: {error}"]) from error
     supervisor.known[name] = after
 
 
-def _tell(supervisor: Supervisor, entry: Entry, after: EnabledPlugin, server_name: str | None) -> None:
-    """Tell a half its options, or those of one host; whatever its `configure` raises."""
+def _reconfigure(supervisor: Supervisor, entry: Entry, after: EnabledPlugin, server_name: str | None) -> None:
+    """Configure a half with its options, or those of one host. Raises what its `configure` raises."""
     options = after.options if server_name is None else after.hosts[server_name]
     if not supervisor.configure(entry, options, server_name):
-        raise PluginError(f"{NO_EFFECT}: the half of {entry.name} on this side takes no options of one virtual host")
+        raise PluginError(f"{NO_EFFECT}: the half of {entry.name} on this side has no options by virtual host")
     for name_of_host, its_options in after.hosts.items() if server_name is None else ():
         supervisor.configure(entry, its_options, name_of_host)
     entry.enabled = after
 
 
-def _start_anew(supervisor: Supervisor, entry: Entry, fresh: EnabledPlugin) -> None:
-    """Close a half and make one of other options. PluginError if that cannot be; the old one is made again."""
+def _restart(supervisor: Supervisor, entry: Entry, fresh: EnabledPlugin) -> None:
+    """Close a half and make one with other options. PluginError if that fails; then the old options apply again."""
     old = entry.enabled
     supervisor.stop(entry)
     try:
@@ -205,5 +204,5 @@ def _start_anew(supervisor: Supervisor, entry: Entry, fresh: EnabledPlugin) -> N
         try:
             supervisor.start(old)
         except PluginError as again:
-            raise PluginError(f"{error}; and as it was before it does not start again either: {again}") from again
+            raise PluginError(f"{error}; and it does not start with its former options either: {again}") from again
         raise

@@ -3,7 +3,7 @@
 A plugin is one object, found by an entry point of the group ``fcgi_sctp.plugins`` and enabled by its name under
 ``plugins:`` in the YAML file. It has a configuration model, the channels it needs, and two halves: one runs in the
 application's process, one in the web side's. Hooks are called on the event loop's thread: they must return soon and
-must not wait. A half implements the hooks it wants and leaves out the rest; what is left out costs nothing.
+must not wait. A half implements the hooks it needs; the others cost nothing.
 
     class Hello(Plugin):
         name = "hello"
@@ -14,9 +14,22 @@ must not wait. A half implements the hooks it wants and leaves out the rest; wha
         def application_half(self, host, options):
             return Greeter(host, options)
 
-What an item means is the plugin's own affair: bytes go in on one side and come out on the other, whole, in the order
-of the channel, with the request they belong to. Whatever reaches `feedback` was sent by the other side's half, but
-treat it as remote text all the same.
+Both halves decide what an item means: bytes are sent on one side and arrive on the other, whole, in the order of the
+channel, with the request they belong to. `feedback` receives what the other side's half sent, but treat it as remote
+text all the same.
+
+Names that are not classes or functions:
+
+    API_VERSION     the version of this API
+    BOUNDS          upper bounds of the buckets of a `Histogram`, seconds
+    FromPeer        the type of an option that a web side may change: see `Plugin`
+    MAX_ITEM        bytes of an item at most
+    Make            the type of the function that `Host.gather` calls
+    OTHER           the name under which `Traffic` counts hosts for which it has no room
+    SECRETS         a regular expression: parameters of a query string that may not be shown in a log; the first group
+                    is the text before the value
+    SEVERITIES      the names of the severities 0 to 7 (RFC 5424 section 6.2.1)
+    STATUS_CLASSES  the classes of HTTP statuses that `HostTraffic` counts
 """
 
 from __future__ import annotations
@@ -34,7 +47,6 @@ from ..sctp.carrier import AssociationStatistics
 from .context import bound_to_request, current_request
 from .hooks import (
     API_VERSION,
-    MAY_BE_SET_BY_PEER,
     ApplicationHalf,
     ApplicationHost,
     FromPeer,
@@ -81,6 +93,7 @@ __all__ = [
     "Host",
     "HostTraffic",
     "MAX_ITEM",
+    "Make",
     "OTHER",
     "OptionsByHost",
     "Outcome",
@@ -114,6 +127,4 @@ __all__ = [
     "memory_cost",
     "severity_number",
     "values_of",
-    "Make",
-    "MAY_BE_SET_BY_PEER",
 ]

@@ -10,15 +10,14 @@ _current: ContextVar[RequestInfo | None] = ContextVar("fcgi_sctp_request", defau
 
 
 def current_request() -> RequestInfo | None:
-    """The request that the calling thread or task works for; None outside of one."""
+    """Returns the request that the calling thread or task works for; None outside of one."""
     return _current.get()
 
 
 class bound_to_request:
-    """A context: work for `request` while inside, so that what the application logs is bound to it.
+    """A context in which the thread or task works for `request`, so that its log records are bound to it."""
 
-    A class, for each request enters it, and `contextlib.contextmanager` takes three times as long.
-    """
+    # a class, because each request enters it, and `contextlib.contextmanager` takes three times as long
 
     __slots__ = ("_request", "_token")
 

@@ -1,4 +1,4 @@
-"""The options of a plugin, and of the virtual hosts that have options of their own."""
+"""The options of a plugin by virtual host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class OptionsByHost:
-    """The options of a plugin, and of the virtual hosts that have some of their own: for a half to look up."""
+    """The options of a plugin, and of the virtual hosts that have their own, for a half to look up."""
 
     __slots__ = ("_common", "_hosts")
 
@@ -16,11 +16,11 @@ class OptionsByHost:
         self._hosts: dict[str, Any] = {}
 
     def __getitem__(self, server_name: str) -> Any:
-        """What holds for this virtual host, in letters of any case; '' for what belongs to none."""
+        """Returns the options of this virtual host, in letters of any case; '' stands for no host."""
         return self._hosts.get(server_name.lower(), self._common) if self._hosts else self._common
 
     def change(self, options: Any, server_name: str | None = None) -> None:
-        """What `configure` was called with."""
+        """Keep the options that `configure` was called with."""
         if server_name is None:
             self._common = options
         elif options == self._common:
@@ -29,5 +29,5 @@ class OptionsByHost:
             self._hosts[server_name.lower()] = options
 
     def values(self) -> list[Any]:
-        """All of them."""
+        """Returns all options: the plugin's own, and those of each host that has its own."""
         return [self._common, *self._hosts.values()]

@@ -15,7 +15,7 @@ class RequestInfo(Protocol):
 
     @property
     def identity(self) -> str:
-        """Names the request in logs on both sides: PARAMS' REQUEST_ID if the web server passed it (nginx's
+        """The name of the request in logs on both sides: PARAMS' REQUEST_ID if the web server passed it (nginx's
         $request_id), else made from the association and the request's id and generation."""
 
     @property
@@ -28,14 +28,14 @@ class RequestInfo(Protocol):
 
     @property
     def raw_params(self) -> bytes:
-        """The same as name-value pairs (FastCGI section 3.4), undecoded: for `values_of`, if a few of many are wanted,
-        perhaps later."""
+        """The CGI variables as name-value pairs (FastCGI section 3.4), undecoded. With `values_of` a plugin reads a few
+        of many, perhaps later."""
 
     @property
     def reference(self) -> tuple[AssociationInfo, int] | None:
-        """The association that carries it, and a number by which `Host.find_requests` of the other side finds it, as
-        long as it remembers it: so an item of association scope can say whose its events are. None if no application
-        has taken it yet. The number is more than 0 and less than 2**56."""
+        """The association that carries the request, and the number by which `Host.find_requests` of the other side
+        finds it while it remembers it: so an item of association scope can name the request of each of its events. None
+        if no application has accepted the request yet. The number is more than 0 and less than 2**56."""
 
     @property
     def plugin_data(self) -> dict[str, Any]:
@@ -44,56 +44,68 @@ class RequestInfo(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AssociationInfo:
-    """An association, as plugins see it."""
+    """An association, as plugins see it.
+
+    identity: unique in this process.
+    peer: the address of the other side, for people.
+    peer_name: the name of the other side in its SETTINGS.
+    peer_instance: changes when the process of the other side is started again. The peer chooses it, so use `process` to
+        tell processes apart.
+    member: what the peer cannot choose. On the web side, the address of the application in the configuration, which its
+        workers share; on the application side, the web side's host.
+    """
 
     identity: int
-    """Unique in this process."""
     peer: str
-    """Address of the other side, for people."""
     peer_name: str
-    """What the other side's SETTINGS call it."""
     peer_instance: str
-    """Changes when the other side's process is started anew. The peer says so; `process` tells processes apart."""
     member: str = ""
-    """What the peer cannot choose: on the web side, the address of the application as the configuration has it, which
-    its workers share; on the application side, the web side's host."""
 
     @property
     def process(self) -> tuple[str, str]:
-        """Names the process at the other end: nothing that another member says of itself has the same."""
+        """Identifies the process of the other side: no process of another member can have the same."""
         return (self.member, self.peer_instance)
 
 
 class Outcome(NamedTuple):
-    """How a request ended. Times are seconds. A tuple, for one is made for each request."""
+    """How a request ended. Times are seconds.
 
+    status: the HTTP status of the response; 0 if there was none (aborted before, or the output is not a CGI response).
+    duration: from the first record of the request to its end.
+    first_byte: from the first record of the request to the first byte of the response; None if there was none.
+    bytes_in: bytes of the request's body.
+    bytes_out: bytes of the response, its head included.
+    aborted: whether the client closed its connection before the end.
+    error: why the request failed; '' if it did not.
+    queued: from the first record of the request until work on it began: on the application side, when a thread started
+        it; on the web side, when it was sent to an application. None if that did not happen, or is not known.
+    """
+
+    # a tuple, because one is made for each request
     status: int
-    """HTTP status of the response; 0 if there was none (aborted before, or output that is no CGI response)."""
     duration: float
-    """From the first record of the request to its end."""
     first_byte: float | None
-    """From the first record of the request to the first byte of the response."""
     bytes_in: int
     bytes_out: int
     aborted: bool = False
-    """The client went away."""
     error: str = ""
-    """Why the request failed, '' if it did not."""
     queued: float | None = None
-    """From the first record of the request until work on it began: in the application, a thread took it; on the web
-    side, it was sent on. None if that did not happen, or is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelTotals:
-    """What a channel carried since the process began, on all associations."""
+    """What a channel carried since the process began, on all associations.
+
+    scope: ``request`` or ``association``.
+    priority: the priority's name in lower case.
+    sent, received, dropped: events, which are items unless the channel is declared `counted`.
+    sent_bytes, received_bytes: bytes of their items.
+    """
 
     name: str
     scope: str
-    """``request`` or ``association``."""
     priority: str
     sent: int
-    """Items; so are `received` and `dropped`."""
     sent_bytes: int
     received: int
     received_bytes: int
@@ -102,103 +114,111 @@ class ChannelTotals:
 
 @dataclass(frozen=True, slots=True)
 class AssociationFigures:
-    """How one association fares. Counters begin with it."""
+    """The state of one association. Counters begin with it.
+
+    requests: the requests that it carries now.
+    streams: outgoing streams.
+    streams_leased: outgoing streams that requests hold now.
+    shortages: how often there were too few streams, by the remedy: ``asked`` for more, ``shared_feedback``,
+        ``shared_content``.
+    feedback_waiting: bytes of feedback that wait to be sent.
+    content_waiting: bytes of content that wait here, before SCTP's own buffer.
+    statistics: the figures of SCTP.
+    """
 
     info: AssociationInfo
     requests: int
-    """Under way."""
     streams: int
-    """Outgoing ones."""
     streams_leased: int
-    """Held by requests now."""
     shortages: Mapping[str, int]
-    """How often streams were short, by what was done: ``asked`` for more, ``shared_feedback``, ``shared_content``."""
     feedback_waiting: int
-    """Bytes of feedback that wait to be sent."""
     content_waiting: int
-    """Bytes of content that wait here, before SCTP's own buffer."""
     statistics: AssociationStatistics
-    """What SCTP tells."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFigures:
-    """How one place fares that a half writes to: a file, a server. Counters begin with the half."""
+    """The state of one place that a half writes to: a file, a server. Counters begin with the half.
+
+    state: ``idle`` (nothing waits), ``writing``, ``stalled`` (it neither accepts what waits nor fails) or ``failing``.
+    last_error: why it fails; '' if it does not.
+    errors: attempts to write that failed.
+    written, waiting, lost: events.
+    waiting_bytes: bytes of memory that the waiting events hold, about.
+    lost_bytes: characters in the text of lost events.
+    cut: events that were too long and were written shorter.
+    """
 
     name: str
     state: str
-    """``idle``: nothing waits; ``writing``; ``stalled``: it neither takes what waits nor fails; ``failing``."""
     last_error: str
-    """Why it fails, '' if it does not."""
     errors: int
-    """Attempts to write that failed."""
     written: int
-    """Events; so are `waiting`, `lost` and `cut`."""
     waiting: int
     waiting_bytes: int
-    """Bytes of memory that these hold, about."""
     lost: int
     lost_bytes: int
-    """Characters of their text."""
     cut: int
-    """Events that were too long and were written shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransportFigures:
-    """What the transport does."""
+    """The state of the transport.
+
+    associations: the associations that are up.
+    channels: the channels of all plugins.
+    outputs: the places that plugins write to, each with the name of its plugin.
+    disagreements: by plugin, the number of associations whose two sides declare its channels in different ways.
+    """
 
     associations: Sequence[AssociationFigures]
-    """Those that are up."""
     channels: Sequence[ChannelTotals]
-    """Of all plugins."""
     outputs: Sequence[tuple[str, OutputFigures]] = ()
-    """What plugins write to, each with the name of its plugin."""
     disagreements: Mapping[str, int] = field(default_factory=dict)
-    """By plugin: the associations whose two sides declare its channels in different ways."""
 
 
 class FeedEntry(NamedTuple):
-    """One line of the live feed, which `fcgi-sctp logs` follows. Text is as it came: who shows it escapes it.
+    """One line of the live feed, which `fcgi-sctp logs` follows. Text is stored as it came: the viewer escapes it.
 
-    A tuple, because that is made in a third of the time of a frozen dataclass, and lines come many a second.
+    time: seconds since the epoch, by the clock of the machine that wrote the line.
+    severity: 0 emergency to 7 debug (RFC 5424 section 6.2.1).
+    application: APP-NAME, the program that wrote it.
+    process: PROCID.
+    kind: MSGID: the name of the logger, `stderr`, …
+    request: the identity of the request; '' if there is none.
+    fields: structured data, flat.
+    host: HOSTNAME, the machine that wrote it.
     """
 
+    # a tuple, because it is made in a third of the time of a frozen dataclass, and there are many a second
     time: float
-    """Seconds since the epoch, by the clock of who wrote it."""
     severity: int
-    """0 emergency to 7 debug (RFC 5424 section 6.2.1)."""
     message: str
     server_name: str = ""
     application: str = ""
-    """APP-NAME: what wrote it."""
     facility: int = 1
     process: str = ""
-    """PROCID."""
     kind: str = ""
-    """MSGID: logger name, `stderr`, …"""
     request: str = ""
-    """Identity of the request, '' if there is none."""
     fields: Mapping[str, str] | None = None
-    """Structured data, flat."""
     host: str = ""
-    """HOSTNAME: the machine that it was written on."""
 
 
 class FeedEntries(Sequence[FeedEntry]):
-    """Many lines, each of which becomes a `FeedEntry` when somebody reads it: of thousands a second few are looked at.
-    What `Host.publish_all` takes as it is."""
+    """Many lines, each of which becomes a `FeedEntry` when it is read: of thousands a second few are looked at.
+    `Host.publish_all` keeps such an object as it is."""
 
     __slots__ = ()
 
     @abstractmethod
     def entry(self, position: int) -> FeedEntry:
-        """One of them, from 0."""
+        """The line at a position, from 0."""
 
     @property
     @abstractmethod
     def held(self) -> int:
-        """Bytes of memory that they take, about, and not less: the feed and outputs keep as much as they may by it."""
+        """Bytes of memory that the lines take; not less, and about as much. The bounds of the feed and of outputs count
+        these."""
 
     def __getitem__(self, position: Any) -> Any:
         if isinstance(position, slice):

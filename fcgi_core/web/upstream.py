@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from ..common.bounded_queue import Budget
-from ..common.operator_log import Sums
+from ..common.operator_log import LimitedLog
 from ..errors import RequestRefused
 from ..hosting.byte_stream import KEEP_CONN
 from ..hosting.delivery import Link
@@ -117,7 +117,7 @@ class Upstream:
         self.last_error = ""
         self.account: Budget = Budget(MAX_HELD_OF_PEER) if origin is None else origin.account
         """The memory that the associations of this member hold together."""
-        self._sums = Sums(log, loop, f"application {address}")
+        self._log = LimitedLog(log, loop)
         self._carrier = carrier
         self._owner = owner
         self._supervisor = owner.supervisor
@@ -186,7 +186,7 @@ class Upstream:
             return
         if self._attempt is not None:
             self._attempt.abort("stopping")  # it has not come up, and the service does not wait for it
-        self._sums.close()
+        self._log.close()
         self.stopped.set()
 
     @property
@@ -379,8 +379,7 @@ class Upstream:
             return
         if exchange.first_byte is None and not exchange.bytes_out:
             text = "application %s ended request %s without an answer"
-            what = "requests were ended without an answer"
-            self._say(logging.WARNING, what, text, exchange.identity, exchange=exchange)
+            self._say(logging.WARNING, text, exchange.identity, exchange=exchange)
         if exchange.status in GATEWAY_FAILURES:
             self.failed()
         else:
@@ -405,7 +404,7 @@ class Upstream:
         else:
             level, then = logging.ERROR, "answered 502" if exchange.first_byte is None else "the response is cut"
         text = "application %s, request %s: %s; %s"
-        self._say(level, "answers broke off", text, exchange.identity, error, then, exchange=exchange)
+        self._say(level, text, exchange.identity, error, then, exchange=exchange)
         if again:
             return
         exchange.fail(HTTPStatus.BAD_GATEWAY, why)
@@ -424,7 +423,7 @@ class Upstream:
             case RequestFailed():
                 exchange: WebExchange | Probe = event.request.context
                 if isinstance(exchange, Probe):
-                    self._say(logging.ERROR, "probes broke the protocol", "application %s: %s", event.error)
+                    self._say(logging.ERROR, "application %s: %s", event.error)
                     exchange.end(str(event.error))
                 else:
                     self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
@@ -438,18 +437,17 @@ class Upstream:
                 if answer is not None and not answer.done():
                     answer.set_result(event.results)
             case RecordRefused():
-                self._say(logging.WARNING, "records were left out", "application %s: left out %s", event.error)
+                self._say(logging.WARNING, "application %s: left out %s", event.error)
             case PeerError():
-                self._say(logging.ERROR, "errors were reported", "application %s reports: %s", event.text)
+                self._say(logging.ERROR, "application %s reports: %s", event.text)
             case ConnectionFailed():
-                text = "application %s broke the protocol: %s"
-                self._say(logging.ERROR, "associations broke the protocol", text, event.error)
+                self._say(logging.ERROR, "application %s broke the protocol: %s", event.error)
             case _:
                 pass
 
-    def _say(self, level: int, what: str, text: str, *values: object, exchange: WebExchange | None = None) -> None:
+    def _say(self, level: int, text: str, *values: object, exchange: WebExchange | None = None) -> None:
         extra = None if exchange is None else about(exchange)
-        self._sums.say(self._presence.level(level), what, text, self.address, *values, extra=extra)
+        self._log.log(self._presence.level(level), text, self.address, *values, extra=extra)
 
     def _ready(self, event: PeerReady) -> None:
         instance = event.settings.instance
@@ -489,7 +487,7 @@ class Upstream:
                 log.log(level, "association %d with %s is down: %s%s", self._number, self.address, why, more)
             self._supervisor.association_down(link, reason)
         if self._stopping:
-            self._sums.close()
+            self._log.close()
             self.stopped.set()
             return
         if link is None or self._presence.flaps:

@@ -1,4 +1,4 @@
-"""What stands in the operator's log: a record is one line, whatever it says, and a flood of one kind is a sum."""
+"""The operator's log: each record is one harmless line, and a flood of one kind is counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.common.operator_log import FIRST, INDENT, MAX_FRAMES, MAX_LINE, WINDOW, LineFormatter, Sums
+from fcgi_core.common.operator_log import AT_ONCE, INDENT, MAX_FRAMES, MAX_LINE, WINDOW, LimitedLog, LineFormatter
 from fcgi_core.process.systemd import JournalFormatter
 from tests.hosting.supervised import VirtualLoop
 
@@ -100,39 +100,49 @@ class Kept(logging.Handler):
 @pytest.fixture
 def kept() -> Iterator[Kept]:
     handler = Kept()
-    log = logging.getLogger("tests.sums")
+    log = logging.getLogger("tests.limited")
     log.addHandler(handler)
     log.propagate = False
     yield handler
     log.removeHandler(handler)
 
 
-def test_the_first_of_a_kind_are_written_and_the_others_summed(kept: Kept) -> None:
+def test_the_first_of_a_kind_are_written_and_the_others_counted(kept: Kept) -> None:
     loop = VirtualLoop()
-    sums = Sums(logging.getLogger("tests.sums"), loop, "web side a")
+    limited = LimitedLog(logging.getLogger("tests.limited"), loop)
     for number in range(1000):
-        sums.say(logging.WARNING, "records were left out", "left out %d", number)
-    sums.say(logging.ERROR, "errors were reported", "it says %s", "no")
-    assert kept.take() == [*(f"WARNING left out {number}" for number in range(FIRST)), "ERROR it says no"]
+        limited.log(logging.WARNING, "left out %d", number)
+    limited.log(logging.ERROR, "it says %s", "no %s of remote text")
+    first = [f"WARNING left out {number}" for number in range(AT_ONCE)]
+    assert kept.take() == [*first, "ERROR it says no %s of remote text"]
     loop.pass_time(WINDOW - 1)
     assert kept.take() == []
     loop.pass_time(2)
-    assert kept.take() == [f"WARNING web side a: records were left out {1000 - FIRST} times more within 60 s"]
-    sums.say(logging.WARNING, "records were left out", "left out %d", 1000)
+    assert kept.take() == [f"WARNING {1000 - AT_ONCE} more like this within 60 s: left out 999"]
+    limited.log(logging.WARNING, "left out %d", 1000)
     assert kept.take() == ["WARNING left out 1000"], "a new window"
     loop.pass_time(10 * WINDOW)
     assert kept.take() == []
 
 
-def test_the_sum_is_told_when_the_peer_goes(kept: Kept) -> None:
+def test_the_count_is_reported_when_the_peer_goes(kept: Kept) -> None:
     loop = VirtualLoop()
-    sums = Sums(logging.getLogger("tests.sums"), loop, "web side a")
-    for number in range(FIRST + 2):
-        sums.say(logging.WARNING, "records were left out", "left out %d", number)
+    limited = LimitedLog(logging.getLogger("tests.limited"), loop)
+    for number in range(AT_ONCE + 2):
+        limited.log(logging.ERROR, "left out %d", number)
     kept.take()
     loop.pass_time(3)
-    sums.close()
-    assert kept.take() == ["WARNING web side a: records were left out 2 times more within 3 s"]
+    limited.close()
+    assert kept.take() == [f"ERROR 2 more like this within 3 s: left out {AT_ONCE + 1}"]
     loop.pass_time(2 * WINDOW)
-    sums.close()
+    limited.close()
     assert kept.take() == []
+
+
+def test_one_call_can_stand_for_many_lines(kept: Kept) -> None:
+    loop = VirtualLoop()
+    limited = LimitedLog(logging.getLogger("tests.limited"), loop)
+    limited.log(logging.WARNING, "refused", times=5)
+    assert kept.take() == ["WARNING refused"]
+    limited.close()
+    assert kept.take() == ["WARNING 4 more like this within 0 s: refused"]

@@ -8,8 +8,8 @@ from itertools import count
 from typing import Any, Literal
 
 from fcgi_core.errors import StartAnew
-from fcgi_core.hosting.delivery import Link
 from fcgi_core.hosting.discovery import load_plugins
+from fcgi_core.hosting.links import Link
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, FromPeer, Host, Outcome, Plugin, RequestInfo, WebHalf
 from fcgi_core.protocol.channels import Channel

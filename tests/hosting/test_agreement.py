@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
-from fcgi_core.hosting.agreement import MOST_UNKNOWN, Disagreement, disagreements
-from fcgi_core.hosting.delivery import Link
+from fcgi_core.hosting.agreement import (
+    MOST_UNKNOWN,
+    SAME_DISAGREEMENT_EVERY,
+    TELL_DISAGREEMENT_AFTER,
+    Disagreement,
+    disagreements,
+)
 from fcgi_core.hosting.discovery import load_plugins
-from fcgi_core.hosting.supervisor import SAME_DISAGREEMENT_EVERY, TELL_DISAGREEMENT_AFTER, Supervisor
+from fcgi_core.hosting.links import Link
+from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.hosting.switching import change_plugins
 from fcgi_core.plugin import ApplicationHalf, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.protocol.channels import ASIDE, Channel, Direction, Priority, Scope
@@ -142,7 +148,7 @@ def test_both_sides_report_it_when_they_meet_and_show_it(caplog: pytest.LogCaptu
     sides = Sides(web={"scope": "request"}, app={"scope": "association"})
     here, there = "lines;association;ordinary", "lines;request;ordinary"
     told = (
-        "plugin lines: this side and the other at {} declare different channels, and nothing is carried on those:"
+        "plugin lines: this side and the other at {} declare different channels, and nothing is sent on those:"
         " here {}, there {}; enable it on both sides, with the same options"
     )
     assert caplog.messages == [told.format("app:9000", there, here), told.format("web:49152", here, there)]

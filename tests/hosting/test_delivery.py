@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fcgi_core.errors import PluginError
-from fcgi_core.hosting.delivery import MOST_A_SECOND, Delivery, Link
+from fcgi_core.hosting.delivery import Delivery
+from fcgi_core.hosting.links import Link
+from fcgi_core.hosting.outgoing import MOST_A_SECOND
 from fcgi_core.plugin import AssociationInfo
 from fcgi_core.protocol.channels import MAX_ITEM, Channel, Scope
 from fcgi_core.protocol.events import Event, FeedbackReceived, ItemsAcknowledged
@@ -22,6 +25,26 @@ OF_REQUEST = Channel("p.request", Scope.REQUEST)
 CHANNELS = (PLAIN, SURE, OF_REQUEST)
 
 
+class Clock:
+    """A loop whose time and timers the test moves."""
+
+    def __init__(self, later: list[Callable[[], None]] | None = None) -> None:
+        self.now = 100.0
+        self.later = [] if later is None else later
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Any:
+        self.later.append(lambda: callback(*args))
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Any:
+        self.later.append(lambda: callback(*args))
+
+    def delivery(self, *channels: Channel) -> Delivery:
+        return Delivery(channels, self, lambda call: call())
+
+
 def linked(number: int = 1) -> tuple[Pair, Link]:
     pair = Pair(channels=CHANNELS)
     return pair, Link(idle(pair.app), AssociationInfo(number, "peer", "", "instance"))
@@ -31,7 +54,7 @@ def delivery() -> Delivery:
     def at_once(call: Callable[[], None]) -> None:
         call()
 
-    return Delivery(CHANNELS, at_once, lambda delay, call: None)
+    return Delivery(CHANNELS, Clock(), at_once)
 
 
 def items(events: list[Event], channel: str) -> list[bytes]:
@@ -42,7 +65,7 @@ def test_what_waits_goes_to_the_first_association_in_order_and_within_the_bound(
     sender = delivery()
     for number in range(100):
         sender.queue("p", b"%03d" % number + bytes(97), None, 6)
-    assert sender.spooled("p") == 10
+    assert sender.waiting("p") == 10
     assert sender.lost == {"p": 90}
     pair, link = linked()
     sender.add(link)
@@ -72,13 +95,13 @@ def test_an_acknowledged_item_is_kept_until_it_is_taken_over_and_sent_again_afte
     first.run()
     arrived = items(first.web_events, "p.sure")
     assert [item[8:] for item in arrived] == [b"item %d" % number for number in range(5)]
-    assert sender.spooled("p.sure") == 5
+    assert sender.waiting("p.sure") == 5
 
     first.web.acknowledge("p.sure", int.from_bytes(arrived[1][:8], "big"))
     first.run()
     (event,) = of(first.app_events, ItemsAcknowledged)
     sender.acknowledged(link, event.channel, event.number)
-    assert sender.spooled("p.sure") == 3
+    assert sender.waiting("p.sure") == 3
 
     sender.remove(link)
     sender.queue("p.sure", b"item 5", None, 6)
@@ -106,15 +129,15 @@ def test_a_full_spool_refuses_and_counts() -> None:
     sender = delivery()
     for _ in range(100):
         sender.queue("p.sure", bytes(100), None, 6)
-    assert 0 < sender.spooled("p.sure") < 30
-    assert sender.spooled("p.sure") + sender.lost["p.sure"] == 100
+    assert 0 < sender.waiting("p.sure") < 30
+    assert sender.waiting("p.sure") + sender.lost["p.sure"] == 100
 
 
 def test_much_is_picked_up_in_turns_and_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcgi_core.hosting.delivery.TURN", 3)
-    monkeypatch.setattr("fcgi_core.hosting.delivery.MOST", 8)
+    monkeypatch.setattr("fcgi_core.hosting.inbox.MOST", 8)
     turns: list[Callable[[], None]] = []
-    sender = Delivery(CHANNELS, turns.append, lambda delay, call: None)
+    sender = Delivery(CHANNELS, Clock(), turns.append)
     pair, link = linked()
     sender.add(link)
     for number in range(10):
@@ -135,9 +158,9 @@ def test_much_is_picked_up_in_turns_and_the_queue_is_bounded(monkeypatch: pytest
 
 def test_a_thread_that_floods_lets_the_loop_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("fcgi_core.hosting.delivery.MANY", 2)
-    monkeypatch.setattr("fcgi_core.hosting.delivery.time.sleep", waited.append)
-    sender = Delivery(CHANNELS, lambda call: None, lambda delay, call: None)
+    monkeypatch.setattr("fcgi_core.hosting.inbox.MANY", 2)
+    monkeypatch.setattr("fcgi_core.hosting.inbox.time.sleep", waited.append)
+    sender = Delivery(CHANNELS, Clock(), lambda call: None)
     for _ in range(4):
         sender.queue("p", b"x", None, 6)
     assert waited == [], "the loop's own thread never waits"
@@ -160,7 +183,7 @@ def test_what_is_gathered_goes_together_and_its_events_are_counted(acknowledged:
     channel = counted(acknowledged=acknowledged)
     calls: list[Callable[[], None]] = []
     later: list[Callable[[], None]] = []
-    sender = Delivery([channel], calls.append, lambda delay, call: later.append(call))
+    sender = Delivery([channel], Clock(later), calls.append)
     pair = Pair(channels=[channel])
     link = Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance"))
     made: list[bytes] = []
@@ -206,7 +229,7 @@ def test_what_is_gathered_goes_together_and_its_events_are_counted(acknowledged:
 def test_a_crowded_channel_is_told_and_lost_events_are_counted(acknowledged: bool) -> None:
     channel = counted(acknowledged=acknowledged)
     later: list[Callable[[], None]] = []
-    sender = Delivery([channel], later.append, lambda delay, call: later.append(call))
+    sender = Delivery([channel], Clock(later), later.append)
     pair = Pair(channels=[channel])
     link = Link(idle(pair.app), AssociationInfo(1, "peer", "", "instance"))
     sender.add(link)
@@ -245,14 +268,14 @@ def test_what_was_not_handed_over_when_an_association_ended_goes_to_the_next() -
         sender.queue("p", b"%d" % number, None, number % 3)
     link.connection.take(1)
     sender.remove(link)
-    assert sender.spooled("p") + link.connection.feedback.figures["p"].sent == 10
+    assert sender.waiting("p") + link.connection.feedback.figures["p"].sent == 10
     assert link.connection.feedback.budget.used == 0
     other_pair, other = linked(2)
     sender.add(other)
     other_pair.run()
     came = items(other_pair.web_events, "p")
     assert came == [b"%d" % number for number in range(10 - len(came), 10)]
-    assert len(came) == sender.spooled("p") + other.connection.feedback.figures["p"].sent
+    assert len(came) == sender.waiting("p") + other.connection.feedback.figures["p"].sent
     assert sender.lost == {}
 
 
@@ -264,7 +287,7 @@ def test_a_damaged_spool_and_one_that_holds_too_much_are_reported(
 ) -> None:
     def sender(bound: int) -> Delivery:
         channel = Channel("p.sure", acknowledged=True, queue_bytes=bound, spool=str(tmp_path), counted=True)
-        return Delivery([channel], lambda call: None, lambda delay, call: None)
+        return Delivery([channel], Clock(), lambda call: None)
 
     path = tmp_path / "p.sure.0.spool"
     first = sender(1 << 20)
@@ -277,28 +300,14 @@ def test_a_damaged_spool_and_one_that_holds_too_much_are_reported(
         file.write(b"\xaa")
     again = sender(4096)
     assert caplog.messages == [
-        f"spool {path}: 1016 bytes are damaged and were stepped over; 19 items could be read",
+        f"spool {path}: 1016 bytes are damaged and were skipped; 19 items could be read",
         f"spool {path} holds more than the 4096 bytes of channel p.sure; its latest 16 items are lost",
     ]
-    assert (again.spooled("p.sure"), again.lost) == (3, {"p.sure": 16})
+    assert (again.waiting("p.sure"), again.lost) == (3, {"p.sure": 16})
     again.close()
 
 
 # ---- what a plugin cannot do
-
-
-class Clock:
-    """Time and timers that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.later: list[Callable[[], None]] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def delivery(self, *channels: Channel) -> Delivery:
-        return Delivery(channels, lambda call: call(), lambda delay, call: self.later.append(call), self)
 
 
 def test_no_plugin_hands_over_more_than_its_share(caplog: pytest.LogCaptureFixture) -> None:
@@ -313,7 +322,7 @@ def test_no_plugin_hands_over_more_than_its_share(caplog: pytest.LogCaptureFixtu
     sender.queue("q", b"of another plugin", None, 6)
     assert sender.lost == {"p": 100, "p.more": 1}
     (message,) = caplog.messages
-    assert message.startswith("plugin p hands over more than 20000 items a second; what is more is dropped (1 events")
+    assert message.startswith("plugin p sends more than 20000 items a second; further ones are dropped (1 events")
     clock.now += 0.9
     sender.queue("p", b"x", None, 6)
     assert sender.lost["p"] == 101
@@ -329,7 +338,7 @@ def test_no_plugin_hands_over_more_than_its_share(caplog: pytest.LogCaptureFixtu
     clock.now += 60
     for _ in range(2 * MOST_A_SECOND):
         sender.queue("p", b"x", None, 6)
-    assert "(103 events since this was last said)" in caplog.messages[1]
+    assert "(103 events since the last report)" in caplog.messages[1]
 
 
 def test_what_is_gathered_is_held_to_the_same_share() -> None:
@@ -343,21 +352,21 @@ def test_what_is_gathered_is_held_to_the_same_share() -> None:
         return [(of_events(2), 6, None)] * many
 
     sender.gather("p", make).ready()
-    assert sender.lost["p"] + 2 * sender.spooled("p") == 2 * (MOST_A_SECOND + 50)
+    assert sender.lost["p"] + 2 * sender.waiting("p") == 2 * (MOST_A_SECOND + 50)
     before = sender.lost["p"]
     sender.queue("p", of_events(2), None, 6)
     assert sender.lost["p"] == before + 2
 
 
 def test_a_thread_that_has_handed_over_too_much_lets_time_pass_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcgi_core.hosting.delivery.MOST_A_SECOND", 2)
+    monkeypatch.setattr("fcgi_core.hosting.outgoing.MOST_A_SECOND", 2)
     clock = Clock()
     sender = clock.delivery(PLAIN)
 
     def sleep(seconds: float) -> None:
         clock.now += 0.6
 
-    monkeypatch.setattr("fcgi_core.hosting.delivery.time.sleep", sleep)
+    monkeypatch.setattr("fcgi_core.hosting.inbox.time.sleep", sleep)
 
     def hand_over() -> None:
         for _ in range(6):
@@ -379,7 +388,7 @@ def test_an_interruption_when_the_loop_is_woken_is_not_for_ever() -> None:
             raise KeyboardInterrupt
         calls.append(call)
 
-    sender = Delivery(CHANNELS, wake, lambda delay, call: None)
+    sender = Delivery(CHANNELS, Clock(), wake)
     pair, link = linked()
     sender.add(link)
     gathering = sender.gather("p", lambda crowded: [])
@@ -414,7 +423,7 @@ def test_an_acknowledged_item_that_can_never_go_holds_up_nothing(item: bytes) ->
 
 
 def delivery_of(*channels: Channel) -> Delivery:
-    return Delivery(channels, lambda call: call(), lambda delay, call: None)
+    return Clock().delivery(*channels)
 
 
 def test_what_finds_no_room_with_an_association_is_not_lost_and_comes_without_being_asked_for() -> None:
@@ -454,7 +463,7 @@ def test_what_waits_at_the_end_is_counted_and_reported(caplog: pytest.LogCapture
         sender.queue("p", of_events(5), None, 6)
     sender.close()
     assert sender.lost == {"p": 15}
-    assert caplog.messages == ["channel p: 3 items are lost with this process, for no peer has taken them"]
+    assert caplog.messages == ["channel p: 3 items are lost with this process, because no peer has accepted them"]
 
 
 def test_what_an_acknowledged_channel_has_beyond_its_share_stays_in_the_spool_for_a_while() -> None:
@@ -483,8 +492,8 @@ def test_what_no_peer_has_taken_at_the_end_is_told(caplog: pytest.LogCaptureFixt
     sender.queue("p.sure", b"x", None, 6)
     sender.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "channel p: 3 items are lost with this process, for no peer has taken them",
-        "channel p.sure: 1 items are lost with this process, for no peer has taken them",
+        "channel p: 3 items are lost with this process, because no peer has accepted them",
+        "channel p.sure: 1 items are lost with this process, because no peer has accepted them",
     ]
 
 

@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 
 from fcgi_core.errors import HookTimeout
-from fcgi_core.hosting.delivery import Gathering
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.hosting.hook_limit import END_AFTER, EVERY, SIGNAL, HookLimit, is_started_again
 from fcgi_core.hosting.isolation import LIMIT_OF_CHANGES, SET_ASIDE_FOR
+from fcgi_core.hosting.outgoing import Gathering
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.hosting.switching import change_plugins
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Outcome, Plugin, RequestInfo
@@ -506,7 +506,7 @@ def test_the_process_ends_with_its_frames(way: str) -> None:
     ended = subprocess.run([sys.executable, "-c", STUCK, way], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 70
     if way == "waits":
-        assert "hook plugin.Half.tick has been late for 31 s and cannot be ended where it stands" in ended.stderr
+        assert "hook plugin.Half.tick has been late for 31 s and cannot be ended; this process ends" in ended.stderr
         assert "in stuck" in ended.stderr
 
 

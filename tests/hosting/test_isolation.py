@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fcgi_core.hosting.delivery import Delivery, Link
+from fcgi_core.hosting.delivery import Delivery
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.hosting.isolation import (
     BLOCKING_ALLOWED,
@@ -21,6 +21,7 @@ from fcgi_core.hosting.isolation import (
     SLOW,
     TELL_SLOW_EVERY,
 )
+from fcgi_core.hosting.links import Link
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Outcome, RequestInfo, WebHalf
 from fcgi_core.protocol.events import FeedbackReceived, ItemsAcknowledged, PeerChanged
@@ -39,7 +40,7 @@ def test_an_association_whose_items_keep_failing_is_set_aside_for_a_while(caplog
     assert figures["errors"] == FAILURES_ALLOWED
     assert "RuntimeError: broken" in caplog.text, "with the plugin's own frames"
     assert caplog.messages[-1] == (
-        "plugin example failed 10 times in a row with what came from peer, which is set aside for it for 60 s"
+        "plugin example failed 10 times in a row on items from peer, which is set aside for this plugin for 60 s"
     )
     half.broken = False
     supervisor.feedback("example", b"too early", None, link)
@@ -74,7 +75,7 @@ def test_what_comes_while_a_plugin_is_set_aside_waits_with_the_sender_or_is_coun
     supervisor, half, loop = start()
     pair, link = linked(supervisor)
     sender = Delivery(Example().channels(load_plugins({"example": {}}, {"example": Example()}.__getitem__)[0].options),
-                      lambda call: call(), lambda delay, call: None)  # fmt: skip
+                      VirtualLoop(), lambda call: call())  # fmt: skip
     sending = Link(idle(pair.app), AssociationInfo(1, "web", "", "instance"))
     sender.add(sending)
 
@@ -104,14 +105,14 @@ def test_what_comes_while_a_plugin_is_set_aside_waits_with_the_sender_or_is_coun
     loop.pass_time(SET_ASIDE_FOR / 2)
     carry()
     assert half.items == []
-    assert sender.spooled("example.sure") == 3
-    assert sender.spooled("example") == 2
+    assert sender.waiting("example.sure") == 3
+    assert sender.waiting("example") == 2
     loop.pass_time(SET_ASIDE_FOR)
     carry()
     assert sorted(half.items) == [b"1", b"2", b"under way", b"waits 1", b"waits 2"]
     loop.pass_time(1)
     carry()
-    assert sender.spooled("example.sure") == 0
+    assert sender.waiting("example.sure") == 0
     totals = {one.name: one for one in supervisor.transport().channels}
     for name in ("example", "example.sure"):
         sent = pair.app.feedback.figures[name].sent
@@ -135,8 +136,7 @@ def perf(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             running = not running
         return now
 
-    for module in ("supervisor", "isolation"):
-        monkeypatch.setattr(f"fcgi_core.hosting.{module}.perf_counter", counter)
+    monkeypatch.setattr("fcgi_core.hosting.isolation.perf_counter", counter)
     return durations
 
 
@@ -151,13 +151,13 @@ def test_hooks_are_measured_and_slow_ones_told(perf: list[float], caplog: pytest
     assert hooks["calls"] == before + 3
     assert hooks == {**hooks, "seconds": pytest.approx(SLOW * 5.5), "slowest": pytest.approx(SLOW * 3), "slow": 2}
     assert caplog.messages == [
-        "plugin example: feedback took 100 ms, and everything waited (1 slow hooks since this was last said)"
+        "plugin example: feedback took 100 ms and blocked the loop (1 slow hooks since the last report)"
     ]
     loop.pass_time(TELL_SLOW_EVERY)
     perf += [SLOW * 4]
     supervisor.feedback("example", b"x", None, link)
     assert caplog.messages[1:] == [
-        "plugin example: feedback took 200 ms, and everything waited (2 slow hooks since this was last said)"
+        "plugin example: feedback took 200 ms and blocked the loop (2 slow hooks since the last report)"
     ]
 
 
@@ -173,7 +173,7 @@ def test_an_association_whose_items_block_is_set_aside(perf: list[float], caplog
     perf += [BLOCKING_ALLOWED * 0.6]
     supervisor.feedback("example", b"3", None, link)
     assert supervisor.statistics()[0]["aside"] != []
-    assert "plugin example held everything up for 2.4 s with what came from peer" in caplog.text
+    assert "plugin example blocked the loop for 2.4 s on items from peer" in caplog.text
     supervisor.feedback("example", b"4", None, link)
     loop.pass_time(SET_ASIDE_FOR + 1)
     supervisor.feedback("example", b"5", None, link)
@@ -219,7 +219,7 @@ def test_hooks_of_requests_are_measured_and_set_aside_as_others_are(
     assert hooks == {**hooks, "calls": 2, "seconds": pytest.approx(SLOW * 2.5), "slow": 1}
     assert hooks["slowest"] == pytest.approx(SLOW * 2)
     assert caplog.messages == [
-        f"plugin example: {hook} took 100 ms, and everything waited (1 slow hooks since this was last said)"
+        f"plugin example: {hook} took 100 ms and blocked the loop (1 slow hooks since the last report)"
     ]
     plugin.half.broken = True
     for _ in range(FAILURES_ALLOWED - 1):
@@ -286,7 +286,7 @@ def test_hooks_that_are_quick_each_and_many_are_reported_and_set_aside(
     requests(1)
     (message,) = caplog.messages
     assert message == (
-        "plugin example: its hooks, request_end and others, take 10 % of the time of everything (1.0 s of 10 s)"
+        "plugin example: its hooks, request_end and others, take 10 % of the loop's time (1.0 s of 10 s)"
     )
     loop.pass_time(SHARE_WINDOW + 1)
     hooks = supervisor.statistics()[0]["hooks"]
@@ -300,7 +300,7 @@ def test_hooks_that_are_quick_each_and_many_are_reported_and_set_aside(
     assert supervisor.statistics()[0]["state"] == "running"
     requests(2)
     assert supervisor.statistics()[0]["state"] == "set aside"
-    assert "plugin example took 50 % of the time of everything and is set aside for 60 s" in caplog.messages
+    assert "plugin example took 50 % of the loop's time and is set aside for 60 s" in caplog.messages
     calls = len(half.items)
     supervisor.request_end(ANY, OVER)
     assert len(half.items) == calls
@@ -340,7 +340,7 @@ def test_the_association_whose_items_take_most_of_the_time_is_set_aside(
     supervisor.feedback("example", b"no more", None, links["large"])
     supervisor.feedback("example", b"as before", None, links["small"])
     assert half.items[before:] == [b"as before"]
-    assert any("with what came from large" in message for message in caplog.messages)
+    assert any("on items from large" in message for message in caplog.messages)
     perf.clear()
     loop.pass_time(SET_ASIDE_FOR + 1)
     supervisor.feedback("example", b"again", None, links["large"])

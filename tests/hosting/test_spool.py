@@ -271,7 +271,7 @@ def test_no_link_is_followed_and_no_pipe_waited_for(tmp_path: Path) -> None:
         Spool(1 << 20, path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         Spool(1 << 20, path)
     path.unlink()
     path.with_name("x.spool.new").symlink_to(other)

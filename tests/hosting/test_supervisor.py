@@ -156,7 +156,7 @@ def test_a_plugin_whose_methods_cannot_be_called_is_not_loaded() -> None:
         application_half = None  # type: ignore[assignment]
 
     told = wrong_because(Channels)
-    assert "channels(options) cannot be called like that: it is channels()" in told
+    assert "channels(options) cannot be called: it is channels()" in told
     assert "web_half(host, options) must be a plain function" in told
     assert "application_half(host, options) is None, which cannot be called" in told
 
@@ -204,11 +204,11 @@ def test_a_half_whose_hooks_cannot_be_called_is_not_started() -> None:
     with pytest.raises(PluginError) as caught:
         start_half(Half())
     told = str(caught.value)
-    assert "request_end(request, outcome) cannot be called like that: it is request_end(request" in told
+    assert "request_end(request, outcome) cannot be called: it is request_end(request" in told
     assert "tick() must be a plain function" in told
     assert "feedback" not in told
     assert "association_up" not in told
-    with pytest.raises(PluginError, match="is no WebHalf"):
+    with pytest.raises(PluginError, match="is not a WebHalf"):
         start_half(ApplicationHalf())
     start_half(WebHalf())
 
@@ -308,8 +308,8 @@ def test_a_plugin_that_ends_the_process_where_it_is_imported_or_made_is_an_error
         def channels(self, options: Any) -> list[Channel]:
             raise SystemExit(0)
 
-    assert "it cannot be made: SystemExit(0)" in wrong_because(Exits)
-    assert "its channels cannot be told: SystemExit(0)" in wrong_because(Asked)
+    assert "its constructor failed: SystemExit(0)" in wrong_because(Exits)
+    assert "its channels() failed: SystemExit(0)" in wrong_because(Asked)
 
 
 def test_what_a_half_writes_to_is_in_the_figures() -> None:

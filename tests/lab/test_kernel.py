@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from fcgi_core.common.repeats import AT_ONCE
+from fcgi_core.common.operator_log import AT_ONCE
 from fcgi_core.sctp.carrier import Address, AssociationHandler, Carrier, CarrierOptions, Message
 from fcgi_core.sctp.kernel.carrier import KernelCarrier
 from tests.garbage import assert_nothing_stays

@@ -95,8 +95,8 @@ def test_applications_of_the_same_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "told"),
     [
-        ({"file": "/etc/passwd/x.log"}, "/etc/passwd is no folder"),
-        ({"json": "/etc/passwd/{server_name}/x.log"}, "/etc/passwd is no folder"),
+        ({"file": "/etc/passwd/x.log"}, "/etc/passwd is not a folder"),
+        ({"json": "/etc/passwd/{server_name}/x.log"}, "/etc/passwd is not a folder"),
         ({"tls": "192.0.2.1", "ca": "/no/ca.pem"}, "the files for tls cannot be used: No such file or directory"),
     ],
 )
@@ -109,8 +109,8 @@ def test_of_outputs(tmp_path: Path, output: dict[str, Any], told: str) -> None:
 def test_of_the_application_sides_folders(tmp_path: Path) -> None:
     syslog = {"delivery": "acknowledged", "spool": "/etc/passwd/spool", "listen": "/etc/passwd/log"}
     assert found(tmp_path, app=APP, plugins={"syslog": syslog}) == [
-        "plugins.syslog.spool: /etc/passwd is no folder",
-        "plugins.syslog.listen: /etc/passwd is no folder",
+        "plugins.syslog.spool: /etc/passwd is not a folder",
+        "plugins.syslog.listen: /etc/passwd is not a folder",
     ]
 
 
@@ -173,9 +173,9 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hooks_that_cannot_be_called_and_what_a_plugin_misses(tmp_path: Path) -> None:
     told = found(tmp_path, web=WEB, plugins={"odd": {"hosts": {"a": {}}}})
     called, *rest = told
-    assert called.startswith("plugins.odd: Wrong: feedback(channel, item, request, association) cannot be called like")
+    assert called.startswith("plugins.odd: Wrong: feedback(channel, item, request, association) cannot be called")
     assert rest == [
-        "plugins.odd: Wrong: tick() must be a plain function, and is called on the event loop's thread",
+        "plugins.odd: Wrong: tick() must be a plain function: it is called on the event loop's thread",
         "plugins.odd.file: there is no printer",
     ]
     told = found(tmp_path, app=APP, plugins={"odd": {}})

@@ -219,7 +219,7 @@ def test_one_that_blocks_is_set_aside_and_content_goes_on(start: Start, rogue: N
     assert hooks["slow"] >= 2
     assert hooks["slowest"] >= 0.3
     stack.app.says("plugin rogue: request_begin took 3")
-    stack.app.says("plugin rogue held everything up for 2")
+    stack.app.says("plugin rogue blocked the loop for 2")
     assert " slow" in fcgi_sctp(stack, "plugins", "list")
 
 

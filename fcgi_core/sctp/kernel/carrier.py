@@ -23,7 +23,7 @@ from collections.abc import Callable
 import _sctp as pysctp_calls
 
 from ...common.forks import keep_from_children
-from ...common.repeats import Repeats
+from ...common.operator_log import LimitedLog
 from ..addresses import host_of
 from ..carrier import Address, AssociationHandler, CarrierError, CarrierOptions
 from . import sockets as linux
@@ -56,8 +56,7 @@ class KernelListener:
         self._send_limit = send_limit
         self._networks = [ipaddress.ip_network(text, strict=False) for text in carrier.options.allowed_peers]
         self._accepted: set[KernelAssociation] = set()
-        self._refusals = Repeats(log, logging.WARNING, carrier.loop)
-        self._failures = Repeats(log, logging.WARNING, carrier.loop)
+        self._log = LimitedLog(log, carrier.loop)
         carrier.loop.add_reader(sock.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -70,7 +69,7 @@ class KernelListener:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                self._failures.log(f"{self.address}: cannot accept associations: {error.strerror}")
+                self._log.log(logging.WARNING, "%s: cannot accept associations: %s", self.address, error.strerror)
                 return
             change = read_change(data) if flags & linux.NOTIFICATION else None
             if change is None or change[0] != AssociationChange.UP:
@@ -79,7 +78,8 @@ class KernelListener:
                 peeled = self._carrier.peel(sock, change[1])
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):  # Linux has aborted it
-                    self._failures.log(f"{self.address}: no association with {name[0]}: {error.strerror}")
+                    text = "%s: no association with %s: %s"
+                    self._log.log(logging.WARNING, text, self.address, name[0], error.strerror)
                 continue  # it has ended
             self._accept_one(peeled, linux.plain_host(host_of(name)), name[1])
 
@@ -93,7 +93,7 @@ class KernelListener:
         elif self._networks and not any(source in network for network in self._networks):
             reason = "not in allowed_peers"
         if reason:
-            self._refusals.log(f"{self.address}: association from {peer} refused: {reason}")
+            self._log.log(logging.WARNING, "%s: association from %s refused: %s", self.address, peer, reason)
             association.refuse(reason)
             return
         try:
@@ -111,8 +111,7 @@ class KernelListener:
         if sock is not None:
             self._carrier.loop.remove_reader(sock.fileno())
             self._carrier.listeners.discard(self)
-            self._refusals.close()
-            self._failures.close()
+            self._log.close()
             sock.close()
 
 

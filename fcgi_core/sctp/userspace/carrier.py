@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from ...common.repeats import Repeats
+from ...common.operator_log import LimitedLog
 from ..addresses import is_loopback, socket_address, zone_name
 from ..carrier import (
     LARGE_PACKET,
@@ -65,7 +65,7 @@ class UserspaceListener:
         self._handle = handle
         self._accept = accept
         self.address = address
-        self._refusals = Repeats(log, logging.WARNING, carrier.stack.loop)
+        self._log = LimitedLog(log, carrier.stack.loop)
         for endpoint in endpoints:
             endpoint.users += 1
             endpoint.refused = self._refused
@@ -88,7 +88,8 @@ class UserspaceListener:
     def _refused(self, count: int, why: str, source: Any) -> None:
         """Log that `count` INITs were refused, the last of them from `source`."""
         peer = _peer_name(_host_of(source), source.port)
-        self._refusals.log(f"{self.address}: association from {peer} refused: {why}", count)
+        text = "%s: association from %s refused: %s"
+        self._log.log(logging.WARNING, text, self.address, peer, why, times=count)
 
     def close(self) -> None:
         if self._handle >= 0:
@@ -96,7 +97,7 @@ class UserspaceListener:
             lib.carrier_unlisten(handle)
             del self._carrier.stack.listeners[handle]
             self._carrier.listeners.discard(self)
-            self._refusals.close()
+            self._log.close()
             for endpoint in self._endpoints:
                 endpoint.refused = None
                 endpoint.release()
