@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fcgi_cli.main import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -162,6 +164,28 @@ def test_every_package_is_installed() -> None:
 
 
 # ---- commands
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `fcgi-sctp` command in a block of a page, without comments and what the shell does with it."""
+    for line in re.findall(r"^(?: {4}| {7}|)(fcgi-sctp [a-z].*)$", page.read_text(), re.M):
+        lexer = shlex.shlex(re.sub(r"<\(.*?\)", "pipe", line), posix=True, punctuation_chars="|&<>")
+        lexer.whitespace_split = True
+        words = list(lexer)
+        yield next(([*words[:end]] for end, word in enumerate(words) if set(word) <= set("|&<>")), words)[1:]
+
+
+def test_the_parser_takes_every_command_that_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [(page, words) for page in PAGES for words in commands(page)]
+    assert len(found) > 30
+    refused = []
+    for page, words in found:
+        try:
+            make_parser().parse_args(words)
+        except SystemExit as end:
+            if end.code:
+                refused.append(f"{page.name}: fcgi-sctp {' '.join(words)}: {capsys.readouterr().err.splitlines()[-1]}")
+    assert not refused
 
 
 def test_pre_commit_runs_what_the_tests_run() -> None:
