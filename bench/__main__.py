@@ -1,6 +1,6 @@
-"""All that docs/streams.md tells, measured again by one command: script/bench.
+"""All that docs/performance.md tells, measured again by one command: script/bench.
 
-Results go to docs/measurements (JSON and text) and docs/figures (SVG), and the tables in docs/streams.md are written
+Results go to docs/measurements (JSON and text) and docs/figures (SVG), and the tables in docs/performance.md are written
 from them. Ctrl-C keeps the parts that were ended.
 """
 

@@ -1,4 +1,4 @@
-"""The tables of docs/streams.md, written into it from docs/measurements: no figure there is copied by hand.
+"""The tables of docs/performance.md, written into it from docs/measurements: no figure there is copied by hand.
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between is replaced.
 """
@@ -298,7 +298,7 @@ def text(part: str, result: dict[str, Any]) -> str:
 
 
 def write() -> None:
-    """Put the tables into docs/streams.md."""
-    file = DOCS / "streams.md"
+    """Put the tables into docs/performance.md."""
+    file = DOCS / "performance.md"
 
     file.write_text(MARKED.sub(lambda found: f"{found[1]}{table(found[2])}{found[3]}", file.read_text()))

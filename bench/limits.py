@@ -1,6 +1,6 @@
 """What misbehaving clients cost: memory and CPU of web and app, behind real nginx. `python -m bench.limits [--json]`.
 
-Four cases, each with its bound; the exit status is 1 if one is broken. docs/limits.md has the results.
+Four cases, each with its bound; the exit status is 1 if one is broken. docs/performance.md has the results.
 """
 
 from __future__ import annotations

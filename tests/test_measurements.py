@@ -1,4 +1,4 @@
-"""docs/streams.md shows what was measured: its tables are those that script/bench writes from docs/measurements."""
+"""docs/performance.md shows what was measured: its tables are those that script/bench writes from docs/measurements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from bench import document
 
-PAGE = (document.DOCS / "streams.md").read_text()
+PAGE = (document.DOCS / "performance.md").read_text()
 MARKED = [(found[2], found[0]) for found in document.MARKED.finditer(PAGE)]
 
 

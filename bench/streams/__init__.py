@@ -1,1 +1,1 @@
-"""The choices of docs/streams.md, measured: ``script/bench``."""
+"""The choices of docs/performance.md, measured: ``script/bench``."""

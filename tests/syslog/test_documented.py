@@ -1,4 +1,4 @@
-"""The tables about logging in docs/operations.md are those that the measurements' own commands make."""
+"""The tables about logging in docs/performance.md are those that the measurements' own commands make."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import plugins_cost, syslog
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-PAGE = (DOCS / "operations.md").read_text()
+PAGE = (DOCS / "performance.md").read_text()
 
 
 def test_ways_to_log() -> None:
