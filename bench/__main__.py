@@ -1,7 +1,7 @@
 """All that docs/performance.md tells, measured again by one command: script/bench.
 
-Results go to docs/measurements (JSON and text) and docs/figures (SVG), and the tables in docs/performance.md are written
-from them. Ctrl-C keeps the parts that were ended.
+Results go to docs/measurements (JSON and text) and docs/figures (SVG). The tables in docs/performance.md are written from
+them. Ctrl-C keeps the parts that were ended.
 """
 
 from __future__ import annotations
