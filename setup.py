@@ -10,13 +10,13 @@ from setuptools import setup
 
 COMPILED = (
     # what a message and a record pass through
-    *(f"protocol/{name}" for name in ("records", "flow", "outbox", "streams", "states", "channels", "events")),
+    *(f"protocol/{name}" for name in ("records", "flow", "outbox", "streams", "states", "events")),
     *(f"protocol/{name}" for name in ("request", "settings", "feedback", "connection", "web", "application")),
     *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/exchange", "testing_request"),
     *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
-    *("plugin/traffic", "hosting/supervisor", "hosting/isolation"),
-    *(f"hosting/{name}" for name in ("delivery", "inbox", "links", "outgoing")),
+    *("hosting/supervisor", "hosting/isolation"),
+    *(f"hosting/{name}" for name in ("delivery", "inbox", "outgoing")),
     # what a request passes through
     *(f"web/{name}" for name in ("client_socket", "early_stderr", "exchange", "downstream", "waiting", "balance")),
     *("web/service", "web/late_stderr", "web/overload", "web/upstream", "web/probe"),

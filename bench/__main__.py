@@ -1,6 +1,6 @@
 """All that docs/performance.md tells, measured again by one command: script/bench.
 
-Results go to docs/measurements (JSON and text) and docs/figures (SVG). The tables in docs/performance.md are written from
+Results go to docs/measurements (JSON and text) and docs/figures (SVG). The tables in docs/performance.md are made from
 them. Ctrl-C keeps the parts that were ended.
 """
 

@@ -22,7 +22,8 @@ from typing import Any
 from fcgi_core.app.exchange import AppExchange
 from fcgi_core.app.service import AppService
 from fcgi_core.protocol.records import RecordType, begin_request, encode_pairs, record
-from fcgi_core.sctp.carrier import Address, AssociationStatistics, Message
+from fcgi_core.sctp.carrier import Address, Message
+from fcgi_core.sctp.statistics import AssociationStatistics
 from fcgi_core.web.downstream import Connections, DownstreamConnection
 from fcgi_core.web.service import BackEndOptions, WebService
 

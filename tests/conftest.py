@@ -23,7 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_sessionstart() -> None:
     """A compiled module goes before its source: what would be tested is not what stands there."""
     root = Path(__file__).parent.parent
-    compiled = max((library.stat().st_mtime for library in root.glob("*__mypyc.cpython-*.so")), default=0.0)
+    compiled = max((library.stat().st_mtime for library in (root / "fcgi_core").glob("*__mypyc*.so")), default=0.0)
     for module in (root / "fcgi_core").rglob("*.cpython-*.so"):
         source = module.with_name(module.name.split(".")[0] + ".py")
         if source.exists() and source.stat().st_mtime > compiled:

@@ -12,7 +12,8 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
-from fcgi_core.sctp.carrier import Address, AssociationHandler, AssociationStatistics, Message
+from fcgi_core.sctp.carrier import Address, AssociationHandler, Message
+from fcgi_core.sctp.statistics import AssociationStatistics
 
 __all__ = ["TcpCarrier"]
 

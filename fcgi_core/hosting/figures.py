@@ -12,7 +12,7 @@ from typing import Any
 from ..plugin import AssociationFigures, AssociationInfo, ChannelTotals
 from ..protocol.channels import Channel
 from ..protocol.connection import Connection
-from ..sctp.carrier import AssociationStatistics
+from ..sctp.statistics import AssociationStatistics
 from .driver import Driver
 
 __all__ = ["ChannelLedger", "StreamUse", "association_figures", "stream_map", "streams_of"]

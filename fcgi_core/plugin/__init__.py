@@ -42,8 +42,7 @@ from ..common.turns import Turns
 from ..common.unix_socket import UnixSocket
 from ..errors import PluginError, StartAnew
 from ..protocol.channels import MAX_ITEM, Channel, Direction, Priority, Scope, WhenFull
-from ..protocol.records import values_of
-from ..sctp.carrier import AssociationStatistics
+from ..sctp.statistics import AssociationStatistics
 from .context import bound_to_request, current_request
 from .hooks import (
     API_VERSION,
@@ -60,6 +59,7 @@ from .hooks import (
     WebHost,
 )
 from .options import OptionsByHost
+from .params import values_of
 from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
 from .views import (
     AssociationFigures,

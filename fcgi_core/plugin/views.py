@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from ..sctp.carrier import AssociationStatistics
+from ..sctp.statistics import AssociationStatistics
 
 
 class RequestInfo(Protocol):

@@ -22,12 +22,12 @@ from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from .silence import RTO_INITIAL, RTO_MAX, RTO_MIN
+from .statistics import AssociationStatistics
 
 __all__ = [
     "Address",
     "Association",
     "AssociationHandler",
-    "AssociationStatistics",
     "Carrier",
     "CarrierError",
     "CarrierOptions",
@@ -201,29 +201,6 @@ class CarrierOptions:
     """Userspace carrier: send runs of packets with one call (UDP_SEGMENT). Switch it off for a kernel carrier on this
     host or in its containers, with no network card between: Linux (seen with 6.1.176) panics when its SCTP gets such a
     run in UDP."""
-
-
-@dataclass(frozen=True, slots=True)
-class AssociationStatistics:
-    """Figures of one association; None for a figure that the carrier does not have."""
-
-    round_trip: float | None = None
-    """Smoothed round-trip time of the primary path, seconds."""
-    retransmission_timeout: float | None = None
-    """RTO of the primary path, seconds."""
-    congestion_window: int | None = None
-    peer_receive_window: int | None = None
-    unacknowledged: int | None = None
-    """DATA chunks sent and not yet acknowledged."""
-    queued: int = 0
-    """Payload bytes accepted by send() and not yet sent or not yet acknowledged, as the carrier counts."""
-    retransmissions: int | None = None
-    packets_sent: int | None = None
-    packets_received: int | None = None
-    interleaving: bool | None = None
-    """Whether I-DATA is in use on this association."""
-    paths: tuple[tuple[str, str], ...] = ()
-    """Each address of the peer with its state: ``active``, ``inactive``, ``unconfirmed``, ``unknown``."""
 
 
 class Association(Protocol):

@@ -30,12 +30,12 @@ from .carrier import (
     Address,
     Association,
     AssociationHandler,
-    AssociationStatistics,
     CarrierError,
     CarrierOptions,
     Listener,
     Message,
 )
+from .statistics import AssociationStatistics
 
 __all__ = ["MemoryAssociation", "MemoryCarrier", "MemoryNetwork", "VirtualLoop"]
 

@@ -9,7 +9,7 @@ import pytest
 from fcgi_core.hosting.figures import ChannelLedger, association_figures, stream_map, streams_of
 from fcgi_core.plugin import AssociationInfo
 from fcgi_core.protocol.channels import Channel, Scope
-from fcgi_core.sctp.carrier import AssociationStatistics
+from fcgi_core.sctp.statistics import AssociationStatistics
 from tests.protocol.helpers import Pair
 
 LINES = Channel("log", Scope.REQUEST)

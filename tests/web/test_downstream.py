@@ -27,6 +27,7 @@ from fcgi_core.protocol.records import (
     record,
     stream_records,
 )
+from fcgi_core.protocol.request import Request
 from fcgi_core.web import client_socket, early_stderr
 from fcgi_core.web import downstream as module
 from fcgi_core.web.downstream import Connections, DownstreamConnection
@@ -92,7 +93,7 @@ class Dispatcher:
         self.passed_on = 0
 
     def dispatch(self, exchange: WebExchange) -> None:
-        exchange.link, exchange.request = cast(Any, self), cast(Any, None)
+        exchange.link, exchange.request = cast(Any, self), Request(1, 0, exchange.role, exchange.flags, 0, 0)
         self.begun.append(exchange)
 
     def waiting_grew(self, exchange: WebExchange) -> None:

@@ -13,7 +13,8 @@ from fcgi_core.hosting.driver import Driver
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
-from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, AssociationStatistics, Carrier, Message
+from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, Carrier, Message
+from fcgi_core.sctp.statistics import AssociationStatistics
 from fcgi_core.web.attempts import LAST_RETRY
 from fcgi_core.web.exchange import WebExchange
 from fcgi_core.web.presence import REMIND, STEADY

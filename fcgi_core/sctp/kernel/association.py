@@ -20,18 +20,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .. import endings
-from ..carrier import (
-    URGENT_ROOM,
-    Address,
-    AssociationHandler,
-    AssociationStatistics,
-    CarrierOptions,
-    Message,
-    Scheduler,
-)
+from ..carrier import URGENT_ROOM, Address, AssociationHandler, CarrierOptions, Message, Scheduler
 from ..parts import MAX_PARTIAL, Parts
 from ..probe import SOL_SCTP
 from ..silence import Watch
+from ..statistics import AssociationStatistics
 from . import sockets as linux
 from .sockets import AssociationChange
 

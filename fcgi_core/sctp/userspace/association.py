@@ -10,9 +10,10 @@ from struct import iter_unpack
 from typing import Any, Protocol
 
 from .. import endings
-from ..carrier import URGENT_ROOM, AssociationHandler, AssociationStatistics, CarrierOptions, Message
+from ..carrier import URGENT_ROOM, AssociationHandler, CarrierOptions, Message
 from ..parts import MAX_PARTIAL, Parts
 from ..silence import Watch
+from ..statistics import AssociationStatistics
 from .port_probe import PortProbe
 from .stack import ARENA, RECORDS, Endpoint, Stack, ffi, lib
 
