@@ -328,8 +328,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
+def _check(number: int, content: bytes | memoryview) -> int:
+    """Returns the checksum of a record. All bits of the number count; below 2**32 it is the CRC that begins with the
+    number, as in files of earlier versions."""
+    return zlib.crc32(content, (number ^ number >> 32) & 0xFFFFFFFF)
+
+
 def _record(number: int, item: bytes, kind: int | None = None) -> bytes:
-    check = zlib.crc32(item, number & 0xFFFFFFFF)
+    check = _check(number, item)
     return _RECORD.pack(len(item) if kind is None else kind, number, check) + item
 
 
@@ -376,7 +382,7 @@ def _read_one(view: memoryview, position: int) -> tuple[int, int, int, int] | No
     if not length:
         return None  # no item is empty, and the checksum of nothing would say little
     end = start + (0 if length == _ACKNOWLEDGED else _LAST.size if length == _ACKNOWLEDGED_TO else length)
-    if end > len(view) or not 0 < number <= MOST_ITEMS or zlib.crc32(view[start:end], number & 0xFFFFFFFF) != check:
+    if end > len(view) or not 0 < number <= MOST_ITEMS or _check(number, view[start:end]) != check:
         return None
     last = 0
     if length == _ACKNOWLEDGED:

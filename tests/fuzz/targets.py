@@ -34,6 +34,7 @@ from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Output
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Message
+from fcgi_core.web.exchange import State
 from tests.protocol.helpers import ROOM, Pair, of
 from tests.web.test_downstream import Client, request
 
@@ -211,7 +212,7 @@ async def _downstream(chunks: list[bytes]) -> None:
         client.connection.data_received(chunk)
         for exchange in client.dispatcher.begun:
             exchange.body, taken = [], exchange.body
-            if exchange.id != UNTOUCHED and exchange.input_closed and not exchange.over:
+            if exchange.id != UNTOUCHED and exchange.input_closed and exchange.state is not State.OVER:
                 exchange.send_stderr(b"e")
                 exchange.send_output(b"Status: 200 OK\r\n\r\n")
                 exchange.end()
@@ -226,7 +227,7 @@ async def _downstream(chunks: list[bytes]) -> None:
         assert (mine.request_id, mine.content) == (UNTOUCHED, b"Status: 200 OK\r\n\r\n")
     client.connection.connection_lost(None)
     assert not client.connections
-    assert all(exchange.over for exchange in client.dispatcher.begun)
+    assert all(exchange.state is State.OVER for exchange in client.dispatcher.begun)
 
 
 def _finish(client: Client, rest: bytes) -> None:
@@ -273,7 +274,7 @@ def flood(target: str, data: bytes) -> int:
                 client.connection.data_received(chunk)
                 for exchange in client.dispatcher.begun:
                     exchange.body = []
-                client.dispatcher.begun = [one for one in client.dispatcher.begun if not one.over]
+                client.dispatcher.begun = [one for one in client.dispatcher.begun if one.state is not State.OVER]
                 client.dispatcher.gone.clear()
             await asyncio.sleep(0)
         return (client,)

@@ -50,7 +50,7 @@ def sanitizer() -> str | None:
 def build(folder: Path) -> Path:
     """The extension with the sanitizer, in `folder`; the one in the checkout is left alone."""
     source, result = folder / "_usrsctp.c", folder / "_usrsctp.so"
-    carrier = ROOT / "fcgi_core" / "sctp"
+    carrier = ROOT / "fcgi_core" / "sctp" / "userspace"
     runpy.run_path(str(carrier / "_usrsctp_build.py"))["ffibuilder"].emit_c_code(str(source))
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
     includes = [f"-I{sysconfig.get_path('include')}", f"-I{carrier}"]

@@ -217,6 +217,15 @@ def test_the_bytes_that_could_not_be_read_are_known_and_written_no_more(tmp_path
     again.close()
 
 
+def test_a_damaged_number_is_not_believed(tmp_path: Path) -> None:
+    """In its upper half, too, which the checksum left out."""
+    for at in range(4, 12):
+        again = damaged(tmp_path / f"{at}.spool", [b"\0", b"two"], at, b"\xaa")
+        assert drain(again, "a") == [(2, b"two")]
+        assert again.unreadable == RECORD + 1
+        again.close()
+
+
 @pytest.mark.parametrize("fill", [b"\0", b"\xff"])
 def test_what_disks_and_file_systems_leave_behind_is_no_record(tmp_path: Path, fill: bytes) -> None:
     again = damaged(tmp_path / "x.spool", [b"one", b"two", b"three"], RECORD + 3, fill * (RECORD + 3))

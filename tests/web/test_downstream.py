@@ -15,6 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_core.hosting.byte_stream import KEEP_CONN, Record, RecordReader
+from fcgi_core.hosting.driver import Driver
+from fcgi_core.hosting.links import Link
+from fcgi_core.plugin import AssociationInfo
 from fcgi_core.protocol.records import (
     HEADER,
     MAX_PARAMS,
@@ -28,6 +31,7 @@ from fcgi_core.protocol.records import (
     stream_records,
 )
 from fcgi_core.protocol.request import Request
+from fcgi_core.protocol.web import WebConnection
 from fcgi_core.web import client_socket, early_stderr
 from fcgi_core.web import downstream as module
 from fcgi_core.web.downstream import Connections, DownstreamConnection
@@ -81,6 +85,24 @@ class Wire(asyncio.Transport):
         self.reading = True
 
 
+class NoLoop:
+    """The association never comes up, so nothing is ever due."""
+
+    def time(self) -> float:
+        return 0.0
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Any: ...
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Any: ...
+
+
+LINK = Link(
+    Driver(WebConnection(), NoLoop(), on_events=lambda events: None, on_down=lambda reason: None),
+    AssociationInfo(1, "memory", "", ""),
+)
+"""An association to give credit on."""
+
+
 class Dispatcher:
     """Takes requests and notes what happens to them."""
 
@@ -90,10 +112,15 @@ class Dispatcher:
         self.begun: list[WebExchange] = []
         self.gone: list[WebExchange] = []
         self.more: list[WebExchange] = []
-        self.passed_on = 0
+
+    @property
+    def passed_on(self) -> int:
+        """Bytes of responses for which the application got credit."""
+        return sum(exchange.request.receive_window.consumed for exchange in self.begun)
 
     def dispatch(self, exchange: WebExchange) -> None:
-        exchange.link, exchange.request = cast(Any, self), Request(1, 0, exchange.role, exchange.flags, 0, 0)
+        exchange.link = LINK
+        exchange.request = Request(1, 0, exchange.role, exchange.flags, 1 << 30, 1 << 30)
         self.begun.append(exchange)
 
     def waiting_grew(self, exchange: WebExchange) -> None:
@@ -101,19 +128,6 @@ class Dispatcher:
 
     def client_gone(self, exchange: WebExchange) -> None:
         self.gone.append(exchange)
-
-    # an association, as far as credit goes
-
-    @property
-    def driver(self) -> Dispatcher:
-        return self
-
-    connection = driver
-
-    def consumed(self, request: object, count: int) -> None:
-        self.passed_on += count
-
-    def wake(self) -> None: ...
 
     def input_of(self, exchange: WebExchange, kind: RecordType = RecordType.STDIN) -> bytes:
         return b"".join(content for one, content in exchange.body if one == kind)
