@@ -31,7 +31,7 @@ Commands = Mapping[str, Callable[[Mapping[str, Any]], Any]]
 """By the name of a question: takes the whole question and returns the answer or an awaitable of it. The text of a
 ValueError goes to the client."""
 MAX_CLIENTS = 16
-"""Clients at once; more are disconnected."""
+"""Clients at once; a further one takes the place of the client that has asked nothing for longest."""
 MAX_LINE = 64 * 1024
 """Bytes of a question."""
 PATIENCE = 60.0
@@ -46,6 +46,8 @@ class AdminServer:
         self._commands = commands
         self._group = group
         self._clients: set[asyncio.Task[None]] = set()
+        self._silent: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        """Clients that ask nothing now, in the order in which they became silent."""
         self._socket: UnixSocket | None = None
         self._server: asyncio.AbstractServer | None = None
 
@@ -70,21 +72,35 @@ class AdminServer:
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._clients) >= MAX_CLIENTS:
-            writer.transport.abort()
-            return
+            if not self._silent:
+                writer.write(_error(f"{MAX_CLIENTS} clients are being answered; try again"))
+                writer.close()
+                return
+            longest = next(iter(self._silent))
+            self._clients.discard(longest)
+            self._silent.pop(longest).transport.abort()
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
+        self._silent[task] = writer
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._clients.discard(task)
+        self._silent.pop(task, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             while True:
                 async with asyncio.timeout(PATIENCE):
                     line = await reader.readline()
                     if not line:
                         break
+                    self._silent.pop(task, None)
                     writer.write(await self.answer(line))
                     await writer.drain()
+                    self._silent[task] = writer
         except ValueError:
             writer.write(_error(f"a question is one line of {MAX_LINE} bytes at most"))
         except (OSError, TimeoutError, asyncio.CancelledError):
