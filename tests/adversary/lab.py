@@ -235,6 +235,12 @@ class Lab:
         finally:
             self.close()
 
+    async def stop(self, victim: Victim) -> None:
+        """Stop a victim while the attackers are still there; it must end in order."""
+        assert await asyncio.to_thread(victim.stop) == 0
+        assert "Traceback" not in victim.text
+        self.victims.remove(victim)
+
     def close(self) -> None:
         for victim in self.victims:
             victim.kill()
@@ -244,7 +250,7 @@ class Lab:
 
     def start_app(
         self,
-        application: str = "tests.system.applications:plain",
+        application: str | None = "tests.system.applications:plain",
         *,
         plugins: dict[str, Any] | None = None,
         name: str = "app",
