@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 from fcgi_metrics.endpoint import MAX_CONNECTIONS
@@ -14,16 +15,16 @@ from tests.adversary.lab import Lab, Victim, until
 from tests.system.stack import PATIENCE, free_port
 
 FIGURES = """\
-* # type hostile_total counter
+* # type hostile counter
 * hostile_total -5
-* fcgi_app_requests_total{status="2xx"} -1017
+shop.example fcgi_app_requests_total{status="2xx"} -1017
 * fcgi_app_process_cpu_seconds_total nan
-* # type hostile gauge
-* hostile{kind="inf"} inf
-* hostile{kind="minus"} -inf
-* hostile{kind="nan"} nan
-* # type hostile_seconds histogram
-* hostile_seconds 0.1=3,+Inf=3,sum=nan"""
+* fcgi_app_process_resident_memory_bytes inf
+* # type hostile_level gauge
+* hostile_level{kind="inf"} inf
+* hostile_level{kind="minus"} -inf
+* hostile_level{kind="nan"} nan
+shop.example fcgi_app_request_seconds 0.1=3,+Inf=3,sum=nan"""
 
 
 async def page(port: int) -> str:
@@ -80,8 +81,11 @@ def test_figures_that_are_none_harm_no_page_and_no_report(lab: Lab) -> None:
         assert [one.value > 0 for one in cpu] == [True], cpu
         counts = [one for one in samples if one.name in ("fcgi_app_requests_total", "hostile_total")]
         assert all(one.value >= 0 for one in counts), counts
+        (omitted,) = [one for one in samples if one.labels.get("reason") == "malformed"]
+        assert omitted.value == 5, "what no counter and no figure of ours can be"
         statsd.lines.clear()
         await until(lambda: any("fcgi_app_process" in line for line in statsd.lines), "reports go on", web)
+        assert not [line for line in statsd.lines if re.search(":[+-]?(inf|nan)", line, re.IGNORECASE)]
         transport.close()
 
     lab.run(attack)
