@@ -222,7 +222,7 @@ def test_the_doctor_shows_what_there_is() -> None:
     } <= names
     table = subprocess.run([COMMAND, "doctor"], capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
     assert "sysctl -w net.sctp.udp_port=9899" in table
-    assert "sctp: auto takes the carrier `kernel` here" in table
+    assert "`sctp: auto` uses the carrier `kernel` here." in table
 
 
 @pytest.mark.usefixtures("plain", "udp")
