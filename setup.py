@@ -20,8 +20,8 @@ COMPILED = (
     # what a request passes through
     *(f"web/{name}" for name in ("client_socket", "early_stderr", "exchange", "downstream", "waiting", "balance")),
     *("web/service", "web/late_stderr", "web/overload", "web/upstream", "web/probe"),
-    *("app/service", "app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway", "app/making"),
-    *("app/rules", "app/threads", "app/wsgi"),
+    *("app/service", "app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway"),
+    *("app/imported_application", "app/rules", "app/threads", "app/wsgi"),
 )
 COMPILED_SYSLOG = (
     *("about", "application", "batch", "capture", "formats", "lines", "maker", "rules", "sender", "source", "stderr"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..common.complaints import complaints, meant, shown, written_path
+from ..common.model_problems import meant, model_problems, shown, written_path
 from ..errors import ConfigError, PluginError
 from ..plugin import API_VERSION, Half, Plugin
 from ..plugin.hooks import MAY_BE_SET_BY_PEER
@@ -149,7 +149,7 @@ def _options(plugin: Plugin, raw: Mapping[str, Any], where: tuple[str, ...], pro
     try:
         return plugin.Options.model_validate(dict(raw))
     except ValidationError as error:
-        problems += complaints(error, plugin.Options, where, RESERVED if len(where) == 2 else ())
+        problems += model_problems(error, plugin.Options, where, RESERVED if len(where) == 2 else ())
     except Exception as error:  # a plugin's own code
         problems.append(f"{written_path(where)}: the options cannot be checked: {error!r}")
     return None

@@ -25,7 +25,7 @@ from pydantic import (
 
 from ..app.admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS
 from ..app.fastcgi.pool import MAX_PATH, parse_address
-from ..common.complaints import complaints
+from ..common.model_problems import model_problems
 from ..errors import ConfigError
 from ..hosting.discovery import EnabledPlugin, load_plugins
 from ..protocol.flow import DEFAULT_WINDOW
@@ -484,7 +484,7 @@ def load_config(path: str | None, overrides: dict[str, Any], side: Side | None =
     try:
         config = Config.model_validate(written.content)
     except ValidationError as error:
-        problems += complaints(error, Config, also=(INCLUDE,))
+        problems += model_problems(error, Config, also=(INCLUDE,))
         config = Config(plugins=_readable_plugins(written.content.get("plugins")))
     else:
         if side is not None and getattr(config, side) is None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.complaints import shown
+from ..common.model_problems import shown
 from ..common.plain_yaml import MAX_SIZE, Budget, YamlError, read_yaml
 from ..errors import ConfigError
 

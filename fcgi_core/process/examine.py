@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..app.making import load_application
+from ..app.imported_application import load_application
 from ..errors import ConfigError
 from ..hosting.discovery import EnabledPlugin, wrong_hooks
 from ..plugin import ApplicationHalf, Half, Plugin, WebHalf

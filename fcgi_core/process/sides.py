@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..app.fastcgi.bridge import FastcgiBridge
-from ..app.making import ImportedApplication
+from ..app.imported_application import ImportedApplication
 from ..app.service import Application, AppService
 from ..common.loggers import keep_all_enabled
 from ..hosting.supervisor import Supervisor

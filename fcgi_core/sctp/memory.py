@@ -24,7 +24,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from . import endings
+from . import end_reasons
 from .carrier import (
     URGENT_ROOM,
     Address,
@@ -268,9 +268,9 @@ class MemoryAssociation:
         if self.down:
             return
         other = self.other
-        self.end(endings.aborted_here(reason), soon=True)
+        self.end(end_reasons.aborted_here(reason), soon=True)
         if other is not None:
-            theirs = endings.aborted(other.peer, reason)
+            theirs = end_reasons.aborted(other.peer, reason)
             self.network.call_at(self.network.now + self.network.delay, lambda: other.end(theirs))
 
     def lose(self, reason: str = "") -> None:
@@ -366,7 +366,7 @@ class MemoryCarrier:
         host = next((host for host in address.hosts if host not in network.unreachable), None)
         if host is None:
             timeout = self.options.connect_timeout
-            reason = endings.no_answer(str(address), timeout)
+            reason = end_reasons.no_answer(str(address), timeout)
             network.call_at(network.now + timeout, lambda: association.end(reason))
         else:  # INIT and INIT ACK, then COOKIE ECHO arrives
             network.call_at(network.now + 3 * network.delay, lambda: self._arrive(association, (host, address.port)))
@@ -378,14 +378,14 @@ class MemoryCarrier:
             return
         listener = network.listeners.get(where)
         if listener is None or len(listener.carrier.associations) >= listener.carrier.options.max_associations:
-            reason = endings.refused(ours.peer)
+            reason = end_reasons.refused(ours.peer)
             network.call_at(network.now + network.delay, lambda: ours.end(reason))
             return
         theirs = MemoryAssociation(listener.carrier, network.peer_name())
         theirs.handler = listener.accept(theirs.peer)
         if theirs.handler is None:
             theirs.down = True
-            reason = endings.aborted(ours.peer, "not wanted")
+            reason = end_reasons.aborted(ours.peer, "not wanted")
             network.call_at(network.now + network.delay, lambda: ours.end(reason))
             return
         there = listener.carrier

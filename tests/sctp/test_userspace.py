@@ -31,7 +31,7 @@ from fcgi_core.sctp.carrier import (
     Message,
     Scheduler,
 )
-from fcgi_core.sctp.parts import MAX_PARTIAL
+from fcgi_core.sctp.reassembly import MAX_PARTIAL
 from fcgi_core.sctp.silence import silence
 from fcgi_core.sctp.userspace import stack as userspace_stack
 from fcgi_core.sctp.userspace.carrier import UserspaceCarrier

@@ -19,10 +19,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from .. import endings
+from .. import end_reasons
 from ..carrier import URGENT_ROOM, Address, AssociationHandler, CarrierOptions, Message, Scheduler
-from ..parts import MAX_PARTIAL, Parts
 from ..probe import SOL_SCTP
+from ..reassembly import MAX_PARTIAL, Reassembly
 from ..silence import Watch
 from ..statistics import AssociationStatistics
 from . import sockets as linux
@@ -98,7 +98,7 @@ class KernelAssociation:
         self._up = False
         self._timer: asyncio.TimerHandle | None = None
         self._silence: Watch | None = None
-        self._parts = Parts()
+        self._reassembly = Reassembly()
         self._send_limit = send_limit
         self._average = 1024.0  # payload bytes of a message, lately
         self._queue = 2 * QUEUE_AHEAD  # payload bytes that the kernel may hold
@@ -124,7 +124,7 @@ class KernelAssociation:
             return
         self._loop.add_reader(sock.fileno(), self._connecting)
         limit = self._options.connect_timeout
-        self._timer = self._loop.call_later(limit, self._end, endings.no_answer(str(address), limit))
+        self._timer = self._loop.call_later(limit, self._end, end_reasons.no_answer(str(address), limit))
 
     def _connecting(self) -> None:
         """Read what became of connecting; the association may have begun and ended already."""
@@ -149,7 +149,7 @@ class KernelAssociation:
                 except OSError:
                     continue  # it has ended; the next notification says why
             elif state == AssociationChange.NOT_STARTED:
-                self._end(endings.refused(self.peer, "nothing listens there, or our address is not allowed"))
+                self._end(end_reasons.refused(self.peer, "nothing listens there, or our address is not allowed"))
             else:
                 self._end(self._lost(data[_change.size :]))
             return
@@ -190,7 +190,7 @@ class KernelAssociation:
 
     def _silent(self) -> None:
         self._abort("silence")
-        self._end(endings.silent(self.peer, self._options.dead_after))
+        self._end(end_reasons.silent(self.peer, self._options.dead_after))
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class KernelAssociation:
         try:
             hook(*about)
         except Exception as error:
-            endings.handler_failed(self._loop, self, error)
+            end_reasons.handler_failed(self._loop, self, error)
 
     def _received(self, data: bytes, info: bytes, whole: bool) -> Message | None:
         """The message that `data` is or ends; None if more parts follow."""
@@ -242,10 +242,10 @@ class KernelAssociation:
         ppid = int.from_bytes(info[8:12], "big")
         unordered = bool(flags & linux.UNORDERED)
         if whole:
-            if self._parts.begun:
-                data = self._parts.finish(stream, unordered, 0, data)
+            if self._reassembly.begun:
+                data = self._reassembly.finish(stream, unordered, 0, data)
             return Message(stream, data, ppid, unordered)
-        if not self._parts.add(stream, unordered, 0, data):
+        if not self._reassembly.add(stream, unordered, 0, data):
             self.abort(f"more than {MAX_PARTIAL} bytes of unfinished messages")
         return None
 
@@ -259,7 +259,7 @@ class KernelAssociation:
         elif kind == linux.SHUTDOWN_EVENT:
             self._ending = True  # the peer accepts nothing new; what it sent before still arrives
         elif kind == linux.PARTIAL_DELIVERY and len(data) >= 24:
-            self._parts.drop(struct.unpack_from("=I", data, 16)[0], 0)
+            self._reassembly.drop(struct.unpack_from("=I", data, 16)[0], 0)
         elif kind == linux.ADDRESS_CHANGE and len(data) >= 140:
             state = struct.unpack_from("=i", data, 136)[0]
             if state in (0, 1):
@@ -280,7 +280,7 @@ class KernelAssociation:
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if sock is not None else 0
         if info:
             # Linux leaves out the chunk's header, with which RFC 6458 section 6.1.1 begins
-            return endings.aborted(self.peer, endings.abort_cause(info))
+            return end_reasons.aborted(self.peer, end_reasons.abort_cause(info))
         return f"the association with {self.peer} was lost: {os.strerror(error) if error else 'no answer'}"
 
     def _refresh_streams(self) -> None:
@@ -426,7 +426,7 @@ class KernelAssociation:
 
     def abort(self, reason: str = "") -> None:
         self._abort(reason)
-        self._end(endings.aborted_here(reason))
+        self._end(end_reasons.aborted_here(reason))
 
     def _abort(self, reason: str) -> None:
         sock = self._sock

@@ -9,9 +9,9 @@ from errno import ECONNREFUSED, ECONNRESET, ETIMEDOUT
 from struct import iter_unpack
 from typing import Any, Protocol
 
-from .. import endings
+from .. import end_reasons
 from ..carrier import URGENT_ROOM, AssociationHandler, CarrierOptions, Message
-from ..parts import MAX_PARTIAL, Parts
+from ..reassembly import MAX_PARTIAL, Reassembly
 from ..silence import Watch
 from ..statistics import AssociationStatistics
 from .port_probe import PortProbe
@@ -62,7 +62,7 @@ class UserspaceAssociation:
         self._closing = False
         self._interleaving = False
         self._room: int | None = None  # None: not known since the last packet or tick
-        self._parts = Parts()
+        self._reassembly = Reassembly()
         self._timer: asyncio.TimerHandle | None = None  # until it must be up, then until the next probe
         self._name: tuple[Any, ...] = ()
         self._accepted = False
@@ -81,7 +81,7 @@ class UserspaceAssociation:
         """`name` is the peer's UDP address, as sockets have it."""
         self._handler = handler
         self._name = name
-        self._timer = self._stack.loop.call_later(timeout, self._end, endings.no_answer(self.peer, timeout))
+        self._timer = self._stack.loop.call_later(timeout, self._end, end_reasons.no_answer(self.peer, timeout))
         self._stack.connecting.add(self)
         self._probe = PortProbe(name)
         self._stack.soon()
@@ -102,7 +102,7 @@ class UserspaceAssociation:
     def look_for_refusal(self) -> None:
         """Give up connecting if no process has the peer's UDP port; one refusal is enough."""
         if self._probe is not None and self._probe.refused():
-            self._end(endings.refused(self.peer, "nothing listens on that UDP port"))
+            self._end(end_reasons.refused(self.peer, "nothing listens on that UDP port"))
 
     def _watch(self, refusals: int = 0) -> None:
         """While up, probe the peer's UDP port: SCTP's own retransmissions take many seconds to notice a process that
@@ -137,7 +137,7 @@ class UserspaceAssociation:
 
     def _silent(self) -> None:
         lib.carrier_abort(self._handle, b"silence", 7)
-        self._end(endings.silent(self.peer, self._carrier.options.dead_after))
+        self._end(end_reasons.silent(self.peer, self._carrier.options.dead_after))
 
     # -- sending
 
@@ -216,7 +216,7 @@ class UserspaceAssociation:
             messages: list[Message] = []
             append = messages.append
             data = stack.data
-            parts = self._parts
+            parts = self._reassembly
             with stack.guarded(self):
                 # a copy of the records: a handler may cause another batch to be read over them
                 records = bytes(stack.record_bytes[: count * _RECORD_SIZE])
@@ -309,7 +309,7 @@ class UserspaceAssociation:
         text = reason.encode()[:REASON]
         lib.carrier_abort(self._handle, text, len(text))
         self._release()
-        self._stack.loop.call_soon(self._tell_down, endings.aborted_here(reason))
+        self._stack.loop.call_soon(self._tell_down, end_reasons.aborted_here(reason))
         self._stack.soon()
 
     def statistics(self) -> AssociationStatistics:
@@ -366,11 +366,11 @@ class UserspaceAssociation:
 
 def _loss(peer: str, up: bool, code: int, chunk: bytes) -> str:
     """Why an association was lost, from the socket's error and the ABORT chunk, if there is one."""
-    cause = endings.abort_cause(chunk[4:])
+    cause = end_reasons.abort_cause(chunk[4:])
     if code == ECONNREFUSED or (code == ECONNRESET and not up):
-        return endings.refused(peer, cause)
+        return end_reasons.refused(peer, cause)
     if code == ECONNRESET:
-        return endings.aborted(peer, cause)
+        return end_reasons.aborted(peer, cause)
     if code == ETIMEDOUT or not up:
         return f"{peer} did not answer"
     return f"{peer} does not answer any more" + (f": {cause}" if cause else "")

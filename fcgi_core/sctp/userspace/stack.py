@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 from ...common.forks import keep_from_children
 from ..addresses import socket_address
 from ..carrier import Association, CarrierError, CarrierOptions
-from ..endings import handler_failed
+from ..end_reasons import handler_failed
 
 try:
     from ._usrsctp import ffi, lib

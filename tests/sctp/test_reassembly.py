@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fcgi_core.sctp.parts import MAX_PARTIAL, Parts
+from fcgi_core.sctp.reassembly import MAX_PARTIAL, Reassembly
 
 
 def test_parts_of_several_messages_alternate() -> None:
-    parts = Parts()
+    parts = Reassembly()
     for stream, unordered, number in ((1, False, 7), (1, True, 7), (1, False, 8), (2, False, 7)):
         assert parts.add(stream, unordered, number, b"%d%d%d" % (stream, unordered, number))
     assert parts.finish(1, True, 7, b"!") == b"117!"
@@ -18,7 +18,7 @@ def test_parts_of_several_messages_alternate() -> None:
 
 
 def test_too_many_bytes() -> None:
-    parts = Parts()
+    parts = Reassembly()
     assert parts.add(1, False, 0, bytes(MAX_PARTIAL))
     assert not parts.add(2, False, 0, b"x")
     parts.drop(1, 0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["MAX_PARTIAL", "Parts"]
+__all__ = ["MAX_PARTIAL", "Reassembly"]
 
 MAX_PARTIAL = 4 << 20
 """Bytes of unfinished messages on one association: 256 times the protocol's largest message, whose sender interleaves a
 few. A carrier aborts the association beyond it."""
 
 
-class Parts:
+class Reassembly:
     """The unfinished messages of one association.
 
     A message is known by its stream, whether it is unordered, and its number in the stream, where the stack tells it.

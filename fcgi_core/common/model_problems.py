@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-__all__ = ["complaints", "meant", "shown", "written_path"]
+__all__ = ["model_problems", "meant", "shown", "written_path"]
 
 LONGEST = 100
 """Characters of a value that a sentence shows."""
@@ -31,7 +31,7 @@ _EXPECTED = {
 }
 
 
-def complaints(
+def model_problems(
     error: ValidationError, model: type[BaseModel], above: tuple[str, ...] = (), also: tuple[str, ...] = ()
 ) -> list[str]:
     """Returns a sentence for each problem of the input. `above` is the path to the input; `also` are names that are

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from fcgi_core.sctp.endings import MAX_TEXT, abort_cause, aborted, aborted_here
+from fcgi_core.sctp.end_reasons import MAX_TEXT, abort_cause, aborted, aborted_here
 
 
 def cause(number: int, text: bytes = b"") -> bytes:
