@@ -22,7 +22,7 @@ from bench.install import PYTHON, ROOT, TOOLS, debian_versions, install_debian, 
 from bench.quiet import Turns
 from bench.servers import SERVERS
 from bench.streams.measuring import measure_scenario
-from bench.streams.scenarios import SCENARIOS
+from bench.streams.scenarios import SCENARIOS, Extent
 from bench.streams.tables import table
 
 MEASUREMENTS = ROOT / "docs" / "measurements"
@@ -38,7 +38,9 @@ def machine() -> dict[str, Any]:
 def streams(scenario: str) -> Callable[[argparse.Namespace, Turns], tuple[dict[str, Any], str]]:
     def run(options: argparse.Namespace, turns: Turns) -> tuple[dict[str, Any], str]:
         facts, started = machine(), report.now()
-        cells = measure_scenario(scenario, options.full, options.runs, options.lanes, not options.no_guest, turns)
+        names = tuple(options.alternatives.split(";")) if options.alternatives else ()
+        extent = Extent(options.full, options.runs, options.guest_runs, options.losses, names)
+        cells = measure_scenario(scenario, extent, options.lanes, not options.no_guest, turns)
         settings = {"full": options.full, "lanes": options.lanes}
         result = {"scenario": scenario, "date": started, "settings": settings, "machine": facts, "cells": cells}
         return result, table(result)
@@ -105,11 +107,25 @@ PARTS: dict[str, Callable[[argparse.Namespace, Turns], tuple[dict[str, Any], str
 }
 
 
+def losses(text: str) -> tuple[float, ...]:
+    """The type of --losses."""
+    return tuple(float(word) for word in text.split(","))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
     parser.add_argument("--part", choices=list(PARTS), action="append", help="only this one; may be repeated")
     parser.add_argument("--full", action="store_true", help="more runs, longer, more losses, all of kernel SCTP: hours")
-    parser.add_argument("--runs", type=int, default=0, help="of each, in the place of 2 or 3; the guest has one")
+    parser.add_argument("--runs", type=int, default=0, help="of each, in the place of 2 or 3")
+    parser.add_argument("--guest-runs", type=int, default=1, help="of each of streams-*, in the guest")
+    parser.add_argument("--losses", type=losses, default=(), metavar="N,…", help="of streams-*, per cent")
+    parser.add_argument("--alternatives", metavar="NAME;…", help="only these of streams-*; * stands for anything")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        metavar="FOLDER",
+        help="for the results in the place of docs/measurements; draw nothing",
+    )
     parser.add_argument("--lanes", type=int, default=6, help="paths at once on this machine")
     parser.add_argument("--no-guest", action="store_true", help="leave out kernel SCTP")
     parser.add_argument("--draw", action="store_true", help="only pictures and tables, of what was measured")
@@ -117,25 +133,30 @@ def main() -> int:
         "--lock", type=Path, metavar="FILE", help="held while measuring (flock), a minute and a half on end"
     )
     options = parser.parse_args()
+    if (options.losses or options.alternatives) and options.into is None and not options.draw:
+        parser.error("--losses and --alternatives measure a part, not what docs/measurements is for: add --into FOLDER")
     install_pypi(PEERS)
     if not options.draw:
         if os.geteuid() != 0:
             say("bench: network namespaces and TUN devices need root")
             return 1
         install_debian(PACKAGES)
-        MEASUREMENTS.mkdir(exist_ok=True)
+        folder: Path = options.into or MEASUREMENTS
+        folder.mkdir(exist_ok=True)
         turns = Turns(options.lock)
         for part in options.part or PARTS:
             began = time.monotonic()
             say(f"-- {part}")
             result, text = PARTS[part](options, turns)
             result["took_seconds"] = round(time.monotonic() - began)
-            (MEASUREMENTS / f"{part}.json").write_text(json.dumps(result, separators=(",", ":")) + "\n")
-            (MEASUREMENTS / f"{part}.txt").write_text(text)
+            (folder / f"{part}.json").write_text(json.dumps(result, separators=(",", ":")) + "\n")
+            (folder / f"{part}.txt").write_text(text)
             print(text, flush=True)
             turns.give()
             if result.get("interrupted"):
                 break
+        if options.into is not None:
+            return 0
     document.write()
     return subprocess.run((PYTHON, "-m", "bench.pictures"), cwd=ROOT, check=False).returncode
 

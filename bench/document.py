@@ -12,7 +12,9 @@ from statistics import median
 from typing import Any
 
 from bench.install import ROOT
-from bench.streams.tables import grouped
+from bench.streams.alternatives import CARRIERS
+from bench.streams.tables import grouped, of_runs, shown_pool
+from bench.streams.targets import TARGETS, each, pooled, ratios
 
 __all__ = ["text", "write"]
 
@@ -25,9 +27,13 @@ ALERTS = {
     "tcp, one connection, NOTSENT_LOWAT, BBR": "… and BBR",
     "tcp, a connection each, syslog on TCP": "a TCP connection each, syslog on its own",
     "tcp, a connection each, syslog on UDP": "…, syslog on UDP",
-    "userspace per-channel priority": "**userspace SCTP, our defaults**",
-    "kernel per-channel priority": "**kernel SCTP, our defaults** (guest)",
-    "(guest) tcp, one connection, NOTSENT_LOWAT": "TCP, one connection, NOTSENT_LOWAT (guest)",
+    **{
+        f"{carrier}, {pool}": f"**{carrier} SCTP, {pool}**" if pool == "auto" else f"{carrier} SCTP, {pool}"
+        for carrier in CARRIERS
+        for pool in ("auto", "1 association", "3 associations", "6 associations")
+    },
+    **{f"{carrier} per-channel priority": f"{carrier} SCTP, 1 association, the core alone" for carrier in CARRIERS},
+    "(guest) tcp, a connection each, syslog on TCP": "(guest) a TCP connection each, syslog on its own",
 }
 PLANS = ("single", "per-type", "per-request", "per-channel priority")
 SCHEDULERS = [
@@ -54,8 +60,8 @@ def middle(runs: Sequence[dict[str, Any]], path: str, scale: float = 1.0) -> flo
     return median(values) if values else None
 
 
-def shown(value: float | None, form: str = ",.0f") -> str:
-    return "-" if value is None else format(value, form)
+def shown(value: float | None, form: str = ",.0f", scale: float = 1.0) -> str:
+    return "-" if value is None else format(value * scale, form)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -64,12 +70,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(runs: Sequence[dict[str, Any]]) -> str:
-    """An alternative's alerts at one loss: p50 / p90 / p99 / max, content in brackets."""
+    """An alternative's alerts at one loss, of all runs: p50 / p90 / p99 / max, content in brackets with its runs."""
     if not runs:
         return "-"
-    times = " / ".join(shown(middle(runs, f"alerts/{name}", 1e3)) for name in ("p50", "p90", "p99", "max"))
+    times = " / ".join(shown(pooled(runs, f"alerts/{name}"), ",.0f", 1e3) for name in ("p50", "p90", "p99"))
+    times += " / " + shown(max(each(runs, "alerts/max"), default=None), ",.0f", 1e3)
     lost = sum(run["alerts"]["lost"] for run in runs) / sum(run["alerts"]["sent"] for run in runs)
-    return f"{times} ({shown(middle(runs, 'goodput', 1e-3))})" + (f" lost {lost:.1%}" if lost else "")
+    return f"{times} ({of_runs(runs, 'goodput', 1e-3)})" + (f" lost {lost:.1%}" if lost else "")
 
 
 def _by_loss(result: dict[str, Any], names: dict[str, str]) -> str:
@@ -87,12 +94,32 @@ def _alerts(result: dict[str, Any]) -> str:
     return _by_loss(result, ALERTS)
 
 
+def _targets(scenario: str) -> Callable[[dict[str, Any]], str]:
+    """The table of ratios to TCP; what is beyond the bound is bold."""
+    targets = TARGETS[scenario]
+
+    def make(result: dict[str, Any]) -> str:
+        groups = grouped(result)
+        rows = []
+        for loss, name in groups:
+            if name.startswith(CARRIERS):
+                cells = [
+                    "-" if value is None else f"**{value:.2f}**" if target.is_missed(value) else f"{value:.2f}"
+                    for target, value in zip(targets, ratios(scenario, groups, loss, name), strict=True)
+                ]
+                rows.append([f"{loss:g} %", name, *cells, shown_pool(groups[loss, name])])
+        head = [f"{target.name} ({target.wanted})" for target in targets]
+        return markdown(["loss", "", *head, "associations"], rows)
+
+    return make
+
+
 def _both_carriers(parts: Sequence[str]) -> Callable[[dict[str, Any]], str]:
     def make(result: dict[str, Any]) -> str:
         groups = grouped(result)
         rows = []
         for part in parts:
-            cells = [_cell(groups.get((2.0, f"{carrier} {part}"), [])) for carrier in ("userspace", "kernel")]
+            cells = [_cell(groups.get((2.0, f"{carrier} {part}"), [])) for carrier in CARRIERS]
             rows.append([part.removeprefix("per-channel ") if parts is not PLANS else part, *cells])
         return markdown(["2 % loss", "userspace", "kernel (guest)"], rows)
 
@@ -101,25 +128,28 @@ def _both_carriers(parts: Sequence[str]) -> Callable[[dict[str, Any]], str]:
 
 def _queues(result: dict[str, Any]) -> str:
     names = dict.fromkeys(name for _, name in grouped(result))
-    carriers = [sorted(name for name in names if name.startswith(carrier)) for carrier in ("userspace", "kernel")]
+    carriers = [sorted(name for name in names if name.startswith(carrier)) for carrier in CARRIERS]
     return _by_loss(result, {name: name for part in carriers for name in part})
 
 
 def _requests(result: dict[str, Any]) -> str:
     groups = grouped(result)
-    losses = sorted({loss for loss, _ in groups})
+    losses = sorted({loss for loss, _ in groups} & set(SHOWN_LOSSES))
     rows = []
     for name in dict.fromkeys(name for _, name in groups):
         row = [name]
         for loss in losses:
             runs = groups.get((loss, name), [])
             for kind in ("short", "long"):
-                first, *whole = (
-                    shown(middle(runs, f"{kind}/{what}", 1e3)) for what in ("first_byte/p50", "whole/p50", "whole/p99")
-                )
-                row.append(f"{first} · {' / '.join(whole)}" if runs else "-")
+                late = shown(pooled(runs, f"{kind}/whole/p99"), ",.0f", 1e3)
+                row.append(f"{of_runs(runs, f'{kind}/whole/p50', 1e3, ',.0f')} / {late}" if runs else "-")
+            row.append(of_runs(runs, "goodput", 1e-3) if runs else "-")
         rows.append(row)
-    return markdown(["", *(f"{loss:g} %: {kind}" for loss in losses for kind in ("short", "long"))], rows)
+    return markdown(["", *(f"{loss:g} %: {what}" for loss in losses for what in ("short", "long", "kB/s"))], rows)
+
+
+SHOWN_LOSSES = (0.0, 2.0)
+"""Of the requests' table, which would be too wide; the text has all."""
 
 
 def _slow_reader(result: dict[str, Any]) -> str:
@@ -144,13 +174,14 @@ def _flood(result: dict[str, Any]) -> str:
         for loss in losses:
             runs = groups.get((loss, name), [])
             row += [
-                f"{shown(middle(runs, 'alerts/within_100_ms', 100))} %",
-                f"{shown(middle(runs, 'alerts/p99', 1e3))}",
-                f"{shown(middle(runs, 'goodput', 1e-3))}",
+                f"{of_runs(runs, 'alerts/within_100_ms', 100)} %",
+                shown(pooled(runs, "alerts/p99"), ",.0f", 1e3),
+                of_runs(runs, "alerts/lost", 1),
+                of_runs(runs, "goodput", 1e-3),
             ]
         kib = [shown(middle(groups.get((losses[0], name), []), f"memory/{end}", 1 / 1024)) for end in ENDS]
         rows.append([*row, " + ".join(kib)])
-    head = [words for loss in losses for words in (f"{loss:g} %: in 100 ms", "p99 ms", "kB/s")]
+    head = [words for loss in losses for words in (f"{loss:g} %: in 100 ms", "p99 ms", "lost", "kB/s")]
     return markdown(["", *head, "KiB, app + web"], rows)
 
 
@@ -244,12 +275,15 @@ BYTES = ("idle_bytes", "busy_bytes")
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "alerts": ("streams-alerts", _alerts),
-    "plans": ("streams-alerts", _both_carriers(PLANS)),
-    "schedulers": ("streams-alerts", _both_carriers(SCHEDULERS)),
+    "alerts-targets": ("streams-alerts", _targets("alerts")),
+    "plans": ("streams-plans", _both_carriers(PLANS)),
+    "schedulers": ("streams-plans", _both_carriers(SCHEDULERS)),
     "queues": ("streams-queues", _queues),
     "requests": ("streams-requests", _requests),
+    "requests-targets": ("streams-requests", _targets("requests")),
     "slow-reader": ("streams-slow-reader", _slow_reader),
     "flood": ("streams-flood", _flood),
+    "flood-targets": ("streams-flood", _targets("flood")),
     "throughput": ("throughput", _throughput),
     "concurrency": ("concurrency", _concurrency),
     "associations": ("associations", _associations),

@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+from bench.streams.alternatives import CARRIERS
 from bench.streams.tables import grouped
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -146,12 +147,12 @@ def main() -> None:
                 "tcp, one connection, NOTSENT_LOWAT, BBR",
                 "tcp, a connection each, syslog on TCP",
                 "tcp, a connection each, syslog on UDP",
-                "userspace per-channel priority",
-                "kernel per-channel priority",
+                *(f"{carrier}, {pool}" for carrier in CARRIERS for pool in ("1 association", "auto")),
             ],
             "A 100-byte alert beside bulk, 5 Mbit/s, 100 ms RTT: 50 ms is the least there is",
         )
-        for carrier in ("userspace", "kernel"):
+    if result := _load("streams-plans"):
+        for carrier in CARRIERS:
             names = [f"{carrier} {plan}" for plan in ("single", "per-type", "per-request", "per-channel priority")]
             curves(result, f"streams-plans-{carrier}", names, f"Stream plans, {carrier} carrier, priority and I-DATA")
             names = [

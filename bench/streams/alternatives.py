@@ -6,9 +6,23 @@ from dataclasses import dataclass, replace
 
 from fcgi_core.sctp.carrier import Scheduler
 
-from .policies import POLICIES
-
-__all__ = ["ALERTS", "Alternative", "BEST", "FLOOD", "QUEUES", "REFERENCES", "REQUESTS", "SLOW_READER"]
+__all__ = [
+    "ALERTS",
+    "Alternative",
+    "BEST",
+    "CARRIERS",
+    "EACH",
+    "FLOOD",
+    "OF_REQUESTS",
+    "PLANS",
+    "QUEUES",
+    "REFERENCES",
+    "REQUESTS",
+    "SERVICES",
+    "SIX",
+    "SLOW_READER",
+    "THIRTY",
+]
 
 
 @dataclass(frozen=True)
@@ -17,8 +31,13 @@ class Alternative:
 
     name: str
     carrier: str
-    """``userspace``, ``kernel`` (SCTP) or ``tcp``: this project's core on it. ``http/1.1``, ``http/2``: HAProxy and
-    hypercorn, see http.py."""
+    """``userspace``, ``kernel`` (SCTP) or ``tcp``: this project on it. ``http/1.1``, ``http/2``: HAProxy and hypercorn,
+    see http.py."""
+    services: bool = False
+    """The real services with FastCGI before them and the alerts by a plugin, as they are used; else the protocol's core
+    alone, which the measurement drives."""
+    associations: int = 0
+    """Of the services' pool, 0: ``auto``."""
     plan: str = "per-channel"
     """See policies.py."""
     scheduler: Scheduler = Scheduler.PRIORITY
@@ -27,15 +46,14 @@ class Alternative:
     """Connections that requests are dealt to."""
     alerts: str = "channel"
     """``channel``: beside the requests' content, on the connections they use; ``connection``: on a TCP connection of
-    their own, as syslog over TCP; ``udp``: a datagram each, as syslog over UDP."""
+    their own, as syslog over TCP; ``udp``: a datagram each, as syslog over UDP. Of the services: ``plugin``, from the
+    process, on the association that the delivery chooses; ``request``, from the requests in turn."""
     notsent: int = 0
     """TCP_NOTSENT_LOWAT, 0: not set."""
     congestion: str = "cubic"
     """TCP's congestion control."""
     queue: str = ""
     """How much SCTP may hold, see queues.py; '': what the carrier does by itself."""
-    leasing: str = ""
-    """Which released stream is leased again, see leasing.py; '': the one released longest ago."""
     guest: bool = False
     """TCP in the lab guest, beside kernel SCTP, which is always there."""
 
@@ -73,50 +91,68 @@ def _sctp(carrier: str) -> list[Alternative]:
     ]
 
 
-BEST = {carrier: Alternative(f"{carrier} per-channel priority", carrier) for carrier in ("userspace", "kernel")}
+CARRIERS = ("userspace", "kernel")
+BEST = {carrier: Alternative(f"{carrier} per-channel priority", carrier) for carrier in CARRIERS}
+SERVICES = [
+    Alternative(
+        f"{carrier}, {count or 'auto'}{' association' if count == 1 else ' associations' if count else ''}",
+        carrier,
+        services=True,
+        associations=count,
+        alerts="plugin",
+    )
+    for carrier in CARRIERS
+    for count in (1, 3, 6, 0)
+]
+OF_REQUESTS = [replace(one, name=f"{one.name}, alerts of requests", alerts="request") for one in SERVICES]
 SHARED = Alternative("tcp, one connection", "tcp")
 LOWAT = replace(SHARED, name="tcp, one connection, NOTSENT_LOWAT", notsent=16384)
 BBR = replace(LOWAT, name="tcp, one connection, NOTSENT_LOWAT, BBR", congestion="bbr")
 EACH = Alternative("tcp, a connection each, syslog on TCP", "tcp", connections=8, alerts="connection")
 DATAGRAMS = replace(EACH, name="tcp, a connection each, syslog on UDP", alerts="udp")
 
-ALERTS = [SHARED, LOWAT, BBR, EACH, DATAGRAMS, *_sctp("userspace"), *_sctp("kernel")]
+ALERTS = [SHARED, LOWAT, BBR, EACH, DATAGRAMS, *SERVICES, *BEST.values()]
+PLANS = [one for carrier in CARRIERS for one in _sctp(carrier)]
 
 _RULES = [
     replace(BEST[carrier], name=f"{carrier}, {queue}", queue=queue)
-    for carrier in ("userspace", "kernel")
+    for carrier in CARRIERS
     for queue in ("buffer", "2 cwnd, 64 KiB", "2 cwnd", "1.5 cwnd", "cwnd + 16 KiB", "cwnd + 4 KiB", "cwnd")
 ]
 
 QUEUES = [*BEST.values(), *_RULES]
 
+SIX, THIRTY = (replace(EACH, name=f"tcp, {count} connections", connections=count) for count in (6, 30))
+
 REQUESTS = [
     SHARED,
     LOWAT,
-    replace(EACH, name="tcp, 6 connections", connections=6),
-    replace(EACH, name="tcp, 30 connections", connections=30),
-    *(replace(BEST[carrier], name=f"{carrier} {plan}", plan=plan) for carrier in BEST for plan in POLICIES),
-    *(replace(BEST[carrier], name=f"{carrier} per-channel, last released first", leasing="last") for carrier in BEST),
+    SIX,
+    THIRTY,
+    *SERVICES,
+    *BEST.values(),
+    replace(BEST["userspace"], name="userspace single", plan="single"),
     replace(SHARED, name="http/2 to the back end, one connection", carrier="http/2"),
     replace(SHARED, name="http/1.1 to the back end, 30 connections", carrier="http/1.1", connections=30),
 ]
 
 SLOW_READER = [SHARED, *BEST.values()]
 
+FIFTY = replace(EACH, name="tcp, 50 connections, syslog on TCP", connections=50)
+FLOOD = [
+    LOWAT,
+    FIFTY,
+    replace(DATAGRAMS, name="tcp, 50 connections, syslog on UDP", connections=50),
+    *SERVICES,
+    *BEST.values(),
+]
+
 REFERENCES = {
-    "alerts": [LOWAT],
+    "alerts": [EACH],
+    "plans": [],
     "queues": [],
-    "requests": [LOWAT, replace(EACH, name="tcp, 30 connections", connections=30)],
+    "requests": [SIX, THIRTY],
     "slow-reader": [SHARED],
-    "flood": [LOWAT],
+    "flood": [FIFTY],
 }
 """Measured in the guest as well, to hold its figures beside those from here."""
-
-FLOOD = [
-    SHARED,
-    LOWAT,
-    replace(EACH, name="tcp, 50 connections, syslog on TCP", connections=50),
-    replace(DATAGRAMS, name="tcp, 50 connections, syslog on UDP", connections=50),
-    BEST["userspace"],
-    BEST["kernel"],
-]

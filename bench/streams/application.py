@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import socket
 import time
 from collections import deque
@@ -21,8 +22,9 @@ from fcgi_core.protocol.events import Event, InputReceived, RequestAborted, Requ
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Output
 
+from .alerting import AlertClock
 from .alternatives import Alternative
-from .ends import ALERT, ALERT_SIZE, CHANNEL, Held, app_address, make_carrier, memory
+from .ends import ALERT, CHANNEL, app_address, make_carrier, memory
 from .measurement import Cell
 from .policies import POLICIES
 
@@ -39,15 +41,12 @@ class Application:
         self.loop = asyncio.get_running_loop()
         self.holders: list[tuple[Driver[Any], Request]] = []
         self.datagrams: tuple[socket.socket, tuple[str, int]] | None = None
-        self.begun = asyncio.Event()
+        self.clock = AlertClock(cell)
         self.done = asyncio.Event()
         self.work: deque[tuple[Driver[Any], Request]] = deque()
         self.working = False
         self.drivers = 0
-        self.sent: list[float] = []
         self.refused = 0
-        self.late: list[float] = []
-        """By how much each alert was sent too late, seconds: what the machine adds to every figure."""
         self.queued: list[int] = []
         self.cwnd: list[int] = []
         self.lowest = memory()
@@ -91,7 +90,7 @@ class Application:
         elif alerts:
             self.holders.append((driver, request))
         if alerts:
-            self.begun.set()
+            self.clock.begun.set()
         if "SIZE" not in params:
             return
         size = int(params["SIZE"])
@@ -125,23 +124,7 @@ class Application:
             request.context = None
             connection.end_request(request)
 
-    async def alerts(self) -> None:
-        await self.begun.wait()
-        begin = self.loop.time()
-        number = 0
-        while self.loop.time() - begin < self.cell.warm_up + self.cell.seconds:
-            due = begin + number * self.cell.interval
-            await asyncio.sleep(max(0.0, due - self.loop.time()))
-            self.late.append(self.loop.time() - due)
-            self.alert(number)
-            number += 1
-            if number % 10 == 0:
-                self.look()
-
-    def alert(self, number: int) -> None:
-        now = time.monotonic()
-        item = (Held.pack(number, now) + b" an alert, as a firewall or an application writes it").ljust(ALERT_SIZE)
-        self.sent.append(now)
+    def alert(self, number: int, item: bytes) -> None:
         if self.datagrams is not None:
             sock, where = self.datagrams
             try:
@@ -171,7 +154,8 @@ async def serve(cell: Cell, ready: Any) -> dict[str, Any]:
     carrier.listen(app_address(cell.lane), application.accept)
     await asyncio.sleep(0.05)
     ready()
-    alerts = asyncio.ensure_future(application.alerts())
+    application.loop.add_signal_handler(signal.SIGTERM, application.done.set)
+    alerts = asyncio.ensure_future(application.clock.run(application.alert, application.look))
     try:
         await asyncio.wait_for(application.done.wait(), cell.limit)
     except TimeoutError:
@@ -179,9 +163,9 @@ async def serve(cell: Cell, ready: Any) -> dict[str, Any]:
     alerts.cancel()
     carrier.close()
     return {
-        "sent": application.sent,
+        "sent": application.clock.sent,
         "refused": application.refused,
-        "late": sorted(application.late)[len(application.late) * 99 // 100] if application.late else 0.0,
+        "late": application.clock.late_p99(),
         "queued": application.queued,
         "cwnd": application.cwnd,
         "memory": application.highest - application.lowest,

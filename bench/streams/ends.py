@@ -11,7 +11,6 @@ from fcgi_core.protocol.channels import Channel, Priority, Scope
 from fcgi_core.sctp.carrier import Address, CarrierOptions
 
 from .alternatives import Alternative
-from .leasing import use_leasing
 from .queues import use_queue
 from .tcp import TcpCarrier
 
@@ -36,8 +35,6 @@ def make_carrier(alternative: Alternative) -> Any:
     options = CarrierOptions(scheduler=alternative.scheduler, interleaving=alternative.interleaving)
     if alternative.queue:
         use_queue(alternative.carrier, alternative.queue)
-    if alternative.leasing:
-        use_leasing(alternative.leasing)
     if alternative.carrier == "userspace":
         from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
 

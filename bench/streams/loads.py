@@ -7,6 +7,7 @@ import math
 import time
 from typing import Any
 
+from .asking import Asking
 from .measurement import Cell, quantiles
 from .web import Web
 
@@ -18,21 +19,20 @@ QUIET = 1.5
 """Seconds without an alert, after which no more are waited for."""
 
 
-async def alerts_beside_bulk(web: Web) -> None:
+async def alerts_beside_bulk(web: Asking) -> None:
     """Answers without end, and alerts on the same requests, or beside them."""
     cell = web.cell
-    beside = cell.alternative.alerts == "channel"
+    beside = cell.alternative.alerts in ("channel", "request")
+    asks: dict[str, object] = {"SIZE": 0, **({"ALERTS": cell.alternative.alerts} if beside else {})}
     for number in range(cell.requests):
-        driver = web.drivers[number % cell.alternative.connections]
-        web.begin(driver, "bulk", SIZE=0, **({"ALERTS": "channel"} if beside else {}))
+        web.begin(number, "bulk", b"", **asks)
     if not beside:
         web.alert_request()
-    await _until_alerts_are_over(web)
-
-
-async def _until_alerts_are_over(web: Web) -> None:
-    cell = web.cell
     await asyncio.sleep(cell.warm_up + cell.seconds)
+    await _last_alerts(web)
+
+
+async def _last_alerts(web: Asking) -> None:
     end = time.monotonic() + STRAGGLERS
     came = -1
     while time.monotonic() < end and came < len(web.arrived):
@@ -40,7 +40,7 @@ async def _until_alerts_are_over(web: Web) -> None:
         await asyncio.sleep(QUIET)
 
 
-async def requests_beside_requests(web: Web) -> None:
+async def requests_beside_requests(web: Asking) -> None:
     """Rounds of parallel requests, a third of them long; the next round when all have come."""
     cell = web.cell
     end = time.monotonic() + cell.seconds
@@ -48,50 +48,45 @@ async def requests_beside_requests(web: Web) -> None:
         kinds = ["long"] * cell.load["long"] + ["short"] * cell.load["short"]
         web.random.shuffle(kinds)
         for number, kind in enumerate(kinds):
-            web.begin(web.drivers[number % cell.alternative.connections], kind, SIZE=cell.load[f"{kind}_bytes"])
+            web.begin(number, kind, SIZE=cell.load[f"{kind}_bytes"])
         await web.idle.wait()
 
 
 async def one_slow_reader(web: Web) -> None:
     """One reader that takes little beside many that take all, again and again."""
     cell = web.cell
-    slow = web.begin(web.drivers[0], "slow", SIZE=cell.load["slow_bytes"])
+    slow = web.begin(0, "slow", SIZE=cell.load["slow_bytes"])
     assert slow is not None
     slow.slow = True
     web.take_slowly(cell.load["slow_rate"])
     end = time.monotonic() + cell.seconds
     while time.monotonic() < end:
         for _ in range(cell.load["fast"]):
-            web.begin(web.drivers[0], "fast", SIZE=cell.load["fast_bytes"])
+            web.begin(0, "fast", SIZE=cell.load["fast_bytes"])
         while web.open > 1 and time.monotonic() < end + STRAGGLERS:
             await asyncio.sleep(0.02)
 
 
-async def flood(web: Web) -> None:
+async def flood(web: Asking) -> None:
     """Many more requests than can be served, and alerts that tell of it."""
     cell = web.cell
     web.alert_request()
     loop = asyncio.get_running_loop()
     begin, number = loop.time(), 0
-    refused = 0
-    pool = web.drivers[: cell.alternative.connections]
     body = bytes(cell.load["body"])
     while loop.time() - begin < cell.warm_up + cell.seconds:
         due = begin + number / cell.load["rate"]
         if due > loop.time():
             await asyncio.sleep(due - loop.time())
-        driver = pool[number % len(pool)]
+        if web.is_free(number):
+            web.begin(number, "flood", body, SIZE=cell.load["bytes"], SERVICE=cell.load["service"])
         number += 1
-        if cell.alternative.connections > 1 and driver.connection.requests and driver is not pool[0]:
-            refused += 1  # a connection that carries one request at a time, and is busy
-        elif web.begin(driver, "flood", body, SIZE=cell.load["bytes"], SERVICE=cell.load["service"]) is None:
-            refused += 1
-    web.refused = refused  # type: ignore[attr-defined]
-    await asyncio.sleep(0.5)
+    await _last_alerts(web)
 
 
 LOADS = {
     "alerts": alerts_beside_bulk,
+    "plans": alerts_beside_bulk,
     "queues": alerts_beside_bulk,
     "requests": requests_beside_requests,
     "slow-reader": one_slow_reader,
@@ -126,6 +121,8 @@ def summary(cell: Cell, application: dict[str, Any], web: dict[str, Any]) -> dic
     if application["queued"]:
         kept["queued"] = sorted(application["queued"])[len(application["queued"]) // 2]
         kept["cwnd"] = sorted(application["cwnd"])[len(application["cwnd"]) // 2]
+    if web.get("pool"):
+        kept["pool"] = web["pool"]
     for kind in sorted({request[0] for request in web["requests"]}):
         mine = [request for request in web["requests"] if request[0] == kind]
         ended = [request for request in mine if request[3]]

@@ -53,7 +53,7 @@ def describe(cell: Cell) -> dict[str, Any]:
 
 
 def quantiles(values: list[float]) -> dict[str, Any]:
-    """The median, p90, p99 and the largest, and `curve`: the 0th to the 100th percentile."""
+    """How many there are, the median, p90, p99 and the largest, and `curve`: the 0th to the 100th percentile."""
     ordered = sorted(values)
     if not ordered:
         return {}
@@ -62,5 +62,5 @@ def quantiles(values: list[float]) -> dict[str, Any]:
     def at(share: float) -> float:
         return round(ordered[min(last, int(share * len(ordered)))], 5)
 
-    named = {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": round(ordered[-1], 5)}
+    named = {"count": len(ordered), "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": round(ordered[-1], 5)}
     return {**named, "curve": [at(number / 100) for number in range(101)]}

@@ -21,7 +21,7 @@ from .children import settle
 from .emulator import EmulatedLane
 from .measurement import Cell
 from .runner import measure
-from .scenarios import SCENARIOS
+from .scenarios import Extent, cells
 
 __all__ = ["measure_scenario"]
 
@@ -31,22 +31,22 @@ GUEST_CELLS = 10
 """For each start of the guest."""
 
 
-def measure_here(cells: list[Cell], count: int, turns: Turns) -> list[dict[str, Any]]:
+def measure_here(some: list[Cell], count: int, turns: Turns) -> list[dict[str, Any]]:
     lanes: list[EmulatedLane] = []
     try:
-        lanes = [EmulatedLane(number) for number in range(min(count, len(cells)))]
-        return measure(cells, lanes, say, turns.take)
+        lanes = [EmulatedLane(number) for number in range(min(count, len(some)))]
+        return measure(some, lanes, say, turns.take)
     finally:
         for lane in lanes:
             lane.close()
 
 
-def measure_in_guest(cells: list[Cell], count: int = GUEST_LANES) -> list[dict[str, Any]]:
+def measure_in_guest(some: list[Cell], count: int = GUEST_LANES) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as directory:
         asked = Path(directory, "cells.pickle")
-        asked.write_bytes(pickle.dumps(cells))
+        asked.write_bytes(pickle.dumps(some))
         command = ("script/lab", "-o", directory, "run", sys.executable, "-m", "bench.streams.runner")
-        limit = 120 + sum(cell.warm_up + cell.seconds + 15 for cell in cells) * 3 / count
+        limit = 120 + sum(cell.warm_up + cell.seconds + 15 for cell in some) * 3 / count
         done = subprocess.run(
             (*command, str(asked), str(count)),
             cwd=ROOT,
@@ -57,19 +57,18 @@ def measure_in_guest(cells: list[Cell], count: int = GUEST_LANES) -> list[dict[s
         )
         kept = asked.with_suffix(".json")
         if done.returncode or not kept.exists():
-            say(f"the guest gave no result (status {done.returncode}); {len(cells)} cells are left out")
+            say(f"the guest gave no result (status {done.returncode}); {len(some)} cells are left out")
             return []
         found = json.loads(kept.read_text())
         return [{**cell, "guest": found["kernel"]} for cell in found["cells"]]
 
 
-def measure_scenario(
-    scenario: str, full: bool, runs: int, lanes: int, guest: bool, turns: Turns
-) -> list[dict[str, Any]]:
+def measure_scenario(scenario: str, extent: Extent, lanes: int, guest: bool, turns: Turns) -> list[dict[str, Any]]:
     """All cells of the scenario. In each place in an order of their own, shuffled by the seed: runs alternate."""
-    cells = SCENARIOS[scenario](full, runs)
-    kept = measure_here([cell for cell in cells if not cell.alternative.in_guest], lanes, turns)
-    there = [cell for cell in cells if cell.alternative.in_guest] if guest else []
+    asked = cells(scenario, extent)
+    here = [cell for cell in asked if not cell.alternative.in_guest]
+    kept = measure_here(here, lanes, turns) if here else []
+    there = [cell for cell in asked if cell.alternative.in_guest] if guest else []
     random.Random(1).shuffle(there)
     for start in range(0, len(there), GUEST_CELLS):
         turns.take()

@@ -12,22 +12,27 @@ import os
 import pickle
 import platform
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import fcgi_core.sctp.kernel.carrier
 import fcgi_core.sctp.userspace.carrier  # noqa: F401  imported here, before the forks
 
+from .app_service import serve_with_service
 from .application import serve
 from .children import settle
 from .http import ask_over_http, serve_http
 from .loads import LOADS, summary
 from .measurement import Cell, describe
 from .network import NetemLane, enter
+from .source import again_from_source
 from .web import ask
+from .web_service import ask_service
 
 __all__ = ["DISTURBED", "measure"]
 
@@ -58,8 +63,13 @@ def _fork(work: Callable[[int], None]) -> tuple[int, int]:
 def _application(cell: Cell, space: str) -> Callable[[int], None]:
     def work(writing: int) -> None:
         enter(space)
-        serving = serve_http if cell.alternative.carrier in HTTP else serve
-        _write(writing, asyncio.run(serving(cell, lambda: os.write(writing, b"r"))))
+        serving: Any = serve_with_service if cell.alternative.services else serve
+        measured = cell
+        if cell.alternative.carrier in HTTP:
+            serving = serve_http
+        elif cell.alternative.queue:
+            serving, measured = again_from_source("bench.streams.application", "serve", cell)
+        _write(writing, asyncio.run(serving(measured, lambda: os.write(writing, b"r"))))
 
     return work
 
@@ -69,8 +79,13 @@ def _web(cell: Cell, space: str) -> Callable[[int], None]:
         enter(space)
         if cell.alternative.carrier in HTTP:
             _write(writing, asyncio.run(ask_over_http(cell, random.Random(cell.seed * 1000 + cell.run))))
-        else:
-            _write(writing, asyncio.run(ask(cell, LOADS[cell.scenario])))
+            return
+        asking: Any = ask_service if cell.alternative.services else ask
+        loads, measured = LOADS, cell
+        if cell.alternative.queue:
+            loads, measured = again_from_source("bench.streams.loads", "LOADS", cell)
+            asking = import_module("bench.streams.web").ask
+        _write(writing, asyncio.run(asking(measured, loads[cell.scenario])))
 
     return work
 
@@ -97,6 +112,9 @@ def batch(cells: list[Cell], lanes: list[Any]) -> list[dict[str, Any]]:
         os.read(reading, 1)
     webs = [_fork(_web(cell, lanes[cell.lane].spaces[1])) for cell in cells]
     seen = [_read(*pair) for pair in webs]
+    for cell, (process, _) in zip(cells, applications, strict=True):
+        if cell.alternative.carrier not in HTTP:
+            os.kill(process, signal.SIGTERM)  # what would tell it so may have been lost on the path
     kept = []
     for cell, pair, web in zip(cells, applications, seen, strict=True):
         application = _read(*pair)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from . import alternatives as known
@@ -11,86 +12,122 @@ from .alternatives import Alternative
 from .measurement import Cell
 from .network import Route
 
-__all__ = ["SCENARIOS"]
+__all__ = ["Extent", "SCENARIOS", "cells"]
 
 GUEST_LOSSES = (0.0, 2.0)
 """What the guest measures of the losses, unless there is time for all: it is slow."""
 
 
-def _alerts(full: bool, runs: int) -> list[Cell]:
-    """Delay of an alert beside bulk: 8 answers without end, 100 bytes every 10 ms."""
-    return _each("alerts", known.ALERTS, full, runs or 3, losses=(0.0, 1.0, 2.0, 5.0))
+@dataclass(frozen=True)
+class Extent:
+    """How much of a scenario is measured."""
+
+    full: bool = False
+    """Five runs of twice the length, and everything in the guest too."""
+    runs: int = 0
+    """0: as many as the scenario has by itself."""
+    guest_runs: int = 1
+    losses: tuple[float, ...] = ()
+    """Per cent; empty: those of the scenario."""
+    names: tuple[str, ...] = ()
+    """Patterns of alternatives' names; empty: those that are measured by themselves."""
 
 
-def _queues(full: bool, runs: int) -> list[Cell]:
-    """The same, by how much SCTP may hold."""
-    return _each("queues", known.QUEUES, full, runs or 2, losses=(0.0, 1.0, 2.0))
+@dataclass(frozen=True)
+class Scenario:
+    """One load, and what is compared under it."""
+
+    what: str
+    alternatives: Sequence[Alternative]
+    runs: int = 3
+    losses: tuple[float, ...] = (0.0, 2.0)
+    seconds: float = 5.0
+    named: Sequence[Alternative] = ()
+    """Alternatives that are measured only when they are named."""
+    max_requests: int = 1000
+    loads: tuple[tuple[dict[str, Any], int], ...] = (({}, 262144),)
+    """Each load with the window for each request, bytes."""
 
 
-def _requests(full: bool, runs: int) -> list[Cell]:
-    """30 requests at once, 20 of 10 KiB and 10 of 100 KiB."""
-    load = {"short": 20, "long": 10, "short_bytes": 10 << 10, "long_bytes": 100 << 10}
-    losses = (0.0, 1.0, 2.0, 5.0) if full else (0.0, 2.0)
-    return _each("requests", known.REQUESTS, full, runs or 2, losses=losses, seconds=8.0, load=load)
-
-
-def _slow_reader(full: bool, runs: int) -> list[Cell]:
-    """29 answers of 32 KiB again and again beside one of 4 MiB whose reader takes 20 kB/s; with windows or without."""
-    load = {"slow_rate": 20_000, "slow_bytes": 4 << 20, "fast": 29, "fast_bytes": 32 << 10}
-    cells = []
-    for name, window in (("credit", 262144), ("no credit", 1 << 40)):
-        for cell in _each("slow-reader", known.SLOW_READER, full, runs or 2, losses=(0.0,), seconds=10.0, load=load):
-            cell.window = window
-            cell.load = {**load, "window": name}
-            cells.append(cell)
-    return cells
-
-
-def _flood(full: bool, runs: int) -> list[Cell]:
-    """500 requests a second with 500 bytes each, of which 50 can be served, with 4 KiB each."""
-    load = {"rate": 500, "service": 20, "bytes": 4096, "body": 500}
-    cells = _each("flood", known.FLOOD, full, runs or 2, losses=(0.0, 2.0), seconds=8.0, load=load)
-    for cell in cells:
-        cell.max_requests = 100
-    return cells
-
-
-def _each(
-    scenario: str,
-    alternatives: list[Alternative],
-    full: bool,
-    runs: int,
-    *,
-    losses: tuple[float, ...],
-    seconds: float = 5.0,
-    load: dict[str, Any] | None = None,
-) -> list[Cell]:
-    """Every alternative at every loss: `runs` times, `full` five times of twice the length. The guest has time for one
-    run, and for two of the losses; it measures some TCP as well, to hold its figures beside those from here."""
-    found = []
-    for run in range(5 if full else runs):
-        for loss in losses:
-            for alternative in (*alternatives, *(replace(one, guest=True) for one in known.REFERENCES[scenario])):
-                if not alternative.in_guest or full or (run == 0 and loss in GUEST_LOSSES):
-                    length = 2 * seconds if full else seconds
-                    found.append(
-                        Cell(
-                            scenario,
-                            alternative,
-                            Route(loss=loss),
-                            run=run,
-                            seconds=length,
-                            warm_up=3.0 if full else 2.0,
-                            load=load or {},
-                        )
-                    )
-    return found
-
-
-SCENARIOS: dict[str, Callable[[bool, int], list[Cell]]] = {
-    "alerts": _alerts,
-    "queues": _queues,
-    "requests": _requests,
-    "slow-reader": _slow_reader,
-    "flood": _flood,
+ALL_LOSSES = (0.0, 1.0, 2.0, 5.0)
+SLOW = {"slow_rate": 20_000, "slow_bytes": 4 << 20, "fast": 29, "fast_bytes": 32 << 10}
+SCENARIOS: dict[str, Scenario] = {
+    "alerts": Scenario(
+        "Delay of an alert beside bulk: 8 answers without end, 100 bytes every 10 ms.",
+        known.ALERTS,
+        losses=ALL_LOSSES,
+        named=known.OF_REQUESTS,
+    ),
+    "plans": Scenario(
+        "The same, of one association, by the plan for its streams, the scheduler and I-DATA.", known.PLANS, runs=2
+    ),
+    "queues": Scenario("The same, by how much SCTP may hold.", known.QUEUES, runs=2, losses=(0.0, 1.0, 2.0)),
+    "requests": Scenario(
+        "30 requests at once, 20 of 10 KiB and 10 of 100 KiB.",
+        known.REQUESTS,
+        losses=ALL_LOSSES,
+        seconds=8.0,
+        loads=(({"short": 20, "long": 10, "short_bytes": 10 << 10, "long_bytes": 100 << 10}, 262144),),
+    ),
+    "slow-reader": Scenario(
+        "29 answers of 32 KiB again and again beside one of 4 MiB whose reader takes 20 kB/s; with windows or without.",
+        known.SLOW_READER,
+        runs=2,
+        losses=(0.0,),
+        seconds=10.0,
+        loads=(({**SLOW, "window": "credit"}, 262144), ({**SLOW, "window": "no credit"}, 1 << 40)),
+    ),
+    "flood": Scenario(
+        "500 requests a second with 500 bytes each, of which 50 can be served, with 4 KiB each. One waits in the "
+        "services' own queue (`queue`); the rest are refused at once, as by the other alternatives.",
+        known.FLOOD,
+        seconds=8.0,
+        max_requests=100,
+        loads=(({"rate": 500, "service": 20, "bytes": 4096, "body": 500, "queue": 1}, 262144),),
+        named=known.OF_REQUESTS,
+    ),
 }
+
+
+def cells(name: str, extent: Extent) -> list[Cell]:
+    """Every alternative at every loss. The guest measures one run unless there is time for more, two of the losses, and
+    some TCP as well, to hold its figures beside those from here."""
+    scenario = SCENARIOS[name]
+    references = [replace(one, guest=True) for one in known.REFERENCES[name]]
+    alternatives = _chosen([*scenario.alternatives, *references], scenario.named, extent.names)
+    seconds, warm_up = (2 * scenario.seconds, 3.0) if extent.full else (scenario.seconds, 2.0)
+    guest_losses = extent.losses or (scenario.losses if extent.full else GUEST_LOSSES)
+    runs = 5 if extent.full else extent.runs or scenario.runs
+    guest_runs = 5 if extent.full else extent.guest_runs
+    return [
+        Cell(
+            name,
+            alternative,
+            Route(loss=loss),
+            run=run,
+            seconds=seconds,
+            warm_up=warm_up,
+            window=window,
+            max_requests=scenario.max_requests,
+            load=load,
+        )
+        for run in range(max(runs, guest_runs))
+        for loss in extent.losses or scenario.losses
+        for alternative in alternatives
+        for load, window in scenario.loads
+        if (run < guest_runs and loss in guest_losses if alternative.in_guest else run < runs)
+    ]
+
+
+def _chosen(
+    alternatives: Sequence[Alternative], named: Sequence[Alternative], names: Sequence[str]
+) -> Sequence[Alternative]:
+    """Return the alternatives whose names match one of the patterns. ValueError for a pattern that matches none."""
+    if not names:
+        return alternatives
+    everything = [*alternatives, *named]
+    for pattern in names:
+        if not any(fnmatchcase(one.name, pattern) for one in everything):
+            known_names = "; ".join(dict.fromkeys(one.name for one in everything))
+            raise ValueError(f"no alternative {pattern!r}: choose from {known_names}")
+    return [one for one in everything if any(fnmatchcase(one.name, pattern) for pattern in names)]

@@ -1,11 +1,16 @@
-"""Results as text: one row for each alternative and loss; with several runs the median, and the range of p99."""
+"""Results as text: one row for each alternative and loss. Of several runs a percentile is that of all their requests or
+alerts together, content is the mean, each with the least and the greatest run; the lost are all that were lost, and
+other figures are medians."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-__all__ = ["grouped", "table"]
+from .targets import TARGETS, each, pooled, ratios
+
+__all__ = ["grouped", "of_runs", "shown_pool", "table"]
 
 Group = tuple[float, str]
 
@@ -30,31 +35,78 @@ def table(result: dict[str, Any]) -> str:
         f"{result['scenario']}, {result['date']}, commit {machine['commit'][:12]}: {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['kernel']}, Python {machine['python']}, "
         f"libusrsctp {machine['debian'].get('libusrsctp2', 'unknown')}" + "".join(f", guest {name}" for name in guests),
-        "medians of the runs; p99 with the least and the greatest run",
+        "percentiles of all runs together, mean content, each [least run-greatest run]; the sum of lost; medians",
         "",
     ]
     groups = grouped(result)
     columns = COLUMNS[result["scenario"]]
-    width = max((len(name) for _, name in groups), default=0)
-    lines.append(f"{'loss':>5} {'':<{width}} runs " + " ".join(f"{head:>{len(head) + 2}}" for head, _, _ in columns))
+    shown: list[list[str]] = []
     for (loss, name), runs in groups.items():
-        cells = [f"{_middle(runs, path, scale):>{len(head) + 2}}" for head, path, scale in columns]
-        lines.append(f"{loss:>4g}% {name:<{width}} {len(runs):>4} " + " ".join(cells))
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+        shown.append([f"{loss:g}%", name, str(len(runs)), *(of_runs(runs, path, scale) for _, path, scale in columns)])
+    lines += _aligned([["loss", "", "runs", *(head for head, _, _ in columns)], *shown])
+    if result["scenario"] in TARGETS:
+        lines += [
+            "",
+            "against TCP of the same run and place; ! beyond what is wanted",
+            *_targets(result["scenario"], groups),
+        ]
+    return "\n".join(lines) + "\n"
 
 
-def _middle(runs: list[dict[str, Any]], path: str, scale: float) -> str:
-    values = []
-    for run in runs:
-        value: Any = run
-        for name in path.split("/"):
-            value = value.get(name) if isinstance(value, dict) else None
-        if value is not None:
-            values.append(value * scale)
+def _targets(scenario: str, groups: dict[Group, list[dict[str, Any]]]) -> list[str]:
+    targets = TARGETS[scenario]
+    rows = [["loss", "", *(f"{target.name} ({target.wanted})" for target in targets)]]
+    for loss, name in groups:
+        if name.startswith(("userspace", "kernel")):
+            values = ratios(scenario, groups, loss, name)
+            cells = [
+                "-" if value is None else f"{value:.2f}{'!' if target.is_missed(value) else ''}"
+                for target, value in zip(targets, values, strict=True)
+            ]
+            rows.append([f"{loss:g}%", name, *cells])
+    return _aligned(rows)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Return lines whose columns stand under each other, the second (names) to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at == 1 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def of_runs(runs: Sequence[dict[str, Any]], path: str, scale: float, form: str = ".0f") -> str:
+    """Return the figure at the path of all runs, and its least and its greatest run where that says how they differ."""
+    if path == "pool":
+        return shown_pool(runs)
+    values = [value * scale for value in each(runs, path)]
     if not values:
         return "-"
-    text = f"{median(values):.0f}"
-    return f"{text} [{min(values):.0f}-{max(values):.0f}]" if len(values) > 1 and path.endswith("p99") else text
+    name = path.rpartition("/")[2]
+    if name == "lost":
+        return format(sum(values), form)
+    if name not in ("p50", "p90", "p99", "goodput", "within_100_ms"):
+        return format(median(values), form)
+    together = pooled(runs, path)
+    assert together is not None
+    text = format(together * scale, form)
+    spread = f"{min(values):{form}}-{max(values):{form}}"
+    return text if spread == f"{text}-{text}" else f"{text} [{spread}]"
+
+
+def shown_pool(runs: Sequence[dict[str, Any]]) -> str:
+    """Return the most associations that each run had, and the seconds that the slowest took to grow to them."""
+    pools = [run["pool"] for run in runs if run.get("pool")]
+    if not pools:
+        return "-"
+    most = sorted(pool["most"] for pool in pools)
+    numbers = str(most[0]) if most[0] == most[-1] else f"{most[0]}-{most[-1]}"
+    grew = max(pool["grew"] for pool in pools)
+    return f"{numbers} in {grew:.1f} s" if grew else numbers
 
 
 _ALERTS = [
@@ -67,8 +119,10 @@ _ALERTS = [
     ("kB/s", "goodput", 1e-3),
     ("sent late p99 ms", "late", 1e3),
 ]
+_POOL = ("associations", "pool", 1)
 COLUMNS = {
-    "alerts": _ALERTS,
+    "alerts": [*_ALERTS, _POOL],
+    "plans": _ALERTS,
     "queues": [*_ALERTS, ("queue KiB", "queued", 1 / 1024), ("cwnd KiB", "cwnd", 1 / 1024)],
     "requests": [
         ("short ttfb p50", "short/first_byte/p50", 1e3),
@@ -78,6 +132,7 @@ COLUMNS = {
         ("long whole p50", "long/whole/p50", 1e3),
         ("p99", "long/whole/p99", 1e3),
         ("kB/s", "goodput", 1e-3),
+        _POOL,
     ],
     "slow-reader": [
         ("fast answers", "fast/ended", 1),
@@ -94,5 +149,6 @@ COLUMNS = {
         ("kB/s", "goodput", 1e-3),
         ("app KiB", "memory/application", 1 / 1024),
         ("web KiB", "memory/web", 1 / 1024),
+        _POOL,
     ],
 }

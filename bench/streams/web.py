@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 import time
 from collections import deque
@@ -18,7 +17,8 @@ from fcgi_core.protocol.records import encode_pairs
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
 
-from .ends import ALERT, Held, app_address, make_carrier, memory
+from .asking import Asked, Asking, request_params
+from .ends import ALERT, Held, app_address, make_carrier
 from .measurement import Cell
 from .policies import POLICIES
 
@@ -27,39 +27,16 @@ __all__ = ["ask"]
 SYSLOG_PORT = 514
 
 
-class Asked:
-    """A request, and when what happened to it."""
-
-    __slots__ = ("began", "ended", "first", "kind", "received", "slow")
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.began = time.monotonic()
-        self.first = 0.0
-        self.ended = 0.0
-        self.received = 0
-        self.slow = False
-
-
-class Web:
+class Web(Asking):
     """All associations of the web side."""
 
     def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        self.loop = asyncio.get_running_loop()
-        self.random = random.Random(cell.seed * 1000 + cell.run)
+        super().__init__(cell)
         self.drivers: list[Driver[Any]] = []
         self.ready = 0
         self.all_ready = asyncio.Event()
-        self.idle = asyncio.Event()
-        self.asked: list[Asked] = []
-        self.open = 0
-        self.arrived: dict[int, float] = {}
-        self.bytes_: list[tuple[float, int]] = []
-        self.down: list[str] = []
-        self.lowest = memory()
         self.unread: deque[tuple[Driver[Any], Request, int]] = deque()
-        self.held = self.most_held = 0
+        self.held = 0
         """Bytes that a slow reader has not taken yet."""
 
     def connect(self, carrier: Any, count: int) -> None:
@@ -84,9 +61,7 @@ class Web:
             match event:
                 case OutputReceived(request, data):
                     asked = request.context
-                    asked.first = asked.first or now
-                    asked.received += len(data)
-                    self.bytes_.append((now, len(data)))
+                    self.received(asked, len(data), now)
                     if asked.slow:
                         self.unread.append((driver, request, len(data)))
                         self.held += len(data)
@@ -96,28 +71,25 @@ class Web:
                 case FeedbackReceived(_, _, item):
                     self.arrived[Held.unpack_from(item)[0]] = now
                 case RequestEnded(request) | RequestFailed(request):
-                    request.context.ended = now
-                    self.open -= 1
-                    if self.open == 0:
-                        self.idle.set()
+                    self.over(request.context, now)
                 case PeerReady():
                     self.ready += 1
                     if self.ready == len(self.drivers):
                         self.all_ready.set()
 
-    def begin(self, driver: Driver[Any], kind: str, body: bytes = b"", **params: object) -> Asked | None:
-        """Begin a request; None if the application takes no more."""
-        asked = Asked(kind)
+    def is_free(self, number: int) -> bool:
+        """Return False for a connection of a pool that is busy: it carries one request at a time."""
+        at = number % self.cell.alternative.connections
+        return at == 0 or not self.drivers[at].connection.requests
+
+    def begin(self, number: int, kind: str, body: bytes = b"", **params: object) -> Asked | None:
+        at = number if number < 0 else number % self.cell.alternative.connections
+        driver = self.drivers[at]
         try:
-            pairs = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/bench", "SERVER_NAME": "bench.example"}
-            pairs |= {name: str(value) for name, value in params.items()}
-            request = driver.connection.begin_request(encode_pairs(pairs), body=body)
+            request = driver.connection.begin_request(encode_pairs(request_params(params)), body=body)
         except RequestRefused:
             return None
-        request.context = asked
-        self.asked.append(asked)
-        self.open += 1
-        self.idle.clear()
+        request.context = asked = self.asks(kind)
         driver.wake()
         return asked
 
@@ -150,12 +122,11 @@ class Web:
         self.syslog = sock
 
     def alert_request(self) -> None:
-        """Have the alerts begin, on whatever this alternative sends them."""
         way = self.cell.alternative.alerts
         if way == "udp":
-            self.begin(self.drivers[0], "alerts", ALERTS="udp", PORT=SYSLOG_PORT)
+            self.begin(0, "alerts", ALERTS="udp", PORT=SYSLOG_PORT)
         else:
-            self.begin(self.drivers[-1 if way == "connection" else 0], "alerts", ALERTS="channel")
+            self.begin(-1 if way == "connection" else 0, "alerts", ALERTS="channel")
 
 
 async def ask(cell: Cell, load: Any) -> dict[str, Any]:
@@ -172,15 +143,7 @@ async def ask(cell: Cell, load: Any) -> dict[str, Any]:
             await load(web)
     except TimeoutError:
         web.down.append("time is over")
-    result = {
-        "arrived": web.arrived,
-        "bytes": web.bytes_,
-        "requests": [(a.kind, a.began, a.first, a.ended, a.received) for a in web.asked if a.kind != "alerts"],
-        "down": list(web.down),
-        "memory": memory() - web.lowest,
-        "held": web.most_held,
-        "cpu": time.process_time(),
-    }
+    result = web.result()
     for driver in web.drivers:
         if driver.association is not None:
             driver.association.abort("the end of the measurement")
