@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,7 @@ def summary(turns: Sequence[Turn], failures: Sequence[str]) -> dict[str, Any]:
         "p99_us": spread([turn.p99_us for turn in turns]),
         "connections_served": spread([turn.connections_served for turn in turns]),
         "cpu_us_per_request": {role: spread([turn.cpu_us[role] for turn in turns]) for role in roles},
-        "server_cpu_us_per_request": spread(
-            [sum(cost for role, cost in turn.cpu_us.items() if role not in BESIDE) for turn in turns]
-        ),
+        "server_cpu_us_per_request": spread([_cost(turn) for turn in turns]),
         "rss_bytes": {role: max(turn.rss_after[role] for turn in turns) for role in turns[0].rss_after},
         "server_rss_bytes": max(
             sum(size for role, size in turn.rss_after.items() if role not in BESIDE) for turn in turns
@@ -126,6 +124,48 @@ def table(results: dict[str, dict[str, dict[str, Any]]], missing: dict[str, str]
     for name, reason in missing.items():
         text.write(f"\nnot run: {name}: {reason}")
     return text.getvalue() + ("\n" if missing else "")
+
+
+def pairs(turns: Mapping[int, Turn], others: Mapping[int, Turn]) -> dict[str, Any]:
+    """What the turns of one server are to those of another in the same rounds: ratios, each a median with its spread,
+    and in how many rounds the server was the better. Noise that lasts longer than a turn falls on both alike."""
+    both = sorted(turns.keys() & others.keys())
+    if not both:
+        return {"rounds": 0}
+    found: dict[str, Any] = {"rounds": len(both)}
+    for name, (value, more_is_better) in COMPARED.items():
+        ratios = [value(turns[number]) / value(others[number]) for number in both]
+        better = sum(ratio > 1 if more_is_better else ratio < 1 for ratio in ratios)
+        found[name] = {**spread(ratios), "better": better}
+    return found
+
+
+def _cost(turn: Turn) -> float:
+    return sum(cost for role, cost in turn.cpu_us.items() if role not in BESIDE)
+
+
+COMPARED: dict[str, tuple[Callable[[Turn], float], bool]] = {
+    "requests_per_second": (lambda turn: turn.requests_per_second, True),
+    "p50_us": (lambda turn: turn.p50_us, False),
+    "p99_us": (lambda turn: turn.p99_us, False),
+    "server_cpu_us_per_request": (_cost, False),
+}
+
+
+def pairs_table(everything: dict[str, dict[str, dict[str, Any]]], against: str | None) -> str:
+    """The ratios as text; empty if no server was to be compared with."""
+    lines = (
+        [f"\nagainst {against} in the same round: median (least-greatest), better in so many rounds"] if against else []
+    )
+    for case, servers in everything.items():
+        for server, found in servers.items():
+            ratios = "  ".join(
+                f"{name} {one['median']:.3f} ({one['min']:.3f}-{one['max']:.3f}), {one['better']}/{found['rounds']}"
+                for name in COMPARED
+                if (one := found.get(name))
+            )
+            lines.append(f"  {case:9} {server:21} {ratios or 'no round of both'}")
+    return "".join(line + "\n" for line in lines)
 
 
 def application_alone(case: Case) -> float:

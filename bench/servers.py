@@ -93,6 +93,11 @@ def ours(application: str, *options: str) -> tuple[Program, ...]:
     )
 
 
+ONE_ASSOCIATION = """\
+web:
+  listen: "unix:{socket}"
+  connect: [{{address: "127.0.0.1:{port}/{udp}", associations: 1}}]
+"""
 PHP_FPM = """\
 [global]
 error_log = {folder}/php-fpm.errors
@@ -128,6 +133,16 @@ SERVERS: tuple[Server, ...] = (
         "fcgi-sctp",
         ours("bench.apps:wsgi"),
         "two processes, defaults; FastCGI on a unix socket to `web`, userspace SCTP over UDP to `app`",
+    ),
+    Server(
+        "fcgi-sctp-one",
+        (
+            Program("app", (OURS, "app", "bench.apps:wsgi", "--listen", PEER)),
+            Program("web", (OURS, "web", "--config", "{folder}/web.yaml")),
+        ),
+        "as above with `associations: 1` in the place of `auto`, to be compared with it by pairs",
+        files=(("web.yaml", ONE_ASSOCIATION),),
+        by_default=False,
     ),
     Server(
         "fcgi-sctp-asgi",

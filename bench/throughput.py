@@ -3,9 +3,10 @@
 
     .venv/bin/python bench/throughput.py [--seconds 5] [--rounds 5] [--cases hello,10k,1m,upload1m]
                                          [--servers NAME,...] [--json FILE] [--connections 32] [--free-cores]
+                                         [--against SERVER]
 
 It installs what it needs (``bench/.venv``; Debian's packages where it is root), then takes turns: in each
-round, for each case, each server once, from its start to its end (A B C A B C ...), so that whatever else the
+round, for each case, each server once, from its start to its end (A B C C B A A B C ...), so that whatever else the
 machine does falls on all alike. Requests a second say what a user gets and waver with the noise; CPU
 microseconds a request, from the processes' own accounting, waver less. The column "others' CPU" says how much
 noise there was. How each server is run, and why, stands in ``bench/servers.py``.
@@ -30,6 +31,7 @@ from bench.measure import CASES, Turn, TurnFailed, take_turn
 from bench.processes import interruptible
 from bench.servers import SERVERS, Server
 
+SETTINGS = ("seconds", "rounds", "connections", "cases", "free_cores", "against")
 Key = tuple[str, str]
 """Case and server."""
 
@@ -59,11 +61,14 @@ def arguments(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=32, help="that wrk keeps busy")
     parser.add_argument("--cases", type=names("case", list(CASES)), default=list(CASES))
     parser.add_argument("--servers", type=names("server", [server.name for server in SERVERS]))
+    parser.add_argument("--against", metavar="SERVER", help="one of the servers: compare the others with it by rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
     parser.add_argument("--free-cores", action="store_true", help="let also threaded servers roam over all cores")
     options = parser.parse_args(command_line)
     if options.seconds < 1 or options.rounds < 1 or not 1 <= options.connections <= 1000:
         parser.error("--seconds and --rounds begin at 1, --connections goes from 1 to 1000")
+    if options.against and options.against not in (options.servers or [s.name for s in SERVERS if s.by_default]):
+        parser.error(f"--against {options.against}: it is not among the servers that are measured")
     if options.json is not None and not options.json.resolve().parent.is_dir():
         parser.error(f"--json {options.json}: there is no such folder")
     return options
@@ -81,14 +86,15 @@ def unavailable(server: Server, debian: dict[str, str], pypi: dict[str, str]) ->
 def measure(
     servers: Sequence[Server],
     options: argparse.Namespace,
-    turns: dict[Key, list[Turn]],
+    turns: dict[Key, dict[int, Turn]],
     failures: dict[Key, list[str]],
     before: Callable[[], None] = lambda: None,
 ) -> None:
-    """Takes all the turns, and puts each in ``turns`` or its reason in ``failures`` as soon as it is over."""
+    """Takes all the turns, and puts each in ``turns`` by its round or its reason in ``failures`` as soon as it is over.
+    Every other round goes through the servers from the last to the first."""
     for number in range(1, options.rounds + 1):
         for case_name in options.cases:
-            for server in servers:
+            for server in servers if number % 2 else reversed(servers):
                 key = (case_name, server.name)
                 label = f"round {number}/{options.rounds} {case_name:9} {server.name:21}"
                 before()
@@ -104,7 +110,7 @@ def measure(
                     failures.setdefault(key, []).append(str(error))
                     say(f"{label} FAILED: {error}")
                     continue
-                turns.setdefault(key, []).append(turn)
+                turns.setdefault(key, {})[number] = turn
                 cost = sum(value for role, value in turn.cpu_us.items() if role not in report.BESIDE)
                 say(f"{label} {turn.requests_per_second:9,.0f}/s {cost:9,.1f} us CPU")
 
@@ -122,7 +128,7 @@ def collect(options: argparse.Namespace, before: Callable[[], None] = lambda: No
     facts = report.machine(debian, pypi)
     started = report.now()
 
-    turns: dict[Key, list[Turn]] = {}
+    turns: dict[Key, dict[int, Turn]] = {}
     failures: dict[Key, list[str]] = {}
     interrupted = False
     try:
@@ -135,9 +141,9 @@ def collect(options: argparse.Namespace, before: Callable[[], None] = lambda: No
     results: dict[str, dict[str, Any]] = {}
     for case, name in keys:
         if turns.get((case, name)) or failures.get((case, name)):
-            found = report.summary(turns.get((case, name), []), failures.get((case, name), []))
+            found = report.summary(list(turns.get((case, name), {}).values()), failures.get((case, name), []))
             results.setdefault(case, {})[name] = found
-    settings = {name: getattr(options, name) for name in ("seconds", "rounds", "connections", "cases", "free_cores")}
+    settings = {name: getattr(options, name) for name in SETTINGS}
     return {
         "date": started,
         "finished": report.now(),
@@ -148,14 +154,26 @@ def collect(options: argparse.Namespace, before: Callable[[], None] = lambda: No
         "servers": {server.name: report.described(server) for server in chosen},
         "not_run": missing,
         "results": results,
-        "rounds": {f"{case}/{name}": [turn.as_json() for turn in done] for (case, name), done in turns.items()},
+        "rounds": {
+            f"{case}/{name}": [turn.as_json() for turn in done.values()] for (case, name), done in turns.items()
+        },
+        "pairs": {
+            case: {
+                server.name: report.pairs(turns.get((case, server.name), {}), turns.get((case, options.against), {}))
+                for server in runnable
+                if server.name != options.against
+            }
+            for case in options.cases
+            if options.against
+        },
     }
 
 
 def text(everything: dict[str, Any]) -> str:
     """The heading and the table."""
     heading = report.heading(everything["machine"], everything["settings"])
-    return heading + report.table(everything["results"], everything["not_run"])
+    table = report.table(everything["results"], everything["not_run"])
+    return heading + table + report.pairs_table(everything["pairs"], everything["settings"]["against"])
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
