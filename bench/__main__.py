@@ -89,9 +89,20 @@ def associations_in_guest(rounds: int, turns: Turns) -> list[dict[str, Any]]:
         turns.take()
         with tempfile.TemporaryDirectory() as folder:
             kept = Path(folder, "turns.json")
-            command = ("script/lab", "-o", folder, "run", sys.executable, "-m", "bench.associations", str(kept))
-            counts = map(str, associations.COUNTS)
-            done = subprocess.run((*command, "1", *counts), cwd=ROOT, stdout=sys.stderr, check=False)
+            command = (
+                "script/lab",
+                "-o",
+                folder,
+                "run",
+                sys.executable,
+                "-m",
+                "bench.associations",
+                "--json",
+                str(kept),
+            )
+            counts = ",".join(map(str, associations.COUNTS))
+            words = ("--kinds", "kernel,tcp", "--rounds", "1", "--counts", counts)
+            done = subprocess.run((*command, *words), cwd=ROOT, stdout=sys.stderr, check=False)
             if done.returncode or not kept.exists():
                 say(f"the guest gave no result (status {done.returncode}); kernel SCTP is left out")
                 continue

@@ -4,22 +4,31 @@ One process is the web side and one the application side, as in a fleet where on
 associations on the loopback, with the protocol's core on each, in the measurement of ``bench/streams`` and over its
 carriers (userspace SCTP and TCP; kernel SCTP in the lab guest). So both columns are for one process with N peers, and
 a real fleet has these costs once on each side. Per turn: bring N up, rest, ask 300 times on one after the other, then
-have 8 requests open on each, each with STDERR and a channel of its own: three streams a request.
+have 8 requests open on each, each with STDERR and a channel of its own: three streams a request. At last one answer of
+64 KiB on each at once, and rest again: what is held at most, and what stays.
+
+    .venv/bin/python -m bench.associations [--kinds userspace,tcp] [--counts 1000] [--rounds 3] [--rest 10]
+                                           [--against FOLDER] [--json FILE]
+
+`--against` takes turns with another checkout, built as it may be, and tells the ratios by pairs: this one's figure by
+the other's.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import multiprocessing
 import random
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench.streams.alternatives import Alternative
@@ -32,7 +41,7 @@ from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Address
 
-__all__ = ["COUNTS", "KINDS", "turn"]
+__all__ = ["BYTES", "COUNTS", "KINDS", "turn"]
 
 COUNTS = (1, 10, 100, 300, 1000)
 KINDS = ("userspace", "tcp")
@@ -44,7 +53,15 @@ ASKED = 300
 REST = 3.0
 """Seconds of doing nothing, over which the processor's time is taken."""
 LIMIT = 120.0
-PARAMS = encode_pairs({"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/bench", "SERVER_NAME": "bench.example"})
+BULK = 64 << 10
+"""Bytes of the answer on each, within a request's window."""
+ANSWERS = {"": b"Content-Type: text/plain\r\n\r\nhello world\n", "bulk": bytes(BULK)}
+PARAMS, BULK_PARAMS = (
+    encode_pairs(
+        {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/bench", "SERVER_NAME": "bench.example", "QUERY_STRING": query}
+    )
+    for query in ANSWERS
+)
 
 
 @dataclass
@@ -77,7 +94,7 @@ class Side:
                     driver.connection.send_stderr(request, b"held\n")
                     driver.connection.send_feedback(CHANNEL, b"held", request, urgency=1)
                 case InputClosed(request):
-                    driver.connection.send_output(request, b"Content-Type: text/plain\r\n\r\nhello world\n")
+                    driver.connection.send_output(request, ANSWERS[request.params["QUERY_STRING"]])
                     driver.connection.end_request(request)
                 case OutputReceived(request, data):
                     driver.connection.consumed(request, len(data))
@@ -95,7 +112,15 @@ class Side:
 
     def look(self) -> dict[str, Any]:
         streams = sum(driver.connection.pool.in_use() for driver in self.drivers)
-        return {"memory": memory(), "processor": time.process_time(), "streams": streams}
+        found = {
+            "memory": memory(),
+            "resident": status("VmRSS"),
+            "peak": status("VmHWM"),
+            "processor": time.process_time(),
+            "streams": streams,
+        }
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        return found
 
 
 async def applications(kind: str, pipe: Pipe) -> None:
@@ -121,7 +146,7 @@ async def applications(kind: str, pipe: Pipe) -> None:
     carrier.close()
 
 
-async def web(kind: str, count: int, udp_port: int, pipe: Pipe) -> dict[str, Any]:
+async def web(kind: str, count: int, udp_port: int, pipe: Pipe, rest: float) -> dict[str, Any]:
     """One turn, seen from the web side."""
     side = Side(asyncio.get_running_loop())
     carrier = make_carrier(Alternative(kind, kind))
@@ -147,11 +172,11 @@ async def web(kind: str, count: int, udp_port: int, pipe: Pipe) -> dict[str, Any
 
     result["kernel_bytes"] = (slab() - kernel) / count
     idle = look()
-    await asyncio.sleep(REST)
+    await asyncio.sleep(rest)
     rested = look()
     result["idle_bytes"] = {end: grown(idle[at], at_first[at]) for at, end in enumerate(("web", "application"))}
     result["idle_processor"] = {
-        end: (rested[at]["processor"] - idle[at]["processor"]) / REST for at, end in enumerate(("web", "application"))
+        end: (rested[at]["processor"] - idle[at]["processor"]) / rest for at, end in enumerate(("web", "application"))
     }
 
     delays = []
@@ -182,12 +207,33 @@ async def web(kind: str, count: int, udp_port: int, pipe: Pipe) -> dict[str, Any
         driver.connection.end_input(request)
         driver.wake()
     await side.until(lambda: side.ended == wanted)
+
+    await asyncio.sleep(0.5)
+    before = look()
+    wanted = side.ended + count
+    for driver in side.drivers:
+        driver.connection.begin_request(BULK_PARAMS, body=b"")
+        driver.wake()
+    await side.until(lambda: side.ended == wanted)
+    most = look()
+    await asyncio.sleep(rest)
+    after = look()
+    ends = tuple(enumerate(("web", "application")))
+    result["bulk_bytes"] = {end: (most[at]["peak"] - before[at]["resident"]) / count for at, end in ends}
+    result["after_bytes"] = {end: grown(after[at], at_first[at]) for at, end in ends}
+    result["after_processor"] = {end: (after[at]["processor"] - most[at]["processor"]) / rest for at, end in ends}
     for driver in side.drivers:
         if driver.association is not None:
             driver.association.abort("the end of the measurement")
     await asyncio.sleep(0.3)
     carrier.close()
     return result
+
+
+def status(name: str) -> int:
+    """Bytes that /proc/self/status says of this process: VmRSS, resident now; VmHWM, at most since the last look."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
 def slab() -> int:
@@ -200,11 +246,11 @@ def _applications(kind: str, pipe: Pipe) -> None:
     asyncio.run(applications(kind, pipe))
 
 
-def _web(kind: str, count: int, udp_port: int, pipe: Pipe, answer: Pipe) -> None:
-    answer.send(asyncio.run(web(kind, count, udp_port, pipe)))
+def _web(kind: str, count: int, udp_port: int, pipe: Pipe, answer: Pipe, rest: float) -> None:
+    answer.send(asyncio.run(web(kind, count, udp_port, pipe, rest)))
 
 
-def turn(kind: str, count: int) -> dict[str, Any] | None:
+def turn(kind: str, count: int, rest: float = REST) -> dict[str, Any] | None:
     """One turn with two fresh processes; None if it failed (they have said why)."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
@@ -213,11 +259,12 @@ def turn(kind: str, count: int) -> dict[str, Any] | None:
     application.start()
     try:
         udp_port = ours.recv()
-        client = spawn.Process(target=_web, args=(kind, count, udp_port, ours, answer), daemon=True)
+        client = spawn.Process(target=_web, args=(kind, count, udp_port, ours, answer, rest), daemon=True)
         client.start()
         answer.close()
         try:
-            return result.recv()
+            found: dict[str, Any] = result.recv()
+            return found
         except EOFError:
             return None
         finally:
@@ -229,19 +276,89 @@ def turn(kind: str, count: int) -> dict[str, Any] | None:
         application.kill()
 
 
+def turn_of(folder: Path, kind: str, count: int, rest: float) -> dict[str, Any] | None:
+    """One turn of another checkout."""
+    with tempfile.TemporaryDirectory() as kept:
+        file = Path(kept, "turn.json")
+        words = ("--kinds", kind, "--counts", str(count), "--rounds", "1", "--rest", str(rest), "--json", str(file))
+        command = (str(folder / ".venv/bin/python"), "-m", "bench.associations", *words)
+        subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=False)
+        rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    return rows[0] if rows else None
+
+
+BYTES = ("idle_bytes", "busy_bytes", "bulk_bytes", "after_bytes")
+FIGURES = (
+    *(f"{what}/{end}" for what in ("idle_processor", "after_processor") for end in ("application", "web")),
+    *(f"{what}/{end}" for what in BYTES for end in ("application", "web")),
+    *("request/p50", "request/p99"),
+)
+
+
+def value(row: dict[str, Any], path: str) -> float:
+    what, _, name = path.partition("/")
+    return float(row[what][name])
+
+
+def text(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+    """The figures of each kind and number, a median each, and by pairs what they are to the other checkout's."""
+    lines = []
+    for kind, count in dict.fromkeys((row["kind"], row["count"]) for row in rows):
+        mine = [row for row in rows if (row["kind"], row["count"]) == (kind, count)]
+        lines.append(f"{count} associations, {kind}, {len(mine)} rounds")
+        for path in FIGURES:
+            values = [value(row, path) for row in mine]
+            unit, scale = UNITS[path.partition("/")[0]]
+            line = f"  {path:28} {median(values) * scale:9.2f} {unit}"
+            pairs = [
+                value(row, path) / value(other, path)
+                for row in mine
+                for other in others
+                if (row["kind"], row["count"], row["round"]) == (other["kind"], other["count"], other["round"])
+                and value(other, path) > 0
+            ]
+            if pairs:
+                line += f"   by the other's: {median(pairs):.2f} ({min(pairs):.2f}-{max(pairs):.2f})"
+            lines.append(line)
+    return "".join(line + "\n" for line in lines)
+
+
+UNITS = {
+    **dict.fromkeys(("idle_processor", "after_processor"), ("% of a core", 100.0)),
+    **dict.fromkeys(BYTES, ("KiB each", 1 / 1024)),
+    "request": ("ms", 1e3),
+}
+
+
 def main() -> None:
-    """In the guest: FILE KIND COUNT...; the turns of kernel SCTP go to the file."""
-    file, rounds, counts = Path(sys.argv[1]), int(sys.argv[2]), [int(word) for word in sys.argv[3:]]
-    subprocess.run(("ip", "link", "set", "lo", "up"), check=False)
-    Path("/proc/sys/net/sctp/intl_enable").write_text("1")
-    Path("/proc/sys/net/sctp/reconf_enable").write_text("1")
-    found = []
-    for _ in range(rounds):
-        for count in counts:
-            for kind in ("kernel", "tcp"):
-                if (result := turn(kind, count)) is not None:
-                    found.append({"kind": kind, "count": count, **result})
-    file.write_text(json.dumps(found))
+    parser = argparse.ArgumentParser(prog="bench.associations", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kinds", default="userspace", help="userspace, kernel, tcp")
+    parser.add_argument("--counts", default="1000")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rest", type=float, default=REST, help="seconds over which the processor's time is taken")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout with its .venv")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    kinds = options.kinds.split(",")
+    if "kernel" in kinds:  # in the guest, which has nothing yet
+        subprocess.run(("ip", "link", "set", "lo", "up"), check=False)
+        Path("/proc/sys/net/sctp/intl_enable").write_text("1")
+        Path("/proc/sys/net/sctp/reconf_enable").write_text("1")
+    rows: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for number in range(options.rounds):
+        for count in map(int, options.counts.split(",")):
+            for kind in kinds:
+                head = {"kind": kind, "count": count, "round": number}
+                if (found := turn(kind, count, options.rest)) is not None:
+                    rows.append({**head, **found})
+                if options.against is not None:
+                    other = turn_of(options.against.resolve(), kind, count, options.rest)
+                    if other is not None:
+                        others.append({**other, **head})
+    print(text(rows, others), end="")
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from bench.associations import BYTES
 from bench.install import ROOT
 from bench.streams.alternatives import CARRIERS
 from bench.streams.tables import grouped, of_runs, shown_pool
@@ -265,13 +266,13 @@ def _associations(result: dict[str, Any]) -> str:
         "set up, s",
         "KiB each at rest, app + web",
         "with 8 requests open",
+        "more, at most, with 64 KiB on each",
+        "at rest after that",
         "kernel's",
         "streams held",
     ]
     return markdown([*head, "% of a core at rest", "a request's p50 / p99 ms"], rows)
 
-
-BYTES = ("idle_bytes", "busy_bytes")
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "alerts": ("streams-alerts", _alerts),
