@@ -141,8 +141,9 @@ class Bulk:
             self.done.set()
 
 
-async def serve_with_service(cell: Cell, ready: Any) -> dict[str, Any]:
-    """Serve until the web side has gone; what this side knows, as `application.serve` returns it."""
+async def serve_with_service(cell: Cell, ready: Any, orderly: bool = False) -> dict[str, Any]:
+    """Serve until the web side has gone; what this side knows, as `application.serve` returns it. `orderly`: as for
+    `web_service.ask_service`."""
     plugin = AlertPlugin()
     bulk = Bulk(cell, plugin)
     plugin.on_change = bulk.changed
@@ -159,6 +160,8 @@ async def serve_with_service(cell: Cell, ready: Any) -> dict[str, Any]:
         pass
     for task in tasks:
         task.cancel()
+    if orderly:
+        await service.stop(0.0)
     carrier.close()
     return {
         "sent": bulk.clock.sent,

@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.web.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic()
@@ -78,6 +79,7 @@ class Connection(asyncio.Protocol):
         if self.asked is not None:
             self.web.down.append(f"a {self.asked.kind} request was cut")
             self.web.over(self.asked, 0.0)
+        self.web.connections.discard(self)
         if self in self.web.free:
             self.web.free.remove(self)
 
@@ -93,6 +95,7 @@ class ServiceWeb(Asking):
         super().__init__(cell)
         self.path = str(path)
         self.free: list[Connection] = []
+        self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.plugin = AlertPlugin()
         self.arrived = self.plugin.arrived
@@ -129,6 +132,10 @@ class ServiceWeb(Asking):
     def alert_request(self) -> None:
         self.begin(0, "alerts", ALERTS=self.cell.alternative.alerts)
 
+    def close(self) -> None:
+        for connection in tuple(self.connections):
+            connection.transport.abort()
+
     async def until_up(self, count: int, seconds: float) -> bool:
         """Wait until there are as many associations; False if there are not within the time."""
         try:
@@ -148,8 +155,9 @@ def back_end(cell: Cell) -> BackEndOptions:
     return BackEndOptions(address)
 
 
-async def ask_service(cell: Cell, load: Any) -> dict[str, Any]:
-    """Connect, put the load on, and tell when what came, as `web.ask` does."""
+async def ask_service(cell: Cell, load: Any, orderly: bool = False) -> dict[str, Any]:
+    """Connect, put the load on, and tell when what came, as `web.ask` does. The service is stopped if `orderly`; else
+    all ends at once, and the process with it."""
     with tempfile.TemporaryDirectory(prefix="fcgi-bench-") as folder:
         web = ServiceWeb(cell, Path(folder, "web.sock"))
         logger = logging.getLogger("fcgi_sctp")
@@ -177,6 +185,9 @@ async def ask_service(cell: Cell, load: Any) -> dict[str, Any]:
             web.down.append("time is over")
         pool = web.plugin.pool(web.asked[0].began) if web.asked else {}
         result = {**web.result(), "refused": web.refused, "pool": pool}
+        web.close()
+        if orderly:
+            await service.stop(0.0)
         carrier.close()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.1)
     return result
