@@ -187,10 +187,14 @@ ONE = next(one for one in SERVICES if one.name == "userspace, 1 association")
 
 def test_requests_pass_through_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
     loopback(monkeypatch)
-    load: dict[str, Any] = {"short": 4, "long": 2, "short_bytes": 5000, "long_bytes": 300_000}
-    found = asyncio.run(both_sides(Cell("requests", ONE, seconds=0.01, load=load)))
-    for kind, rounds in (("short", 4), ("long", 2)):
-        assert found[kind]["asked"] == found[kind]["ended"] >= rounds
+    load = {"short": 4, "long": 2, "short_bytes": 5000, "long_bytes": 300_000, "warm_up_bytes": 10}
+    found = asyncio.run(both_sides(Cell("requests", ONE, seconds=0.0, warm_up=0.01, load=load)))
+    assert {kind: (found[kind]["asked"], found[kind]["ended"]) for kind in ("short", "long")} == {
+        "short": (4, 4),
+        "long": (2, 2),
+    }
+    assert found["warm_up"]["ended"] >= 6
+    assert found["long"]["whole"]["count"] == 2
     assert found["pool"] == {"most": 1, "last": 1, "grew": 0.0}
     assert not found["down"]
 

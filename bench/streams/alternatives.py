@@ -11,6 +11,7 @@ __all__ = [
     "Alternative",
     "BEST",
     "CARRIERS",
+    "COLD",
     "EACH",
     "FLOOD",
     "OF_REQUESTS",
@@ -125,16 +126,16 @@ QUEUES = [*BEST.values(), *_RULES]
 SIX, THIRTY = (replace(EACH, name=f"tcp, {count} connections", connections=count) for count in (6, 30))
 
 REQUESTS = [
-    SHARED,
     LOWAT,
     SIX,
     THIRTY,
     *SERVICES,
     *BEST.values(),
-    replace(BEST["userspace"], name="userspace single", plan="single"),
     replace(SHARED, name="http/2 to the back end, one connection", carrier="http/2"),
     replace(SHARED, name="http/1.1 to the back end, 30 connections", carrier="http/1.1", connections=30),
 ]
+
+COLD = [SIX, THIRTY, *SERVICES]
 
 SLOW_READER = [SHARED, *BEST.values()]
 
@@ -152,6 +153,7 @@ REFERENCES = {
     "plans": [],
     "queues": [],
     "requests": [SIX, THIRTY],
+    "cold": [SIX, THIRTY],
     "slow-reader": [SHARED],
     "flood": [FIFTY],
 }

@@ -19,7 +19,7 @@ from typing import Any
 from bench.install import PYTHON, ROOT, which
 
 from .ends import app_address
-from .measurement import Cell
+from .measurement import Cell, rounds_of
 
 __all__ = ["ask_over_http", "serve_http"]
 
@@ -90,11 +90,10 @@ class _Clients:
 
     async def rounds(self, random: Any) -> None:
         load = self.cell.load
-        kinds = ["long"] * load["long"] + ["short"] * load["short"]
-        pairs = [await asyncio.open_connection("127.0.0.1", 8080, limit=PIECE) for _ in kinds]
-        end = time.monotonic() + self.cell.seconds
-        while time.monotonic() < end:
-            random.shuffle(kinds)
+        pairs = [
+            await asyncio.open_connection("127.0.0.1", 8080, limit=PIECE) for _ in range(load["long"] + load["short"])
+        ]
+        for kinds in rounds_of(self.cell, random):
             paths = [f"/{load[f'{kind}_bytes']}" for kind in kinds]
             await asyncio.gather(*map(self.fetch, pairs, kinds, paths))
         await self.fetch(pairs[0], "end", "/end")

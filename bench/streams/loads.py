@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from .asking import Asking
-from .measurement import Cell, quantiles
+from .measurement import WARM_UP, Cell, quantiles, rounds_of
 from .web import Web
 
 __all__ = ["LOADS", "summary"]
@@ -20,15 +20,17 @@ QUIET = 1.5
 
 
 async def alerts_beside_bulk(web: Asking) -> None:
-    """Answers without end, and alerts on the same requests, or beside them."""
+    """Answers without end that begin one after the other, and alerts on the same requests, or beside them."""
     cell = web.cell
     beside = cell.alternative.alerts in ("channel", "request")
     asks: dict[str, object] = {"SIZE": 0, **({"ALERTS": cell.alternative.alerts} if beside else {})}
-    for number in range(cell.requests):
-        web.begin(number, "bulk", b"", **asks)
+    end = time.monotonic() + cell.warm_up + cell.seconds
     if not beside:
         web.alert_request()
-    await asyncio.sleep(cell.warm_up + cell.seconds)
+    for number in range(cell.requests):
+        web.begin(number, "bulk", b"", **asks)
+        await asyncio.sleep(cell.load.get("every", 0.0))
+    await asyncio.sleep(max(0.0, end - time.monotonic()))
     await _last_alerts(web)
 
 
@@ -42,13 +44,9 @@ async def _last_alerts(web: Asking) -> None:
 
 async def requests_beside_requests(web: Asking) -> None:
     """Rounds of parallel requests, a third of them long; the next round when all have come."""
-    cell = web.cell
-    end = time.monotonic() + cell.seconds
-    while time.monotonic() < end:
-        kinds = ["long"] * cell.load["long"] + ["short"] * cell.load["short"]
-        web.random.shuffle(kinds)
+    for kinds in rounds_of(web.cell, web.random):
         for number, kind in enumerate(kinds):
-            web.begin(number, kind, SIZE=cell.load[f"{kind}_bytes"])
+            web.begin(number, kind, SIZE=web.cell.load[f"{kind}_bytes"])
         await web.idle.wait()
 
 
@@ -89,6 +87,7 @@ LOADS = {
     "plans": alerts_beside_bulk,
     "queues": alerts_beside_bulk,
     "requests": requests_beside_requests,
+    "cold": requests_beside_requests,
     "slow-reader": one_slow_reader,
     "flood": flood,
 }
@@ -116,8 +115,9 @@ def summary(cell: Cell, application: dict[str, Any], web: dict[str, Any]) -> dic
         end = first + cell.seconds
         kept["goodput"] = sum(size for at, size in web["bytes"] if first <= at <= end) / cell.seconds
     else:
-        times = [at for at, _ in web["bytes"]]
-        kept["goodput"] = sum(size for _, size in web["bytes"]) / max(0.001, times[-1] - times[0]) if times else 0
+        begin = min((began for kind, began, *_ in web["requests"] if kind != WARM_UP), default=0.0)
+        came = [(at, size) for at, size in web["bytes"] if at >= begin]
+        kept["goodput"] = sum(size for _, size in came) / max(0.001, came[-1][0] - begin) if came else 0
     if application["queued"]:
         kept["queued"] = sorted(application["queued"])[len(application["queued"]) // 2]
         kept["cwnd"] = sorted(application["cwnd"])[len(application["cwnd"]) // 2]

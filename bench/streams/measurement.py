@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .alternatives import Alternative
 from .network import Route
 
-__all__ = ["Cell", "describe", "quantiles"]
+__all__ = ["WARM_UP", "Cell", "describe", "quantiles", "rounds_of"]
+
+WARM_UP = "warm_up"
+"""The kind of requests that do not count."""
 
 
 @dataclass
@@ -34,7 +40,23 @@ class Cell:
     @property
     def limit(self) -> float:
         """When a measurement that does not end is given up."""
-        return self.warm_up + self.seconds + 25
+        return self.warm_up + self.seconds + 40
+
+
+def rounds_of(cell: Cell, order: random.Random) -> Iterator[list[str]]:
+    """Yield the kinds of the requests of each round until the time is over, at least one. Those that begin while it
+    warms up are all of the kind WARM_UP: the same number, all short."""
+    load = cell.load
+    kinds = ["long"] * load["long"] + ["short"] * load["short"]
+    begin = time.monotonic()
+    while time.monotonic() - begin < cell.warm_up:
+        yield [WARM_UP] * len(kinds)
+    begin = time.monotonic()
+    while True:
+        order.shuffle(kinds)
+        yield kinds
+        if time.monotonic() - begin >= cell.seconds:
+            return
 
 
 def describe(cell: Cell) -> dict[str, Any]:

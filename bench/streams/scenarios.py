@@ -42,6 +42,8 @@ class Scenario:
     runs: int = 3
     losses: tuple[float, ...] = (0.0, 2.0)
     seconds: float = 5.0
+    warm_up: float = 2.0
+    """Seconds before, which do not count."""
     named: Sequence[Alternative] = ()
     """Alternatives that are measured only when they are named."""
     max_requests: int = 1000
@@ -50,24 +52,37 @@ class Scenario:
 
 
 ALL_LOSSES = (0.0, 1.0, 2.0, 5.0)
+ROUND = {"short": 20, "long": 10, "short_bytes": 10 << 10, "long_bytes": 100 << 10, "warm_up_bytes": 10 << 10}
 SLOW = {"slow_rate": 20_000, "slow_bytes": 4 << 20, "fast": 29, "fast_bytes": 32 << 10}
 SCENARIOS: dict[str, Scenario] = {
     "alerts": Scenario(
-        "Delay of an alert beside bulk: 8 answers without end, 100 bytes every 10 ms.",
+        "Delay of an alert beside bulk: 8 answers without end, one begun each half second, 100 bytes every 10 ms.",
         known.ALERTS,
         losses=ALL_LOSSES,
+        warm_up=5.0,
+        loads=(({"every": 0.5}, 262144),),
         named=known.OF_REQUESTS,
     ),
     "plans": Scenario(
-        "The same, of one association, by the plan for its streams, the scheduler and I-DATA.", known.PLANS, runs=2
+        "The same with answers begun at once, of one association, by the plan for its streams, the scheduler, I-DATA.",
+        known.PLANS,
+        runs=2,
     ),
-    "queues": Scenario("The same, by how much SCTP may hold.", known.QUEUES, runs=2, losses=(0.0, 1.0, 2.0)),
+    "queues": Scenario("The same as plans, by how much SCTP may hold.", known.QUEUES, runs=2, losses=(0.0, 1.0, 2.0)),
     "requests": Scenario(
-        "30 requests at once, 20 of 10 KiB and 10 of 100 KiB.",
+        "30 requests at once, 20 of 10 KiB and 10 of 100 KiB, and again when they are over.",
         known.REQUESTS,
         losses=ALL_LOSSES,
         seconds=8.0,
-        loads=(({"short": 20, "long": 10, "short_bytes": 10 << 10, "long_bytes": 100 << 10}, 262144),),
+        loads=((ROUND, 262144),),
+    ),
+    "cold": Scenario(
+        "The same from the first request on, while a pool has not grown: what a burst after a rest meets.",
+        known.COLD,
+        runs=2,
+        seconds=0.0,
+        warm_up=0.0,
+        loads=((ROUND, 262144),),
     ),
     "slow-reader": Scenario(
         "29 answers of 32 KiB again and again beside one of 4 MiB whose reader takes 20 kB/s; with windows or without.",
@@ -95,7 +110,7 @@ def cells(name: str, extent: Extent) -> list[Cell]:
     scenario = SCENARIOS[name]
     references = [replace(one, guest=True) for one in known.REFERENCES[name]]
     alternatives = _chosen([*scenario.alternatives, *references], scenario.named, extent.names)
-    seconds, warm_up = (2 * scenario.seconds, 3.0) if extent.full else (scenario.seconds, 2.0)
+    seconds = 2 * scenario.seconds if extent.full else scenario.seconds
     guest_losses = extent.losses or (scenario.losses if extent.full else GUEST_LOSSES)
     runs = 5 if extent.full else extent.runs or scenario.runs
     guest_runs = 5 if extent.full else extent.guest_runs
@@ -106,7 +121,7 @@ def cells(name: str, extent: Extent) -> list[Cell]:
             Route(loss=loss),
             run=run,
             seconds=seconds,
-            warm_up=warm_up,
+            warm_up=scenario.warm_up,
             window=window,
             max_requests=scenario.max_requests,
             load=load,

@@ -120,20 +120,20 @@ _ALERTS = [
     ("sent late p99 ms", "late", 1e3),
 ]
 _POOL = ("associations", "pool", 1)
+_REQUESTS = [
+    ("short p50", "short/whole/p50", 1e3),
+    ("p99", "short/whole/p99", 1e3),
+    ("long p50", "long/whole/p50", 1e3),
+    ("p99", "long/whole/p99", 1e3),
+    ("kB/s", "goodput", 1e-3),
+    _POOL,
+]
 COLUMNS = {
     "alerts": [*_ALERTS, _POOL],
     "plans": _ALERTS,
     "queues": [*_ALERTS, ("queue KiB", "queued", 1 / 1024), ("cwnd KiB", "cwnd", 1 / 1024)],
-    "requests": [
-        ("short ttfb p50", "short/first_byte/p50", 1e3),
-        ("p99", "short/first_byte/p99", 1e3),
-        ("short whole p50", "short/whole/p50", 1e3),
-        ("p99", "short/whole/p99", 1e3),
-        ("long whole p50", "long/whole/p50", 1e3),
-        ("p99", "long/whole/p99", 1e3),
-        ("kB/s", "goodput", 1e-3),
-        _POOL,
-    ],
+    "requests": _REQUESTS,
+    "cold": _REQUESTS,
     "slow-reader": [
         ("fast answers", "fast/ended", 1),
         ("whole p50", "fast/whole/p50", 1e3),

@@ -33,13 +33,15 @@ class Target:
         return f"{'≥' if self.at_least else '≤'} {self.bound:g}"
 
 
+_REQUESTS = (
+    Target("short p50 ÷ TCP-6", "short/whole/p50", SIX.name, 1.0),
+    Target("long p50 ÷ TCP-30", "long/whole/p50", THIRTY.name, 1.0),
+    Target("short p99 ÷ TCP-6", "short/whole/p99", SIX.name, 1.3),
+    Target("long p99 ÷ TCP-30", "long/whole/p99", THIRTY.name, 1.3),
+)
 TARGETS: dict[str, tuple[Target, ...]] = {
-    "requests": (
-        Target("short p50 ÷ TCP-6", "short/whole/p50", SIX.name, 1.0),
-        Target("long p50 ÷ TCP-30", "long/whole/p50", THIRTY.name, 1.0),
-        Target("short p99 ÷ TCP-6", "short/whole/p99", SIX.name, 1.3),
-        Target("long p99 ÷ TCP-30", "long/whole/p99", THIRTY.name, 1.3),
-    ),
+    "requests": _REQUESTS,
+    "cold": _REQUESTS,
     "alerts": (
         Target("alerts p50 ÷ syslog on TCP", "alerts/p50", EACH.name, 1.0),
         Target("alerts p99 ÷ syslog on TCP", "alerts/p99", EACH.name, 1.0),
