@@ -22,7 +22,7 @@ from bench.install import PYTHON, ROOT, TOOLS, debian_versions, install_debian, 
 from bench.quiet import Turns
 from bench.servers import SERVERS
 from bench.streams.measuring import measure_scenario
-from bench.streams.scenarios import SCENARIOS, Extent
+from bench.streams.scenarios import SCENARIOS, Extent, UnknownAlternative
 from bench.streams.tables import table
 
 MEASUREMENTS = ROOT / "docs" / "measurements"
@@ -158,7 +158,10 @@ def main() -> int:
         for part in options.part or PARTS:
             began = time.monotonic()
             say(f"-- {part}")
-            result, text = PARTS[part](options, turns)
+            try:
+                result, text = PARTS[part](options, turns)
+            except UnknownAlternative as error:
+                parser.error(f"{part}: {error}")
             result["took_seconds"] = round(time.monotonic() - began)
             (folder / f"{part}.json").write_text(json.dumps(result, separators=(",", ":")) + "\n")
             (folder / f"{part}.txt").write_text(text)

@@ -18,7 +18,7 @@ from bench.streams import app_service, loads, web_service
 from bench.streams.alternatives import SERVICES
 from bench.streams.loads import LOADS, summary
 from bench.streams.measurement import Cell, quantiles
-from bench.streams.scenarios import SCENARIOS, Extent, cells
+from bench.streams.scenarios import SCENARIOS, Extent, UnknownAlternative, cells
 from bench.streams.tables import COLUMNS, grouped, of_runs, shown_pool
 from bench.streams.targets import TARGETS, pooled, ratios
 from fcgi_core.sctp.carrier import Address
@@ -75,7 +75,7 @@ def test_few_cells_are_measured_when_they_are_named() -> None:
 
 
 def test_an_alternative_that_is_not_known_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"no alternative 'carrier pigeon'.*userspace, auto"):
+    with pytest.raises(UnknownAlternative, match=r"no alternative 'carrier pigeon'.*userspace, auto"):
         cells("alerts", Extent(names=("carrier pigeon",)))
 
 

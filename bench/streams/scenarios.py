@@ -12,10 +12,14 @@ from .alternatives import Alternative
 from .measurement import Cell
 from .network import Route
 
-__all__ = ["Extent", "SCENARIOS", "cells"]
+__all__ = ["Extent", "SCENARIOS", "UnknownAlternative", "cells"]
 
 GUEST_LOSSES = (0.0, 2.0)
 """What the guest measures of the losses, unless there is time for all: it is slow."""
+
+
+class UnknownAlternative(ValueError):
+    """An alternative was named that the scenario does not have."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +141,12 @@ def cells(name: str, extent: Extent) -> list[Cell]:
 def _chosen(
     alternatives: Sequence[Alternative], named: Sequence[Alternative], names: Sequence[str]
 ) -> Sequence[Alternative]:
-    """Return the alternatives whose names match one of the patterns. ValueError for a pattern that matches none."""
+    """Return the alternatives whose names match one of the patterns; UnknownAlternative if one matches none."""
     if not names:
         return alternatives
     everything = [*alternatives, *named]
     for pattern in names:
         if not any(fnmatchcase(one.name, pattern) for one in everything):
             known_names = "; ".join(dict.fromkeys(one.name for one in everything))
-            raise ValueError(f"no alternative {pattern!r}: choose from {known_names}")
+            raise UnknownAlternative(f"no alternative {pattern!r}: choose from {known_names}")
     return [one for one in everything if any(fnmatchcase(one.name, pattern) for pattern in names)]
