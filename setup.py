@@ -15,7 +15,7 @@ COMPILED = (
     *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/exchange", "testing_request"),
     *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
-    *("hosting/links", "hosting/supervisor", "hosting/isolation"),
+    *("hosting/links", "hosting/half_host", "hosting/supervisor", "hosting/isolation"),
     *(f"hosting/{name}" for name in ("delivery", "inbox", "outgoing")),
     # what a request passes through
     *(f"web/{name}" for name in ("client_socket", "early_stderr", "exchange", "downstream", "waiting", "balance")),
