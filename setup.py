@@ -8,6 +8,7 @@ import os
 
 from setuptools import setup
 
+# `bench/compiled.py` shows how often a request, or a line of a log, passes through each
 COMPILED = (
     # what a message and a record pass through
     *(f"protocol/{name}" for name in ("records", "flow", "outbox", "streams", "states", "events")),
@@ -15,13 +16,13 @@ COMPILED = (
     *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/exchange", "testing_request"),
     *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
-    *("hosting/links", "hosting/supervisor", "hosting/isolation"),
+    *("hosting/links", "hosting/half_host", "hosting/supervisor", "hosting/isolation"),
     *(f"hosting/{name}" for name in ("delivery", "inbox", "outgoing")),
     # what a request passes through
-    *(f"web/{name}" for name in ("client_socket", "early_stderr", "exchange", "downstream", "waiting", "balance")),
-    *("web/service", "web/late_stderr", "web/overload", "web/upstream", "web/probe"),
-    *("app/service", "app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway"),
-    *("app/imported_application", "app/rules", "app/threads", "app/wsgi"),
+    *(f"web/{name}" for name in ("client_socket", "exchange", "downstream", "waiting", "balance")),
+    *("web/service", "web/upstream", "web/probe"),
+    *("app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway"),
+    *("app/rules", "app/threads", "app/wsgi"),
 )
 COMPILED_SYSLOG = (
     *("about", "application", "batch", "capture", "formats", "lines", "maker", "rules", "sender", "source", "stderr"),

@@ -17,7 +17,7 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs" / "embedding.md").read_t
 def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     exec(compile(example, "docs/embedding.md", "exec"), {})
-    assert capsys.readouterr().out == "200 OK: hello /basket\n"
+    assert capsys.readouterr().out == "b'hello /basket'\n"
 
 
 @pytest.mark.parametrize("name", fcgi_core.__all__)

@@ -34,7 +34,7 @@ def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["access", "maintenance"])
+@pytest.mark.parametrize("name", ["access", "maintenance", "sqltrace"])
 def test_plugins_pass_their_own_tests(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = EXAMPLES / "plugins" / name
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", str(folder)]

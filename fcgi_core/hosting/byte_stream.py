@@ -5,8 +5,6 @@ Records may be padded here, and the reserved byte of their headers is 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ..protocol.records import (
     HEADER_SIZE,
     MAX_CONTENT,
@@ -18,18 +16,10 @@ from ..protocol.records import (
     wrong_version,
 )
 
-__all__ = ["KEEP_CONN", "Record", "RecordReader", "find_value", "params_records"]
+__all__ = ["KEEP_CONN", "RecordReader", "find_value", "params_records"]
 
 KEEP_CONN = 1
 """Flag of BEGIN_REQUEST: the connection stays open after the request (section 5.1)."""
-
-
-class Record(NamedTuple):
-    """One record of a byte stream."""
-
-    type: int
-    request_id: int
-    content: bytes
 
 
 class RecordReader:
@@ -45,8 +35,9 @@ class RecordReader:
         """Whether the last record is unfinished."""
         return bool(self._rest)
 
-    def feed(self, data: bytes) -> list[Record]:
-        """The records that `data` completes, in order. RemoteProtocolError if a version byte is not 1."""
+    def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
+        """Returns the records that `data` completes, in order, each as (type, request id, content).
+        RemoteProtocolError if a version byte is not 1."""
         if self._rest:
             data = self._rest + data
         records = []
@@ -62,7 +53,7 @@ class RecordReader:
             if following > end:
                 break
             request_id = data[position + 2] << 8 | data[position + 3]
-            records.append(Record(data[position + 1], request_id, data[start:stop]))
+            records.append((data[position + 1], request_id, data[start:stop]))
             position = following
         self._rest = data[position:] if position else data
         if self._rest and self._rest[0] != VERSION:

@@ -129,7 +129,7 @@ class Exchange:
             self._head_begun = None
             self._head = bytes(begun if end < 0 else begun[:end])
         self.head_size = len(self._head)
-        self.status = _status(self._head)
+        self.status = status_of(self._head)
 
     def has_come_whole(self, *, closed: bool = False) -> bool:
         """Whether all of the response has come, by what its head says of its length. `closed`: the application closed
@@ -208,14 +208,9 @@ def header_value(head: bytes, name: bytes) -> bytes:
     return (lines[start:] if end < 0 else lines[start:end]).strip()
 
 
-def status_of(response: bytes) -> int:
-    """Returns the HTTP status of a CGI response (RFC 3875 section 6.3) that begins with `response`: without a Status
-    header 302 if it has a Location, else 200."""
-    end = end_of_head(response)
-    return _status(response if end < 0 else response[:end])
-
-
-def _status(head: bytes) -> int:
+def status_of(head: bytes) -> int:
+    """Returns the HTTP status that the head of a CGI response says (RFC 3875 section 6.3): without a Status header 302
+    if it has a Location, else 200."""
     digits = head[8:11] if head.startswith(b"Status: ") else header_value(head, b"status")[:3]
     if len(digits) == 3 and digits.isdigit():
         return int(digits)

@@ -6,10 +6,8 @@ sends their items.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
 from threading import get_ident
 from typing import Any
 
@@ -18,12 +16,10 @@ from ..errors import FcgiSctpError, LocalProtocolError, PluginError, StartAnew
 from ..plugin import (
     ApplicationHalf,
     AssociationInfo,
-    ChannelTotals,
     FeedEntry,
     Half,
     Make,
     Outcome,
-    OutputFigures,
     Plugin,
     RequestInfo,
     TransportFigures,
@@ -32,78 +28,20 @@ from ..plugin import (
 from ..plugin.traffic import Traffic
 from ..protocol.channels import Channel, Direction
 from .agreement import Agreement
-from .delivery import Delivery, Stream
+from .delivery import Delivery
 from .discovery import EnabledPlugin, name_problem, verify_half
 from .driver import Driver
-from .figures import ChannelLedger, association_figures, streams_of
+from .half_host import HalfHost
 from .isolation import Entry, HookCaller, Tally
 from .links import Link, mark_of
 from .outgoing import Gathering
+from .plugin_figures import PluginFigures
 from .receipts import Acknowledger
 
 __all__ = ["Supervisor"]
 
 TICK = 1.0
 """Seconds between ticks."""
-MOST_SHOWN = 20
-"""Disagreeing associations of one plugin that are shown."""
-
-
-class _HalfHost:
-    """The host that one half sees."""
-
-    def __init__(self, supervisor: Supervisor, name: str) -> None:
-        self._supervisor = supervisor
-        self._plugin = name
-        self.log = logging.getLogger(f"fcgi_sctp.plugin.{name}")
-        self.name = supervisor.process_name
-
-    def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
-        self._supervisor.delivery.queue(channel, item, request, urgency)
-
-    def broadcast(self, channel: str, item: bytes) -> None:
-        for link in tuple(self._supervisor.links):
-            if link.connection.takes(channel):
-                self._supervisor.delivery.queue(channel, item, link, 6)
-
-    def gather(self, channel: str, make: Make) -> Gathering:
-        return self._supervisor.gather(self._plugin, channel, make)
-
-    def open_channel(self, channel: Channel) -> None:
-        self._supervisor.open_channel(self._plugin, channel)
-
-    def close_channel(self, name: str) -> None:
-        self._supervisor.close_channel(self._plugin, name)
-
-    def is_taken(self, channel: str) -> bool:
-        return self._supervisor.is_taken(channel)
-
-    def open_stream(self, channel: str, request: RequestInfo) -> Stream:
-        return self._supervisor.delivery.open_stream(channel, request)
-
-    def associations(self) -> Sequence[AssociationInfo]:
-        return tuple(link.info for link in self._supervisor.links)
-
-    def association_of(self, request: RequestInfo) -> AssociationInfo | None:
-        link: Link | None = getattr(request, "link", None)
-        return None if link is None else link.info
-
-    def find_requests(
-        self, numbers: Iterable[int], association: AssociationInfo | None = None
-    ) -> list[RequestInfo | None]:
-        return self._supervisor.find_requests(numbers, association)
-
-    def transport(self) -> TransportFigures:
-        return self._supervisor.transport()
-
-    def traffic(self) -> Traffic:
-        return self._supervisor.follow_traffic()
-
-    def publish(self, entry: FeedEntry) -> None:
-        self._supervisor.publish_all((entry,))
-
-    def publish_all(self, entries: Iterable[FeedEntry]) -> None:
-        self._supervisor.publish_all(entries)
 
 
 class Supervisor(HookCaller):
@@ -129,7 +67,6 @@ class Supervisor(HookCaller):
         self.traffic: Traffic | None = None
         """Figures by virtual host, once they are asked for."""
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
-        self._ledger = ChannelLedger()
         self._wake_loop = wake_loop
         self._acknowledger: Acknowledger[Entry] = Acknowledger(
             loop, wake_loop, lambda entry: self._call(entry, entry.half.commit, failed=False)
@@ -148,6 +85,7 @@ class Supervisor(HookCaller):
         self._sends = Direction.TO_APPLICATION if web else Direction.TO_WEB
         self.delivery = Delivery((), loop, wake_loop)
         self._agreement = Agreement(self._sends, loop, self.links)
+        self._figures = PluginFigures(self._kind, self.delivery, self._agreement, self._call)
         self.known = {one.plugin.name: one for one in enabled}
         """By name: all plugins of the configuration, in its order, also those that are off."""
         for one in self.known.values():
@@ -192,7 +130,7 @@ class Supervisor(HookCaller):
             self.delivery.remove(link)
             link.connection.drop_waiting()
             self._acknowledger.forget(link)
-            self._ledger.close(link.connection)
+            self._figures.close(link.connection)
             for entry in self._entries:
                 self._call(entry, entry.half.association_down, link.info, reason)
             self._look_for_silence()
@@ -337,11 +275,6 @@ class Supervisor(HookCaller):
             entry.aside_until = math.inf
         self.delivery.close()
 
-    def is_taken(self, channel: str) -> bool:
-        """See `Host.is_taken`."""
-        links = tuple(self.links)
-        return not links or any(link.connection.takes(channel) for link in links)
-
     # ---- beginning and end of halves
 
     def running(self, name: str) -> Entry | None:
@@ -357,7 +290,7 @@ class Supervisor(HookCaller):
         make = one.plugin.web_half if self._web else one.plugin.application_half
         try:
             self._declare()
-            host = _HalfHost(self, name)
+            host = HalfHost(self, self.delivery, name)
             half = self.bounded(make, host, one.options)
             if half is not None:
                 verify_half(half, self._kind)
@@ -501,65 +434,8 @@ class Supervisor(HookCaller):
 
     def transport(self) -> TransportFigures:
         """Returns the state of the associations and channels."""
-        return TransportFigures(
-            [association_figures(link.info, link.driver) for link in self.links],
-            [self._totals(one) for one in self.channels],
-            [(entry.name, one) for entry in self._entries for one in self._outputs(entry)],
-            disagreements=self._agreement.counts(),
-        )
-
-    def _outputs(self, entry: Entry) -> Sequence[OutputFigures]:
-        """Returns the state of the places that a half writes to."""
-        if type(entry.half).output_figures is self._kind.output_figures:
-            return ()
-        outputs: Sequence[OutputFigures] = self._call(entry, entry.half.output_figures, failed=())
-        return outputs
-
-    def _totals(self, channel: Channel) -> ChannelTotals:
-        lost = self.delivery.lost.get(channel.name, 0)
-        return self._ledger.totals(channel, [link.connection for link in self.links], lost)
+        return self._figures.transport(self._entries, self.channels)
 
     def statistics(self) -> list[dict[str, Any]]:
         """Returns an entry for each plugin, for people and programs; times are seconds."""
-        now = self._loop.time()
-        told = [self._statistics(name, one.plugin.version, self.running(name), now) for name, one in self.known.items()]
-        for name in self._agreement.counts():
-            if name not in self.known:
-                told.append({**self._statistics(name, "", None, now), "state": "only there"})
-        return told
-
-    def _statistics(self, name: str, version: str, entry: Entry | None, now: float) -> dict[str, Any]:
-        tally = self._tallies.get(name, Tally())
-        disagreeing = [(link, link.disagreements[name]) for link in self.links if name in link.disagreements]
-        state = "disagrees" if disagreeing else "running"
-        return {
-            "name": name,
-            "version": version,
-            "state": "off" if entry is None else "set aside" if entry.aside_until > now else state,
-            "errors": tally.errors,
-            "hooks": {
-                "calls": tally.calls,
-                "seconds": round(tally.seconds, 6),
-                "slowest": round(tally.slowest, 6),
-                "slow": tally.slow,
-                "share": 0.0 if entry is None else round(entry.share, 4),
-            },
-            "disagreements": [
-                {"association": link.info.identity, "peer": link.info.peer, "here": one.here, "there": one.there}
-                for link, one in disagreeing[:MOST_SHOWN]
-            ],
-            "aside": [
-                {"peer": address, "seconds": round(account.aside_until - now, 1)}
-                for address, account in (() if entry is None else entry.peers.items())
-                if account.aside_until > now
-            ],
-            "channels": [
-                {
-                    **asdict(self._totals(channel)),
-                    "streams": sum(streams_of(link.connection, channel.name) for link in self.links),
-                    "waiting": self.delivery.waiting(channel.name),
-                }
-                for channel in (() if entry is None else entry.channels)
-            ],
-            "outputs": [asdict(output) for output in (() if entry is None else self._outputs(entry))],
-        }
+        return self._figures.statistics(self.known.values(), self._entries, self._tallies, self._loop.time())

@@ -54,7 +54,7 @@ from .records import (
 )
 from .request import Request
 from .settings import MIN_MAX_MESSAGE, Settings
-from .streams import CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, Policy, StreamPool, StreamSet
+from .streams import CONTENT_PRIORITY, CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, Policy, StreamPool, StreamSet
 
 __all__ = ["Connection"]
 
@@ -233,11 +233,11 @@ class Connection:
 
         `urgent`: only control messages, credit and urgent feedback.
         """
-        return self._outbox.take(room, self._max_message, Priority.URGENT if urgent else Priority.BACKGROUND)
+        return self._outbox.take(room, self._max_message, urgent)
 
     def waiting(self, urgent: bool = False) -> bool:
         """Whether take() has something to give."""
-        return self._outbox.waiting(Priority.URGENT if urgent else Priority.BACKGROUND)
+        return self._outbox.waiting(urgent)
 
     @property
     def feedback_waiting(self) -> int:
@@ -592,7 +592,7 @@ class Connection:
         self._outbox.post(Priority.CONTROL, Message(CONTROL_STREAM, record(kind, 0, content), PPID))
 
     def _open_lane(self, request: Request) -> None:
-        request.lane = Lane(self.pool.content_stream(request.streams), Priority.CONTENT)
+        request.lane = Lane(self.pool.content_stream(request.streams), CONTENT_PRIORITY)
 
     def _send(self, request: Request, kind: int, content: bytes | memoryview) -> None:
         """Send content of a stream, b'' to close it, and hold what the window does not allow yet."""

@@ -163,6 +163,8 @@ class Outbox:
         self._classes: list[tuple[deque[Message], deque[Lane], deque[Lane]]] = [
             (deque(), deque(), deque()) for _ in Priority
         ]
+        self._urgent = self._classes[: Priority.URGENT + 1]
+        self._control = self._classes[: Priority.CONTROL + 1]
         self.posted = 0
         """Bytes of memory of the waiting messages that `post` was given."""
         self.open = False
@@ -180,9 +182,7 @@ class Outbox:
         if not self._closed:
             lane.queue.append(encoded)
             lane.size += len(encoded)
-            if not lane.queued:
-                lane.queued = True
-                self._classes[lane.priority][1].append(lane)
+            self.wake(lane)
 
     def wake(self, lane: Lane) -> None:
         """Queue a lane that has something to send."""
@@ -201,10 +201,12 @@ class Outbox:
             self.post(Priority.CONTROL, last)
         self._closed = True
 
-    def waiting(self, least: int = Priority.BACKGROUND) -> bool:
-        """Whether anything of priority `least` or better waits; a lane that was cleared since counts, too."""
-        classes = self._classes[: least + 1] if self.open else self._classes[: Priority.CONTROL + 1]
-        return any(messages or new or old for messages, new, old in classes)
+    def _sendable(self, urgent: bool) -> list[tuple[deque[Message], deque[Lane], deque[Lane]]]:
+        return self._control if not self.open else self._urgent if urgent else self._classes
+
+    def waiting(self, urgent: bool = False) -> bool:
+        """Whether anything, or anything urgent, waits; a lane that was cleared since counts, too."""
+        return any(messages or new or old for messages, new, old in self._sendable(urgent))
 
     def waiting_bytes(self) -> int:
         """Bytes of the records that wait; items of feedback that are not records yet are not counted."""
@@ -214,12 +216,11 @@ class Outbox:
             size += sum(len(encoded) for lanes in (new, old) for lane in lanes for encoded in lane.queue)
         return size
 
-    def take(self, room: int, limit: int, least: int = Priority.BACKGROUND) -> list[Message]:
-        """Messages of priority `least` or better to send now, the most urgent first: about `room` bytes, `limit` bytes
-        each at most. The last message may go beyond `room`, so any room above 0 makes progress."""
+    def take(self, room: int, limit: int, urgent: bool = False) -> list[Message]:
+        """Messages, or urgent ones alone, to send now, the most urgent first: about `room` bytes, `limit` bytes each at
+        most. The last message may go beyond `room`, so any room above 0 makes progress."""
         taken: list[Message] = []
-        last = least if self.open else Priority.CONTROL
-        for messages, new, old in self._classes[: last + 1]:
+        for messages, new, old in self._sendable(urgent):
             while room > 0 and messages:
                 message = messages.popleft()
                 size = len(message.data)

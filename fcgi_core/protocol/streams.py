@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Final
 
 from .channels import Priority
 
@@ -23,6 +24,8 @@ __all__ = ["CONTROL_STREAM", "FIRST_STREAM", "SECURITY_STREAM", "Policy", "Short
 SECURITY_STREAM = 0
 CONTROL_STREAM = 1
 FIRST_STREAM = 2
+CONTENT_PRIORITY: Final[int] = Priority.CONTENT
+"""As a constant, because Python 3.11 runs code of `enum` for each `Priority.CONTENT`."""
 CONTENT = "content"
 STDERR = "stderr"
 
@@ -113,8 +116,8 @@ class StreamPool:
         if self._policy is not None:
             channel, holder = self._policy(CONTENT, streams)
             if holder is None:
-                return self.association_stream(channel, Priority.CONTENT)
-        stream = streams.content = self._take(Priority.CONTENT) or self._share(Priority.CONTENT, content=True)
+                return self.association_stream(channel, CONTENT_PRIORITY)
+        stream = streams.content = self._take(CONTENT_PRIORITY) or self._share(CONTENT_PRIORITY, content=True)
         self._holders[stream] = self._holders.get(stream, 0) + 1
         return stream
 

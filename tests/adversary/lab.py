@@ -353,8 +353,7 @@ async def ask_web(web: Victim, params: dict[str, str] | None = None) -> bytes:
     try:
         async with asyncio.timeout(PATIENCE):
             while piece := await reader.read(65536):
-                for one in records.feed(piece):
-                    answer += one.content if one.type == RecordType.STDOUT else b""
+                answer += b"".join(content for kind, _, content in records.feed(piece) if kind == RecordType.STDOUT)
     finally:
         writer.close()
     return answer

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fcgi_core.hosting.byte_stream import KEEP_CONN, Record, RecordReader
+from fcgi_core.hosting.byte_stream import KEEP_CONN, RecordReader
 from fcgi_core.protocol.records import RecordType, decode_pairs, end_request, record, stream_records
+from tests.byte_stream import Record, records_in
 
 
 class Served:
@@ -35,7 +36,7 @@ class Served:
                 return None
             if not piece:
                 return None
-            self._waiting = self._records.feed(piece)
+            self._waiting = records_in(piece, self._records)
         return self._waiting.pop(0)
 
     async def params_come(self) -> bool:

@@ -223,8 +223,8 @@ async def _downstream(chunks: list[bytes]) -> None:
         client.wire.written = b""
         _finish(client, whole[middle - 5 :])
         await asyncio.sleep(0)
-        (mine,) = [one for one in RecordReader().feed(client.wire.written) if one.type == RecordType.STDOUT and one[2]]
-        assert (mine.request_id, mine.content) == (UNTOUCHED, b"Status: 200 OK\r\n\r\n")
+        (mine,) = [one for one in RecordReader().feed(client.wire.written) if one[0] == RecordType.STDOUT and one[2]]
+        assert mine[1:] == (UNTOUCHED, b"Status: 200 OK\r\n\r\n")
     client.connection.connection_lost(None)
     assert not client.connections
     assert all(exchange.state is State.OVER for exchange in client.dispatcher.begun)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_core.errors import RemoteProtocolError
-from fcgi_core.hosting.byte_stream import Record, RecordReader, find_value, params_records
+from fcgi_core.hosting.byte_stream import RecordReader, find_value, params_records
 from fcgi_core.protocol.records import HEADER, MAX_CONTENT, RecordType, decode_pairs, encode_pairs, record
+from tests.byte_stream import Record, records_in
 
 latin = st.text(st.characters(max_codepoint=255))
 a_record = st.builds(
@@ -28,7 +29,7 @@ def padded(one: Record, padding: int) -> bytes:
 def test_params_are_cut_between_pairs_into_as_few_records_as_it_takes(lengths: list[tuple[str, int]]) -> None:
     pairs = [(name, "v" * length) for name, length in lengths]
     whole = encode_pairs(pairs)
-    contents = [one.content for one in RecordReader().feed(b"".join(params_records(3, whole)))]
+    contents = [one.content for one in records_in(b"".join(params_records(3, whole)))]
     assert b"".join(contents) == whole
     assert all(contents)
     if all(len(encode_pairs([pair])) <= MAX_CONTENT for pair in pairs):
@@ -41,7 +42,7 @@ def test_params_that_fit_are_one_record(over: int) -> None:
     first = encode_pairs([("A", "x" * 40_000)])
     rest = encode_pairs([("B", "y" * (MAX_CONTENT + over - len(first) - 6))])
     cut = [first, rest] if over > 0 else [first + rest]
-    assert [one.content for one in RecordReader().feed(b"".join(params_records(1, first + rest)))] == cut
+    assert [one.content for one in records_in(b"".join(params_records(1, first + rest)))] == cut
 
 
 @given(st.lists(a_record, max_size=8), st.lists(st.integers(0, 3000), max_size=20))

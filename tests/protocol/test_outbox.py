@@ -78,12 +78,12 @@ def test_the_lower_priority_number_goes_first(outbox: Outbox) -> None:
 def test_only_what_is_urgent(outbox: Outbox) -> None:
     outbox.add(Lane(12, CONTENT), b"x")
     assert outbox.waiting()
-    assert not outbox.waiting(Priority.URGENT)
+    assert not outbox.waiting(urgent=True)
     outbox.add(Lane(11, Priority.URGENT), b"x")
     outbox.post(CONTROL, Message(1, b"control"))
-    assert outbox.waiting(Priority.URGENT)
-    assert streams(outbox.take(ROOM, 100, Priority.URGENT)) == [1, 11]
-    assert not outbox.waiting(Priority.URGENT)
+    assert outbox.waiting(urgent=True)
+    assert streams(outbox.take(ROOM, 100, urgent=True)) == [1, 11]
+    assert not outbox.waiting(urgent=True)
     assert streams(outbox.take(ROOM, 100)) == [12]
 
 

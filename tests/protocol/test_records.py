@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.hosting.byte_stream import RecordReader
 from fcgi_core.protocol.records import (
     HEADER_SIZE,
     MAX_CONTENT,
@@ -25,6 +24,7 @@ from fcgi_core.protocol.records import (
     values_of,
 )
 from fcgi_core.protocol.settings import DEFAULT_MAX_MESSAGE
+from tests.byte_stream import records_in
 
 latin = st.text(st.characters(max_codepoint=255))
 
@@ -50,7 +50,7 @@ def test_begin_and_end() -> None:
 @given(st.binary(max_size=100), st.integers(1, 40), st.booleans())
 def test_a_body_is_cut_into_records_and_none_of_them_is_empty(data: bytes, size: int, view: bool) -> None:
     cut = stream_records(RecordType.STDOUT, 5, memoryview(data) if view else data, 3, size)
-    contents = [one.content for one in RecordReader().feed(b"".join(cut))]
+    contents = [one.content for one in records_in(b"".join(cut))]
     assert b"".join(contents) == data
     assert all(0 < len(content) <= size for content in contents)
     assert all(one[7] == 3 for one in cut)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.hosting.byte_stream import KEEP_CONN, Record, RecordReader
+from fcgi_core.hosting.byte_stream import KEEP_CONN, RecordReader
 from fcgi_core.hosting.driver import Driver
 from fcgi_core.hosting.links import Link
 from fcgi_core.plugin import AssociationInfo
@@ -36,6 +36,7 @@ from fcgi_core.web import client_socket, early_stderr
 from fcgi_core.web import downstream as module
 from fcgi_core.web.downstream import Connections, DownstreamConnection
 from fcgi_core.web.exchange import NO_RECORD, State, WebExchange
+from tests.byte_stream import Record, records_in
 
 PARAMS = {"REQUEST_METHOD": "GET", "SERVER_NAME": "shop.example"}
 
@@ -151,7 +152,7 @@ class Client:
         await asyncio.sleep(0)
         written, self.wire.written = self.wire.written, b""
         reader = RecordReader()
-        records = reader.feed(written)
+        records = records_in(written, reader)
         assert not reader.inside_record
         return records
 
@@ -581,7 +582,7 @@ async def test_a_web_server_that_sends_all_before_it_reads_gets_the_answer(tmp_p
             await writer.drain()
             while writer.transport.get_write_buffer_size():  # type: ignore[attr-defined]
                 await asyncio.sleep(0.001)
-            answer = RecordReader().feed(await reader.read())
+            answer = records_in(await reader.read())
             assert sum(len(content) for kind, _, content in answer if kind == RecordType.STDOUT) > 100_000
             assert answer[-1].type == RecordType.END_REQUEST
             writer.close()

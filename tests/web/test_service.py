@@ -18,7 +18,7 @@ import pytest
 
 from fcgi_core.app.exchange import AppExchange
 from fcgi_core.app.service import AppService
-from fcgi_core.hosting.byte_stream import KEEP_CONN, Record, RecordReader
+from fcgi_core.hosting.byte_stream import KEEP_CONN
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Host, Plugin, RequestInfo, WebHalf
 from fcgi_core.protocol.channels import Channel, Direction, Priority
@@ -47,6 +47,7 @@ from fcgi_core.web.listeners import ListenError
 from fcgi_core.web.probe import ProbeOptions
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from tests.app.harness import PATIENCE, LiveNetwork, until
+from tests.byte_stream import Record, records_in
 from tests.web.test_downstream import Wire
 
 Behaviour = Callable[[AppExchange], None]
@@ -198,7 +199,7 @@ class Bench:
 
 
 def records(wire: Wire) -> list[Record]:
-    return RecordReader().feed(wire.written.removesuffix(NO_RECORD) if wire.closing else wire.written)
+    return records_in(wire.written.removesuffix(NO_RECORD) if wire.closing else wire.written)
 
 
 def is_over(wire: Wire) -> bool:

@@ -37,7 +37,6 @@ _LEVEL_OF_SEVERITY = (1000, 1000, 50, 40, 30, 25, 20, 0)
 """By severity, the lowest level of `logging` that becomes this severity or a more urgent one."""
 _format_exception = logging.Formatter().formatException
 _last_resort = logging.lastResort
-_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class Take(Protocol):

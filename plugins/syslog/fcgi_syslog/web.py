@@ -21,7 +21,7 @@ from fcgi_core.plugin import (
 from . import batch
 from .about import FIELDS_ELEMENT, OF_PROCESS, REQUEST_ELEMENT, details, server_name
 from .lines import Head, Lines, OfRequest
-from .message import FACILITIES, Data, parse_text, read
+from .message import FACILITIES, Data, Message, parse_text, read
 from .options import Output, SyslogOptions
 from .outputs import make_sink
 from .reassembly import Reassembler
@@ -155,21 +155,8 @@ class SyslogWeb(WebHalf):
             self.malformed += 1
             self._last_malformed = f"{association.peer}: {problem}"
             fields = {**fields, "malformed": problem}
-        self._publish(
-            FeedEntry(
-                time.time() if message.time is None else message.time,
-                message.severity,
-                text,
-                name,
-                message.app_name or association.peer_name,
-                message.facility,
-                message.procid,
-                message.msgid,
-                identity,
-                fields or None,
-                message.hostname,
-            )
-        )
+        head = _head_of(message, association.peer_name, name, identity, fields)
+        self._publish(head.entry(time.time() if message.time is None else message.time, text))
 
     def _lines(self, item: bytes, association: AssociationInfo) -> Lines:
         """Return the lines of a batch. ValueError says what is wrong with it."""
@@ -222,17 +209,7 @@ class SyslogWeb(WebHalf):
                 name, fields = "", _flat(data)
             else:
                 name, fields = begins[2], _added(data)
-        head = Head(
-            message.severity,
-            name,
-            message.app_name or peer_name,
-            message.facility,
-            message.procid,
-            message.msgid,
-            identity,
-            fields or None,
-            message.hostname,
-        )
+        head = _head_of(message, peer_name, name, identity, fields)
         if len(text) <= KNOWN_HEAD_LENGTH and head.cost <= KNOWN_HEAD_COST:
             if len(self._heads) >= KNOWN_HEADS:
                 self._heads.clear()
@@ -342,6 +319,20 @@ class SyslogWeb(WebHalf):
             wanted = lines.down_to(sink.threshold)
             if wanted is not None:
                 sink.write(wanted)
+
+
+def _head_of(message: Message, peer_name: str, name: str, identity: str, fields: Mapping[str, str]) -> Head:
+    return Head(
+        message.severity,
+        name,
+        message.app_name or peer_name,
+        message.facility,
+        message.procid,
+        message.msgid,
+        identity,
+        fields or None,
+        message.hostname,
+    )
 
 
 def _flat(data: Data, but: str = "") -> dict[str, str]:
