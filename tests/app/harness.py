@@ -210,7 +210,9 @@ async def serving(
 __all__ = ["PARAMS", "Call", "RecordType", "Web", "serving", "settle", "until"]
 
 
-def run(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of a coroutine function, which pytest calls with its fixtures."""
+
     @functools.wraps(test)
     def wrapper(**named: Any) -> None:
         asyncio.run(test(**named))  # type: ignore[arg-type]
