@@ -369,7 +369,7 @@ class SctpConfig(_Model):
     @classmethod
     def _no_plan(cls, given: object) -> object:
         if isinstance(given, dict) and "plan" in given:
-            raise ValueError("plan was removed, each request has streams of its own: delete it")
+            raise ValueError("plan was removed: delete it, each request has its own streams")
         return given
 
     @model_validator(mode="after")
