@@ -78,7 +78,7 @@ class Held:
 
 
 @run
-async def test_where_more_children_were_seen_connections_are_kept_while_others_wait(path: Path, kept: None) -> None:
+async def test_connections_are_kept_while_others_wait_if_there_are_more_children(path: Path, kept: None) -> None:
     held = Held()
     async with fastcgi_server(path, held.serve) as connections, serving(running := bridge(path)) as web:
         first = web.call(QUERY_STRING="a")

@@ -20,7 +20,7 @@ def many(count: int, begin: int = 0) -> Iterator[Line]:
     return (Line(number, 0.0, 6, str(number)) for number in range(begin, begin + count))
 
 
-def test_what_happened_before_the_end_of_a_pause_is_drawn_whole() -> None:
+def test_lines_of_a_pause_are_never_sampled() -> None:
     backlog = Backlog()
     for line in many(10):
         backlog.add(line)

@@ -90,7 +90,7 @@ def test_a_viewer_that_ends_early_leaves_no_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS, ids=["gz", "bz2", "xz", "zst"])
-def test_what_unpacks_to_much_costs_little(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+def test_a_file_that_unpacks_to_much_costs_little_memory(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(compress(b"x" * (200 << 20)))
     assert path.stat().st_size < 1 << 20

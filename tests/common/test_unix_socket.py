@@ -70,7 +70,7 @@ def test_something_else_stays(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_path_taken_over_by_another_process_stays(tmp_path: Path) -> None:
+def test_a_path_that_another_process_uses_now_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     unix = UnixSocket(path)
     path.unlink()

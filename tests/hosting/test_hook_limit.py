@@ -74,7 +74,7 @@ def test_each_hook_is_ended(call: Callable[[Side], object]) -> None:
     assert side.supervisor.hook_due == math.inf
 
 
-def test_what_is_gathered_waits_while_a_make_that_did_not_return_is_set_aside() -> None:
+def test_gathering_stops_while_a_make_that_did_not_return_is_set_aside() -> None:
     side = Side()
     side.half.does = spin
     with side.watched():
@@ -109,7 +109,7 @@ def test_a_hook_ends_neither_the_process_nor_its_caller(what: BaseException) -> 
     assert side.errors == 2
 
 
-def test_what_is_not_the_hooks_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_keyboard_interrupt_passes_through_a_hook(caplog: pytest.LogCaptureFixture) -> None:
     side = Side(FOR_EVER)
 
     def interrupted() -> None:
@@ -141,7 +141,7 @@ def test_a_hook_that_keeps_the_interpreter_to_itself_is_ended(caplog: pytest.Log
     assert "in backtrack" in caplog.text
 
 
-def test_one_that_waits_for_another_thread_that_works_is_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_that_waits_for_a_busy_thread_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     worked = 7.0
     monkeypatch.setattr("fcgi_core.hosting.hook_limit.thread_time", lambda: worked)
     side = Side(0.0)
@@ -172,7 +172,7 @@ def test_one_that_waits_for_another_thread_that_works_is_let_alone(monkeypatch: 
     assert (side.state, side.errors) == ("set aside", 1)
 
 
-def test_a_hook_that_has_returned_is_let_alone() -> None:
+def test_a_hook_that_has_returned_is_not_ended() -> None:
     side = Side(0.0)
     side.begin()
     raise_if_late(side.limit)
@@ -184,7 +184,7 @@ def test_a_hook_that_has_returned_is_let_alone() -> None:
     assert side.half.calls == 3
 
 
-def test_another_hook_that_runs_meanwhile_is_let_alone() -> None:
+def test_the_next_hook_is_not_ended_for_the_last_one() -> None:
     side = Side(FOR_EVER)
     side.half.does = lambda: raise_if_late(side.limit)  # the signal was for the one before
     side.begin()
@@ -250,7 +250,7 @@ def test_a_hook_that_logs_without_end_is_ended_and_the_log_goes_on() -> None:
         log.removeHandler(handler)
 
 
-def test_one_that_waits_where_others_have_locks_is_set_aside_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_late_hook_in_code_with_locks_is_set_aside_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
     side = Side()
     event = threading.Event()
     side.half.does = lambda: event.wait(PATIENCE)
@@ -315,14 +315,14 @@ def test_no_exception_is_raised_through_the_code_of_others(module: str) -> None:
     assert raised == [False, False, True]
 
 
-def test_where_harmless_code_waits_it_is_ended() -> None:
+def test_a_late_hook_in_harmless_code_is_ended() -> None:
     side = Side(0.0)
     side.half.does = lambda: call_in("http.client", lambda: raise_if_late(side.limit))
     side.begin()
     assert (side.state, side.errors) == ("set aside", 1)
 
 
-def test_a_hook_whose_frame_is_not_to_be_seen_is_let_alone() -> None:
+def test_a_hook_without_a_visible_frame_is_not_ended() -> None:
     """It is compiled, or no function: nothing tells which frames are above it."""
     side = Side(0.0)
     for hook in (None, len, print, functools.partial(spin), object()):

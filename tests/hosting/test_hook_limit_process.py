@@ -22,7 +22,7 @@ from tests.system.rogue_plugin import spin
 # ---- what cannot be ended
 
 
-def test_it_is_given_up_when_it_is_late_beyond_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_is_given_up_after_end_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcgi_core.hosting.hook_limit.BURST", 1)
     monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: None)
     side = Side(FOR_EVER)
@@ -74,7 +74,7 @@ def test_the_process_ends_with_its_frames(way: str) -> None:
         ({"NOTIFY_SOCKET": "/run/x"}, True),
     ],
 )
-def test_whether_another_is_started(
+def test_whether_the_process_is_started_again(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: bool
 ) -> None:
     for name in ("INVOCATION_ID", "SYSTEMD_EXEC_PID", "FCGI_SCTP_WORKER", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED"):
@@ -100,7 +100,7 @@ def test_the_time_of_a_hook_inside_a_hook_is_its_own() -> None:
     assert side.supervisor.hook_due == math.inf
 
 
-def test_a_hook_on_another_thread_is_nobody_s_business() -> None:
+def test_a_hook_on_another_thread_is_not_watched() -> None:
     side = Side(0.0)
     dues: list[float] = []
     side.half.does = lambda: dues.append(side.supervisor.hook_due)
@@ -110,7 +110,7 @@ def test_a_hook_on_another_thread_is_nobody_s_business() -> None:
     assert dues == [math.inf]
 
 
-def test_a_set_aside_plugin_hears_nothing_on_another_thread() -> None:
+def test_a_set_aside_plugin_is_not_called_on_another_thread() -> None:
     side = Side(0.0)
     side.half.does = lambda: raise_if_late(side.limit)
     side.begin()
@@ -120,7 +120,7 @@ def test_a_set_aside_plugin_hears_nothing_on_another_thread() -> None:
     assert side.half.calls == 1
 
 
-def test_nobody_is_signalled_while_no_hook_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_signal_is_sent_while_no_hook_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: sent.append(number))
     monkeypatch.setattr("fcgi_core.hosting.hook_limit.BURST", 1)
@@ -150,7 +150,7 @@ def test_a_signal_that_comes_late_does_nothing() -> None:
 # ---- changes
 
 
-def test_what_an_operator_causes_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_of_an_operators_change_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcgi_core.hosting.isolation.perf_counter", float)
     side = Side(1.0)
     dues: list[float] = []

@@ -54,7 +54,7 @@ def test_options_change_while_running_and_each_name_is_answered() -> None:
         ("example.level", "[", "expected one value"),
     ],
 )
-def test_what_is_wrong_is_told_and_changes_nothing(name: str, value: str, reason: str) -> None:
+def test_a_wrong_change_is_reported_and_changes_nothing(name: str, value: str, reason: str) -> None:
     supervisor, half, _ = start()
     assert reason in change_plugins(supervisor, {name: value})[name]
     assert half.options[None].level == "low"
@@ -89,7 +89,7 @@ def test_a_plugin_can_be_switched_off_and_on() -> None:
     assert again.up == 1, "it hears of the association that was there before it"
 
 
-def test_a_new_file_is_taken_over() -> None:
+def test_a_new_file_is_applied() -> None:
     plugin = Example()
     supervisor = Supervisor(
         load_plugins({"example": {}}, lambda name: plugin), VirtualLoop(), lambda call: call(), web=True
@@ -113,7 +113,7 @@ def test_a_new_file_is_taken_over() -> None:
     assert supervisor.statistics()[0]["state"] == "running"
 
 
-def test_what_a_host_has_of_its_own_stays_when_the_rest_changes() -> None:
+def test_a_hosts_own_options_stay_when_the_plugins_change() -> None:
     supervisor, half, _ = start({"hosts": {"a.test": {"level": "high"}, "b.test": {"wide": False}}})
     assert change_plugins(supervisor, {"example.level": "high", "example.wide@a.test": "false"}) == {
         "example.level": "",
@@ -170,7 +170,7 @@ def test_a_plugin_that_cannot_start_leaves_everything_as_it_was() -> None:
     assert not plugin.half.options[None].wide
 
 
-def test_a_side_that_a_plugin_has_no_half_for_takes_its_options_all_the_same() -> None:
+def test_options_change_on_a_side_without_a_half() -> None:
     class WebOnly(Example):
         def application_half(self, host: Host, options: Any) -> ApplicationHalf | None:  # type: ignore[override]
             return None
@@ -200,7 +200,7 @@ def test_options_that_take_another_half() -> None:
     assert plugin.half.options[None].level == "anew"
 
 
-def test_one_that_can_start_with_neither_options_is_off_and_both_reasons_are_given() -> None:
+def test_a_plugin_that_starts_with_neither_options_is_off_with_both_reasons() -> None:
     class Once(Example):
         starts = 0
 
@@ -379,7 +379,7 @@ def test_a_peer_changes_nothing_where_it_may_not() -> None:
     assert half.options[None].level == "low"
 
 
-def test_a_peer_makes_so_many_changes_and_no_more() -> None:
+def test_changes_of_a_peer_are_bounded() -> None:
     supervisor, half, _ = start()
     peer = PeerChanges(supervisor, True)
     for number in range(MAX_CHANGES):
@@ -392,7 +392,7 @@ def test_a_peer_makes_so_many_changes_and_no_more() -> None:
     assert set(half.options) == {None}
 
 
-def test_a_peer_names_so_many_hosts_and_no_more() -> None:
+def test_hosts_that_a_peer_names_are_bounded() -> None:
     supervisor, half, _ = start()
     peer = PeerChanges(supervisor, True)
     for number in range(MAX_HOSTS):

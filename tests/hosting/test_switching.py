@@ -155,7 +155,7 @@ def test_the_web_side_alone_off_for_a_while_loses_nothing_that_is_acknowledged()
         assert len([item for item in items(plugin) if item == b"x"]) + figures["dropped"] == 300
 
 
-def test_what_is_in_a_spool_waits_until_the_plugin_is_on_again(tmp_path: Path) -> None:
+def test_items_in_a_spool_wait_until_the_plugin_is_on_again(tmp_path: Path) -> None:
     for spool in (None, str(tmp_path)):
         plugin = Talk()
         with PluginHarness(plugin, {"spool": spool}) as harness:
@@ -169,7 +169,7 @@ def test_what_is_in_a_spool_waits_until_the_plugin_is_on_again(tmp_path: Path) -
             assert items(plugin).count(b"kept") == 1
 
 
-def test_channels_of_another_kind_begin_anew() -> None:
+def test_a_channel_of_another_kind_starts_without_the_old_items() -> None:
     plugin = Talk()
     with PluginHarness(plugin) as harness:
         plugin.senders[0].host.send("talk", b"\0\0\0\7 but not counted")
@@ -340,7 +340,7 @@ def test_a_stream_of_a_request_does_not_wait_for_another_of_it() -> None:
     assert arrived
 
 
-def test_a_half_hears_when_the_other_one_is_there() -> None:
+def test_association_up_is_called_when_the_other_half_is_switched_on() -> None:
     plugin = Talk()
     with PluginHarness(plugin) as harness:
         assert sorted(plugin.ups) == ["application", "web"]
@@ -355,7 +355,7 @@ def test_a_half_hears_when_the_other_one_is_there() -> None:
 
 
 @pytest.mark.parametrize(("when_full", "kept"), [(WhenFull.OLDEST, range(4, 8)), (WhenFull.NEWEST, range(4))])
-def test_what_waits_for_the_other_side_is_bounded_as_declared(when_full: WhenFull, kept: range) -> None:
+def test_items_that_wait_for_the_other_side_are_bounded_as_declared(when_full: WhenFull, kept: range) -> None:
     plugin = Talk()
     with PluginHarness(plugin) as harness:
         few = Channel("talk.few", queue_bytes=1024, when_full=when_full)

@@ -387,7 +387,7 @@ def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, 
         assert late.stream not in request.streams.streams.values()
 
 
-def test_stderr_that_nobody_takes_is_bounded_and_counted(app: ApplicationConnection) -> None:
+def test_stderr_that_is_not_read_is_bounded_and_counted(app: ApplicationConnection) -> None:
     request = begun(app)
     for _ in range(3):
         app.send_stderr(request, bytes(MAX_STDERR_WAITING // 2))

@@ -126,7 +126,7 @@ def test_the_threshold(make: MakeHalf, host: Any) -> None:
     assert texts(host) == ["this", "and this"]
 
 
-def test_what_was_held_for_one_request_is_looked_for_in_all(make: MakeHalf, host: Any, make_request: Any) -> None:
+def test_held_lines_are_sent_when_their_request_fails(make: MakeHalf, host: Any, make_request: Any) -> None:
     half = make(hold=True, severity="err")
     before, request = make_request(), make_request()
     half.request_end(before, OVER)  # nothing has been held for any request yet
@@ -216,7 +216,7 @@ def test_long_and_strange_text(make: MakeHalf, host: Any) -> None:
     assert texts(host) == ["ä" * 240 + " [cut: 2000 bytes in all]", "a\\udc80b"]
 
 
-def test_what_is_held_comes_at_the_end_of_the_request(make: MakeHalf, host: Any, make_request: Any) -> None:
+def test_unfinished_stderr_is_sent_at_the_end_of_the_request(make: MakeHalf, host: Any, make_request: Any) -> None:
     half = make(stderr="copy", scope="stream")
     request, other = make_request(), make_request("req-2")
     assert half.stderr(request, b"Traceback (most recent call last):\n  File\nValueError: no\n") is False
@@ -234,7 +234,7 @@ def test_what_is_held_comes_at_the_end_of_the_request(make: MakeHalf, host: Any,
     half.request_end(make_request("silent"), OVER)
 
 
-def test_a_request_goes_when_it_is_over(make: MakeHalf, host: Any, make_request: Any) -> None:
+def test_a_request_that_has_ended_is_freed(make: MakeHalf, host: Any, make_request: Any) -> None:
     half = make()
     request = make_request()
     half.stderr(request, b"no newline")
@@ -281,7 +281,7 @@ def shop_logger() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("shop_logger")
-def test_a_host_has_a_threshold_of_its_own(make: MakeHalf, host: Any, make_request: Any) -> None:
+def test_a_virtual_host_has_its_own_threshold(make: MakeHalf, host: Any, make_request: Any) -> None:
     half = make()
     half.configure(SyslogPlugin.Options(severity="debug"), "shop.example")
     half.configure(SyslogPlugin.Options(severity="err"), "blog.example")
@@ -318,7 +318,7 @@ def test_held_lines_are_raised_when_the_response_is_an_error(make: MakeHalf, hos
 
 
 @pytest.mark.usefixtures("shop_logger")
-def test_what_could_not_be_held_is_told(
+def test_lines_that_could_not_be_held_are_reported(
     make: MakeHalf, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fcgi_syslog.hold.HELD_LINES", 1)
@@ -329,7 +329,7 @@ def test_what_could_not_be_held_is_told(
     assert texts(host) == ["2 earlier lines of this request were not held", "text 12"]
 
 
-def test_a_storm_is_cut_and_told(make: MakeHalf, host: Any, make_request: Any) -> None:
+def test_a_storm_is_limited_and_reported(make: MakeHalf, host: Any, make_request: Any) -> None:
     half = make(rate=1, burst=2, scope="association")
     ask(make_request(), *[logging.ERROR] * 10, logging.CRITICAL)
     ask(None, logging.ERROR)
@@ -410,16 +410,14 @@ def test_another_program_names_its_request(
         assert "server_name" not in line.data.get("fcgi@32473", {})
 
 
-def test_what_the_default_hides(make: MakeHalf, host: Any) -> None:
+def test_passwords_and_tokens_are_hidden_by_default(make: MakeHalf, host: Any) -> None:
     make()
     logging.error("uncaught exception in GET /?password=hunter2", extra={"token": "hunter2", "to": "/?pwd=hunter2"})
     assert b"hunter2" not in host.sent[0].item
     assert host.sent[0].item.count(b"***") == 3
 
 
-def test_loggers_without_number_cost_no_memory_without_bound(
-    make: MakeHalf, host: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_for_logger_names_is_bounded(make: MakeHalf, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     half = make()
     host.gathering.waits = True
     for number in range(25_000):

@@ -20,7 +20,7 @@ from fcgi_core.plugin import AssociationInfo, bound_to_request
 from tests.syslog.items import MakeHalf, bare_root, messages, messages_in, texts
 
 
-def test_where_nobody_configured_logging(make: MakeHalf, host: Any) -> None:
+def test_lines_are_captured_without_a_logging_configuration(make: MakeHalf, host: Any) -> None:
     with bare_root() as root:
         half = make(severity="info")
         logging.getLogger("shop").info("seen")
@@ -76,7 +76,7 @@ def test_an_application_that_configures_logging_late(make: MakeHalf, host: Any, 
     assert "UserWarning: warning" in warning
 
 
-def test_the_applications_own_configuration_is_what_it_would_be_without_us(make: MakeHalf, host: Any) -> None:
+def test_the_applications_logging_works_as_without_the_plugin(make: MakeHalf, host: Any) -> None:
     """basicConfig() does nothing where the root logger has a handler, and INFO is not what it asks for."""
     with bare_root() as root:
         half = make(severity="debug")
@@ -98,7 +98,7 @@ def test_the_applications_own_configuration_is_what_it_would_be_without_us(make:
     assert got == ["for both"] * 2
 
 
-def test_lines_that_nobody_has_yet_are_on_stderr_too(
+def test_lines_without_an_association_are_on_stderr_too(
     make: MakeHalf, host: Any, association: AssociationInfo, make_request: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The application may end before there is an association."""
@@ -135,7 +135,7 @@ def test_loggers_that_do_not_propagate(make: MakeHalf, host: Any, capture: list[
 
 
 @pytest.mark.parametrize("stderr", ["take", "copy"])
-def test_what_is_printed(
+def test_printed_text_becomes_lines(
     make: MakeHalf,
     host: Any,
     association: AssociationInfo,
@@ -166,7 +166,7 @@ def test_what_is_printed(
     assert err == ("WARNING: on stderr\n" if stderr == "copy" else "") + "a record\n"
 
 
-def test_what_is_printed_while_a_line_is_taken_goes_where_it_went(
+def test_text_printed_while_a_line_is_sent_is_not_captured(
     make: MakeHalf, host: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     half = make(capture=["output"])
@@ -177,7 +177,7 @@ def test_what_is_printed_while_a_line_is_taken_goes_where_it_went(
     assert "sending\n" in capsys.readouterr().out
 
 
-def test_a_destructor_that_writes_comes_after_what_it_interrupted(
+def test_lines_of_a_destructor_come_after_the_lines_it_interrupted(
     make: MakeHalf, host: Any, make_request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Garbage is collected wherever the interpreter likes, also inside ours."""
@@ -307,7 +307,7 @@ def test_uncaught_exceptions(make: MakeHalf, host: Any, monkeypatch: pytest.Monk
         ([], []),
     ],
 )
-def test_what_is_captured(make: MakeHalf, host: Any, capture: list[str], seen: list[str]) -> None:
+def test_only_the_configured_kinds_are_captured(make: MakeHalf, host: Any, capture: list[str], seen: list[str]) -> None:
     half = make(capture=capture)
     logging.getLogger("shop").error("shop")
     logging.getLogger("fcgi_sctp.application").error("failed")
@@ -316,7 +316,7 @@ def test_what_is_captured(make: MakeHalf, host: Any, capture: list[str], seen: l
     assert half.stderr(None, b"text\n") is False
 
 
-def test_our_own_messages_are_not_taken(make: MakeHalf, host: Any) -> None:
+def test_messages_of_fcgi_sctp_are_not_captured(make: MakeHalf, host: Any) -> None:
     make()
     host.log.error("about the plugin")
     logging.getLogger("fcgi_sctp").error("about the program")
@@ -340,7 +340,7 @@ def test_stderr(make: MakeHalf, host: Any, make_request: Any) -> None:
     assert {messages_in(sent.item)[0].msgid for sent in host.sent} == {"stderr"}
 
 
-def test_where_no_web_side_takes_lines_they_are_on_stderr_too(
+def test_lines_that_no_web_side_accepts_are_on_stderr_too(
     make: MakeHalf, host: Any, association: AssociationInfo, make_request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plugin is not enabled there, or with other options: without it `logging` would have shown them."""

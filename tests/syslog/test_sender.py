@@ -15,7 +15,7 @@ from tests.syslog.items import MakeHalf, ask, messages_in, texts
 
 
 @pytest.mark.parametrize("spool", [False, True])
-def test_what_sending_a_line_makes_others_say_goes_once(
+def test_a_line_logged_while_a_line_is_sent_goes_once(
     make: MakeHalf, host: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, spool: bool
 ) -> None:
     half = make(**({"delivery": "acknowledged", "spool": str(tmp_path)} if spool else {}))
@@ -102,7 +102,9 @@ def test_each_web_server_gets_the_lines_of_its_requests(
     assert named == ({7} if scope == "request" else {0})
 
 
-def test_what_waits_is_bounded_in_bytes_and_lines(make: MakeHalf, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_lines_are_bounded_in_number_and_bytes(
+    make: MakeHalf, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sender, "KEPT_LINES", 10)
     monkeypatch.setattr(sender, "KEPT_LONG", 5000)
     monkeypatch.setattr(sender, "MANY", 5)
