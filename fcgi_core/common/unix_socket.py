@@ -2,7 +2,7 @@
 
 The file of a socket outlives a killed process, and no process can listen there until it is removed; but if another
 process still listens on it, it must stay. The file is made without rights for others, which it gets afterwards, so that
-it is never more open than intended.
+it is never more open than intended. Who may connect is the configuration's choice (`fcgi_core.process.config`).
 """
 
 from __future__ import annotations
