@@ -211,8 +211,8 @@ class Connection:
             if not within:
                 self._fail(
                     RemoteProtocolError(
-                        f"the associations of this peer hold more than {self.account.limit} bytes that cannot be used yet",
-                        advice="it leaves messages unfinished, or does not read the answers",
+                        f"the associations of this peer hold more than {self.account.limit} bytes of unfinished input",
+                        advice="it finishes no messages, or reads no answers",
                     )
                 )
         events, self._events = self._events, []
