@@ -1,7 +1,7 @@
 """FastCGI over SCTP: the protocol core, its carriers, and the services next to web server and application.
 
-The names here are those that a program needs which embeds the core; docs/embedding.md has an example. They are loaded
-when first used: `fcgi-sctp logs` needs none of them.
+A program that embeds the core needs the names here; docs/embedding.md has an example. They are loaded when first used:
+`fcgi-sctp logs` needs none of them.
 """
 
 from importlib import import_module

@@ -3,11 +3,11 @@
 FcgiSctpError
  +-- ProtocolError
  |    +-- LocalProtocolError    this side was about to break the protocol: a bug here, nothing was sent
- |    +-- RemoteProtocolError   the peer broke it; `request_key` tells whether one request or the association pays
+ |    +-- RemoteProtocolError   the peer broke it; `request_key` names the request that ends; None: the association does
  +-- RequestRefused             no request can be begun now (limit reached, peer drains, not open)
  +-- ConfigError                the configuration is wrong; lists everything that is, at once
  +-- PluginError                a plugin cannot be used; says which and why
- |    +-- StartAnew             a half does not take these options while it runs; another one would
+ |    +-- StartAnew             a half cannot use these options while it runs; a new one can
  +-- WorkerError                a worker process ended before it was ready
 
 ClientGone, RequestCut         OSErrors that an application gets: the client has gone, its request's body is not whole
@@ -78,11 +78,11 @@ class RemoteProtocolError(ProtocolError):
 
 
 class RequestRefused(FcgiSctpError):
-    """No request can be begun on this connection now; another one may take it."""
+    """No request can be begun on this connection now; another connection may accept it."""
 
 
 class ClientGone(ConnectionError):
-    """Nobody waits for the answer any more; an OSError, as ASGI wants send() to raise."""
+    """The client has gone and needs no answer; an OSError, which ASGI's send() must raise."""
 
 
 class RequestCut(ConnectionError):
@@ -102,21 +102,21 @@ class PluginError(FcgiSctpError):
 
 
 class StartAnew(PluginError):
-    """What a half's `configure` raises when it cannot take the options while it runs, and a new half could. Nothing of
-    them has been taken."""
+    """Raised by a half's `configure` if it cannot use the options while it runs, and a new half can. None of them has
+    been applied."""
 
 
 class HookTimeout(BaseException):
-    """Raised inside a hook that does not return, wherever it is. It is no Exception: a loop with ``except Exception:``
-    around what it tries goes on for ever otherwise."""
+    """Raised inside a hook that does not return, wherever it is. It is not an Exception, because a loop with
+    ``except Exception:`` would go on for ever."""
 
 
 NO_EFFECT = "no effect here"
-"""What the reason begins with why a change was not taken, where it concerns the other side alone."""
+"""The beginning of the reason of a refused change, if the change concerns only the other side."""
 
 
 class WorkerError(FcgiSctpError):
-    """A worker process ended before it was ready; it has said why itself."""
+    """A worker process ended before it was ready; its own log says why."""
 
 
 # First bytes that show a peer speaking something else, and what it speaks.
@@ -124,6 +124,6 @@ _FOREIGN = {0x47: "HTTP (a GET)", 0x48: "HTTP", 0x50: "HTTP (a POST or PUT)", 0x
 
 
 def foreign_protocol_hint(first_byte: int) -> str:
-    """A half sentence for a wrong version byte: what the peer seems to speak, or '' if nobody can tell."""
+    """Returns a hint about a wrong version byte: what the peer seems to speak; '' if that is unknown."""
     name = _FOREIGN.get(first_byte)
     return f"the peer seems to speak {name}: check the address and port on both sides" if name else ""

@@ -174,7 +174,7 @@ class PluginHarness:
 
     def change(self, changes: Mapping[str, str], *, web: bool = True, application: bool = True) -> dict[str, str]:
         """Change options while running, on both sides or one, as `fcgi-sctp set` does: ``{"NAME.enabled": "false"}``
-        switches the plugin off. Returns the reasons of those that were refused."""
+        switches the plugin off. Returns the reasons of refused changes."""
         reasons: dict[str, str] = {}
         sides = [(web, self._web), (application, self._application)]
         if switches_off(changes):

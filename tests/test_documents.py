@@ -176,7 +176,7 @@ def commands(page: Path) -> Iterator[list[str]]:
         yield next(([*words[:end]] for end, word in enumerate(words) if set(word) <= set("|&<>")), words)[1:]
 
 
-def test_the_parser_takes_every_command_that_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parser_accepts_every_command_that_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     found = [(page, words) for page in PAGES for words in commands(page)]
     assert len(found) > 30
     refused = []

@@ -23,7 +23,7 @@ def test_configurations_are_good(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fcgi-sctp-web.service", "fcgi-sctp-app@.service"])
-def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(name: str, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     assert analyze is not None, "systemd-analyze is needed (Debian package systemd; script/setup test)"
     command = str(Path(sys.executable).with_name("fcgi-sctp"))

@@ -67,7 +67,7 @@ class Slow(Plugin):
         return Shown(host)
 
 
-def test_what_the_application_half_says_reaches_the_web_half_with_its_request() -> None:
+def test_items_of_the_application_half_arrive_with_their_request() -> None:
     with PluginHarness(Slow(), {"over": 1.0}) as harness:
         quick, slow = harness.begin({"SERVER_NAME": "quick.example"}), harness.begin({"SERVER_NAME": "slow.example"})
         harness.end(quick)
@@ -196,7 +196,7 @@ def test_lines_are_bound_to_the_request_that_the_application_works_for() -> None
         assert current_request() is None
 
 
-def test_stderr_that_nobody_takes_travels_and_a_missing_half_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_unhandled_stderr_travels_and_a_missing_half_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     class Web(Slow):
         heard: list[bytes] = []  # noqa: RUF012  one plugin, one test
 

@@ -60,7 +60,7 @@ def add_admin_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def sockets(given: list[str] | None) -> list[str]:
-    """The paths to ask: those of ``--admin``, else those of the environment, else those that exist."""
+    """The paths to ask: of ``--admin``, else of the environment, else all that exist."""
     if given:
         return given
     named = os.environ.get(ADMIN_VARIABLE)

@@ -19,10 +19,11 @@ INTERRUPTED = 130
 EXIT_STATUSES = """
 Exit status of all commands (as in sysexits.h):
     0  success
-    1  the result asked for did not come, or a process refused
+    1  the awaited result did not come (logs --count), or was refused (set)
    64  usage error
-   69  something needed is missing: SCTP, the feed, a process that answers
-   74  standard output cannot be written; a reader that has gone (| head) is no error
+   69  something needed is missing or in use: SCTP, an address, the feed, a process that answers
+   70  a hook of a plugin did not return and could not be ended
+   74  standard output cannot be written; a closed pipe (| head) is not an error
    78  configuration error
   130  interrupted with Ctrl-C
 """

@@ -1,7 +1,7 @@
 """What all commands share of their output: streams that may close or fill up, complaints, and ``--output``.
 
-A reader that has seen enough (``| head``) is no error: the rest of the output is dropped, and the exit status is the
-command's. A full disk is an error: it is reported once, and the exit status is 74, EX_IOERR.
+A pipe that its reader has closed (``| head``) is not an error: the rest of the output is dropped, and the exit status
+is the command's. A full disk is an error: it is reported once, and the exit status is 74, EX_IOERR.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A request on its way through an application, whatever kind of application that is."""
+"""A request on its way through an application of any kind."""
 
 from __future__ import annotations
 

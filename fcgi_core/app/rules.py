@@ -43,7 +43,7 @@ _kinds_of_text: dict[str, int] = {}
 
 
 def as_bytes(data: Any) -> bytes:
-    """Return a piece of a body, which may be any buffer, as bytes. TypeError if it is no buffer."""
+    """Return a piece of a body, which may be any buffer, as bytes. TypeError if it is not a buffer."""
     if isinstance(data, bytes):
         return data
     try:

@@ -14,9 +14,9 @@ class WhenFull(Enum):
     """Which items a full queue drops for a new one."""
 
     LEAST_URGENT = "least-urgent"
-    """Those with the highest urgency number, the oldest of them first; the new one if none is less urgent."""
+    """The items with the highest urgency number, the oldest of them first; the new one if none is less urgent."""
     OLDEST = "oldest"
-    """Those that have waited longest: for items that are worth less the older they are."""
+    """The items that have waited longest: for items that lose their worth with age."""
     NEWEST = "newest"
     """The new one: for a sequence that must not have gaps in the middle."""
 

@@ -19,7 +19,7 @@ __all__ = ["MAX_DEPTH", "MAX_SIZE", "Budget", "YamlError", "read_yaml", "MAX_VAL
 MAX_VALUE = 1024
 """Bytes of a value that is set while the program runs."""
 MAX_SIZE = 1 << 20
-"""Characters of one text. 5,000 virtual hosts with options of their own take 300,000."""
+"""Characters of one text. 5,000 virtual hosts, each with options, need 300,000."""
 MAX_DEPTH = 32
 """Mappings and lists within each other; the deepest option is at level 7."""
 MAX_TOTAL = 4 << 20

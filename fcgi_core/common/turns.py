@@ -3,7 +3,7 @@
 Foreign code can run nearly anywhere: garbage is collected at any time, and a destructor of the application may then log
 on the thread that is inside our code, or wait for a lock of the application whose holder logs and waits for ours. So we
 hold no lock while that can happen. Calls that must not overlap are queued, and the thread that finds no other at work
-makes all calls in the queue, those that are added meanwhile included.
+makes all calls in the queue, including calls that are added meanwhile.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The file of a socket outlives a killed process, and no process can listen there until it is removed; but if another
 process still listens on it, it must stay. The file is made without rights for others, which it gets afterwards, so that
-it is never more open than intended.
+it is never more open than intended. Who may connect is the configuration's choice (`fcgi_core.process.config`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import stat
 
 from .forks import keep_from_children
 
-__all__ = ["UnixSocket", "somebody_listens"]
+__all__ = ["UnixSocket", "has_listener"]
 
 BACKLOG = 4096
 """Connections that wait to be accepted; the kernel takes net.core.somaxconn if that is less."""
@@ -72,7 +72,7 @@ class UnixSocket:
         self._inode = None
 
 
-def somebody_listens(path: str) -> bool:
+def has_listener(path: str) -> bool:
     """Returns whether a process listens on the unix socket at `path`, which sees a connection that ends at once."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
@@ -92,6 +92,6 @@ def _remove_stale(path: str) -> None:
             raise FileExistsError(errno.EEXIST, "the path is not a socket", path)
     except FileNotFoundError:
         return
-    if somebody_listens(path):
+    if has_listener(path):
         raise OSError(errno.EADDRINUSE, "another process listens on it", path)
     os.unlink(path)

@@ -1,7 +1,7 @@
 """Whether both sides declare the channels of a plugin alike. If not, nothing is sent on them, and both sides report it.
 
-Only the channels that plugins declare with their options are compared. Those that a half opens while it runs come and
-go, and each side opens them when it likes.
+Only the channels that plugins declare with their options are compared. Channels that a half opens while it runs come
+and go, and each side opens them when it likes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger("fcgi_sctp.plugins")
 TELL_DISAGREEMENT_AFTER = 10.0
 """Seconds that the sides may disagree, when plugins or their options change, before it is reported."""
 SAME_DISAGREEMENT_EVERY = 600.0
-"""Seconds between two lines in the log about the same disagreement, with whichever association."""
+"""Seconds between two lines in the log about the same disagreement, on any association."""
 MOST_REMEMBERED = 100
 """Disagreements that are remembered for that."""
 MOST_UNKNOWN = 16
@@ -45,7 +45,7 @@ class Agreement:
         self._loop = loop
         self._links = links
         self._reported: dict[tuple[str, str], float] = {}
-        """When each plugin's disagreement was last reported, with whichever association."""
+        """When each plugin's disagreement was last reported, on any association."""
 
     def compare(self, link: Link, declared: Iterable[Channel]) -> None:
         """Find what has changed: the plugins of this side declare the channels `declared`."""

@@ -94,7 +94,7 @@ class Entry(Account):
         self.half = half
         self.tally = tally
         self.channels = channels
-        """The channels that were declared, and those that the half opened since."""
+        """The channels that the plugin declared, and channels that the half opened since."""
         self.name = enabled.plugin.name
         self.peers: dict[str, Account] = {}
         """The accounts of associations, by the address of the other side."""

@@ -239,7 +239,7 @@ class SpooledChannel(Outgoing):
 
     def keep(self, item: bytes) -> bool:
         """Keep an item, which then survives the end of the process; False if it is lost. Any thread."""
-        # one that the channel can never carry would hold up all that come after it
+        # an item that the channel can never carry would hold up all items after it
         if 0 < len(item) <= MAX_ITEM - _NUMBER and self.spool.add(item):
             self.filled = True
             return True

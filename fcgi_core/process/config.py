@@ -120,9 +120,9 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _text_sets(name: str) -> Callable[[object], object]:
+def _text_sets(section: str) -> Callable[[object], object]:
     """Return a validator that accepts a text in the place of a section: `sctp: kernel` is `sctp: {carrier: kernel}`."""
-    return lambda value: {name: value} if isinstance(value, str) else value
+    return lambda value: {SHORT_FOR[section]: value} if isinstance(value, str) else value
 
 
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str), Field(le=MAX_BYTES)]
@@ -197,7 +197,7 @@ class WebConfig(_Model):
     slow_start: Seconds = Field(10, ge=0)
     """Seconds over which an application that is up again gets more and more requests, up to its full share."""
     health: Annotated[
-        HealthConfig | None, BeforeValidator(_text_sets("uri"), json_schema_input_type=str | HealthConfig | None)
+        HealthConfig | None, BeforeValidator(_text_sets("web.health"), json_schema_input_type=str | HealthConfig | None)
     ] = None
     """Health check: a URI that each application is asked for at intervals. An application that does not answer gets no
     requests. Null: no check; only its association and its requests show whether it works."""
@@ -264,7 +264,7 @@ class AppConfig(_Model):
     """
     fastcgi: Annotated[
         FastcgiConfig | None,
-        BeforeValidator(_text_sets(SHORT_FOR["fastcgi"]), json_schema_input_type=str | FastcgiConfig | None),
+        BeforeValidator(_text_sets("app.fastcgi"), json_schema_input_type=str | FastcgiConfig | None),
     ] = None
     """FastCGI server that gets the requests, unix:/PATH or HOST:PORT. Give this or `application`."""
     listen: SctpAddresses = Field(min_length=1)
@@ -369,7 +369,7 @@ class SctpConfig(_Model):
     @classmethod
     def _no_plan(cls, given: object) -> object:
         if isinstance(given, dict) and "plan" in given:
-            raise ValueError("plan was removed, each request has streams of its own: delete it")
+            raise ValueError("plan was removed: delete it, each request has its own streams")
         return given
 
     @model_validator(mode="after")
@@ -421,9 +421,9 @@ class Config(_Model):
     """The side next to the web server, which `fcgi-sctp web` runs; null: this file has none."""
     app: AppConfig | None = None
     """The side that runs the application, which `fcgi-sctp app` runs; null: this file has none."""
-    sctp: Annotated[
-        SctpConfig, BeforeValidator(_text_sets(SHORT_FOR["sctp"]), json_schema_input_type=Carrier | SctpConfig)
-    ] = SctpConfig()
+    sctp: Annotated[SctpConfig, BeforeValidator(_text_sets("sctp"), json_schema_input_type=Carrier | SctpConfig)] = (
+        SctpConfig()
+    )
     """How SCTP is used; `sctp: userspace` is short for `sctp: {carrier: userspace}`."""
     plugins: Annotated[dict[str, dict[str, Any]], BeforeValidator(_no_options)] = {}
     """Plugins to enable, by name, each with its options. Their hooks are called in this order. `enabled: false` keeps a

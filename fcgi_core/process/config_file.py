@@ -31,8 +31,8 @@ A_FILE = 1024
 """Characters that each file counts for at least, which bounds the number of files."""
 
 INCLUDE = "include"
-SHORT_FOR = {"sctp": "carrier", "fastcgi": "address"}
-"""Sections that may be a text, and the option that the text then sets."""
+SHORT_FOR = {"sctp": "carrier", "web.health": "uri", "app.fastcgi": "address"}
+"""Sections that may be a text, by path, and the option that the text then sets."""
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 """``${NAME}`` or ``${NAME:-DEFAULT}``; ``$${NAME}`` is the text ``${NAME}``."""
 _PATTERN = re.compile(r"[*?\[]")
@@ -70,8 +70,8 @@ class Written:
                 self._origins[path] = origin
                 joined[name] = value
                 continue
-            if isinstance(held, str) and name in SHORT_FOR:
-                held = {SHORT_FOR[name]: held}
+            if isinstance(held, str) and path in SHORT_FOR:
+                held = {SHORT_FOR[path]: held}
             elif held is not None and not isinstance(held, dict | bool):
                 self.problems.append(f"{path}: is {shown(held)}; names with values were expected")
             self._origins.setdefault(path, origin)

@@ -1,7 +1,8 @@
 """What the admin socket answers: the state of a running side, as plain values for JSON.
 
 Figures of virtual hosts are counted from the first question on, so they cost nothing before. A client computes rates
-from two answers.
+from two answers. `fcgi_core.hosting.figures` collects the figures of an association; the command `fcgi-sctp status`
+prints the answer.
 """
 
 from __future__ import annotations

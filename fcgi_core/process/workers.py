@@ -118,7 +118,7 @@ class Workers:
         log.info("all workers are replaced")
 
     async def stop(self) -> None:
-        """End all workers, and kill those that do not end in time."""
+        """End all workers, and kill the workers that do not end in time."""
         if self._reloading is not None:
             self._reloading.cancel()
         await asyncio.gather(*(slot.stop() for slot in self._slots))

@@ -131,7 +131,7 @@ class ApplicationConnection(Connection):
     ) -> None:
         """Close STDOUT and send END_REQUEST (section 5.5). This answers an abort, too."""
         if request.output is not Output.OPEN:
-            raise LocalProtocolError(f"{request!r}: it was ended before")
+            raise LocalProtocolError(f"{request!r}: it has ended already")
         request.output = Output.ENDED
         if request.input is Input.PARAMS:
             self._unfinished_params.used -= request.size_of_params()
@@ -262,7 +262,7 @@ class ApplicationConnection(Connection):
             return  # it crossed the answer
         following = INPUT.get((request.input, kind, not content))
         if following is None:
-            self._request_error(f"not what comes next, which is: {request.input.value}", stream, kind, key)
+            self._request_error(f"out of order; the state of the input is: {request.input.value}", stream, kind, key)
             return
         closed = following is not request.input  # closing a closed STDIN is no event
         request.input = following

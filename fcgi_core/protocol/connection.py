@@ -211,8 +211,8 @@ class Connection:
             if not within:
                 self._fail(
                     RemoteProtocolError(
-                        f"the associations of this peer hold more than {self.account.limit} bytes of no use yet",
-                        advice="it begins what it does not finish, or does not read what it is answered",
+                        f"the associations of this peer hold more than {self.account.limit} bytes of unfinished input",
+                        advice="it finishes no messages, or reads no answers",
                     )
                 )
         events, self._events = self._events, []

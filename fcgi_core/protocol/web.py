@@ -199,7 +199,9 @@ class WebConnection(Connection):
             return None
         following = OUTPUT.get((request.output, kind, empty))
         if following is None:
-            self._request_error(f"not to be sent when the response is: {request.output.value}", stream, kind, key)
+            self._request_error(
+                f"out of order; the state of the response is: {request.output.value}", stream, kind, key
+            )
             return None
         request.output = following
         return request

@@ -1,4 +1,4 @@
-"""Why an association ended, in the same words whatever the carrier, and what a failing handler costs."""
+"""Why an association ended, in the same words for every carrier; and what happens when a handler fails."""
 
 from __future__ import annotations
 

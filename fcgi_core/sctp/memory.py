@@ -77,7 +77,7 @@ class MemoryNetwork:
         return MemoryCarrier(self, options or CarrierOptions())
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
-        """Call `function` at `when`, after the events that are already due then. Tests may add events of theirs."""
+        """Call `function` at `when`, after the events that are already due then. Tests may add events."""
         heappush(self._queue, (max(when, self.now), next(self._order), function))
 
     def run_until(self, when: float) -> None:

@@ -238,7 +238,7 @@ class DownstreamConnection(RequestConnection):
         if following is None:
             if kind in (RecordType.PARAMS, RecordType.STDIN, RecordType.DATA):
                 raise RemoteProtocolError(
-                    f"not what comes next, which is: {exchange.input.value}",
+                    f"out of order; the state of the input is: {exchange.input.value}",
                     record_type=kind,
                     request_key=(request_id, 0),
                 )

@@ -39,7 +39,7 @@ def test_nothing_but_what_plugins_let_a_web_side_change(lab: Lab) -> None:
     lab.run(attack)
 
 
-def test_an_application_that_takes_no_changes_takes_none(lab: Lab) -> None:
+def test_remote_changes_false_refuses_every_change(lab: Lab) -> None:
     async def attack() -> None:
         app = lab.start_app(plugins=PLUGINS, remote_changes=False)
         web = await lab.web_side(app)

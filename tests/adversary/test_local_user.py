@@ -8,7 +8,7 @@ import socket
 from tests.adversary.lab import MIB, Lab, ask_web
 
 
-def test_who_may_not_read_hangs_on_and_says_nothing_sensible_costs_little(lab: Lab) -> None:
+def test_hostile_listeners_of_the_feed_cost_little(lab: Lab) -> None:
     """At the feed's, the admin's and the web server's socket: half a line, a long one, nothing, nonsense."""
 
     async def attack() -> None:

@@ -12,7 +12,7 @@ from tests.adversary.lab import GET, MIB, Lab
 SIZE = 200 * MIB
 
 
-def test_an_answer_that_nobody_reads_is_not_made_in_memory(lab: Lab) -> None:
+def test_an_answer_that_is_not_read_does_not_pile_up_in_memory(lab: Lab) -> None:
     """A window of a terabyte: one request and 3 s of silence cost the application 1.9 GB."""
 
     async def attack() -> None:
@@ -36,7 +36,7 @@ def test_an_answer_that_nobody_reads_is_not_made_in_memory(lab: Lab) -> None:
     lab.run(attack)
 
 
-def test_who_takes_everything_and_reads_it_gets_it(lab: Lab) -> None:
+def test_a_peer_with_a_huge_window_that_reads_gets_everything(lab: Lab) -> None:
     async def attack() -> None:
         app = lab.start_app()
         web = await lab.web_side(app, settle=False)

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from fcgi_core.app.fastcgi.bridge import FastcgiBridge
 from fcgi_core.hosting.byte_stream import KEEP_CONN, RecordReader
 from fcgi_core.protocol.records import RecordType, decode_pairs, end_request, record, stream_records
 from tests.byte_stream import Record, records_in
@@ -142,3 +144,18 @@ async def fastcgi_server(
             _, left = await asyncio.wait(tasks, timeout=2)
             assert not left, "the server still works on a connection"
         assert not errors, errors
+
+
+BODY = bytes(range(256)) * 400
+
+
+def bridge(path: Path, **named: Any) -> FastcgiBridge:
+    return FastcgiBridge(f"unix:{path}", **named)
+
+
+async def answering(connection: Served) -> None:
+    """A server that does everything right: it tells what it got."""
+    while await connection.request_comes():
+        connection.answer(b"%b %d" % (connection.params["REQUEST_METHOD"].encode(), len(connection.stdin)))
+        if not connection.keep:
+            break

@@ -6,7 +6,8 @@ The memory network's clock jumps to whatever comes next, so that nothing waits i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -207,3 +208,13 @@ async def serving(
 
 
 __all__ = ["PARAMS", "Call", "RecordType", "Web", "serving", "settle", "until"]
+
+
+def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of a coroutine function, which pytest calls with its fixtures."""
+
+    @functools.wraps(test)
+    def wrapper(**named: Any) -> None:
+        asyncio.run(test(**named))  # type: ignore[arg-type]
+
+    return wrapper

@@ -30,7 +30,7 @@ def test_one_address_does_not_take_the_place_of_all_others() -> None:
     assert door.enter("a", ready=True) == "there are 8 associations with this address already"
 
 
-def test_those_without_settings_give_way_the_oldest_first() -> None:
+def test_associations_without_settings_give_way_oldest_first() -> None:
     door = Door()
     for number in range(8):
         door.enter(f"a{number}", ready=number in (0, 3))
@@ -60,7 +60,7 @@ def test_deadlines_are_shorter_when_places_are_rare() -> None:
     assert len(door.admission) == 3
 
 
-def test_who_is_gone_leaves_a_place_and_nothing_else() -> None:
+def test_an_association_that_left_frees_its_place_and_is_forgotten() -> None:
     door = Door(most_per_address=1)
     for _ in range(3):
         assert door.enter("a", ready=True) == ""

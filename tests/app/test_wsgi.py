@@ -5,28 +5,20 @@ from __future__ import annotations
 import array
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from fcgi_core.app.wsgi import WsgiApplication, make_environ
 from fcgi_core.protocol.records import ProtocolStatus, Role
-from tests.app.harness import Call, serving, settle, until
+from tests.app.harness import Call, run, serving, settle, until
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[Any], None]]
 Page = Callable[[Environ, StartResponse], Iterable[Any]]
 
 TEXT = ("Content-Type", "text/plain")
-
-
-def run(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def wrapper(**named: Any) -> None:
-        asyncio.run(test(**named))  # type: ignore[arg-type]
-
-    return wrapper
 
 
 def hello(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -83,7 +83,9 @@ def test_ask_all(serve: Callable[[Answer], str], tmp_path: Path) -> None:
         client.close()
 
 
-def test_which_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_come_from_the_option_the_variable_or_the_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(admin, "DIRECTORY", f"{tmp_path}/run")
     monkeypatch.delenv("FCGI_SCTP_ADMIN", raising=False)
     for name in ("run/web.sock", "run/app.0.sock", "run/feed.sock", "run/other.txt", "run-shop/app.sock", "x/y.sock"):

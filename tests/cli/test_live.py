@@ -72,7 +72,7 @@ def test_the_terminal_is_closed(feed: Any) -> None:
         assert not Path(f"/proc/{pid}/exe").exists()
 
 
-def test_what_came_in_a_pause_is_drawn_afterwards(feed: Any) -> None:
+def test_lines_of_a_pause_are_drawn_after_it(feed: Any) -> None:
     with viewer(feed) as terminal:
         terminal.status_shows("live")
         terminal.press("p")
@@ -87,7 +87,7 @@ def test_what_came_in_a_pause_is_drawn_afterwards(feed: Any) -> None:
         assert lines == [f"{number}." for number in range(9000)]
 
 
-def test_what_the_feed_drops_in_a_pause_is_reported(feed: Any) -> None:
+def test_lines_that_the_feed_drops_in_a_pause_are_reported(feed: Any) -> None:
     with viewer(feed) as terminal:
         terminal.status_shows("live")
         terminal.press("p")
@@ -230,7 +230,7 @@ def test_the_web_side_is_restarted(feed: Any) -> None:
         terminal.status_shows("live")
 
 
-def test_it_is_live_when_nothing_that_comes_is_past(tmp_path: Path) -> None:
+def test_the_viewer_says_live_only_after_the_past(tmp_path: Path) -> None:
     """A line published after the viewer says `live` is shown; before the greeting it might count as past."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "feed.sock"))
@@ -247,7 +247,7 @@ def test_it_is_live_when_nothing_that_comes_is_past(tmp_path: Path) -> None:
                 terminal.status_shows("live")
 
 
-def test_what_comes_with_the_end_of_the_past_is_no_part_of_it(script: Callable[..., Any], tmp_path: Path) -> None:
+def test_new_lines_in_the_read_that_ends_the_past_are_all_shown(script: Callable[..., Any], tmp_path: Path) -> None:
     script(({"next": 5}, [b"".join(map(line, range(1, 101)))]))  # all at once
     with Terminal("logs", "--feed", str(tmp_path / "feed.sock"), "-n", "2", "-e", "line") as terminal:
         terminal.shows("line 100.")

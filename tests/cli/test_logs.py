@@ -70,7 +70,9 @@ def test_the_past(feed: Any, capsys: pytest.CaptureFixture[str]) -> None:
         (["--count", "2"], ["a", "b"]),
     ],
 )
-def test_which_lines(feed: Any, capsys: pytest.CaptureFixture[str], arguments: list[str], messages: list[str]) -> None:
+def test_filters_select_lines(
+    feed: Any, capsys: pytest.CaptureFixture[str], arguments: list[str], messages: list[str]
+) -> None:
     feed.publish(
         entry("a", request="r-1"), entry("b", 3, request="r-2"), entry("c \x1b[31m", server_name="blog.example")
     )
@@ -87,7 +89,9 @@ def test_json(feed: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     assert json.loads(line)["fields"] == {"uri": "/"}
 
 
-def test_lost_lines_are_told(script: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lost_lines_are_reported(
+    script: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = {"time": 0, "severity": 6, "message": "x"}
     script(*(({"next": 2}, [{"n": 1, **line}, {"lost": 7, "next": 9}, {"n": 9, **line}]) for _ in range(2)))
     path = str(tmp_path / "feed.sock")
@@ -209,14 +213,14 @@ def test_a_terminal_gets_colours(feed: Any) -> None:
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_a_terminal_that_wants_none(feed: Any, environment: dict[str, str]) -> None:
+def test_a_terminal_without_colours_gets_no_escape_sequences(feed: Any, environment: dict[str, str]) -> None:
     feed.publish(entry("text", 3))
     written = on_terminal("--feed", feed.path, "--no-follow", **environment)
     assert b"text" in written
     assert b"\x1b" not in written
 
 
-def test_it_starts_without_what_it_does_not_need(feed: Any) -> None:
+def test_logs_starts_without_slow_imports(feed: Any) -> None:
     check = "import atexit, sys\natexit.register(lambda: print({'rich', 'pydantic', 'asyncio'} & set(sys.modules)))\n"
     result = subprocess.run(
         [sys.executable, "-c", check + PROGRAM, "--feed", feed.path, "--no-follow"],

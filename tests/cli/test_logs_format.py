@@ -180,7 +180,7 @@ def test_folding(lines: list[str], folded: str) -> None:
     assert fold(lines) == [folded]
 
 
-def test_a_gap_is_told() -> None:
+def test_a_gap_is_shown() -> None:
     assert format_pretty(Skipped(1234), Clock()) == "-- 1,234 lines not drawn: they came too fast to read\n"
     assert format_json(Skipped(3)) == ""
     assert not harmful(format_pretty(Note("\x1b[2J"), Clock()))

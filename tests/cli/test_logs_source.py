@@ -78,7 +78,7 @@ def test_gaps_and_repetitions(script: Callable[..., Any], tmp_path: Path) -> Non
         b'{"n": 1, "time": 1e999, "severity": Infinity, "message": ""}',
     ],
 )
-def test_what_is_no_line_is_passed_over(script: Callable[..., Any], tmp_path: Path, strange: bytes) -> None:
+def test_malformed_lines_of_the_feed_are_skipped(script: Callable[..., Any], tmp_path: Path, strange: bytes) -> None:
     script(({}, [strange, line(1)]))
     assert numbers(read(tmp_path)) == [1]
 
@@ -90,14 +90,14 @@ def test_values_out_of_range(script: Callable[..., Any], tmp_path: Path) -> None
     assert second == Line(2, 0.0, 7, "m2")
 
 
-def test_what_is_past(script: Callable[..., Any], tmp_path: Path) -> None:
+def test_all_lines_are_past_without_follow(script: Callable[..., Any], tmp_path: Path) -> None:
     lines = [line(1), {"lost": 2, "next": 4}, line(4), line(5), {"lost": 1, "next": 7}, {"lost": 1, "next": 8}, line(8)]
     script(({"next": 6}, lines))
     assert pasts(read(tmp_path)) == [True] * 7  # without following, all that there is
 
 
 @pytest.mark.usefixtures("hurried")
-def test_what_comes_is_not_past(script: Callable[..., Any], tmp_path: Path) -> None:
+def test_new_lines_are_not_past(script: Callable[..., Any], tmp_path: Path) -> None:
     lost = {"lost": 2, "next": 7}  # the last past line and the first new one
     script(
         ({"next": 6}, [b"".join(json.dumps(one).encode() + b"\n" for one in (line(3), line(4), lost, line(7)))]),
@@ -119,7 +119,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hurried")
-def test_it_resumes_where_it_was(script: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_feed_resumes_after_the_last_line(script: Callable[..., Any], tmp_path: Path) -> None:
     served = script(
         ({"first": 1, "next": 5}, [line(number) for number in range(3, 7)]),
         (b"", []),
@@ -144,7 +144,7 @@ def test_it_resumes_where_it_was(script: Callable[..., Any], tmp_path: Path) -> 
     assert served.wishes == [{"since": 3}, {"since": 7}, {"since": 1}]
 
 
-def test_it_waits_longer_and_longer(script: Callable[..., Any], tmp_path: Path) -> None:
+def test_pauses_between_attempts_grow(script: Callable[..., Any], tmp_path: Path) -> None:
     script(({}, []))
     now = 1000.0
     source = FeedSource(str(tmp_path / "feed.sock"), tail=1, clock=lambda: now)
@@ -220,7 +220,9 @@ def test_an_output_whose_reader_has_gone(feed: Any) -> None:
         (b"x" * 300_000, "not a live feed"),
     ],
 )
-def test_what_is_no_feed(script: Callable[..., Any], tmp_path: Path, greeting: bytes, complaint: str) -> None:
+def test_a_socket_that_is_not_a_feed_is_refused(
+    script: Callable[..., Any], tmp_path: Path, greeting: bytes, complaint: str
+) -> None:
     script((greeting, []))
     (note,) = read(tmp_path)
     assert isinstance(note, Note)

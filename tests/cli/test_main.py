@@ -134,7 +134,7 @@ def test_a_wrong_configuration(capsys: pytest.CaptureFixture[str], started: list
 
 
 @pytest.mark.parametrize("error", [OSError("no room"), FcgiSctpError("no luck")])
-def test_what_cannot_be_done(
+def test_an_error_of_a_side_ends_the_command_with_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], good: str, error: Exception
 ) -> None:
     def fail(config: Config, *rest: object) -> None:

@@ -75,7 +75,7 @@ def test_a_host_that_is_new_counts_from_nothing() -> None:
     assert found["hosts"][0]["requests_per_second"] == 3
 
 
-def test_without_a_before() -> None:
+def test_the_first_view_has_no_rates() -> None:
     found = view(None, answer(10, 100, host(50, [50, 0, 0])))
     assert found["requests_per_second"] is None
     assert found["hosts"][0]["requests_per_second"] is None

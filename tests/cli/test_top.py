@@ -116,7 +116,7 @@ def drawn(views: list[dict[str, Any]], width: int = 120) -> str:
     return file.getvalue()
 
 
-def test_what_is_drawn() -> None:
+def test_the_tables_of_top() -> None:
     lines = [" ".join(line.split()) for line in drawn([view(status(5), status(25))]).splitlines()]
     assert lines[0] == "web host1 process 7 up 35 s 1 requests/s 3 in flight 2 waiting"
     assert "shop.example 1 1 3 50 ms 95 ms 99 ms 4.0 KiB" in lines

@@ -101,7 +101,9 @@ STEPS = st.lists(st.none() | st.tuples(st.integers(1, 12), st.integers(0, 7)), m
 
 
 @given(STEPS, st.integers(1, 30), st.sampled_from([WhenFull.OLDEST, WhenFull.NEWEST]))
-def test_what_stays_is_one_piece(steps: list[tuple[int, int] | None], bound: int, when_full: WhenFull) -> None:
+def test_oldest_and_newest_drop_only_at_the_ends(
+    steps: list[tuple[int, int] | None], bound: int, when_full: WhenFull
+) -> None:
     """Of the oldest or the newest: what is dropped is at the ends, and all is counted."""
     budget = Budget(bound + 5)
     queue, dropped = dropping(bound, budget, when_full)
@@ -128,7 +130,7 @@ def test_what_stays_is_one_piece(steps: list[tuple[int, int] | None], bound: int
 
 
 @given(STEPS, st.integers(1, 30))
-def test_what_goes_in_comes_out_or_is_counted(steps: list[tuple[int, int] | None], bound: int) -> None:
+def test_each_item_comes_out_or_is_counted_as_dropped(steps: list[tuple[int, int] | None], bound: int) -> None:
     budget = Budget(bound + 5)
     queue, dropped = dropping(bound, budget)
     pushed = popped = 0

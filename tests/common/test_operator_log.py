@@ -74,7 +74,7 @@ def test_secrets_of_uris_are_replaced_in_lines_and_frames() -> None:
     assert "hunter2" not in "".join(shown("failed", error=ValueError(f"no such page: {uri}")))
 
 
-def test_what_is_long_is_cut_and_says_so() -> None:
+def test_long_records_are_cut_and_marked() -> None:
     (line,) = shown("%s", "x" * 1_000_000)
     assert len(line) < MAX_LINE + 100
     assert line.endswith("[cut: 1000023 characters in all]")

@@ -62,7 +62,7 @@ def problems(text: str) -> list[str]:
         ("text alone", "text alone"),
     ],
 )
-def test_what_is_taken(text: str, content: object) -> None:
+def test_accepted_yaml(text: str, content: object) -> None:
     assert read(text) == content
 
 
@@ -91,7 +91,7 @@ def test_what_is_taken(text: str, content: object) -> None:
         ("a: [b, 0b_]", ["a.1: is 0b_, which YAML reads as a number, but it is not one; put it in quotes"]),
     ],
 )
-def test_what_is_read_and_may_not_stand_there(text: str, told: list[str]) -> None:
+def test_readable_yaml_that_is_not_allowed_is_reported(text: str, told: list[str]) -> None:
     assert problems(text) == told
 
 
@@ -119,7 +119,7 @@ def test_what_is_read_and_may_not_stand_there(text: str, told: list[str]) -> Non
         ("x" * (MAX_SIZE + 1), "holds more than 1,048,576 characters"),
     ],
 )
-def test_what_cannot_be_read(text: str, fragment: str) -> None:
+def test_text_that_is_not_yaml_is_refused(text: str, fragment: str) -> None:
     with pytest.raises(YamlError) as caught:
         read(text)
     assert str(caught.value).startswith(fragment)
@@ -142,7 +142,7 @@ def test_the_depth_that_aliases_make_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("grain", ["x", "[]", "{}", "x" * 100_000], ids=["text", "list", "mapping", "long"])
-def test_what_aliases_repeat_counts_as_if_it_were_written_out(grain: str) -> None:
+def test_repeated_aliases_count_as_if_written_out(grain: str) -> None:
     lines = [f"a0: &a0 {grain}"]
     lines += [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]" for number in range(1, 12)]
     with pytest.raises(YamlError, match="holds more than"):
@@ -163,7 +163,7 @@ _content = st.recursive(
 
 
 @given(_content)
-def test_whatever_is_dumped_is_read_again(content: Any) -> None:
+def test_dumped_yaml_is_read_again(content: Any) -> None:
     assert read(yaml.safe_dump(content)) == content
 
 

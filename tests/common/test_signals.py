@@ -98,7 +98,7 @@ def test_a_handler_of_the_application_stays() -> None:
     asyncio.run(test())
 
 
-def test_what_was_ignored_is_ignored_in_a_fork() -> None:
+def test_an_ignored_signal_is_ignored_in_a_fork() -> None:
     """As by nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 

@@ -28,11 +28,11 @@ def test_a_word_is_one_column(text: str) -> None:
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"])))
-def test_what_is_harmless_stays(text: str) -> None:
+def test_harmless_text_stays(text: str) -> None:
     assert escape(text) == text
 
 
-def test_what_is_escaped_can_be_recognised() -> None:
+def test_escapes_can_be_recognised() -> None:
     assert escape("a\x1b[31m\tb\nc\r\x9b\u202e\udc80") == "a\\x1b[31m\\tb\\nc\\r\\x9b\\u202e\\udc80"
     assert escape("C:\\temp \N{ZERO WIDTH JOINER}") == "C:\\temp \N{ZERO WIDTH JOINER}"
     assert escape_word("") == "-"
@@ -62,5 +62,5 @@ def test_no_severity(name: str) -> None:
         ({}, " "),
     ],
 )
-def test_what_a_log_calls_a_request(params: dict[str, str], name: str) -> None:
+def test_the_name_of_a_request_in_the_log(params: dict[str, str], name: str) -> None:
     assert name_of_request(params) == name

@@ -72,7 +72,7 @@ def test_a_forked_child_does_not_wait_for_a_thread_that_it_does_not_have() -> No
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_many_threads_lose_no_call_and_mix_none() -> None:
+def test_many_threads_lose_no_call_and_never_overlap() -> None:
     turns = Turns()
     inside = 0
     most = 0

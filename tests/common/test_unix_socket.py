@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fcgi_core.common.unix_socket import UnixSocket, somebody_listens
+from fcgi_core.common.unix_socket import UnixSocket, has_listener
 
 
 def left_behind(path: Path) -> None:
@@ -22,7 +22,7 @@ def test_listens_with_the_mode_and_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     unix = UnixSocket(path, mode=0o640)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert somebody_listens(str(path))
+    assert has_listener(str(path))
     unix.close()
     assert not path.exists()
     unix.close()
@@ -46,9 +46,9 @@ def test_unknown_group_leaves_nothing(tmp_path: Path) -> None:
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     left_behind(path)
-    assert not somebody_listens(str(path))
+    assert not has_listener(str(path))
     unix = UnixSocket(path)
-    assert somebody_listens(str(path))
+    assert has_listener(str(path))
     unix.close()
 
 
@@ -58,7 +58,7 @@ def test_a_socket_in_use_stays(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="another process listens") as caught:
         UnixSocket(path)
     assert caught.value.errno == errno.EADDRINUSE
-    assert somebody_listens(str(path))
+    assert has_listener(str(path))
     first.close()
 
 
@@ -70,13 +70,13 @@ def test_something_else_stays(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_path_taken_over_by_another_process_stays(tmp_path: Path) -> None:
+def test_a_path_that_another_process_uses_now_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     unix = UnixSocket(path)
     path.unlink()
     other = UnixSocket(path)
     unix.close()
-    assert somebody_listens(str(path))
+    assert has_listener(str(path))
     other.close()
 
 
@@ -97,7 +97,7 @@ def test_full_backlog_counts_as_listening(tmp_path: Path) -> None:
             client.connect(str(path))
     except BlockingIOError:
         pass
-    assert somebody_listens(str(path))
+    assert has_listener(str(path))
     for client in clients:
         client.close()
     unix.close()

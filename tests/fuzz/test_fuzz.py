@@ -41,7 +41,7 @@ REFUSED = record(RecordType.BEGIN_REQUEST, 9, b"\x00\x09" + bytes(6))
         ("downstream", (0, REFUSED * 50)),
     ],
 )
-def test_a_peer_that_takes_no_answer_does_not_fill_the_memory(target: str, chunk: tuple[int, bytes]) -> None:
+def test_a_peer_that_reads_no_answers_does_not_fill_the_memory(target: str, chunk: tuple[int, bytes]) -> None:
     assert flood(target, join([chunk])) < MAX_GROWTH
 
 

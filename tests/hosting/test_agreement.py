@@ -36,7 +36,7 @@ def of(peer_channels: tuple[str, ...], peer_accepts: tuple[str, ...], *channels:
     return disagreements(channels, Direction.TO_WEB, settings)
 
 
-def test_those_that_are_declared_alike_agree() -> None:
+def test_channels_that_are_declared_alike_agree() -> None:
     assert of((BACK.describe(),), (LINES.describe(),), LINES, BACK) == {}
     assert of((), ("lines",), LINES) == {}, "by name alone"
     assert of((), (LINES.describe() + ASIDE,), LINES) == {}, "set aside there, and declared alike"
@@ -47,7 +47,7 @@ def test_those_that_are_declared_alike_agree() -> None:
 
 @pytest.mark.parametrize("other", [replace(LINES, scope=Scope.REQUEST), replace(LINES, acknowledged=True),
                                    replace(LINES, counted=False)])  # fmt: skip
-def test_those_that_are_declared_in_another_way_do_not(other: Channel) -> None:
+def test_channels_that_are_declared_differently_disagree(other: Channel) -> None:
     (found,) = of((), (other.describe(),), LINES).values()
     assert str(found) == f"here {LINES.describe()}, there {other.describe()}"
     assert found.loses
@@ -63,7 +63,7 @@ def test_a_plugin_on_one_side_only() -> None:
     assert found["lines"].loses
 
 
-def test_what_a_peer_says_is_bounded_and_harmless() -> None:
+def test_declarations_of_a_peer_are_bounded_and_harmless() -> None:
     found = of((), tuple(f"p{number};\x1b[31m{'x' * 1000}" for number in range(1000)))
     assert len(found) == MOST_UNKNOWN
     assert all("\x1b" not in str(one) and len(str(one)) < 400 for one in found.values())
@@ -176,7 +176,7 @@ def test_a_plugin_that_is_only_there_is_shown_too(caplog: pytest.LogCaptureFixtu
     assert sides.web.transport().disagreements == {"lines": 1}
 
 
-def test_one_that_is_off_here_is_off_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_plugin_that_is_off_here_and_on_there_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     sides = Sides(web={"enabled": False}, app={})
     (web,) = sides.web.statistics()
     assert (web["state"], len(web["disagreements"])) == ("off", 1)

@@ -26,7 +26,7 @@ def padded(one: Record, padding: int) -> bytes:
 
 
 @given(st.lists(st.tuples(latin, st.one_of(st.integers(0, 300), st.integers(0, 70_000))), max_size=8))
-def test_params_are_cut_between_pairs_into_as_few_records_as_it_takes(lengths: list[tuple[str, int]]) -> None:
+def test_params_are_cut_between_pairs_into_as_few_records_as_possible(lengths: list[tuple[str, int]]) -> None:
     pairs = [(name, "v" * length) for name, length in lengths]
     whole = encode_pairs(pairs)
     contents = [one.content for one in records_in(b"".join(params_records(3, whole)))]
@@ -79,7 +79,7 @@ def test_a_reader_knows_that_it_is_inside_a_record(one: tuple[Record, int], data
         (b"\x02\x01\x00\x01\x00\x00\x00\x00", None),
     ],
 )
-def test_another_protocol_is_told_by_its_first_byte(first: bytes, hint: str | None) -> None:
+def test_another_protocol_is_recognized_by_its_first_byte(first: bytes, hint: str | None) -> None:
     for size in (len(first), 1):
         with pytest.raises(RemoteProtocolError) as caught:
             RecordReader().feed(first[:size])
@@ -118,6 +118,6 @@ def test_find_value_agrees_with_decode_pairs(pairs: dict[str, str], name: str) -
 
 
 @pytest.mark.parametrize("length", [127, 128, 0x0B05, 0x0B7F, 0x0C00])
-def test_find_value_is_not_taken_in_by_a_long_length(length: int) -> None:
+def test_find_value_is_not_fooled_by_a_long_length(length: int) -> None:
     pairs = encode_pairs({"A": "b", "SERVER_NAME": "v" * length})
     assert find_value(pairs, b"SERVER_NAME") == ("v" * length if length < 128 else None)

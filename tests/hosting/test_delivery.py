@@ -260,7 +260,7 @@ def test_only_channels_of_association_scope_are_gathered() -> None:
             sender.gather(name, lambda crowded: [])
 
 
-def test_what_was_not_handed_over_when_an_association_ended_goes_to_the_next() -> None:
+def test_items_that_an_ended_association_did_not_send_go_to_the_next() -> None:
     sender = delivery()
     _, link = linked()
     sender.add(link)

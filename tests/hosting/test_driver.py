@@ -81,7 +81,7 @@ def begin(driver: Driver[WebConnection], count: int) -> None:
         driver.wake()
 
 
-def test_what_comes_in_a_turn_goes_together_at_its_end() -> None:
+def test_messages_of_a_turn_go_together_at_its_end() -> None:
     driver, turn, wire = made()
     begin(driver, BATCH - 1)
     assert wire.calls == []
@@ -99,7 +99,7 @@ def test_in_a_long_turn_it_goes_in_parts_and_what_is_left_at_the_end() -> None:
     assert wire.calls == [BATCH, BATCH, 3]
 
 
-def test_each_turn_counts_anew() -> None:
+def test_each_turn_counts_from_zero() -> None:
     driver, turn, wire = made()
     for _ in range(3):
         begin(driver, BATCH - 1)
@@ -157,7 +157,7 @@ def test_a_message_that_can_never_be_sent_ends_the_association_with_a_reason() -
     assert "a message cannot be sent" in down[0]
 
 
-def test_one_that_is_aborted_before_it_is_up() -> None:
+def test_an_association_that_is_aborted_before_it_is_up() -> None:
     driver, turn, wire = made()
     driver.association = None
     driver.abort("not wanted any more")

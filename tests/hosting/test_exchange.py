@@ -118,7 +118,7 @@ def test_a_response_is_whole_by_its_head(response: bytes, method: str, whole: bo
     assert made.outcome(error="it crashed").error == "it crashed"
 
 
-def test_a_page_of_our_own() -> None:
+def test_an_error_page() -> None:
     page = error_page(HTTPStatus.SERVICE_UNAVAILABLE, "GET", retry_after=3)
     head, _, body = page.partition(b"\r\n\r\n")
     assert status_in(page) == 503

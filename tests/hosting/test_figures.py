@@ -41,7 +41,7 @@ def info() -> AssociationInfo:
     return AssociationInfo(1, "192.0.2.1:9000", "shop", "aa")
 
 
-def test_the_map_tells_who_uses_what(pair: Pair) -> None:
+def test_the_stream_map_shows_the_user_of_each_stream(pair: Pair) -> None:
     request = begin(pair, "abc")
     pair.app.send_feedback("beat", b"tick")
     pair.app.send_feedback("log", b"line", request)
@@ -55,20 +55,20 @@ def test_the_map_tells_who_uses_what(pair: Pair) -> None:
     assert list(stream_map(pair.web)) == [2]
 
 
-def test_a_request_nobody_has_taken_up_has_its_number(pair: Pair) -> None:
+def test_a_request_that_is_not_sent_yet_has_its_number(pair: Pair) -> None:
     request = pair.web.begin_request(b"")
     (use,) = stream_map(pair.web)[2]
     assert use == {"what": "content", "request": f"{request.id}.{request.generation}"}
 
 
-def test_a_shared_stream_tells_all() -> None:
+def test_a_shared_stream_shows_all_its_users() -> None:
     pair = Pair(channels=(LINES, BEATS), streams=3)
     for number in range(3):
         begin(pair, f"r{number}")
     assert [use["request"] for use in stream_map(pair.web)[2]] == ["r0", "r1", "r2"]
 
 
-def test_what_still_drains(pair: Pair) -> None:
+def test_a_stream_of_an_ended_request_is_draining(pair: Pair) -> None:
     request = begin(pair, "abc")
     pair.app.send_output(request, b"x" * 1000)
     pair.app.end_request(request)
@@ -111,7 +111,7 @@ def test_association_figures(pair: Pair) -> None:
     assert figures.statistics == AssociationStatistics()
 
 
-def test_what_the_window_holds_waits_too(pair: Pair) -> None:
+def test_content_beyond_the_window_counts_as_waiting(pair: Pair) -> None:
     request = begin(pair, "abc")
     window = request.send_window.available
     pair.app.send_output(request, b"y" * (window + 5000))

@@ -7,14 +7,11 @@ import functools
 import io
 import logging
 import math
-import os
 import re
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
@@ -22,117 +19,12 @@ from typing import Any
 import pytest
 
 from fcgi_core.errors import HookTimeout
-from fcgi_core.hosting.discovery import load_plugins
-from fcgi_core.hosting.hook_limit import END_AFTER, EVERY, SIGNAL, HookLimit, is_started_again
-from fcgi_core.hosting.isolation import LIMIT_OF_CHANGES, SET_ASIDE_FOR
+from fcgi_core.hosting.hook_limit import EVERY, SIGNAL, HookLimit
+from fcgi_core.hosting.isolation import SET_ASIDE_FOR
 from fcgi_core.hosting.outgoing import Gathering
-from fcgi_core.hosting.supervisor import Supervisor
-from fcgi_core.hosting.switching import change_plugins
-from fcgi_core.plugin import ApplicationHalf, AssociationInfo, Channel, Host, Outcome, Plugin, RequestInfo
-from tests.hosting.supervised import OVER, VirtualLoop
+from tests.hosting.hanging import ANY, FOR_EVER, PATIENCE, Side, raise_if_late
+from tests.hosting.supervised import OVER
 from tests.system.rogue_plugin import HANGS, spin
-
-ANY: Any = object()
-FOR_EVER = 3600.0
-PATIENCE = 30.0
-
-
-class Hanging(ApplicationHalf):
-    """Does what it is told in each of its hooks."""
-
-    def __init__(self, host: Host) -> None:
-        self.does: Callable[[], object] = bool
-        self.is_in = threading.Event()
-        self.calls = 0
-        self.gathering = host.gather("hanging", self.make)
-
-    def _do(self) -> None:
-        self.calls += 1
-        self.is_in.set()
-        self.does()
-
-    def request_begin(self, request: RequestInfo) -> None:
-        self._do()
-
-    def request_end(self, request: RequestInfo, outcome: Outcome) -> None:
-        self._do()
-
-    def tick(self) -> None:
-        self._do()
-
-    def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
-        self._do()
-        return True
-
-    def configure(self, options: Any, server_name: str | None = None) -> None:
-        self._do()
-
-    def close(self) -> None:
-        self._do()
-
-    def make(self, crowded: bool) -> list[tuple[bytes, int, AssociationInfo | None]]:
-        self._do()
-        return []
-
-
-class HangingPlugin(Plugin):
-    name = "hanging"
-    half: Hanging
-
-    class Options(Plugin.Options):
-        level: int = 0
-
-    def channels(self, options: Any) -> list[Channel]:
-        return [Channel("hanging")]
-
-    def application_half(self, host: Host, options: Any) -> ApplicationHalf:
-        self.half = Hanging(host)
-        return self.half
-
-
-class Side:
-    """A supervisor with the plugin, and what ends its hooks."""
-
-    def __init__(self, seconds: float = 0.001) -> None:
-        plugin = HangingPlugin()
-        self.loop = VirtualLoop()
-        plugins = load_plugins({"hanging": {}}, {"hanging": plugin}.__getitem__)
-        self.supervisor = Supervisor(plugins, self.loop, lambda call: call(), web=False)
-        self.half = plugin.half
-        self.limit = HookLimit(self.supervisor, seconds)
-
-    @property
-    def state(self) -> str:
-        return str(self.supervisor.statistics()[0]["state"])
-
-    @property
-    def errors(self) -> int:
-        return int(self.supervisor.statistics()[0]["errors"])
-
-    def begin(self) -> None:
-        self.supervisor.request_begin(ANY)
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """A thread looks again and again, from when the hook is in what it does."""
-        over = threading.Event()
-
-        def watch() -> None:
-            assert self.half.is_in.wait(PATIENCE)
-            while not over.wait(0.005):
-                self.limit.look()
-
-        self.limit.install()
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield
-        finally:
-            self.half.is_in.set()
-            over.set()
-            thread.join()
-            self.limit.remove()
-
 
 WAYS = {
     **{name: hang for name, hang in HANGS.items() if name != "backtrack"},  # no thread could watch it
@@ -182,7 +74,7 @@ def test_each_hook_is_ended(call: Callable[[Side], object]) -> None:
     assert side.supervisor.hook_due == math.inf
 
 
-def test_what_is_gathered_waits_while_a_make_that_did_not_return_is_set_aside() -> None:
+def test_gathering_stops_while_a_make_that_did_not_return_is_set_aside() -> None:
     side = Side()
     side.half.does = spin
     with side.watched():
@@ -217,7 +109,7 @@ def test_a_hook_ends_neither_the_process_nor_its_caller(what: BaseException) -> 
     assert side.errors == 2
 
 
-def test_what_is_not_the_hooks_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_keyboard_interrupt_passes_through_a_hook(caplog: pytest.LogCaptureFixture) -> None:
     side = Side(FOR_EVER)
 
     def interrupted() -> None:
@@ -249,7 +141,7 @@ def test_a_hook_that_keeps_the_interpreter_to_itself_is_ended(caplog: pytest.Log
     assert "in backtrack" in caplog.text
 
 
-def test_one_that_waits_for_another_thread_that_works_is_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_that_waits_for_a_busy_thread_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     worked = 7.0
     monkeypatch.setattr("fcgi_core.hosting.hook_limit.thread_time", lambda: worked)
     side = Side(0.0)
@@ -280,14 +172,7 @@ def test_one_that_waits_for_another_thread_that_works_is_let_alone(monkeypatch: 
     assert (side.state, side.errors) == ("set aside", 1)
 
 
-# ---- the race: it has returned, another one runs, nobody runs
-
-
-def raise_if_late(limit: HookLimit) -> None:
-    limit.on_signal(SIGNAL, sys._getframe())
-
-
-def test_a_hook_that_has_returned_is_let_alone() -> None:
+def test_a_hook_that_has_returned_is_not_ended() -> None:
     side = Side(0.0)
     side.begin()
     raise_if_late(side.limit)
@@ -299,7 +184,7 @@ def test_a_hook_that_has_returned_is_let_alone() -> None:
     assert side.half.calls == 3
 
 
-def test_another_hook_that_runs_meanwhile_is_let_alone() -> None:
+def test_the_next_hook_is_not_ended_for_the_last_one() -> None:
     side = Side(FOR_EVER)
     side.half.does = lambda: raise_if_late(side.limit)  # the signal was for the one before
     side.begin()
@@ -365,7 +250,7 @@ def test_a_hook_that_logs_without_end_is_ended_and_the_log_goes_on() -> None:
         log.removeHandler(handler)
 
 
-def test_one_that_waits_where_others_have_locks_is_set_aside_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_late_hook_in_code_with_locks_is_set_aside_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
     side = Side()
     event = threading.Event()
     side.half.does = lambda: event.wait(PATIENCE)
@@ -430,14 +315,14 @@ def test_no_exception_is_raised_through_the_code_of_others(module: str) -> None:
     assert raised == [False, False, True]
 
 
-def test_where_harmless_code_waits_it_is_ended() -> None:
+def test_a_late_hook_in_harmless_code_is_ended() -> None:
     side = Side(0.0)
     side.half.does = lambda: call_in("http.client", lambda: raise_if_late(side.limit))
     side.begin()
     assert (side.state, side.errors) == ("set aside", 1)
 
 
-def test_a_hook_whose_frame_is_not_to_be_seen_is_let_alone() -> None:
+def test_a_hook_without_a_visible_frame_is_not_ended() -> None:
     """It is compiled, or no function: nothing tells which frames are above it."""
     side = Side(0.0)
     for hook in (None, len, print, functools.partial(spin), object()):
@@ -464,162 +349,3 @@ def test_of_a_hook_that_is_called_within_itself_the_outermost_call_counts() -> N
     side.supervisor.hook_due, side.supervisor.hook = 0.0, again
     again()
     assert depth == 2
-
-
-# ---- what cannot be ended
-
-
-def test_it_is_given_up_when_it_is_late_beyond_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcgi_core.hosting.hook_limit.BURST", 1)
-    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: None)
-    side = Side(FOR_EVER)
-    given_up: list[tuple[str, float]] = []
-    limit = HookLimit(side.supervisor, FOR_EVER, give_up=lambda name, late: given_up.append((name, late)))
-    side.supervisor.hook = spin
-    for seconds, count in ((-1.0, 0), (END_AFTER - 1.0, 0), (END_AFTER + 1.0, 1)):
-        side.supervisor.hook_due = perf_counter() - seconds
-        limit.look()
-        assert len(given_up) == count
-    assert given_up[0][0] == "tests.system.rogue_plugin.spin"
-    assert given_up[0][1] > END_AFTER
-    side.limit.look()  # where nothing starts another process
-    assert len(given_up) == 1
-
-
-STUCK = """
-import logging, sys, threading
-from fcgi_core.hosting.hook_limit import end_process
-
-handler = logging.StreamHandler()
-logging.getLogger("fcgi_sctp").addHandler(handler)
-def stuck():
-    threading.Timer(0.1, end_process, ("plugin.Half.tick", 31.0)).start()
-    threading.Event().wait()
-if sys.argv[1] == "holds the lock":
-    handler.acquire()
-stuck()
-"""
-
-
-@pytest.mark.parametrize("way", ["waits", "holds the lock"])
-def test_the_process_ends_with_its_frames(way: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", STUCK, way], capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 70
-    if way == "waits":
-        assert "hook plugin.Half.tick has been late for 31 s and cannot be ended; this process ends" in ended.stderr
-        assert "in stuck" in ended.stderr
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, False),
-        ({"INVOCATION_ID": "of the whole session"}, False),
-        ({"SYSTEMD_EXEC_PID": "1"}, False),
-        ({"SYSTEMD_EXEC_PID": str(os.getpid())}, True),
-        ({"FCGI_SCTP_WORKER": "0"}, True),
-        ({"NOTIFY_SOCKET": "/run/x"}, True),
-    ],
-)
-def test_whether_another_is_started(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: bool
-) -> None:
-    for name in ("INVOCATION_ID", "SYSTEMD_EXEC_PID", "FCGI_SCTP_WORKER", "NOTIFY_SOCKET", "SUPERVISOR_ENABLED"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert is_started_again() is expected
-
-
-def test_the_time_of_a_hook_inside_a_hook_is_its_own() -> None:
-    side = Side(FOR_EVER)
-    dues: list[float] = []
-
-    def prints() -> None:
-        side.half.does = bool
-        dues.append(side.supervisor.hook_due)
-        side.supervisor.stderr(None, b"x")
-        dues.append(side.supervisor.hook_due)
-
-    side.half.does = prints
-    side.begin()
-    assert dues[1] > dues[0]
-    assert side.supervisor.hook_due == math.inf
-
-
-def test_a_hook_on_another_thread_is_nobody_s_business() -> None:
-    side = Side(0.0)
-    dues: list[float] = []
-    side.half.does = lambda: dues.append(side.supervisor.hook_due)
-    thread = threading.Thread(target=lambda: side.supervisor.stderr(None, b"x"))
-    thread.start()
-    thread.join()
-    assert dues == [math.inf]
-
-
-def test_a_set_aside_plugin_hears_nothing_on_another_thread() -> None:
-    side = Side(0.0)
-    side.half.does = lambda: raise_if_late(side.limit)
-    side.begin()
-    thread = threading.Thread(target=lambda: side.supervisor.stderr(None, b"x"))
-    thread.start()
-    thread.join()
-    assert side.half.calls == 1
-
-
-def test_nobody_is_signalled_while_no_hook_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[int] = []
-    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: sent.append(number))
-    monkeypatch.setattr("fcgi_core.hosting.hook_limit.BURST", 1)
-    side = Side(FOR_EVER)
-    side.half.does = side.limit.look
-    side.limit.look()
-    side.begin()
-    assert sent == []
-    side.supervisor.hook_limit = 0.0
-    side.begin()
-    assert sent == [SIGNAL]
-
-
-def test_a_signal_that_comes_late_does_nothing() -> None:
-    side = Side(0.0)
-    side.limit.install()
-    try:
-        signal.raise_signal(SIGNAL)
-        signal.raise_signal(signal.SIGVTALRM)
-    finally:
-        side.limit.remove()
-    signal.raise_signal(SIGNAL)
-    signal.raise_signal(signal.SIGVTALRM)
-    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0.0
-
-
-# ---- changes
-
-
-def test_what_an_operator_causes_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcgi_core.hosting.isolation.perf_counter", float)
-    side = Side(1.0)
-    dues: list[float] = []
-    side.half.does = lambda: dues.append(side.supervisor.hook_due)
-    assert change_plugins(side.supervisor, {"hanging.level": "1"}) == {"hanging.level": ""}
-    assert change_plugins(side.supervisor, {"hanging.enabled": "false"}) == {"hanging.enabled": ""}
-    assert dues == [LIMIT_OF_CHANGES, LIMIT_OF_CHANGES, 1.0], "configure, close, and what was still to be gathered"
-    patient = Side(FOR_EVER)
-    patient.half.does = lambda: dues.append(patient.supervisor.hook_due)
-    change_plugins(patient.supervisor, {"hanging.level": "1"})
-    assert dues[3] == FOR_EVER
-
-
-def test_a_change_that_does_not_return_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcgi_core.hosting.isolation.LIMIT_OF_CHANGES", 0.0)
-    side = Side()
-    side.half.does = spin
-    with side.watched():
-        answer = change_plugins(side.supervisor, {"hanging.level": "1"})
-    assert answer == {"hanging.level": "configure did not return"}
-    assert side.supervisor.hook_due == math.inf
-
-
-def test_hook_timeout_is_no_exception() -> None:
-    assert not issubclass(HookTimeout, Exception)

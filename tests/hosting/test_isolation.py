@@ -71,7 +71,7 @@ def test_one_association_has_a_plugin_set_aside_for_itself_alone() -> None:
     assert list(supervisor.running("example").peers) == ["good"], "it is forgotten when its time is over"  # type: ignore[union-attr]
 
 
-def test_what_comes_while_a_plugin_is_set_aside_waits_with_the_sender_or_is_counted_once() -> None:
+def test_items_for_a_set_aside_plugin_wait_at_the_sender_or_are_counted_once() -> None:
     supervisor, half, loop = start()
     pair, link = linked(supervisor)
     sender = Delivery(Example().channels(load_plugins({"example": {}}, {"example": Example()}.__getitem__)[0].options),
@@ -140,7 +140,7 @@ def perf(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return durations
 
 
-def test_hooks_are_measured_and_slow_ones_told(perf: list[float], caplog: pytest.LogCaptureFixture) -> None:
+def test_hooks_are_measured_and_slow_hooks_reported(perf: list[float], caplog: pytest.LogCaptureFixture) -> None:
     supervisor, _, loop = start()
     _, link = linked(supervisor)
     before = supervisor.statistics()[0]["hooks"]["calls"]
@@ -347,7 +347,7 @@ def test_the_association_whose_items_take_most_of_the_time_is_set_aside(
     assert half.items[-1] == b"again"
 
 
-def test_one_that_is_set_aside_for_its_own_hooks_is_not_excused_by_items(perf: list[float]) -> None:
+def test_a_plugin_with_slow_hooks_is_set_aside_whatever_its_items_cost(perf: list[float]) -> None:
     supervisor, _, _ = of_requests()
     _, link = linked(supervisor)
     perf += [SLOW] * 130
@@ -359,9 +359,7 @@ def test_one_that_is_set_aside_for_its_own_hooks_is_not_excused_by_items(perf: l
     assert (figures["state"], figures["aside"]) == ("set aside", [])
 
 
-def test_what_a_hook_takes_on_another_thread_holds_up_that_thread_alone(
-    perf: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_slow_hook_on_another_thread_does_not_count(perf: list[float], caplog: pytest.LogCaptureFixture) -> None:
     class Half(ApplicationHalf):
         def stderr(self, request: RequestInfo | None, data: bytes) -> bool:
             return True

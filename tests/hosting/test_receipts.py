@@ -25,7 +25,7 @@ def test_each_number_is_new_once_in_any_order(order: list[int]) -> None:
         seen.add(number)
 
 
-def test_what_was_sent_first_may_come_last() -> None:
+def test_lower_numbers_that_were_not_seen_are_new() -> None:
     """After a restart of this side, by another association: it is new, or it would be lost."""
     receipts = Receipts()
     assert receipts.is_new(A, "c", 5000)
@@ -33,7 +33,7 @@ def test_what_was_sent_first_may_come_last() -> None:
     assert receipts.is_new(A, "c", 4000)
 
 
-def test_senders_and_channels_are_told_apart() -> None:
+def test_senders_and_channels_are_distinguished() -> None:
     receipts = Receipts()
     assert receipts.is_new(A, "c", 5)
     assert receipts.is_new(B, "c", 5)
@@ -54,7 +54,7 @@ def test_memory_is_bounded() -> None:
     assert len(receipts._members["m"].seen) == REMEMBERED_SENDERS
 
 
-def test_what_another_member_calls_its_process_changes_nothing() -> None:
+def test_another_member_with_the_same_process_name_changes_nothing() -> None:
     """It took the other's instance, and what the other sent was taken for a repetition."""
     receipts = Receipts()
     for number in range(1, 1000):

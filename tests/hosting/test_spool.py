@@ -49,7 +49,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_what_is_acknowledged_makes_room() -> None:
+def test_acknowledged_items_make_room() -> None:
     spool = Spool(2 * (10 + ITEM_OVERHEAD))
     assert spool.add(b"0123456789")
     assert spool.add(b"0123456789")
@@ -63,7 +63,7 @@ def test_what_is_acknowledged_makes_room() -> None:
     assert spool.add(b"0123456789")
 
 
-def test_what_a_lost_receiver_had_goes_to_another_first() -> None:
+def test_items_of_a_lost_receiver_go_to_another_first() -> None:
     spool = Spool(1 << 20)
     for number in range(1, 6):
         spool.add(b"%d" % number)
@@ -118,7 +118,7 @@ def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_file_that_cannot_be_written_anew_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_rewritten_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a file descriptor, or on a full disk: nothing is lost, and it is written anew later."""
     path = tmp_path / "x.spool"
     spool = Spool(1 << 30, path)
@@ -152,9 +152,7 @@ def test_a_file_that_cannot_be_written_anew_stays(tmp_path: Path, monkeypatch: p
     spool.close()
 
 
-def test_what_a_full_disk_did_not_take_hides_nothing_that_comes_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_a_full_disk_refused_hides_no_later_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(1 << 20, tmp_path / "x.spool")
     spool.add(b"before")
     with full_disk(monkeypatch):
@@ -184,7 +182,7 @@ def damaged(path: Path, items: list[bytes], at: int, damage: bytes) -> Spool:
 
 
 @given(st.data())
-def test_what_follows_damage_is_read(data: st.DataObject) -> None:
+def test_items_behind_damage_are_read(data: st.DataObject) -> None:
     import tempfile
 
     items = data.draw(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=20))
@@ -227,7 +225,7 @@ def test_a_damaged_number_is_not_believed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", [b"\0", b"\xff"])
-def test_what_disks_and_file_systems_leave_behind_is_no_record(tmp_path: Path, fill: bytes) -> None:
+def test_blocks_of_equal_bytes_are_not_a_record(tmp_path: Path, fill: bytes) -> None:
     again = damaged(tmp_path / "x.spool", [b"one", b"two", b"three"], RECORD + 3, fill * (RECORD + 3))
     assert drain(again, "a") == [(1, b"one"), (3, b"three")]
     assert again.add(b"four")
@@ -296,7 +294,7 @@ def test_no_link_is_followed_and_no_pipe_waited_for(tmp_path: Path) -> None:
 # ---- written anew a little with each call
 
 
-def test_a_file_is_written_anew_in_steps_and_is_whole_at_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_rewritten_in_steps_and_whole_at_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.spool"
     spool = Spool(1 << 30, path)
     for number in range(1000):
@@ -332,9 +330,7 @@ def _copy_of(path: Path) -> Path:
     return copy
 
 
-def test_a_disk_that_fills_while_a_file_is_written_anew_costs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_during_a_rewrite_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.spool"
     spool = Spool(1 << 30, path)
     for _ in range(500):
@@ -351,7 +347,7 @@ def test_a_disk_that_fills_while_a_file_is_written_anew_costs_nothing(
     spool.close()
 
 
-def test_one_that_is_closed_while_it_is_written_anew_is_whole(tmp_path: Path) -> None:
+def test_a_file_that_is_closed_during_a_rewrite_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.spool"
     spool = Spool(1 << 30, path)
     for _ in range(500):

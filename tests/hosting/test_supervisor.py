@@ -26,7 +26,7 @@ from tests.hosting.supervised import Example, Recorder, VirtualLoop, linked, sta
 from tests.protocol.helpers import ROOM, Pair, idle
 
 
-def test_what_came_on_an_acknowledged_channel_is_acknowledged_when_it_is_taken_over() -> None:
+def test_items_are_acknowledged_when_they_are_stored() -> None:
     supervisor, half, loop = start()
     pair, link = linked(supervisor)
     for number in (1, 2, 2, 3):
@@ -47,7 +47,7 @@ def test_what_came_on_an_acknowledged_channel_is_acknowledged_when_it_is_taken_o
     assert half.committed == 1
 
 
-def test_a_member_that_takes_anothers_instance_takes_nothing_else_from_it() -> None:
+def test_a_member_with_anothers_instance_gets_nothing_else_of_it() -> None:
     """Its items are not repetitions of the other's, and it finds none of the other's requests."""
     supervisor, half, _ = start()
     links = []
@@ -71,7 +71,7 @@ def test_a_member_that_takes_anothers_instance_takes_nothing_else_from_it() -> N
     )
 
 
-def test_what_is_wrong_with_plugins_is_told_all_at_once() -> None:
+def test_all_problems_of_plugins_are_reported_at_once() -> None:
     class Wrong(Example):
         name = "wrong"
 
@@ -98,7 +98,7 @@ def test_what_is_wrong_with_plugins_is_told_all_at_once() -> None:
         assert part in told
 
 
-def test_what_takes_long_is_acknowledged_when_it_is_done() -> None:
+def test_a_slow_commit_acknowledges_when_it_is_done() -> None:
     supervisor, half, loop = start()
     futures: list[Future[None]] = []
 
@@ -124,7 +124,7 @@ def test_what_takes_long_is_acknowledged_when_it_is_done() -> None:
     assert acknowledged() == [1]
 
 
-def test_files_are_opened_anew() -> None:
+def test_files_are_reopened() -> None:
     supervisor, half, _ = start()
     calls: list[str] = []
     half.reopen = lambda: calls.append("reopen")  # type: ignore[method-assign]
@@ -219,7 +219,7 @@ def acknowledged_by(pair: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("way", ["raises", "the future fails", "the future is cancelled"])
-def test_what_could_not_be_taken_over_is_tried_again_though_nothing_more_comes(way: str) -> None:
+def test_storing_is_retried_without_further_items(way: str) -> None:
     """The sender's spool may be full: without an acknowledgement it takes nothing any more."""
     supervisor, half, loop = start()
     failing = True
@@ -249,7 +249,7 @@ def test_what_could_not_be_taken_over_is_tried_again_though_nothing_more_comes(w
 
 
 @pytest.mark.parametrize("goes", ["association", "plugin"])
-def test_what_cannot_be_taken_over_any_more_is_not_tried_for_ever(goes: str) -> None:
+def test_storing_is_not_retried_for_a_plugin_or_association_that_is_gone(goes: str) -> None:
     supervisor, half, loop = start()
     calls = 0
 
@@ -312,7 +312,7 @@ def test_a_plugin_that_ends_the_process_where_it_is_imported_or_made_is_an_error
     assert "its channels() failed: SystemExit(0)" in wrong_because(Asked)
 
 
-def test_what_a_half_writes_to_is_in_the_figures() -> None:
+def test_outputs_of_a_half_are_in_the_figures() -> None:
     disk = OutputFigures("/var/log/shop", "failing", "No space left on device", 3, 10, 5, 500, 2, 20, 1)
 
     class Writer(Recorder):

@@ -163,7 +163,7 @@ def fill(near: Recorder, message: Message) -> int:
 
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("interleaving", [True, False])
-def test_an_alert_overtakes_what_the_kernel_has_not_sent(interleaving: bool) -> None:
+def test_an_alert_overtakes_unsent_messages_in_the_kernel(interleaving: bool) -> None:
     async def body(lab: Lab) -> None:
         near, far = await lab.pair(interleaving=interleaving)
         assert near.up.statistics().interleaving is interleaving

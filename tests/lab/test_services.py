@@ -199,7 +199,7 @@ def jump(hours: int) -> None:
 
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize(("chosen", "carrier"), [("auto", "kernel"), ("kernel", "kernel"), ("userspace", "userspace")])
-def test_the_choice(start_lab: Callable[..., LabStack], chosen: str, carrier: str) -> None:
+def test_each_choice_uses_its_carrier(start_lab: Callable[..., LabStack], chosen: str, carrier: str) -> None:
     stack = start_lab("applications:plain", sctp={"carrier": chosen})
     assert f"({carrier} SCTP)" in stack.app.text
     assert stack.ask("/hello").status == 200

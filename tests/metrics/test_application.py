@@ -213,7 +213,7 @@ def test_a_failing_collector_costs_but_the_registry(
     assert caplog.text.count("cannot collect the application's own metrics") == 1
 
 
-def test_failing_to_send_is_told_once(
+def test_a_failure_to_send_is_reported_once(
     host: Any,
     clock: Clock,
     make: Callable[..., MetricsApplication],

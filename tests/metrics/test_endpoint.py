@@ -81,7 +81,7 @@ def test_get() -> None:
     run(check)
 
 
-def test_what_prometheus_asks_for() -> None:
+def test_requests_as_prometheus_sends_them() -> None:
     async def check() -> None:
         async with serving() as (endpoint, page):
             accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -186,7 +186,7 @@ def test_the_oldest_that_does_not_read_makes_room_where_all_have_asked() -> None
     run(check)
 
 
-def test_who_waits_for_a_page_is_not_sent_away() -> None:
+def test_a_client_that_waits_for_its_page_stays() -> None:
     async def check() -> None:
         async with serving() as (endpoint, page):
             page.go.clear()

@@ -163,7 +163,7 @@ def test_an_applications_own_metrics() -> None:
         ("* untold 8", "twice"),
     ],
 )
-def test_what_is_left_out(line: str, reason: str) -> None:
+def test_samples_that_do_not_fit_are_left_out(line: str, reason: str) -> None:
     good = read(show(snapshot("shop#0", *REGISTRY))[1])
     exposition, page = show(snapshot("shop#0", *REGISTRY, line))
     assert exposition.omitted == {reason: 1}
@@ -287,7 +287,7 @@ def test_any_snapshots_give_a_page_that_can_be_read(snapshots: list[list[str]], 
         "shop.example fcgi_app_sent_bytes_total inf",
     ],
 )
-def test_what_would_have_the_page_refused_is_left_out_and_counted(line: str) -> None:
+def test_samples_that_would_invalidate_the_page_are_left_out_and_counted(line: str) -> None:
     exposition, page = show(snapshot("bad", *REGISTRY[:2], *REGISTRY[4:], line), snapshot("good", *REGISTRY))
     assert list(parse_openmetrics(page.decode()))
     assert exposition.omitted["malformed"] >= 1

@@ -30,7 +30,7 @@ def queries(dashboard: dict[str, Any]) -> list[str]:
     return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
 
 
-def test_what_a_dashboard_has(dashboard: dict[str, Any]) -> None:
+def test_the_dashboard_can_be_imported(dashboard: dict[str, Any]) -> None:
     assert dashboard["id"] is None  # Grafana gives it one when it is imported
     assert dashboard["title"]
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,40}", dashboard["uid"])

@@ -88,7 +88,7 @@ def test_it_reads_as_the_document_says() -> None:
         b"\xff" * 1000,
     ],
 )
-def test_what_is_no_header(header: bytes) -> None:
+def test_invalid_headers(header: bytes) -> None:
     assert read_header(header + b"\nrest") is None
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_header(header: bytes) -> None:
         "* # type 1x counter",
     ],
 )
-def test_what_is_no_line(line: str) -> None:
+def test_invalid_lines(line: str) -> None:
     assert read(line) == [None]
 
 

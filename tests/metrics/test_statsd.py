@@ -35,7 +35,7 @@ def test_counters_are_what_was_added(statsd: Statsd) -> None:
     assert list(statsd.lines([requests(1)])) == ["fcgi_web_requests.shop_example.2xx:1|c"]
 
 
-def test_what_an_application_counted_before_is_not_told(statsd: Statsd) -> None:
+def test_earlier_counts_of_an_application_are_not_sent(statsd: Statsd) -> None:
     assert list(statsd.lines([requests(1000, side="app")])) == []
     assert list(statsd.lines([requests(1003, side="app")])) == ["fcgi_app_requests.shop_example.2xx:3|c"]
 
@@ -52,7 +52,7 @@ def test_gauges_and_histograms(statsd: Statsd) -> None:
     ]
 
 
-def test_what_statsd_cannot_write_holds_up_nothing_else(statsd: Statsd) -> None:
+def test_values_that_statsd_cannot_write_are_left_out(statsd: Statsd) -> None:
     for value in (math.inf, -math.inf, math.nan):
         samples = [
             Sample("*", "fcgi_web_association_round_trip_seconds", (), value),

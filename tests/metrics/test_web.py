@@ -85,7 +85,7 @@ def test_a_worker_is_shown_until_it_has_been_gone_for_long(
     run(check, keep=60)
 
 
-def test_a_worker_that_starts_anew_takes_its_place(
+def test_a_restarted_worker_replaces_its_predecessor(
     run: Any, clock: Clock, association: Callable[..., AssociationInfo]
 ) -> None:
     async def check(half: MetricsWeb) -> None:
@@ -101,9 +101,7 @@ def test_a_worker_that_starts_anew_takes_its_place(
     run(check)
 
 
-def test_workers_of_one_name_are_told_apart(
-    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
-) -> None:
+def test_workers_of_one_name_are_numbered(run: Any, clock: Clock, association: Callable[..., AssociationInfo]) -> None:
     async def check(half: MetricsWeb) -> None:
         for number, instance in enumerate("abc"):
             one = association(number, "shop", instance)
@@ -119,7 +117,7 @@ def test_workers_of_one_name_are_told_apart(
     run(check)
 
 
-def test_another_member_that_says_it_is_the_same_process_is_told_apart(
+def test_another_member_with_the_same_process_name_is_distinguished(
     run: Any, clock: Clock, association: Callable[..., AssociationInfo]
 ) -> None:
     """What it sends, and its end, change nothing of what the other sent; nor does its name, when the other is down."""
@@ -184,7 +182,7 @@ def test_only_whole_snapshots_count(run: Any, clock: Clock, association: Callabl
     run(check)
 
 
-def test_what_is_no_snapshot_is_counted(run: Any, clock: Clock, association: Callable[..., AssociationInfo]) -> None:
+def test_malformed_snapshots_are_counted(run: Any, clock: Clock, association: Callable[..., AssociationInfo]) -> None:
     async def check(half: MetricsWeb) -> None:
         half.feedback("metrics", b"whatever", None, association())
         half.association_up(association())
@@ -382,7 +380,7 @@ def test_a_snapshot_without_end_is_dropped_and_counted(
     run(check)
 
 
-def test_who_comes_and_goes_keeps_no_other_out(
+def test_workers_that_come_and_go_do_not_displace_others(
     run: Any, association: Callable[..., AssociationInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_WORKERS", 3)

@@ -71,7 +71,7 @@ def test_a_request_is_counted_where_it_belongs() -> None:
     assert (shop.bytes_in, shop.bytes_out) == (1, 2)
 
 
-def test_one_that_was_not_begun_is_counted() -> None:
+def test_a_request_that_was_not_begun_is_counted() -> None:
     traffic = Traffic()
     traffic.end(Request(None), outcome())
     assert traffic.hosts()["-"].requests == 1

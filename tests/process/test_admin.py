@@ -165,7 +165,7 @@ def test_who_says_nothing_is_sent_away(path: Path, monkeypatch: pytest.MonkeyPat
     run(path, check)
 
 
-def test_who_does_not_read_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.05)
 
     async def check(server: AdminServer) -> None:

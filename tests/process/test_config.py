@@ -1,8 +1,8 @@
-"""The configuration: what is taken; each problem names the file, the path in it, the value, and what is right."""
+"""The configuration: accepted files; each problem names the file, the path in it, the value, and what is right."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,20 @@ from pydantic import TypeAdapter, ValidationError, field_validator
 from fcgi_core.errors import ConfigError
 from fcgi_core.hosting.discovery import load_plugins
 from fcgi_core.plugin import Plugin
-from fcgi_core.process.config import Config, SctpConfig, Seconds, Size, load_config
+from fcgi_core.process.config import (
+    Config,
+    HealthConfig,
+    SctpConfig,
+    Seconds,
+    Size,
+    WebConfig,
+    load_config,
+)
 from fcgi_core.process.schema import schema
 from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import silence
 from fcgi_core.web.probe import ProbeOptions
+from fcgi_core.web.service import WebOptions
 
 WEB = {"listen": "unix:/run/web.sock", "connect": "192.0.2.1:9000"}
 APP = {"application": "shop:app", "listen": "0.0.0.0:9000"}
@@ -431,3 +440,13 @@ def test_the_schema_accepts_valid_files(text: str, tmp_path: Path, monkeypatch: 
 def test_the_schema_refuses_invalid_files(text: str, tmp_path: Path) -> None:
     assert complaints(yaml.safe_load(text)) != []
     problems(tmp_path, text)
+
+
+@pytest.mark.parametrize(("config", "options"), [(WebConfig, WebOptions), (HealthConfig, ProbeOptions)])
+def test_a_service_has_the_defaults_of_the_file(config: Any, options: Any) -> None:
+    keys = {name: key for name, key in config.model_fields.items() if name != "socket_mode" and not key.is_required()}
+    common = [one for one in fields(options) if one.name in keys]
+    assert len(common) >= 5
+    for one in common:
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        assert default == keys[one.name].get_default(call_default_factory=True), one.name

@@ -73,6 +73,32 @@ def test_later_files_override_earlier_files(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("short", "options", "merged"),
+    [
+        ("sctp: kernel", "sctp: {streams: 64}", {"sctp": {"carrier": "kernel", "streams": 64}}),
+        ("web: {health: /up}", "web: {health: {interval: 2}}", {"web": {"health": {"uri": "/up", "interval": 2}}}),
+        (
+            "app: {fastcgi: 'unix:/php'}",
+            "app: {fastcgi: {timeout: 9}}",
+            {"app": {"fastcgi": {"address": "unix:/php", "timeout": 9}}},
+        ),
+    ],
+)
+def test_options_are_merged_into_a_section_written_as_one_text(
+    short: str, options: str, merged: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write(tmp_path, main=f"include: more.yaml\n{short}", more=options)
+    written = read_files(path, {})
+    assert (written.content, written.problems) == (merged, [])
+
+
+def test_an_option_of_a_plugin_is_not_such_a_section(tmp_path: Path) -> None:
+    path = write(tmp_path, main="{include: b.yaml, plugins: {mine: {health: good}}}", b="plugins: {mine: {health: {}}}")
+    (problem,) = read_files(path, {}).problems
+    assert problem == "plugins.mine.health: is 'good'; names with values were expected"
+
+
 def test_each_problem_names_the_file_it_is_in(tmp_path: Path) -> None:
     path = write(
         tmp_path,

@@ -184,7 +184,7 @@ def test_hooks_that_cannot_be_called_and_what_a_plugin_misses(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("odd")
-def test_options_of_hosts_that_no_half_takes(tmp_path: Path) -> None:
+def test_options_of_hosts_without_configure_are_reported(tmp_path: Path) -> None:
     told = found(tmp_path, web=WEB, app=APP, plugins={"odd": {"hosts": {"a": {}}}})
     assert "plugins.odd.hosts: it takes no options of one virtual host: its halves have no `configure`" in told
 

@@ -124,7 +124,7 @@ def test_an_authorizer_hears_of_no_body(app: ApplicationConnection, closes: int)
     begun(app, role=Role.AUTHORIZER)
     assert app.receive([message(STDIN, 1)] * closes, 0.0) == []
     event = one(app.receive([message(STDIN, 1, b"x")], 0.0), RequestFailed)
-    assert "which is: complete" in str(event.error)
+    assert "the input is: complete" in str(event.error)
 
 
 def test_too_many_requests_and_draining(app: ApplicationConnection) -> None:
@@ -200,8 +200,8 @@ def test_a_record_that_is_not_the_application_s(app: ApplicationConnection) -> N
 @pytest.mark.parametrize(
     ("records", "said"),
     [
-        ([message(STDIN, 1, b"x")], "which is: PARAMS"),
-        ([message(STDIN, 1)], "which is: PARAMS"),
+        ([message(STDIN, 1, b"x")], "the input is: PARAMS"),
+        ([message(STDIN, 1)], "the input is: PARAMS"),
         ([message(PARAM, 1, b"\x05"), message(PARAM, 1)], "cut"),
         ([message(PARAM, 1, bytes(MAX_PARAMS + 1 >> 7))] * 128, None),
         ([message(PARAM, 1, bytes(8192))] * 129, "more than 1048576 bytes"),
@@ -228,10 +228,10 @@ def test_a_request_that_fails_before_it_was_known_ends_by_itself(
     ("role", "records", "said"),
     [
         (1, [message(PARAM, 1)], "PARAMS came after their end"),
-        (1, [message(DATA, 1, b"x")], "which is: STDIN"),
-        (1, [message(STDIN, 1), message(STDIN, 1, b"x")], "which is: complete"),
-        (3, [message(DATA, 1, b"x")], "which is: STDIN, then DATA"),
-        (3, [message(STDIN, 1), message(STDIN, 1)], "which is: DATA"),
+        (1, [message(DATA, 1, b"x")], "the input is: STDIN"),
+        (1, [message(STDIN, 1), message(STDIN, 1, b"x")], "the input is: complete"),
+        (3, [message(DATA, 1, b"x")], "the input is: STDIN, then DATA"),
+        (3, [message(STDIN, 1), message(STDIN, 1)], "the input is: DATA"),
     ],
 )
 def test_a_request_that_fails_is_ended_by_who_runs_it(
@@ -284,7 +284,7 @@ def test_nothing_after_the_end(app: ApplicationConnection) -> None:
     app.end_request(request)
     with pytest.raises(LocalProtocolError, match="STDOUT after its end"):
         app.send_output(request, b"x")
-    with pytest.raises(LocalProtocolError, match="ended before"):
+    with pytest.raises(LocalProtocolError, match="ended already"):
         app.end_request(request)
     app.send_stderr(request, b"x")
     app.consumed(request, 1 << 20)
@@ -387,7 +387,7 @@ def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, 
         assert late.stream not in request.streams.streams.values()
 
 
-def test_stderr_that_nobody_takes_is_bounded_and_counted(app: ApplicationConnection) -> None:
+def test_stderr_that_is_not_read_is_bounded_and_counted(app: ApplicationConnection) -> None:
     request = begun(app)
     for _ in range(3):
         app.send_stderr(request, bytes(MAX_STDERR_WAITING // 2))

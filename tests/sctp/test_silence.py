@@ -1,4 +1,4 @@
-"""One time, `dead_after`, and what follows from it; test_userspace and the lab measure what comes of it."""
+"""One time, `dead_after`, and what follows from it; test_userspace_processes and the lab measure what comes of it."""
 
 from __future__ import annotations
 

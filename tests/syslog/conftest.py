@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import logging.config
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from fcgi_syslog import SyslogPlugin
+from fcgi_syslog.application import SyslogApplication
 
-from fcgi_core.plugin import AssociationInfo, FeedEntry, Make, RequestInfo
+from fcgi_core.plugin import (
+    AssociationInfo,
+    FeedEntry,
+    Make,
+    RequestInfo,
+)
 from fcgi_core.protocol.records import encode_pairs
+from tests.syslog.items import MakeHalf
 
 
 @dataclass(eq=False)
@@ -127,3 +136,17 @@ def make_request() -> type[FakeRequest]:
 @pytest.fixture
 def association() -> AssociationInfo:
     return AssociationInfo(1, "192.0.2.7:9000", "peer", "instance")
+
+
+@pytest.fixture
+def make(host: Any) -> Iterator[MakeHalf]:
+    made = []
+
+    def make(**options: Any) -> SyslogApplication:
+        half = SyslogApplication(host, SyslogPlugin.Options.model_validate(options))
+        made.append(half)
+        return half
+
+    yield make
+    for half in made:
+        half.close()

@@ -1,9 +1,18 @@
-"""Items of the channels as messages, and the other way round, whichever of the two forms an item has."""
+"""What the tests of both halves share: items as messages and back, loggers without handlers, requests that log."""
 
 from __future__ import annotations
 
+import logging
+import logging.config
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from fcgi_syslog import batch
+from fcgi_syslog.application import SyslogApplication
 from fcgi_syslog.message import Message, parse, parse_text
+
+from fcgi_core.plugin import Outcome, bound_to_request
 
 
 def messages_in(item: bytes) -> list[Message]:
@@ -25,3 +34,35 @@ def batch_of(*items: bytes) -> bytes:
         head = message._replace(time=None, text="").encode().decode()
         lines.append((message.severity, head, message.time or 0.0, message.text, None))
     return batch.encode(lines)
+
+
+OVER = Outcome(status=200, duration=0.1, first_byte=0.1, bytes_in=0, bytes_out=0)
+MakeHalf = Callable[..., SyslogApplication]
+
+
+@contextmanager
+def bare_root() -> Iterator[logging.Logger]:
+    """The root logger of a process without a logging configuration; pytest's handlers return at the end."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    root.setLevel(logging.WARNING)
+    try:
+        yield root
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def messages(host: Any) -> list[Message]:
+    return [message for sent in host.sent for message in messages_in(sent.item)]
+
+
+def texts(host: Any) -> list[str]:
+    return [message.text for message in messages(host)]
+
+
+def ask(request: Any, *levels: int, text: str = "text") -> None:
+    with bound_to_request(request):
+        for level in levels:
+            logging.getLogger("shop").log(level, "%s %d", text, level)

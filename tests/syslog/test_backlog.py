@@ -36,7 +36,7 @@ def test_all_comes_out_in_order_and_nothing_is_held_then(counts: list[int], most
     assert (backlog.held, backlog.lines) == (0, 0)
 
 
-def test_what_fits_is_not_taken_apart() -> None:
+def test_a_batch_that_fits_is_not_split() -> None:
     backlog = Backlog()
     lines = lines_of(["one", "two"])
     backlog.extend([(lines, held_by(lines))])

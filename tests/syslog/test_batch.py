@@ -35,7 +35,7 @@ LINES = st.lists(
 
 
 @given(LINES)
-def test_what_goes_in_comes_out(lines: list[Plain]) -> None:
+def test_encoded_lines_are_decoded_unchanged(lines: list[Plain]) -> None:
     batch = decode(encode(lines))
     assert int.from_bytes(encode(lines)[:4], "big") == len(lines), "the channel counts by it"
     assert [batch.heads[number] for number in batch.numbers] == [line[1] for line in lines]
@@ -46,7 +46,7 @@ def test_what_goes_in_comes_out(lines: list[Plain]) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_what_is_none_is_refused(item: bytes) -> None:
+def test_malformed_batches_are_refused(item: bytes) -> None:
     try:
         batch = decode(item)
     except ValueError:
@@ -73,7 +73,7 @@ GOOD = encode([(6, HEADS[0], 1.0, "text", None)])
         (GOOD.replace(b"<14>1 - h", b"<14>1 - \xff"), "not UTF-8"),
     ],
 )
-def test_what_is_wrong_is_told(item: bytes, said: str) -> None:
+def test_errors_name_the_fault(item: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         decode(item)
 
@@ -152,7 +152,7 @@ def test_the_look_for_secrets_misses_none(text: str) -> None:
         assert may_have_secrets(text)
 
 
-def test_heads_are_bounded_before_they_are_taken_apart() -> None:
+def test_heads_are_bounded_before_they_are_parsed() -> None:
     """As many as lines, and no more of them than ours has; one line may have all."""
     line: Plain = (6, HEADS[0], 1.0, "", None)
     long = "x" * (200 << 10)

@@ -73,7 +73,7 @@ MAKERS: list[Callable[[Path], DatagramSink]] = [
 
 @pytest.mark.parametrize("make", MAKERS, ids=["udp", "socket", "journal"])
 @pytest.mark.parametrize(("longest", "went"), [(4000, ["a", "x", "b"]), (300, ["a", "b"])])
-def test_what_is_too_long_is_sent_shorter_or_given_up(
+def test_a_datagram_that_is_too_long_is_shortened_or_given_up(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -120,7 +120,7 @@ def test_reopen(tmp_path: Path) -> None:
     assert (tmp_path / "a.log.1").read_text().endswith(" one\n")
 
 
-def test_what_cannot_be_written_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_that_cannot_be_written_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.log"
     path.mkdir()  # even root cannot write into a directory
     sink = FileSink(str(tmp_path / "{server_name}.log"), LOG)
@@ -210,7 +210,7 @@ def test_a_pipe(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: p
 
 
 @pytest.mark.parametrize("kind", ["directory", "full disk", "forbidden"])
-def test_what_is_no_place_for_lines_says_so_and_goes_on(
+def test_a_path_that_cannot_be_written_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(sinks, "RETRY_AFTER", 0.001)

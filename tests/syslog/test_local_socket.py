@@ -32,7 +32,7 @@ Lines = queue.Queue[tuple[LocalLine, int, int]]
         (b"", (5, 1, "", "")),
     ],
 )
-def test_what_is_in_a_datagram(data: bytes, line: tuple[int, int, str, str]) -> None:
+def test_the_parts_of_a_datagram(data: bytes, line: tuple[int, int, str, str]) -> None:
     assert read_datagram(data) == LocalLine(*line)
 
 
@@ -71,7 +71,7 @@ def test_another_process(listening: LocalSocket, lines: Lines) -> None:
     assert uid == os.getuid()
 
 
-def test_who_may_write_and_what_is_left(listening: LocalSocket, lines: Lines) -> None:
+def test_every_user_may_write_and_the_last_lines_are_read(listening: LocalSocket, lines: Lines) -> None:
     assert os.stat(listening.path).st_mode & 0o777 == 0o666
     with pytest.raises(OSError, match="another process listens here"):
         LocalSocket(listening.path, lambda *line: None, lambda: None)

@@ -96,7 +96,7 @@ def test_structured_data() -> None:
         '[x a="' + "\\\\" * 40_000 + '"]',
     ],
 )
-def test_what_is_too_much_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+def test_too_much_structured_data_is_not_parsed(monkeypatch: pytest.MonkeyPatch, data: str) -> None:
     """A sender does not decide how long we work; the text is there, and says why."""
     monkeypatch.setattr(module, "_parse_data", lambda text: pytest.fail("taken apart"))
     monkeypatch.setattr(module, "_ELEMENT", None)
@@ -119,7 +119,7 @@ def test_as_many_as_there_may_be() -> None:
     assert parse(Message("text", data={"x": fields}).encode()) == Message("text", data={"x": fields})
 
 
-def test_what_the_rfc_forbids_is_made_good() -> None:
+def test_names_that_the_rfc_forbids_are_cleaned() -> None:
     message = Message("text", hostname="a b\n", app_name="ä" * 60, msgid="x" * 40)
     assert message.encode() == b"<13>1 - a_b_ " + b"_" * 48 + b" - " + b"x" * 32 + b" - text"
     assert Message("\udc80").encode().endswith(b" \\udc80")
@@ -155,7 +155,7 @@ def test_what_is_wrong(item: bytes, problem: str) -> None:
     assert problem in read(item)[1]
 
 
-def test_what_is_no_message_is_shown_all_the_same() -> None:
+def test_malformed_messages_are_shown() -> None:
     assert read(b"<11>Oct 11 22:14:15 su: failed")[0] == Message("Oct 11 22:14:15 su: failed", 3, 1)
     assert read(b"<999>x")[0] == Message("<999>x", 5, 1)
     assert read(b"\xff\xfe")[0] == Message("\\xff\\xfe", 5, 1)

@@ -76,7 +76,7 @@ def test_an_exception_and_its_stack_trace_are_one_event(stack: Stack) -> None:
     assert "\n#4 {main}\n  thrown in /" in text
 
 
-def test_messages_of_one_request_are_told_apart(stack: Stack) -> None:
+def test_messages_of_one_request_are_separated(stack: Stack) -> None:
     lines = said_by(stack, "many", 3)
     assert [severity for severity, _ in lines] == [5, 5, 3]
     assert [text.split(" in /")[0] for _, text in lines] == [

@@ -41,7 +41,7 @@ def group_traceback() -> str:
 
 
 @pytest.mark.parametrize("event", [python_traceback(), group_traceback(), PHP, "one\n  indented\n\tmore"])
-def test_what_belongs_together(event: str) -> None:
+def test_lines_of_one_event_stay_together(event: str) -> None:
     assert events_of(f"before\n{event}\nafter\n{event}\n{event}".encode()) == ["before", event, "after", event, event]
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_lost(pieces: list[bytes]) -> None:
     assert letters("".join(events)) == letters(b"".join(pieces).decode("utf-8", "backslashreplace"))
 
 
-def test_messages_that_php_fpm_joined_are_told_apart() -> None:
+def test_messages_that_php_fpm_joined_are_separated() -> None:
     one = Reassembler(1000)
     assert one.feed(b"PHP message: a; PHP message: PHP Warning:  b; PHP message: c\n") == [
         "PHP message: a",

@@ -48,7 +48,7 @@ def test_patterns_come_first() -> None:
     assert rules.of_stderr("PHP message: hello")[0] == 6
 
 
-def test_what_a_host_can_have() -> None:
+def test_rules_by_virtual_host() -> None:
     rules = RulesByHost(options())
     rules.change(options(severity="debug"), "a.test")
     assert (rules["a.test"].threshold, rules["b.test"].threshold, rules.lowest) == (7, 6, 7)

@@ -74,10 +74,10 @@ def test_telling_lines(text: str, severity: int) -> None:
         '{"level": null}',
     ],
 )
-def test_lines_that_tell_nothing(text: str) -> None:
+def test_lines_without_a_severity(text: str) -> None:
     assert guess(text) == (None, text)
 
 
-def test_a_prefix_is_taken_off() -> None:
+def test_a_prefix_is_removed() -> None:
     assert guess("<3>disk full") == (ERR, "disk full")
     assert guess("<8>x") == (None, "<8>x")

@@ -60,7 +60,7 @@ def entry(message: str) -> FeedEntry:
     return FeedEntry(0.0, 6, message)
 
 
-def test_what_is_written_arrives_in_order() -> None:
+def test_lines_arrive_in_order() -> None:
     sink = Recorder()
     for number in range(100):
         sink.write(entry(str(number)))
@@ -84,7 +84,7 @@ def test_nothing_written_needs_no_thread() -> None:
     assert sink.released == 0
 
 
-def test_a_failure_is_told_once_and_waited_out(
+def test_a_failure_is_reported_once_and_waited_out(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sinks, "RETRY_AFTER", 0.001)
@@ -151,7 +151,7 @@ def test_all_that_was_lost_is_reported_when_it_is_written_again(
     assert sink.texts == ["0", "1"]
 
 
-def test_what_cannot_be_written_at_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_unwritten_lines_at_the_end_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     sink = Recorder()
     sink.failure = OSError(28, "No space left on device")
     sink.write(entry("four"))

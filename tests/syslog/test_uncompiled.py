@@ -8,7 +8,7 @@ import pytest
 from fcgi_syslog.uncompiled import guarded, listen, stop_listening
 
 
-def test_it_is_busy_while_somebody_iterates() -> None:
+def test_busy_holds_while_items_are_read() -> None:
     said: list[bool] = []
     items = guarded([1, 2], said.append)
     assert said == []
@@ -18,7 +18,7 @@ def test_it_is_busy_while_somebody_iterates() -> None:
     assert said == [True, False]
 
 
-def test_it_is_not_busy_any_more_when_who_iterates_gives_up() -> None:
+def test_busy_ends_when_iteration_stops_early() -> None:
     said: list[bool] = []
 
     def consume() -> None:

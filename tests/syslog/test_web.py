@@ -68,7 +68,9 @@ def test_a_line_of_a_request(make: Make, host: Any, make_request: Any, associati
     ]
 
 
-def test_what_the_application_added(make: Make, host: Any, make_request: Any, association: AssociationInfo) -> None:
+def test_fields_that_the_application_added(
+    make: Make, host: Any, make_request: Any, association: AssociationInfo
+) -> None:
     data = {"fields@32473": {"user": "7", "uri": "/forged"}, "origin": {"ip": "192.0.2.9"}}
     request = make_request(params={"SERVER_NAME": "s", "REQUEST_URI": "/a"})
     make().feedback("syslog.urgent", Message("x", data=data).encode(), request, association)
@@ -185,7 +187,9 @@ def test_stderr(make: Make, host: Any, make_request: Any) -> None:
     assert [entry.message for entry in host.published[1:]] == ["no newline", "and"]
 
 
-def test_a_request_goes_when_it_is_over(make: Make, host: Any, make_request: Any, association: AssociationInfo) -> None:
+def test_a_request_that_has_ended_is_freed(
+    make: Make, host: Any, make_request: Any, association: AssociationInfo
+) -> None:
     half = make()
     request = make_request()
     half.stderr(request, b"no newline")
@@ -232,7 +236,7 @@ def test_a_half_without_outputs_of_a_kind(make: Make, tmp_path: Path) -> None:
     assert half.sinks[0].name == str(tmp_path / "log")
 
 
-def test_nothing_that_an_application_adds_is_taken_for_more(
+def test_added_fields_cannot_pose_as_the_requests_data(
     make: Make, host: Any, make_request: Any, association: AssociationInfo
 ) -> None:
     extra = {"server_name": "bank.example", "request": "other"}
@@ -264,7 +268,7 @@ def test_rules_of_stderr(make: Make, host: Any, make_request: Any) -> None:
     assert host.published[-1].server_name == "shop.example"
 
 
-def test_taken_over_is_what_is_written(
+def test_lines_are_acknowledged_when_required_outputs_have_them(
     make: Make, make_request: Any, association: AssociationInfo, tmp_path: Path
 ) -> None:
     gate, optional = tmp_path / "gate", tmp_path / "file"
@@ -306,7 +310,7 @@ def test_outputs_that_cannot_be_made_change_nothing(make: Make, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("shape", ["short", "beyond ascii", "many heads", "many fields"])
-def test_what_lines_count_is_what_they_hold(
+def test_lines_count_the_memory_they_hold(
     make: Make, host: Any, association: AssociationInfo, monkeypatch: pytest.MonkeyPatch, shape: str
 ) -> None:
     """The feed and the outputs go by it."""
@@ -366,7 +370,7 @@ def test_stderr_that_waits_for_its_line_is_bounded_for_all_requests_together(
     assert half._held == 0
 
 
-def test_an_output_that_stalls_is_taken_out_without_waiting_for_it(
+def test_a_stalled_output_is_removed_without_waiting_for_it(
     make: Make,
     make_request: Any,
     association: AssociationInfo,

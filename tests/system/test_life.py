@@ -17,7 +17,7 @@ AT_END = ["said by a thread at the end", "said at exit"]
 @pytest.mark.parametrize("configures", ["", "yes"])
 @pytest.mark.parametrize("interface", ["wsgi", "asgi"])
 @pytest.mark.parametrize("workers", [None, 1])
-def test_what_an_application_says_beside_requests(
+def test_lines_of_an_application_outside_of_requests(
     start: Start, monkeypatch: pytest.MonkeyPatch, interface: str, configures: str, workers: int | None
 ) -> None:
     if configures:
@@ -36,7 +36,7 @@ def test_what_an_application_says_beside_requests(
     wait_until(lambda: "is down" in stack.web.text, "the association went down last")
 
 
-def test_what_an_application_says_that_cannot_start_is_on_stderr(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_application_that_cannot_start_writes_to_stderr(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = start(application="life_applications:wsgi", plugins={"syslog": {}}, throws=True)
     monkeypatch.setenv("FAILS", "yes")
     other = stack.start_app()

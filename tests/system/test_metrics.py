@@ -48,7 +48,7 @@ def start_metered(start: Callable[..., Stack], port: int) -> Stack:
     )
 
 
-def test_what_both_sides_count(start: Callable[..., Stack], port: int) -> None:
+def test_both_sides_count_the_same_requests(start: Callable[..., Stack], port: int) -> None:
     stack = start_metered(start, port)
     for _ in range(5):
         assert stack.ask("/").status == 200
@@ -100,7 +100,7 @@ def test_workers_need_no_shared_directory(start: Callable[..., Stack], port: int
     assert len(orders()) == 2
 
 
-def test_a_request_that_no_application_takes_is_counted(start: Callable[..., Stack], port: int) -> None:
+def test_a_request_that_no_application_accepts_is_counted(start: Callable[..., Stack], port: int) -> None:
     stack = start("metered:application", web={"queue_timeout": 0}, plugins={"metrics": {"listen": f"127.0.0.1:{port}"}})
     assert stack.app.stop() == 0
     wait_until(lambda: stack.ask("/").status in (502, 503), "no application is there")

@@ -190,7 +190,7 @@ class Throwing(Stack):
     web_throws = True
 
 
-def test_one_that_raises_is_set_aside_and_content_goes_on(start: Start, rogue: None) -> None:
+def test_a_plugin_that_raises_is_set_aside_and_content_goes_on(start: Start, rogue: None) -> None:
     stack = start("applications:plain", kind=Throwing, throws=True, plugins={"rogue": {"does": "raise"}, "syslog": {}})
     with under_load(stack) as statuses:
         wait_until(lambda: states(stack, "rogue") == ["set aside"] * 2, "it is set aside on both sides")
@@ -209,7 +209,7 @@ def test_one_that_raises_is_set_aside_and_content_goes_on(start: Start, rogue: N
     assert "10 errors" in picture
 
 
-def test_one_that_blocks_is_set_aside_and_content_goes_on(start: Start, rogue: None) -> None:
+def test_a_plugin_that_blocks_is_set_aside_and_content_goes_on(start: Start, rogue: None) -> None:
     stack = start("applications:plain", plugins={"rogue": {"does": "block"}})
     with under_load(stack) as statuses:
         wait_until(lambda: states(stack, "rogue")[1:] == ["set aside"], "it is set aside")
@@ -233,7 +233,7 @@ def test_one_that_blocks_is_set_aside_and_content_goes_on(start: Start, rogue: N
         ("backtrack", "re.match("),
     ],
 )
-def test_one_that_does_not_return_is_ended_and_content_goes_on(
+def test_a_hook_that_does_not_return_is_ended_and_content_goes_on(
     start: Start, rogue: None, does: str, where: str
 ) -> None:
     stack = start("applications:plain", kind=Throwing, throws=True, plugins={"rogue": {"does": does}, "syslog": {}})
@@ -256,7 +256,7 @@ def test_one_that_does_not_return_is_ended_and_content_goes_on(
 
 
 @pytest.mark.parametrize("does", ["flood", "leak"])
-def test_one_that_floods_or_leaks_loses_its_own_alone(start: Start, rogue: None, does: str) -> None:
+def test_a_plugin_that_floods_or_leaks_loses_only_its_own_items(start: Start, rogue: None, does: str) -> None:
     stack = start("applications:plain", plugins={"syslog": {}, "rogue": {"does": does}})
     with under_load(stack) as statuses:
         wait_until(lambda: len(statuses) >= 60, "requests are answered")

@@ -150,7 +150,7 @@ def test_the_disk_is_full(start: Start, small_disk: Path) -> None:
     assert len(written) + lost == count
 
 
-def test_a_line_that_an_output_cannot_take_and_an_output_that_takes_none(start: Start, tmp_path: Path) -> None:
+def test_a_line_that_an_output_refuses_and_an_output_that_refuses_all(start: Start, tmp_path: Path) -> None:
     """The others get all lines, and `status` shows which fails and why. With acknowledged delivery nothing waits for
     the line that can never go, and it does not come again after a restart of the web side."""
     out = tmp_path / "out.log"

@@ -132,7 +132,7 @@ def test_get(server: WebServer) -> None:
     assert ask(server, "GET", "/no-content") == (204, b"")
 
 
-def test_pages_of_our_own_have_no_body_on_head(server: WebServer) -> None:
+def test_error_pages_have_no_body_on_head(server: WebServer) -> None:
     """HAProxy takes one for an error and answers 502."""
     assert ask(server, "HEAD", "/crash") == (500, b"")
     assert ask(server, "GET", "/crash") == (500, b"500 Internal Server Error\n")

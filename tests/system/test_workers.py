@@ -124,7 +124,7 @@ def test_workers_of_a_killed_parent_end_too_and_leave_their_ports_to_the_next(tw
     wait_until(lambda: len(process_ids(two.app)) == 2, "both of them are ready")
 
 
-def test_each_worker_tells_its_own_figures(two: Stack) -> None:
+def test_each_worker_reports_its_own_figures(two: Stack) -> None:
     seen = {two.ask("/process").body for _ in range(30)}
     assert len(seen) == 2
     told = [two.status("app0", worker) for worker in range(2)]

@@ -1,4 +1,4 @@
-"""Events that the filter took and the screen has not drawn yet; in a flood, a sample of them."""
+"""Events that passed the filter and are not drawn yet; in a flood, a sample of them."""
 
 from __future__ import annotations
 

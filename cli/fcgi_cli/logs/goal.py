@@ -1,4 +1,4 @@
-"""What a script waits for: a number of lines, or a line that matches; and the exit status that tells it."""
+"""What a script waits for: a number of lines, or a line that matches; and the exit status for it."""
 
 from __future__ import annotations
 

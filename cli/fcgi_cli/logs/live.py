@@ -105,7 +105,7 @@ class Live:
             pump.watched = [wake] if keyboard.descriptor is None else [wake, keyboard.descriptor]
             paused = view.backlog.paused
             busy = len(view.backlog) > 0 and not paused
-            # lines that are not read wait in the file or in the feed, which reports those that it drops
+            # lines that are not read wait in the file or in the feed, which reports the lines that it drops
             reading = not (paused or (busy and (pump.past or view.backlog.whole)))
             left = drawn + (FRAME if busy or self._stale else IDLE_FRAME) - time.monotonic()
             events = pump.wait(max(0.0, left), reading=reading)

@@ -40,7 +40,7 @@ class Merge:
 
     @property
     def due(self) -> float | None:
-        """When held events may be taken, on the clock; None if that depends on events to come."""
+        """When held events may be shown, on the clock; None if that depends on events to come."""
         if not self._arrivals or any(source.past for source in self._sources):
             return None
         return self._arrivals[0][0] + WINDOW

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     when.add_argument("--timeout", type=seconds(0, MOST_SECONDS), metavar="SECONDS", help="end after this time")
     which = parser.add_argument_group(
-        "which lines (different conditions must all hold; of the same condition repeated, one is enough)"
+        "which lines (different conditions must all hold; of a repeated option, one value is enough)"
     )
     which.add_argument(
         "-l",

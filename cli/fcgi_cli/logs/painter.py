@@ -35,7 +35,7 @@ HOST_STYLES = tuple(
         *(137, 72, 217, 111, 170, 107, 152, 103, 209),
     )
 )
-"""Colours that the eye tells apart from each other and from severities; rich picks the nearest of sixteen."""
+"""Colours that the eye distinguishes from each other and from severities; rich picks the nearest of sixteen."""
 HIGHLIGHT_STYLES = ("reverse", "black on yellow", "black on cyan", "black on magenta", "black on green")
 WIDEST_HOST, WIDEST_APPLICATION = 28, 16
 """Columns; longer names are cut at the front."""

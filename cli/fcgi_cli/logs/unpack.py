@@ -1,6 +1,6 @@
 """Unpacks files compressed by gzip, bzip2, xz and zstd, which it recognizes by their first bytes.
 
-It unpacks piece by piece, within a bound of memory whatever the file asks for.
+It unpacks piece by piece, within a bound of memory that no file can raise.
 """
 
 from __future__ import annotations

@@ -2,18 +2,9 @@
 
 Most lines of a process begin alike, so a batch has each beginning once: the *head*, an RFC 5424 message without a time
 that ends where a line's text begins (`<14>1 - host shop 71 cart [fcgi@32473 server_name="a.test"] a.test: `).
-Numbers are big-endian:
-
-    4 bytes         n, the number of lines; the channel's figures count by it
-    2 bytes         m, the number of heads
-    n * 8 bytes     when each line was written: microseconds since the epoch
-    n * 8 bytes     the number of its request (`RequestInfo.reference`), 0 for none
-    n * 4 bytes     the length of each line's text, bytes
-    n * 2 bytes     the number of its head, from 0
-    m * 4 bytes     the length of each head, bytes
-                    the heads, then the texts, UTF-8, with nothing between them
-
-Lengths, not separators: a text may hold anything and never counts as another line. No I/O, no clock.
+docs/protocol.md ("Feedback") has the table of bytes; the number of a line's request is `RequestInfo.reference`, or 0.
+Texts are found by their lengths, not by separators: a text may hold anything and never counts as another line. No I/O,
+no clock.
 """
 
 from __future__ import annotations

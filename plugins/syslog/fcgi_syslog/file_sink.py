@@ -2,8 +2,8 @@
 
     2026-07-01T12:00:00.123456Z err shop.example shop[71] [6f1d0c…] no such item: 17
 
-Time in UTC, severity, SERVER_NAME, application and process, request, text; ``-`` for a missing part. An event is one
-line, whatever it holds. For JSON see `formats`.
+Time in UTC, severity, SERVER_NAME, application and process, request, text; ``-`` for a missing part. An event is
+one line, with any text. For JSON see `formats`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Formats of a line for outputs: a line of a file, a JSON object, an RFC 5424 message.
 
-Whatever it says, a line stays one line: see `escape`. JSON is ASCII, with everything else escaped.
+A line stays one line with any text: see `escape`. JSON is ASCII, with everything else escaped.
 """
 
 from __future__ import annotations

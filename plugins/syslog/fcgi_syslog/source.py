@@ -77,7 +77,7 @@ class Sources:
         self.hosts.clear()
 
     def of(self, request: RequestInfo | None) -> Source:
-        """The request's source, made if need be; the process's if there is no request."""
+        """The request's source, made at the first call; without a request the source of the process."""
         if request is None:
             return self.process
         source = request.plugin_data.get(_KEY)
