@@ -851,7 +851,7 @@ def test_a_crowded_channel_gets_items_of_one_severity(make: Make, host: Any) -> 
 def test_each_web_server_gets_the_lines_of_its_requests(make: Make, host: Any, make_request: Any, scope: str) -> None:
     make(scope=scope)
     host.gathering.waits = True
-    associations = [AssociationInfo(number, "peer", "", "") for number in range(2)]
+    associations = [AssociationInfo(number, "peer", "", f"web {number}") for number in range(2)]
     requests = [make_request(identity=f"r{one.identity}", association=one, number=7) for one in associations]
     host.by_request = dict(zip(requests, associations, strict=True))
     for _ in range(2):
