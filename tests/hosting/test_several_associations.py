@@ -191,6 +191,23 @@ def test_what_a_lost_association_did_not_send_goes_to_another_of_the_same_proces
     assert processes.app.supervisor.delivery.waiting("lines.sure") == 0
 
 
+def test_what_is_for_one_web_server_stays_with_it_when_an_association_is_lost() -> None:
+    processes = Processes(0)
+    others = Process(processes, "others", web=True)
+    for web in (others, processes.web, processes.web):
+        processes.connect(web)
+    processes.web.begin(3)
+    processes.run()
+    items = [b"%03d" % number + bytes(10_000) for number in range(40)]
+    send(processes, "lines", *items, request=processes.app.requests[0])
+    processes.run(0.001)
+    processes.app.association(2).lose("the test cut it")
+    processes.run(20)
+    assert others.half.heard == []
+    assert carriers(processes.web, "lines") == {3}
+    assert processes.web.half.items("lines") == items[-len(processes.web.half.heard) :]
+
+
 def test_an_alert_that_waited_for_a_lost_association_names_its_request_on_another() -> None:
     processes = Processes(3)
     begun = processes.web.begin(1)
