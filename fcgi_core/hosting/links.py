@@ -68,8 +68,8 @@ class Link:
     looked: float = -math.inf
     """When SCTP was last asked for the following three."""
     round_trip: float = LEAST_ROUND_TRIP
-    window: float = LEAST_WINDOW
-    queued: float = 0.0
+    window: int = LEAST_WINDOW
+    queued: int = 0
     """Bytes that SCTP has, and that were sent since."""
 
     @property
