@@ -282,8 +282,10 @@ class Delivery:
             number = own.mark | request.id << 8 | request.generation
             link.connection.send_feedback(name, item, None, urgency, of=number)
             return link
-        to = target if isinstance(target, AssociationInfo) else None if own is None else own.info
-        found = self._router.route(name, to)
+        found = None if own is None or own.down else self._router.beside(name, own)
+        if found is None:
+            to = target if isinstance(target, AssociationInfo) else None if own is None else own.info
+            found = self._router.route(name, to)
         if found is not None:
             found.connection.send_feedback(name, item, None, urgency)
         elif isinstance(outgoing, PlainChannel):

@@ -63,6 +63,8 @@ class Link:
     """The channels that the peer accepted when plugins were last informed."""
     down: bool = False
     """Whether it has ended."""
+    together: list[Link] = field(default_factory=list)
+    """The associations with its process, this one too, the oldest first, while it is up."""
     disagreements: dict[str, Disagreement] = field(default_factory=dict)
     """By plugin: where the two sides declare its channels in different ways."""
     looked: float = -math.inf
@@ -124,15 +126,16 @@ class Router:
 
     def add(self, link: Link) -> None:
         self.links.append(link)
-        self._processes.setdefault(_process(link.info), []).append(link)
+        link.together = self._processes.setdefault(_process(link.info), [])
+        link.together.append(link)
         self.routes.clear()
 
     def remove(self, link: Link) -> None:
         self.links.remove(link)
-        together = self._processes[_process(link.info)]
-        together.remove(link)
-        if not together:
+        link.together.remove(link)
+        if not link.together:
             del self._processes[_process(link.info)]
+        link.together = []  # it would keep the others
         self.routes.clear()
 
     def together(self, info: AssociationInfo) -> Sequence[Link]:
@@ -174,11 +177,18 @@ class Router:
         """Returns an association with the process of `to`, which may have ended; None if none accepts the channel."""
         return self._among(self.together(to), channel)
 
+    def beside(self, channel: str, link: Link) -> Link | None:
+        """Returns the association for the next item of a channel with the process of `link`, which is up; None if it
+        does not accept the channel."""
+        if len(link.together) == 1:
+            return link if link.connection.takes(channel) else None
+        return self._among(link.together, channel)
+
     def quickest(self, channel: str, link: Link) -> Link:
         """Returns the association for the next item of a request that `link` carries."""
-        if channel not in self._swift:
+        if len(link.together) <= 1 or channel not in self._swift:
             return link
-        return self.with_process(channel, link.info) or link
+        return self._among(link.together, channel) or link
 
     def of_processes(self, channel: str) -> list[Link]:
         """Returns an association with each process that accepts the channel. Any thread."""
