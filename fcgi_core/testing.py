@@ -294,7 +294,7 @@ class PluginHarness:
             supervisor.request_end(ended, ended.outcome())
         elif isinstance(event, FeedbackReceived):
             context = None if event.request is None else event.request.context
-            supervisor.feedback(event.channel, event.data, context, self._links[web])
+            supervisor.feedback(event.channel, event.data, context, self._links[web], event.number)
         elif isinstance(event, StderrReceived):
             supervisor.stderr(event.request.context, event.data)
         elif isinstance(event, ItemsAcknowledged):

@@ -158,7 +158,7 @@ class Association:
             elif isinstance(event, FeedbackReceived):
                 context = None if event.request is None else event.request.context
                 assert self.link is not None
-                self.shared.supervisor.feedback(event.channel, event.data, context, self.link)
+                self.shared.supervisor.feedback(event.channel, event.data, context, self.link, event.number)
             else:
                 self._on_rare_event(event)
         # begun only now, so that a short body that came in the same batch is there from the start

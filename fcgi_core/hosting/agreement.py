@@ -98,8 +98,10 @@ class Agreement:
         return bool(found) and all(one is not None and one.loses for one in found)
 
     def counts(self) -> Counter[str]:
-        """The number of associations whose sides disagree, by plugin."""
-        return Counter(plugin for link in self._links for plugin in link.disagreements)
+        """The number of processes of the other side that disagree, by plugin."""
+        return Counter(
+            plugin for plugin, _ in {(plugin, one.info.process) for one in self._links for plugin in one.disagreements}
+        )
 
 
 def disagreements(channels: Iterable[Channel], sends: Direction, peer: Settings) -> dict[str, Disagreement]:

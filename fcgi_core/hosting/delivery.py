@@ -6,13 +6,14 @@ Plugins send items on any thread; the loop dequeues them (`inbox`) and gives eac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from ..common.loop import Loop
 from ..errors import PluginError
-from ..plugin import Make, RequestInfo
-from ..protocol.channels import Channel, Scope
+from ..plugin import AssociationInfo, Make, RequestInfo
+from ..protocol.channels import MAX_ITEM, Channel, Scope
+from ..protocol.feedback import REFERENCE
 from ..protocol.request import Request
 from .driver import Driver
 from .inbox import GATHER_AFTER, MOST, TURN, Inbox, WakeLoop, WakeUp
@@ -51,7 +52,7 @@ class Stream:
         self._delivery.queue(self._channel, item, self, urgency)
 
 
-Target = RequestInfo | Link | Stream | None
+Target = RequestInfo | AssociationInfo | Stream | None
 
 
 class Delivery:
@@ -63,7 +64,7 @@ class Delivery:
         """Events by channel that found no association and no room to wait."""
         self._loop = loop
         self._wake_loop = wake_loop
-        self._router = Router()
+        self._router = Router(loop)
         self._inbox = Inbox(self.send_queued, loop, wake_loop)
         self._gather_soon = WakeUp(self._gather, loop, wake_loop)
         self._channels: dict[str, Outgoing] = {}
@@ -118,7 +119,7 @@ class Delivery:
         self._spooled = [one for one in fresh.values() if isinstance(one, SpooledChannel)]
         for spooled in self._spooled:
             self._take_over_spool(spooled)
-        self._router.routes.clear()
+        self._router.declare(one.channel for one in fresh.values())
 
     def _with_spool(self, name: str) -> SpooledChannel | None:
         """The channel as it was declared with a spool, now or before."""
@@ -166,6 +167,11 @@ class Delivery:
         outgoing.gatherings.append(gathering)
         return gathering
 
+    def broadcast(self, channel: str, item: bytes) -> None:
+        """Queue an item for each process that accepts the channel."""
+        for link in self._router.of_processes(channel):
+            self.queue(channel, item, link.info, 6)
+
     def gather_soon(self) -> None:
         """Have the loop call each `make`."""
         self._gather_soon.ask()
@@ -209,7 +215,7 @@ class Delivery:
             elif not outgoing.quota.spend():
                 outgoing.exceed(item)
             else:
-                link = self._send(outgoing.name, item, self._router.of(association), urgency)
+                link = self._send(outgoing.name, item, association, urgency)
                 if link is not None:
                     touched.add(link.driver)
         if isinstance(outgoing, SpooledChannel):
@@ -263,27 +269,38 @@ class Delivery:
             self._withdrawn[name].lose(item)  # it was withdrawn meanwhile
             return None
         # a request has no link before an application has accepted it
-        link: Link | None = target if isinstance(target, Link) else getattr(target, "link", None)
+        own: Link | None = getattr(target, "link", None)
         if outgoing.channel.scope is Scope.REQUEST:
             request = getattr(target, "request", None)
-            if request is None or link not in self.links:
+            if request is None or own is None or own.down:
                 outgoing.lose(item)
                 return None
-            link.connection.send_feedback(name, item, request, urgency, getattr(target, "extra", 0))
+            link = self._router.quickest(name, own)
+            if link is own or len(item) > MAX_ITEM - REFERENCE:
+                own.connection.send_feedback(name, item, request, urgency, getattr(target, "extra", 0))
+                return own
+            number = own.mark | request.id << 8 | request.generation
+            link.connection.send_feedback(name, item, None, urgency, of=number)
             return link
-        if link not in self.links or not link.connection.takes(name):
-            link = self._router.route(name)
-        if link is not None:
-            link.connection.send_feedback(name, item, None, urgency)
+        found = None if own is None or own.down else self._router.beside(name, own)
+        if found is None:
+            to = target if isinstance(target, AssociationInfo) else None if own is None else own.info
+            found = self._router.route(name, to)
+        if found is not None:
+            found.connection.send_feedback(name, item, None, urgency)
         elif isinstance(outgoing, PlainChannel):
             outgoing.wait(item, urgency)
-        return link
+        return found
 
     # ---- associations
 
+    def together(self, info: AssociationInfo) -> Sequence[Link]:
+        """Returns the associations with the process of `info`, the oldest first."""
+        return self._router.together(info)
+
     def add(self, link: Link) -> None:
         """An association is up: what waited goes to it."""
-        self.links.append(link)
+        self._router.add(link)
         self.changed(link)
 
     def changed(self, link: Link) -> None:
@@ -291,16 +308,19 @@ class Delivery:
         channel that it does not accept any more."""
         self._router.routes.clear()
         for outgoing in self._channels.values():
-            if link.connection.takes(outgoing.name):
-                outgoing.go_to(link)
-            else:
+            if not link.connection.takes(outgoing.name):
                 self._send_elsewhere(outgoing, link)
+            elif isinstance(outgoing, SpooledChannel):
+                self._fill(outgoing)
+            else:
+                outgoing.go_to(link)
         link.driver.wake()
 
     def remove(self, link: Link) -> None:
-        """The association is gone: send elsewhere what it had not acknowledged, or not handed to SCTP yet."""
-        self.links.remove(link)
-        self._router.routes.clear()
+        """The association is gone: send elsewhere what it had not acknowledged, or not handed to SCTP yet; to the same
+        process, if it has another."""
+        link.down = True
+        self._router.remove(link)
         for outgoing in self._channels.values():
             self._send_elsewhere(outgoing, link)
         for withdrawn in self._withdrawn.values():
@@ -308,18 +328,35 @@ class Delivery:
                 withdrawn.spool.forget(link)
 
     def _send_elsewhere(self, outgoing: Outgoing, link: Link) -> None:
-        touched: set[Driver[Any]] = set()
         waiting = link.connection.feedback.take_back(outgoing.name)
         if isinstance(outgoing, SpooledChannel):
-            other = outgoing.fill() if outgoing.spool.forget(link) else None
+            if outgoing.spool.forget(link):
+                self._fill(outgoing)
+            return
+        touched: set[Driver[Any]] = set()
+        for item, urgency in waiting:
+            if outgoing.channel.scope is Scope.REQUEST:
+                other = self._send_of_request(outgoing, item, urgency, link)
+            else:
+                other = self._send(outgoing.name, item, link.info, urgency)
             if other is not None:
                 touched.add(other.driver)
-        else:
-            for item, urgency in waiting:
-                other = self._send(outgoing.name, item, None, urgency)
-                if other is not None:
-                    touched.add(other.driver)
         _wake(touched)
+
+    def _send_of_request(self, outgoing: Outgoing, item: bytes, urgency: int, link: Link) -> Link | None:
+        """Send an item with its request's number, which `link` had, on another association with the process."""
+        other = self._router.with_process(outgoing.name, link.info)
+        number, item = int.from_bytes(item[:REFERENCE], "big"), item[REFERENCE:]
+        if other is None:
+            outgoing.lose(item)
+        else:
+            other.connection.send_feedback(outgoing.name, item, None, urgency, of=number)
+        return other
+
+    def _fill(self, spooled: SpooledChannel) -> None:
+        link = spooled.fill()
+        if link is not None:
+            link.driver.wake()
 
     def acknowledged(self, link: Link, channel: str, number: int) -> None:
         """The peer has acknowledged all that was sent to it on this channel, up to `number`."""
@@ -327,7 +364,7 @@ class Delivery:
         if spooled is not None:
             spooled.spool.acknowledge(link, number)
             if self._channels.get(channel) is spooled:
-                spooled.go_to(link)
+                self._fill(spooled)
 
     def waiting(self, channel: str) -> int:
         """The number of items on a channel that wait for an association, or for an acknowledgement."""

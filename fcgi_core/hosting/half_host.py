@@ -52,9 +52,7 @@ class HalfHost:
         self._delivery.queue(channel, item, request, urgency)
 
     def broadcast(self, channel: str, item: bytes) -> None:
-        for link in tuple(self._delivery.links):
-            if link.connection.takes(channel):
-                self._delivery.queue(channel, item, link, 6)
+        self._delivery.broadcast(channel, item)
 
     def gather(self, channel: str, make: Make) -> Gathering:
         return self._services.gather(self._plugin, channel, make)

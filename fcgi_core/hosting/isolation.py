@@ -97,7 +97,7 @@ class Entry(Account):
         """The channels that the plugin declared, and channels that the half opened since."""
         self.name = enabled.plugin.name
         self.peers: dict[str, Account] = {}
-        """The accounts of associations, by the address of the other side."""
+        """The accounts of the other side's processes, by `Link.account`."""
         self.told_slow = -TELL_SLOW_EVERY
         self.slow_untold = 0
         self.told_share = -TELL_SLOW_EVERY
@@ -115,7 +115,7 @@ class Entry(Account):
         """The value of `held` at which its share has to be checked."""
 
     def peer(self, address: str) -> Account:
-        """Returns the account of an association."""
+        """Returns the account of a process of the other side."""
         account = self.peers.get(address)
         if account is None:
             account = self.peers[address] = Account()

@@ -113,7 +113,9 @@ class Supervisor(HookCaller):
         settings = driver.connection.peer_settings
         assert settings is not None
         info = AssociationInfo(identity, peer, settings.name, settings.instance, member)
-        link = Link(driver, info, mark_of(driver.connection.settings if self._web else settings), self._loop.time())
+        mark = mark_of(driver.connection.settings if self._web else settings)
+        together = self.delivery.together(info)
+        link = Link(driver, info, mark, self._loop.time(), together[0].account if together else peer)
         self._inform(link)  # they may have changed since the association began
         self._agreement.compare(link, self._declared())
         self._agreement.report(link)
@@ -151,7 +153,7 @@ class Supervisor(HookCaller):
         self, numbers: Iterable[int], association: AssociationInfo | None = None
     ) -> list[RequestInfo | None]:
         """See `Host.find_requests`."""
-        theirs = [one for one in self.links if association is None or one.info.process == association.process]
+        theirs = self.links if association is None else self.delivery.together(association)
         by_mark = {link.mark: link.connection for link in theirs}
         found: list[RequestInfo | None] = []
         last = 0
@@ -201,14 +203,15 @@ class Supervisor(HookCaller):
             taken = takes or taken
         return taken
 
-    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link) -> None:
-        """Pass an item from the other side to its plugin, or refuse it."""
+    def feedback(self, channel: str, item: bytes, request: RequestInfo | None, link: Link, number: int = 0) -> None:
+        """Pass an item from the other side to its plugin, or refuse it. `number`: that of its request, if another
+        association carries it."""
         known = self._by_channel.get(channel)
         if known is None:
             link.connection.feedback.refuse(channel, item)  # its plugin was switched off within this batch
             return
         entry, declared = known
-        peer = entry.peer(link.info.peer)
+        peer = entry.peer(link.account)
         if (entry.aside_until and self._is_aside(entry)) or (peer.aside_until and self._is_aside(entry, peer)):
             # it was on its way when the other side was informed; on an acknowledged channel it comes again
             link.connection.feedback.refuse(channel, item)
@@ -217,6 +220,8 @@ class Supervisor(HookCaller):
             number, item = int.from_bytes(item[:8], "big"), item[8:]
             if not self._acknowledger.received(entry, channel, link, number) or not item:
                 return  # it came before, by an association that was lost before we could acknowledge it
+        if number:
+            (request,) = self.find_requests((number,), link.info)
         self._run(entry, peer, "feedback", entry.half.feedback, (channel, item, request, link.info))
 
     def reopen(self) -> None:
@@ -227,7 +232,7 @@ class Supervisor(HookCaller):
     def _on_tick(self) -> None:
         self._tick_handle = self._loop.call_at(self._loop.time() + TICK, self._on_tick)
         self._agreement.report_lasting()
-        up = {link.info.peer for link in self.links}
+        up = {link.account for link in self.links}
         for entry in tuple(self._entries):
             self._end_window(entry)
             self._look_at_those_aside(entry, up)
@@ -364,7 +369,7 @@ class Supervisor(HookCaller):
         """Returns the channels on which nothing is accepted from an association for now."""
         aside: set[str] = set()
         for entry in self._entries:
-            account = entry.peers.get(link.info.peer)
+            account = entry.peers.get(link.account)
             if not self._taking or entry.aside_until or (account is not None and account.aside_until):
                 aside.update(channel.name for channel in entry.channels)
         return aside

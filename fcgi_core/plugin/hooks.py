@@ -61,8 +61,9 @@ class Host(Protocol):
         highest `urgency` number are dropped first. Items of one plugin beyond 20,000 a second are dropped.
 
         On a channel of request scope the item goes on the stream of `request`. On one of association scope it goes to
-        one association: that of `request` if given, else the oldest whose other side accepts the channel. If there is
-        none yet, the item waits, within the channel's bound.
+        one process: that of `request` if given, else the one that accepts the channel for longest. If there is none
+        yet, the item waits, within the channel's bound. Items of urgent channels with `ordered=False` take whichever
+        association with the process is the quickest, at either scope.
         """
 
     def gather(self, channel: str, make: Make) -> Gathering:
@@ -76,7 +77,7 @@ class Host(Protocol):
         """
 
     def broadcast(self, channel: str, item: bytes) -> None:
-        """Queue an item on a channel of association scope for every association there is now."""
+        """Queue an item on a channel of association scope for each process with which there is an association now."""
 
     def is_taken(self, channel: str) -> bool:
         """False while there are associations and no other side accepts this channel: it has not enabled the plugin, or

@@ -44,7 +44,7 @@ class RequestInfo(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AssociationInfo:
-    """An association, as plugins see it.
+    """An association, as plugins see it. There may be several with one process.
 
     identity: unique in this process.
     peer: the address of the other side, for people.
@@ -168,7 +168,7 @@ class TransportFigures:
     associations: the associations that are up.
     channels: the channels of all plugins.
     outputs: the places that plugins write to, each with the name of its plugin.
-    disagreements: by plugin, the number of associations whose two sides declare its channels in different ways.
+    disagreements: by plugin, the number of processes of the other side that declare its channels in a different way.
     """
 
     associations: Sequence[AssociationFigures]

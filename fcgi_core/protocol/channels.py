@@ -79,6 +79,7 @@ class Channel:
     direction: Direction = Direction.TO_WEB
     priority: Priority = Priority.ORDINARY
     ordered: bool = True
+    """False: an item waits for no other; an urgent one takes the quickest of several associations."""
     lifetime: float | None = None
     """Seconds after which an item that could not be sent is given up (RFC 3758); None: never."""
     queue_bytes: int = 1 << 20

@@ -37,7 +37,7 @@ from .events import (
     RequestFailed,
     Writable,
 )
-from .feedback import Feedback
+from .feedback import REFERENCE, Feedback
 from .flow import MAX_AHEAD
 from .outbox import PPID, Lane, Outbox
 from .records import (
@@ -209,14 +209,10 @@ class Connection:
             within = self.account.add(held - self._charged)
             self._charged = held
             if not within:
-                self._fail(
-                    RemoteProtocolError(
-                        f"the associations of this peer hold more than {self.account.limit} bytes of unfinished input",
-                        advice="it finishes no messages, or reads no answers",
-                    )
-                )
-        events, self._events = self._events, []
-        return events
+                what = f"the associations of this peer hold more than {self.account.limit} bytes of unfinished input"
+                advice = "it finishes no messages, or reads no answers"
+                self._fail(RemoteProtocolError(what, advice=advice))
+        return self._take_events()
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
@@ -276,26 +272,26 @@ class Connection:
             self._outbox.post(Priority.CONTROL, Message(request.lane.stream, message, PPID, unordered=True))
 
     def send_feedback(
-        self, channel: str, item: bytes, request: Request | None = None, urgency: int = 6, extra: int = 0
+        self, channel: str, item: bytes, request: Request | None = None, urgency: int = 6, extra: int = 0, of: int = 0
     ) -> bool:
         """Queue an item of at least one byte; False if it was dropped and counted: the association is not open or has
-        failed, the peer does not accept the channel, the item is too long (ordered: MAX_ITEM, else a record), or the
-        queue is full; then items with the highest `urgency` number are dropped first.
+        failed, the peer does not accept the channel, the item is longer than MAX_ITEM, or the queue is full; then items
+        with the highest `urgency` number are dropped first.
 
-        A channel of request scope needs `request`. `extra`, if not 0, is the number of one more stream that the request
-        has on the channel. LocalProtocolError for a channel that was not declared.
+        A channel of request scope needs `request`, or `of`: the number of one on another association. `extra`, if not
+        0, is the number of one more stream of the request. LocalProtocolError for an undeclared channel.
         """
         feedback = self.feedback
-        number = feedback.number(channel, request)
-        declared = feedback.outgoing[number]
-        too_large = len(item) > (MAX_ITEM if declared.ordered else self._content_size)
+        number = feedback.number(channel, request is not None or of > 0)
+        if of:
+            item = of.to_bytes(REFERENCE, "big") + item
         useless = self.failed or self.pool.outgoing <= FIRST_STREAM  # not opened: there is no stream yet
-        if not item or too_large or useless or not self.takes(channel):
+        if not item or len(item) > MAX_ITEM or useless or not self.takes(channel):
             feedback.figures[channel].drop(urgency, item)
             return False
         lane = feedback.lanes(request).get(number + extra * MAX_CHANNELS)
         if lane is None:
-            stream = self._feedback_stream(declared, request, extra)
+            stream = self._feedback_stream(feedback.outgoing[number], request, extra)
             lane = feedback.make_lane(number, request, stream, self._content_size, extra)
         if not lane.items.push(item, urgency):
             return False
@@ -447,7 +443,7 @@ class Connection:
             elif kind == RecordType.CREDIT:
                 self._on_credit(stream, request_id, generation, content)
             elif kind >= RecordType.FEEDBACK:
-                self._on_feedback(stream, kind, request_id, generation, content)
+                self._on_feedback(None if message.unordered else stream, kind, request_id, generation, content)
             elif kind in _CONTROL:
                 raise RemoteProtocolError("a control record off stream 1", stream=stream, record_type=kind)
             else:
@@ -490,7 +486,7 @@ class Connection:
             self._events.append(RequestFailed(request, error))
             self._end_after_failure(request)
 
-    def _refuse(self, what: str, stream: int, kind: int, key: tuple[int, int]) -> None:
+    def _refuse(self, what: str, stream: int | None, kind: int, key: tuple[int, int]) -> None:
         error = RemoteProtocolError(what, stream=stream, record_type=kind, request_key=key)
         self._events.append(RecordRefused(error))
 
@@ -571,7 +567,7 @@ class Connection:
             if request.held:
                 self._send_held(request)
 
-    def _on_feedback(self, stream: int, kind: int, request_id: int, generation: int, content: bytes) -> None:
+    def _on_feedback(self, stream: int | None, kind: int, request_id: int, generation: int, content: bytes) -> None:
         try:
             item = self.feedback.receive(stream, kind, (request_id, generation), content)
         except KeyError:
@@ -579,7 +575,7 @@ class Connection:
             return
         if item is not None:
             request = self.find(request_id, generation) if request_id else None
-            self._events.append(FeedbackReceived(item[0], request, item[1]))
+            self._events.append(FeedbackReceived(item[0], request, item[1], item[2]))
 
     def _expect_answer(self) -> None:
         """Give up a peer that floods with what must be answered and does not read the answers."""

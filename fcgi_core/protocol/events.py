@@ -138,11 +138,13 @@ class Writable(Event):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackReceived(Event):
-    """An item of a channel. `request` is None at association scope, and for a request that is forgotten."""
+    """An item of a channel. `request` is None if it has none, or one that is forgotten, or that another association
+    carries: then `number` is its number (docs/protocol.md)."""
 
     channel: str
     request: Request | None
     data: bytes
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

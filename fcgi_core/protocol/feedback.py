@@ -14,12 +14,14 @@ from .outbox import FeedbackLane
 from .records import RecordType
 from .request import Request
 
-__all__ = ["Feedback"]
+__all__ = ["REFERENCE", "Feedback"]
 
 MAX_FEEDBACK_WAITING = 64 << 20
 """Bytes of feedback that may wait on one association, all channels and requests together."""
 LEAST_URGENT = 7
 """Urgency of items of which no other is known."""
+REFERENCE = 8
+"""Bytes of a request's number before an item that another association than the request's carries."""
 PARTS_OVERHEAD = 400
 """Bytes of memory of an unfinished item beyond its data: its place in a dictionary, and a buffer that may grow."""
 MAX_UNFINISHED_ITEMS = 256
@@ -59,7 +61,7 @@ class Feedback:
         self._peer_channels: list[_PeerChannel] = []
         self.unfinished = Budget(MAX_UNFINISHED_BYTES + MAX_UNFINISHED_ITEMS * PARTS_OVERHEAD)
         """Memory of the items of which the last part has not arrived."""
-        self._parts: dict[tuple[int, int, int, int], bytearray] = {}
+        self._parts: dict[tuple[int | None, int, int, int], bytearray] = {}
         self._association_lanes: dict[int, FeedbackLane] = {}
         self.change(outgoing, incoming, 0)
 
@@ -110,13 +112,13 @@ class Feedback:
             for number, channel in enumerate(self.outgoing)
         )
 
-    def number(self, channel: str, request: Request | None) -> int:
+    def number(self, channel: str, of_request: bool) -> int:
         """The number of a channel to send on; LocalProtocolError if it was not declared or has the other scope."""
         number = self._numbers.get(channel)
         if number is None:
             raise LocalProtocolError(f"channel {channel!r} was not declared for sending on this side")
         scope = self.outgoing[number].scope
-        if (scope is Scope.REQUEST) is not (request is not None):
+        if (scope is Scope.REQUEST) is not of_request:
             raise LocalProtocolError(
                 f"channel {channel}: its scope is {scope.value}; only a channel of request scope goes with a request"
             )
@@ -145,7 +147,7 @@ class Feedback:
         return 0.0 if lane is None else lane.items.size / lane.items.bound
 
     def take_back(self, channel: str) -> list[tuple[bytes, int]]:
-        """Remove and return what waits on a channel of association scope: items with their urgency."""
+        """Remove and return what waits on the stream of a channel that no request has: items with their urgency."""
         lane = self._lane(channel)
         return [] if lane is None else lane.items.pop_all()
 
@@ -197,15 +199,14 @@ class Feedback:
 
     def peer_number(self, channel: str) -> int | None:
         """The peer's number of a channel that it sends on; None if it does not."""
-        for number, one in enumerate(self._peer_channels):
-            if one.accepted and one.name == channel:
-                return number
-        return None
+        return next((n for n, one in enumerate(self._peer_channels) if one.accepted and one.name == channel), None)
 
-    def receive(self, stream: int, kind: int, key: tuple[int, int], content: bytes) -> tuple[str, bytes] | None:
-        """Take a FEEDBACK or FEEDBACK_MORE record; the channel and the item that it completes, None if it completes
-        none or the channel is not accepted. KeyError for a channel that SETTINGS did not name; RemoteProtocolError for
-        an item beyond a bound.
+    def receive(
+        self, stream: int | None, kind: int, key: tuple[int, int], content: bytes
+    ) -> tuple[str, bytes, int] | None:
+        """Take a FEEDBACK or FEEDBACK_MORE record; the channel, the item and the number before it (or 0), None if it
+        completes none or the channel is not accepted. `stream` is None for an unordered message, which may come between
+        the parts of an item. KeyError for an unnamed channel; RemoteProtocolError for an item beyond a bound.
         """
         more = kind >= RecordType.FEEDBACK_MORE
         number = kind - (RecordType.FEEDBACK_MORE if more else RecordType.FEEDBACK)
@@ -227,11 +228,16 @@ class Feedback:
                 events = events_of(content, "acknowledged" in channel.flags, "counted" in channel.flags)
                 figures.add_dropped(LEAST_URGENT, events)
             return None
-        figures.received += figures.events(content)
         figures.received_bytes += len(content)
-        return channel.name, content
+        of_request = 0
+        if not key[0] and figures.channel.scope is Scope.REQUEST:
+            of_request, content = int.from_bytes(content[:REFERENCE], "big"), content[REFERENCE:]
+            if not content:
+                raise RemoteProtocolError("an item without its request", stream=stream, record_type=kind)
+        figures.received += figures.events(content)
+        return channel.name, content, of_request
 
-    def _join(self, key: tuple[int, int, int, int], more: bool, content: bytes) -> bytes | None:
+    def _join(self, key: tuple[int | None, int, int, int], more: bool, content: bytes) -> bytes | None:
         """The item that this part completes, None if it completes none; ValueError beyond a bound."""
         parts = self._parts.get(key)
         if parts is None:

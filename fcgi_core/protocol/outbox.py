@@ -93,12 +93,12 @@ class FeedbackLane(Lane):
 
     An item longer than a message keeps the lane's turn until all of it has gone. The receiver then has few unfinished
     items to hold, and the parts of two never mix, even on a stream that two lanes share. Its messages have no lifetime,
-    because SCTP could give up a part in the middle, which would join the halves of two items.
+    because SCTP could give up a part in the middle, which would join the halves of two items, and are ordered.
     """
 
     __slots__ = (
-        *("channel", "content_size", "figures", "item_lifetime", "items", "key"),
-        *("kind", "lifetime", "unfinished", "unordered"),
+        *("channel", "content_size", "figures", "item_lifetime", "item_unordered", "items"),
+        *("key", "kind", "lifetime", "unfinished", "unordered"),
     )
 
     def __init__(
@@ -126,6 +126,7 @@ class FeedbackLane(Lane):
         self.figures = figures
         self.item_lifetime = lifetime
         self.lifetime = lifetime
+        self.item_unordered = unordered
         self.unordered = unordered
         self.unfinished = False
 
@@ -139,6 +140,7 @@ class FeedbackLane(Lane):
         last = self.queue[self._fitting(limit) - 1]
         self.unfinished = last[1] >= RecordType.FEEDBACK_MORE
         self.lifetime = None if continued or self.unfinished else self.item_lifetime
+        self.unordered = self.item_unordered and not (continued or self.unfinished)
         return super().take(limit)
 
     def _encode(self, item: bytes) -> None:

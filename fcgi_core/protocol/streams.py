@@ -173,7 +173,9 @@ class StreamPool:
                 if not queue:
                     return 0
             stream = queue.popleft()
-        self._prioritize(stream, priority)
+        if self._priority.get(stream) != priority:
+            self._priority[stream] = priority
+            self.priorities.append((stream, priority))
         return stream
 
     def _share(self, priority: int, *, content: bool) -> int:
@@ -194,8 +196,3 @@ class StreamPool:
             return min(self._holders, key=self._holders.__getitem__)
         # a pool of one or two streams, held by association channels
         return min(FIRST_STREAM, self.outgoing - 1)
-
-    def _prioritize(self, stream: int, priority: int) -> None:
-        if self._priority.get(stream) != priority:
-            self._priority[stream] = priority
-            self.priorities.append((stream, priority))

@@ -156,6 +156,9 @@ def test_both_sides_report_it_when_they_meet_and_show_it(caplog: pytest.LogCaptu
     assert (web["state"], app["state"]) == ("disagrees", "disagrees")
     assert app["disagreements"] == [{"association": 1, "peer": "web:49152", "here": here, "there": there}]
     assert sides.app.transport().disagreements == {"lines": 1}
+    again = sides.app.association_up(idle(sides.pair.app), 4, "web:49155")
+    assert sides.app.transport().disagreements == {"lines": 1}, "another association with the same process"
+    sides.app.association_down(again, "")
     sides.loop.pass_time(3 * TELL_DISAGREEMENT_AFTER)
     assert len(caplog.messages) == 2, "once"
     sides.app.association_down(sides.app_link, "")

@@ -234,6 +234,32 @@ def test_a_failure_to_send_is_reported_once(
     assert caplog.text.count("cannot make a snapshot") == 1
 
 
+def test_further_associations_with_a_web_side_get_no_snapshot_of_their_own(
+    host: Any, clock: Clock, make: Callable[..., MetricsApplication], association: Any, registry: Any
+) -> None:
+    half = make(interval=3600)
+
+    def up(identity: int, instance: str) -> None:
+        host.up.append(association(identity, instance=instance))
+        half.association_up(host.up[-1])
+        wait_idle(half)
+
+    up(1, "one web side")
+    for identity in range(2, 7):
+        up(identity, "one web side")
+    assert len(snapshots(host)) == 1
+    up(7, "another")
+    assert len(snapshots(host)) == 2
+    half.association_up(host.up[0])  # it accepts the channel again
+    wait_idle(half)
+    assert len(snapshots(host)) == 3
+    for one in host.up[:6]:
+        half.association_down(one, "")
+    del host.up[:6]
+    up(8, "one web side")
+    assert len(snapshots(host)) == 4
+
+
 def test_the_last_figures_are_sent_at_the_end(
     host: Any, clock: Clock, make: Callable[..., MetricsApplication], association: Any, registry: Any
 ) -> None:

@@ -492,10 +492,39 @@ def test_items_that_are_not_sent_are_counted(lone: Connection) -> None:
     name = way(lone)
     assert not lone.send_feedback(f"{name}.association", b"", urgency=3)
     assert not lone.send_feedback(f"{name}.association", bytes(MAX_ITEM + 1), urgency=3)
-    assert not lone.send_feedback(f"{name}.loose", bytes(PREFERRED_CONTENT + 1))  # unordered: a record of its own
+    assert not lone.send_feedback(f"{name}.loose", bytes(MAX_ITEM + 1))
     assert lone.send_feedback(f"{name}.loose", bytes(PREFERRED_CONTENT))
     assert lone.feedback.figures[f"{name}.association"].dropped == {3: 2}
     assert lone.feedback.figures[f"{name}.loose"].dropped == {6: 1}
+
+
+def test_a_long_item_without_an_order_travels_in_order_and_short_ones_overtake_it() -> None:
+    pair = Pair(channels=(Channel("loose", ordered=False),))
+    for item in (b"a", b"b" * 40_000, b"c"):
+        pair.app.send_feedback("loose", item)
+    pair.run()
+    assert [event.data for event in of(pair.take_web(), FeedbackReceived)] == [b"a", b"b" * 40_000, b"c"]
+    pair.app.send_feedback("loose", b"b" * 40_000)
+    parts = pair.app.take(ROOM)
+    assert len(parts) > 2
+    pair.app.send_feedback("loose", b"c")
+    (short,) = pair.app.take(ROOM)
+    assert [each.unordered for each in (*parts, short)] == [False] * len(parts) + [True]
+    assert {each.stream for each in parts} == {short.stream}
+    events = pair.web.receive([*parts[:-1], short, parts[-1]], 0.0)
+    assert [event.data for event in of(events, FeedbackReceived)] == [b"c", b"b" * 40_000]
+
+
+def test_an_item_can_name_a_request_of_another_association() -> None:
+    pair = Pair(channels=CHANNELS)
+    assert pair.app.send_feedback("web.request", b"an item", of=7 << 8)
+    pair.run()
+    assert of(pair.take_web(), FeedbackReceived) == [FeedbackReceived("web.request", None, b"an item", 7 << 8)]
+    sent, got = pair.app.feedback.figures["web.request"], pair.web.feedback.figures["web.request"]
+    assert (got.received, got.received_bytes) == (sent.sent, sent.sent_bytes)
+    number = pair.app.feedback.number("web.request", True)
+    events = pair.web.receive([message(RecordType.FEEDBACK + number, 0, bytes(8))], 0.0)
+    assert "an item without its request" in str(one(events, ConnectionFailed).error)
 
 
 def test_when_a_channel_is_full_the_least_urgent_are_dropped_and_counted(lone: Connection) -> None:
@@ -528,13 +557,12 @@ def test_feedback_before_the_peer_has_spoken(fresh: Connection) -> None:
     fresh.open(8, 0.0)
     assert fresh.send_feedback(wanted, b"x" * 2000)
     assert fresh.send_feedback(unwanted, b"y")
-    assert not fresh.send_feedback(unwanted, b"y" * 1017)  # more than any peer takes in a record
     assert [each.type for each in cut(*fresh.take(ROOM))] == [RecordType.SETTINGS]
     fresh.receive([settings_message(Settings(accepts=(wanted,)))], 0.0)
     messages = fresh.take(ROOM)
     assert b"".join(each.content for each in cut(*messages)) == b"x" * 2000
     assert all(each.stream >= 2 for each in messages)
-    assert (dropped(fresh, wanted), dropped(fresh, unwanted)) == (1, 2)
+    assert (dropped(fresh, wanted), dropped(fresh, unwanted)) == (1, 1)
 
 
 def test_a_channel_that_was_not_declared(lone: Connection) -> None:

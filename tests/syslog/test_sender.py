@@ -89,7 +89,7 @@ def test_each_web_server_gets_the_lines_of_its_requests(
 ) -> None:
     make(scope=scope)
     host.gathering.waits = True
-    associations = [AssociationInfo(number, "peer", "", "") for number in range(2)]
+    associations = [AssociationInfo(number, "peer", "", f"web {number}") for number in range(2)]
     requests = [make_request(identity=f"r{one.identity}", association=one, number=7) for one in associations]
     host.by_request = dict(zip(requests, associations, strict=True))
     for _ in range(2):

@@ -42,6 +42,8 @@ class MetricsApplication(ApplicationHalf):
         self._thread: threading.Thread | None = None
         self._failing = False
         self._registry_failing = False
+        self._up: dict[int, tuple[str, str]] = {}
+        """The web side's process of each association."""
 
     def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
         if server_name is not None:
@@ -50,8 +52,14 @@ class MetricsApplication(ApplicationHalf):
         self._due = 0.0
 
     def association_up(self, association: AssociationInfo) -> None:
-        self._due = 0.0  # a new web side need not wait
-        self.tick()
+        again, more = association.identity in self._up, association.process in self._up.values()
+        self._up[association.identity] = association.process
+        if again or not more:
+            self._due = 0.0  # a new web side need not wait, and another association with one has nothing to wait for
+            self.tick()
+
+    def association_down(self, association: AssociationInfo, reason: str) -> None:
+        self._up.pop(association.identity, None)
 
     def tick(self) -> None:
         now = time.monotonic()

@@ -55,12 +55,12 @@ class SyslogPlugin(Plugin):
         if options.scope == "association":
             return [
                 Channel("syslog", Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE, counted=True),
-                Channel("syslog.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=URGENT_QUEUE),
+                _urgent("syslog.urgent", Scope.ASSOCIATION, URGENT_QUEUE),
             ]
         channels = [
             Channel(options.batched, Scope.ASSOCIATION, queue_bytes=ASSOCIATION_QUEUE, counted=True),
-            Channel("syslog.urgent", Scope.REQUEST, priority=Priority.URGENT, queue_bytes=REQUEST_QUEUE),
-            Channel("syslog.process.urgent", Scope.ASSOCIATION, priority=Priority.URGENT, queue_bytes=URGENT_QUEUE),
+            _urgent("syslog.urgent", Scope.REQUEST, REQUEST_QUEUE),
+            _urgent("syslog.process.urgent", Scope.ASSOCIATION, URGENT_QUEUE),
         ]
         if options.own_streams:
             channels.append(Channel("syslog", Scope.REQUEST, queue_bytes=REQUEST_QUEUE))
@@ -91,6 +91,11 @@ class SyslogPlugin(Plugin):
         from .web import SyslogWeb
 
         return SyslogWeb(host, options)
+
+
+def _urgent(name: str, scope: Scope, queue_bytes: int) -> Channel:
+    """Urgent lines wait for none of each other: each says when it was written."""
+    return Channel(name, scope, priority=Priority.URGENT, ordered=False, queue_bytes=queue_bytes)
 
 
 def _tls_problem(output: Output) -> str:

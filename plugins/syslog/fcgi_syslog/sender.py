@@ -182,8 +182,8 @@ class Sender:
         if not lines:
             self._long = 0
         groups = [fetched] if fetched else []
-        if len(self._host.associations()) > 1:
-            groups = _apart(groups, lambda line: line[4] and line[4][0])
+        if len({one.process for one in self._host.associations()}) > 1:
+            groups = _apart(groups, lambda line: line[4] and line[4][0].process)
         if crowded:
             # items may be dropped: with one severity in each, the least severe lines go
             groups = sorted(_apart(groups, _SEVERITY), key=lambda group: group[0][0])
