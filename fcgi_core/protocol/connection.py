@@ -225,10 +225,8 @@ class Connection:
         return self._early_held.used + self.feedback.unfinished.used + self._outbox.posted
 
     def take(self, room: int, urgent: bool = False) -> list[Message]:
-        """Messages to hand to the carrier, the most urgent first, about `room` bytes; empty if nothing waits.
-
-        `urgent`: only control messages, credit and urgent feedback.
-        """
+        """Messages to hand to the carrier, the most urgent first, about `room` bytes; empty if nothing waits. `urgent`:
+        only control messages, credit and urgent feedback."""
         return self._outbox.take(room, self._max_message, urgent)
 
     def waiting(self, urgent: bool = False) -> bool:

@@ -244,8 +244,6 @@ class Outbox:
                     old.append(lane)
                 else:
                     self._leave(lane)
-            if room <= 0:
-                break
         return taken
 
     def drop_feedback(self) -> None:
