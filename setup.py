@@ -22,6 +22,7 @@ COMPILED = (
     *("web/service", "web/late_stderr", "web/overload", "web/upstream", "web/probe"),
     *("app/service", "app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway"),
     *("app/imported_application", "app/rules", "app/threads", "app/wsgi"),
+    *("app/fastcgi/client", "app/fastcgi/pool", "app/fastcgi/bridge"),
 )
 COMPILED_SYSLOG = (
     *("about", "application", "batch", "capture", "formats", "lines", "maker", "rules", "sender", "source", "stderr"),
