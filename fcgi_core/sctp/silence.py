@@ -41,9 +41,9 @@ def silence(dead_after: float) -> Silence:
 
     Both timers, of retransmissions (busy) and of heartbeats (idle), begin with the RTO, at best `RTO_MIN`, and double
     it with each time-out up to `rto_max`; the heartbeat timer adds `heartbeat_interval`. `rto_max` is a seventh of
-    `dead_after` and at most 3 s; `heartbeat_interval` is a third of `rto_max`. So an idle peer is asked at least three
-    times, seven times on a fast path, and a path that returns is found soon. A round trip must stay below `rto_max`, or
-    packets on their way count as lost.
+    `dead_after` and at most 3 s; `heartbeat_interval` is a third of `rto_max`. So the kernel carrier asks an idle peer
+    at least three times, seven times on a fast path, and finds a path that returns soon; the userspace carrier asks
+    seven times on any path (`Watch`). A round trip must stay below `rto_max`, or packets on their way count as lost.
 
     `path_max_retransmissions` is for the kernel carrier's peers with several addresses: time-outs of one path after
     which another is preferred, in about `dead_after` when idle. With r(k) = min(RTO_MIN * 2**k, rto_max) that is
@@ -76,7 +76,8 @@ class Watch:
         gone: Callable[[], None],
         quiet: Callable[[], None] | None = None,
     ) -> None:
-        """`quiet` is called at each look that finds no packet since the last one."""
+        """`quiet` is called at each look that finds no packet since the last one. A heartbeat that it sends, and its
+        answer, are signs of life to both sides: at rest one of them sends one in two intervals, and the other none."""
         self._loop = loop
         self._looks = max(LOOKS, ceil(dead_after / LOOK_EVERY))
         self._interval = dead_after / self._looks
