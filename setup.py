@@ -13,7 +13,7 @@ COMPILED = (
     *(f"protocol/{name}" for name in ("records", "flow", "outbox", "streams", "states", "events")),
     *(f"protocol/{name}" for name in ("request", "settings", "feedback", "connection", "web", "application")),
     *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/exchange", "testing_request"),
-    *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
+    *("sctp/carrier", "sctp/silence", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
     *("hosting/links", "hosting/supervisor", "hosting/isolation"),
     *(f"hosting/{name}" for name in ("delivery", "inbox", "outgoing")),

@@ -22,6 +22,9 @@ ENDLESS = 65535
 """Retransmissions after which SCTP gives up: more than there can be within `DEAD_AFTER_MAX`."""
 LOOKS = 8
 """Looks for a packet within `dead_after` at least, so that silence is noticed at most an eighth late."""
+TOGETHER = 16
+"""Looks are at multiples of this part of the time between them, so that the loop wakes up for many associations at
+once: at rest, a wake-up costs more than a look."""
 LOOK_EVERY = 1.5
 """Seconds between two looks at most."""
 
@@ -81,12 +84,17 @@ class Watch:
         self._loop = loop
         self._looks = max(LOOKS, ceil(dead_after / LOOK_EVERY))
         self._interval = dead_after / self._looks
+        self._grid = self._interval / TOGETHER
         self._received = received
         self._gone = gone
         self._quiet = quiet or _nothing
         self._count = received()
         self._still = 0
-        self._handle = loop.call_later(self._interval, self._look)
+        self._handle = self._look_later()
+
+    def _look_later(self) -> asyncio.TimerHandle:
+        loop = self._loop
+        return loop.call_at(ceil((loop.time() + self._interval) / self._grid) * self._grid, self._look)
 
     def _look(self) -> None:
         count = self._received()
@@ -95,7 +103,7 @@ class Watch:
         if self._still >= self._looks:
             self._gone()
             return
-        self._handle = self._loop.call_later(self._interval, self._look)
+        self._handle = self._look_later()
         if self._still:
             self._quiet()
 

@@ -117,7 +117,7 @@ class UserspaceAssociation:
         """Send a heartbeat: nothing has come since the last look. The library sends none by itself, which would be far
         more at rest: one that either side sends is a sign of life to both."""
         lib.carrier_ask(self._handle)
-        self._stack.sent()
+        self._stack.soon()  # with those of all associations that look now
         if self._port is None and self._timer is None:
             self._quiet_at = self._packets_received()
             self._timer = self._stack.loop.call_later(ANSWERS_WITHIN, self._unanswered)
