@@ -14,7 +14,7 @@ COMPILED = (
     *(f"protocol/{name}" for name in ("records", "flow", "outbox", "streams", "states", "events")),
     *(f"protocol/{name}" for name in ("request", "settings", "feedback", "connection", "web", "application")),
     *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/exchange", "testing_request"),
-    *("sctp/carrier", "sctp/userspace/association", "sctp/userspace/stack"),
+    *("sctp/carrier", "sctp/silence", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
     *("hosting/links", "hosting/half_host", "hosting/supervisor", "hosting/isolation"),
     *(f"hosting/{name}" for name in ("delivery", "inbox", "outgoing")),
@@ -23,6 +23,7 @@ COMPILED = (
     *("web/service", "web/upstream", "web/probe"),
     *("app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway"),
     *("app/rules", "app/threads", "app/wsgi"),
+    *("app/fastcgi/client", "app/fastcgi/pool", "app/fastcgi/bridge"),
 )
 COMPILED_SYSLOG = (
     *("about", "application", "batch", "capture", "formats", "lines", "maker", "rules", "sender", "source", "stderr"),

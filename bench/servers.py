@@ -106,24 +106,32 @@ user = root
 group = root
 listen = {folder}/php.sock
 pm = static
-pm.max_children = 2
+pm.max_children = {children}
 """
 PHP = Program(
     "php-fpm", ("php-fpm8.2", "--nodaemonize", "--allow-to-run-as-root", "--fpm-config", "{folder}/php-fpm.conf")
 )
 
 
-def php(*programs: Program, name: str, setup: str, address: str = UNIX, keepalive: bool = True) -> Server:
-    """php-fpm by some road."""
+def php(children: int, *, bridge: bool) -> Server:
+    """php-fpm with this number of children, directly behind nginx or behind our bridge, with a connection for each."""
+    name, many = ("fcgi-sctp-php" if bridge else "php-fpm"), "two" if children == 2 else str(children)
+    count = ("--fastcgi-connections", str(children))
+    programs = (
+        Program("app", (OURS, "app", "--fastcgi", "unix:{folder}/php.sock", *count, "--listen", PEER)),
+        Program("web", (OURS, "web", "--listen", "unix:{socket}", "--connect", PEER)),
+    )
     return Server(
-        name,
-        (PHP, *programs),
-        setup,
+        name if children == 2 else f"{name}-{children}",
+        (PHP, *programs) if bridge else (PHP,),
+        f"the same php-fpm with {many} children behind our bridge, which keeps as many connections to it"
+        if bridge
+        else f"{many} children; it serves a connection at a time in each, so nginx keeps none",
         application="PHP",
-        address=address,
-        keepalive=keepalive,
+        address=UNIX if bridge else "unix:{folder}/php.sock",
+        keepalive=bridge,
         debian=("php8.2-fpm",),
-        files=(("php-fpm.conf", PHP_FPM),),
+        files=(("php-fpm.conf", PHP_FPM.replace("{children}", str(children))),),
         script="{root}/bench/apps.php",
     )
 
@@ -253,21 +261,5 @@ SERVERS: tuple[Server, ...] = (
         protocol="http",
         pypi=("uvicorn", "uvloop", "httptools"),
     ),
-    php(
-        name="php-fpm",
-        setup="two children; it serves a connection at a time in each, so nginx keeps none",
-        address="unix:{folder}/php.sock",
-        keepalive=False,
-    ),
-    php(
-        *(
-            Program(
-                "app",
-                (OURS, "app", "--fastcgi", "unix:{folder}/php.sock", "--fastcgi-connections", "2", "--listen", PEER),
-            ),
-            Program("web", (OURS, "web", "--listen", "unix:{socket}", "--connect", PEER)),
-        ),
-        name="fcgi-sctp-php",
-        setup="the same php-fpm behind our bridge, which keeps two connections to it",
-    ),
+    *(php(children, bridge=bridge) for children in (2, 8) for bridge in (False, True)),
 )

@@ -180,7 +180,8 @@ class CarrierOptions:
     dead_after: float = 10.0
     """A peer that sent no packet for this long is given up, at most a quarter of the time later. See `silence`."""
     heartbeat_interval: float = 1.0
-    """RFC 9260 section 8.3."""
+    """Kernel carrier: RFC 9260 section 8.3. The userspace carrier sends a heartbeat when it has looked for a packet in
+    vain, see `silence.Watch`."""
     path_max_retransmissions: int = 4
     """Kernel carrier: time-outs of one path after which another path is preferred."""
     rto_initial: float = RTO_INITIAL

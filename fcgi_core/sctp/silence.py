@@ -22,6 +22,9 @@ ENDLESS = 65535
 """Retransmissions after which SCTP gives up: more than there can be within `DEAD_AFTER_MAX`."""
 LOOKS = 8
 """Looks for a packet within `dead_after` at least, so that silence is noticed at most an eighth late."""
+TOGETHER = 16
+"""Looks are at multiples of this part of the time between them, so that the loop wakes up for many associations at
+once: at rest, a wake-up costs more than a look."""
 LOOK_EVERY = 1.5
 """Seconds between two looks at most."""
 
@@ -41,9 +44,9 @@ def silence(dead_after: float) -> Silence:
 
     Both timers, of retransmissions (busy) and of heartbeats (idle), begin with the RTO, at best `RTO_MIN`, and double
     it with each time-out up to `rto_max`; the heartbeat timer adds `heartbeat_interval`. `rto_max` is a seventh of
-    `dead_after` and at most 3 s; `heartbeat_interval` is a third of `rto_max`. So an idle peer is asked at least three
-    times, seven times on a fast path, and a path that returns is found soon. A round trip must stay below `rto_max`, or
-    packets on their way count as lost.
+    `dead_after` and at most 3 s; `heartbeat_interval` is a third of `rto_max`. So the kernel carrier asks an idle peer
+    at least three times, seven times on a fast path, and finds a path that returns soon; the userspace carrier asks
+    seven times on any path (`Watch`). A round trip must stay below `rto_max`, or packets on their way count as lost.
 
     `path_max_retransmissions` is for the kernel carrier's peers with several addresses: time-outs of one path after
     which another is preferred, in about `dead_after` when idle. With r(k) = min(RTO_MIN * 2**k, rto_max) that is
@@ -76,16 +79,22 @@ class Watch:
         gone: Callable[[], None],
         quiet: Callable[[], None] | None = None,
     ) -> None:
-        """`quiet` is called at each look that finds no packet since the last one."""
+        """`quiet` is called at each look that finds no packet since the last one. A heartbeat that it sends, and its
+        answer, are signs of life to both sides: at rest one of them sends one in two intervals, and the other none."""
         self._loop = loop
         self._looks = max(LOOKS, ceil(dead_after / LOOK_EVERY))
         self._interval = dead_after / self._looks
+        self._grid = self._interval / TOGETHER
         self._received = received
         self._gone = gone
         self._quiet = quiet or _nothing
         self._count = received()
         self._still = 0
-        self._handle = loop.call_later(self._interval, self._look)
+        self._handle = self._look_later()
+
+    def _look_later(self) -> asyncio.TimerHandle:
+        loop = self._loop
+        return loop.call_at(ceil((loop.time() + self._interval) / self._grid) * self._grid, self._look)
 
     def _look(self) -> None:
         count = self._received()
@@ -94,7 +103,7 @@ class Watch:
         if self._still >= self._looks:
             self._gone()
             return
-        self._handle = self._loop.call_later(self._interval, self._look)
+        self._handle = self._look_later()
         if self._still:
             self._quiet()
 

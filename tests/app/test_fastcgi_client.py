@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,14 @@ from fcgi_core.protocol.records import HEADER_SIZE, ProtocolStatus, RecordType, 
 from tests.app.harness import settle, until
 
 ANSWER = record(RecordType.STDOUT, 1, b"A: b\r\n\r\ntoo large") + record(RecordType.STDOUT, 1) + end_request(1, 3)
+
+
+async def connected(ours: socket.socket) -> FastcgiConnection:
+    """A connection on this socket."""
+    make: Any = FastcgiConnection
+    connection: FastcgiConnection
+    _, connection = await asyncio.get_running_loop().create_connection(make, sock=ours)
+    return connection
 
 
 class Asking:
@@ -44,9 +53,8 @@ def test_an_answer_that_came_before_writing_failed(whole: bool) -> None:
 
     async def test() -> None:
         ours, theirs = socket.socketpair()
-        request, gone = Asking(), asyncio.Event()
-        _, connection = await asyncio.get_running_loop().create_connection(FastcgiConnection, sock=ours)
-        connection.gone = gone.set  # type: ignore[method-assign]
+        request = Asking()
+        connection = await connected(ours)
         connection.begin(request, b"", Role.RESPONDER, keep=True)
         connection.flush()
         connection.stop_reading()
@@ -54,7 +62,7 @@ def test_an_answer_that_came_before_writing_failed(whole: bool) -> None:
         theirs.close()
         connection.send(RecordType.STDIN, b"x" * 200_000)
         connection.flush()
-        await asyncio.wait_for(gone.wait(), 10)
+        await until(lambda: connection.closed, "its end is noticed")
         assert request.out == b"A: b\r\n\r\ntoo large"
         if whole:
             assert request.end == (3, ProtocolStatus.REQUEST_COMPLETE)
@@ -83,7 +91,7 @@ def test_a_server_is_ready_when_it_has_read_all() -> None:
     async def test() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            _, connection = await asyncio.get_running_loop().create_connection(FastcgiConnection, sock=ours)
+            connection = await connected(ours)
             await ended_request(theirs, connection)
             assert connection.reusable
             assert len(theirs.recv(HEADER_SIZE * 2)) == HEADER_SIZE * 2
@@ -102,7 +110,7 @@ def test_a_server_is_ready_when_it_has_read_all() -> None:
 def test_a_server_that_has_closed_is_not_ready() -> None:
     async def test() -> None:
         ours, theirs = socket.socketpair()
-        _, connection = await asyncio.get_running_loop().create_connection(FastcgiConnection, sock=ours)
+        connection = await connected(ours)
         await ended_request(theirs, connection)
         theirs.recv(65536)
         theirs.close()
@@ -119,7 +127,7 @@ def test_records_after_the_end_are_no_part_of_an_answer(behind: bytes) -> None:
     async def test() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            _, connection = await asyncio.get_running_loop().create_connection(FastcgiConnection, sock=ours)
+            connection = await connected(ours)
             await ended_request(theirs, connection, behind)
             theirs.recv(65536)
             assert not connection.reusable

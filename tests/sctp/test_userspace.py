@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -17,6 +18,7 @@ from fcgi_core.sctp.carrier import (
     Scheduler,
 )
 from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
+from fcgi_core.sctp.userspace.stack import Stack
 from tests.sctp.contract import Lab, Recorder, by_stream
 from tests.sctp.userspace import ANYWHERE, Contract, UserspaceTests, free_udp_port, lib
 
@@ -209,6 +211,56 @@ class TestUserspace(UserspaceTests):
                 one.send([Message(0, b"x")])
                 await one.until(lambda one=one: one.received == 1)  # type: ignore[misc]
             assert set(peers) == {f"127.0.0.1:{port}"}
+
+        self.whole(body)
+
+    # -- at rest
+
+    def test_ticks_are_rare_at_rest_and_frequent_as_soon_as_something_is_sent(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab)
+            stack = Stack.current
+            assert stack is not None
+            while lib.carrier_timers() < 100:
+                await asyncio.sleep(0.05)
+            resting = stack._timer
+            near.send([Message(1, b"something")])
+            assert stack._timer is not resting
+            assert lib.carrier_timers() == 10
+            await far.until(lambda: far.received == 1)
+
+        self.whole(body)
+
+    def test_heartbeats_do_not_keep_ticks_frequent(self) -> None:
+        async def body(lab: Lab) -> None:
+            near, _ = await self.meet(lab, dead_after=0.4)
+            while lib.carrier_timers() < 100:
+                await asyncio.sleep(0.05)
+            before = near.up.statistics().packets_received or 0
+            while (near.up.statistics().packets_received or 0) < before + 4:
+                assert lib.carrier_timers() == 100
+                await asyncio.sleep(0.05)
+
+        self.whole(body)
+
+    def test_associations_with_one_address_share_a_probe(self) -> None:
+        async def body(lab: Lab) -> None:
+            listener = lab.carrier("app").listen(ANYWHERE, lambda peer: Recorder())
+            web = lab.carrier("web")
+            nears = [Recorder() for _ in range(5)]
+            for near in nears:
+                web.connect(listener.address, near)
+            for near in nears:
+                await near.until(lambda near=near: near.association is not None)  # type: ignore[misc]
+            stack = Stack.current
+            assert stack is not None
+            (watch,) = stack.ports.all.values()
+            assert len(watch.users) == 5
+            nears[0].up.abort()
+            assert len(watch.users) == 4
+            for near in nears[1:]:
+                near.up.abort()
+            assert not stack.ports.all
 
         self.whole(body)
 

@@ -31,7 +31,7 @@ from typing import Protocol, cast
 
 from ...errors import RemoteProtocolError
 from ...hosting.byte_stream import KEEP_CONN, RecordReader, params_records
-from ...protocol.records import ProtocolStatus, RecordType, Role, begin_request, record, stream_records
+from ...protocol.records import PROTOCOL_STATUS, ProtocolStatus, RecordType, Role, begin_request, record, stream_records
 
 __all__ = ["FastcgiConnection", "FastcgiRequest"]
 
@@ -42,6 +42,12 @@ RECORD_SIZE = 32 * 1024 - 8
 NOTHING_UNREAD = bytes(struct.calcsize("i"))
 """The result of TIOCOUTQ for a unix socket whose peer has read everything (unix(7)): an int of 0."""
 _END = struct.Struct(">IB")
+_BEGIN = {
+    (role, keep): begin_request(REQUEST_ID, role, KEEP_CONN if keep else 0) for role in Role for keep in (False, True)
+}
+_INPUTS = {Role.RESPONDER: 1, Role.AUTHORIZER: 0, Role.FILTER: 2}
+_CLOSING = {kind: record(kind, REQUEST_ID) for kind in (RecordType.PARAMS, RecordType.STDIN, RecordType.DATA)}
+"""Records that are the same in each request, made once."""
 
 
 class FastcgiRequest(Protocol):
@@ -67,8 +73,8 @@ class FastcgiRequest(Protocol):
         the connection after its answer, and closed it without an error."""
 
 
-class FastcgiConnection(asyncio.Protocol):
-    """A client's connection. `gone` is called once when it has ended, after the request's `lost`."""
+class FastcgiConnection:
+    """A client's connection, for asyncio. `gone` is called once when it has ended, after the request's `lost`."""
 
     def __init__(self) -> None:
         self.request: FastcgiRequest | None = None
@@ -83,6 +89,8 @@ class FastcgiConnection(asyncio.Protocol):
         self.kept = False
         """Whether the present request asked the server to keep the connection."""
         self._reader = RecordReader()
+        self._stopped = False
+        """Whether the socket is not read."""
         self._transport: asyncio.Transport
         self._parts: list[bytes] = []
         self._output_closed = False
@@ -203,10 +211,10 @@ class FastcgiConnection(asyncio.Protocol):
         self.requests += 1
         self.answered = self._output_closed = False
         self.kept = keep
-        self._inputs_open = {Role.RESPONDER: 1, Role.AUTHORIZER: 0, Role.FILTER: 2}[role]
-        self._parts.append(begin_request(REQUEST_ID, role, KEEP_CONN if keep else 0))
+        self._inputs_open = _INPUTS[role]
+        self._parts.append(_BEGIN[role, keep])
         self._parts += params_records(REQUEST_ID, params)
-        self._parts.append(record(RecordType.PARAMS, REQUEST_ID))
+        self._parts.append(_CLOSING[RecordType.PARAMS])
 
     def send(self, kind: RecordType, data: bytes) -> None:
         """Send a part of STDIN or DATA, with the next `flush`; b'' closes it."""
@@ -214,7 +222,7 @@ class FastcgiConnection(asyncio.Protocol):
             self._parts += stream_records(kind, REQUEST_ID, data, size=RECORD_SIZE)
         else:
             self._inputs_open -= 1
-            self._parts.append(record(kind, REQUEST_ID))
+            self._parts.append(_CLOSING[kind])
 
     def flush(self) -> None:
         """Write to the socket the records of `begin` and `send`."""
@@ -223,11 +231,13 @@ class FastcgiConnection(asyncio.Protocol):
             self._transport.write(b"".join(parts))
 
     def stop_reading(self) -> None:
-        if not self._transport.is_closing():
+        if not self._stopped and not self._transport.is_closing():
+            self._stopped = True
             self._transport.pause_reading()
 
     def read_on(self) -> None:
-        if not self._transport.is_closing():
+        if self._stopped and not self._transport.is_closing():
+            self._stopped = False
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -241,11 +251,8 @@ class FastcgiConnection(asyncio.Protocol):
     def _ended(self, app_status: int, number: int) -> None:
         request, self.request = self.request, None
         assert request is not None
-        try:
-            status = ProtocolStatus(number)
-            if status is ProtocolStatus.INCOMPLETE:
-                raise ValueError  # not a status of FastCGI
-        except ValueError:
+        status = PROTOCOL_STATUS.get(number)
+        if status is None or status is ProtocolStatus.INCOMPLETE:  # which is no status of FastCGI
             self.kept = False
             request.lost(RemoteProtocolError(f"END_REQUEST with protocol status {number}"))
         else:

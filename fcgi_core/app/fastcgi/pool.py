@@ -23,7 +23,7 @@ import socket
 import struct
 from collections import deque
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from .client import FastcgiConnection
 
@@ -260,21 +260,21 @@ class FastcgiPool:
         if isinstance(self._target, tuple):
             return await self._open_tcp_connection(self._target)
         # connected here: loops treat the EAGAIN of a full backlog as a connection under way, or as an error
+        connection: _PooledConnection
         with_path = socket.socket(socket.AF_UNIX)
         try:
             with_path.setblocking(False)
             with_path.connect(self._target)
-            _, connection = await self._loop.create_unix_connection(lambda: _PooledConnection(self), sock=with_path)
+            _, connection = await self._loop.create_unix_connection(self._make, sock=with_path)
         except BaseException:
             with_path.close()
             raise
         return connection
 
     async def _open_tcp_connection(self, target: tuple[str, int]) -> _PooledConnection:
+        connection: _PooledConnection
         try:
-            transport, connection = await self._loop.create_connection(
-                lambda: _PooledConnection(self), *(self._found or target)
-            )
+            transport, connection = await self._loop.create_connection(self._make, *(self._found or target))
         except BaseException:
             self._found = None
             raise
@@ -282,6 +282,10 @@ class FastcgiPool:
         if peer is not None and (len(peer) == 2 or not peer[3]):  # not an address with a zone
             self._found = peer[:2]
         return connection
+
+    def _make(self) -> Any:
+        # a compiled class cannot inherit from `asyncio.Protocol`
+        return _PooledConnection(self)
 
     def _reached(self) -> None:
         if self._down_since is not None:

@@ -14,7 +14,7 @@ from ..carrier import URGENT_ROOM, AssociationHandler, CarrierOptions, Message
 from ..reassembly import MAX_PARTIAL, Reassembly
 from ..silence import Watch
 from ..statistics import AssociationStatistics
-from .port_probe import PortProbe
+from .port_probe import PortProbe, PortWatch
 from .stack import ARENA, RECORDS, Endpoint, Stack, ffi, lib
 
 __all__ = ["UserspaceAssociation"]
@@ -23,10 +23,8 @@ MESSAGE_OVERHEAD = 128
 """Bytes that a queued message costs in addition to its payload, as usrsctp_carrier.c counts."""
 LONG = 4096
 """Bytes; the library gets longer messages one by one, and shorter ones joined."""
-WATCH_INTERVAL = 0.4
-"""Seconds between probes of the peer's UDP port."""
-WATCH_REFUSALS = 2
-"""Probes in a row that must be refused before the peer is taken for gone: one forged ICMP message ends nothing."""
+ANSWERS_WITHIN = 0.4
+"""Seconds from a heartbeat to a look at the peer's UDP port, if nothing has come."""
 REASON = 400
 """Bytes of an abort's reason that go to the peer; more might not fit one packet."""
 
@@ -63,10 +61,11 @@ class UserspaceAssociation:
         self._interleaving = False
         self._room: int | None = None  # None: not known since the last packet or tick
         self._reassembly = Reassembly()
-        self._timer: asyncio.TimerHandle | None = None  # until it must be up, then until the next probe
+        self._timer: asyncio.TimerHandle | None = None  # until it must be up, then until a heartbeat must be answered
         self._name: tuple[Any, ...] = ()
         self._accepted = False
-        self._probe: PortProbe | None = None
+        self._probe: PortProbe | None = None  # while it connects
+        self._port: PortWatch | None = None
         self._quiet_at: int | None = None  # how many packets had come when the peer fell silent
         self._silence: Watch | None = None
         self._useful = ffi.new("uint32_t *")
@@ -104,36 +103,44 @@ class UserspaceAssociation:
         if self._probe is not None and self._probe.refused():
             self._end(end_reasons.refused(self.peer, "nothing listens on that UDP port"))
 
-    def _watch(self, refusals: int = 0) -> None:
-        """While up, probe the peer's UDP port: SCTP's own retransmissions take many seconds to notice a process that
+    def _watch(self) -> None:
+        """While up, watch the peer's UDP port: SCTP's own retransmissions take many seconds to notice a process that
         was killed.
 
-        The side that connected probes all the time, the other one only while nothing comes: a firewall in front of the
+        The side that connected does so all the time, the other one only while nothing comes: a firewall in front of the
         peer may refuse datagrams that do not come from the port that the peer speaks to.
         """
-        self._timer = None
-        probe = self._probe
-        if probe is None:
-            return
-        refusals = refusals + 1 if probe.refused() else 0
-        if refusals >= WATCH_REFUSALS:
-            self._end(f"{self.peer} is gone: nothing listens on that UDP port any more")
-        elif self._accepted and self._packets_received() != self._quiet_at:
-            probe.close()
-            self._probe = None
-        else:
-            probe.ask()
-            self._timer = self._stack.loop.call_later(WATCH_INTERVAL, self._watch, refusals)
+        if self._port is None:
+            self._port = self._stack.ports.watch(self._name, self)
 
     def _quiet(self) -> None:
-        """Probe the port: nothing has come for a while, though the peer should answer heartbeats."""
-        if self._probe is None:
+        """Send a heartbeat: nothing has come since the last look. The library sends none by itself, which would be far
+        more at rest: one that either side sends is a sign of life to both."""
+        lib.carrier_ask(self._handle)
+        self._stack.soon()  # with those of all associations that look now
+        if self._port is None and self._timer is None:
             self._quiet_at = self._packets_received()
-            self._probe = PortProbe(self._name)
-            self._timer = self._stack.loop.call_later(WATCH_INTERVAL, self._watch)
+            self._timer = self._stack.loop.call_later(ANSWERS_WITHIN, self._unanswered)
 
-    def _packets_received(self) -> int | None:
-        return self.statistics().packets_received
+    def _unanswered(self) -> None:
+        self._timer = None
+        if self._packets_received() == self._quiet_at:
+            self._watch()
+
+    def port_looked_at(self, gone: bool) -> None:
+        if gone:
+            self._end(f"{self.peer} is gone: nothing listens on that UDP port any more")
+        elif self._accepted and self._packets_received() != self._quiet_at:
+            self._watch_no_more()
+
+    def _watch_no_more(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            port.discard(self)
+
+    def _packets_received(self) -> int:
+        count: int = lib.carrier_packets_received(self._handle)
+        return count
 
     def _silent(self) -> None:
         lib.carrier_abort(self._handle, b"silence", 7)
@@ -259,9 +266,9 @@ class UserspaceAssociation:
         self, handler: AssociationHandler, kind: int, outgoing: int, incoming: int, key: int, data: bytes
     ) -> None:
         if kind == _UP:
-            self._stop_timer()
+            self._connecting_over()
             self._up = True
-            if self._probe is not None:
+            if not self._accepted:
                 self._watch()
             dead_after = self._carrier.options.dead_after
             self._silence = Watch(self._stack.loop, dead_after, self._packets_received, self._silent, self._quiet)
@@ -344,18 +351,21 @@ class UserspaceAssociation:
             with self._stack.guarded(self):
                 handler.association_down(reason)
 
-    def _stop_timer(self) -> None:
+    def _connecting_over(self) -> None:
+        """End what lasts until it is up."""
         self._stack.connecting.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _release(self) -> None:
-        self._stop_timer()
-        if self._silence is not None:
-            self._silence.stop()
         if self._probe is not None:
             self._probe.close()
+            self._probe = None
+
+    def _release(self) -> None:
+        self._connecting_over()
+        self._watch_no_more()
+        if self._silence is not None:
+            self._silence.stop()
         handle, self._handle = self._handle, -1
         self._stack.waiting.discard(self)
         del self._stack.associations[handle]

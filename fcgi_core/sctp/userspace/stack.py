@@ -18,6 +18,7 @@ from ...common.forks import keep_from_children
 from ..addresses import socket_address
 from ..carrier import Association, CarrierError, CarrierOptions
 from ..end_reasons import handler_failed
+from .port_probe import PortWatches
 
 try:
     from ._usrsctp import ffi, lib
@@ -29,8 +30,6 @@ else:
 
 __all__ = ["ARENA", "RECORDS", "Endpoint", "Stack", "ffi", "lib", "network_bytes"]
 
-TICK = 0.010
-"""Seconds between calls of the library's timers."""
 LINGER = 1.0
 """Seconds that the timer runs on after the last association: the library frees some of its state late."""
 PACKETS_PER_WAKEUP = 256
@@ -46,6 +45,8 @@ UDP_BUFFER = 4 << 20
 
 REFUSED = 1 << 30
 """In the answer of carrier_input(), as in usrsctp_carrier.h."""
+WOKEN = 2
+"""In the answer of carrier_flush()."""
 
 
 class StackAssociation(Association, Protocol):
@@ -74,6 +75,7 @@ class Stack:
         self.associations: dict[int, StackAssociation] = {}
         self.waiting: set[StackAssociation] = set()  # for room
         self.connecting: set[StackAssociation] = set()
+        self.ports = PortWatches(loop)
         self.arena = ffi.new("uint8_t[]", ARENA)
         self.data = ffi.buffer(self.arena)
         self.records = ffi.new("struct carrier_record[]", RECORDS)
@@ -142,7 +144,11 @@ class Stack:
         self.flush()
 
     def flush(self) -> None:
-        if lib.carrier_flush() or self._writing:
+        found = lib.carrier_flush()
+        if found & WOKEN and self._timer is not None:
+            self._timer.cancel()
+            self._set_timer()
+        if found & ~WOKEN or self._writing:
             for endpoint in self.endpoints.values():
                 if lib.carrier_blocked(endpoint.handle):
                     self._writing.add(endpoint)
@@ -160,14 +166,19 @@ class Stack:
         self._timer_ends = self.loop.time() + LINGER
         if self._timer is None:
             lib.carrier_timers_restart()
-            self._timer = self.loop.call_later(TICK, self._tick)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Run the library's timers, and again when it may be due: often while packets move, seldom at rest."""
+        self._timer = self.loop.call_later(lib.carrier_timers() / 1000, self._tick)
 
     def _tick(self) -> None:
         now = self.loop.time()
         if self.associations:
             self._timer_ends = now + LINGER
-        self._timer = self.loop.call_later(TICK, self._tick) if now < self._timer_ends else None
-        lib.carrier_timers()
+        self._timer = None
+        if now < self._timer_ends:
+            self._set_timer()
         for association in tuple(self.connecting):
             association.look_for_refusal()
         for association in tuple(self.waiting):

@@ -26,6 +26,8 @@
 enum {
     LISTENERS = 1024,
     BACKLOG = 1024,
+    TICK_MS = 10,               /* between calls of the library's timers while packets move, */
+    REST_TICK_MS = 100,         /* and at rest */
     ELAPSED_MAX_MS = 200,       /* of one tick: a process that was stopped must read its sockets before peers time out */
     QUEUE_AHEAD = 16 * 1024,    /* what an association may queue beyond its window at least, see carrier_room() */
     MESSAGE_OVERHEAD = 128,     /* what a queued message costs in addition to its payload, roughly */
@@ -63,7 +65,8 @@ static struct {
     int association_capacity, association_count;
     int32_t *dirty;             /* handles; listeners as -2 - n, gaps as -1 */
     int dirty_count, dirty_capacity;
-    uint64_t tick_ms;
+    uint64_t tick_ms, moved_ms; /* the last tick, and the last one that found packets_moved */
+    bool resting, woken;        /* ticks are rare; they were until something happened */
 } state;
 
 /* ---- associations and listeners with news for Python ---------------------------------------------------------- */
@@ -137,16 +140,57 @@ static void on_listener(struct socket *socket, void *argument, int flags) {
 
 /* ---- time ---------------------------------------------------------------------------------------------------- */
 
-/* Advance the library's clock by the monotonic time that passed, a little at most: neither a clock that is set nor SIGSTOP
- * makes peers time out. */
-void carrier_timers(void) {
-    uint64_t now = now_ms(), elapsed = now - state.tick_ms;
+/*
+ * Advance the library's clock by the monotonic time that passed, a little at most: neither a clock that is set nor SIGSTOP
+ * makes peers time out.
+ */
+static void advance(uint64_t now) {
+    uint64_t elapsed = now - state.tick_ms;
     state.tick_ms = now;
     if (elapsed)
         usrsctp_handle_timers(elapsed > ELAPSED_MAX_MS ? ELAPSED_MAX_MS : (uint32_t)elapsed);
 }
 
-void carrier_timers_restart(void) { state.tick_ms = now_ms(); }
+/*
+ * Run the timers that are due; returns after how many milliseconds to call this again. The library tells nobody when its
+ * next timer is due, and looks at all of them in each call, several for an association. But all of them begin with a
+ * packet, or with a call that sends one. So with a call each time that a tenth of the time since then has passed, no timer
+ * is later than by a tenth. Heartbeats do not count, which are all that moves at rest: theirs may be REST_TICK_MS late.
+ */
+int carrier_timers(void) {
+    uint64_t now = now_ms();
+    advance(now);
+    if (packets_moved) {
+        packets_moved = false;
+        state.moved_ms = now;
+    }
+    uint64_t tick = (now - state.moved_ms) / 10;
+    state.resting = tick > TICK_MS;
+    return tick < TICK_MS ? TICK_MS : tick > REST_TICK_MS ? REST_TICK_MS : (int)tick;
+}
+
+/* Call this before what begins timers: the library's clock may be late, and they would end early. */
+void timers_wake(void) {
+    packets_moved = true;
+    if (state.resting) {
+        state.resting = false;
+        state.woken = true;
+        advance(now_ms());
+    }
+}
+
+/* Send what waits; CARRIER_BLOCKED if an endpoint is blocked, and CARRIER_WOKEN if carrier_timers() is due sooner than it
+ * said. */
+int carrier_flush(void) {
+    int woken = state.woken ? CARRIER_WOKEN : 0;
+    state.woken = false;
+    return woken | packets_flush();
+}
+
+void carrier_timers_restart(void) {
+    state.tick_ms = state.moved_ms = now_ms();
+    state.resting = false;
+}
 
 /* ---- the library ---------------------------------------------------------------------------------------------- */
 
@@ -200,8 +244,8 @@ static int apply_options(struct socket *socket, const struct carrier_options *op
                                .srto_max = options->rto_max_ms};
     struct sctp_assocparams params = {.sasoc_asocmaxrxt = (uint16_t)options->retransmissions};
     struct sctp_paddrparams path = {
-        .spp_address.ss_family = AF_CONN, .spp_hbinterval = options->heartbeat_ms, .spp_pathmtu = options->packet,
-        .spp_flags = SPP_HB_ENABLE | SPP_PMTUD_DISABLE, .spp_pathmaxrxt = (uint16_t)options->retransmissions};
+        .spp_address.ss_family = AF_CONN, .spp_pathmtu = options->packet,
+        .spp_flags = SPP_HB_DISABLE | SPP_PMTUD_DISABLE, /* carrier_ask() sends heartbeats, when nothing else comes */ .spp_pathmaxrxt = (uint16_t)options->retransmissions};
     struct sctp_assoc_value scheduler = {SCTP_FUTURE_ASSOC, options->scheduler};
     struct sctp_assoc_value interleaving = {SCTP_FUTURE_ASSOC, options->interleaving};
     struct sctp_assoc_value reset = {SCTP_FUTURE_ASSOC, SCTP_ENABLE_CHANGE_ASSOC_REQ};
@@ -356,6 +400,7 @@ int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uin
     struct carrier_source source = {.scope = scope, .port = udp_port, .endpoint = endpoint};
     if (!endpoint_of(endpoint))
         return -EBADF;
+    timers_wake();
     memcpy(source.address, address, 16);
     uint32_t at = peer_find(&source);
     if (!at && !(at = peer_make(&source)))
@@ -366,6 +411,10 @@ int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uin
     if (!socket)
         return -errno;
     int error = apply_options(socket, options);
+    /* the library looks for the address of a packet among those of its socket: without this among all that it knows */
+    struct sockaddr_conn own = {.sconn_family = AF_CONN, .sconn_addr = (void *)(uintptr_t)at};
+    if (!error && usrsctp_bind(socket, (struct sockaddr *)&own, sizeof own))
+        error = -errno;
     if (!error && usrsctp_connect(socket, (struct sockaddr *)&name, sizeof name) && errno != EINPROGRESS)
         error = -errno;
     struct association *association = error ? NULL : association_make(socket, at, options->packet, options->sack_every);
@@ -381,6 +430,7 @@ void carrier_release(int handle) {
     struct association *association = association_of(handle);
     if (!association)
         return;
+    timers_wake();
     close_hard(association->socket);
     dirty_remove(&association->dirty);
     state.associations[handle] = NULL;
@@ -614,6 +664,7 @@ int carrier_send(int handle, const uint8_t *data, size_t length, const struct ca
     int taken = 0;
     if (!association)
         return -EBADF;
+    timers_wake();
     for (; taken < count; taken++) {
         const struct carrier_outgoing *message = &messages[taken];
         struct sctp_sendv_spa info = {
@@ -663,6 +714,7 @@ int carrier_add_streams(int handle, uint16_t count) {
     struct sctp_add_streams add = {.sas_outstrms = count};
     if (!association)
         return -EBADF;
+    timers_wake();
     return set_option(association->socket, SCTP_ADD_STREAMS, &add, sizeof add) ? -errno : 0;
 }
 
@@ -672,6 +724,7 @@ int carrier_shutdown(int handle) {
     struct sctp_sndinfo info = {.snd_flags = SCTP_EOF};
     if (!association)
         return -EBADF;
+    timers_wake();
     return usrsctp_sendv(association->socket, "", 0, NULL, 0, &info, sizeof info, SCTP_SENDV_SNDINFO, 0) < 0 ? -errno
                                                                                                               : 0;
 }
@@ -682,6 +735,23 @@ void carrier_abort(int handle, const uint8_t *reason, uint32_t length) {
     struct sctp_sndinfo info = {.snd_flags = SCTP_ABORT};
     if (association)
         (void)usrsctp_sendv(association->socket, reason, length, NULL, 0, &info, sizeof info, SCTP_SENDV_SNDINFO, 0);
+}
+
+/* Send a heartbeat. */
+void carrier_ask(int handle) {
+    struct association *association = association_of(handle);
+    if (!association)
+        return;
+    struct sockaddr_conn name = {.sconn_family = AF_CONN, .sconn_addr = (void *)(uintptr_t)association->peer};
+    struct sctp_paddrparams ask = {.spp_assoc_id = SCTP_CURRENT_ASSOC, .spp_flags = SPP_HB_DEMAND};
+    memcpy(&ask.spp_address, &name, sizeof name);
+    set_option(association->socket, SCTP_PEER_ADDR_PARAMS, &ask, sizeof ask);
+}
+
+/* Packets of the association's peer; 0 if there is no such association. */
+uint64_t carrier_packets_received(int handle) {
+    struct association *association = association_of(handle);
+    return association ? peers[association->peer].packets_in : 0;
 }
 
 int carrier_get_status(int handle, struct carrier_status *result) {

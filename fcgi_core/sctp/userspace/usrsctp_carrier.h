@@ -20,7 +20,7 @@ struct carrier_options {
     uint32_t send_buffer, receive_buffer;
     uint32_t packet;                        /* SCTP packet size, without IP and UDP headers */
     uint32_t sack_every;                    /* packets after which a SACK is sent, if none is asked for */
-    uint32_t heartbeat_ms, retransmissions; /* of the only path, thus of the association */
+    uint32_t retransmissions;               /* of the only path, thus of the association */
     uint32_t rto_initial_ms, rto_min_ms, rto_max_ms;
     uint32_t connect_timeout_ms;
 };
@@ -73,7 +73,7 @@ int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uin
 int carrier_input(int endpoint, int max_packets);
 uint32_t carrier_refused(int endpoint, int why, struct carrier_source *last);
 const char *carrier_refusal_text(int why);
-void carrier_timers(void);
+int carrier_timers(void);
 void carrier_timers_restart(void);
 int carrier_flush(void);
 int carrier_blocked(int endpoint);
@@ -86,6 +86,8 @@ int carrier_add_streams(int association, uint16_t count);
 int carrier_shutdown(int association);
 void carrier_abort(int association, const uint8_t *reason, uint32_t length);
 void carrier_release(int association);
+void carrier_ask(int association);
+uint64_t carrier_packets_received(int association);
 int carrier_get_status(int association, struct carrier_status *status);
 void carrier_get_counters(struct carrier_counters *counters);
 uint32_t carrier_crc32c(const uint8_t *data, size_t length, int portable);
@@ -116,6 +118,8 @@ enum carrier_refusal {
 
 enum {
     CARRIER_REFUSED = 1 << 30,      /* in the answer of carrier_input() */
+    CARRIER_BLOCKED = 1,            /* in the answer of carrier_flush() */
+    CARRIER_WOKEN = 2,
     CARRIER_PEER_ORDER = 16,
     CARRIER_PEERS = 1 << CARRIER_PEER_ORDER,    /* table size; the limits of a carrier are lower */
 };

@@ -46,6 +46,7 @@ enum {
 static struct {
     struct endpoint *endpoints[ENDPOINTS];
     int endpoint_count;
+    struct endpoint *out_dirty; /* endpoints with queued packets, not all: there may be one for each association */
     uint32_t peer_unused, peer_free;
     uint64_t hash_seed;
     uint8_t *datagrams;
@@ -54,6 +55,7 @@ static struct {
 
 struct peer peers[CARRIER_PEERS];
 struct carrier_counters packet_counters;
+bool packets_moved;
 static uint32_t peer_buckets[CARRIER_PEERS];
 
 uint64_t now_ms(void) {
@@ -91,6 +93,13 @@ void endpoints_unlisten(uint16_t port) {
     for (int i = 0; i < state.endpoint_count; i++)
         if (state.endpoints[i])
             state.endpoints[i]->ports[port / 8] &= (uint8_t)~(1u << (port % 8));
+}
+
+/* Whether a packet has a heartbeat, or the answer to one, and nothing else. */
+static bool is_heartbeat(const uint8_t *packet, size_t length) {
+    uint8_t type = packet[COMMON_HEADER];
+    return (type == SCTP_HEARTBEAT_REQUEST || type == SCTP_HEARTBEAT_ACK) &&
+           COMMON_HEADER + (size_t)((get16(packet + COMMON_HEADER + 2) + 3) & ~3) >= length;
 }
 
 /* The checksum of a packet. Its own field counts as zero; it is sent low byte first. */
@@ -356,7 +365,13 @@ static void endpoint_flush(struct endpoint *endpoint) {
     }
     if (endpoint->out_first == endpoint->out_count)
         endpoint->out_first = endpoint->out_count = endpoint->out_used = 0;
-    endpoint->out_dirty = endpoint->blocked;
+}
+
+/* Take the endpoint at `link` from the list of those with queued packets. */
+static void out_unlink(struct endpoint **link) {
+    struct endpoint *endpoint = *link;
+    *link = endpoint->out_next;
+    endpoint->out_dirty = false;
 }
 
 /* Room for a packet in the endpoint's queue, or NULL: then the packet is lost, and SCTP sends it again. */
@@ -372,7 +387,11 @@ static uint8_t *out_reserve(struct endpoint *endpoint, uint32_t peer, size_t len
     uint8_t *at = endpoint->out + endpoint->out_used;
     endpoint->packets[endpoint->out_count++] = (struct out_packet){endpoint->out_used, (uint32_t)length, peer};
     endpoint->out_used += (uint32_t)length;
-    endpoint->out_dirty = true;
+    if (!endpoint->out_dirty) {
+        endpoint->out_dirty = true;
+        endpoint->out_next = state.out_dirty;
+        state.out_dirty = endpoint;
+    }
     return at;
 }
 
@@ -386,19 +405,21 @@ int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint
     if (packet) {
         memcpy(packet, buffer, length);
         put_checksum(packet, length);
+        packets_moved |= !is_heartbeat(packet, length);
         peers[at].packets_out++;
     }
     return 0;
 }
 
-/* Send all queued packets of all endpoints; 1 if an endpoint is blocked. */
-int carrier_flush(void) {
+int packets_flush(void) {
     int blocked = 0;
-    for (int i = 0; i < state.endpoint_count; i++) {
-        struct endpoint *endpoint = state.endpoints[i];
-        if (endpoint && endpoint->out_dirty) {
-            endpoint_flush(endpoint);
-            blocked |= endpoint->blocked;
+    for (struct endpoint **link = &state.out_dirty, *endpoint; (endpoint = *link);) {
+        endpoint_flush(endpoint);
+        if (endpoint->blocked) {
+            blocked = CARRIER_BLOCKED;
+            link = &endpoint->out_next;
+        } else {
+            out_unlink(link);
         }
     }
     return blocked;
@@ -544,6 +565,8 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
         unclaimed_unlink(endpoint, at);
         unclaimed_append(endpoint, at);
     }
+    if (!is_heartbeat(packet, length))
+        timers_wake();
     usrsctp_conninput((void *)(uintptr_t)at, packet, length, 0);
 }
 
@@ -593,7 +616,7 @@ int carrier_input(int handle, int max_packets) {
                               (uint8_t *)vectors[i].iov_base + offset, rest < step ? rest : step);
                 total++;
                 if (++unflushed == FLUSH_EVERY) {
-                    carrier_flush();
+                    packets_flush();
                     unflushed = 0;
                 }
             }
@@ -650,6 +673,11 @@ void carrier_endpoint_close(int handle) {
     if (!endpoint)
         return;
     endpoint_flush(endpoint);
+    for (struct endpoint **link = &state.out_dirty; *link; link = &(*link)->out_next)
+        if (*link == endpoint) {
+            out_unlink(link);
+            break;
+        }
     for (uint32_t at = endpoint->unclaimed_first; at;) {
         uint32_t next = peers[at].after;
         peer_free(at);

@@ -39,6 +39,7 @@ struct out_packet {
 struct endpoint {
     int fd, family;
     bool segmentation, blocked, out_dirty;
+    struct endpoint *out_next;  /* while out_dirty */
     uint8_t *out;
     uint32_t out_used, out_count, out_first;
     struct out_packet packets[OUT_PACKETS];
@@ -54,10 +55,19 @@ struct endpoint {
 extern struct peer peers[CARRIER_PEERS];
 extern struct carrier_counters packet_counters;
 
+/* Whether packets came or went, other than heartbeats. */
+extern bool packets_moved;
+
+/* The library's clock, in usrsctp_carrier.c: call it before the library gets a packet that is no heartbeat. */
+void timers_wake(void);
+
 /* Milliseconds of a clock that is never set. */
 uint64_t now_ms(void);
 
 int packets_init(void);
+
+/* Send all queued packets of all endpoints; CARRIER_BLOCKED if an endpoint is blocked. */
+int packets_flush(void);
 
 /* The library's output function. */
 int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint8_t dont_fragment);
