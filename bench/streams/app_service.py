@@ -10,7 +10,7 @@ import asyncio
 import random
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +64,8 @@ class Bulk:
         self.plugin = plugin
         self.loop = asyncio.get_running_loop()
         self.clock = AlertClock(cell)
-        self.asked = False
+        self.dealt: Counter[int] = Counter()
+        """Requests by association."""
         self.holders: list[AppExchange] = []
         self.work: deque[tuple[Answer, float]] = deque()
         self.done = asyncio.Event()
@@ -79,7 +80,7 @@ class Bulk:
         pass
 
     def request(self, exchange: AppExchange) -> None:
-        self.asked = True
+        self.dealt[exchange.link.info.identity] += 1
         params = exchange.params
         exchange.on_abort = self._ends(exchange)
         exchange.on_input = self._takes(exchange)
@@ -131,7 +132,7 @@ class Bulk:
             await asyncio.sleep(LOOK_EVERY)
             self.highest = max(self.highest, memory())
             known = [one.statistics for one in self.plugin.transport().associations]
-            if self.asked and known:
+            if self.dealt and known:
                 self.queued.append(sum(one.queued for one in known))
                 self.cwnd.append(sum(one.congestion_window or 0 for one in known))
 
@@ -171,4 +172,5 @@ async def serve_with_service(cell: Cell, ready: Any, orderly: bool = False) -> d
         "cwnd": bulk.cwnd,
         "memory": bulk.highest - bulk.lowest,
         "cpu": time.process_time(),
+        "dealt": sorted(bulk.dealt.values(), reverse=True),
     }

@@ -122,7 +122,7 @@ def summary(cell: Cell, application: dict[str, Any], web: dict[str, Any]) -> dic
         kept["queued"] = sorted(application["queued"])[len(application["queued"]) // 2]
         kept["cwnd"] = sorted(application["cwnd"])[len(application["cwnd"]) // 2]
     if web.get("pool"):
-        kept["pool"] = web["pool"]
+        kept["pool"] = {**web["pool"], "dealt": application["dealt"]}
     for kind in sorted({request[0] for request in web["requests"]}):
         mine = [request for request in web["requests"] if request[0] == kind]
         ended = [request for request in mine if request[3]]
