@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 
 from fcgi_core.common.operator_log import AT_ONCE
 from fcgi_core.sctp.carrier import (
+    LARGE_MESSAGE,
     LOOPBACK_MTU,
+    MESSAGE_SIZE,
     Address,
     AssociationHandler,
     CarrierError,
@@ -148,6 +150,23 @@ class TestUserspace:
 
         self.whole(body)
 
+    @pytest.mark.parametrize(
+        ("mtu", "interleaving", "size"),
+        [(None, True, LARGE_MESSAGE), (None, False, MESSAGE_SIZE), (1400, True, MESSAGE_SIZE)],
+    )
+    def test_messages_are_large_where_a_packet_carries_one(
+        self, mtu: int | None, interleaving: bool, size: int
+    ) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab, mtu=mtu, interleaving=interleaving)
+            assert (near.up.message_size, far.up.message_size) == (size, size)
+            near.send([Message(2, bytes(size))] * 16)
+            await far.until(lambda: far.received == 16)
+            if size == LARGE_MESSAGE:  # a packet each, their SACKs, and those of the beginning
+                assert (near.up.statistics().packets_sent or 0) <= 24
+
+        self.whole(body)
+
     def test_short_messages_on_the_loopback_need_few_sacks(self) -> None:
         async def body(lab: Lab) -> None:
             near, far = await self.meet(lab)
@@ -216,7 +235,7 @@ class TestUserspace:
 
     def test_the_queue_of_the_library_stays_short(self) -> None:
         async def body(lab: Lab) -> None:
-            near, far = await self.meet(lab)
+            near, far = await self.meet(lab, mtu=32_768)  # the first window holds three packets
             messages = [Message(1, bytes(1000))] * 10_000
             taken = near.up.send(messages)
             assert 0 < taken * 1000 < 200_000
