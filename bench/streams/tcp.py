@@ -12,13 +12,13 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
-from fcgi_core.sctp.carrier import Address, AssociationHandler, Message
+from fcgi_core.sctp.carrier import MESSAGE_SIZE, Address, AssociationHandler, Message
 from fcgi_core.sctp.statistics import AssociationStatistics
 
 __all__ = ["TcpCarrier"]
 
 HEAD = struct.Struct(">IHB")
-CHUNK = 16 << 10
+CHUNK = MESSAGE_SIZE
 STREAMS = 65535
 TCP_NOTSENT_LOWAT = 25
 
@@ -30,6 +30,7 @@ class TcpAssociation(asyncio.Protocol):
         self.handler = handler
         self.peer = ""
         self.outgoing_streams = self.incoming_streams = STREAMS
+        self.message_size = MESSAGE_SIZE
         self._accept = accept
         self._paused = False
         self._rest = b""

@@ -269,7 +269,8 @@ class WsgiRequest(GatewayRequest):
     def _within_length(self, data: bytes) -> bytes:
         """Return the part of the data that may be sent: within Content-Length, and none if there is no body."""
         if self._left != NO_LENGTH:
-            data = data[: self._left]
+            if len(data) > self._left:  # compiled, a slice is a copy even if it is the whole
+                data = data[: self._left]
             self._left -= len(data)
         elif self._no_body:
             return b""

@@ -63,7 +63,7 @@ class Driver(Generic[C]):
             association.abort(self._failure)
             return
         try:
-            self.connection.open(association.outgoing_streams, self._loop.time())
+            self.connection.open(association.outgoing_streams, self._loop.time(), association.message_size)
         except RemoteProtocolError as error:
             self._failure = str(error)
             association.abort(self._failure)

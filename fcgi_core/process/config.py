@@ -29,8 +29,8 @@ from ..common.model_problems import model_problems
 from ..errors import ConfigError
 from ..hosting.discovery import EnabledPlugin, load_plugins
 from ..protocol.flow import DEFAULT_WINDOW
-from ..protocol.settings import DEFAULT_MAX_MESSAGE, DEFAULT_MAX_REQUESTS
-from ..sctp.carrier import Address, CarrierOptions, Scheduler
+from ..protocol.settings import DEFAULT_MAX_REQUESTS
+from ..sctp.carrier import LARGE_MESSAGE, Address, CarrierOptions, Scheduler
 from ..sctp.endpoints import shifted
 from ..sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
 from .config_file import INCLUDE, SHORT_FOR, Written, read_files
@@ -335,7 +335,7 @@ class SctpConfig(_Model):
     interleaving: bool = True
     """Whether messages are interleaved (I-DATA, RFC 8260), so that a long one does not hold up other streams."""
     mtu: int | None = Field(None, ge=576, le=65000)
-    """Bytes of the path MTU, for the userspace carrier. Null: 32,768 on the loopback and 1,400 elsewhere."""
+    """Bytes of the path MTU, for the userspace carrier. Null: 65,000 on the loopback and 1,400 elsewhere."""
     dead_after: Seconds = Field(10, ge=DEAD_AFTER_MIN, le=DEAD_AFTER_MAX)
     """Seconds of silence after which a peer counts as dead. It is given up between 1 and 1.25 times this time."""
     connect_timeout: Seconds = Field(5, gt=0, le=3600)
@@ -358,8 +358,9 @@ class SctpConfig(_Model):
     udp_segmentation: bool = True
     """Whether the userspace carrier sends several packets in one system call. Switch it off if the peer uses the kernel
     carrier on the same host or in a container there: Linux 6.1 crashes."""
-    max_message: Size = Field(DEFAULT_MAX_MESSAGE, ge=1024, le=1 << 20)
-    """Bytes of the largest message; at most `send_buffer`."""
+    max_message: Size = Field(LARGE_MESSAGE, ge=1024, le=1 << 20)
+    """Bytes of the largest message that is accepted; at most `send_buffer`. Messages of more than 16 KiB are sent only
+    where SCTP interleaves them and a packet carries a whole one, as on the loopback."""
     window: Size = Field(DEFAULT_WINDOW, ge=4096)
     """Bytes of one body that may be under way, or wait to be read."""
     max_requests: int = Field(DEFAULT_MAX_REQUESTS, ge=1, le=65535)

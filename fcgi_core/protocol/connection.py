@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from ..common.bounded_queue import Budget
 from ..errors import LocalProtocolError, RemoteProtocolError, foreign_protocol_hint
-from ..sctp.carrier import Message
+from ..sctp.carrier import MESSAGE_SIZE, Message
 from .channels import MAX_CHANNELS, MAX_ITEM, Channel, Direction, Priority
 from .events import (
     ConfigAnswered,
@@ -42,8 +42,8 @@ from .flow import MAX_AHEAD
 from .outbox import PPID, Lane, Outbox
 from .records import (
     HEADER_SIZE,
+    LARGEST_CONTENT,
     MAX_CONTENT,
-    PREFERRED_CONTENT,
     VERSION,
     RecordType,
     decode_pairs,
@@ -180,8 +180,8 @@ class Connection:
 
     # ---- what the shell calls
 
-    def open(self, outgoing_streams: int, now: float) -> None:
-        """Begin: the association is up with so many outgoing streams. RemoteProtocolError if they are too few."""
+    def open(self, outgoing_streams: int, now: float, message_size: int = MESSAGE_SIZE) -> None:
+        """Begin: the association is up, see `Association`. RemoteProtocolError if it has too few outgoing streams."""
         self._now = now
         if outgoing_streams <= FIRST_STREAM:
             raise RemoteProtocolError(
@@ -189,6 +189,7 @@ class Connection:
                 advice="raise the peer's number of incoming streams",
             )
         self.pool.outgoing = outgoing_streams
+        self._max_message = min(self.settings.max_message, message_size)
         self._settings_due = now + SETTINGS_TIMEOUT
         self._opened = True
         self._post_control(RecordType.SETTINGS, self.current_settings().encode())
@@ -503,8 +504,8 @@ class Connection:
             return
         self.peer_settings = settings
         self._settings_due = None
-        self._max_message = min(self.settings.max_message, settings.max_message)
-        self._content_size = min(PREFERRED_CONTENT, self._max_message - HEADER_SIZE)
+        self._max_message = min(self._max_message, settings.max_message)
+        self._content_size = min(LARGEST_CONTENT, self._max_message - HEADER_SIZE)
         self._meet(settings)
         for number, lane in self.feedback.lanes(None).items():
             if not self.takes(self.feedback.outgoing[number].name):

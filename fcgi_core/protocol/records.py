@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 from ..errors import RemoteProtocolError, foreign_protocol_hint
+from ..sctp.carrier import LARGE_MESSAGE, MESSAGE_SIZE
 
 VERSION = 1
 HEADER = struct.Struct(">BBHHBB")
@@ -25,10 +26,12 @@ MAX_PARAMS = 1 << 20
 MAX_PAIRS = 10_000
 """Name-value pairs that are decoded: a pair of three bytes then takes fifty times its memory. nginx passes 30, and one
 for each field of a header of 32 KiB."""
-PREFERRED_CONTENT = 16376
-"""Content of the records that we make of a stream, bytes: with the header 16 KiB, which is a message of the default
-size, and a multiple of 8 as section 3.3 recommends. HAProxy stalls on padded records of 65,535 bytes when a client
-leaves; nginx and php-fpm accept any size."""
+LARGEST_CONTENT = LARGE_MESSAGE - HEADER_SIZE
+"""Content of the records that we make of a stream at most, bytes: with the header a large message, and a multiple of 8
+as section 3.3 recommends. HAProxy stalls on padded records of 65,535 bytes when a client leaves, and takes these, which
+are not padded; nginx and php-fpm accept any size."""
+PREFERRED_CONTENT = MESSAGE_SIZE - HEADER_SIZE
+"""The same where messages are not large."""
 
 
 class RecordType(IntEnum):

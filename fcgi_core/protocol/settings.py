@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ..errors import RemoteProtocolError
+from ..sctp.carrier import LARGE_MESSAGE, MESSAGE_SIZE
 from .channels import MAX_CHANNELS
 from .flow import DEFAULT_WINDOW
 from .records import RecordType, decode_pairs, encode_pairs
 from .streams import CONTROL_STREAM
 
-__all__ = ["DEFAULT_MAX_MESSAGE", "DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "Settings", "new_instance"]
+__all__ = ["DEFAULT_MAX_REQUESTS", "PROTOCOL_VERSION", "Settings", "new_instance"]
 
 PROTOCOL_VERSION = 1
-DEFAULT_MAX_MESSAGE = 16 * 1024
-"""Bytes of the largest message. Without interleaving (RFC 8260) a message holds the whole association while it is
-sent; 16 KiB is HTTP/2's default frame (RFC 9113 section 4.2) and TLS's largest record."""
 MIN_MAX_MESSAGE = 1024
 DEFAULT_MAX_REQUESTS = 1000
 """Requests at once on one association. FastCGI leaves the number to the application (FCGI_MAX_REQS); HTTP/2 servers
@@ -52,8 +50,8 @@ class Settings:
     """Requests that this side accepts at once (an application; the web side's is ignored)."""
     window: int = DEFAULT_WINDOW
     """Bytes of each request's body that this side accepts before it grants more."""
-    max_message: int = DEFAULT_MAX_MESSAGE
-    """The largest message that this side accepts."""
+    max_message: int = LARGE_MESSAGE
+    """The largest message that this side accepts, and sends where the association carries it well."""
     instance: str = ""
     """Identifies this process; another one after a restart."""
     association: int = 0
@@ -120,7 +118,7 @@ class Settings:
         return cls(
             max_requests=_number(pairs, "FCGI_MAX_REQS", DEFAULT_MAX_REQUESTS, 1, 65535),
             window=_number(pairs, "FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
-            max_message=_number(pairs, "FCGI_SCTP_MAX_MESSAGE", DEFAULT_MAX_MESSAGE, MIN_MAX_MESSAGE, 1 << 30),
+            max_message=_number(pairs, "FCGI_SCTP_MAX_MESSAGE", MESSAGE_SIZE, MIN_MAX_MESSAGE, 1 << 30),
             instance=_text("FCGI_SCTP_INSTANCE", pairs.pop("FCGI_SCTP_INSTANCE", ""), MAX_INSTANCE),
             association=_number(pairs, "FCGI_SCTP_ASSOCIATION", 0, 0, 1 << 62),
             name=_text("FCGI_SCTP_NAME", pairs.pop("FCGI_SCTP_NAME", ""), MAX_NAME),

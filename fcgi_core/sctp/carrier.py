@@ -36,19 +36,28 @@ __all__ = [
     "Scheduler",
     "DEFAULT_UDP_PORT",
     "LOOPBACK_MTU",
+    "LARGE_MESSAGE",
     "LARGE_PACKET",
     "LARGE_SACK_EVERY",
+    "MESSAGE_SIZE",
     "PATH_MTU",
     "SACK_EVERY",
     "URGENT_ROOM",
+    "message_size",
 ]
 
 DEFAULT_UDP_PORT = 9899
 """UDP port of SCTP packets encapsulated in UDP ("sctp-tunneling", RFC 6951 section 5.1, IANA)."""
 PATH_MTU = 1400
 """Bytes: the 1500 of an Ethernet less the headers of tunnels and VPNs."""
-LOOPBACK_MTU = 32_768
-"""Bytes; Linux' loopback has 65,536. Such a packet carries two messages (docs/streams.md has the measurements)."""
+LOOPBACK_MTU = 65_000
+"""Bytes; Linux' loopback has 65,536, and a UDP datagram 65,535 at most. Such a packet carries a message of
+LARGE_MESSAGE."""
+MESSAGE_SIZE = 16 << 10
+"""Bytes of a message. Without interleaving (RFC 8260) it holds up the whole association while it is sent: HTTP/2's
+default frame (RFC 9113 section 4.2) and TLS's largest record have as much."""
+LARGE_MESSAGE = 60 << 10
+"""Bytes of a message that a packet of LOOPBACK_MTU carries. Most of what a body costs is by messages, not by bytes."""
 SACK_EVERY = 2
 """Packets; RFC 9260 section 6.2."""
 LARGE_PACKET = 16 << 10
@@ -58,6 +67,12 @@ LARGE_SACK_EVERY = 8
 one more packet and system call. A sender of much data asks for a SACK (RFC 7053) before its window is full."""
 URGENT_ROOM = 64 << 10
 """Bytes of urgent messages, overhead included, that SCTP accepts when it accepts no others."""
+
+
+def message_size(interleaving: bool, whole: int) -> int:
+    """Bytes of a message worth sending on an association whose packets carry messages of `whole` bytes: as many as one
+    packet carries, if interleaving lets it hold up nothing else, within MESSAGE_SIZE and LARGE_MESSAGE."""
+    return max(MESSAGE_SIZE, min(whole, LARGE_MESSAGE)) if interleaving else MESSAGE_SIZE
 
 
 class CarrierError(Exception):
@@ -217,6 +232,10 @@ class Association(Protocol):
 
     @property
     def incoming_streams(self) -> int: ...
+
+    @property
+    def message_size(self) -> int:
+        """Bytes of a message worth sending, see :func:`message_size`; it stays as it is while the association lives."""
 
     def room(self, urgent: bool = False) -> int:
         """Payload bytes that :meth:`send` would accept now; for urgent messages about URGENT_ROOM more. After a 0 of

@@ -26,6 +26,7 @@ from typing import Any
 
 from . import end_reasons
 from .carrier import (
+    PATH_MTU,
     URGENT_ROOM,
     Address,
     Association,
@@ -34,6 +35,7 @@ from .carrier import (
     CarrierOptions,
     Listener,
     Message,
+    message_size,
 )
 from .statistics import AssociationStatistics
 
@@ -56,7 +58,9 @@ class MemoryNetwork:
         jitter: float = 0.0,
         retransmission: float = 0.1,
         window: int = WINDOW,
+        packet: int = PATH_MTU,
     ) -> None:
+        """`packet`: bytes of a packet; a message is delivered whole, however long it is."""
         if not (delay >= 0 and jitter >= 0 and retransmission > 0 and 0 <= loss < 1 and window > 0):
             raise ValueError("delay, jitter, retransmission and window are positive, loss is from 0 to less than 1")
         self.now = 0.0
@@ -65,6 +69,7 @@ class MemoryNetwork:
         self.jitter = jitter
         self.retransmission = retransmission
         self.window = window
+        self.packet = packet
         self.unreachable: set[str] = set()
         """Hosts that do not answer."""
         self.random = random.Random(seed)
@@ -143,6 +148,10 @@ class MemoryAssociation:
     @property
     def incoming_streams(self) -> int:
         return self.other._outgoing if self.other is not None else 0
+
+    @property
+    def message_size(self) -> int:
+        return message_size(self.carrier.options.interleaving, self.network.packet)
 
     # -- sending
 

@@ -5,6 +5,7 @@ Probing changes nothing, except that Linux loads its module when a process opens
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib
 import os
@@ -240,22 +241,32 @@ def userspace_finding(root: Path = Path("/"), module: str = "fcgi_core.sctp.user
         if "libusrsctp" in text:
             return Finding(name, State.MISSING, text, use, "apt-get install libusrsctp2")
         return Finding(name, State.MISSING, f"the extension is not built: {text}", use, "script/setup")
-    version = _package_version(root, "libusrsctp2")
-    library = _loaded_library("libusrsctp")
-    known = [word for word in (library, version and f"package version {version}") if word]
-    return Finding(name, State.GOOD, "works" + (", " + ", ".join(known) if known else ""), use)
+    library = _loaded_library("libusrsctp", root)
+    return Finding(name, State.GOOD, f"works, {library} ({_origin(library, root)})" if library else "works", use)
 
 
-def _loaded_library(name: str) -> str:
-    """The file name of a library loaded into this process, '' if unknown. libusrsctp itself has no version."""
+def _loaded_library(name: str, root: Path) -> str:
+    """The path of a library loaded into this process, '' if unknown."""
     try:
-        for line in Path("/proc/self/maps").read_text().splitlines():
+        for line in (root / "proc/self/maps").read_text().splitlines():
             file = line.split(maxsplit=5)[-1]
             if os.path.basename(file).startswith(name + ".so"):
-                return os.path.basename(os.path.realpath(file))
+                return os.path.realpath(file)
     except OSError:
         pass
     return ""
+
+
+def _origin(library: str, root: Path) -> str:
+    """Where a libusrsctp comes from: it has no version of its own, but one that script/usrsctp built says its build."""
+    try:
+        build = ctypes.c_char_p.in_dll(ctypes.CDLL(library), "usrsctp_build").value
+    except (OSError, ValueError):
+        package = _package_version(root, "libusrsctp2")
+        if package and library.startswith(("/usr/lib/", "/lib/")):
+            return f"Debian's libusrsctp2 {package}, built without optimisation"
+        return "of unknown build"
+    return (build or b"").decode("ascii", "replace")
 
 
 def _package_version(root: Path, package: str) -> str:

@@ -12,7 +12,7 @@
 | SENT | `upstream` | `link`, `request`; `body` is empty, or kept to send the request again |
 | OVER | nothing: no more is written | `upstream` stays, so that the application hears of an abort |
 
-What web servers need, learned by trying them: records are sent unpadded, 16 KiB at most; and a response that breaks
+What web servers need, learned by trying them: records are sent unpadded, 60 KiB at most; and a response that breaks
 off after it began can only be reported by closing the connection, for END_REQUEST would make it look whole.
 """
 
@@ -27,7 +27,7 @@ from typing import Protocol
 from ..hosting.byte_stream import find_value
 from ..hosting.exchange import Exchange, error_page
 from ..protocol.records import (
-    PREFERRED_CONTENT,
+    LARGEST_CONTENT,
     ProtocolStatus,
     RecordType,
     Role,
@@ -220,8 +220,8 @@ class WebExchange(Exchange):
                 after = self._send_early_stderr(self.head_size or max(len(data), MAX_HEAD_BUFFER // 2))
         size = len(data)
         self.bytes_out += size
-        for start in range(0, size, PREFERRED_CONTENT):  # once: what came over SCTP was cut to that
-            part = data if size <= PREFERRED_CONTENT else data[start : start + PREFERRED_CONTENT]
+        for start in range(0, size, LARGEST_CONTENT):  # once: what came over SCTP was cut to that
+            part = data if size <= LARGEST_CONTENT else data[start : start + LARGEST_CONTENT]
             if len(part) < LONG_PART:
                 downstream.write(record(RecordType.STDOUT, self.id, part))
             else:

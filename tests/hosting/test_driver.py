@@ -12,7 +12,7 @@ from fcgi_core.protocol.flow import MAX_AHEAD
 from fcgi_core.protocol.records import RecordType, record
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
-from fcgi_core.sctp.carrier import Association, Message
+from fcgi_core.sctp.carrier import MESSAGE_SIZE, Association, Message
 from tests.protocol.helpers import ready
 
 
@@ -42,6 +42,7 @@ class Wire:
     """An association that takes everything."""
 
     outgoing_streams = 64
+    message_size = MESSAGE_SIZE
 
     def __init__(self) -> None:
         self.calls: list[int] = []

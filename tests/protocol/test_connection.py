@@ -38,6 +38,7 @@ from fcgi_core.protocol.events import (
 from fcgi_core.protocol.feedback import MAX_FEEDBACK_WAITING, MAX_UNFINISHED_BYTES, MAX_UNFINISHED_ITEMS, Feedback
 from fcgi_core.protocol.records import (
     HEADER,
+    HEADER_SIZE,
     MAX_CONTENT,
     PREFERRED_CONTENT,
     RecordType,
@@ -49,7 +50,7 @@ from fcgi_core.protocol.records import (
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.streams import Policy
 from fcgi_core.protocol.web import WebConnection
-from fcgi_core.sctp.carrier import Message
+from fcgi_core.sctp.carrier import LARGE_MESSAGE, MESSAGE_SIZE, Message
 from tests.protocol.helpers import ROOM, Pair, control, cut, message, of, one, ready, settings_message, together
 
 CHANNELS = tuple(
@@ -125,6 +126,29 @@ def test_the_peer_s_settings_make_it_ready(fresh: Connection) -> None:
     assert fresh.peer_settings == settings
     assert fresh.timer() is None
     assert fresh.handle_timer(1000.0) == []
+
+
+@pytest.mark.parametrize(
+    ("carried", "ours", "theirs", "size"),
+    [
+        (LARGE_MESSAGE, LARGE_MESSAGE, LARGE_MESSAGE, LARGE_MESSAGE),
+        (MESSAGE_SIZE, LARGE_MESSAGE, LARGE_MESSAGE, MESSAGE_SIZE),
+        (LARGE_MESSAGE, MESSAGE_SIZE, LARGE_MESSAGE, MESSAGE_SIZE),
+        (LARGE_MESSAGE, LARGE_MESSAGE, MESSAGE_SIZE, MESSAGE_SIZE),
+        (LARGE_MESSAGE, 1 << 20, 1 << 20, LARGE_MESSAGE),
+    ],
+)
+def test_messages_are_as_large_as_the_association_and_both_sides_take(
+    carried: int, ours: int, theirs: int, size: int
+) -> None:
+    web = WebConnection(Settings(max_message=ours))
+    web.open(8, 0.0, carried)
+    web.receive([settings_message(Settings(max_message=theirs))], 0.0)
+    web.take(ROOM)
+    web.begin_request(PARAMS, body=bytes(200_000))
+    messages = web.take(ROOM)
+    assert max(len(each.data) for each in messages) == size
+    assert max(len(each.content) for each in cut(*messages)) == size - HEADER_SIZE
 
 
 @pytest.mark.parametrize("streams", [0, 1, 2])
@@ -227,7 +251,7 @@ def test_stream_0_is_silent(fresh: Connection, ready_first: bool, data: bytes, h
         (record(RecordType.FEEDBACK + 90, 0, b"a") + b"\x01", "1 bytes into"),
         (b"\x02" + bytes(7), "begins with byte 0x02"),
         (b"GET / HTTP/1.1\r\n\r\n", "the peer seems to speak HTTP"),
-        (bytes(16 * 1024 + 1), "a message of 16385 bytes; at most 16384"),
+        (bytes(LARGE_MESSAGE + 1), "a message of 61441 bytes; at most 61440"),
     ],
 )
 def test_a_message_that_is_not_whole_records(lone: Connection, data: bytes, said: str) -> None:

@@ -37,7 +37,7 @@ from fcgi_core.protocol.records import ProtocolStatus, RecordType, Role, encode_
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Output
 from fcgi_core.protocol.streams import Policy
-from fcgi_core.sctp.carrier import Address, CarrierOptions
+from fcgi_core.sctp.carrier import LARGE_MESSAGE, LOOPBACK_MTU, PATH_MTU, Address, CarrierOptions
 from fcgi_core.sctp.memory import MemoryAssociation, MemoryNetwork, VirtualLoop
 from tests.protocol.helpers import cut
 
@@ -396,7 +396,8 @@ class PairMachine(RuleBasedStateMachine):
         streams=st.sampled_from([3, 4, 7, 64]),
         grows=st.booleans(),
         window=st.sampled_from([1024, 3000, 1 << 18]),
-        max_message=st.sampled_from([1024, 5000, 16384]),
+        max_message=st.sampled_from([1024, 5000, 16384, LARGE_MESSAGE]),
+        packet=st.sampled_from([PATH_MTU, LOOPBACK_MTU]),
         max_requests=st.sampled_from([3, 40]),
     )
     def build(
@@ -410,16 +411,17 @@ class PairMachine(RuleBasedStateMachine):
         grows: bool,
         window: int,
         max_message: int,
+        packet: int,
         max_requests: int,
     ) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(web_connection, "MAX_CONTENT", 3)  # ids 1 to 3 alone, so generations are needed
         self.patch.setattr(web_connection, "REMEMBER_FOR", 1e9)
-        network = MemoryNetwork(seed, delay=0.005, loss=loss, jitter=jitter, window=room)
+        network = MemoryNetwork(seed, delay=0.005, loss=loss, jitter=jitter, window=room, packet=packet)
         self.world = World(
             network,
             policy,
-            web=Settings(window=window, max_message=16384),
+            web=Settings(window=window),
             app=Settings(window=2 * window, max_message=max_message, max_requests=max_requests),
             streams=streams,
             most_streams=2048 if grows else streams,

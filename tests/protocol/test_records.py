@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fcgi_core.protocol.records import (
     HEADER_SIZE,
+    LARGEST_CONTENT,
     MAX_CONTENT,
     PREFERRED_CONTENT,
     ProtocolStatus,
@@ -23,7 +24,7 @@ from fcgi_core.protocol.records import (
     stream_records,
     values_of,
 )
-from fcgi_core.protocol.settings import DEFAULT_MAX_MESSAGE
+from fcgi_core.sctp.carrier import LARGE_MESSAGE, MESSAGE_SIZE
 from tests.byte_stream import records_in
 
 latin = st.text(st.characters(max_codepoint=255))
@@ -57,7 +58,8 @@ def test_a_body_is_cut_into_records_and_none_of_them_is_empty(data: bytes, size:
 
 
 def test_a_preferred_record_fills_a_message() -> None:
-    assert PREFERRED_CONTENT + HEADER_SIZE == DEFAULT_MAX_MESSAGE
+    assert PREFERRED_CONTENT + HEADER_SIZE == MESSAGE_SIZE
+    assert LARGEST_CONTENT + HEADER_SIZE == LARGE_MESSAGE
 
 
 @given(st.dictionaries(latin, latin))

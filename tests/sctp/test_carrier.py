@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcgi_core.sctp.carrier import DEFAULT_UDP_PORT, Address
+from fcgi_core.sctp.carrier import DEFAULT_UDP_PORT, LARGE_MESSAGE, MESSAGE_SIZE, Address, message_size
 
 PORTS = st.integers(1, 65535)
 HOSTS = st.one_of(
@@ -79,3 +79,9 @@ def test_mistakes(text: str) -> None:
 def test_the_usual_udp_port_is_not_written() -> None:
     assert str(Address(("::1", "192.0.2.1"), 9000)) == "[::1],192.0.2.1:9000"
     assert Address.parse("h:1").udp_port == DEFAULT_UDP_PORT
+
+
+def test_a_message_is_as_large_as_a_packet_where_messages_interleave() -> None:
+    assert message_size(True, 1352) == message_size(False, 64_932) == MESSAGE_SIZE
+    assert message_size(True, 64_932) == LARGE_MESSAGE
+    assert message_size(True, 32_000) == 32_000

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -98,15 +99,27 @@ class TestUserspace:
         assert finding.state is State.MISSING
         assert finding.remedy == "script/setup"
 
-    def test_version(self, tmp_path: Path) -> None:
-        write(
-            tmp_path,
-            "var/lib/dpkg/status",
-            "Package: libusrsctp2\nStatus: x\nVersion: 0.9.5.0-2\n\nPackage: z\nVersion: 1\n",
-        )
+    @pytest.mark.parametrize(
+        ("loaded", "said"),
+        [
+            ("/usr/lib/none/libusrsctp.so.2", "Debian's libusrsctp2 0.9.5.0-2, built without optimisation"),
+            ("/opt/none/libusrsctp.so.2", "of unknown build"),
+        ],
+    )
+    def test_which_library_is_loaded(self, tmp_path: Path, loaded: str, said: str) -> None:
+        status = "Package: libusrsctp2\nStatus: x\nVersion: 0.9.5.0-2\n\nPackage: z\nVersion: 1\n"
+        write(tmp_path, "var/lib/dpkg/status", status)
+        write(tmp_path, "proc/self/maps", f"7f-80 r-xp 0 fe:00 1   /usr/bin/x\n7f-80 r-xp 0 fe:00 2   {loaded}\n")
         finding = userspace_finding(tmp_path, "json")
-        assert finding.state is State.GOOD
-        assert "0.9.5.0-2" in finding.value
+        assert (finding.state, finding.value) == (State.GOOD, f"works, {loaded} ({said})")
+
+    def test_a_library_of_ours_says_how_it_was_built(self, tmp_path: Path) -> None:
+        library = tmp_path / "libusrsctp.so.2"
+        source = 'const char *const usrsctp_build = "1.2 from source, -O2";'
+        compiler = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+        subprocess.run(compiler, input=source, text=True, check=True)
+        write(tmp_path, "proc/self/maps", f"7f-80 r-xp 0 fe:00 2   {library}\n")
+        assert userspace_finding(tmp_path, "json").value == f"works, {library} (1.2 from source, -O2)"
 
 
 class TestChoose:

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_core.sctp.carrier import (
+    LARGE_MESSAGE,
+    MESSAGE_SIZE,
     Address,
     AssociationHandler,
     CarrierError,
@@ -57,6 +59,23 @@ class TestUserspace(UserspaceTests):
             await far.until(lambda: far.received == 64)
             # both directions' DATA and SACKs, and a packet or two of the association's beginning
             assert least <= (near.up.statistics().packets_sent or 0) <= most
+
+        self.whole(body)
+
+    @pytest.mark.parametrize(
+        ("mtu", "interleaving", "size"),
+        [(None, True, LARGE_MESSAGE), (None, False, MESSAGE_SIZE), (1400, True, MESSAGE_SIZE)],
+    )
+    def test_messages_are_large_where_a_packet_carries_one(
+        self, mtu: int | None, interleaving: bool, size: int
+    ) -> None:
+        async def body(lab: Lab) -> None:
+            near, far = await self.meet(lab, mtu=mtu, interleaving=interleaving)
+            assert (near.up.message_size, far.up.message_size) == (size, size)
+            near.send([Message(2, bytes(size))] * 16)
+            await far.until(lambda: far.received == 16)
+            if size == LARGE_MESSAGE:  # a packet each, their SACKs, and those of the beginning
+                assert (near.up.statistics().packets_sent or 0) <= 24
 
         self.whole(body)
 
@@ -128,7 +147,7 @@ class TestUserspace(UserspaceTests):
 
     def test_the_queue_of_the_library_stays_short(self) -> None:
         async def body(lab: Lab) -> None:
-            near, far = await self.meet(lab)
+            near, far = await self.meet(lab, mtu=32_768)  # the first window holds three packets
             messages = [Message(1, bytes(1000))] * 10_000
             taken = near.up.send(messages)
             assert 0 < taken * 1000 < 200_000

@@ -144,7 +144,7 @@ class TestFaults(UserspaceTests):
                 await near.until(lambda: near.association is not None)
                 sent: dict[bytes, Message] = {}
                 for number in range(2000):
-                    size = chosen.choice((8, 100, 1000, 3000, 40_000)) if number % 10 == 0 else 200
+                    size = chosen.choice((8, 100, 1000, 3000, 40_000, 80_000)) if number % 10 == 0 else 200
                     data = number.to_bytes(4) + chosen.randbytes(size)
                     lifetime = 0.005 if number % 3 == 0 else None
                     message = Message(number % 16, data, number, number % 5 == 0, lifetime)

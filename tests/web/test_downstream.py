@@ -20,6 +20,7 @@ from fcgi_core.hosting.links import Link
 from fcgi_core.plugin import AssociationInfo
 from fcgi_core.protocol.records import (
     HEADER,
+    LARGEST_CONTENT,
     MAX_PARAMS,
     ProtocolStatus,
     RecordType,
@@ -699,7 +700,7 @@ async def test_params_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @run
 async def test_output_is_cut_into_records_that_every_web_server_takes() -> None:
-    """HAProxy stalls for good on padded records of 65,535 bytes; nothing is padded, nothing is longer than 16 KiB."""
+    """HAProxy stalls for good on padded records of 65,535 bytes; nothing is padded, nor longer than 60 KiB."""
     client = Client()
     exchange = client.request()
     exchange.send_output(b"x" * 65535)
@@ -710,7 +711,7 @@ async def test_output_is_cut_into_records_that_every_web_server_takes() -> None:
     while position < len(client.wire.written):
         _, _, _, length, padding, reserved = HEADER.unpack_from(client.wire.written, position)
         assert (padding, reserved) == (0, 0)
-        assert length <= 16384 - 8
+        assert length <= LARGEST_CONTENT
         position += 8 + length
 
 

@@ -13,7 +13,7 @@ from fcgi_core.hosting.driver import Driver
 from fcgi_core.hosting.supervisor import Supervisor
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
-from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, Carrier, Message
+from fcgi_core.sctp.carrier import MESSAGE_SIZE, Address, Association, AssociationHandler, Carrier, Message
 from fcgi_core.sctp.statistics import AssociationStatistics
 from fcgi_core.web.attempts import LAST_RETRY
 from fcgi_core.web.exchange import WebExchange
@@ -29,6 +29,7 @@ class Attempt:
     """An association that the web side makes, or has."""
 
     outgoing_streams = incoming_streams = 64
+    message_size = MESSAGE_SIZE
     peer = "10.0.0.1:9899"
 
     def __init__(self, clock: Clock, handler: AssociationHandler) -> None:

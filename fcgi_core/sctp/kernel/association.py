@@ -20,7 +20,16 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .. import end_reasons
-from ..carrier import URGENT_ROOM, Address, AssociationHandler, CarrierOptions, Message, Scheduler
+from ..carrier import (
+    MESSAGE_SIZE,
+    URGENT_ROOM,
+    Address,
+    AssociationHandler,
+    CarrierOptions,
+    Message,
+    Scheduler,
+    message_size,
+)
 from ..probe import SOL_SCTP
 from ..reassembly import MAX_PARTIAL, Reassembly
 from ..silence import Watch
@@ -33,7 +42,7 @@ __all__ = ["KernelAssociation", "READ_SIZE", "read_change"]
 log = logging.getLogger("fcgi_sctp.kernel")
 
 READ_SIZE = 64 << 10
-"""Bytes asked for in one recvmsg: four messages of the protocol's default size; a longer one comes in parts."""
+"""Bytes asked for in one recvmsg: a message of LARGE_MESSAGE; a longer one comes in parts."""
 BATCH_MESSAGES = 64
 BATCH_BYTES = 1 << 20
 """Limits of one wake-up, after which other file descriptors get their turn (asyncio reads 256 KiB of a TCP stream)."""
@@ -88,6 +97,7 @@ class KernelAssociation:
         self.peer = peer
         self.outgoing_streams = 0
         self.incoming_streams = 0
+        self.message_size = MESSAGE_SIZE
         self._carrier = carrier
         self._loop = carrier.loop
         self._options = carrier.options
@@ -174,6 +184,7 @@ class KernelAssociation:
             self._refresh_streams()
             self._follow_path()
             self._interleaving = linux.interleaving(sock)
+            self.message_size = message_size(self._interleaving, linux.status(sock).unfragmented)
         except OSError as error:
             self._end(f"the association with {self.peer} ended while it began: {error.strerror}")
             return

@@ -65,6 +65,8 @@ class Status(NamedTuple):
     unacknowledged: int
     incoming_streams: int
     outgoing_streams: int
+    unfragmented: int
+    """Bytes of the largest message that one packet carries."""
     congestion_window: int
     round_trip: float
     retransmission_timeout: float
@@ -210,7 +212,7 @@ def _prepare(sock: socket.socket, address: Address, options: CarrierOptions, lis
 def status(sock: socket.socket) -> Status:
     """The association's state; OSError if the association has ended."""
     raw = sock.getsockopt(SOL_SCTP, STATUS, 176)
-    _, state, window, unacknowledged, _, incoming, outgoing, _ = struct.unpack_from("=iiI4HI", raw)
+    _, state, window, unacknowledged, _, incoming, outgoing, unfragmented = struct.unpack_from("=iiI4HI", raw)
     congestion_window, round_trip, timeout = struct.unpack_from("=3I", raw, 24 + 136)
     return Status(
         state == 4,
@@ -218,6 +220,7 @@ def status(sock: socket.socket) -> Status:
         unacknowledged,
         incoming,
         outgoing,
+        unfragmented,
         congestion_window,
         round_trip / 1000,
         timeout / 1000,

@@ -1,7 +1,8 @@
 """Build the extension module `fcgi_core.sctp.userspace._usrsctp` (cffi, API mode; `setup.py` names this file).
 
 The declarations are read from usrsctp_carrier.h, between its two markers: one text for the compiler and for cffi.
-The shared libusrsctp is linked: Debian's static one is not position-independent.
+The shared libusrsctp is linked: Debian's static one is not position-independent. At run time the one beside the
+extension counts, which `script/usrsctp` builds and a wheel has, else the system's.
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ ffibuilder.set_source(
     depends=[f"fcgi_core/sctp/userspace/{name}.h" for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets")],
     include_dirs=["fcgi_core/sctp/userspace"],
     libraries=["usrsctp"],
+    extra_link_args=["-Wl,-rpath,$ORIGIN"],
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-fvisibility=hidden"],
 )
 

@@ -10,7 +10,7 @@ from struct import iter_unpack
 from typing import Any, Protocol
 
 from .. import end_reasons
-from ..carrier import URGENT_ROOM, AssociationHandler, CarrierOptions, Message
+from ..carrier import MESSAGE_SIZE, URGENT_ROOM, AssociationHandler, CarrierOptions, Message, message_size
 from ..reassembly import MAX_PARTIAL, Reassembly
 from ..silence import Watch
 from ..statistics import AssociationStatistics
@@ -55,6 +55,7 @@ class UserspaceAssociation:
         self.peer = peer
         self.outgoing_streams = 0
         self.incoming_streams = 0
+        self.message_size = MESSAGE_SIZE
         self._handler: AssociationHandler | None = None  # None until it is accepted
         self._up = False
         self._closing = False
@@ -274,6 +275,7 @@ class UserspaceAssociation:
             self._silence = Watch(self._stack.loop, dead_after, self._packets_received, self._silent, self._quiet)
             self._interleaving = bool(key)
             self.outgoing_streams, self.incoming_streams = outgoing, incoming
+            self.message_size = message_size(self._interleaving, lib.carrier_unfragmented(self._handle))
             handler.association_up(self)
         elif kind == _STREAMS:
             status = ffi.new("struct carrier_status *")

@@ -32,6 +32,7 @@ enum {
     QUEUE_AHEAD = 16 * 1024,    /* what an association may queue beyond its window at least, see carrier_room() */
     MESSAGE_OVERHEAD = 128,     /* what a queued message costs in addition to its payload, roughly */
     ARENA_RESERVE = 4096,       /* kept free for a notification */
+    ARENA_LEAST = 64 * 1024,    /* to read a message into: one that does not fit comes in parts, which are copied again */
     SACK_DELAY_MS = 20,
     ASK_EVERY = 48 * 1024,      /* bytes sent, or two packets if that is less, after which a message asks for an immediate
                                    SACK: large packets are too few to cause one, and the window (2 packets at the start)
@@ -538,7 +539,7 @@ int carrier_receive(int handle, uint8_t *arena, uint32_t size, struct carrier_re
         unsigned int info_type = 0;
         int flags = 0;
         uint32_t space = size - used - (notification_next ? 0 : ARENA_RESERVE);
-        if (count >= max - 1 - !notification_next || space < ARENA_RESERVE / 2) {
+        if (count >= max - 1 - !notification_next || space < (notification_next ? ARENA_RESERVE / 2 : ARENA_LEAST)) {
             dirty_add(handle, &association->dirty);
             break;
         }
@@ -639,6 +640,19 @@ static void set_nodelay(struct association *association, bool nodelay) {
     }
 }
 
+/* Bytes of the largest message that one packet carries; 0 if that is not known. */
+static uint32_t unfragmented(struct association *association) {
+    struct sctp_status status;
+    if (!association->unfragmented && status_of(association, &status))
+        association->unfragmented = status.sstat_fragmentation_point;
+    return association->unfragmented;
+}
+
+uint32_t carrier_unfragmented(int handle) {
+    struct association *association = association_of(handle);
+    return association ? unfragmented(association) : 0;
+}
+
 /*
  * Whether a message fits one packet. Only then may it have a lifetime: when libusrsctp 0.9.5 abandons a fragmented
  * message, it takes the next chunks in its queue for the rest of it (sctp_release_pr_sctp_chunk()). With I-DATA those may
@@ -649,10 +663,7 @@ static void set_nodelay(struct association *association, bool nodelay) {
  * unordered one, libusrsctp 0.9.5 aborts the association ("Reass 30000007", its issue 597). Ordered ones do no harm.
  */
 static bool fits_a_packet(struct association *association, uint32_t length) {
-    struct sctp_status status;
-    if (!association->unfragmented && status_of(association, &status))
-        association->unfragmented = status.sstat_fragmentation_point;
-    return length <= association->unfragmented;
+    return length <= unfragmented(association);
 }
 
 /*

@@ -79,6 +79,7 @@ int carrier_flush(void);
 int carrier_blocked(int endpoint);
 int carrier_dirty(int32_t *handles, int max);
 int carrier_receive(int association, uint8_t *arena, uint32_t size, struct carrier_record *records, int max);
+uint32_t carrier_unfragmented(int association);
 int carrier_room(int association, uint32_t beyond, uint32_t *useful);
 int carrier_send(int association, const uint8_t *data, size_t length, const struct carrier_outgoing *messages, int count);
 int carrier_set_priority(int association, uint16_t stream, uint16_t priority);
