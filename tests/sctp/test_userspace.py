@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,69 @@ class TestUserspace:
             await near.until(lambda: near.writable_calls > 0)
             tiny = near.up.send([Message(1, b"x")] * 10_000)
             assert 0 < tiny < 2000, "the overhead of a message counts"
+
+        self.whole(body)
+
+    @contextlib.asynccontextmanager
+    async def through(
+        self, lab: Lab, delay: float = 0.0, **options: Any
+    ) -> AsyncIterator[tuple[Recorder, Recorder, Relay]]:
+        """A pair with a relay between; the far end echoes."""
+        near, far = Recorder(), Recorder(echo=True)
+        listener = lab.carrier("app", **options).listen(ANYWHERE, lambda peer: far)
+        relay = Relay(("127.0.0.1", listener.address.udp_port), random.Random(1), delay=delay)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: relay, local_addr=("127.0.0.1", 0))
+        port = transport.get_extra_info("sockname")[1]
+        try:
+            lab.carrier("web", **options).connect(Address(("127.0.0.1",), 9000, port), near)
+            await near.until(lambda: near.association is not None)
+            yield near, far, relay
+        finally:
+            transport.close()
+            relay.close()
+            await asyncio.sleep(0)
+
+    def test_a_lost_packet_leaves_room_for_others(self) -> None:
+        """What came after it counts as arrived, though the library still holds it."""
+
+        async def body(lab: Lab) -> None:
+            async with self.through(lab, mtu=1400) as (near, far, relay):
+                relay.withholds = True
+                near.send([Message(1, b"lost")])
+                near.send([Message(2, bytes(1000))] * 80)  # many windows
+                await far.until(lambda: far.received == 80)
+                assert near.up.statistics().queued >= 79_000
+                relay.withholds = False
+                await far.until(lambda: far.received == 81)
+
+        self.whole(body)
+
+    def test_what_came_after_a_lost_packet_is_bounded(self) -> None:
+        async def body(lab: Lab) -> None:
+            async with self.through(lab, mtu=1400, send_buffer=1 << 16) as (near, far, relay):
+                relay.withholds = True
+                near.send([Message(1, b"lost")])
+                near.send([Message(2, bytes(1000))] * 80)
+                await far.until(lambda: far.received > 60)
+                assert near.unsent > 0
+                assert near.up.statistics().queued <= (1 << 16) + 1000
+                relay.withholds = False
+                await far.until(lambda: far.received == 81)
+
+        self.whole(body)
+
+    def test_a_time_out_comes_well_after_the_round_trip(self) -> None:
+        """However even the round trips are."""
+
+        async def body(lab: Lab) -> None:
+            async with self.through(lab, mtu=1400, delay=0.04, rto_min=0.9) as (near, _, _):
+                for number in range(1, 9):
+                    near.send([Message(2, b"ping")])
+                    await near.until(lambda number=number: near.received == number)  # type: ignore[misc]
+                known = near.up.statistics()
+                assert known.retransmission_timeout is not None
+                assert known.retransmission_timeout >= 0.96
 
         self.whole(body)
 
@@ -846,13 +910,24 @@ async def timed_out(near: Recorder, times: int) -> None:
 
 
 class Relay(asyncio.DatagramProtocol):
-    """Passes packets on between one listener and many clients; damages, loses and doubles some."""
+    """Passes packets on between one listener and many clients, `delay` seconds later; damages, loses, doubles some."""
 
-    def __init__(self, target: tuple[str, int], chosen: random.Random, damage: float = 0.0, loss: float = 0.0) -> None:
+    def __init__(
+        self,
+        target: tuple[str, int],
+        chosen: random.Random,
+        damage: float = 0.0,
+        loss: float = 0.0,
+        delay: float = 0.0,
+    ) -> None:
         self.target = target
         self.chosen = chosen
         self.damage = damage
         self.loss = loss
+        self.delay = delay
+        self.withholds = False
+        """The clients' next DATA chunk is lost whenever it is sent."""
+        self.withheld = b""
         self.ways: dict[Any, socket.socket] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -864,6 +939,10 @@ class Relay(asyncio.DatagramProtocol):
             way.connect(self.target)
             self.ways[address] = way
             asyncio.get_running_loop().add_reader(way, self._back, way, address)
+        if self.withholds and data[12:13] in (b"\0", b"\x40"):
+            self.withheld = self.withheld or data[16:20]
+            if data[16:20] == self.withheld:
+                return
         if data:
             self._send(self.ways[address].send, data)
 
@@ -882,13 +961,15 @@ class Relay(asyncio.DatagramProtocol):
             packet[8:12] = bytes(4)
             packet[8:12] = lib.carrier_crc32c(ffi.from_buffer(packet), len(packet), 0).to_bytes(4, "little")
         fate = self.chosen.random()
-        try:
-            if fate >= self.loss:
-                send(bytes(packet))
-            if fate > 1 - self.loss:
-                send(bytes(packet))
-        except OSError:
-            pass
+        for _ in range((fate >= self.loss) + (fate > 1 - self.loss)):
+            if self.delay:
+                asyncio.get_running_loop().call_later(self.delay, self._pass, send, bytes(packet))
+            else:
+                self._pass(send, bytes(packet))
+
+    def _pass(self, send: Callable[[bytes], Any], packet: bytes) -> None:
+        with contextlib.suppress(OSError):
+            send(packet)
 
     def close(self) -> None:
         for way in self.ways.values():
