@@ -585,8 +585,8 @@ static void follow_round_trip(struct association *association, uint32_t round_tr
  * How many bytes to queue now. The library's queue is kept at one and a half congestion windows: one in flight, and half
  * of one, 16 KiB at least, to send from while acknowledgements come. More would only delay what is more urgent: the
  * library gives each stream with queued data its turn before it looks for a higher priority (docs/streams.md compares
- * other lengths). While it starts there may be a lower bound (usrsctp_start.c), and no more than 16 KiB beyond the window
- * lest a bound comes too late. What the peer has beyond a gap is queued, but not in flight: if it counted, the library
+ * other lengths). While it starts there may be a lower bound (usrsctp_start.c), and a quarter instead of the half, lest
+ * a bound comes too late. What the peer has beyond a gap is queued, but not in flight: if it counted, the library
  * would have nothing to send until the lost packet has come, and make its window small for that.
  *
  * `useful` is the room worth a call: with less, the caller had better wait. The answer is negative, down to -beyond, when
@@ -605,7 +605,7 @@ int carrier_room(int handle, uint32_t beyond, uint32_t *useful) {
     if (peer->start) {
         bound = start_bound(peer->start, window, status.sstat_primary.spinfo_mtu);
         if (bound)
-            ahead = QUEUE_AHEAD;
+            ahead = window / 4 > QUEUE_AHEAD ? window / 4 : QUEUE_AHEAD;
         else
             peer_start_ends(association->peer);
     }
@@ -615,8 +615,8 @@ int carrier_room(int handle, uint32_t beyond, uint32_t *useful) {
     if (target > buffer)
         target = buffer;
     *useful = (uint32_t)target / 4;
-    if (bound && *useful > QUEUE_AHEAD / 2)
-        *useful = QUEUE_AHEAD / 2;
+    if (bound && *useful > ahead / 2)
+        *useful = (uint32_t)ahead / 2;
     follow_round_trip(association, status.sstat_primary.spinfo_srtt);
     double queued = queued_bytes(association, gap ? 2 * buffer - 1 : (uint32_t)target + beyond), arrived = 0;
     if (gap) {
