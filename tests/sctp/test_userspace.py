@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +25,7 @@ from fcgi_core.sctp.carrier import (
 from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
 from fcgi_core.sctp.userspace.stack import Stack
 from tests.sctp.contract import Lab, Recorder, by_stream
-from tests.sctp.userspace import ANYWHERE, Contract, UserspaceTests, free_udp_port, lib
+from tests.sctp.userspace import ANYWHERE, Contract, Relay, UserspaceTests, free_udp_port, lib
 
 
 class TestContract(Contract):
@@ -159,6 +162,69 @@ class TestUserspace(UserspaceTests):
             await near.until(lambda: near.writable_calls > 0)
             tiny = near.up.send([Message(1, b"x")] * 10_000)
             assert 0 < tiny < 2000, "the overhead of a message counts"
+
+        self.whole(body)
+
+    @contextlib.asynccontextmanager
+    async def through(
+        self, lab: Lab, delay: float = 0.0, **options: Any
+    ) -> AsyncIterator[tuple[Recorder, Recorder, Relay]]:
+        """A pair with a relay between; the far end echoes."""
+        near, far = Recorder(), Recorder(echo=True)
+        listener = lab.carrier("app", **options).listen(ANYWHERE, lambda peer: far)
+        relay = Relay(("127.0.0.1", listener.address.udp_port), random.Random(1), delay=delay)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: relay, local_addr=("127.0.0.1", 0))
+        port = transport.get_extra_info("sockname")[1]
+        try:
+            lab.carrier("web", **options).connect(Address(("127.0.0.1",), 9000, port), near)
+            await near.until(lambda: near.association is not None)
+            yield near, far, relay
+        finally:
+            transport.close()
+            relay.close()
+            await asyncio.sleep(0)
+
+    def test_a_lost_packet_leaves_room_for_others(self) -> None:
+        """What came after it counts as arrived, though the library still holds it."""
+
+        async def body(lab: Lab) -> None:
+            async with self.through(lab, mtu=1400) as (near, far, relay):
+                relay.withholds = True
+                near.send([Message(1, b"lost")])
+                near.send([Message(2, bytes(1000))] * 80)  # many windows
+                await far.until(lambda: far.received == 80)
+                assert near.up.statistics().queued >= 79_000
+                relay.withholds = False
+                await far.until(lambda: far.received == 81)
+
+        self.whole(body)
+
+    def test_what_came_after_a_lost_packet_is_bounded(self) -> None:
+        async def body(lab: Lab) -> None:
+            async with self.through(lab, mtu=1400, send_buffer=1 << 16) as (near, far, relay):
+                relay.withholds = True
+                near.send([Message(1, b"lost")])
+                near.send([Message(2, bytes(1000))] * 80)
+                await far.until(lambda: far.received > 60)
+                assert near.unsent > 0
+                assert near.up.statistics().queued <= (1 << 16) + 1000
+                relay.withholds = False
+                await far.until(lambda: far.received == 81)
+
+        self.whole(body)
+
+    def test_a_time_out_comes_well_after_the_round_trip(self) -> None:
+        """However even the round trips are."""
+
+        async def body(lab: Lab) -> None:
+            async with self.through(lab, mtu=1400, delay=0.04, rto_min=0.9) as (near, _, _):
+                for number in range(1, 9):
+                    near.send([Message(2, b"ping")])
+                    await near.until(lambda number=number: near.received == number)  # type: ignore[misc]
+                known = near.up.statistics()
+                assert known.retransmission_timeout is not None
+                assert known.retransmission_timeout >= 0.96
 
         self.whole(body)
 

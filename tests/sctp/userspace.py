@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -104,13 +105,24 @@ async def timed_out(near: Recorder, times: int) -> None:
 
 
 class Relay(asyncio.DatagramProtocol):
-    """Passes packets on between one listener and many clients; damages, loses and doubles some."""
+    """Passes packets on between one listener and many clients, `delay` seconds later; damages, loses, doubles some."""
 
-    def __init__(self, target: tuple[str, int], chosen: random.Random, damage: float = 0.0, loss: float = 0.0) -> None:
+    def __init__(
+        self,
+        target: tuple[str, int],
+        chosen: random.Random,
+        damage: float = 0.0,
+        loss: float = 0.0,
+        delay: float = 0.0,
+    ) -> None:
         self.target = target
         self.chosen = chosen
         self.damage = damage
         self.loss = loss
+        self.delay = delay
+        self.withholds = False
+        """The clients' next DATA chunk is lost whenever it is sent."""
+        self.withheld = b""
         self.ways: dict[Any, socket.socket] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -122,6 +134,10 @@ class Relay(asyncio.DatagramProtocol):
             way.connect(self.target)
             self.ways[address] = way
             asyncio.get_running_loop().add_reader(way, self._back, way, address)
+        if self.withholds and data[12:13] in (b"\0", b"\x40"):
+            self.withheld = self.withheld or data[16:20]
+            if data[16:20] == self.withheld:
+                return
         if data:
             self._send(self.ways[address].send, data)
 
@@ -140,13 +156,15 @@ class Relay(asyncio.DatagramProtocol):
             packet[8:12] = bytes(4)
             packet[8:12] = lib.carrier_crc32c(ffi.from_buffer(packet), len(packet), 0).to_bytes(4, "little")
         fate = self.chosen.random()
-        try:
-            if fate >= self.loss:
-                send(bytes(packet))
-            if fate > 1 - self.loss:
-                send(bytes(packet))
-        except OSError:
-            pass
+        for _ in range((fate >= self.loss) + (fate > 1 - self.loss)):
+            if self.delay:
+                asyncio.get_running_loop().call_later(self.delay, self._pass, send, bytes(packet))
+            else:
+                self._pass(send, bytes(packet))
+
+    def _pass(self, send: Callable[[bytes], Any], packet: bytes) -> None:
+        with contextlib.suppress(OSError):
+            send(packet)
 
     def close(self) -> None:
         for way in self.ways.values():

@@ -19,7 +19,10 @@ ffibuilder.set_source(
     "fcgi_core.sctp.userspace._usrsctp",
     '#include "usrsctp_carrier.h"\n',
     # relative to the project's root: setuptools refuses absolute paths
-    sources=[f"fcgi_core/sctp/userspace/{name}.c" for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets")],
+    sources=[
+        f"fcgi_core/sctp/userspace/{name}.c"
+        for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets", "usrsctp_start")
+    ],
     depends=[f"fcgi_core/sctp/userspace/{name}.h" for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets")],
     include_dirs=["fcgi_core/sctp/userspace"],
     libraries=["usrsctp"],

@@ -37,6 +37,7 @@ enum {
     ASK_EVERY = 48 * 1024,      /* bytes sent, or two packets if that is less, after which a message asks for an immediate
                                    SACK: large packets are too few to cause one, and the window (2 packets at the start)
                                    must not be full before */
+    RTO_STEP_MS = 16,           /* by which the least retransmission time-out changes at least */
     SMALL_SACK_EVERY = 2,       /* packets of a peer whose packets are small; RFC 9260 section 6.2 */
 };
 
@@ -44,7 +45,7 @@ struct listener {
     struct socket *socket;
     int dirty;
     uint16_t port;
-    uint32_t packet, sack_every; /* as in struct carrier_options */
+    struct carrier_options options;
 };
 
 struct association {
@@ -54,6 +55,7 @@ struct association {
     uint32_t unfragmented;      /* largest message that fits one chunk; 0: not known yet */
     uint32_t unasked, ask_every; /* bytes sent since a message asked for a SACK; limit of that */
     uint32_t sack_every;
+    uint32_t rto_min_ms, rto_max_ms, rto_least_ms; /* as in struct carrier_options; what the library has now */
     double mean_length;         /* of messages sent, for MESSAGE_OVERHEAD */
     bool nodelay;
     bool interleaving;          /* I-DATA is in use */
@@ -279,7 +281,8 @@ static void close_hard(struct socket *socket) {
     usrsctp_close(socket);
 }
 
-static struct association *association_make(struct socket *socket, uint32_t peer, uint32_t packet, uint32_t sack_every) {
+static struct association *association_make(struct socket *socket, uint32_t peer,
+                                            const struct carrier_options *options) {
     int handle = 0;
     while (handle < state.association_capacity && state.associations[handle])
         handle++;
@@ -304,9 +307,13 @@ static struct association *association_make(struct socket *socket, uint32_t peer
     association->peer = peer;
     association->mean_length = 1024;
     association->nodelay = true;
-    association->ask_every = 2 * packet < ASK_EVERY ? 2 * packet : ASK_EVERY;
-    association->sack_every = sack_every;
+    association->ask_every = 2 * options->packet < ASK_EVERY ? 2 * options->packet : ASK_EVERY;
+    association->sack_every = options->sack_every;
+    association->rto_min_ms = association->rto_least_ms = options->rto_min_ms;
+    association->rto_max_ms = options->rto_max_ms;
     peer_claim(peer);
+    if (options->packet < LARGE_PACKET) /* the loopback has no queue that drops packets */
+        peer_start_begins(peer);
     endpoint_of(peers[peer].endpoint)->associations++;
     state.associations[handle] = association;
     packet_counters.associations++;
@@ -336,7 +343,7 @@ int carrier_listen(int endpoint, uint16_t port, const struct carrier_options *op
         free(listener);
         return error;
     }
-    *listener = (struct listener){socket, 0, port, options->packet, options->sack_every};
+    *listener = (struct listener){socket, 0, port, *options};
     state.listeners[handle] = listener;
     endpoint_listen(endpoint, port);
     usrsctp_set_upcall(socket, on_listener, (void *)(intptr_t)handle);
@@ -381,7 +388,7 @@ int carrier_accept(int handle, struct carrier_source *source) {
         struct association *association = NULL;
         if (at && at < CARRIER_PEERS && peers[at].endpoint >= 0) {
             usrsctp_set_non_blocking(socket, 1);
-            association = association_make(socket, at, listener->packet, listener->sack_every);
+            association = association_make(socket, at, &listener->options);
         }
         if (!association) {
             close_hard(socket);
@@ -418,7 +425,7 @@ int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uin
         error = -errno;
     if (!error && usrsctp_connect(socket, (struct sockaddr *)&name, sizeof name) && errno != EINPROGRESS)
         error = -errno;
-    struct association *association = error ? NULL : association_make(socket, at, options->packet, options->sack_every);
+    struct association *association = error ? NULL : association_make(socket, at, options);
     if (!association) {
         close_hard(socket);
         return error ? error : -ENOMEM;
@@ -610,11 +617,31 @@ static bool status_of(struct association *association, struct sctp_status *statu
 }
 
 /*
+ * Keep the least retransmission time-out above this round trip by rto_min_ms. The library's is the round trip and four
+ * times its variance, which is next to nothing on a path that was quiet: then a queue that a burst builds looks like a
+ * loss, and the window becomes one packet.
+ */
+static void follow_round_trip(struct association *association, uint32_t round_trip_ms) {
+    uint32_t least = association->rto_min_ms + round_trip_ms, now = association->rto_least_ms;
+    if (least > association->rto_max_ms)
+        least = association->rto_max_ms;
+    if ((least > now ? least - now : now - least) < RTO_STEP_MS)
+        return;
+    struct sctp_rtoinfo rto = {.srto_initial = least, .srto_min = least}; /* RTO.Initial is not used any more */
+    set_option(association->socket, SCTP_RTOINFO, &rto, sizeof rto);
+    association->rto_least_ms = least;
+}
+
+/*
  * How many bytes to queue now. The library's queue is kept at one and a half congestion windows: one in flight, and half
  * of one, 16 KiB at least, to send from while acknowledgements come. More would only delay what is more urgent: the
  * library gives each stream with queued data its turn before it looks for a higher priority (docs/streams.md compares
- * other lengths). `useful` is the room worth a call: with less, the caller had better wait. The answer is negative, down
- * to -beyond, when more is queued than should be.
+ * other lengths). While it starts there may be a lower bound (usrsctp_start.c), and a quarter instead of the half, lest
+ * a bound comes too late. What the peer has beyond a gap is queued, but not in flight: if it counted, the library
+ * would have nothing to send until the lost packet has come, and make its window small for that.
+ *
+ * `useful` is the room worth a call: with less, the caller had better wait. The answer is negative, down to -beyond, when
+ * more is queued than should be.
  */
 int carrier_room(int handle, uint32_t beyond, uint32_t *useful) {
     struct association *association = association_of(handle);
@@ -622,14 +649,35 @@ int carrier_room(int handle, uint32_t beyond, uint32_t *useful) {
     *useful = 1;
     if (!association || !status_of(association, &status) || status.sstat_state != SCTP_ESTABLISHED)
         return -(int)beyond;
-    uint64_t window = status.sstat_primary.spinfo_cwnd;
-    uint64_t target = window + (window / 2 > QUEUE_AHEAD ? window / 2 : QUEUE_AHEAD);
-    if (target > association->send_buffer)
-        target = association->send_buffer;
+    const struct peer *peer = &peers[association->peer];
+    uint32_t window = status.sstat_primary.spinfo_cwnd, buffer = association->send_buffer, bound = 0;
+    bool gap = peer->references == 1 && peer->gapped && peer->gapped < status.sstat_unackdata;
+    uint64_t ahead = gap || window / 2 > QUEUE_AHEAD ? window / 2 : QUEUE_AHEAD;
+    if (peer->start) {
+        bound = start_bound(peer->start, window, status.sstat_primary.spinfo_mtu);
+        if (bound)
+            ahead = window / 4 > QUEUE_AHEAD ? window / 4 : QUEUE_AHEAD;
+        else
+            peer_start_ends(association->peer);
+    }
+    uint64_t target = window + ahead;
+    if (bound && target > bound)
+        target = bound;
+    if (target > buffer)
+        target = buffer;
     *useful = (uint32_t)target / 4;
-    double queued = queued_bytes(association, (uint32_t)target + beyond);
-    queued *= 1 + MESSAGE_OVERHEAD / association->mean_length;
-    return queued >= (double)target + beyond ? -(int)beyond : (int)((double)target - queued);
+    if (bound && *useful > ahead / 2)
+        *useful = (uint32_t)ahead / 2;
+    follow_round_trip(association, status.sstat_primary.spinfo_srtt);
+    double queued = queued_bytes(association, gap ? 2 * buffer - 1 : (uint32_t)target + beyond), arrived = 0;
+    if (gap) {
+        double each = queued / status.sstat_unackdata, fragment = status.sstat_fragmentation_point;
+        arrived = peer->gapped * (each < fragment ? each : fragment);
+    }
+    double room = (double)target - (queued - arrived) * (1 + MESSAGE_OVERHEAD / association->mean_length);
+    if (room > (double)buffer - queued)
+        room = (double)buffer - queued;
+    return room <= -(double)beyond ? -(int)beyond : (int)room;
 }
 
 static void set_nodelay(struct association *association, bool nodelay) {

@@ -92,6 +92,14 @@ uint64_t carrier_packets_received(int association);
 int carrier_get_status(int association, struct carrier_status *status);
 void carrier_get_counters(struct carrier_counters *counters);
 uint32_t carrier_crc32c(const uint8_t *data, size_t length, int portable);
+
+/* How an association leaves slow start, see usrsctp_start.c. Python needs it for tests only. */
+struct start;
+struct start *start_begin(void);
+void start_end(struct start *start);
+void start_sent(struct start *start, const uint8_t *packet, size_t length, uint64_t now_us);
+void start_received(struct start *start, const uint8_t *packet, size_t length, uint64_t now_us);
+uint32_t start_bound(struct start *start, uint32_t window, uint32_t packet);
 /* cffi: end */
 
 enum carrier_kind {

@@ -33,6 +33,7 @@ enum {
     COMMON_HEADER = 12,         /* RFC 9260 section 3.1 */
     CHUNK_HEADER = 4,
     CAUSE_HEADER = 4,
+    SACK_HEADER = 16,           /* before its gap blocks */
     I_DATA = 0x40,              /* RFC 8260 section 2.1; not in the library's header */
     LAST_FRAGMENT = 0x01,       /* the E bit of DATA and I-DATA */
     USER_INITIATED_ABORT = 12,  /* section 3.3.10.12 */
@@ -58,11 +59,13 @@ struct carrier_counters packet_counters;
 bool packets_moved;
 static uint32_t peer_buckets[CARRIER_PEERS];
 
-uint64_t now_ms(void) {
+uint64_t now_us(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
+
+uint64_t now_ms(void) { return now_us() / 1000; }
 
 static uint16_t get16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
 
@@ -191,6 +194,7 @@ static void peer_free(uint32_t at) {
 void peer_release(uint32_t at) {
     struct peer *peer = &peers[at];
     struct endpoint *endpoint = endpoint_of(peer->endpoint);
+    peer_start_ends(at);
     if (--peer->references)
         return;
     unclaimed_append(endpoint, at);
@@ -198,8 +202,21 @@ void peer_release(uint32_t at) {
 }
 
 void peer_claim(uint32_t at) {
-    if (!peers[at].references++)
-        unclaimed_unlink(state.endpoints[peers[at].endpoint], at);
+    struct peer *peer = &peers[at];
+    if (!peer->references++)
+        unclaimed_unlink(state.endpoints[peer->endpoint], at);
+    peer->gapped = 0;
+    peer_start_ends(at);
+}
+
+void peer_start_begins(uint32_t at) {
+    if (peers[at].references == 1 && !peers[at].start)
+        peers[at].start = start_begin();
+}
+
+void peer_start_ends(uint32_t at) {
+    start_end(peers[at].start);
+    peers[at].start = NULL;
 }
 
 uint32_t peer_make(const struct carrier_source *source) {
@@ -272,13 +289,11 @@ static bool opening_is_due(const uint8_t *address) {
     static const uint8_t v4_prefix[12] = {[10] = 0xff, [11] = 0xff};
     static const uint8_t loopback[2][16] = {{[15] = 1}, {[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1}};
     uint8_t key[16] = {0};
-    struct timespec time;
 
     if (!memcmp(address, loopback[0], 16) || !memcmp(address, loopback[1], 16))
         return true;
     memcpy(key, address, memcmp(address, v4_prefix, 12) ? 8 : 16);
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    uint64_t now = (uint64_t)time.tv_sec * 1000000 + (uint64_t)time.tv_nsec / 1000;
+    uint64_t now = now_us();
     uint64_t *full = &full_us[hash_of(0, key, INIT_PLACES)];
     if (*full < now)
         *full = now;
@@ -407,6 +422,8 @@ int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint
         put_checksum(packet, length);
         packets_moved |= !is_heartbeat(packet, length);
         peers[at].packets_out++;
+        if (peers[at].start)
+            start_sent(peers[at].start, packet, length, now_us());
     }
     return 0;
 }
@@ -504,6 +521,17 @@ uint32_t carrier_refused(int handle, int why, struct carrier_source *last) {
     return count;
 }
 
+/* How many chunks a SACK acknowledges beyond its cumulative TSN (RFC 9260 section 3.3.4). */
+static uint32_t acknowledged_beyond(const uint8_t *sack, size_t length) {
+    uint32_t count = 0;
+    if (length < SACK_HEADER)
+        return 0;
+    const uint8_t *block = sack + SACK_HEADER;
+    for (uint32_t blocks = get16(sack + 12); blocks && block + 4 <= sack + length; blocks--, block += 4)
+        count += (uint16_t)(get16(block + 2) - get16(block) + 1);
+    return count;
+}
+
 /* Handle one packet. A malformed or damaged one, or one from a source that may not send, never reaches the library. */
 static void handle_packet(int handle, const struct sockaddr *name, socklen_t name_length, const uint8_t *packet,
                           size_t length) {
@@ -567,6 +595,10 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
     }
     if (!is_heartbeat(packet, length))
         timers_wake();
+    if (type == SCTP_SELECTIVE_ACK)
+        peer->gapped = acknowledged_beyond(packet + COMMON_HEADER, length - COMMON_HEADER);
+    if (peer->start)
+        start_received(peer->start, packet, length, now_us());
     usrsctp_conninput((void *)(uintptr_t)at, packet, length, 0);
 }
 

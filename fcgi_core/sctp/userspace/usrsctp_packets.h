@@ -25,10 +25,12 @@ struct peer {
     uint32_t references;        /* associations; 0: in its endpoint's list of unclaimed peers */
     uint32_t hash_next, before, after;
     uint64_t used_ms, packets_in, packets_out;
+    uint32_t gapped;            /* chunks that its last SACK acknowledged beyond the cumulative TSN */
     bool small;                 /* it fragments messages into packets below LARGE_PACKET */
     uint32_t scope;
     uint16_t port;
     uint8_t address[16];
+    struct start *start;        /* of its only association, until that has left slow start */
 };
 
 struct out_packet {
@@ -63,6 +65,7 @@ void timers_wake(void);
 
 /* Milliseconds of a clock that is never set. */
 uint64_t now_ms(void);
+uint64_t now_us(void);
 
 int packets_init(void);
 
@@ -84,5 +87,8 @@ uint32_t peer_make(const struct carrier_source *source);
 /* An association begins or ceases to use a slot. */
 void peer_claim(uint32_t at);
 void peer_release(uint32_t at);
+/* Watch how the peer's only association starts; with several between the same two UDP ports there is no watch. */
+void peer_start_begins(uint32_t at);
+void peer_start_ends(uint32_t at);
 
 #endif
