@@ -194,7 +194,7 @@ def test_the_application_accepts_so_many_requests_on_all_associations_together()
 
 def test_an_application_that_stops_loses_no_request_of_any_association() -> None:
     async def body() -> None:
-        async with running(large_answer(LONG)) as stage:
+        async with running(large_answer(LONG // 5)) as stage:
             answers = stage.ask(2 * MOST)
             await until(lambda: len(stage.numbers) == MOST, "there are as many as may be", 10)
             answers += stage.ask(MOST)
@@ -205,10 +205,10 @@ def test_an_application_that_stops_loses_no_request_of_any_association() -> None
             await asyncio.sleep(0)
             await until(lambda: sum(map(is_over, answers)) >= 3 * MOST or stopping.done(), "they are answered")
             assert sum(map(is_over, answers)) == 3 * MOST
-            assert {len(stdout(wire)) for wire in answers[: 3 * MOST]} == {LONG + 28}
+            assert {len(stdout(wire)) for wire in answers[: 3 * MOST]} == {LONG // 5 + 28}
             await stage.start_application()
             await until(lambda: all(map(is_over, answers)), "what waited is answered")
-            assert {len(stdout(wire)) for wire in answers} == {LONG + 28}
+            assert {len(stdout(wire)) for wire in answers} == {LONG // 5 + 28}
 
     on_virtual_time(body)
 
