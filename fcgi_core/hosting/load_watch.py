@@ -54,7 +54,8 @@ class LoadWatch:
         self._timer: Handle | None = None
         self._waiting = 0
         self._window = 0
-        self._measure()
+        self.first_window = self._measure()[0]
+        """Bytes of the congestion window at the beginning; 0 if the carrier does not know it."""
 
     def blocked(self) -> None:
         """Note that content waits which SCTP has no room for."""

@@ -14,6 +14,7 @@ from typing import Protocol
 from ..hosting.byte_stream import KEEP_CONN
 from ..hosting.delivery import Link
 from ..hosting.driver import Driver
+from ..hosting.load_watch import LONG_ROUND_TRIP
 from ..hosting.supervisor import Supervisor
 from ..protocol.events import (
     ConfigAnswered,
@@ -41,7 +42,7 @@ from .balance import Health
 from .exchange import State, WebExchange
 from .late_stderr import LateStderr, stderr_missing
 from .overload import Overload
-from .pool import Load
+from .pool import Answers, Load
 from .probe import Probe
 
 __all__ = ["BackEnd", "Requests", "WebAssociation"]
@@ -72,6 +73,7 @@ class BackEnd(Protocol):
     address: Address
     health: Health
     overload: Overload
+    answers: Answers
 
     @property
     def outstanding(self) -> int: ...
@@ -119,6 +121,8 @@ class WebAssociation:
         self._loop = loop
         self._health = back_end.health
         self._overload = back_end.overload
+        self._answers: Answers | None = None
+        """Told of each answer where that matters."""
         self._attempt: Association | None = None
         self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
         """Changes of configuration that the application has not answered yet."""
@@ -299,6 +303,8 @@ class WebAssociation:
         if event.stderr and stderr_missing(event):
             self.late_stderr.wait(exchange, event)
             return
+        if self._answers is not None:
+            self._answers.came(exchange.bytes_out)
         exchange.end(event.app_status, event.status)
         self._owner.finished(exchange)
 
@@ -359,8 +365,12 @@ class WebAssociation:
 
     def watch_load(self) -> None:
         """Follow what waits in both directions: there may be more associations."""
-        base = self.driver.watch_load(self._sent_load).round_trip or 0.0
-        self.load.here(0, 0, base, base)
+        watch = self.driver.watch_load(self._sent_load)
+        base = watch.round_trip or 0.0
+        self.load.here(0, watch.first_window, base, base)
+        self.load.window = watch.first_window  # the application's begins like this side's
+        if base >= LONG_ROUND_TRIP:
+            self._answers = self._back_end.answers
 
     def _sent_load(self, waiting: int, window: int, round_trip: float) -> None:
         watch = self.driver.watch

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from ..hosting.load_watch import LONG_ROUND_TRIP
 
-__all__ = ["IDLE", "MOST", "Load", "to_end", "to_make", "pick"]
+__all__ = ["IDLE", "MOST", "TRIPS", "Answers", "Load", "fitting", "pick", "to_end", "to_make"]
 
 MOST = 6
 """Associations with all processes of one configured application, by themselves: as many as browsers make connections
@@ -21,11 +21,17 @@ with one host. Twelve carried no more on 5 Mbit/s, 100 ms, 2 % loss."""
 IDLE = 30.0
 """Seconds without a request after which an association beyond the first is ended."""
 ANSWER = 16 << 10
-"""Bytes that a request is taken to bring while nothing is known of it: one message. What it really brings is reported a
-round trip later, if it waits."""
-SMALLEST_WINDOW = 4380
-"""Bytes that a congestion window is taken to have at least (RFC 9260 section 7.2.1: where SCTP begins)."""
-
+"""Bytes of an answer of which nothing is known: one message."""
+REMEMBERED = 16
+"""Answers whose sizes the expectation of the next goes by, about."""
+TRIPS = 4
+"""Round trips until a new association brings an answer: three until it is up, and one."""
+LEAST_WINDOW = 14_600
+"""Bytes that a congestion window is taken to have at least: ten packets, with which TCP begins (RFC 6928). A smaller
+one, new or after a loss, grows to that within a round trip or two."""
+MOST_WINDOW = 2 * LEAST_WINDOW
+"""Bytes that it is taken to have at most. A larger one says what goes in the next round trip; after a few of them all
+associations have the same share of the path."""
 CLEARLY = 0.9
 """Part of the wait on an older association below which a request takes a newer one. Smoothed round trips of one path
 differ by less."""
@@ -64,20 +70,34 @@ class Load:
 
     def windows(self) -> float:
         """Return how many of its windows what waits would fill, in the direction in which that is more."""
-        came = self.waiting / max(self.window, SMALLEST_WINDOW)
-        return max(came, self.sent_waiting / max(self.sent_window, SMALLEST_WINDOW))
+        came = self.waiting / max(self.window, LEAST_WINDOW)
+        return max(came, self.sent_waiting / max(self.sent_window, LEAST_WINDOW))
 
-    def wait(self, requests: int) -> float:
-        """Return the seconds in which one more request is expected to be served where `requests` are under way.
+    def wait(self, requests: int, answer: float) -> float:
+        """Return the seconds in which one more request is expected to be served where `requests` are under way, if each
+        brings `answer` bytes.
 
         All that fits the window goes at once, in one round trip. A window that is small after a loss, or where it is
         still in recovery, counts by its size.
         """
-        dealt = (requests + 1) * ANSWER
-        trips = (self.waiting + dealt) / max(self.window or self.sent_window, SMALLEST_WINDOW)
+        trips = (self.waiting + (requests + 1) * answer) / min(max(self.window, LEAST_WINDOW), MOST_WINDOW)
         if self.sent_waiting:
-            trips += self.sent_waiting / max(self.sent_window, SMALLEST_WINDOW)
+            trips += self.sent_waiting / min(max(self.sent_window, LEAST_WINDOW), MOST_WINDOW)
         return self.round_trip * max(trips, 1.0)
+
+
+class Answers:
+    """The sizes of a process's answers, as far as they say what the next will bring."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size: float = ANSWER
+        """Bytes."""
+
+    def came(self, size: int) -> None:
+        """Count an answer that is complete."""
+        self.size += (size - self.size) / REMEMBERED
 
 
 class Choice(Protocol):
@@ -94,33 +114,36 @@ class Choice(Protocol):
 C = TypeVar("C", bound=Choice)
 
 
-def pick(choices: Sequence[C]) -> C:
+def pick(choices: Sequence[C], answer: float) -> C:
     """Return the association on which a request is served soonest. An older one is kept to unless another is clearly
     better, so that those which are not needed come to rest."""
     best = choices[0]
-    least = best.load.wait(best.requests)
+    least = best.load.wait(best.requests, answer)
     for one in choices[1:]:
-        wait = one.load.wait(one.requests)
+        wait = one.load.wait(one.requests, answer)
         if wait < least * CLEARLY:
             best, least = one, wait
     return best
 
 
-def to_make(loads: Sequence[Load], requests: int, making: int, room: int) -> int:
-    """Return how many associations are to be made now: at most `room`, with `requests` under way on those that there
-    are and `making` that are not up yet.
+def fitting(loads: Sequence[Load], answer: float) -> int:
+    """Return how many answers the windows carry before one comes over an association that is not there yet."""
+    return int(TRIPS * sum(max(load.window, LEAST_WINDOW) for load in loads) / max(answer, 1.0))
 
-    More are made only when more waits than all windows carry in a round trip, and there are more requests than
-    associations: one long answer does not come sooner on several. Requests under way stay where they are; the next ones
-    go where nothing waits. The number doubles with each round, as a window does in slow start, so that a path of 100 ms
-    has all within a second.
+
+def to_make(loads: Sequence[Load], count: int, requests: int, answer: float) -> int:
+    """Return how many associations are to be made now, in addition to `count`, of which `loads` are up, where there are
+    so many `requests`.
+
+    More are made when more waits, or is expected to come, than the windows carry while they are made, and there are
+    more requests than associations: one long answer does not come sooner on several. Requests under way stay where they
+    are; the next ones go where nothing waits.
     """
-    count = len(loads)
-    if making or room <= 0 or sum(load.windows() for load in loads) <= count:
+    if requests <= count or min(load.base for load in loads) < LONG_ROUND_TRIP:
         return 0
-    if min(load.base for load in loads) < LONG_ROUND_TRIP:
-        return 0
-    return max(0, min(count, room, requests - count))
+    waiting = sum(load.windows() for load in loads)
+    expected = len(loads) * requests / max(fitting(loads, answer), 1)
+    return max(0, min(int(max(waiting / TRIPS, expected) + 1), requests) - count)
 
 
 def to_end(idle: Sequence[float]) -> list[int]:

@@ -20,6 +20,7 @@ from ..common.operator_log import LimitedLog
 from ..errors import RequestRefused
 from ..hosting.delivery import Link
 from ..hosting.driver import Driver
+from ..hosting.load_watch import LONG_ROUND_TRIP
 from ..protocol.connection import MAX_HELD_OF_PEER
 from ..protocol.events import PeerReady
 from ..protocol.settings import MAX_GIVEN_UP
@@ -32,7 +33,7 @@ from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .exchange import WebExchange
 from .faults import about
 from .overload import Overload
-from .pool import IDLE, MOST, pick, to_end, to_make
+from .pool import IDLE, MOST, TRIPS, Answers, fitting, pick, to_end, to_make
 from .presence import Presence
 from .probe import Probe, ProbeOptions, Prober
 
@@ -54,6 +55,10 @@ class Owner(Requests, Protocol):
 
     def room_for(self, upstream: Upstream) -> int:
         """Return how many associations more may be made of themselves with the upstream's application."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an application."""
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         """Return an upstream of another member whose association is with the process of this instance."""
@@ -131,6 +136,14 @@ class Upstream:
         self._look_handle: asyncio.TimerHandle | None = None
         self._hold_until = 0.0
         """No further association is made before."""
+        self.answers = Answers()
+        self._path_is_long = False
+        """Whether the window may be what requests wait for."""
+        self._fits: int | None = None
+        """Requests that there are to be at most while associations are made on which the next are served sooner."""
+        self._fits_handle: asyncio.TimerHandle | None = None
+        self._grows = False
+        """Whether `_grow` will be called in this turn of the loop."""
 
     def start(self) -> None:
         """Try to make an association, and try again until `stop`."""
@@ -208,6 +221,8 @@ class Upstream:
         capacity, most = associations[0].connection.capacity, self.overload.most
         if len(associations) > 1 and any(one.connection.peer_draining for one in associations):
             return 0
+        if self._fits is not None:
+            most = self._fits if most is None else min(most, self._fits)
         return capacity if most is None else max(0, min(capacity, most - self.outstanding))
 
     @property
@@ -240,13 +255,15 @@ class Upstream:
             raise RequestRefused(f"{self.address} is {self.state}")
         if self.overload.most is not None and self.capacity <= 0:
             raise RequestRefused(f"{self.address} is overloaded")
-        one = associations[0]
-        if len(associations) > 1:
-            one = pick(associations)
+        if self._path_is_long:
+            self.load_changed()
+            if self._grows and self._fits is None:
+                self._fit()
+            if self._fits is not None and self.outstanding >= self._fits:
+                raise RequestRefused(f"{self.address} is served sooner by an association that is being made")
+        one = associations[0] if len(associations) == 1 else pick(associations, self.answers.size)
         one.begin(exchange)
         self.requests += 1
-        if one.load.waiting:
-            self.load_changed()
 
     def failed(self) -> None:
         """Count a failure of a request by the application's fault."""
@@ -261,7 +278,7 @@ class Upstream:
     # ---- probes
 
     def send_probe(self, probe: Probe) -> None:
-        pick(self.associations).send_probe(probe)
+        pick(self.associations, self.answers.size).send_probe(probe)
 
     def abort_probe(self, probe: Probe) -> None:
         driver: Driver[WebConnection] = probe.link.driver
@@ -325,6 +342,8 @@ class Upstream:
         self._regroup()
         if min(self._most, settings.max_associations) > 1 and instance:
             association.watch_load()
+            self._path_is_long = self.wanted is None and association.load.base >= LONG_ROUND_TRIP
+        self._fit()
         if first and self._prober is not None:
             self._prober.stop()
             self._prober.start()
@@ -346,27 +365,58 @@ class Upstream:
 
     def load_changed(self) -> None:
         """Make further associations if they are wanted, or would help."""
+        if self._missing() > 0 and not self._grows:
+            self._grows = True
+            self._loop.call_soon(self._grow)  # not now: more requests may come in the same turn
+
+    def _missing(self) -> int:
+        """Return how many associations are to be made now."""
         associations = self.associations
-        if self._most <= 1 or not associations or self._stopping or self._loop.time() < self._hold_until:
-            return
-        settings = associations[0].connection.peer_settings
-        assert settings is not None
-        if not self._instance or settings.max_associations <= 1 or associations[0].connection.peer_draining:
-            return
+        if self._most <= 1 or not associations or self._stopping:
+            return 0
         count = self.count
+        connection = associations[0].connection
+        settings = connection.peer_settings
+        assert settings is not None
         room = min(self._most, settings.max_associations) - count
-        making = count - len(associations)
+        if room <= 0 or connection.peer_draining or not self._instance or self._loop.time() < self._hold_until:
+            return 0
         if self.wanted is not None:
-            wanted = 0 if making else min(room, len(associations))
-        else:
-            loads = [one.load for one in associations]
-            wanted = to_make(loads, self.outstanding, making, min(room, self._owner.room_for(self)))
+            return room
+        loads = [one.load for one in associations]
+        room = min(room, to_make(loads, count, self.outstanding + self._owner.waiting, self.answers.size))
+        return min(room, self._owner.room_for(self)) if room > 0 else 0
+
+    def _grow(self) -> None:
+        self._grows = False
+        missing = self._missing()
         address = self._reached
         assert address is not None
-        for _ in range(wanted):
+        for _ in range(missing):
             self._connect(address)
-        if wanted > 0 and self._look_handle is None:
+        if missing > 0 and self._look_handle is None:
             self._look_handle = self._loop.call_later(LOOK, self._look)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Let requests wait for associations that are being made if those serve them sooner, and no longer than that
+        takes."""
+        if self._path_is_long and (self._grows or self.count > len(self.associations)):
+            loads = [one.load for one in self.associations]
+            self._fits = max(len(loads), fitting(loads, self.answers.size))
+            if self._fits_handle is None:
+                pause = TRIPS * max(load.round_trip for load in loads)
+                self._fits_handle = self._loop.call_later(pause, self._fit_no_more)
+        elif self._fits is not None:
+            self._fit_no_more()
+
+    def _fit_no_more(self) -> None:
+        if self._fits_handle is not None:
+            self._fits_handle.cancel()
+            self._fits_handle = None
+        if self._fits is not None:
+            self._fits = None
+            self._owner.upstream_ready()
 
     def _look(self) -> None:
         """End associations that are not needed any more."""
@@ -391,6 +441,9 @@ class Upstream:
             self._look_handle = self._loop.call_later(LOOK, self._look)
 
     def _look_no_more(self) -> None:
+        if self._fits_handle is not None:
+            self._fits_handle.cancel()
+            self._fits_handle = None
         if self._look_handle is not None:
             self._look_handle.cancel()
             self._look_handle = None
@@ -405,6 +458,8 @@ class Upstream:
         was_last = self.associations == [association]
         (self.associations if association in self.associations else self._others).remove(association)
         self._regroup()
+        if self._fits is not None and not self._stopping:
+            self._loop.call_soon(self._fit)
         if self._stopping:
             if link is not None:
                 association.give_up_requests(reason)

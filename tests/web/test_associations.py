@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from tests.web.test_service import answer, hang
 from tests.web.virtual_time import Stage, is_over, large_answer, on_virtual_time, running, stdout, until
 
 LONG = 1_000_000
+SHORT = 1000
 
 
 def lose(association: WebAssociation) -> None:
@@ -34,6 +36,7 @@ def vanish(association: WebAssociation) -> None:
 
 async def grown(stage: Stage) -> None:
     """Have as many associations as may be."""
+    stage.application.does = large_answer(LONG // 5)
     answers = stage.ask(2 * MOST)
     await until(lambda: len(stage.numbers) == MOST, "there are as many as may be", 10)
     await until(lambda: all(map(is_over, answers)), "all are answered")
@@ -60,12 +63,15 @@ def test_associations_are_made_while_content_waits_for_the_window(loss: float) -
 
 @pytest.mark.parametrize(
     ("delay", "size", "count"),
-    [(0.001, LONG, 30), (0.05, 1000, 30), (0.05, 3_000_000, 1)],
+    [(0.001, LONG, 30), (0.05, SHORT, 30), (0.05, 3_000_000, 1)],
     ids=["a short path", "nothing waits", "one long answer"],
 )
 def test_one_association_stays_one_where_more_would_not_help(delay: float, size: int, count: int) -> None:
     async def body() -> None:
         async with running(large_answer(size), delay=delay) as stage:
+            for _ in range(64 if size == SHORT else 0):
+                (wire,) = stage.ask()  # the web side learns how much an answer brings
+                await until(functools.partial(is_over, wire), "it is answered")
             answers = stage.ask(count)
             await until(lambda: all(map(is_over, answers)), "all are answered")
             assert stage.service.supervisor.links[0].info.identity == stage.service._association == 1
