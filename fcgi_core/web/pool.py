@@ -9,6 +9,7 @@ without a clock, and without the associations themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Protocol, TypeVar
 
 from ..hosting.load_watch import LONG_ROUND_TRIP
@@ -143,7 +144,7 @@ def to_make(loads: Sequence[Load], count: int, requests: int, answer: float) -> 
         return 0
     waiting = sum(load.windows() for load in loads)
     expected = len(loads) * requests / max(fitting(loads, answer), 1)
-    return max(0, min(int(max(waiting / TRIPS, expected) + 1), requests) - count)
+    return max(0, min(ceil(max(waiting / TRIPS, expected)), requests) - count)
 
 
 def to_end(idle: Sequence[float]) -> list[int]:

@@ -108,11 +108,11 @@ def test_one_long_answer_does_not_come_sooner_on_several() -> None:
 
 def test_as_many_are_made_as_carry_what_waits() -> None:
     carried = TRIPS * WINDOW
-    assert to_make([load(carried - 1)], 1, 30, 1) == 0
-    assert to_make([load(carried)], 1, 30, 1) == 1
-    assert to_make([load(3 * carried)], 1, 30, 1) == 3
-    assert to_make([load(3 * carried)], 3, 30, 1) == 1  # two of them are being made
-    assert to_make([load(3 * carried)], 1, 2, 1) == 1  # not more than requests
+    assert to_make([load(carried)], 1, 30, 1) == 0
+    assert to_make([load(carried + 1)], 1, 30, 1) == 1
+    assert to_make([load(4 * carried)], 1, 30, 1) == 3
+    assert to_make([load(4 * carried)], 3, 30, 1) == 1  # two of them are being made
+    assert to_make([load(4 * carried)], 1, 2, 1) == 1  # not more than requests
 
 
 def test_a_burst_is_expected_to_wait_before_it_does() -> None:
