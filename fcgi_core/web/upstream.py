@@ -142,6 +142,8 @@ class Upstream:
         self._fits: int | None = None
         """Requests that there are to be at most while associations are made on which the next are served sooner."""
         self._fits_handle: asyncio.TimerHandle | None = None
+        self._waited = False
+        """They have waited for as long as it may take; some associations are still being made."""
         self._grows = False
         """Whether `_grow` will be called in this turn of the loop."""
 
@@ -342,7 +344,7 @@ class Upstream:
         self._regroup()
         if min(self._most, settings.max_associations) > 1 and instance:
             association.watch_load()
-            self._path_is_long = self.wanted is None and association.load.base >= LONG_ROUND_TRIP
+            self._path_is_long = association.load.base >= LONG_ROUND_TRIP
         self._fit()
         if first and self._prober is not None:
             self._prober.stop()
@@ -399,16 +401,23 @@ class Upstream:
         self._fit()
 
     def _fit(self) -> None:
-        """Let requests wait for associations that are being made if those serve them sooner, and no longer than that
-        takes."""
-        if self._path_is_long and (self._grows or self.count > len(self.associations)):
+        """Let requests wait for associations that are being made if those serve them sooner, and no longer than twice the
+        time that this takes."""
+        making = self._grows or self.count > len(self.associations)
+        if self._path_is_long and making and self.associations and not self._waited:
             loads = [one.load for one in self.associations]
             self._fits = max(len(loads), fitting(loads, self.answers.size))
             if self._fits_handle is None:
-                pause = TRIPS * max(load.round_trip for load in loads)
-                self._fits_handle = self._loop.call_later(pause, self._fit_no_more)
-        elif self._fits is not None:
+                pause = 2 * TRIPS * max(load.round_trip for load in loads)
+                self._fits_handle = self._loop.call_later(pause, self._fit_late)
+            return
+        self._waited = self._waited and making
+        if self._fits is not None:
             self._fit_no_more()
+
+    def _fit_late(self) -> None:
+        self._waited = True
+        self._fit_no_more()
 
     def _fit_no_more(self) -> None:
         if self._fits_handle is not None:
