@@ -93,7 +93,7 @@ class Answers:
     __slots__ = ("size",)
 
     def __init__(self) -> None:
-        self.size: float = ANSWER
+        self.size = float(ANSWER)
         """Bytes."""
 
     def came(self, size: int) -> None:
