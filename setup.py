@@ -13,14 +13,15 @@ COMPILED = (
     # what a message and a record pass through
     *(f"protocol/{name}" for name in ("records", "flow", "outbox", "streams", "states", "events")),
     *(f"protocol/{name}" for name in ("request", "settings", "feedback", "connection", "web", "application")),
-    *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/exchange", "testing_request"),
+    *("common/bounded_queue", "hosting/byte_stream", "hosting/driver", "hosting/load_watch"),
+    *("hosting/exchange", "testing_request"),
     *("sctp/carrier", "sctp/silence", "sctp/userspace/association", "sctp/userspace/stack"),
     # what plugins have of each request, each item and each line
     *("hosting/links", "hosting/half_host", "hosting/supervisor", "hosting/isolation"),
     *(f"hosting/{name}" for name in ("delivery", "inbox", "outgoing")),
     # what a request passes through
     *(f"web/{name}" for name in ("client_socket", "exchange", "downstream", "waiting", "balance")),
-    *("web/service", "web/upstream", "web/probe"),
+    *("web/service", "web/upstream", "web/association", "web/pool", "web/probe"),
     *("app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway"),
     *("app/rules", "app/threads", "app/wsgi"),
     *("app/fastcgi/client", "app/fastcgi/pool", "app/fastcgi/bridge"),

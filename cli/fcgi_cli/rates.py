@@ -32,6 +32,7 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
         "upstreams": [
             {
                 **{name: one[name] for name in ("address", "state", "in_flight")},
+                "associations": len(one.get("associations", ())),
                 "requests_per_second": rate(one["requests"], upstreams_before.get(one["address"], one)["requests"]),
             }
             for one in now.get("upstreams", ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fcgi_core.common.text import escape
@@ -74,7 +74,7 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
                 (
                     one["address"],
                     STATES.get(one["state"], "?"),
-                    f"{one['in_flight']} in flight",
+                    f"{one['in_flight']} in flight{_on(one.get('associations', ()))}",
                     f"{one['requests']} sent",
                     f"weight {one['weight']:g}",
                     one["last_error"],
@@ -96,6 +96,11 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
     if status["plugins"]:
         yield "  plugins"
         yield from table([row for plugin in status["plugins"] for row in plugin_rows(plugin)])
+
+
+def _on(associations: Sequence[int]) -> str:
+    """Their number, where an application has several."""
+    return f" on {len(associations)} associations" if len(associations) > 1 else ""
 
 
 def _host(host: dict[str, Any]) -> tuple[str, ...]:

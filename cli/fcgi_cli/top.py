@@ -160,13 +160,14 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
         )
         table(
             "applications",
-            "|state|requests/s|in flight",
+            "|state|requests/s|in flight|associations",
             [
                 (
                     escape(upstream["address"]),
                     STATES.get(upstream["state"], "?"),
                     _rate(upstream["requests_per_second"]),
                     str(upstream["in_flight"]),
+                    str(upstream["associations"]),
                 )
                 for upstream in one["upstreams"]
             ],

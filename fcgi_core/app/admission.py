@@ -11,12 +11,20 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Generic, TypeVar
 
-__all__ = ["MAX_ASSOCIATIONS", "MAX_ASSOCIATIONS_PER_ADDRESS", "Admission", "source_of"]
+__all__ = [
+    "MAX_ASSOCIATIONS",
+    "MAX_ASSOCIATIONS_PER_ADDRESS",
+    "MAX_ASSOCIATIONS_PER_WEB_SIDE",
+    "Admission",
+    "source_of",
+]
 
 MAX_ASSOCIATIONS = 4096
 """Associations of a process."""
 MAX_ASSOCIATIONS_PER_ADDRESS = 64
 """Associations with one address. A web side has one with each process, so this many web sides fit on one address."""
+MAX_ASSOCIATIONS_PER_WEB_SIDE = 16
+"""Associations with one process of a web side, which makes 6 by itself."""
 SETTINGS_UNDER_PRESSURE = 1.0
 """Seconds in which SETTINGS must come when more than half of a bound is used."""
 

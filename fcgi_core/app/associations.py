@@ -32,6 +32,7 @@ from ..protocol.events import (
 )
 from ..protocol.records import encode_pairs
 from ..protocol.request import Request
+from ..protocol.settings import Settings
 from ..sctp.endpoints import peer_host
 from .admission import Admission
 from .exchange import AppExchange, Shared
@@ -56,8 +57,10 @@ class Associations:
         remote_changes: bool,
         most: int,
         most_per_address: int,
+        most_per_web_side: int,
     ) -> None:
-        """`make` makes the connection of a new association; `most` and `most_per_address` bound their number."""
+        """`make` makes the connection of a new association; `most`, `most_per_address` and
+        `most_per_web_side` bound their number."""
         self.shared = shared
         self.on_request: Callable[[AppExchange], None]
         """Gets each request; set before the first association is accepted."""
@@ -69,6 +72,11 @@ class Associations:
         self._all: set[Association] = set()
         self._accounts: dict[str, tuple[Budget, set[int]]] = {}
         """By host of web sides: the budget that its associations share, and their serial numbers."""
+        self._most_per_web_side = most_per_web_side
+        self._by_web_side: dict[tuple[str, str], list[Association]] = {}
+        """By host and instance: the associations with each process of a web side that may have several."""
+        self.refused = 0
+        """Associations that were refused, those included that had SETTINGS."""
         self._serial = 0
 
     def __len__(self) -> int:
@@ -83,6 +91,7 @@ class Associations:
         association = Association(self, self._make(), peer, self._serial)
         why = self.admission.enter(association, peer, self.shared.loop.time())
         if why:
+            self.refused += 1
             self.log.log(logging.WARNING, "association from %s refused: %s", peer, why)
             return None
         account = self._accounts.setdefault(association.host, (Budget(MAX_HELD_OF_PEER), set()))
@@ -99,7 +108,44 @@ class Associations:
         serials.discard(association.serial)
         if not serials:
             del self._accounts[association.host]
+        self._part(association)
         self.changed()
+
+    def join(self, association: Association, web_side: Settings) -> str:
+        """Put an association to the others with the same process of a web side. Return '', or why it is refused.
+
+        Those that the web side has given up are ended: it may have noticed a loss that this side has not."""
+        if min(web_side.max_associations, self._most_per_web_side) <= 1 or not web_side.instance:
+            return ""
+        key = association.host, web_side.instance
+        others = self._by_web_side.setdefault(key, [])
+        for one in tuple(others):
+            assert one.connection.peer_settings is not None
+            if one.connection.peer_settings.association in web_side.given_up:
+                self._part(one)
+                one.abort("the web side has given it up")
+        if len(others) >= self._most_per_web_side:
+            self.refused += 1
+            return f"this process has {len(others)} associations already, as many as FCGI_SCTP_MAX_ASSOCS"
+        association.web_side = key
+        self._by_web_side.setdefault(key, others).append(association)
+        self._regroup(others)
+        return ""
+
+    def _part(self, association: Association) -> None:
+        if association.web_side is not None:
+            others = self._by_web_side[association.web_side]
+            others.remove(association)
+            association.connection.siblings = ()
+            self._regroup(others)
+            if not others:
+                del self._by_web_side[association.web_side]
+            association.web_side = None
+
+    @staticmethod
+    def _regroup(associations: list[Association]) -> None:
+        for one in associations:
+            one.connection.siblings = tuple(other.connection for other in associations if other is not one)
 
     def changed(self) -> None:
         if self.shared.on_change is not None:
@@ -121,6 +167,8 @@ class Association:
         self.host = peer_host(peer)
         self.serial = serial
         self.link: Link | None = None
+        self.web_side: tuple[str, str] | None = None
+        """Host and instance of the web side's process, if that may have several associations."""
         self.idle_since = 0.0
         """While the service stops: when its last request ended, in the loop's time; 0 if that is not known."""
         self.changes = PeerChanges(self.shared.supervisor, owner.remote_changes)
@@ -184,6 +232,12 @@ class Association:
             case PeerReady():
                 assert self.driver.association is not None
                 self.owner.admission.ready(self)
+                refused = self.owner.join(self, event.settings)
+                if refused:
+                    self.abort(refused)
+                    return
+                if self.web_side is not None:
+                    self.driver.watch_load(self._send_load)
                 self.peer = self.driver.association.peer
                 self.link = supervisor.association_up(self.driver, self.serial, self.peer, self.host)
                 name = event.settings.name or event.settings.instance
@@ -212,6 +266,10 @@ class Association:
                     self.owner.log.log(logging.ERROR, "web side %s broke the protocol: %s", self.peer, event.error)
             case _:
                 pass
+
+    def _send_load(self, waiting: int, window: int, round_trip: float) -> None:
+        self.connection.send_load(waiting, window, round_trip)
+        self.driver.wake()
 
     def _change(self, event: ConfigReceived) -> None:
         """Apply the changes of options that the web side sent, and answer which are refused."""

@@ -19,7 +19,7 @@ from ..hosting.supervisor import Supervisor
 from ..protocol.application import ApplicationConnection
 from ..protocol.settings import Settings, new_instance
 from ..sctp.carrier import Address, Carrier, Listener
-from .admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS
+from .admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS, MAX_ASSOCIATIONS_PER_WEB_SIDE
 from .associations import Associations
 from .exchange import AppExchange, Shared
 
@@ -59,6 +59,7 @@ class AppService:
         remote_changes: bool = True,
         max_associations: int = MAX_ASSOCIATIONS,
         max_associations_per_address: int = MAX_ASSOCIATIONS_PER_ADDRESS,
+        max_associations_per_web_side: int = MAX_ASSOCIATIONS_PER_WEB_SIDE,
     ) -> None:
         """`remote_changes`: whether web sides may change options of plugins."""
         self.loop = asyncio.get_running_loop()
@@ -67,7 +68,9 @@ class AppService:
         """The addresses at which it listens."""
         self._carrier = carrier
         self._wanted = addresses
-        self._settings = replace(settings or Settings(), instance=new_instance())
+        self._settings = replace(
+            settings or Settings(), instance=new_instance(), max_associations=max_associations_per_web_side
+        )
         self.supervisor = Supervisor(
             plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
         )
@@ -78,10 +81,16 @@ class AppService:
             remote_changes=remote_changes,
             most=max_associations,
             most_per_address=max_associations_per_address,
+            most_per_web_side=max_associations_per_web_side,
         )
         self._listeners: list[Listener] = []
         self._stopping: asyncio.Event | None = None
         """Set when the associations have changed while the service stops."""
+
+    @property
+    def refused(self) -> int:
+        """Associations that were refused."""
+        return self._associations.refused
 
     def _make_connection(self) -> ApplicationConnection:
         return ApplicationConnection(self._settings, channels=self.supervisor.channels)
@@ -153,7 +162,7 @@ class AppService:
         now = self.loop.time()
         longest = 0.0
         for one in self._associations:
-            if one.connection.requests:
+            if one.connection.requests or one.connection.content_waiting:
                 one.idle_since = now
                 longest = math.inf
             elif not one.connection.peer_draining:

@@ -13,6 +13,7 @@ from ..errors import RemoteProtocolError
 from ..protocol.connection import Connection
 from ..protocol.events import ConnectionFailed, Event
 from ..sctp.carrier import Association, Message
+from .load_watch import LoadWatch
 
 __all__ = ["Driver"]
 
@@ -43,6 +44,8 @@ class Driver(Generic[C]):
     ) -> None:
         self.connection = connection
         self.association: Association | None = None
+        self.watch: LoadWatch | None = None
+        """Told when content waits for SCTP; see `watch_load`."""
         self._loop = loop
         self._on_events = on_events
         self._on_down = on_down
@@ -89,6 +92,9 @@ class Driver(Generic[C]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None
         on_down = self._on_down
         # the call-backs refer to the owner of this driver: without a cycle both are free as soon as nothing uses them
         self._on_events = self._on_down = _ignore
@@ -109,6 +115,11 @@ class Driver(Generic[C]):
             self._loop.call_soon(self._flush_later)
         elif self._woken % BATCH == 0:
             self.flush()
+
+    def watch_load(self, report: Callable[[int, int, float], None]) -> LoadWatch:
+        """Report content that waits for the congestion window from now on; see `LoadWatch`."""
+        self.watch = LoadWatch(self, self._loop, report)
+        return self.watch
 
     def shutdown(self) -> None:
         """End the association gracefully, after what waits has been handed over."""
@@ -132,9 +143,12 @@ class Driver(Generic[C]):
         # go in batches without bulk, so that bulk for which the carrier had no room never stands before them.
         if (self._unsent_urgent or self.connection.waiting(urgent=True)) and not self._hand_over(association, True):
             return
-        if self._hand_over(association, False) and self._ending:
-            self._ending = False
-            association.shutdown()
+        if self._hand_over(association, False):
+            if self._ending:
+                self._ending = False
+                association.shutdown()
+        elif self.watch is not None:
+            self.watch.blocked()
         connection = self.connection
         if connection.blocked and not self._resuming and connection.may_resume():
             self._resuming = True

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..app.admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS
+from ..app.admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS, MAX_ASSOCIATIONS_PER_WEB_SIDE
 from ..app.fastcgi.pool import MAX_PATH, parse_address
 from ..common.model_problems import model_problems
 from ..errors import ConfigError
@@ -148,6 +148,9 @@ class BackEndConfig(_Model):
     """Address of the application: HOST[,HOST...]:PORT[/UDPPORT]."""
     weight: float = Field(1, gt=0, le=1000)
     """Share of the requests that this application gets, relative to the weights of the others."""
+    associations: Literal["auto"] | Annotated[int, Field(ge=1, le=16)] = "auto"
+    """Number of associations with each process of this application. auto: one, and up to 6 while content waits for the
+    congestion window of a path with a round trip of 5 ms or more."""
 
 
 def _back_ends(value: object) -> object:
@@ -351,7 +354,10 @@ class SctpConfig(_Model):
     max_associations: int = Field(MAX_ASSOCIATIONS, ge=1, le=50_000)
     """Largest number of associations that a process of the application side accepts."""
     max_associations_per_address: int = Field(MAX_ASSOCIATIONS_PER_ADDRESS, ge=1, le=50_000)
-    """Largest number of associations with one address (IPv6: one /64 network). A web side has one with each process."""
+    """Largest number of associations with one address (IPv6: one /64 network). A process of a
+    web side has one, or several, with each process of an application."""
+    max_associations_per_web_side: int = Field(MAX_ASSOCIATIONS_PER_WEB_SIDE, ge=1, le=1024)
+    """Largest number of associations with one process of a web side. With 1 it makes no more than one."""
     udp_encapsulation: bool = False
     """Whether the kernel carrier connects with SCTP in UDP (RFC 6951), to reach a peer with the userspace carrier or to
     cross a NAT. The side that listens needs net.sctp.udp_port instead."""

@@ -63,7 +63,12 @@ async def start_web(config: Config, web: WebConfig) -> Running:
     service = WebService(
         carrier,
         web.listen,
-        [BackEndOptions(Address.parse(one.address), one.weight) for one in web.connect],
+        [
+            BackEndOptions(
+                Address.parse(one.address), one.weight, None if one.associations == "auto" else one.associations
+            )
+            for one in web.connect
+        ],
         plugins=config.load_plugins(),
         settings=_settings(config, web.name or socket.gethostname()),
         feed=feed,
@@ -122,6 +127,7 @@ async def start_app(config: Config, app: AppConfig) -> Running:
         remote_changes=app.remote_changes,
         max_associations=config.sctp.max_associations,
         max_associations_per_address=config.sctp.max_associations_per_address,
+        max_associations_per_web_side=config.sctp.max_associations_per_web_side,
     )
     keep_all_enabled("fcgi_sctp")
     await service.start()

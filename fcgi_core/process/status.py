@@ -51,6 +51,7 @@ def web_commands(service: WebService) -> Commands:
                 "up": one.link is not None,
                 "state": one.state,
                 "association": one.link.info.identity if one.link is not None else None,
+                "associations": [other.number for other in one.associations],
                 "weight": one.weight,
                 "in_flight": one.outstanding,
                 "capacity": one.capacity,
@@ -75,6 +76,7 @@ def app_commands(service: AppService) -> Commands:
         answer = _status("app", service.supervisor, started, question)
         in_flight = sum(len(link.connection.requests) for link in service.supervisor.links)
         answer["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.shared.requests_ended}
+        answer["associations_refused"] = service.refused
         answer["listen"] = [str(address) for address in service.addresses]
         return answer
 

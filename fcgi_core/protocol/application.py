@@ -202,7 +202,7 @@ class ApplicationConnection(Connection):
         number = content[0] << 8 | content[1]
         if number not in AFTER_PARAMS:
             self._answer_at_once(request_id, generation, ProtocolStatus.UNKNOWN_ROLE)
-        elif self.draining or len(self.requests) >= self.settings.max_requests:
+        elif self.draining or self.count_requests() >= self.settings.max_requests:
             # nothing has begun, so the web side may send it elsewhere
             self._answer_at_once(request_id, generation, ProtocolStatus.OVERLOADED)
         else:

@@ -99,22 +99,26 @@ class Channel:
             raise PluginError(
                 f"channel name {self.name!r}: lower-case letters, digits and . _ - after a letter, up to 63"
             )
-        if self.priority is Priority.CONTROL:
-            raise PluginError(f"channel {self.name}: the priority CONTROL is the protocol's own; URGENT is the highest")
-        if self.lifetime is not None and self.lifetime <= 0:
-            raise PluginError(f"channel {self.name}: invalid lifetime {self.lifetime}: write more than 0 s")
-        if self.acknowledged and not (self.scope is Scope.ASSOCIATION and self.ordered and self.lifetime is None):
-            raise PluginError(
-                f"channel {self.name}: an acknowledged channel is ordered, of association scope, and has no lifetime"
-            )
-        if self.spool is not None and not self.acknowledged:
-            raise PluginError(f"channel {self.name}: only an acknowledged channel has a spool")
-        if self.acknowledged and self.when_full is WhenFull.OLDEST:
-            raise PluginError(
-                f"channel {self.name}: an acknowledged channel does not drop accepted items, so not OLDEST"
-            )
-        if self.queue_bytes < 1024:
-            raise PluginError(f"channel {self.name}: invalid queue_bytes {self.queue_bytes}: write at least 1024")
+        plain = self.scope is Scope.ASSOCIATION and self.ordered and self.lifetime is None
+        for wrong, why in (
+            (self.priority is Priority.CONTROL, "the priority CONTROL is the protocol's own; URGENT is the highest"),
+            (
+                self.lifetime is not None and self.lifetime <= 0,
+                f"invalid lifetime {self.lifetime}: write more than 0 s",
+            ),
+            (
+                self.acknowledged and not plain,
+                "an acknowledged channel is ordered, of association scope, and has no lifetime",
+            ),
+            (self.spool is not None and not self.acknowledged, "only an acknowledged channel has a spool"),
+            (
+                self.acknowledged and self.when_full is WhenFull.OLDEST,
+                "an acknowledged channel does not drop accepted items, so not OLDEST",
+            ),
+            (self.queue_bytes < 1024, f"invalid queue_bytes {self.queue_bytes}: write at least 1024"),
+        ):
+            if wrong:
+                raise PluginError(f"channel {self.name}: {why}")
 
     def events(self, item: bytes) -> int:
         """The events in an item that has no number yet, which items of acknowledged channels get."""

@@ -32,6 +32,7 @@ from .events import (
     PeerChanged,
     PeerDraining,
     PeerError,
+    PeerLoad,
     PeerReady,
     RecordRefused,
     RequestFailed,
@@ -74,18 +75,11 @@ MAX_HELD_OF_PEER = 64 << 20
 MAX_REASON = 500
 """Characters of the reason why a change of configuration was rejected."""
 
-_CONTROL = frozenset(
-    (
-        RecordType.SETTINGS,
-        RecordType.CONFIG,
-        RecordType.CONFIG_RESULT,
-        RecordType.ACK,
-        RecordType.DRAIN,
-        RecordType.ERROR,
-    )
-)
+_CONTROL = frozenset(range(RecordType.SETTINGS, RecordType.LOAD + 1)) - {RecordType.CREDIT}
 _ACK = struct.Struct(">B7xQ")
 """number of the channel, reserved, number of the item"""
+_LOAD = struct.Struct(">QQQ")
+"""bytes that wait, bytes of the congestion window, microseconds of the round trip"""
 
 
 class _Release:
@@ -127,6 +121,8 @@ class Connection:
         """What the peer's associations hold together; the user gives all of them the same one."""
         self._charged = 0
         """The part of `account.used` that this association holds."""
+        self.siblings: tuple[Connection, ...] = ()
+        """The other associations between the same two processes: FCGI_MAX_REQS counts the requests of all."""
         self.blocked: dict[Request, None] = {}
         """Requests that hold what SCTP has no room for, though the peer has granted credit. See `MAX_AHEAD`."""
         self.pool = StreamPool(FIRST_STREAM, policy)
@@ -184,10 +180,8 @@ class Connection:
         """Begin: the association is up, see `Association`. RemoteProtocolError if it has too few outgoing streams."""
         self._now = now
         if outgoing_streams <= FIRST_STREAM:
-            raise RemoteProtocolError(
-                f"the peer accepts {outgoing_streams} streams; at least 3 are needed, 0 and 1 are the protocol's",
-                advice="raise the peer's number of incoming streams",
-            )
+            what = f"the peer accepts {outgoing_streams} streams; at least 3 are needed, 0 and 1 are the protocol's"
+            raise RemoteProtocolError(what, advice="raise the peer's number of incoming streams")
         self.pool.outgoing = outgoing_streams
         self._max_message = min(self.settings.max_message, message_size)
         self._settings_due = now + SETTINGS_TIMEOUT
@@ -254,12 +248,8 @@ class Connection:
         self._now = now
         if self._settings_due is not None and now >= self._settings_due:
             self._settings_due = None
-            self._fail(
-                RemoteProtocolError(
-                    f"the peer sent no SETTINGS within {SETTINGS_TIMEOUT:g} s",
-                    advice="is it another kind of SCTP server?",
-                )
-            )
+            what = f"the peer sent no SETTINGS within {SETTINGS_TIMEOUT:g} s"
+            self._fail(RemoteProtocolError(what, advice="is it another kind of SCTP server?"))
         return self._take_events()
 
     def consumed(self, request: Request, count: int) -> None:
@@ -312,6 +302,17 @@ class Connection:
         if index is not None:
             self._post_control(RecordType.ACK, _ACK.pack(index, number))
 
+    def count_requests(self) -> int:
+        """Requests under way between the two processes."""
+        count = len(self.requests)
+        for one in self.siblings:
+            count += len(one.requests)
+        return count
+
+    def send_load(self, waiting: int, window: int, round_trip: float) -> None:
+        """Tell a web side with several associations what waits here for the window; see `PeerLoad`."""
+        self._post_control(RecordType.LOAD, _LOAD.pack(waiting, window, int(round_trip * 1_000_000)))
+
     def send_config(self, number: int, pairs: dict[str, str]) -> None:
         """Change options on the peer's side; it answers with a ConfigAnswered of the same `number`.
 
@@ -356,6 +357,7 @@ class Connection:
         self._events.clear()
         self._early.clear()
         self._early_held.used = 0
+        self.siblings = ()
         self.feedback.close()
         self.account.used -= self._charged
         self.account = Budget(MAX_HELD_OF_PEER)
@@ -396,12 +398,9 @@ class Connection:
     def _receive_message(self, message: Message) -> None:
         stream, data = message.stream, message.data
         if stream == SECURITY_STREAM:
-            raise RemoteProtocolError(
-                "data on stream 0, which is for security, and no security is configured",
-                stream=0,
-                advice=foreign_protocol_hint(data[0] if data else 0)
-                or "configure the same security on both sides, or none",
-            )
+            what = "data on stream 0, which is for security, and no security is configured"
+            hint = foreign_protocol_hint(data[0] if data else 0) or "configure the same security on both sides, or none"
+            raise RemoteProtocolError(what, stream=0, advice=hint)
         if self.peer_settings is None and stream != CONTROL_STREAM:
             if not self._early_held.add(len(data) + EARLY_OVERHEAD):
                 raise RemoteProtocolError(f"more than {MAX_EARLY} bytes arrived before SETTINGS", stream=stream)
@@ -409,16 +408,14 @@ class Connection:
             return
         if len(data) > self.settings.max_message and stream != CONTROL_STREAM:
             # on stream 1 the peer's SETTINGS come before it knows the limit
-            raise RemoteProtocolError(
-                f"a message of {len(data)} bytes; at most {self.settings.max_message} were agreed", stream=stream
-            )
+            what = f"a message of {len(data)} bytes; at most {self.settings.max_message} were agreed"
+            raise RemoteProtocolError(what, stream=stream)
         end = len(data)
         position = 0
         while position < end:
             if end - position < HEADER_SIZE:
-                raise RemoteProtocolError(
-                    f"a message ends {end - position} bytes into a record's header of {HEADER_SIZE}", stream=stream
-                )
+                what = f"a message ends {end - position} bytes into a record's header of {HEADER_SIZE}"
+                raise RemoteProtocolError(what, stream=stream)
             # the header of section 3.3, by hand: compiled, this is faster than `struct`
             if data[position] != VERSION:
                 raise wrong_version(data[position])
@@ -429,11 +426,8 @@ class Connection:
             stop = start + (data[position + 4] << 8 | data[position + 5])
             position = stop + data[position + 6]
             if position > end:
-                raise RemoteProtocolError(
-                    f"a record of {HEADER_SIZE + position - start} bytes is cut by its message's end",
-                    stream=stream,
-                    record_type=kind,
-                )
+                what = f"a record of {HEADER_SIZE + position - start} bytes is cut by its message's end"
+                raise RemoteProtocolError(what, stream=stream, record_type=kind)
             content = data[start:stop]
             if stream == CONTROL_STREAM:
                 self._receive_control(kind, request_id, content)
@@ -446,15 +440,19 @@ class Connection:
             elif kind in _CONTROL:
                 raise RemoteProtocolError("a control record off stream 1", stream=stream, record_type=kind)
             else:
-                self._request_error(
-                    "a record of a type that this side does not accept", stream, kind, (request_id, generation)
-                )
+                what = "a record of a type that this side does not accept"
+                self._request_error(what, stream, kind, (request_id, generation))
 
     def _receive_control(self, kind: int, request_id: int, content: bytes) -> None:
         if request_id != 0 or (kind not in _CONTROL and kind < RecordType.GET_VALUES):
             raise _control_error(f"stream 1 carries only control records, with request id 0 and not {request_id}", kind)
         if kind == RecordType.ACK:
             self._on_ack(content)
+        elif kind == RecordType.LOAD:
+            if len(content) != _LOAD.size:
+                raise _control_error(f"LOAD of {len(content)} bytes, not {_LOAD.size}", kind)
+            waiting, window, round_trip = _LOAD.unpack(content)
+            self._events.append(PeerLoad(waiting, window, round_trip / 1_000_000))
         elif kind == RecordType.SETTINGS:
             self._on_settings(Settings.decode(content))
         elif kind == RecordType.CONFIG:
@@ -528,9 +526,8 @@ class Connection:
             )
         if (now.serial, now.seen) == (before.serial, before.seen):
             raise _control_error("SETTINGS came twice", RecordType.SETTINGS)
-        self.peer_settings = replace(
-            before, channels=now.channels, accepts=now.accepts, serial=now.serial, seen=now.seen
-        )
+        now = replace(before, channels=now.channels, accepts=now.accepts, serial=now.serial, seen=now.seen)
+        self.peer_settings = now
         self._meet(self.peer_settings)
         if now.serial > before.serial:
             self._expect_answer()

@@ -177,6 +177,16 @@ class PeerDraining(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PeerLoad(Event):
+    """Web side: what waits at the application for the association's congestion window, bytes; the window, bytes; the
+    smoothed round trip, seconds."""
+
+    waiting: int
+    window: int
+    round_trip: float
+
+
+@dataclass(frozen=True, slots=True)
 class PeerError(Event):
     """The peer says why it is going to abort the association."""
 

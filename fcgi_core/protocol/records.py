@@ -55,6 +55,7 @@ class RecordType(IntEnum):
     ACK = 36
     DRAIN = 37
     ERROR = 38
+    LOAD = 39
     FEEDBACK = 64
     """64 + channel: an item of feedback, or the last part of one."""
     FEEDBACK_MORE = 160
@@ -119,9 +120,8 @@ def length_at(data: bytes, position: int) -> tuple[int, int]:
 
 def begin_request(request_id: int, role: int, flags: int, generation: int = 0) -> bytes:
     """A BEGIN_REQUEST record (section 5.1)."""
-    return record(
-        RecordType.BEGIN_REQUEST, request_id, bytes((role >> 8, role & 255, flags, 0, 0, 0, 0, 0)), generation
-    )
+    content = bytes((role >> 8, role & 255, flags, 0, 0, 0, 0, 0))
+    return record(RecordType.BEGIN_REQUEST, request_id, content, generation)
 
 
 def end_request(
@@ -202,7 +202,5 @@ def _decode(data: bytes, lengths: set[int] | None) -> dict[str, str]:
 
 def wrong_version(version: int) -> RemoteProtocolError:
     """The error for a record whose first byte is not 1 (section 3.3)."""
-    return RemoteProtocolError(
-        f"a record begins with byte {version:#04x} where FastCGI has its version, 1",
-        advice=foreign_protocol_hint(version),
-    )
+    what = f"a record begins with byte {version:#04x} where FastCGI has its version, 1"
+    return RemoteProtocolError(what, advice=foreign_protocol_hint(version))

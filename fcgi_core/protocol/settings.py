@@ -35,6 +35,8 @@ MAX_ACCEPTS = 1024
 """Channels that a peer accepts: ten times as many as one side can number."""
 MAX_OTHERS = 64
 """Pairs of unknown names that are kept for the user; more are ignored."""
+MAX_GIVEN_UP = 16
+"""Associations that `given_up` names: as many as one side may have with a process."""
 
 
 def new_instance() -> str:
@@ -57,6 +59,11 @@ class Settings:
     association: int = 0
     """The web side's number of this association; with `instance` and a request's id and generation it identifies the
     request in the logs of both sides."""
+    max_associations: int = 1
+    """Associations that an application accepts from one process of a web side, or that a web side may make with one
+    process of an application. With more than 1 this side understands LOAD."""
+    given_up: tuple[int, ...] = ()
+    """The numbers of the associations with this application that the web side has given up, the latest last."""
     name: str = ""
     """The name of this process for people: application, host, worker."""
     channels: tuple[str, ...] = ()
@@ -83,6 +90,10 @@ class Settings:
             "FCGI_SCTP_NAME": self.name,
             "FCGI_SCTP_ACCEPT": ",".join(self.accepts),
         }
+        if self.max_associations > 1:
+            pairs["FCGI_SCTP_MAX_ASSOCS"] = str(self.max_associations)
+        if self.given_up:
+            pairs["FCGI_SCTP_GIVEN_UP"] = ",".join(map(str, self.given_up))
         if self.serial or self.seen:
             pairs |= {"FCGI_SCTP_SERIAL": str(self.serial), "FCGI_SCTP_SEEN": str(self.seen)}
         for number, description in enumerate(self.channels):
@@ -98,10 +109,8 @@ class Settings:
             raise _wrong(str(error)) from None
         version = pairs.pop("FCGI_SCTP_VERSION", "")
         if version != str(PROTOCOL_VERSION):
-            raise _wrong(
-                f"FCGI_SCTP_VERSION is {version[:40]!r}; this side speaks version {PROTOCOL_VERSION}",
-                "use the same release on both sides",
-            )
+            what = f"FCGI_SCTP_VERSION is {version[:40]!r}; this side speaks version {PROTOCOL_VERSION}"
+            raise _wrong(what, "use the same release on both sides")
 
         pairs.pop("FCGI_MPXS_CONNS", None)
         channels = []
@@ -115,12 +124,15 @@ class Settings:
             raise _wrong(f"FCGI_SCTP_ACCEPT names more than {MAX_ACCEPTS} channels")
         for name in accepts:
             _text("FCGI_SCTP_ACCEPT", name, MAX_DESCRIPTION)
+        given_up = tuple(pairs.pop("FCGI_SCTP_GIVEN_UP", "").split(",", MAX_GIVEN_UP)[:MAX_GIVEN_UP])
         return cls(
             max_requests=_number(pairs, "FCGI_MAX_REQS", DEFAULT_MAX_REQUESTS, 1, 65535),
             window=_number(pairs, "FCGI_SCTP_WINDOW", DEFAULT_WINDOW, MIN_MAX_MESSAGE, 1 << 40),
             max_message=_number(pairs, "FCGI_SCTP_MAX_MESSAGE", MESSAGE_SIZE, MIN_MAX_MESSAGE, 1 << 30),
             instance=_text("FCGI_SCTP_INSTANCE", pairs.pop("FCGI_SCTP_INSTANCE", ""), MAX_INSTANCE),
             association=_number(pairs, "FCGI_SCTP_ASSOCIATION", 0, 0, 1 << 62),
+            max_associations=_number(pairs, "FCGI_SCTP_MAX_ASSOCS", 1, 1, 65535),
+            given_up=tuple(int(one) for one in given_up if one.isascii() and one.isdigit() and len(one) < 20),
             name=_text("FCGI_SCTP_NAME", pairs.pop("FCGI_SCTP_NAME", ""), MAX_NAME),
             channels=tuple(channels),
             accepts=accepts,
@@ -139,9 +151,8 @@ def _number(pairs: dict[str, str], name: str, default: int, least: int, most: in
 
 
 def _wrong(what: str, advice: str = "") -> RemoteProtocolError:
-    return RemoteProtocolError(
-        f"SETTINGS: {what}", stream=CONTROL_STREAM, record_type=RecordType.SETTINGS, advice=advice
-    )
+    kind = RecordType.SETTINGS
+    return RemoteProtocolError(f"SETTINGS: {what}", stream=CONTROL_STREAM, record_type=kind, advice=advice)
 
 
 def _text(name: str, given: str, most: int) -> str:

@@ -103,7 +103,7 @@ class WebConnection(Connection):
         """Requests that could be begun now; 0 before the peer's SETTINGS, when it drains, and after a failure."""
         if self.peer_settings is None or self.draining or self.peer_draining or self.failed:
             return 0
-        return self.peer_settings.max_requests - len(self.requests)
+        return self.peer_settings.max_requests - self.count_requests()
 
     def begin_request(
         self, params: bytes, *, role: Role = Role.RESPONDER, flags: int = 0, body: bytes | None = None
@@ -212,12 +212,8 @@ class WebConnection(Connection):
             return
         window = request.receive_window
         if not window.receive(len(content)):
-            self._request_error(
-                f"STDOUT goes to byte {window.received}, credit to {window.limit}",
-                stream,
-                RecordType.STDOUT,
-                request.key,
-            )
+            what = f"STDOUT goes to byte {window.received}, credit to {window.limit}"
+            self._request_error(what, stream, RecordType.STDOUT, request.key)
         elif request.aborted:
             self.consumed(request, len(content))  # so that an application that ignores the abort can end
         else:

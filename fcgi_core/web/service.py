@@ -26,6 +26,7 @@ from .exchange import State, WebExchange
 from .faults import FaultFeed, about
 from .feed import Feed
 from .listeners import ListenError, Listeners
+from .pool import MOST
 from .probe import ProbeOptions
 from .upstream import Upstream
 from .waiting import WaitingRequests
@@ -47,6 +48,8 @@ class BackEndOptions(NamedTuple):
 
     address: Address
     weight: float = 1.0
+    associations: int | None = None
+    """Associations with each of its processes; None: as many as help, see `pool`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class WebService:
             process_name=self._settings.name,
             publish_all=self._publish_all,
         )
-        self.upstreams = [self._upstream(one.address, one.weight) for one in connect]
+        self.upstreams = [self._upstream(one.address, one.weight, one.associations) for one in connect]
         self.max_requests = self._settings.max_requests * len(self.upstreams)
         self._connections = Connections()
         self._listeners = Listeners(
@@ -118,7 +121,9 @@ class WebService:
         self._idle: asyncio.Event | None = None
         """Set while the service stops, when a request has ended or a connection is closed."""
 
-    def _upstream(self, address: Address, weight: float, origin: Upstream | None = None) -> Upstream:
+    def _upstream(
+        self, address: Address, weight: float, wanted: int | None, origin: Upstream | None = None
+    ) -> Upstream:
         options = self.options
         return Upstream(
             *(address, self._carrier, self, self._loop),
@@ -126,6 +131,7 @@ class WebService:
             slow_start=options.slow_start,
             probes=options.probes,
             origin=origin,
+            wanted=wanted,
         )
 
     async def start(self) -> None:
@@ -241,14 +247,18 @@ class WebService:
 
     # ---- Owner, for the upstreams
 
-    def make_connection(self) -> WebConnection:
+    def make_connection(self, most: int, given_up: tuple[int, ...]) -> WebConnection:
         self._association += 1
-        settings = replace(self._settings, association=self._association)
+        settings = replace(self._settings, association=self._association, max_associations=most, given_up=given_up)
         return WebConnection(settings, channels=self.supervisor.channels)
+
+    def room_for(self, upstream: Upstream) -> int:
+        member = upstream.member
+        return MOST - sum(one.count for one in self.upstreams if one.member == member)
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         for one in self.upstreams:
-            if one.link is not None and one.link.info.peer_instance == instance and one.member != upstream.member:
+            if one.instance == instance and one.member != upstream.member:
                 return one
         return None
 
@@ -266,7 +276,7 @@ class WebService:
         if fresh or gone:
             log.info("application %s has %d workers", origin.address, len(addresses))
         for address in fresh:
-            worker = self._upstream(address, origin.weight, origin)
+            worker = self._upstream(address, origin.weight, origin.wanted, origin)
             self.upstreams.append(worker)
             worker.start_soon()
         for one in gone:
@@ -294,13 +304,13 @@ class WebService:
         else:
             self._refuse_late(exchange)
 
-    def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
+    def try_another(self, exchange: WebExchange, failed: Upstream, lost: bool) -> bool:
         if exchange.tried_again or not exchange.can_be_sent_again or exchange.first_byte is not None:
             return False
         if exchange.params.get("REQUEST_METHOD") not in SAFE_METHODS:
             return False
         exchange.tried_again = True
-        return self._begin(exchange, avoid=[failed])
+        return self._begin(exchange, avoid=[failed]) or (lost and self._begin(exchange))
 
     # ---- choosing
 

@@ -1,48 +1,39 @@
-"""The association with one application: kept up, with the requests on it, and what becomes of them when it is lost."""
+"""One process of an application as a back end, with one association or several: whether it is up, what it may get, and
+when further associations are made or ended.
+
+All of its associations are one back end: they share its weight, its health and probes, the number of requests that it
+accepts, and its place in what is logged. It is up as long as one of them is. `pool` decides how many there are, and
+which of them takes a request; `association` has what happens on one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from collections import deque
+from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Protocol
 
 from ..common.bounded_queue import Budget
 from ..common.operator_log import LimitedLog
 from ..errors import RequestRefused
-from ..hosting.byte_stream import KEEP_CONN
 from ..hosting.delivery import Link
 from ..hosting.driver import Driver
-from ..hosting.supervisor import Supervisor
+from ..hosting.load_watch import LONG_ROUND_TRIP
 from ..protocol.connection import MAX_HELD_OF_PEER
-from ..protocol.events import (
-    ConfigAnswered,
-    ConnectionFailed,
-    Event,
-    FeedbackReceived,
-    ItemsAcknowledged,
-    OutputReceived,
-    PeerChanged,
-    PeerDraining,
-    PeerError,
-    PeerReady,
-    RecordRefused,
-    RequestEnded,
-    RequestFailed,
-    StderrReceived,
-    Writable,
-)
-from ..protocol.records import ProtocolStatus, RecordType
+from ..protocol.events import PeerReady
+from ..protocol.settings import MAX_GIVEN_UP
 from ..protocol.web import WebConnection
-from ..sctp.carrier import Address, Association, Carrier, CarrierError
+from ..sctp.carrier import Address, Carrier, CarrierError
 from ..sctp.endpoints import resolve
-from .attempts import FIRST_RETRY, Attempts
+from .association import Requests, WebAssociation
+from .attempts import Attempts
 from .balance import AVOID_FOR, MAX_FAILURES, Health
-from .exchange import State, WebExchange
+from .exchange import WebExchange
 from .faults import about
-from .late_stderr import LateStderr, stderr_missing
 from .overload import Overload
+from .pool import IDLE, MOST, TRIPS, Answers, fitting, pick, to_end, to_make
 from .presence import Presence
 from .probe import Probe, ProbeOptions, Prober
 
@@ -50,20 +41,24 @@ __all__ = ["Owner", "Upstream"]
 
 log = logging.getLogger("fcgi_sctp.web")
 
-GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
-"""Answers that count as failures: a bridge gives them when its FastCGI server failed."""
+LOOK = 5.0
+"""Seconds between looks at associations beyond the first: which are idle, which are missing."""
+HOLD = 30.0
+"""Seconds without a further association after one did not come up, or did not last for as long: it may be refused."""
 
-ANSWER_WITHIN = 5.0
-"""Seconds that an application has to answer a change of configuration."""
 
-
-class Owner(Protocol):
+class Owner(Requests, Protocol):
     """What an upstream needs of the service."""
 
-    supervisor: Supervisor
+    def make_connection(self, most: int, given_up: tuple[int, ...]) -> WebConnection:
+        """Return the protocol's side of a new association with a process, to which there may be `most`."""
 
-    def make_connection(self) -> WebConnection:
-        """Return the protocol's side of a new association."""
+    def room_for(self, upstream: Upstream) -> int:
+        """Return how many associations more may be made of themselves with the upstream's application."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an application."""
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         """Return an upstream of another member whose association is with the process of this instance."""
@@ -74,20 +69,14 @@ class Owner(Protocol):
     def upstream_ready(self) -> None:
         """Send on what waits: an association came up or has capacity again."""
 
-    def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
-        """Count an exchange that is over, and report it to plugins."""
-
-    def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
-        """Send the request to another application than `failed`, which may have handled a part of it. Return False if
-        that could do harm, a part of an answer has gone on, or no application accepts it."""
-
-    def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
-        """Queue a request again that no application has begun. `overloaded`: an application that has too much to do
-        refused it."""
+    def try_another(self, exchange: WebExchange, failed: Upstream, lost: bool) -> bool:
+        """Send the request to another application than `failed`, which may have handled a part of it, or if only an
+        association with it was `lost`, also there by another association. Return False if that could do harm, a part
+        of an answer has gone on, or no application accepts it."""
 
 
 class Upstream:
-    """One application endpoint and the association with it."""
+    """One process of an application, and the associations with it."""
 
     def __init__(
         self,
@@ -100,7 +89,9 @@ class Upstream:
         slow_start: float = 10.0,
         probes: ProbeOptions | None = None,
         origin: Upstream | None = None,
+        wanted: int | None = None,
     ) -> None:
+        """`wanted`: associations that there are to be; None: as many as help."""
         self.address = address
         """As it was configured: host names are looked up at each attempt."""
         self.origin = origin
@@ -108,37 +99,53 @@ class Upstream:
         self.workers_problem = ""
         """Why some of the workers that it reported are ignored; empty if none is."""
         self.weight = weight
+        self.wanted = wanted
         self.requests = 0
         """Requests that were sent to it."""
         self.health = Health(slow_start)
-        self.link: Link | None = None
-        """The association, while requests may be sent on it."""
+        self.associations: list[WebAssociation] = []
+        """Those that are up and take requests, the oldest first."""
         self.last_up = loop.time()
         self.last_error = ""
         self.account: Budget = Budget(MAX_HELD_OF_PEER) if origin is None else origin.account
         """The memory that the associations of this member hold together."""
+        self.overload = Overload(loop, owner.upstream_ready)
+        self._most = MOST if wanted is None else wanted
+        """Associations with the process at most. On the loopback one is enough."""
+        self._instance = ""
+        """Of the process that the associations are with."""
+        self._others: list[WebAssociation] = []
+        """Those that are being made, and those that end."""
+        self._given_up: deque[int] = deque(maxlen=MAX_GIVEN_UP)
+        """Numbers of associations that were lost; the application may not have noticed yet."""
         self._log = LimitedLog(log, loop)
         self._carrier = carrier
         self._owner = owner
-        self._supervisor = owner.supervisor
         self._loop = loop
-        self._driver: Driver[WebConnection] | None = None
-        self._connection: WebConnection
         self._attempts: Attempts = Attempts(loop) if origin is None else origin._attempts
-        self._attempt: Association | None = None
-        """The association that is being made."""
+        self._reached: Address | None = None
+        """The numeric address at which it was last reached."""
         self._presence = Presence(address, loop)
         self._stopping = False
         self.stopped = asyncio.Event()
-        """Set when the association is gone after `stop`."""
+        """Set when the associations are gone after `stop`."""
         self._tries = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
-        self._late_stderr = LateStderr(loop, owner.finished)
-        self._asked: dict[int, asyncio.Future[dict[str, str]]] = {}
-        """Changes of configuration that the application has not answered yet."""
         self._prober = None if probes is None else Prober(probes, self, loop)
-        self._overload = Overload(loop, owner.upstream_ready)
+        self._look_handle: asyncio.TimerHandle | None = None
+        self._hold_until = 0.0
+        """No further association is made before."""
+        self.answers = Answers()
+        self._path_is_long = False
+        """Whether the window may be what requests wait for."""
+        self._fits: int | None = None
+        """Requests that there are to be at most while associations are made on which the next are served sooner."""
+        self._fits_handle: asyncio.TimerHandle | None = None
+        self._waited = False
+        """They have waited for as long as it may take; some associations are still being made."""
+        self._grows = False
+        """Whether `_grow` will be called in this turn of the loop."""
 
     def start(self) -> None:
         """Try to make an association, and try again until `stop`."""
@@ -152,28 +159,28 @@ class Upstream:
         try:
             address = await resolve(self.address, self._tries)
         except CarrierError as error:
-            self._on_down(str(error))
+            self._missed(str(error))
             return
         finally:
             self._lookup = None
         self._connect(address)
 
     def _connect(self, address: Address) -> None:
-        self._connection = self._owner.make_connection()
-        self._connection.account = self.account
-        driver = Driver(self._connection, self._loop, on_events=self._on_events, on_down=self._on_down)
-        self._driver = driver
-        try:
-            self._attempt = self._carrier.connect(address, driver)
-        except CarrierError as error:
-            self._on_down(str(error))
+        self._reached = address
+        if self.wanted is None:
+            self._most = 1 if all(ip_address(host.partition("%")[0]).is_loopback for host in address.hosts) else MOST
+        connection = self._owner.make_connection(self._most, tuple(self._given_up))
+        connection.account = self.account
+        association = WebAssociation(self, self._owner, connection, self._loop)
+        self._others.append(association)
+        association.connect(self._carrier, address)
 
     def start_soon(self) -> None:
         """Start when the turn comes among the workers of the same application."""
         self._attempts.soon(self)
 
     def stop(self) -> None:
-        """End the association gracefully, and make no further one."""
+        """End the associations gracefully, and make no further one."""
         self._stopping = True
         if self._prober is not None:
             self._prober.stop()
@@ -181,26 +188,44 @@ class Upstream:
         self._attempts.forget(self)
         if self._lookup is not None:
             self._lookup.cancel()
-        if self._driver is not None and self._driver.association is not None:
-            self._driver.shutdown()
-            return
-        if self._attempt is not None:
-            self._attempt.abort("stopping")  # it has not come up, and the service does not wait for it
-        self._log.close()
-        self.stopped.set()
+        self._look_no_more()
+        waits = [one.stop() for one in (*self.associations, *self._others)]
+        if not any(waits):
+            self._log.close()
+            self.stopped.set()
+
+    @property
+    def link(self) -> Link | None:
+        """The oldest association, while requests may be sent."""
+        return self.associations[0].link if self.associations else None
+
+    @property
+    def driver(self) -> Driver[WebConnection]:
+        """Of the oldest association."""
+        return self.associations[0].driver
+
+    @property
+    def count(self) -> int:
+        """Associations that are up or are being made."""
+        return len(self.associations) + sum(not one.leaving for one in self._others)
+
+    @property
+    def instance(self) -> str:
+        """Of the process that the associations are with; '' while there are none."""
+        return self._instance if self.associations else ""
 
     @property
     def capacity(self) -> int:
         """How many requests it would accept now."""
-        if self.link is None or self.health.out:
+        associations = self.associations
+        if not associations or self.health.out:
             return 0
-        capacity, most = self._connection.capacity, self._overload.most
-        return capacity if most is None else max(0, min(capacity, most - len(self._connection.requests)))
-
-    @property
-    def _number(self) -> int:
-        """The association's number."""
-        return self._connection.settings.association
+        capacity, most = associations[0].connection.capacity, self.overload.most
+        if len(associations) > 1 and any(one.connection.peer_draining for one in associations):
+            return 0
+        if self._fits is not None:
+            most = self._fits if most is None else min(most, self._fits)
+        return capacity if most is None else max(0, min(capacity, most - self.outstanding))
 
     @property
     def member(self) -> str:
@@ -210,100 +235,60 @@ class Upstream:
     @property
     def state(self) -> str:
         """``up``, ``out`` (of the balance, by its probes) or ``down``."""
-        return "down" if self.link is None else "out" if self.health.out else "up"
+        return "down" if not self.associations else "out" if self.health.out else "up"
 
     @property
     def outstanding(self) -> int:
         """How many requests it handles."""
-        return 0 if self.link is None else len(self._connection.requests)
-
-    @property
-    def driver(self) -> Driver[WebConnection]:
-        assert self._driver is not None
-        return self._driver
+        return self.associations[0].connection.count_requests() if self.associations else 0
 
     async def change(self, changes: dict[str, str]) -> dict[str, str]:
         """Change configuration in the application; return for each name '' or the reason why it was refused."""
-        if self.link is None:
+        if not self.associations:
             return dict.fromkeys(changes, "no association")
-        number = max(self._asked, default=0) + 1
-        answer = self._asked[number] = self._loop.create_future()
-        self._connection.send_config(number, changes)
-        self.driver.wake()
-        try:
-            return await asyncio.wait_for(answer, ANSWER_WITHIN)
-        except TimeoutError:
-            return dict.fromkeys(changes, f"no answer within {ANSWER_WITHIN:g} s")
-        finally:
-            self._asked.pop(number, None)
+        return await self.associations[0].change(changes)
 
     # ---- requests
 
     def begin(self, exchange: WebExchange) -> None:
         """Send the request. RequestRefused if the application accepts none now."""
-        link = self.link
-        if link is None or self.health.out:
+        associations = self.associations
+        if not associations or self.health.out:
             raise RequestRefused(f"{self.address} is {self.state}")
-        if self._overload.most is not None and self.capacity <= 0:
+        if self.overload.most is not None and self.capacity <= 0:
             raise RequestRefused(f"{self.address} is overloaded")
-        whole = exchange.input_closed
-        pieces: list[bytes] = []
-        for kind, content in exchange.body:
-            pieces.append(content)
-            if kind != RecordType.STDIN:
-                whole = False
-        body = (pieces[0] if len(pieces) == 1 else b"".join(pieces)) if whole else None
-        request = self._connection.begin_request(
-            exchange.raw_params, role=exchange.role, flags=exchange.flags & KEEP_CONN, body=body
-        )
+        if self._path_is_long:
+            self.load_changed()
+            if self._grows and self._fits is None:
+                self._fit()
+            if self._fits is not None and self.outstanding >= self._fits:
+                raise RequestRefused(f"{self.address} is served sooner by an association that is being made")
+        one = associations[0] if len(associations) == 1 else pick(associations, self.answers.size)
+        one.begin(exchange)
         self.requests += 1
-        request.context = exchange
-        exchange.link = link
-        exchange.request = request
-        exchange.state, exchange.upstream = State.SENT, self
-        exchange.can_be_sent_again = whole
-        if whole:
-            exchange.downstream.read_on(exchange)  # while it waited its body may have been more than is kept
-        else:
-            self.send_input(exchange)
-        link.driver.wake()
 
-    def send_input(self, exchange: WebExchange) -> None:
-        request = exchange.request
-        body, exchange.body = exchange.body, []
-        for kind, content in body:
-            is_data = kind == RecordType.DATA
-            if content:
-                self._connection.send_input(request, content, is_data=is_data)
-            else:
-                self._connection.end_input(request, is_data=is_data)
-        if request.writable or exchange.input_closed:
-            exchange.downstream.read_on(exchange)
-        else:
-            exchange.downstream.stop_reading(exchange)
-        self.driver.wake()
+    def failed(self) -> None:
+        """Count a failure of a request by the application's fault."""
+        if self.health.failed(self._loop.time()):
+            log.warning(
+                "application %s failed %d times in a row and is avoided for %g s", self.address, MAX_FAILURES, AVOID_FOR
+            )
 
-    def abort(self, exchange: WebExchange) -> None:
-        if self.link is not None:
-            self._connection.abort(exchange.request)
-            self.driver.wake()
+    def try_another(self, exchange: WebExchange, lost: bool) -> bool:
+        return self._owner.try_another(exchange, self, lost and bool(self.associations))
 
     # ---- probes
 
     def send_probe(self, probe: Probe) -> None:
-        link = self.link
-        assert link is not None
-        probe.request = request = self._connection.begin_request(probe.raw_params, body=b"")
-        probe.link = link
-        request.context = probe
-        link.driver.wake()
+        pick(self.associations, self.answers.size).send_probe(probe)
 
     def abort_probe(self, probe: Probe) -> None:
-        self._connection.abort(probe.request)
-        self.driver.wake()
+        driver: Driver[WebConnection] = probe.link.driver
+        driver.connection.abort(probe.request)
+        driver.wake()
 
     def is_answered(self, probe: Probe) -> bool:
-        return probe.request.key not in self._connection.requests
+        return probe.link.down or probe.request.key not in probe.link.connection.requests
 
     def probes_say(self, good: bool, why: str) -> None:
         now = self._loop.time()
@@ -317,199 +302,225 @@ class Upstream:
             self.last_up = now
             self.last_error = f"probes: {why}"
 
-    # ---- events
+    # ---- associations that come and go
 
-    def _on_events(self, events: Sequence[Event]) -> None:
-        ended: list[RequestEnded] = []
-        for event in events:
-            if isinstance(event, OutputReceived):
-                exchange: WebExchange | Probe = event.request.context
-                exchange.send_output(event.data)
-            elif isinstance(event, RequestEnded):
-                ended.append(event)
-            elif isinstance(event, Writable):
-                exchange = event.request.context
-                if isinstance(exchange, Probe):
-                    continue
-                exchange.last_activity = self._loop.time()
-                exchange.downstream.read_on(exchange)
-            elif isinstance(event, FeedbackReceived):
-                if self.link is not None:
-                    context = None if event.request is None else event.request.context
-                    self._supervisor.feedback(event.channel, event.data, context, self.link, event.number)
-            elif isinstance(event, ItemsAcknowledged):
-                if self.link is not None:
-                    self._supervisor.delivery.acknowledged(self.link, event.channel, event.number)
-            elif isinstance(event, StderrReceived):
-                exchange = event.request.context
-                self._supervisor.stderr(exchange, event.data)
-                exchange.send_stderr(event.data)
-                if self._late_stderr.ends:
-                    self._late_stderr.stderr_came(event.request)
-            else:
-                self._on_rare_event(event)
-        # STDERR that came with an end on another stream goes first
-        for one in ended:
-            self._ended(one)
-
-    def _ended(self, event: RequestEnded) -> None:
-        exchange: WebExchange | Probe = event.request.context
-        if isinstance(exchange, Probe):
-            if event.status is ProtocolStatus.OVERLOADED:
-                exchange.end(None)
-            else:
-                exchange.end("" if event.status is ProtocolStatus.REQUEST_COMPLETE else event.status.name.lower())
-            return
-        if exchange.state is State.OVER:
-            return  # another answer on the web server's connection broke off
-        if event.status is ProtocolStatus.OVERLOADED and exchange.first_byte is None:
-            # the application had not begun it
-            draining = self._connection.peer_draining
-            if not draining:
-                self._overload.refused(len(self._connection.requests))
-            if exchange.can_be_sent_again:
-                self._owner.requeue(exchange, overloaded=not draining)
-            else:
-                exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
-                self._owner.finished(exchange, error="overloaded")
-            return
-        self._overload.pause = FIRST_RETRY
-        if event.status is ProtocolStatus.INCOMPLETE:
-            self._broke_off(exchange, "the application's answer broke off", "the answer broke off")
-            return
-        if exchange.first_byte is None and not exchange.bytes_out:
-            text = "application %s ended request %s without an answer"
-            self._say(logging.WARNING, text, exchange.identity, exchange=exchange)
-        if exchange.status in GATEWAY_FAILURES:
-            self.failed()
-        else:
-            self.health.succeeded()
-        if event.stderr and stderr_missing(event):
-            self._late_stderr.wait(exchange, event)
-            return
-        exchange.end(event.app_status, event.status)
-        self._owner.finished(exchange)
-
-    def has_answered(self, exchange: WebExchange) -> bool:
-        return exchange.request in self._late_stderr.ends
-
-    def _broke_off(self, exchange: WebExchange, why: str, error: str) -> None:
-        """Try another application, or answer 502, or cut the response: the application's answer will not be whole."""
-        self.failed()
-        if exchange.state is State.OVER:
-            return
-        again = self._owner.try_another(exchange, self)
-        if again:
-            level, then = logging.WARNING, "trying another application"
-        else:
-            level, then = logging.ERROR, "answered 502" if exchange.first_byte is None else "the response is cut"
-        text = "application %s, request %s: %s; %s"
-        self._say(level, text, exchange.identity, error, then, exchange=exchange)
-        if again:
-            return
-        exchange.fail(HTTPStatus.BAD_GATEWAY, why)
-        self._owner.finished(exchange, error=error)
-
-    def failed(self) -> None:
-        if self.health.failed(self._loop.time()):
-            log.warning(
-                "application %s failed %d times in a row and is avoided for %g s", self.address, MAX_FAILURES, AVOID_FOR
-            )
-
-    def _on_rare_event(self, event: Event) -> None:
-        match event:
-            case PeerReady():
-                self._ready(event)
-            case RequestFailed():
-                exchange: WebExchange | Probe = event.request.context
-                if isinstance(exchange, Probe):
-                    self._say(logging.ERROR, "application %s: %s", event.error)
-                    exchange.end(str(event.error))
-                else:
-                    self._broke_off(exchange, "the application's answer breaks the protocol", str(event.error))
-            case PeerChanged():
-                if self.link is not None:
-                    self._supervisor.peer_changed(self.link)
-            case PeerDraining():
-                log.info("application %s takes no new requests", self.address)
-            case ConfigAnswered():
-                answer = self._asked.pop(event.number, None)
-                if answer is not None and not answer.done():
-                    answer.set_result(event.results)
-            case RecordRefused():
-                self._say(logging.WARNING, "application %s: left out %s", event.error)
-            case PeerError():
-                self._say(logging.ERROR, "application %s reports: %s", event.text)
-            case ConnectionFailed():
-                self._say(logging.ERROR, "application %s broke the protocol: %s", event.error)
-            case _:
-                pass
-
-    def _say(self, level: int, text: str, *values: object, exchange: WebExchange | None = None) -> None:
+    def say(self, level: int, text: str, *values: object, exchange: WebExchange | None = None) -> None:
         extra = None if exchange is None else about(exchange)
         self._log.log(self._presence.level(level), text, self.address, *values, extra=extra)
 
-    def _ready(self, event: PeerReady) -> None:
-        instance = event.settings.instance
+    def ready(self, association: WebAssociation, event: PeerReady) -> None:
+        settings = event.settings
+        instance = settings.instance
         other = self._owner.other_with(instance, self) if instance else None
         if other is not None:
             # it claims to be the other's process, or is reached twice: the other keeps its association either way
-            self.driver.abort(f"instance {instance} is associated at {other.address} already: connect to it once")
+            association.driver.abort(
+                f"instance {instance} is associated at {other.address} already: connect to it once"
+            )
             return
-        self.health.came_up(self._loop.time(), first=not self._was_up)
-        self._was_up = True
-        self._presence.came_up(self._number, event.settings.name or instance)
-        self.link = self._supervisor.association_up(self.driver, self._number, str(self.address), self.member)
-        if self._prober is not None:
+        first = not self.associations
+        if not first and (instance != self._instance or not instance):
+            # another process has the address now: what the one before it has begun ends where it is
+            log.info("application %s is another process now", self.address)
+            for one in tuple(self.associations):
+                self._let_go(one)
+            self._hold_until = self._loop.time() + HOLD
+            first = True
+        self._others.remove(association)
+        self._instance = instance
+        association.used_at = now = self._loop.time()
+        if first:
+            self.overload.end()
+            self.health.came_up(now, first=not self._was_up)
+            self._was_up = True
+            self._presence.came_up(association.number, settings.name or instance)
+        else:
+            text = "association %d with application %s is up, the %d. of the process"
+            log.log(
+                self._presence.level(logging.INFO), text, association.number, self.address, len(self.associations) + 1
+            )
+        association.use(self.member)
+        self.associations.append(association)
+        self._regroup()
+        if min(self._most, settings.max_associations) > 1 and instance:
+            association.watch_load()
+            self._path_is_long = association.load.base >= LONG_ROUND_TRIP
+        self._fit()
+        if first and self._prober is not None:
+            self._prober.stop()
             self._prober.start()
-        if self.origin is None:
-            self._owner.workers_reported(self, event.settings.others)
+        if first and self.origin is None:
+            self._owner.workers_reported(self, settings.others)
         self._attempts.hurry()
         self._owner.upstream_ready()
+        self.load_changed()
 
-    def _on_down(self, reason: str) -> None:
-        link, self.link = self.link, None
-        self._driver = self._attempt = None
-        why = reason or "it was shut down"
+    def _regroup(self) -> None:
+        """Let each connection know the others of the same process."""
+        everyone = [
+            one.connection
+            for one in (*self.associations, *self._others)
+            if one.link is not None and one.link.info.peer_instance == self._instance
+        ]
+        for one in everyone:
+            one.siblings = tuple(other for other in everyone if other is not one)
+
+    def load_changed(self) -> None:
+        """Make further associations if they are wanted, or would help."""
+        if self._missing() > 0 and not self._grows:
+            self._grows = True
+            self._loop.call_soon(self._grow)  # not now: more requests may come in the same turn
+
+    def _missing(self) -> int:
+        """Return how many associations are to be made now."""
+        associations = self.associations
+        if self._most <= 1 or not associations or self._stopping:
+            return 0
+        count = self.count
+        connection = associations[0].connection
+        settings = connection.peer_settings
+        assert settings is not None
+        room = min(self._most, settings.max_associations) - count
+        if room <= 0 or connection.peer_draining or not self._instance or self._loop.time() < self._hold_until:
+            return 0
+        if self.wanted is not None:
+            return room
+        loads = [one.load for one in associations]
+        room = min(room, to_make(loads, count, self.outstanding + self._owner.waiting, self.answers.size))
+        return min(room, self._owner.room_for(self)) if room > 0 else 0
+
+    def _grow(self) -> None:
+        self._grows = False
+        missing = self._missing()
+        address = self._reached
+        assert address is not None
+        for _ in range(missing):
+            self._connect(address)
+        if missing > 0 and self._look_handle is None:
+            self._look_handle = self._loop.call_later(LOOK, self._look)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Let requests wait for associations that are being made if those serve them sooner, and no longer than twice the
+        time that this takes."""
+        making = self._grows or self.count > len(self.associations)
+        if self._path_is_long and making and self.associations and not self._waited:
+            loads = [one.load for one in self.associations]
+            self._fits = max(len(loads), fitting(loads, self.answers.size))
+            if self._fits_handle is None:
+                pause = 2 * TRIPS * max(load.round_trip for load in loads)
+                self._fits_handle = self._loop.call_later(pause, self._fit_late)
+            return
+        self._waited = self._waited and making
+        if self._fits is not None:
+            self._fit_no_more()
+
+    def _fit_late(self) -> None:
+        self._waited = True
+        self._fit_no_more()
+
+    def _fit_no_more(self) -> None:
+        if self._fits_handle is not None:
+            self._fits_handle.cancel()
+            self._fits_handle = None
+        if self._fits is not None:
+            self._fits = None
+            self._owner.upstream_ready()
+
+    def _look(self) -> None:
+        """End associations that are not needed any more."""
+        self._look_handle = None
+        now = self._loop.time()
+        idle = []
+        for one in self.associations:
+            if one.requests:
+                one.used_at = now
+            idle.append(now - one.used_at)
+        if self.wanted is None:
+            for place in reversed(to_end(idle)):
+                one = self.associations[place]
+                log.info("association %d with %s ends: no request for %g s", one.number, self.address, IDLE)
+                self._let_go(one)
+            self._regroup()
+        for one in self._others:
+            if one.leaving:
+                one.leave()
+        self.load_changed()
+        if self._look_handle is None and (len(self.associations) > 1 or self._others or self.wanted):
+            self._look_handle = self._loop.call_later(LOOK, self._look)
+
+    def _look_no_more(self) -> None:
+        if self._fits_handle is not None:
+            self._fits_handle.cancel()
+            self._fits_handle = None
+        if self._look_handle is not None:
+            self._look_handle.cancel()
+            self._look_handle = None
+
+    def _let_go(self, association: WebAssociation) -> None:
+        """Give an association no further requests, and end it when it has none."""
+        self.associations.remove(association)
+        self._others.append(association)
+        association.leave()
+
+    def down(self, association: WebAssociation, link: Link | None, reason: str) -> None:
+        was_last = self.associations == [association]
+        (self.associations if association in self.associations else self._others).remove(association)
+        self._regroup()
+        if self._fits is not None and not self._stopping:
+            self._loop.call_soon(self._fit)
+        if self._stopping:
+            if link is not None:
+                association.give_up_requests(reason)
+                self._owner.supervisor.association_down(link, reason)
+            if not self.associations and not self._others:
+                self._log.close()
+                self.stopped.set()
+            return
+        if association.leaving or (self.associations and not was_last):
+            self._went(association, link, reason)
+            return
         if self._prober is not None:
             self._prober.stop()
-        self._overload.end()
-        self._late_stderr.release_all()
+        self.overload.end()
+        self._hold_until = 0.0
         self.last_error = reason
         if link is not None:
             self.last_up = self._loop.time()
             if self._presence.went_down():
                 self._attempts.steady()
-            lost = self._give_up_requests(reason)
-            if not self._stopping:
-                level = self._presence.level(logging.WARNING)
-                more = f"; requests lost: {lost}" if lost else ""
-                log.log(level, "association %d with %s is down: %s%s", self._number, self.address, why, more)
-            self._supervisor.association_down(link, reason)
-        if self._stopping:
-            self._log.close()
-            self.stopped.set()
+            self._lost(association, link, reason)
+        if not any(not one.leaving for one in self._others):
+            self._missed(reason, link is not None)
+
+    def _went(self, association: WebAssociation, link: Link | None, reason: str) -> None:
+        """Do without one of several associations: the application stays up."""
+        if association.leaving and not association.requests:
+            assert link is not None
+            self._owner.supervisor.association_down(link, reason)
             return
-        if link is None or self._presence.flaps:
+        if not association.leaving:
+            now = self._loop.time()
+            steady = link is not None and now - link.since > HOLD
+            self._hold_until = max(self._hold_until, now + (LOOK if steady else HOLD))
+        if link is not None:
+            self._lost(association, link, reason)
+        else:
+            log.debug("no further association with %s: %s", self.address, reason)
+
+    def _lost(self, association: WebAssociation, link: Link, reason: str) -> None:
+        self._given_up.append(association.number)
+        lost = association.give_up_requests(reason)
+        more = f"; requests lost: {lost}" if lost else ""
+        level, why = self._presence.level(logging.WARNING), reason or "it was shut down"
+        log.log(level, "association %d with %s is down: %s%s", association.number, self.address, why, more)
+        self._owner.supervisor.association_down(link, reason)
+
+    def _missed(self, reason: str, was_up: bool = False) -> None:
+        """Try again later: there is no association."""
+        self.last_error = reason
+        if not was_up or self._presence.flaps:
             # of a worker that is away with its application, the application's line says enough
             quiet = self.origin is not None and self.origin.link is None
-            self._presence.failed(why, logging.DEBUG if quiet else logging.WARNING)
+            self._presence.failed(reason or "it was shut down", logging.DEBUG if quiet else logging.WARNING)
         self._attempts.later(self)
-
-    def _give_up_requests(self, reason: str) -> int:
-        """Send requests to other applications where that can do no harm; return how many are answered 502, or cut."""
-        lost = 0
-        for request in tuple(self._connection.requests.values()):
-            exchange: WebExchange | Probe = request.context
-            if isinstance(exchange, Probe) or exchange.state is State.OVER:
-                continue
-            if not request.lane.sent and exchange.can_be_sent_again:
-                # SCTP has got nothing of it: the application cannot have begun it
-                self._owner.requeue(exchange)
-                continue
-            if self._owner.try_another(exchange, self):
-                continue
-            exchange.fail(HTTPStatus.BAD_GATEWAY, f"the association with the application was lost: {reason}")
-            self._owner.finished(exchange, error=f"association lost: {reason}")
-            lost += 1
-        return lost

@@ -214,3 +214,9 @@ def test_a_plugin_that_disagrees_with_the_other_side_or_is_set_aside() -> None:
     assert rows[1] == ("  ! a:1 declares other channels", "here talk;request;ordinary", "there nothing")
     assert rows[2] == ("  ! b:1", "set aside there", "for 42 s")
     assert rows[3][-2:] == ("dropped 2", "waiting 7")
+
+
+def test_an_application_with_several_associations() -> None:
+    first = {**STATUS["upstreams"][0], "associations": [1, 4, 5]}
+    (line,) = (line for line in render({**STATUS, "upstreams": [first]}) if line.strip().startswith("a:1"))
+    assert "2 in flight on 3 associations" in line

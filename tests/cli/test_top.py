@@ -46,7 +46,9 @@ def status(ended: int = 0, name: str = "shop.example") -> dict[str, Any]:
             }
         ],
         "hosts_left_out": 0,
-        "upstreams": [{"address": "127.0.0.1:9000", "state": "down", "in_flight": 3, "requests": ended}],
+        "upstreams": [
+            {"address": "127.0.0.1:9000", "state": "down", "in_flight": 3, "requests": ended, "associations": [1, 4]}
+        ],
         "associations": [
             {
                 "identity": 1,
@@ -120,7 +122,7 @@ def test_the_tables_of_top() -> None:
     lines = [" ".join(line.split()) for line in drawn([view(status(5), status(25))]).splitlines()]
     assert lines[0] == "web host1 process 7 up 35 s 1 requests/s 3 in flight 2 waiting"
     assert "shop.example 1 1 3 50 ms 95 ms 99 ms 4.0 KiB" in lines
-    assert "127.0.0.1:9000 DOWN 1 3" in lines
+    assert "127.0.0.1:9000 DOWN 1 3 2" in lines
     assert "1 shop.example 127.0.0.1:9000 0.20 ms - 5/256 1 3 0 B" in lines
     assert "syslog running 0 syslog 1 1 0 4" in lines
     assert lines[-1] == "gone"

@@ -11,6 +11,7 @@ from fcgi_core.protocol.settings import (
     DEFAULT_MAX_REQUESTS,
     MAX_ACCEPTS,
     MAX_DESCRIPTION,
+    MAX_GIVEN_UP,
     MAX_INSTANCE,
     MAX_NAME,
     MAX_OTHERS,
@@ -30,6 +31,8 @@ names = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True)
         max_message=st.integers(1024, 1 << 30),
         instance=text,
         association=st.integers(0, 1 << 62),
+        max_associations=st.integers(1, 65535),
+        given_up=st.lists(st.integers(0, 1 << 62), max_size=MAX_GIVEN_UP).map(tuple),
         name=text,
         channels=st.lists(names.map(lambda name: Channel(name).describe()), max_size=5).map(tuple),
         accepts=st.lists(names, max_size=5).map(tuple),
@@ -51,12 +54,27 @@ def test_they_say_what_fastcgi_asks_for() -> None:
     assert pairs["FCGI_MPXS_CONNS"] == "1"
 
 
+def test_one_association_is_not_mentioned() -> None:
+    pairs = decode_pairs(Settings().encode())
+    assert not {"FCGI_SCTP_MAX_ASSOCS", "FCGI_SCTP_GIVEN_UP"} & pairs.keys()
+
+
+def test_of_associations_that_were_given_up_the_readable_ones_count_and_no_more_than_there_may_be() -> None:
+    def given_up(text: str) -> tuple[int, ...]:
+        pairs = {"FCGI_SCTP_VERSION": "1", "FCGI_SCTP_GIVEN_UP": text}
+        return Settings.decode(encode_pairs(pairs)).given_up
+
+    assert given_up("3,x,-1,\xb2,,5," + "9" * 30) == (3, 5)
+    assert given_up(",".join(map(str, range(1000)))) == tuple(range(MAX_GIVEN_UP))
+
+
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
         ({}, "FCGI_SCTP_VERSION is ''"),
         ({"FCGI_SCTP_VERSION": "2"}, "this side speaks version 1"),
         ({"FCGI_SCTP_VERSION": "9" * 1000}, "'9999999999999999999999999999999999999999'"),
+        ({"FCGI_SCTP_MAX_ASSOCS": "0"}, "FCGI_SCTP_MAX_ASSOCS is '0'; a number from 1 to 65535"),
         ({"FCGI_MAX_REQS": "0"}, "FCGI_MAX_REQS is '0'; a number from 1 to 65535"),
         ({"FCGI_MAX_REQS": "-1"}, "FCGI_MAX_REQS"),
         ({"FCGI_MAX_REQS": ""}, "FCGI_MAX_REQS"),

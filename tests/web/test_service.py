@@ -359,13 +359,14 @@ def test_the_client_or_the_association_goes_while_stderr_is_late(monkeypatch: py
             wire = bench.begin()
             await until(lambda: stdout(wire), "all but the end has come")
             (upstream,) = bench.service.upstreams
-            await until(lambda: upstream._late_stderr.ends, "it waits")
+            await until(lambda: upstream.associations[0].late_stderr.ends, "it waits")
             if goes == "client":
                 (connection,) = bench.service._connections
                 connection.connection_lost(None)
                 assert bench.service.requests_ended == 1
-            upstream.driver.abort("on purpose")
-            await until(lambda: not upstream._late_stderr.ends, "nothing waits any more")
+            association = upstream.associations[0]
+            association.driver.abort("on purpose")
+            await until(lambda: not association.late_stderr.ends, "nothing waits any more")
             assert (bench.service.in_flight, bench.service.requests_ended) == (0, 1)
             await until(lambda: is_over(wire) or goes == "client", "the answer was whole")
 
@@ -920,7 +921,7 @@ def test_a_web_server_that_closes_before_the_stderr_has_come(monkeypatch: pytest
         async with running(late_stderr(b"lost", comes=False)) as bench:
             traffic = bench.service.supervisor.follow_traffic()
             server = bench.connect().begin()
-            await until(lambda: bench.service.upstreams[0]._late_stderr.ends, "all but the end has come")
+            await until(lambda: bench.service.upstreams[0].associations[0].late_stderr.ends, "all but the end has come")
             server.connection.connection_lost(None)
             assert traffic.hosts()["shop.example"].aborted == 0
             server = bench.connect()

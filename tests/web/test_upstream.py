@@ -88,8 +88,11 @@ class Owner:
         self.supervisor = Supervisor([], cast(Any, clock.loop), lambda call: call(), web=True)
         self.told: list[tuple[Upstream, dict[str, str]]] = []
 
-    def make_connection(self) -> WebConnection:
+    def make_connection(self, most: int, given_up: tuple[int, ...]) -> WebConnection:
         return WebConnection(Settings(association=1))
+
+    def room_for(self, upstream: Upstream) -> int:
+        return 0
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         return None
@@ -101,10 +104,10 @@ class Owner:
 
     def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None: ...
 
-    def try_another(self, exchange: WebExchange, failed: Upstream) -> bool:
+    def try_another(self, exchange: WebExchange, failed: Upstream, lost: bool) -> bool:
         return False
 
-    def requeue(self, exchange: WebExchange) -> None: ...
+    def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None: ...
 
 
 class Bench:
