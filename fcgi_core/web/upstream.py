@@ -401,7 +401,7 @@ class Upstream:
         self._fit()
 
     def _fit(self) -> None:
-        """Let requests wait for associations that are being made if those serve them sooner, and no longer than twice the
+        """Let requests wait for associations that are being made if those serve them sooner, and at most for twice the
         time that this takes."""
         making = self._grows or self.count > len(self.associations)
         if self._path_is_long and making and self.associations and not self._waited:

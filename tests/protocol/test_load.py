@@ -56,4 +56,5 @@ def test_an_association_that_is_gone_does_not_count() -> None:
     first.web.siblings = (second.web,)
     second.web.siblings = (first.web,)
     second.web.close()
-    assert second.web.siblings == ()
+    assert not second.web.siblings
+    assert second.web.count_requests() == 0
