@@ -13,7 +13,7 @@ from fcgi_core.protocol.outbox import PPID
 from fcgi_core.sctp.carrier import Message
 from tests.app.harness import ADDRESS, LiveNetwork, Web, settle, until
 from tests.protocol.test_given_back import Stranger
-from tests.web.test_service import Application, answer
+from tests.web.harness import Application, answer
 
 
 async def serving(body: Callable[[LiveNetwork, AppService], Awaitable[None]], most: int = 100, per: int = 4) -> None:

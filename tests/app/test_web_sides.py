@@ -11,7 +11,7 @@ from fcgi_core.protocol.records import ProtocolStatus
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.sctp.memory import MemoryCarrier
 from tests.app.harness import ADDRESS, LiveNetwork, Web, settle, until
-from tests.web.test_service import Application, hang
+from tests.web.harness import Application, hang
 
 
 async def serving(body: Callable[[AppService, MemoryCarrier], Awaitable[None]], most: int = 2) -> None:

@@ -11,7 +11,7 @@ from fcgi_core.protocol.records import HEADER, RecordType, Role, record
 from fcgi_core.sctp.carrier import Message
 from tests.fuzz.targets import CHANNELS, PARAMS, SMALL, join
 from tests.protocol.helpers import ROOM, Pair, of
-from tests.web.test_downstream import padded, request
+from tests.web.web_server import padded, request
 
 CORPUS = Path(__file__).with_name("corpus")
 HASH = 40

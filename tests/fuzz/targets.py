@@ -36,7 +36,7 @@ from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Message
 from fcgi_core.web.exchange import State
 from tests.protocol.helpers import ROOM, Pair, of
-from tests.web.test_downstream import Client, request
+from tests.web.web_server import Client, request
 
 UNTOUCHED = 5
 CHANNELS = tuple(

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from fcgi_core.errors import RemoteProtocolError
 from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.application import ApplicationConnection
-from fcgi_core.protocol.channels import Channel
+from fcgi_core.protocol.channels import Channel, Direction, Priority, Scope
 from fcgi_core.protocol.connection import Connection
-from fcgi_core.protocol.events import Event
+from fcgi_core.protocol.events import (
+    ConnectionFailed,
+    Event,
+)
 from fcgi_core.protocol.outbox import PPID
-from fcgi_core.protocol.records import HEADER, HEADER_SIZE, RecordType, record
+from fcgi_core.protocol.records import (
+    HEADER,
+    HEADER_SIZE,
+    RecordType,
+    encode_pairs,
+    record,
+)
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.streams import CONTROL_STREAM, Policy
 from fcgi_core.protocol.web import WebConnection
@@ -147,3 +157,45 @@ class NoLoop:
 def idle(connection: C) -> Driver[C]:
     """What a Link needs of a driver. It has no association, for `Pair.run` moves the messages."""
     return Driver(connection, NoLoop(), on_events=lambda events: None, on_down=lambda reason: None)
+
+
+CHANNELS = tuple(
+    channel
+    for direction in Direction
+    for name in [direction.value.removeprefix("to-")]
+    for channel in (
+        Channel(f"{name}.request", Scope.REQUEST, direction),
+        Channel(f"{name}.association", Scope.ASSOCIATION, direction, Priority.URGENT),
+        Channel(f"{name}.loose", Scope.ASSOCIATION, direction, ordered=False, lifetime=3.0),
+    )
+)
+PARAMS = encode_pairs({"SERVER_NAME": "example.org"})
+
+
+def way(connection: Connection) -> str:
+    """The beginning of the names of the channels that a connection sends on."""
+    return "application" if isinstance(connection, WebConnection) else "web"
+
+
+def other_way(connection: Connection) -> str:
+    return "web" if isinstance(connection, WebConnection) else "application"
+
+
+def peer_of(connection: Connection, **named: Any) -> Settings:
+    sent = tuple(channel.describe() for channel in CHANNELS if channel.name.startswith(other_way(connection)))
+    return Settings(channels=sent, accepts=tuple(channel.name for channel in connection.feedback.outgoing), **named)
+
+
+def failure(connection: Connection, *messages: Message) -> RemoteProtocolError:
+    """The error that ends the association when these messages come; it is told to both sides, once."""
+    events = connection.receive(messages, 0.0)
+    assert isinstance(events[-1], ConnectionFailed)
+    error = one(events, ConnectionFailed).error
+    assert connection.failed
+    assert error.request_key is None
+    (told,) = cut(*connection.take(ROOM))
+    assert told.type == RecordType.ERROR
+    assert told.content.decode() == str(error)[:1024]
+    assert connection.receive([control(RecordType.DRAIN)], 0.0) == []
+    assert connection.timer() is None
+    return error

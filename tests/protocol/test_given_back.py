@@ -25,8 +25,8 @@ from fcgi_core.web.probe import ProbeOptions
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from tests.app.harness import ADDRESS, LiveNetwork, Web, settle, until
 from tests.garbage import assert_nothing_stays
-from tests.web.test_downstream import Wire
-from tests.web.test_service import PROBE, Application, answer, hang
+from tests.web.harness import PROBE, Application, answer, hang
+from tests.web.web_server import Wire
 
 BEGIN = begin_request(1, Role.RESPONDER, 0)
 

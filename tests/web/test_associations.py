@@ -13,7 +13,7 @@ from fcgi_core.protocol.settings import Settings
 from fcgi_core.sctp.memory import MemoryAssociation
 from fcgi_core.web.association import WebAssociation
 from fcgi_core.web.pool import IDLE, MOST
-from tests.web.test_service import answer, hang
+from tests.web.harness import answer, hang
 from tests.web.virtual_time import Stage, is_over, large_answer, on_virtual_time, running, stdout, until
 
 LONG = 1_000_000

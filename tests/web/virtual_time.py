@@ -16,7 +16,7 @@ from fcgi_core.sctp.carrier import Address
 from fcgi_core.sctp.memory import MemoryNetwork
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from fcgi_core.web.upstream import Upstream
-from tests.web.test_service import Application, WebServer, is_over, stdout
+from tests.web.harness import Application, WebServer, is_over, stdout
 
 __all__ = ["ADDRESS", "Stage", "running", "on_virtual_time"]
 
