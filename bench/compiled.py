@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `bench` is no installed package
 
 from fcgi_syslog import plugin as syslog  # noqa: E402
+from fcgi_syslog.sinks import finish  # noqa: E402
 
 from bench import path  # noqa: E402
 from fcgi_core.app.asgi import AsgiApplication  # noqa: E402
@@ -101,6 +102,7 @@ def lines(count: int) -> None:
                 harness.run(0.1)
                 harness.end(request)
             harness.run(2)
+        finish()  # the thread of the file writes the last lines
         written = sum(len(file.read_bytes().splitlines()) for file in Path(folder).iterdir())
     if written < count // LINES_A_REQUEST * LINES_A_REQUEST:
         raise AssertionError(f"{written} of {count} lines were written")
