@@ -8,8 +8,9 @@ an application interface, through WSGI and through ASGI, and for one line of the
 interpreted and next to nothing compiled. A module without calls stays in setup.py's list for one of three reasons:
 compiled modules read its enumerations (protocol/states: 24 a request, 600 instructions each) or the attributes of its
 classes all the time (protocol/settings, hosting/links), it derives from a compiled class (web/probe, testing_request),
-or its calls come with load that is not measured here: SCTP itself, requests that wait, a program's STDERR. The loops of
-the syslog plugin stand in few calls. Needs a tree that is not compiled (script/setup pure).
+or its calls come with load that is not measured here: SCTP itself, several associations, requests that wait, a
+program's STDERR. The loops of the syslog plugin stand in few calls. Needs a tree that is not compiled
+(script/setup pure).
 """
 
 from __future__ import annotations
