@@ -71,7 +71,7 @@ class LoadWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._report = _nobody
+        self._report = _ignore
 
     def _measure(self) -> tuple[int, float]:
         """The congestion window and the round trip; the window is 0 if the carrier does not know it."""
@@ -106,5 +106,5 @@ def _notably(before: int, now: int) -> bool:
     return before != now and (not before or not now or abs(now - before) > NOTABLE * before)
 
 
-def _nobody(waiting: int, window: int, round_trip: float) -> None:
+def _ignore(waiting: int, window: int, round_trip: float) -> None:
     """Replaces the report of an association that is gone."""
