@@ -15,7 +15,7 @@ from fcgi_core.sctp.memory import MemoryAssociation
 from fcgi_core.sctp.statistics import AssociationStatistics
 from fcgi_core.web.association import WebAssociation
 from fcgi_core.web.pool import IDLE, MOST, QUIET_FROM
-from tests.hosting.processes import Lines
+from tests.hosting.processes import Hears, Lines, Sends
 from tests.web.harness import answer, hang
 from tests.web.test_associations import LONG, grown, lose
 from tests.web.virtual_time import Stage, is_over, large_answer, on_virtual_time, running, stdout, until
@@ -27,7 +27,8 @@ def kernel_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def statistics(self: MemoryAssociation) -> AssociationStatistics:
         figures = known(self)
-        return figures if figures.packets_sent > figures.unacknowledged else replace(figures, round_trip=0.0)
+        acknowledged = (figures.packets_sent or 0) > (figures.unacknowledged or 0)
+        return figures if acknowledged else replace(figures, round_trip=0.0)
 
     monkeypatch.setattr(MemoryAssociation, "statistics", statistics)
 
@@ -96,6 +97,8 @@ def test_the_youngest_of_many_associations_gets_no_requests() -> None:
             assert all(one.requests for one in stage.upstream.associations)
             (half,) = stage.app.supervisor.halves
             (hears,) = stage.service.supervisor.halves
+            assert isinstance(half, Sends)
+            assert isinstance(hears, Hears)
             for _ in range(20):
                 half.host.send("lines.urgent", b"alert")
                 await asyncio.sleep(0.01)
