@@ -110,13 +110,16 @@ class Growth:
         return self._most
 
     def came_up(self, association: WebAssociation) -> bool:
-        """Begin to follow an association; return whether it is to be the one without requests."""
+        """Begin to follow an association; return whether it is to be the one without requests: the last of those that
+        were made, for content is waiting."""
         owner = self._owner
         settings = association.connection.peer_settings
         assert settings is not None
         if min(self._most, settings.max_associations) > 1 and settings.instance:
             association.watch_load(path([one.load for one in owner.associations]))
-        up = len(owner.associations) + (owner.quiet is not None) + 1
+        if owner.quiet is not None or owner.making:
+            return False
+        up = len(owner.associations) + 1
         return with_content(up, self._may_be_quiet()) < up
 
     def changed(self) -> None:

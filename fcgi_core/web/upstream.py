@@ -334,7 +334,6 @@ class Upstream:
             log.log(self._presence.level(logging.INFO), text, association.number, self.address, len(self.up) + 1)
         association.use(self.member)
         if self.growth.came_up(association):
-            self.use_quiet()
             self.quiet = association
         else:
             self.associations.append(association)

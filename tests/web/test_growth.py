@@ -84,7 +84,7 @@ def test_a_path_that_becomes_longer_is_noticed() -> None:
     on_virtual_time(body)
 
 
-def test_the_youngest_of_many_associations_gets_no_requests() -> None:
+def test_one_of_many_associations_gets_no_requests() -> None:
     async def body() -> None:
         async with running(large_answer(LONG), plugin=Lines()) as stage:
             quiet = await all_quiet(stage)
@@ -127,7 +127,7 @@ def test_the_quiet_one_stays_while_others_carry_content_and_ends_with_them() -> 
     on_virtual_time(body)
 
 
-def test_a_newcomer_is_the_quiet_one_and_the_one_before_it_starts_with_content() -> None:
+def test_the_fourth_is_quiet_and_stays_so_when_others_come() -> None:
     async def body() -> None:
         async with running(hang, plugin=Lines()) as stage:
             upstream = stage.upstream
@@ -138,7 +138,20 @@ def test_a_newcomer_is_the_quiet_one_and_the_one_before_it_starts_with_content()
                 await until(lambda count=count: len(upstream.up) >= count, "it is up", 2)  # type: ignore[misc]
                 quiets.append(None if upstream.quiet is None else upstream.quiet.number)
                 assert len(upstream.associations) == (count if upstream.quiet is None else count - 1)
-            assert quiets == [None] * (QUIET_FROM - 1) + list(range(QUIET_FROM + 1, MOST + 2))
+            assert quiets == [None] * (QUIET_FROM - 1) + [QUIET_FROM + 1] * (MOST - QUIET_FROM + 1)
+
+    on_virtual_time(body)
+
+
+def test_those_that_are_made_together_have_content_before_one_is_quiet() -> None:
+    async def body() -> None:
+        async with running(large_answer(LONG), plugin=Lines()) as stage:
+            stage.ask(2 * MOST)
+            await until(lambda: stage.upstream.making >= QUIET_FROM, "several are made at once", 3)
+            while stage.upstream.making:
+                assert stage.upstream.quiet is None
+                await asyncio.sleep(0.001)
+            assert stage.upstream.quiet is not None
 
     on_virtual_time(body)
 
