@@ -50,6 +50,8 @@ __all__ = ["BackEnd", "Requests", "WebAssociation"]
 GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
 """Answers that count as failures: a bridge gives them when its FastCGI server failed."""
 
+LEFT_FOR = 30.0
+"""Seconds that an application has to end an association that got DRAIN: 1 MiB of STDERR takes 17 at 500 kbit/s."""
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
 
@@ -113,7 +115,7 @@ class WebAssociation:
         self.leaving = False
         """It gets no further requests, and ends when it has none."""
         self.used_at = 0.0
-        """When it was last seen with a request."""
+        """When it was last seen with a request, or was left without one."""
         self.late_stderr = LateStderr(loop, owner.finished)
         self._back_end = back_end
         self._owner = owner
@@ -145,11 +147,16 @@ class WebAssociation:
         return False
 
     def leave(self) -> None:
-        """Begin no further requests, and end when the last one has ended."""
-        self.leaving = True
+        """Begin no further requests. When the last one has ended, let the application end the association, so that all
+        gets here which it still has to send; end it if the application does not."""
+        now = self._loop.time()
+        if not self.leaving or self.connection.requests:
+            self.leaving, self.used_at = True, now
         if not self.connection.requests:
             self.connection.drain()
-            self.driver.shutdown()
+            self.driver.wake()
+            if now >= self.used_at + LEFT_FOR:
+                self.driver.shutdown()
 
     @property
     def requests(self) -> int:

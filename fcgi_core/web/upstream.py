@@ -50,8 +50,8 @@ HOLD = 30.0
 class Owner(Requests, Protocol):
     """What an upstream needs of the service."""
 
-    def make_connection(self, most: int, given_up: tuple[int, ...]) -> WebConnection:
-        """Return the protocol's side of a new association with a process, to which there may be `most`."""
+    def make_connection(self, member: str, most: int, given_up: tuple[int, ...]) -> WebConnection:
+        """Return the protocol's side of a new association with a process of a member, to which there may be `most`."""
 
     def room_for(self, upstream: Upstream) -> int:
         """Return how many associations more may be made of themselves with the upstream's application."""
@@ -169,7 +169,7 @@ class Upstream:
         self._reached = address
         if self.wanted is None:
             self._most = 1 if all(ip_address(host.partition("%")[0]).is_loopback for host in address.hosts) else MOST
-        connection = self._owner.make_connection(self._most, tuple(self._given_up))
+        connection = self._owner.make_connection(self.member, self._most, tuple(self._given_up))
         connection.account = self.account
         association = WebAssociation(self, self._owner, connection, self._loop)
         self._others.append(association)
@@ -221,11 +221,16 @@ class Upstream:
         if not associations or self.health.out:
             return 0
         capacity, most = associations[0].connection.capacity, self.overload.most
-        if len(associations) > 1 and any(one.connection.peer_draining for one in associations):
+        if self._drains:
             return 0
         if self._fits is not None:
             most = self._fits if most is None else min(most, self._fits)
         return capacity if most is None else max(0, min(capacity, most - self.outstanding))
+
+    @property
+    def _drains(self) -> bool:
+        """Whether DRAIN has come on one of several associations; it is on its way on the others."""
+        return len(self.associations) > 1 and any(one.connection.peer_draining for one in self.associations)
 
     @property
     def member(self) -> str:
@@ -263,7 +268,12 @@ class Upstream:
                 self._fit()
             if self._fits is not None and self.outstanding >= self._fits:
                 raise RequestRefused(f"{self.address} is served sooner by an association that is being made")
-        one = associations[0] if len(associations) == 1 else pick(associations, self.answers.size)
+        if len(associations) == 1:
+            one = associations[0]
+        elif self._drains:
+            raise RequestRefused(f"{self.address} drains")
+        else:
+            one = pick(associations, self.answers.size)
         one.begin(exchange)
         self.requests += 1
 

@@ -144,6 +144,19 @@ def test_no_application_speaks_for_a_request_of_another_process() -> None:
     assert heard[b"its own"] is not None
 
 
+def test_the_number_of_an_acknowledged_item_names_no_request() -> None:
+    processes = Processes(2)
+    processes.web.begin(1)
+    processes.run()
+    (request,) = processes.app.requests
+    assert request.reference is not None
+    link = processes.app.links[2]
+    link.driver.connection.send_feedback("lines.sure", request.reference[1].to_bytes(8, "big") + b"item")
+    link.driver.wake()
+    processes.run()
+    assert processes.web.half.heard == [("lines.sure", b"item", None, 2)]
+
+
 def test_the_longest_item_of_a_request_stays_with_it() -> None:
     processes = Processes(2)
     begun = processes.web.begin(1)
