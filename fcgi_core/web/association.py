@@ -96,7 +96,7 @@ class BackEnd(Protocol):
         """Look whether more associations would help."""
 
     def down(self, association: WebAssociation, link: Link | None, reason: str) -> None:
-        """Do without the association, which has ended or did not come up."""
+        """Do without the association, which has ended or did not come up; what waits on it is released."""
 
 
 class WebAssociation:
@@ -388,7 +388,6 @@ class WebAssociation:
     def _on_down(self, reason: str) -> None:
         link, self.link = self.link, None
         self._attempt = None
-        self.late_stderr.release_all()
         self._back_end.down(self, link, reason)
 
     def give_up_requests(self, reason: str) -> int:

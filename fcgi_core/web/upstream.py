@@ -477,6 +477,7 @@ class Upstream:
         was_last = self.associations == [association]
         (self.associations if association in self.associations else self._others).remove(association)
         self._regroup()
+        association.late_stderr.release_all()  # only now: each end may begin a request that waits
         if self._fits is not None and not self._stopping:
             self._loop.call_soon(self._fit)
         if self._stopping:

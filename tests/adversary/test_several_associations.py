@@ -15,12 +15,12 @@ from fcgi_core.app.service import AppService
 from fcgi_core.protocol.records import RecordType
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.sctp.carrier import Address, CarrierError
-from fcgi_core.sctp.memory import MemoryCarrier
+from fcgi_core.sctp.memory import MemoryAssociation, MemoryCarrier
 from fcgi_core.web.pool import MOST
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from tests.adversary.lab import End
 from tests.protocol.helpers import control
-from tests.web.harness import Application, WebServer, answer, hang
+from tests.web.harness import Application, WebServer, answer, hang, late_stderr
 from tests.web.virtual_time import (
     ADDRESS,
     LoopNetwork,
@@ -447,3 +447,36 @@ def test_a_carrier_without_room_for_more_keeps_what_there_is(monkeypatch: pytest
             await until(lambda: all(map(is_over, answers)), "all are answered")
 
     on_virtual_time(body)
+
+
+def test_associations_that_are_lost_together_while_stderr_is_late_take_no_waiting_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A request of the first waited again when the second was lost. An end on that, released because its STDERR would
+    not come, began the request there: an AssertionError, and the application counted as up for ever, without an
+    association."""
+
+    async def body() -> None:
+        async with running(late_stderr(b"late", comes=False), associations=2) as stage:
+            await until(lambda: len(stage.numbers) == 2, "they are up", 2)
+            first, second = stage.upstream.associations
+            (ended,) = stage.ask()
+            await until(lambda: first.late_stderr.ends, "its end waits for STDERR")
+            stage.application.does = hang
+            (running_there,) = stage.ask()
+            assert first.requests == 1
+            stage.application.does = answer(b"again")
+            (unsent,) = stage.ask()
+            assert second.requests == 1
+            for one in (second, first):
+                lost = one.driver.association
+                assert isinstance(lost, MemoryAssociation)
+                lost.lose("cut")
+            await until(lambda: all(map(is_over, (ended, running_there, unsent))), "all are over")
+            assert stdout(unsent).endswith(b"again")
+            assert stdout(running_there).endswith(b"again")
+            assert stage.upstream.outstanding == 0
+            assert first not in stage.upstream.associations
+
+    on_virtual_time(body)
+    assert not [one for one in caplog.records if one.name == "asyncio"], caplog.text
