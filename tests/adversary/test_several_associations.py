@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
+from fcgi_core.app.exchange import AppExchange
 from fcgi_core.app.service import AppService
 from fcgi_core.protocol.records import RecordType
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.sctp.carrier import Address, CarrierError
 from fcgi_core.sctp.memory import MemoryAssociation, MemoryCarrier
+from fcgi_core.web.association import WebAssociation
 from fcgi_core.web.pool import MOST
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
 from tests.adversary.lab import End
@@ -34,6 +37,8 @@ from tests.web.virtual_time import (
 
 OTHER = Address(("10.0.0.2",), 9000)
 HUGE = (1 << 64) - 1
+CHANCES = (50, 15, 5, 5, 5, 5, 15)
+"""Of what happens next, percent."""
 
 
 def load(waiting: int, window: int, microseconds: int) -> bytes:
@@ -477,6 +482,71 @@ def test_associations_that_are_lost_together_while_stderr_is_late_take_no_waitin
             assert stdout(running_there).endswith(b"again")
             assert stage.upstream.outstanding == 0
             assert first not in stage.upstream.associations
+
+    on_virtual_time(body)
+    assert not [one for one in caplog.records if one.name == "asyncio"], caplog.text
+
+
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_whatever_is_lost_left_and_restarted_every_request_is_answered(
+    seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+
+    async def body() -> None:
+        chance = random.Random(seed)
+
+        def does(exchange: AppExchange) -> None:
+            if chance.random() < 0.6:
+                large_answer(chance.choice((1000, 200_000, 500_000)))(exchange)
+            else:
+                exchange.stderr(bytes(chance.choice((10, 100_000))))
+                answer(b"short")(exchange)
+
+        def cut(one: WebAssociation, both_notice: bool) -> None:
+            ours = one.driver.association
+            if isinstance(ours, MemoryAssociation):
+                if both_notice:
+                    ours.lose("cut")
+                else:
+                    ours.end("cut", soon=True)
+
+        wanted, delay, loss = chance.choice((None, 3, 6)), chance.choice((0.002, 0.05)), chance.choice((0.0, 0.05))
+        async with running(does, associations=wanted, delay=delay, loss=loss) as stage:
+            asked = []
+            replaced = []
+            for _ in range(60):
+                upstream = stage.upstream
+                everyone = [*upstream.associations, *upstream._others]
+                match chance.choices(("ask", "lose one", "lose all", "restart", "replace", "leave", "rest"), CHANCES)[
+                    0
+                ]:
+                    case "ask":
+                        asked += [*stage.ask(chance.choice((1, 3, 12))), stage.upload(300_000)]
+                    case "lose one" if everyone:
+                        cut(chance.choice(everyone), chance.random() < 0.5)
+                    case "lose all":
+                        for one in everyone:
+                            cut(one, True)
+                    case "restart":
+                        await stage.app.stop(chance.choice((0, 1, 20)))
+                        await stage.start_application()
+                    case "replace":
+                        for listener in stage.app._listeners:
+                            listener.close()
+                        replaced.append(stage.app)
+                        await stage.start_application()
+                    case "leave" if len(upstream.associations) > 1:
+                        upstream._let_go(upstream.associations[-1])
+                    case "rest":
+                        await asyncio.sleep(chance.choice((0.01, 1, 35)))
+                await asyncio.sleep(chance.random() * 0.3)
+            await asyncio.sleep(150)
+            assert all(map(is_over, asked))
+            assert (stage.upstream.state, stage.upstream.outstanding, stage.service.in_flight) == ("up", 0, 0)
+            assert not [one for one in stage.upstream._others if one.leaving]
+            for app in replaced:
+                await app.stop(0)
 
     on_virtual_time(body)
     assert not [one for one in caplog.records if one.name == "asyncio"], caplog.text
