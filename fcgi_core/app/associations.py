@@ -209,6 +209,8 @@ class Association:
                 self.shared.supervisor.feedback(event.channel, event.data, context, self.link, event.number)
             else:
                 self._on_rare_event(event)
+                if self.link is None:
+                    return  # it was refused: what came with its SETTINGS is nobody's
         # begun only now, so that a short body that came in the same batch is there from the start
         for exchange in started:
             if exchange.request.aborted:
@@ -258,6 +260,9 @@ class Association:
                 assert self.link is not None
                 supervisor.delivery.acknowledged(self.link, event.channel, event.number)
             case PeerDraining():
+                if not self.connection.draining and not self.connection.requests:
+                    # the web side does without this association: it ends when all has gone that still waits here
+                    self.driver.shutdown()
                 self.owner.changed()
             case PeerError():
                 self._say(logging.ERROR, "web side %s reports: %s", event.text)

@@ -162,11 +162,12 @@ class AppService:
         now = self.loop.time()
         longest = 0.0
         for one in self._associations:
-            if one.connection.requests or one.connection.content_waiting:
+            if one.connection.requests:
                 one.idle_since = now
                 longest = math.inf
             elif not one.connection.peer_draining:
                 # a web side answers DRAIN with its own when none of its requests is left, those on their way included
-                one.idle_since = one.idle_since or now
+                if one.connection.content_waiting or not one.idle_since:
+                    one.idle_since = now
                 longest = max(longest, one.idle_since + DRAINED_WITHIN - now)
         return longest

@@ -304,15 +304,18 @@ class Delivery:
         self.changed(link)
 
     def changed(self, link: Link) -> None:
-        """The peer accepts other channels than before: send what waited for them, and send elsewhere what is on a
-        channel that it does not accept any more."""
+        """The peer accepts other channels than before: send what waited for them, and send elsewhere, or again, what is
+        on a channel that it does not accept any more, or did not for a while."""
         self._router.routes.clear()
+        feedback = link.connection.feedback
+        lapsed, feedback.lapsed = feedback.lapsed, frozenset()
         for outgoing in self._channels.values():
-            if not link.connection.takes(outgoing.name):
+            takes = link.connection.takes(outgoing.name)
+            if not takes or outgoing.name in lapsed:
                 self._send_elsewhere(outgoing, link)
-            elif isinstance(outgoing, SpooledChannel):
+            if takes and isinstance(outgoing, SpooledChannel):
                 self._fill(outgoing)
-            else:
+            elif takes:
                 outgoing.go_to(link)
         link.driver.wake()
 

@@ -217,8 +217,8 @@ class Supervisor(HookCaller):
             link.connection.feedback.refuse(channel, item)
             return
         if declared.acknowledged:
-            number, item = int.from_bytes(item[:8], "big"), item[8:]
-            if not self._acknowledger.received(entry, channel, link, number) or not item:
+            count, item = int.from_bytes(item[:8], "big"), item[8:]
+            if not self._acknowledger.received(entry, channel, link, count) or not item:
                 return  # it came before, by an association that was lost before we could acknowledge it
         if number:
             (request,) = self.find_requests((number,), link.info)

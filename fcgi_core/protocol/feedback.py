@@ -52,6 +52,8 @@ class Feedback:
         self.accepts: tuple[str, ...] = ()
         self.taken: frozenset[str] = frozenset()
         """Names of the channels to send on that the peer accepts."""
+        self.lapsed: frozenset[str] = frozenset()
+        """Those that it has not accepted for a while since the user last looked: it discarded what came meanwhile."""
         self.figures: dict[str, ChannelFigures] = {}
         self.budget = Budget(MAX_FEEDBACK_WAITING)
         self._incoming: dict[str, Channel] = {}
@@ -183,6 +185,7 @@ class Feedback:
         of the channels it accepts; the serial of our SETTINGS that it had seen."""
         self._peer_channels = [_PeerChannel(one, self._incoming.get(one.partition(";")[0])) for one in peer_channels]
         accepted = {description.partition(";")[0]: description for description in peer_accepts}
+        before = self.taken
         self.taken = frozenset(
             name
             for name, number in self._numbers.items()
@@ -191,6 +194,7 @@ class Feedback:
             and not (description := accepted.get(name, ASIDE)).endswith(ASIDE)
             and self.outgoing[number].is_described_by(description)
         )
+        self.lapsed |= before - self.taken
 
     def comes_after_requests(self) -> bool:
         """Whether the peer sends on a channel that is accepted here: an item may belong to a request that is over."""

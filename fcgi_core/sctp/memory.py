@@ -79,6 +79,7 @@ class MemoryNetwork:
         self._ports = count(49152)
 
     def carrier(self, options: CarrierOptions | None = None) -> MemoryCarrier:
+        """Return a new carrier on this network."""
         return MemoryCarrier(self, options or CarrierOptions())
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
@@ -103,6 +104,7 @@ class MemoryNetwork:
         raise RuntimeError(f"more than {EVENTS} events")
 
     def peer_name(self) -> str:
+        """Return the name of a new peer."""
         return f"memory:{next(self._ports)}"
 
     def trip(self) -> float:
@@ -437,12 +439,15 @@ class VirtualLoop:
         self._network = network
 
     def time(self) -> float:
+        """Return the network's time, seconds."""
         return self._network.now
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> _Call:
+        """Call `callback` after the events that are due now."""
         return self.call_at(self._network.now, callback, *args)
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> _Call:
+        """Call `callback` at `when`."""
         call = _Call(lambda: callback(*args))
         self._network.call_at(when, call)
         return call

@@ -53,6 +53,8 @@ GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT
 MEASURE_AGAIN = 1.0
 """Seconds after which the round trip is looked at again that was not known when the association came up: the kernel
 learns it from the first message that is acknowledged."""
+LEFT_FOR = 30.0
+"""Seconds that an application has to end an association that got DRAIN: 1 MiB of STDERR takes 17 at 500 kbit/s."""
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
 
@@ -105,7 +107,7 @@ class BackEnd(Protocol):
         """Use the association: its SETTINGS have come."""
 
     def down(self, association: WebAssociation, link: Link | None, reason: str) -> None:
-        """Do without the association, which has ended or did not come up."""
+        """Do without the association, which has ended or did not come up; what waits on it is released."""
 
 
 class WebAssociation:
@@ -124,7 +126,7 @@ class WebAssociation:
         self.leaving = False
         """It gets no further requests, and ends when it has none."""
         self.used_at = 0.0
-        """When it was last seen with a request."""
+        """When it was last seen with a request, or was left without one."""
         self.late_stderr = LateStderr(loop, owner.finished)
         self._back_end = back_end
         self._owner = owner
@@ -156,11 +158,16 @@ class WebAssociation:
         return False
 
     def leave(self) -> None:
-        """Begin no further requests, and end when the last one has ended."""
-        self.leaving = True
+        """Begin no further requests. When the last one has ended, let the application end the association, so that all
+        gets here which it still has to send; end it if the application does not."""
+        now = self._loop.time()
+        if not self.leaving or self.connection.requests:
+            self.leaving, self.used_at = True, now
         if not self.connection.requests:
             self.connection.drain()
-            self.driver.shutdown()
+            self.driver.wake()
+            if now >= self.used_at + LEFT_FOR:
+                self.driver.shutdown()
 
     @property
     def requests(self) -> int:
@@ -404,7 +411,6 @@ class WebAssociation:
     def _on_down(self, reason: str) -> None:
         link, self.link = self.link, None
         self._attempt = None
-        self.late_stderr.release_all()
         self._back_end.down(self, link, reason)
 
     def give_up_requests(self, reason: str) -> int:

@@ -94,7 +94,9 @@ class WebService:
         self.options = options = options or WebOptions()
         self._carrier = carrier
         self._listen = listen
-        self._settings = replace(settings or Settings(), instance=new_instance())
+        self._settings = settings or Settings()
+        self._instances: dict[str, str] = {}
+        """By member: what this process is called there, so that no application can pose as this one to another."""
         self._feed = feed
         self._faults: FaultFeed | None = None
         self.supervisor = Supervisor(
@@ -247,9 +249,16 @@ class WebService:
 
     # ---- Owner, for the upstreams
 
-    def make_connection(self, most: int, given_up: tuple[int, ...]) -> WebConnection:
+    def make_connection(self, member: str, most: int, given_up: tuple[int, ...]) -> WebConnection:
         self._association += 1
-        settings = replace(self._settings, association=self._association, max_associations=most, given_up=given_up)
+        instance = self._instances.setdefault(member, new_instance())
+        settings = replace(
+            self._settings,
+            instance=instance,
+            association=self._association,
+            max_associations=most,
+            given_up=given_up,
+        )
         return WebConnection(settings, channels=self.supervisor.channels)
 
     def room_for(self, upstream: Upstream) -> int:

@@ -45,8 +45,8 @@ log = logging.getLogger("fcgi_sctp.web")
 class Owner(Requests, Protocol):
     """What an upstream needs of the service."""
 
-    def make_connection(self, most: int, given_up: tuple[int, ...]) -> WebConnection:
-        """Return the protocol's side of a new association with a process, to which there may be `most`."""
+    def make_connection(self, member: str, most: int, given_up: tuple[int, ...]) -> WebConnection:
+        """Return the protocol's side of a new association with a process of a member, to which there may be `most`."""
 
     def room_for(self, upstream: Upstream) -> int:
         """Return how many associations with content may be made of themselves in addition with its application."""
@@ -151,7 +151,7 @@ class Upstream:
     def _connect(self, address: Address) -> None:
         self._reached = address
         most = self.growth.reach(all(ip_address(host.partition("%")[0]).is_loopback for host in address.hosts))
-        connection = self._owner.make_connection(most, tuple(self._given_up))
+        connection = self._owner.make_connection(self.member, most, tuple(self._given_up))
         connection.account = self.account
         association = WebAssociation(self, self._owner, connection, self._loop)
         self._others.append(association)
@@ -218,12 +218,17 @@ class Upstream:
         if not associations or self.health.out:
             return 0
         capacity, most = associations[0].connection.capacity, self.overload.most
-        if len(associations) > 1 and any(one.connection.peer_draining for one in associations):
+        if self._drains:
             return 0
         fits = self.growth.fits
         if fits is not None:
             most = fits if most is None else min(most, fits)
         return capacity if most is None else max(0, min(capacity, most - self.outstanding))
+
+    @property
+    def _drains(self) -> bool:
+        """Whether DRAIN has come on one of several associations; it is on its way on the others."""
+        return len(self.associations) > 1 and any(one.connection.peer_draining for one in self.associations)
 
     @property
     def member(self) -> str:
@@ -258,7 +263,12 @@ class Upstream:
         growth = self.growth
         if growth.path_is_long and not growth.has_room():
             raise RequestRefused(f"a request to {self.address} is served sooner by an association that is being made")
-        one = associations[0] if len(associations) == 1 else pick(associations, growth.answers.size)
+        if len(associations) == 1:
+            one = associations[0]
+        elif self._drains:
+            raise RequestRefused(f"{self.address} drains")
+        else:
+            one = pick(associations, growth.answers.size)
         one.begin(exchange)
         self.requests += 1
 
@@ -406,7 +416,8 @@ class Upstream:
             if len(self.associations) < QUIET_FROM:
                 self.use_quiet()
         self._regroup()
-        if self.growth.fits is not None:
+        association.late_stderr.release_all()  # only now: each end may begin a request that waits
+        if self.growth.fits is not None and not self._stopping:
             self._loop.call_soon(self.growth.fit)
         if self._stopping:
             if link is not None:

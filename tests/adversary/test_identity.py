@@ -40,6 +40,7 @@ def test_lines_are_acknowledged_by_member_and_instance(lab: Lab) -> None:
         numbered(first, 1, [f"forged {number}" for number in range(40)])
         await web.feeds("forged", 40)
         first.up.abort()
+        await web.reads_its_log_until("is down")
         end = await good.next()
         end.settle(instance="the same", channels=ACKNOWLEDGED)
         numbered(end, 1, [f"mine {number}" for number in range(20)])

@@ -7,7 +7,7 @@ import asyncio
 from fcgi_core.protocol.connection import MAX_EARLY
 from fcgi_core.protocol.records import RecordType, begin_request, record
 from fcgi_core.sctp.carrier import Message
-from tests.adversary.lab import MIB, Lab, Victim, until
+from tests.adversary.lab import MIB, Lab, Victim, ask_web, until
 from tests.system.stack import PATIENCE
 
 MANY = 40
@@ -92,5 +92,29 @@ def test_a_peer_that_never_answers_drain_does_not_hold_a_stop(lab: Lab) -> None:
         assert "given up" not in app.text
         await web.end()
         await silent.end()
+
+    lab.run(attack)
+
+
+def test_either_side_may_be_killed_with_several_associations(lab: Lab) -> None:
+    async def attack() -> None:
+        app = lab.start_app()
+        back_end = {"address": app.address, "associations": 4}
+        web = lab.start_web(back_end)
+        await web.reads_its_log_until("the 4. of the process")
+        asked = [asyncio.create_task(ask_web(web)) for _ in range(40)]
+        app.kill()
+        lab.victims.remove(app)
+        await asyncio.gather(*asked)
+        await web.reads_its_log_until("is down", 4)
+        again = lab.start_app(name="again", listen=app.address)
+        await web.reads_its_log_until("the 4. of the process", 2)
+        assert b"hello" in await ask_web(web)
+        web.kill()
+        lab.victims.remove(web)
+        web = lab.start_web(back_end, name="web2")
+        await web.reads_its_log_until("the 4. of the process")
+        assert b"hello" in await ask_web(web)
+        await again.reads_its_log_until("is down", 4)
 
     lab.run(attack)

@@ -144,6 +144,19 @@ def test_no_application_speaks_for_a_request_of_another_process() -> None:
     assert heard[b"its own"] is not None
 
 
+def test_the_number_of_an_acknowledged_item_names_no_request() -> None:
+    processes = Processes(2)
+    processes.web.begin(1)
+    processes.run()
+    (request,) = processes.app.requests
+    assert request.reference is not None
+    link = processes.app.links[2]
+    link.driver.connection.send_feedback("lines.sure", request.reference[1].to_bytes(8, "big") + b"item")
+    link.driver.wake()
+    processes.run()
+    assert processes.web.half.heard == [("lines.sure", b"item", None, 2)]
+
+
 def test_the_longest_item_of_a_request_stays_with_it() -> None:
     processes = Processes(2)
     begun = processes.web.begin(1)
@@ -327,3 +340,28 @@ def test_a_process_whose_items_fail_is_set_aside_with_all_its_associations(monke
     assert all(not link.connection.takes("lines") for link in processes.app.links.values())
     processes.connect()
     assert not processes.app.links[3].connection.takes("lines"), "nor does it help to come again"
+
+
+@pytest.mark.parametrize("associations", [1, 3])
+def test_acknowledged_items_come_again_if_the_peer_had_refused_them_for_a_moment(associations: int) -> None:
+    """Its SETTINGS without the plugin and with it arrive together, after a loss: it has discarded what came between,
+    and acknowledges what came later."""
+    processes = Processes(associations)
+    network, supervisor = processes.network, processes.web.supervisor
+    half = processes.web.half
+    send(processes, "lines.sure", *numbered(5))
+    processes.run()
+    send(processes, "lines.sure", *numbered(5, first=5))
+    processes.run(0.01)
+    network.delay = 0.5
+    running = supervisor.running("lines")
+    assert running is not None
+    supervisor.stop(running)
+    processes.run(0.2)
+    network.delay = 0.05
+    supervisor.start(supervisor.known["lines"])
+    send(processes, "lines.sure", *numbered(5, first=10))
+    processes.run(10)
+    assert half.items("lines.sure") == numbered(5)
+    assert sorted(processes.web.half.items("lines.sure")) == numbered(10, first=5)
+    assert processes.app.supervisor.delivery.waiting("lines.sure") == 0

@@ -88,7 +88,7 @@ class Owner:
         self.supervisor = Supervisor([], cast(Any, clock.loop), lambda call: call(), web=True)
         self.told: list[tuple[Upstream, dict[str, str]]] = []
 
-    def make_connection(self, most: int, given_up: tuple[int, ...]) -> WebConnection:
+    def make_connection(self, member: str, most: int, given_up: tuple[int, ...]) -> WebConnection:
         return WebConnection(Settings(association=1))
 
     def room_for(self, upstream: Upstream) -> int:
