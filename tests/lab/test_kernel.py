@@ -88,7 +88,7 @@ class TestKernelBeyondTheContract:
         """It is not 0: the web side takes such a path for short, and keeps to one association."""
 
         async def body(lab: Lab) -> None:
-            near, far = await lab.pair(echo=True)
+            near, _ = await lab.pair(echo=True)
             assert near.up.statistics().round_trip is None
             near.send([Message(1, b"x")])
             await near.until(lambda: near.received == 1)

@@ -87,7 +87,7 @@ class PoolContract:
         were under way when it began to refuse, and whose bodies nobody has any more. Killed, it costs the requests
         inside."""
         lines = Lines(tmp_path)
-        stack = start_path(plugins=lines.plugins, web={"queue_timeout": "60s"})
+        stack = start_path(plugins=lines.plugins, web={"queue_timeout": "60s"}, app={"grace": "60s"})
         stopped = number == signal.SIGTERM
         with Load(stack, threads=THREADS, sizes=SIZES, lines=True, fails=(503,) if stopped else (0, 502)) as load:
             grown(stack)
