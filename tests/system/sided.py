@@ -113,7 +113,8 @@ class Load:
         self._lines = lines
         self._fails = fails
         self._count = count
-        self._begun = 0
+        self.begun = 0
+        """The number of the next request."""
         self._done: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -144,8 +145,8 @@ class Load:
         connection = self._stack.connect()
         while not self._stop.is_set():
             with self._lock:
-                number = self._begun
-                self._begun += 1
+                number = self.begun
+                self.begun += 1
             if number >= self._count:
                 break
             size = random.Random(number).choice(self._sizes)
