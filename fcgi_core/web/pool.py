@@ -74,9 +74,9 @@ class Load:
         came = self.waiting / max(self.window, LEAST_WINDOW)
         return max(came, self.sent_waiting / max(self.sent_window, LEAST_WINDOW))
 
-    def wait(self, requests: int, answer: float) -> float:
+    def wait(self, requests: int, answer: float, round_trip: float = 0.0) -> float:
         """Return the seconds in which one more request is expected to be served where `requests` are under way, if each
-        brings `answer` bytes.
+        brings `answer` bytes. `round_trip` counts as long as its own is not known.
 
         All that fits the window goes at once, in one round trip. A window that is small after a loss, or where it is
         still in recovery, counts by its size.
@@ -84,7 +84,7 @@ class Load:
         trips = (self.waiting + (requests + 1) * answer) / min(max(self.window, LEAST_WINDOW), MOST_WINDOW)
         if self.sent_waiting:
             trips += self.sent_waiting / min(max(self.sent_window, LEAST_WINDOW), MOST_WINDOW)
-        return self.round_trip * max(trips, 1.0)
+        return (self.round_trip or round_trip) * max(trips, 1.0)
 
 
 class Answers:
@@ -119,9 +119,10 @@ def pick(choices: Sequence[C], answer: float) -> C:
     """Return the association on which a request is served soonest. An older one is kept to unless another is clearly
     better, so that those which are not needed come to rest."""
     best = choices[0]
-    least = best.load.wait(best.requests, answer)
+    longest = max(one.load.round_trip for one in choices) or 1.0
+    least = best.load.wait(best.requests, answer, longest)
     for one in choices[1:]:
-        wait = one.load.wait(one.requests, answer)
+        wait = one.load.wait(one.requests, answer, longest)
         if wait < least * CLEARLY:
             best, least = one, wait
     return best
