@@ -8,8 +8,9 @@ an application interface, through WSGI and through ASGI, and for one line of the
 interpreted and next to nothing compiled. A module without calls stays in setup.py's list for one of three reasons:
 compiled modules read its enumerations (protocol/states: 24 a request, 600 instructions each) or the attributes of its
 classes all the time (protocol/settings, hosting/links), it derives from a compiled class (web/probe, testing_request),
-or its calls come with load that is not measured here: SCTP itself, requests that wait, a program's STDERR. The loops of
-the syslog plugin stand in few calls. Needs a tree that is not compiled (script/setup pure).
+or its calls come with load that is not measured here: SCTP itself, several associations, requests that wait, a
+program's STDERR. The loops of the syslog plugin stand in few calls. Needs a tree that is not compiled
+(script/setup pure).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `bench` is no installed package
 
 from fcgi_syslog import plugin as syslog  # noqa: E402
+from fcgi_syslog.sinks import finish  # noqa: E402
 
 from bench import path  # noqa: E402
 from fcgi_core.app.asgi import AsgiApplication  # noqa: E402
@@ -101,6 +103,7 @@ def lines(count: int) -> None:
                 harness.run(0.1)
                 harness.end(request)
             harness.run(2)
+        finish()  # the thread of the file writes the last lines
         written = sum(len(file.read_bytes().splitlines()) for file in Path(folder).iterdir())
     if written < count // LINES_A_REQUEST * LINES_A_REQUEST:
         raise AssertionError(f"{written} of {count} lines were written")

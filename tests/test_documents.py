@@ -149,6 +149,34 @@ def test_quoted_messages_stand_in_the_code() -> None:
     )
 
 
+def is_said(call: ast.Call) -> bool:
+    """Whether the call writes a line of at least a warning into the operator's log."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if name in ("say", "log"):
+        return bool(call.args) and ast.unparse(call.args[0]) in ("logging.WARNING", "logging.ERROR", "logging.CRITICAL")
+    return name in ("warning", "error", "critical")
+
+
+def test_every_warning_has_a_row() -> None:
+    """An operator who searches the page for a warning of the log finds it."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = [text.replace("…", "") for text in re.findall(r"^\| `([^`]+)` \|", page, re.M)]
+    missing, seen = [], 0
+    for source in [*ROOT.glob("fcgi_core/**/*.py"), *ROOT.glob("plugins/*/fcgi_*/*.py")]:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if not (isinstance(node, ast.Call) and is_said(node)):
+                continue
+            for text in [
+                one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            ]:
+                plain = FORMAT.sub("", text).replace("`", "").replace("%%", "%")
+                seen += 1
+                if len(plain.split()) > 3 and not any(one in plain for one in quoted):
+                    missing.append(f"{source.relative_to(ROOT)}:{node.lineno}: {text}")
+    assert seen > 50
+    assert not missing, f"docs/troubleshooting.md says nothing about {missing}"
+
+
 # ---- packaging
 
 

@@ -31,8 +31,10 @@ FLOORS: dict[str, int] = {
     "process": 6,
 }
 """The rooms of `fcgi_core`, from the ground up. Rooms on one floor do not import each other."""
-ABOVE_ALL = {"testing", "testing_request"}
+TEST_KIT = {"testing", "testing_request"}
 """The test kit uses every room below `web` and `app`; nothing in the rooms uses it."""
+OUTSIDE = {"errors", *TEST_KIT}
+"""The modules of `fcgi_core` that stand outside of all rooms."""
 
 
 def modules() -> dict[str, Path]:
@@ -77,6 +79,14 @@ def room(name: str) -> str:
 def test_every_room_has_a_floor() -> None:
     folders = {path.name for path in PACKAGES["fcgi_core"].iterdir() if (path / "__init__.py").exists()}
     assert folders == set(FLOORS)
+    assert {path.stem for path in PACKAGES["fcgi_core"].glob("*.py")} == {"__init__", *OUTSIDE}
+
+
+@pytest.mark.parametrize("name", sorted(TEST_KIT))
+def test_the_test_kit_needs_neither_side(name: str) -> None:
+    """The kit joins two connections, so that the author of a plugin needs no web server and no application."""
+    rooms = {room(target) for target in GRAPH[f"fcgi_core.{name}"]}
+    assert not rooms & {"web", "app", "process"}, f"fcgi_core/{name}.py imports from {sorted(rooms)}"
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

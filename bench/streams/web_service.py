@@ -149,10 +149,7 @@ class ServiceWeb(Asking):
 
 
 def back_end(cell: Cell) -> BackEndOptions:
-    address = app_address(cell.lane)
-    if "associations" in BackEndOptions._fields:
-        return BackEndOptions(address, associations=cell.alternative.associations or None)
-    return BackEndOptions(address)
+    return BackEndOptions(app_address(cell.lane), associations=cell.alternative.associations or None)
 
 
 async def ask_service(cell: Cell, load: Any, orderly: bool = False) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class AppExchange(Exchange):
         if self.shared.queued_stderr:
             self.shared.send_queued_stderr()
         if self.first_byte is None:
-            self.first_byte = time.monotonic()  # the loop's own clock may stand still for a turn
+            self.first_byte = time.monotonic()
         if not self.head_size:
             self.read_head(data)
         self.bytes_out += len(data)

@@ -45,7 +45,7 @@ class Driver(Generic[C]):
         self.connection = connection
         self.association: Association | None = None
         self.watch: LoadWatch | None = None
-        """Told when content waits for SCTP; see `watch_load`."""
+        """It is called when content waits for SCTP; see `watch_load`."""
         self._loop = loop
         self._on_events = on_events
         self._on_down = on_down
@@ -61,6 +61,7 @@ class Driver(Generic[C]):
     # ---- the carrier's side
 
     def association_up(self, association: Association) -> None:
+        """See `AssociationHandler.association_up`."""
         self.association = association
         if self._failure:  # it was aborted before it was up
             association.abort(self._failure)
@@ -75,19 +76,23 @@ class Driver(Generic[C]):
         self.flush()
 
     def messages_received(self, messages: Sequence[Message]) -> None:
+        """See `AssociationHandler.messages_received`."""
         self._deliver(self.connection.receive(messages, self._loop.time()))
         self.flush()
         if self._timer is None:
             self._set_timer()
 
     def writable(self) -> None:
+        """See `AssociationHandler.writable`."""
         self.flush()
 
     def streams_changed(self) -> None:
+        """See `AssociationHandler.streams_changed`."""
         if self.association is not None:
             self.connection.pool.grow(self.association.outgoing_streams)
 
     def association_down(self, reason: str) -> None:
+        """See `AssociationHandler.association_down`."""
         self.association = None
         if self._timer is not None:
             self._timer.cancel()

@@ -50,6 +50,8 @@ class Exchange:
         self.request: Request
         """The request on that association; unset until it is begun there."""
         self.began = time.monotonic()
+        """Seconds by `time.monotonic`. The loop's clock is the same one, but may stand still for a turn (uvloop): it
+        says when time is up, and durations are measured with this one."""
         self.first_byte: float | None = None
         """When the first byte of the response came."""
         self.started: float | None = None

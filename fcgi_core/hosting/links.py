@@ -20,7 +20,7 @@ from ..protocol.request import Request
 from ..protocol.settings import Settings
 from .driver import Driver
 
-__all__ = ["Disagreement", "Link", "RoutedRequest", "Router", "mark_of"]
+__all__ = ["Disagreement", "Link", "RoutedRequest", "Router", "is_swift", "mark_of"]
 
 LOOK_AFTER = 0.005
 """Seconds for which counts what SCTP said of an association; it takes 3.5 µs to ask."""
@@ -78,6 +78,10 @@ class Link:
     def connection(self) -> Connection:
         connection: Connection = self.driver.connection
         return connection
+
+    def carries(self, channel: Channel) -> bool:
+        """Returns whether one side sends on the channel, and the other accepts it."""
+        return channel.name in self.taken or self.connection.feedback.peer_number(channel.name) is not None
 
     def delay(self, now: float) -> float:
         """Returns about how many seconds an urgent item takes that is sent now: half a round trip, and the share of one
@@ -144,7 +148,7 @@ class Router:
 
     def declare(self, channels: Iterable[Channel]) -> None:
         """Send on these channels from now on."""
-        now = {channel.name: _is_swift(channel) for channel in channels}
+        now = {channel.name: is_swift(channel) for channel in channels}
         self._swift = frozenset(name for name, swift in now.items() if swift)
         self._homes = {name: home for name, home in self._homes.items() if name in now}
         self.routes.clear()
@@ -225,7 +229,7 @@ def _process(info: AssociationInfo) -> tuple[str, ...]:
     return info.process if info.peer_instance else ("", info.peer, str(info.identity))
 
 
-def _is_swift(channel: Channel) -> bool:
+def is_swift(channel: Channel) -> bool:
     """Returns whether each item takes the association on which it arrives first. An item of a request then carries the
     number of the request, before what figures would count by; and the application could get it before the request."""
     if channel.priority is not Priority.URGENT or channel.ordered:

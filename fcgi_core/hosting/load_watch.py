@@ -11,6 +11,7 @@ MB/s; on a LAN of 0.3 ms it is more than both processes send with all of a core.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ REST = 1.0
 """Seconds until the next look where the round trip is shorter."""
 SOONEST = 0.02
 """Seconds between looks, however short the round trip is."""
+REMEMBERED = 60.0
+"""Seconds for which the shortest round trip counts, and for as long again at most: a path may become longer."""
 NOTABLE = 0.25
 """Part of the last reported figures by which they change before they are reported again."""
 
@@ -46,10 +49,13 @@ class LoadWatch:
     def __init__(self, driver: Watched, loop: Loop, report: Callable[[int, int, float], None]) -> None:
         """`report(waiting, window, round_trip)` is called when content has waited for more than a round trip, when that
         changes notably, and with 0 when nothing waits any more."""
-        self.round_trip: float | None = None
-        """The shortest smoothed round trip seen, seconds: later ones contain what waits in queues and processes."""
         self._driver = driver
         self._loop = loop
+        self._shortest = math.inf
+        """Since `_since`; others contain what waits in queues and processes."""
+        self._before = math.inf
+        """The shortest of the time before that."""
+        self._since = loop.time()
         self._report = report
         self._timer: Handle | None = None
         self._waiting = 0
@@ -57,12 +63,25 @@ class LoadWatch:
         self.first_window = self._measure()[0]
         """Bytes of the congestion window at the beginning; 0 if the carrier does not know it."""
 
+    @property
+    def round_trip(self) -> float | None:
+        """The shortest smoothed round trip seen in the last minute or two, seconds; None while none is known: the
+        kernel knows it when the first message has been acknowledged."""
+        shortest = min(self._shortest, self._before)
+        return shortest if shortest < math.inf else None
+
+    def measure(self) -> float:
+        """Look at the round trip, in seconds; 0 if it is not known."""
+        return self._measure()[1]
+
     def blocked(self) -> None:
         """Note that content waits which SCTP has no room for."""
         if self._timer is None:
             round_trip = self._measure()[1]
-            if self.round_trip is None or self.round_trip < LONG_ROUND_TRIP:
-                self._timer = self._loop.call_at(self._loop.time() + REST, self._rested)
+            shortest = self.round_trip
+            if shortest is None or shortest < LONG_ROUND_TRIP:
+                pause = SOONEST if shortest is None else REST
+                self._timer = self._loop.call_at(self._loop.time() + pause, self._rested)
             else:
                 self._later(round_trip)
 
@@ -71,7 +90,7 @@ class LoadWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._report = _nobody
+        self._report = _ignore
 
     def _measure(self) -> tuple[int, float]:
         """The congestion window and the round trip; the window is 0 if the carrier does not know it."""
@@ -79,10 +98,14 @@ class LoadWatch:
         if association is None:
             return 0, 0.0
         statistics = association.statistics()
-        round_trip = statistics.round_trip
-        if round_trip is not None and (self.round_trip is None or round_trip < self.round_trip):
-            self.round_trip = round_trip
-        return statistics.congestion_window or 0, round_trip or 0.0
+        round_trip = statistics.round_trip or 0.0
+        if round_trip:
+            now = self._loop.time()
+            if now - self._since > REMEMBERED:
+                self._before = self._shortest if now - self._since <= 2 * REMEMBERED else math.inf
+                self._shortest, self._since = math.inf, now
+            self._shortest = min(self._shortest, round_trip)
+        return statistics.congestion_window or 0, round_trip
 
     def _later(self, round_trip: float) -> None:
         self._timer = self._loop.call_at(self._loop.time() + max(round_trip, SOONEST), self._look)
@@ -106,5 +129,5 @@ def _notably(before: int, now: int) -> bool:
     return before != now and (not before or not now or abs(now - before) > NOTABLE * before)
 
 
-def _nobody(waiting: int, window: int, round_trip: float) -> None:
+def _ignore(waiting: int, window: int, round_trip: float) -> None:
     """Replaces the report of an association that is gone."""

@@ -6,14 +6,10 @@ are the reference: `fcgi-sctp check --schema` prints them as JSON Schema for edi
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterator
-from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,7 +20,6 @@ from pydantic import (
 )
 
 from ..app.admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS, MAX_ASSOCIATIONS_PER_WEB_SIDE
-from ..app.fastcgi.pool import MAX_PATH, parse_address
 from ..common.model_problems import model_problems
 from ..errors import ConfigError
 from ..hosting.discovery import EnabledPlugin, load_plugins
@@ -34,6 +29,18 @@ from ..sctp.carrier import LARGE_MESSAGE, Address, CarrierOptions, Scheduler
 from ..sctp.endpoints import shifted
 from ..sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
 from .config_file import INCLUDE, SHORT_FOR, Written, read_files
+from .values import (
+    ONE_OR_MORE,
+    FastcgiAddress,
+    Network,
+    Permissions,
+    SctpAddress,
+    SctpAddresses,
+    Seconds,
+    Size,
+    UnixPath,
+    WebAddresses,
+)
 
 __all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "path_of"]
 
@@ -43,98 +50,10 @@ AUTO = "auto"
 CARRIER = CarrierOptions()
 """The defaults of a carrier."""
 
-_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_TIMES = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-MAX_SECONDS = 10 * 365 * 86400
-"""Ten years: longer than a process runs, and short enough for every clock and timer."""
-MAX_BYTES = 1 << 48
-"""256 TiB: more memory than a machine has."""
-
-
-def _size(value: object) -> object:
-    """Return the bytes that ``64K``, ``1M`` or a number says."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"(\d{1,20})\s*([kmg]?)(i?b)?", value.strip().lower(), re.ASCII)
-    if match is None:
-        raise ValueError("write bytes as a number, with K, M or G after it for more: 4096, 64K, 1M")
-    return int(match[1]) * _BYTES[match[2]]
-
-
-def _seconds(value: object) -> object:
-    """Return the seconds that ``500ms``, ``10s``, ``5m`` or a number says."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?)\s*(ms|[smhd]?)", value.strip().lower(), re.ASCII)
-    if match is None:
-        raise ValueError("write seconds as a number, or with a unit: 500ms, 10s, 5m, 2h, 1d")
-    return float(match[1]) * _TIMES[match[2]]
-
-
-def _address(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("control characters are not allowed in an address")
-    Address.parse(value)
-    return value
-
-
-def _unix_path(value: str) -> str:
-    """Return the path if a unix socket can have it; ValueError."""
-    size = len(os.fsencode(value))
-    if not size or size > MAX_PATH or "\0" in value:
-        raise ValueError(f"the path of a unix socket has 1 to {MAX_PATH} bytes, and no NUL")
-    return value
-
-
-def _web_listen(value: str) -> str:
-    if value.startswith("unix:"):
-        if value == "unix:":
-            raise ValueError("write unix:/PATH")
-        return f"unix:{_unix_path(value.removeprefix('unix:'))}"
-    if "/" in value:
-        raise ValueError("write unix:/PATH, or HOST:PORT for TCP")
-    try:
-        return _address(value)
-    except ValueError:
-        raise ValueError("write unix:/PATH, or HOST:PORT for TCP (a port is a number from 1 to 65535)") from None
-
-
-def _mode(value: object) -> object:
-    """Return the permissions if they are octal and in quotes; without quotes YAML reads them as a number."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
-        raise ValueError("write permissions in octal and in quotes: '0660' for owner and group, '0666' for all")
-    return value
-
-
-def _network(value: str) -> str:
-    try:
-        ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError("write an IPv4 or IPv6 network: 192.0.2.0/24, 2001:db8::/32, or one address") from None
-    return value
-
-
-def _one_or_more(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
 
 def _text_sets(section: str) -> Callable[[object], object]:
     """Return a validator that accepts a text in the place of a section: `sctp: kernel` is `sctp: {carrier: kernel}`."""
     return lambda value: {SHORT_FOR[section]: value} if isinstance(value, str) else value
-
-
-Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str), Field(le=MAX_BYTES)]
-Seconds = Annotated[
-    float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(le=MAX_SECONDS, allow_inf_nan=False)
-]
-UnixPath = Annotated[str, AfterValidator(_unix_path)]
-SctpAddress = Annotated[str, AfterValidator(_address)]
-Network = Annotated[str, AfterValidator(_network)]
-_ONE_OR_MORE = BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
-SctpAddresses = Annotated[list[SctpAddress], _ONE_OR_MORE]
-WebAddresses = Annotated[list[Annotated[str, AfterValidator(_web_listen)]], _ONE_OR_MORE]
 
 
 class _Model(BaseModel):
@@ -150,7 +69,8 @@ class BackEndConfig(_Model):
     """Share of the requests that this application gets, relative to the weights of the others."""
     associations: Literal["auto"] | Annotated[int, Field(ge=1, le=16)] = "auto"
     """Number of associations with each process of this application. auto: one, and up to 6 while content waits for the
-    congestion window of a path with a round trip of 5 ms or more."""
+    congestion window of a path with a round trip of 5 ms or more; from 3 on one more without content, if a plugin sends
+    urgent items. All of a number carry content."""
 
 
 def _back_ends(value: object) -> object:
@@ -194,7 +114,7 @@ class WebConfig(_Model):
         list[BackEndConfig],
         BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
     ] = Field(min_length=1)
-    """Applications to connect to: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …, weight: …}."""
+    """Applications to connect to: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …} with more keys."""
     max_workers: int = Field(64, ge=1, le=1024)
     """Largest number of workers of one application to connect to. The application names its workers itself."""
     slow_start: Seconds = Field(10, ge=0)
@@ -215,7 +135,7 @@ class WebConfig(_Model):
     """Group that may use the admin socket; null: only the owner."""
     socket_group: str | None = None
     """Group that may connect to unix:/PATH in `listen`: the group of the web server, for example www-data."""
-    socket_mode: Annotated[str | None, BeforeValidator(_mode, json_schema_input_type=str | None)] = None
+    socket_mode: Permissions = None
     """Permissions of unix:/PATH in `listen`, octal and in quotes. Null: '0660' with `socket_group`, else '0666'. With
     '0666' every local user may send requests and claim to be any client, unless the folder keeps them out."""
     request_timeout: Seconds = Field(60, gt=0)
@@ -235,16 +155,10 @@ class WebConfig(_Model):
         return int(self.socket_mode or ("0660" if self.socket_group else "0666"), 8)
 
 
-def _fastcgi_address(value: str) -> str:
-    if isinstance(parse_address(value), tuple) and not value.isprintable():
-        raise ValueError("control characters are not allowed in an address")
-    return value
-
-
 class FastcgiConfig(_Model):
     """A FastCGI server that runs already, for example php-fpm."""
 
-    address: Annotated[str, AfterValidator(_fastcgi_address)]
+    address: FastcgiAddress
     """Address of the FastCGI server: unix:/PATH or HOST:PORT."""
     connections: int = Field(5, ge=1, le=10_000)
     """Largest number of connections to the server, with one request on each; more requests wait here. Use the number
@@ -348,14 +262,14 @@ class SctpConfig(_Model):
     receive_buffer: Size = Field(CARRIER.receive_buffer, ge=1 << 16, le=1 << 29)
     """Bytes that SCTP may hold until this process reads them. A fast and long path needs more than arrives in one round
     trip."""
-    allowed_peers: Annotated[list[Network], _ONE_OR_MORE] = []
+    allowed_peers: Annotated[list[Network], ONE_OR_MORE] = []
     """Networks from which the application side accepts associations, for example 192.0.2.0/24, one or a list; empty:
     all."""
     max_associations: int = Field(MAX_ASSOCIATIONS, ge=1, le=50_000)
     """Largest number of associations that a process of the application side accepts."""
     max_associations_per_address: int = Field(MAX_ASSOCIATIONS_PER_ADDRESS, ge=1, le=50_000)
-    """Largest number of associations with one address (IPv6: one /64 network). A process of a
-    web side has one, or several, with each process of an application."""
+    """Largest number of associations with one address (IPv6: one /64 network). A process of a web side has one, or
+    several, with each process of an application."""
     max_associations_per_web_side: int = Field(MAX_ASSOCIATIONS_PER_WEB_SIDE, ge=1, le=1024)
     """Largest number of associations with one process of a web side. With 1 it makes no more than one."""
     udp_encapsulation: bool = False

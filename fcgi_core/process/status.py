@@ -51,7 +51,7 @@ def web_commands(service: WebService) -> Commands:
                 "up": one.link is not None,
                 "state": one.state,
                 "association": one.link.info.identity if one.link is not None else None,
-                "associations": [other.number for other in one.associations],
+                "associations": [other.number for other in one.up],
                 "weight": one.weight,
                 "in_flight": one.outstanding,
                 "capacity": one.capacity,

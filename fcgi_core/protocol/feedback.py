@@ -119,9 +119,8 @@ class Feedback:
             raise LocalProtocolError(f"channel {channel!r} was not declared for sending on this side")
         scope = self.outgoing[number].scope
         if (scope is Scope.REQUEST) is not of_request:
-            raise LocalProtocolError(
-                f"channel {channel}: its scope is {scope.value}; only a channel of request scope goes with a request"
-            )
+            what = f"its scope is {scope.value}; only a channel of request scope goes with a request"
+            raise LocalProtocolError(f"channel {channel}: {what}")
         return number
 
     def refuse(self, channel: str, item: bytes) -> None:

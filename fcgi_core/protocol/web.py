@@ -199,9 +199,8 @@ class WebConnection(Connection):
             return None
         following = OUTPUT.get((request.output, kind, empty))
         if following is None:
-            self._request_error(
-                f"out of order; the state of the response is: {request.output.value}", stream, kind, key
-            )
+            what = f"out of order; the state of the response is: {request.output.value}"
+            self._request_error(what, stream, kind, key)
             return None
         request.output = following
         return request

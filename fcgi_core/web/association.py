@@ -50,6 +50,9 @@ __all__ = ["BackEnd", "Requests", "WebAssociation"]
 GATEWAY_FAILURES = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
 """Answers that count as failures: a bridge gives them when its FastCGI server failed."""
 
+MEASURE_AGAIN = 1.0
+"""Seconds after which the round trip is looked at again that was not known when the association came up: the kernel
+learns it from the first message that is acknowledged."""
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
 
@@ -67,13 +70,24 @@ class Requests(Protocol):
         refused it."""
 
 
+class Followed(Protocol):
+    """What is told of the load of associations."""
+
+    answers: Answers
+
+    def changed(self) -> None:
+        """Look whether more associations would help."""
+
+
 class BackEnd(Protocol):
     """What an association needs of its upstream."""
 
     address: Address
     health: Health
     overload: Overload
-    answers: Answers
+
+    @property
+    def growth(self) -> Followed: ...
 
     @property
     def outstanding(self) -> int: ...
@@ -89,9 +103,6 @@ class BackEnd(Protocol):
 
     def ready(self, association: WebAssociation, event: PeerReady) -> None:
         """Use the association: its SETTINGS have come."""
-
-    def load_changed(self) -> None:
-        """Look whether more associations would help."""
 
     def down(self, association: WebAssociation, link: Link | None, reason: str) -> None:
         """Do without the association, which has ended or did not come up."""
@@ -332,7 +343,7 @@ class WebAssociation:
                 self._back_end.ready(self, event)
             case PeerLoad():
                 self.load.came(event.waiting, event.window, event.round_trip)
-                self._back_end.load_changed()
+                self._measure()
             case RequestFailed():
                 exchange: WebExchange | Probe = event.request.context
                 if isinstance(exchange, Probe):
@@ -363,20 +374,32 @@ class WebAssociation:
         self.link = self._supervisor.association_up(self.driver, self.number, str(self.address), member)
         return self.link
 
-    def watch_load(self) -> None:
-        """Follow what waits in both directions: there may be more associations."""
+    def watch_load(self, path: float) -> None:
+        """Follow what waits in both directions: there may be more associations. `path` is the shortest round trip of
+        the others with the process, in seconds; 0 if there is none, or it is not known."""
         watch = self.driver.watch_load(self._sent_load)
-        base = watch.round_trip or 0.0
-        self.load.here(0, watch.first_window, base, base)
         self.load.window = watch.first_window  # the application's begins like this side's
-        if base >= LONG_ROUND_TRIP:
-            self._answers = self._back_end.answers
+        base = watch.round_trip or path
+        self.load.here(0, watch.first_window, watch.measure() or base, base)
+        self._measure()
+        if watch.round_trip is None:
+            self._loop.call_later(MEASURE_AGAIN, self._measure)
+
+    def _measure(self) -> None:
+        """Look whether the path is long now."""
+        watch = self.driver.watch
+        if watch is not None:
+            round_trip = watch.measure()
+            self.load.took(0.0 if self.load.round_trip else round_trip, watch.round_trip or 0.0)
+            if self.load.base >= LONG_ROUND_TRIP:
+                self._answers = self._back_end.growth.answers
+            self._back_end.growth.changed()
 
     def _sent_load(self, waiting: int, window: int, round_trip: float) -> None:
         watch = self.driver.watch
         assert watch is not None
         self.load.here(waiting, window, round_trip, watch.round_trip or round_trip)
-        self._back_end.load_changed()
+        self._back_end.growth.changed()
 
     def _on_down(self, reason: str) -> None:
         link, self.link = self.link, None

@@ -29,7 +29,7 @@ LEAST_SHARE = 0.1
 class Health:
     """How a back end does, by its requests and probes. Times are seconds of one clock."""
 
-    slow_start: float = 10.0
+    slow_start: float
     """Seconds until a back end that came up has its whole weight."""
     up_since: float | None = None
     failures: int = 0

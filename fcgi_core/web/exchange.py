@@ -157,6 +157,7 @@ class WebExchange(Exchange):
         self.tried_again = False
         """A second application got the request after the first was lost."""
         self.last_activity = self.began
+        """When the application or the web server last moved it, by the clock of `began`."""
         self._early_stderr: EarlyStderr | None = None
         self._owed = 0
         """Bytes of the answer for which the application gets credit when the socket is written again."""

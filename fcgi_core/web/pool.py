@@ -2,8 +2,9 @@
 
 An association carries one congestion window each round trip. Where less than a window waits, it is enough, and a second
 one would only share the processor's time. Where more waits, a request is served soonest where the least waits for the
-window that is there, so that is where it goes, and more associations carry more. All of this is arithmetic on `Load`:
-without a clock, and without the associations themselves.
+window that is there, so that is where it goes, and more associations carry more. Where several carry content, one more
+carries none: urgent feedback finds an empty window there. All of this is arithmetic on `Load`: without a clock, and
+without the associations themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,21 @@ from typing import Protocol, TypeVar
 
 from ..hosting.load_watch import LONG_ROUND_TRIP
 
-__all__ = ["IDLE", "MOST", "TRIPS", "Answers", "Load", "fitting", "pick", "to_end", "to_make"]
+__all__ = [
+    "IDLE",
+    "MOST",
+    "QUIET_FROM",
+    "TRIPS",
+    "Answers",
+    "Load",
+    "fitting",
+    "path",
+    "pick",
+    "to_end",
+    "to_make",
+    "with_content",
+    "with_quiet",
+]
 
 MOST = 6
 """Associations with all processes of one configured application, by themselves: as many as browsers make connections
@@ -27,6 +42,11 @@ REMEMBERED = 16
 """Answers whose sizes the expectation of the next goes by, about."""
 TRIPS = 4
 """Round trips until a new association brings an answer: three until it is up, and one."""
+QUIET_FROM = 3
+"""Associations with content from which on there is one more without. With fewer, a window more for content is worth
+more than one that is kept empty."""
+LEAST_ROUND_TRIP = 0.001
+"""Seconds that one takes at least, and where none is known: what waits still counts then."""
 LEAST_WINDOW = 14_600
 """Bytes that a congestion window is taken to have at least: ten packets, with which TCP begins (RFC 6928). A smaller
 one, new or after a loss, grows to that within a round trip or two."""
@@ -54,20 +74,22 @@ class Load:
         self.round_trip = 0.0
         """The smoothed round trip as last seen, seconds."""
         self.base = 0.0
-        """The shortest round trip seen: the path without queues. 0 while it is not known."""
+        """The shortest round trip of late: the path without queues. 0 while it is not known."""
 
     def came(self, waiting: int, window: int, round_trip: float) -> None:
         """Take the application's report."""
-        self.waiting, self.window, self.round_trip = waiting, window, round_trip
-        if round_trip and (not self.base or round_trip < self.base):
-            self.base = round_trip
+        self.waiting, self.window = waiting, window
+        self.took(round_trip, self.base or round_trip)
 
     def here(self, waiting: int, window: int, round_trip: float, base: float) -> None:
         """Take this side's own figures."""
         self.sent_waiting, self.sent_window = waiting, window
-        if not self.round_trip or waiting:
-            self.round_trip = round_trip
-        self.base = min(base, self.base or base)
+        self.took(round_trip if waiting or not self.round_trip else 0.0, base)
+
+    def took(self, round_trip: float, base: float) -> None:
+        """Take a round trip and the shortest of late; 0 where it is not known."""
+        self.round_trip = round_trip or self.round_trip
+        self.base = base or self.base
 
     def windows(self) -> float:
         """Return how many of its windows what waits would fill, in the direction in which that is more."""
@@ -84,7 +106,7 @@ class Load:
         trips = (self.waiting + (requests + 1) * answer) / min(max(self.window, LEAST_WINDOW), MOST_WINDOW)
         if self.sent_waiting:
             trips += self.sent_waiting / min(max(self.sent_window, LEAST_WINDOW), MOST_WINDOW)
-        return (self.round_trip or round_trip) * max(trips, 1.0)
+        return max(self.round_trip or round_trip, LEAST_ROUND_TRIP) * max(trips, 1.0)
 
 
 class Answers:
@@ -119,13 +141,18 @@ def pick(choices: Sequence[C], answer: float) -> C:
     """Return the association on which a request is served soonest. An older one is kept to unless another is clearly
     better, so that those which are not needed come to rest."""
     best = choices[0]
-    longest = max(one.load.round_trip for one in choices) or 1.0
+    longest = max(one.load.round_trip for one in choices)
     least = best.load.wait(best.requests, answer, longest)
     for one in choices[1:]:
         wait = one.load.wait(one.requests, answer, longest)
         if wait < least * CLEARLY:
             best, least = one, wait
     return best
+
+
+def path(loads: Sequence[Load]) -> float:
+    """Return the shortest round trip of late of any of them, in seconds; 0 while none is known."""
+    return min((load.base for load in loads if load.base), default=0.0)
 
 
 def fitting(loads: Sequence[Load], answer: float) -> int:
@@ -141,11 +168,21 @@ def to_make(loads: Sequence[Load], count: int, requests: int, answer: float) -> 
     more requests than associations: one long answer does not come sooner on several. Requests under way stay where they
     are; the next ones go where nothing waits.
     """
-    if requests <= count or min(load.base for load in loads) < LONG_ROUND_TRIP:
+    if requests <= count or path(loads) < LONG_ROUND_TRIP:
         return 0
     waiting = sum(load.windows() for load in loads)
     expected = len(loads) * requests / max(fitting(loads, answer), 1)
     return max(0, min(ceil(max(waiting / TRIPS, expected)), requests) - count)
+
+
+def with_content(count: int, quiet: bool) -> int:
+    """Return how many of `count` associations get requests where `quiet` says whether one may be without."""
+    return count - 1 if quiet and count > QUIET_FROM else count
+
+
+def with_quiet(content: int, quiet: bool) -> int:
+    """Return how many associations there are to be where `content` of them get requests."""
+    return content + 1 if quiet and content >= QUIET_FROM else content
 
 
 def to_end(idle: Sequence[float]) -> list[int]:

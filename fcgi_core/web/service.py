@@ -254,7 +254,7 @@ class WebService:
 
     def room_for(self, upstream: Upstream) -> int:
         member = upstream.member
-        return MOST - sum(one.count for one in self.upstreams if one.member == member)
+        return MOST - sum(one.growth.content for one in self.upstreams if one.member == member)
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         for one in self.upstreams:

@@ -1,9 +1,8 @@
-"""One process of an application as a back end, with one association or several: whether it is up, what it may get, and
-when further associations are made or ended.
+"""One process of an application as a back end, with one association or several: whether it is up, and what it may get.
 
 All of its associations are one back end: they share its weight, its health and probes, the number of requests that it
-accepts, and its place in what is logged. It is up as long as one of them is. `pool` decides how many there are, and
-which of them takes a request; `association` has what happens on one.
+accepts, and its place in what is logged. It is up as long as one of them is. `growth` decides how many there are,
+`pool` which of them takes a request; `association` has what happens on one.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..common.operator_log import LimitedLog
 from ..errors import RequestRefused
 from ..hosting.delivery import Link
 from ..hosting.driver import Driver
-from ..hosting.load_watch import LONG_ROUND_TRIP
+from ..protocol.channels import Channel
 from ..protocol.connection import MAX_HELD_OF_PEER
 from ..protocol.events import PeerReady
 from ..protocol.settings import MAX_GIVEN_UP
@@ -32,19 +31,15 @@ from .attempts import Attempts
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .exchange import WebExchange
 from .faults import about
+from .growth import HOLD, LOOK, Growth
 from .overload import Overload
-from .pool import IDLE, MOST, TRIPS, Answers, fitting, pick, to_end, to_make
+from .pool import QUIET_FROM, pick
 from .presence import Presence
 from .probe import Probe, ProbeOptions, Prober
 
 __all__ = ["Owner", "Upstream"]
 
 log = logging.getLogger("fcgi_sctp.web")
-
-LOOK = 5.0
-"""Seconds between looks at associations beyond the first: which are idle, which are missing."""
-HOLD = 30.0
-"""Seconds without a further association after one did not come up, or did not last for as long: it may be refused."""
 
 
 class Owner(Requests, Protocol):
@@ -54,7 +49,7 @@ class Owner(Requests, Protocol):
         """Return the protocol's side of a new association with a process, to which there may be `most`."""
 
     def room_for(self, upstream: Upstream) -> int:
-        """Return how many associations more may be made of themselves with the upstream's application."""
+        """Return how many associations with content may be made of themselves in addition with its application."""
 
     @property
     def waiting(self) -> int:
@@ -105,13 +100,14 @@ class Upstream:
         self.health = Health(slow_start)
         self.associations: list[WebAssociation] = []
         """Those that are up and take requests, the oldest first."""
+        self.quiet: WebAssociation | None = None
+        """One that is up and takes none, so that urgent items find its window empty."""
         self.last_up = loop.time()
         self.last_error = ""
         self.account: Budget = Budget(MAX_HELD_OF_PEER) if origin is None else origin.account
         """The memory that the associations of this member hold together."""
         self.overload = Overload(loop, owner.upstream_ready)
-        self._most = MOST if wanted is None else wanted
-        """Associations with the process at most. On the loopback one is enough."""
+        self.growth = Growth(self, loop, wanted)
         self._instance = ""
         """Of the process that the associations are with."""
         self._others: list[WebAssociation] = []
@@ -133,19 +129,6 @@ class Upstream:
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
         self._prober = None if probes is None else Prober(probes, self, loop)
-        self._look_handle: asyncio.TimerHandle | None = None
-        self._hold_until = 0.0
-        """No further association is made before."""
-        self.answers = Answers()
-        self._path_is_long = False
-        """Whether the window may be what requests wait for."""
-        self._fits: int | None = None
-        """Requests that there are to be at most while associations are made on which the next are served sooner."""
-        self._fits_handle: asyncio.TimerHandle | None = None
-        self._waited = False
-        """They have waited for as long as it may take; some associations are still being made."""
-        self._grows = False
-        """Whether `_grow` will be called in this turn of the loop."""
 
     def start(self) -> None:
         """Try to make an association, and try again until `stop`."""
@@ -167,9 +150,8 @@ class Upstream:
 
     def _connect(self, address: Address) -> None:
         self._reached = address
-        if self.wanted is None:
-            self._most = 1 if all(ip_address(host.partition("%")[0]).is_loopback for host in address.hosts) else MOST
-        connection = self._owner.make_connection(self._most, tuple(self._given_up))
+        most = self.growth.reach(all(ip_address(host.partition("%")[0]).is_loopback for host in address.hosts))
+        connection = self._owner.make_connection(most, tuple(self._given_up))
         connection.account = self.account
         association = WebAssociation(self, self._owner, connection, self._loop)
         self._others.append(association)
@@ -188,8 +170,8 @@ class Upstream:
         self._attempts.forget(self)
         if self._lookup is not None:
             self._lookup.cancel()
-        self._look_no_more()
-        waits = [one.stop() for one in (*self.associations, *self._others)]
+        self.growth.stop()
+        waits = [one.stop() for one in (*self.up, *self._others)]
         if not any(waits):
             self._log.close()
             self.stopped.set()
@@ -205,9 +187,24 @@ class Upstream:
         return self.associations[0].driver
 
     @property
-    def count(self) -> int:
-        """Associations that are up or are being made."""
-        return len(self.associations) + sum(not one.leaving for one in self._others)
+    def up(self) -> list[WebAssociation]:
+        """The associations that are up, and are to stay."""
+        return self.associations if self.quiet is None else [*self.associations, self.quiet]
+
+    @property
+    def making(self) -> int:
+        """Associations that are being made."""
+        return sum(not one.leaving for one in self._others)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an application."""
+        return self._owner.waiting
+
+    @property
+    def channels(self) -> list[Channel]:
+        """The channels of all plugins of this side."""
+        return self._owner.supervisor.channels
 
     @property
     def instance(self) -> str:
@@ -223,8 +220,9 @@ class Upstream:
         capacity, most = associations[0].connection.capacity, self.overload.most
         if len(associations) > 1 and any(one.connection.peer_draining for one in associations):
             return 0
-        if self._fits is not None:
-            most = self._fits if most is None else min(most, self._fits)
+        fits = self.growth.fits
+        if fits is not None:
+            most = fits if most is None else min(most, fits)
         return capacity if most is None else max(0, min(capacity, most - self.outstanding))
 
     @property
@@ -257,13 +255,10 @@ class Upstream:
             raise RequestRefused(f"{self.address} is {self.state}")
         if self.overload.most is not None and self.capacity <= 0:
             raise RequestRefused(f"{self.address} is overloaded")
-        if self._path_is_long:
-            self.load_changed()
-            if self._grows and self._fits is None:
-                self._fit()
-            if self._fits is not None and self.outstanding >= self._fits:
-                raise RequestRefused(f"{self.address} is served sooner by an association that is being made")
-        one = associations[0] if len(associations) == 1 else pick(associations, self.answers.size)
+        growth = self.growth
+        if growth.path_is_long and not growth.has_room():
+            raise RequestRefused(f"a request to {self.address} is served sooner by an association that is being made")
+        one = associations[0] if len(associations) == 1 else pick(associations, growth.answers.size)
         one.begin(exchange)
         self.requests += 1
 
@@ -280,7 +275,7 @@ class Upstream:
     # ---- probes
 
     def send_probe(self, probe: Probe) -> None:
-        pick(self.associations, self.answers.size).send_probe(probe)
+        pick(self.associations, self.growth.answers.size).send_probe(probe)
 
     def abort_probe(self, probe: Probe) -> None:
         driver: Driver[WebConnection] = probe.link.driver
@@ -322,9 +317,9 @@ class Upstream:
         if not first and (instance != self._instance or not instance):
             # another process has the address now: what the one before it has begun ends where it is
             log.info("application %s is another process now", self.address)
-            for one in tuple(self.associations):
-                self._let_go(one)
-            self._hold_until = self._loop.time() + HOLD
+            for one in tuple(self.up):
+                self.let_go(one)
+            self.growth.hold()
             first = True
         self._others.remove(association)
         self._instance = instance
@@ -336,16 +331,15 @@ class Upstream:
             self._presence.came_up(association.number, settings.name or instance)
         else:
             text = "association %d with application %s is up, the %d. of the process"
-            log.log(
-                self._presence.level(logging.INFO), text, association.number, self.address, len(self.associations) + 1
-            )
+            log.log(self._presence.level(logging.INFO), text, association.number, self.address, len(self.up) + 1)
         association.use(self.member)
-        self.associations.append(association)
+        if self.growth.came_up(association):
+            self.quiet = association
+        else:
+            self.associations.append(association)
         self._regroup()
-        if min(self._most, settings.max_associations) > 1 and instance:
-            association.watch_load()
-            self._path_is_long = association.load.base >= LONG_ROUND_TRIP
-        self._fit()
+        self.growth.changed()
+        self.growth.fit()
         if first and self._prober is not None:
             self._prober.stop()
             self._prober.start()
@@ -353,127 +347,72 @@ class Upstream:
             self._owner.workers_reported(self, settings.others)
         self._attempts.hurry()
         self._owner.upstream_ready()
-        self.load_changed()
+        self.growth.changed()
 
     def _regroup(self) -> None:
         """Let each connection know the others of the same process."""
         everyone = [
             one.connection
-            for one in (*self.associations, *self._others)
+            for one in (*self.up, *self._others)
             if one.link is not None and one.link.info.peer_instance == self._instance
         ]
         for one in everyone:
             one.siblings = tuple(other for other in everyone if other is not one)
 
-    def load_changed(self) -> None:
-        """Make further associations if they are wanted, or would help."""
-        if self._missing() > 0 and not self._grows:
-            self._grows = True
-            self._loop.call_soon(self._grow)  # not now: more requests may come in the same turn
+    # ---- what `growth` asks for
 
-    def _missing(self) -> int:
-        """Return how many associations are to be made now."""
-        associations = self.associations
-        if self._most <= 1 or not associations or self._stopping:
-            return 0
-        count = self.count
-        connection = associations[0].connection
-        settings = connection.peer_settings
-        assert settings is not None
-        room = min(self._most, settings.max_associations) - count
-        if room <= 0 or connection.peer_draining or not self._instance or self._loop.time() < self._hold_until:
-            return 0
-        if self.wanted is not None:
-            return room
-        loads = [one.load for one in associations]
-        room = min(room, to_make(loads, count, self.outstanding + self._owner.waiting, self.answers.size))
-        return min(room, self._owner.room_for(self)) if room > 0 else 0
+    def room(self) -> int:
+        return self._owner.room_for(self)
 
-    def _grow(self) -> None:
-        self._grows = False
-        missing = self._missing()
+    def make_another(self) -> None:
         address = self._reached
         assert address is not None
-        for _ in range(missing):
-            self._connect(address)
-        if missing > 0 and self._look_handle is None:
-            self._look_handle = self._loop.call_later(LOOK, self._look)
-        self._fit()
+        self._connect(address)
 
-    def _fit(self) -> None:
-        """Let requests wait for associations that are being made if those serve them sooner, and at most for twice the
-        time that this takes."""
-        making = self._grows or self.count > len(self.associations)
-        if self._path_is_long and making and self.associations and not self._waited:
-            loads = [one.load for one in self.associations]
-            self._fits = max(len(loads), fitting(loads, self.answers.size))
-            if self._fits_handle is None:
-                pause = 2 * TRIPS * max(load.round_trip for load in loads)
-                self._fits_handle = self._loop.call_later(pause, self._fit_late)
-            return
-        self._waited = self._waited and making
-        if self._fits is not None:
-            self._fit_no_more()
+    def let_go(self, association: WebAssociation) -> None:
+        """Give an association no further requests, and end it when it has none."""
+        if association is self.quiet:
+            self.quiet = None
+        else:
+            self.associations.remove(association)
+        self._others.append(association)
+        association.leave()
+        self._regroup()
 
-    def _fit_late(self) -> None:
-        self._waited = True
-        self._fit_no_more()
+    def use_quiet(self) -> None:
+        """Give requests to the one that had none, if there is one."""
+        if self.quiet is not None:
+            self.quiet.used_at = self._loop.time()
+            self.associations.append(self.quiet)
+            self.quiet = None
 
-    def _fit_no_more(self) -> None:
-        if self._fits_handle is not None:
-            self._fits_handle.cancel()
-            self._fits_handle = None
-        if self._fits is not None:
-            self._fits = None
-            self._owner.upstream_ready()
-
-    def _look(self) -> None:
-        """End associations that are not needed any more."""
-        self._look_handle = None
-        now = self._loop.time()
-        idle = []
-        for one in self.associations:
-            if one.requests:
-                one.used_at = now
-            idle.append(now - one.used_at)
-        if self.wanted is None:
-            for place in reversed(to_end(idle)):
-                one = self.associations[place]
-                log.info("association %d with %s ends: no request for %g s", one.number, self.address, IDLE)
-                self._let_go(one)
-            self._regroup()
+    def end_left(self) -> bool:
         for one in self._others:
             if one.leaving:
                 one.leave()
-        self.load_changed()
-        if self._look_handle is None and (len(self.associations) > 1 or self._others or self.wanted):
-            self._look_handle = self._loop.call_later(LOOK, self._look)
+        return bool(self._others)
 
-    def _look_no_more(self) -> None:
-        if self._fits_handle is not None:
-            self._fits_handle.cancel()
-            self._fits_handle = None
-        if self._look_handle is not None:
-            self._look_handle.cancel()
-            self._look_handle = None
+    def accepts_again(self) -> None:
+        self._owner.upstream_ready()
 
-    def _let_go(self, association: WebAssociation) -> None:
-        """Give an association no further requests, and end it when it has none."""
-        self.associations.remove(association)
-        self._others.append(association)
-        association.leave()
+    # ---- associations that end
 
     def down(self, association: WebAssociation, link: Link | None, reason: str) -> None:
-        was_last = self.associations == [association]
-        (self.associations if association in self.associations else self._others).remove(association)
+        was_last = self.up == [association]
+        if association is self.quiet:
+            self.quiet = None
+        else:
+            (self.associations if association in self.associations else self._others).remove(association)
+            if len(self.associations) < QUIET_FROM:
+                self.use_quiet()
         self._regroup()
-        if self._fits is not None and not self._stopping:
-            self._loop.call_soon(self._fit)
+        if self.growth.fits is not None:
+            self._loop.call_soon(self.growth.fit)
         if self._stopping:
             if link is not None:
                 association.give_up_requests(reason)
                 self._owner.supervisor.association_down(link, reason)
-            if not self.associations and not self._others:
+            if not self.up and not self._others:
                 self._log.close()
                 self.stopped.set()
             return
@@ -483,7 +422,7 @@ class Upstream:
         if self._prober is not None:
             self._prober.stop()
         self.overload.end()
-        self._hold_until = 0.0
+        self.growth.begin_again()
         self.last_error = reason
         if link is not None:
             self.last_up = self._loop.time()
@@ -500,9 +439,8 @@ class Upstream:
             self._owner.supervisor.association_down(link, reason)
             return
         if not association.leaving:
-            now = self._loop.time()
-            steady = link is not None and now - link.since > HOLD
-            self._hold_until = max(self._hold_until, now + (LOOK if steady else HOLD))
+            steady = link is not None and self._loop.time() - link.since > HOLD
+            self.growth.hold(LOOK if steady else HOLD)
         if link is not None:
             self._lost(association, link, reason)
         else:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from fcgi_core.errors import RemoteProtocolError
 from fcgi_core.hosting.byte_stream import RecordReader
 from fcgi_core.protocol.application import ApplicationConnection
-from fcgi_core.protocol.channels import Channel, Direction, Priority, Scope
 from fcgi_core.protocol.connection import Connection
 from fcgi_core.protocol.events import (
     ConfigReceived,
@@ -35,20 +34,10 @@ from fcgi_core.protocol.states import Output
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import Message
 from fcgi_core.web.exchange import State
-from tests.protocol.helpers import ROOM, Pair, of
+from tests.protocol.helpers import CHANNELS, ROOM, Pair, of
 from tests.web.web_server import Client, request
 
 UNTOUCHED = 5
-CHANNELS = tuple(
-    channel
-    for direction in Direction
-    for name in [direction.value.removeprefix("to-")]
-    for channel in (
-        Channel(f"{name}.request", Scope.REQUEST, direction),
-        Channel(f"{name}.association", Scope.ASSOCIATION, direction, Priority.URGENT),
-        Channel(f"{name}.loose", Scope.ASSOCIATION, direction, ordered=False, lifetime=3.0),
-    )
-)
 SMALL = Settings(window=4096, max_message=4096, max_requests=8)
 PARAMS = encode_pairs({"SERVER_NAME": "example.org", "REQUEST_METHOD": "GET"})
 MAX_GROWTH = 24 << 20

@@ -28,7 +28,7 @@ from fcgi_core.sctp.carrier import Address
 from fcgi_core.sctp.memory import MemoryAssociation, MemoryNetwork, VirtualLoop
 from fcgi_core.testing_request import HarnessRequest
 
-__all__ = ["Hears", "Lines", "Process", "Processes"]
+__all__ = ["Hears", "Lines", "Process", "Processes", "Sends"]
 
 CHANNELS = (
     Channel("lines"),

@@ -212,6 +212,26 @@ def test_a_lifetime_that_ends_before_its_message_is_sent() -> None:
 
 
 @pytest.mark.usefixtures("slow")
+def test_the_round_trip_is_in_seconds_and_the_window_in_bytes_once_a_message_is_acknowledged() -> None:
+    """By these the web side decides how many associations there are. 0 is what the kernel tells before."""
+
+    async def body(lab: Lab) -> None:
+        near, far = await lab.pair(echo=True)
+        for end in (near, far):
+            assert not end.up.statistics().round_trip
+        near.send([Message(1, b"one")])
+        async with asyncio.timeout(30):
+            while not all(end.up.statistics().round_trip for end in (near, far)):
+                await asyncio.sleep(0.05)
+        for end in (near, far):
+            seen = end.up.statistics()
+            assert 0.2 <= (seen.round_trip or 0.0) < 1, seen
+            assert 2 * 1200 <= (seen.congestion_window or 0) < 20_000, seen
+
+    lab().run(body)
+
+
+@pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("size", [16384, 300])
 def test_the_queue_in_the_kernel_stays_short_and_the_path_busy(size: int) -> None:
     async def body(lab: Lab) -> None:

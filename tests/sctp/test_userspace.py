@@ -274,28 +274,69 @@ class TestUserspace(UserspaceTests):
 
         self.whole(body)
 
-    def test_one_local_port_for_all(self) -> None:
-        async def body(lab: Lab) -> None:
-            far: list[Recorder] = []
-            peers: list[str] = []
+    @contextlib.asynccontextmanager
+    async def one_pair_of_udp_ports(
+        self, lab: Lab, count: int, **options: Any
+    ) -> AsyncIterator[tuple[list[Recorder], list[Recorder], Relay]]:
+        """Associations that differ by their SCTP ports only, with a relay between; the far ends echo."""
+        near, far = [Recorder() for _ in range(count)], [Recorder(echo=True) for _ in range(count)]
+        accepted: list[str] = []
 
-            def accept(peer: str) -> AssociationHandler:
-                far.append(Recorder(echo=True))
-                peers.append(peer)
-                return far[-1]
+        def accept(peer: str) -> AssociationHandler:
+            accepted.append(peer)
+            return far[len(accepted) - 1]
 
-            listener = lab.carrier("app").listen(ANYWHERE, accept)
-            port = free_udp_port()
-            web = UserspaceCarrier(CarrierOptions(), bind=("127.0.0.1", port))
-            lab.carriers.append(web)
-            near = [Recorder() for _ in range(3)]
+        listener = lab.carrier("app", **options).listen(ANYWHERE, accept)
+        relay = Relay(("127.0.0.1", listener.address.udp_port), random.Random(1))
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: relay, local_addr=("127.0.0.1", 0)
+        )
+        web = UserspaceCarrier(CarrierOptions(**options), bind=("127.0.0.1", free_udp_port()))
+        lab.carriers.append(web)
+        try:
             for one in near:
-                web.connect(listener.address, one)
-            for one in near:
+                web.connect(Address(("127.0.0.1",), 9000, transport.get_extra_info("sockname")[1]), one)
                 await one.until(lambda one=one: one.association is not None)  # type: ignore[misc]
-                one.send([Message(0, b"x")])
-                await one.until(lambda one=one: one.received == 1)  # type: ignore[misc]
-            assert set(peers) == {f"127.0.0.1:{port}"}
+            await far[-1].until(lambda: far[-1].association is not None)
+            assert len(set(accepted)) == 1
+            yield near, far, relay
+        finally:
+            transport.close()
+            relay.close()
+            await asyncio.sleep(0)
+
+    def test_one_pair_of_udp_ports_for_all(self) -> None:
+        async def body(lab: Lab) -> None:
+            async with self.one_pair_of_udp_ports(lab, 3) as (near, _, _):
+                for one in near:
+                    one.send([Message(0, b"x")])
+                    await one.until(lambda one=one: one.received == 1)  # type: ignore[misc]
+
+        self.whole(body)
+
+    def test_a_busy_association_does_not_hide_that_another_is_silent(self) -> None:
+        async def body(lab: Lab) -> None:
+            async with self.one_pair_of_udp_ports(lab, 2, dead_after=2.0) as (near, far, relay):
+                relay.silent = relay.ports[0]
+                while not near[0].down or not far[0].down:
+                    count = near[1].received
+                    near[1].send([Message(2, b"ping")])
+                    await near[1].until(lambda count=count: near[1].received > count)  # type: ignore[misc]
+                    await asyncio.sleep(0.05)
+                assert not near[1].down
+                assert not far[1].down
+
+        self.whole(body)
+
+    def test_a_lost_packet_leaves_room_beside_other_associations(self) -> None:
+        async def body(lab: Lab) -> None:
+            async with self.one_pair_of_udp_ports(lab, 3, mtu=1400) as (near, far, relay):
+                relay.withholds = True
+                near[1].send([Message(1, b"lost")])
+                near[1].send([Message(2, bytes(1000))] * 80)  # many windows
+                await far[1].until(lambda: far[1].received == 80)
+                relay.withholds = False
+                await far[1].until(lambda: far[1].received == 81)
 
         self.whole(body)
 

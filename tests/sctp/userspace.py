@@ -123,6 +123,10 @@ class Relay(asyncio.DatagramProtocol):
         self.withholds = False
         """The clients' next DATA chunk is lost whenever it is sent."""
         self.withheld = b""
+        self.ports: list[bytes] = []
+        """The clients' SCTP ports."""
+        self.silent = b""
+        """The client's SCTP port whose packets are lost, and those to it."""
         self.ways: dict[Any, socket.socket] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -134,6 +138,10 @@ class Relay(asyncio.DatagramProtocol):
             way.connect(self.target)
             self.ways[address] = way
             asyncio.get_running_loop().add_reader(way, self._back, way, address)
+        if data and data[:2] not in self.ports:
+            self.ports.append(data[:2])
+        if data and data[:2] == self.silent:
+            return
         if self.withholds and data[12:13] in (b"\0", b"\x40"):
             self.withheld = self.withheld or data[16:20]
             if data[16:20] == self.withheld:
@@ -146,7 +154,8 @@ class Relay(asyncio.DatagramProtocol):
             data = way.recv(65536)
         except OSError:
             return
-        self._send(lambda packet: self.transport.sendto(packet, address), data)
+        if data[2:4] != self.silent:
+            self._send(lambda packet: self.transport.sendto(packet, address), data)
 
     def _send(self, send: Callable[[bytes], Any], data: bytes) -> None:
         packet = bytearray(data)

@@ -9,32 +9,15 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fcgi_syslog import SyslogPlugin, forked
-from fcgi_syslog.application import SyslogApplication
+from fcgi_syslog import forked
 from fcgi_syslog.message import Message
 
 from fcgi_core.plugin import AssociationInfo, bound_to_request
-from tests.syslog.items import messages_in
-
-Make = Callable[..., SyslogApplication]
-
-
-@pytest.fixture
-def make(host: Any) -> Iterator[Make]:
-    made = []
-
-    def make(**options: Any) -> SyslogApplication:
-        half = SyslogApplication(host, SyslogPlugin.Options.model_validate(options))
-        made.append(half)
-        return half
-
-    yield make
-    for half in made:
-        half.close()
+from tests.syslog.items import MakeHalf, messages_in
 
 
 def in_fork(work: Callable[[], object], *, wait: bool = True) -> int:
@@ -69,7 +52,7 @@ def messages(host: Any) -> list[Message]:
     return [message for sent in host.sent for message in messages_in(sent.item)]
 
 
-def test_lines_of_a_child_are_the_parents_and_name_the_child(make: Make, host: Any, make_request: Any) -> None:
+def test_lines_of_a_child_are_the_parents_and_name_the_child(make: MakeHalf, host: Any, make_request: Any) -> None:
     half = make(scope="stream", severity="info", capture=["logging", "stderr", "exceptions", "output"])
     request = make_request()
 
@@ -101,7 +84,7 @@ def test_lines_of_a_child_are_the_parents_and_name_the_child(make: Make, host: A
     assert {sent.request for sent in host.sent} == {request}
 
 
-def test_a_grandchild_and_a_child_outside_of_any_request(make: Make, host: Any) -> None:
+def test_a_grandchild_and_a_child_outside_of_any_request(make: MakeHalf, host: Any) -> None:
     half = make()
 
     def work() -> None:
@@ -115,7 +98,7 @@ def test_a_grandchild_and_a_child_outside_of_any_request(make: Make, host: Any) 
     assert len({one.data["fields@32473"]["process"] for one in messages(host)}) == 3
 
 
-def test_many_lines_of_many_children_all_come(make: Make, host: Any) -> None:
+def test_many_lines_of_many_children_all_come(make: MakeHalf, host: Any) -> None:
     half = make()
 
     def work() -> None:
@@ -129,7 +112,7 @@ def test_many_lines_of_many_children_all_come(make: Make, host: Any) -> None:
     assert sorted(int(one.text) for one in messages(host)) == sorted([*range(500)] * 4)
 
 
-def test_a_long_line_of_a_child_is_cut_and_says_so(make: Make, host: Any) -> None:
+def test_a_long_line_of_a_child_is_cut_and_says_so(make: MakeHalf, host: Any) -> None:
     half = make()
     for character in "aä€\x01\udc80":
         in_fork(lambda character=character: logging.error(character * 300_000))  # type: ignore[misc]
@@ -142,7 +125,7 @@ def test_a_long_line_of_a_child_is_cut_and_says_so(make: Make, host: Any) -> Non
 
 
 def test_a_child_that_outlives_its_parents_half_says_its_lines_on_stderr(
-    make: Make, host: Any, capfd: pytest.CaptureFixture[str]
+    make: MakeHalf, host: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     reader, writer = os.pipe()
     half = make()
@@ -165,7 +148,7 @@ def test_a_child_that_outlives_its_parents_half_says_its_lines_on_stderr(
 
 
 def test_a_parent_that_does_not_read_holds_no_child_for_long(
-    make: Make, host: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    make: MakeHalf, host: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forked, "PATIENCE_MS", 10)
     goes_on = threading.Event()
@@ -190,7 +173,7 @@ def test_a_parent_that_does_not_read_holds_no_child_for_long(
 
 
 def test_a_fork_while_other_threads_log_and_no_lock_is_left_held(
-    make: Make, host: Any, make_request: Any, association: AssociationInfo, monkeypatch: pytest.MonkeyPatch
+    make: MakeHalf, host: Any, make_request: Any, association: AssociationInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # without handlers that write to files: Python leaves a file's lock held in a fork
     monkeypatch.setattr(logging.getLogger(), "handlers", [])

@@ -296,7 +296,7 @@ def test_more_associations_than_were_announced_are_refused_and_counted(monkeypat
                 settings = one.connection.peer_settings
                 assert settings is not None
                 one.connection.peer_settings = replace(settings, max_associations=4)
-            stage.upstream.load_changed()
+            stage.upstream.growth.changed()
             await until(lambda: stage.app.refused, "one is refused")
             await until(lambda: len(stage.numbers) == 2, "the two are left")
             (wire,) = stage.ask()

@@ -17,7 +17,7 @@ class BackEnd:
     weight: float = 1.0
     capacity: int = 100
     outstanding: int = 0
-    health: Health = field(default_factory=Health)
+    health: Health = field(default_factory=lambda: Health(slow_start=10))
 
 
 def give(back_ends: list[BackEnd], count: int, now: float = 0.0) -> Counter[int]:
@@ -93,7 +93,7 @@ def test_slow_start_gives_little_at_first_and_all_in_time() -> None:
 
 
 def test_the_first_start_is_not_slow() -> None:
-    health = Health()
+    health = Health(slow_start=10)
     health.came_up(5.0, first=True)
     assert health.share(5.0) == 1.0
 

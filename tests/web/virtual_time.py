@@ -11,6 +11,8 @@ from typing import Any
 
 from fcgi_core.app.exchange import AppExchange
 from fcgi_core.app.service import AppService
+from fcgi_core.hosting.discovery import load_plugins
+from fcgi_core.plugin import Plugin
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.sctp.carrier import Address
 from fcgi_core.sctp.memory import MemoryNetwork
@@ -146,17 +148,20 @@ async def running(
     loss: float = 0.0,
     app: dict[str, Any] | None = None,
     settings: Settings | None = None,
+    plugin: Plugin | None = None,
 ) -> AsyncIterator[Stage]:
     network = LoopNetwork(delay=delay, window=window, loss=loss)
+    plugins = () if plugin is None else load_plugins({plugin.name: {}}, lambda name: plugin)
     web = WebService(
         network.carrier(),
         [],
         [BackEndOptions(ADDRESS, associations=associations)],
+        plugins=plugins,
         settings=settings,
         options=WebOptions(slow_start=0),
     )
     stage = Stage(network, web, Application(does))
-    await stage.start_application(**(app or {}))
+    await stage.start_application(**{"plugins": plugins, **(app or {})})
     await web.start()
     await until(lambda: stage.upstream.state == "up", "it is up")
     try:

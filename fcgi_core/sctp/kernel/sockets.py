@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import socket
 import struct
+import time
 from typing import NamedTuple
 
 import sctp as pysctp
@@ -49,6 +50,8 @@ SCHEDULERS = {Scheduler.FIRST_COME: 0, Scheduler.PRIORITY: 1, Scheduler.ROUND_RO
 PATH_STATES = {0: "inactive", 1: "inactive", 2: "active", 3: "unconfirmed"}  # 1: potentially failed, RFC 7829
 
 MAX_STREAMS = 65535
+JIFFY = time.clock_getres(6)  # CLOCK_MONOTONIC_COARSE, which goes by the kernel's timer
+"""Seconds of a tick of the kernel's timer, in which it tells the smoothed round trip. Other times are milliseconds."""
 
 
 class AssociationChange:
@@ -222,7 +225,7 @@ def status(sock: socket.socket) -> Status:
         outgoing,
         unfragmented,
         congestion_window,
-        round_trip / 1000,
+        round_trip * JIFFY,
         timeout / 1000,
     )
 

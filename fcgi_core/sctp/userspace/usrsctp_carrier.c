@@ -5,7 +5,7 @@
  *   Python asks carrier_dirty(), then carrier_receive() for a batch of messages in one arena
  *   library --> on_output copies the packet into the endpoint's queue --sendmmsg, GSO--> UDP socket
  *
- * The library knows a remote UDP address as an opaque "connection address" (AF_CONN). Ours is the index of a peer
+ * The library knows a peer as an opaque "connection address" (AF_CONN). Ours is the index of a peer
  * slot, not a pointer: a packet of an association that outlived its peer then finds an empty slot and not freed
  * memory. Slots are registered with the library once and used again, because to deregister one leaks:
  * usrsctp_deregister_address() leaves its work to an iterator thread that usrsctp_init_nothreads() does not start.
@@ -405,13 +405,13 @@ int carrier_accept(int handle, struct carrier_source *source) {
 
 int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uint16_t port, uint32_t scope,
                     const struct carrier_options *options) {
-    struct carrier_source source = {.scope = scope, .port = udp_port, .endpoint = endpoint};
+    struct carrier_source source = {.scope = scope, .port = udp_port, .sctp_port = port, .endpoint = endpoint};
     if (!endpoint_of(endpoint))
         return -EBADF;
     timers_wake();
     memcpy(source.address, address, 16);
-    uint32_t at = peer_find(&source);
-    if (!at && !(at = peer_make(&source)))
+    uint32_t at = peer_make(&source);
+    if (!at)
         return -ENOBUFS;
     struct sockaddr_conn name = {.sconn_family = AF_CONN, .sconn_port = htons(port),
                                  .sconn_addr = (void *)(uintptr_t)at};
@@ -421,8 +421,15 @@ int carrier_connect(int endpoint, const uint8_t *address, uint16_t udp_port, uin
     int error = apply_options(socket, options);
     /* the library looks for the address of a packet among those of its socket: without this among all that it knows */
     struct sockaddr_conn own = {.sconn_family = AF_CONN, .sconn_addr = (void *)(uintptr_t)at};
+    struct sockaddr *bound;
     if (!error && usrsctp_bind(socket, (struct sockaddr *)&own, sizeof own))
         error = -errno;
+    if (!error && usrsctp_getladdrs(socket, 0, &bound) <= 0)
+        error = -ENOMEM;
+    if (!error) {
+        peer_set_own_port(at, ntohs(((struct sockaddr_conn *)bound)->sconn_port));
+        usrsctp_freeladdrs(bound);
+    }
     if (!error && usrsctp_connect(socket, (struct sockaddr *)&name, sizeof name) && errno != EINPROGRESS)
         error = -errno;
     struct association *association = error ? NULL : association_make(socket, at, options);

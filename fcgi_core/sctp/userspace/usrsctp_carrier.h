@@ -52,11 +52,11 @@ struct carrier_counters {
     uint32_t peers, peers_registered, associations;
 };
 
-/* A remote UDP address. IPv4 addresses are ::ffff:a.b.c.d; scope is the zone of a link-local one. */
+/* A remote UDP address, and SCTP ports. IPv4 addresses are ::ffff:a.b.c.d; scope is the zone of a link-local one. */
 struct carrier_source {
     uint8_t address[16];
     uint32_t scope;
-    uint16_t port;
+    uint16_t port, own_sctp_port, sctp_port;
     int32_t endpoint;
 };
 

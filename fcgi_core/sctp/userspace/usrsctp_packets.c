@@ -1,5 +1,5 @@
 /*
- * Packets between UDP sockets and libusrsctp: endpoints (the sockets), peers (remote UDP addresses), and the checks before a
+ * Packets between UDP sockets and libusrsctp: endpoints (the sockets), peers (remote ends), and the checks before a
  * packet reaches the library.
  */
 #define _GNU_SOURCE
@@ -125,7 +125,7 @@ static bool checksum_is_right(const uint8_t *packet, size_t length) {
            packet[11] == (uint8_t)(crc >> 24);
 }
 
-/* ---- peers: remote UDP addresses ----------------------------------------------------------------------------- */
+/* ---- peers --------------------------------------------------------------------------------------------------- */
 
 /* Seeded, so that no peer can fill one bucket on purpose. Returns the highest `order` bits. */
 static uint32_t hash_of(uint64_t number, const uint8_t *address, int order) {
@@ -141,11 +141,13 @@ static uint32_t hash_of(uint64_t number, const uint8_t *address, int order) {
 
 static uint32_t peer_hash(const struct carrier_source *source) {
     uint64_t number = (uint64_t)(uint32_t)source->endpoint << 16 | source->port;
-    return hash_of(number ^ (uint64_t)source->scope << 32, source->address, CARRIER_PEER_ORDER);
+    uint64_t ports = (uint64_t)source->own_sctp_port << 48 | (uint64_t)source->sctp_port << 32;
+    return hash_of(number ^ ports ^ source->scope * 0x9E3779B97F4A7C15u, source->address, CARRIER_PEER_ORDER);
 }
 
 static struct carrier_source source_of(const struct peer *peer) {
-    struct carrier_source source = {.scope = peer->scope, .port = peer->port, .endpoint = peer->endpoint};
+    struct carrier_source source = {.scope = peer->scope, .port = peer->port, .endpoint = peer->endpoint,
+                                    .own_sctp_port = peer->own_sctp_port, .sctp_port = peer->sctp_port};
     memcpy(source.address, peer->address, 16);
     return source;
 }
@@ -155,6 +157,7 @@ uint32_t peer_find(const struct carrier_source *source) {
     while (at) {
         const struct peer *peer = &peers[at];
         if (peer->endpoint == source->endpoint && peer->port == source->port && peer->scope == source->scope &&
+            peer->own_sctp_port == source->own_sctp_port && peer->sctp_port == source->sctp_port &&
             !memcmp(peer->address, source->address, 16))
             break;
         at = peer->hash_next;
@@ -178,13 +181,33 @@ static void unclaimed_append(struct endpoint *endpoint, uint32_t at) {
     endpoint->unclaimed++;
 }
 
-static void peer_free(uint32_t at) {
-    struct peer *peer = &peers[at];
+static uint32_t *bucket_of(const struct peer *peer) {
     struct carrier_source source = source_of(peer);
-    uint32_t *link = &peer_buckets[peer_hash(&source)];
+    return &peer_buckets[peer_hash(&source)];
+}
+
+static void bucket_add(uint32_t at) {
+    uint32_t *bucket = bucket_of(&peers[at]);
+    peers[at].hash_next = *bucket;
+    *bucket = at;
+}
+
+static void bucket_remove(uint32_t at) {
+    uint32_t *link = bucket_of(&peers[at]);
     while (*link != at)
         link = &peers[*link].hash_next;
-    *link = peer->hash_next;
+    *link = peers[at].hash_next;
+}
+
+void peer_set_own_port(uint32_t at, uint16_t own_sctp_port) {
+    bucket_remove(at);
+    peers[at].own_sctp_port = own_sctp_port;
+    bucket_add(at);
+}
+
+static void peer_free(uint32_t at) {
+    struct peer *peer = &peers[at];
+    bucket_remove(at);
     peer->endpoint = -1;
     peer->after = state.peer_free;
     state.peer_free = at;
@@ -243,6 +266,8 @@ uint32_t peer_make(const struct carrier_source *source) {
     memset(peer, 0, sizeof *peer);
     peer->endpoint = source->endpoint;
     peer->port = source->port;
+    peer->own_sctp_port = source->own_sctp_port;
+    peer->sctp_port = source->sctp_port;
     peer->scope = source->scope;
     peer->used_ms = now;
     memcpy(peer->address, source->address, 16);
@@ -258,9 +283,7 @@ uint32_t peer_make(const struct carrier_source *source) {
         memcpy(&peer->name.v6.sin6_addr, source->address, 16);
         peer->name_length = sizeof peer->name.v6;
     }
-    uint32_t *bucket = &peer_buckets[peer_hash(source)];
-    peer->hash_next = *bucket;
-    *bucket = at;
+    bucket_add(at);
     unclaimed_append(endpoint, at);
     packet_counters.peers++;
     return at;
@@ -555,6 +578,8 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
         source.scope = v6->sin6_scope_id;
     }
     uint8_t type = packet[COMMON_HEADER];
+    source.sctp_port = get16(packet);
+    source.own_sctp_port = get16(packet + 2);
     uint32_t at = peer_find(&source);
     bool allowed = at || source_is_allowed(endpoint, source.address);
     if (!allowed && type != SCTP_INITIATION) {

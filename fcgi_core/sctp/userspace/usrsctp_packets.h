@@ -13,7 +13,10 @@ enum {
     LARGE_PACKET = 16 * 1024,   /* bytes: three such packets hold what is sent until a SACK is asked for (ASK_EVERY) */
 };
 
-/* A remote UDP address. The library knows it by its index in `peers`. */
+/*
+ * The other end of an association: a remote UDP address, and the SCTP ports at both ends, for associations may share their
+ * UDP ports (those of a kernel do). The library knows it by its index in `peers`.
+ */
 struct peer {
     union {
         struct sockaddr sa;
@@ -22,15 +25,16 @@ struct peer {
     } name;
     socklen_t name_length;
     int endpoint;               /* -1: slot is free */
-    uint32_t references;        /* associations; 0: in its endpoint's list of unclaimed peers */
+    uint32_t references;        /* associations, more than one while they follow each other; 0: in its endpoint's list of
+                                   unclaimed peers */
     uint32_t hash_next, before, after;
     uint64_t used_ms, packets_in, packets_out;
     uint32_t gapped;            /* chunks that its last SACK acknowledged beyond the cumulative TSN */
     bool small;                 /* it fragments messages into packets below LARGE_PACKET */
     uint32_t scope;
-    uint16_t port;
+    uint16_t port, own_sctp_port, sctp_port;
     uint8_t address[16];
-    struct start *start;        /* of its only association, until that has left slow start */
+    struct start *start;        /* until it has left slow start */
 };
 
 struct out_packet {
@@ -80,14 +84,16 @@ void endpoint_listen(int handle, uint16_t port);
 /* At all endpoints: a port has one listener in a process. */
 void endpoints_unlisten(uint16_t port);
 
-/* The slot of a remote address; 0 if it has none. */
+/* The slot of a peer; 0 if it has none. */
 uint32_t peer_find(const struct carrier_source *source);
-/* An unclaimed slot for a new address; 0 if the endpoint has too many unclaimed ones. */
+/* An unclaimed slot for a new peer; 0 if the endpoint has too many unclaimed ones. */
 uint32_t peer_make(const struct carrier_source *source);
+/* Our SCTP port was not known yet. */
+void peer_set_own_port(uint32_t at, uint16_t own_sctp_port);
 /* An association begins or ceases to use a slot. */
 void peer_claim(uint32_t at);
 void peer_release(uint32_t at);
-/* Watch how the peer's only association starts; with several between the same two UDP ports there is no watch. */
+/* Watch how the association starts. */
 void peer_start_begins(uint32_t at);
 void peer_start_ends(uint32_t at);
 
