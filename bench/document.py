@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.associations import BYTES
 from bench.install import ROOT
-from bench.streams.alternatives import CARRIERS
+from bench.streams.alternatives import CARRIERS, SERVICES
 from bench.streams.tables import grouped, of_runs, shown_pool
 from bench.streams.targets import TARGETS, each, pooled, ratios
 
@@ -29,9 +29,8 @@ ALERTS = {
     "tcp, a connection each, syslog on TCP": "a TCP connection each, syslog on its own",
     "tcp, a connection each, syslog on UDP": "…, syslog on UDP",
     **{
-        f"{carrier}, {pool}": f"**{carrier} SCTP, {pool}**" if pool == "auto" else f"{carrier} SCTP, {pool}"
-        for carrier in CARRIERS
-        for pool in ("auto", "1 association", "3 associations", "6 associations")
+        one.name: one.name.replace(",", " SCTP,") if one.associations else f"**{one.carrier} SCTP, auto**"
+        for one in SERVICES
     },
     **{f"{carrier} per-channel priority": f"{carrier} SCTP, 1 association, the core alone" for carrier in CARRIERS},
     "(guest) tcp, a connection each, syslog on TCP": "(guest) a TCP connection each, syslog on its own",

@@ -17,14 +17,14 @@ from typing import Any
 
 from fcgi_core.hosting.driver import Driver
 from fcgi_core.protocol.application import ApplicationConnection
-from fcgi_core.protocol.connection import Request
 from fcgi_core.protocol.events import Event, InputReceived, RequestAborted, RequestReceived, Writable
+from fcgi_core.protocol.request import Request
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.states import Output
 
 from .alerting import AlertClock
 from .alternatives import Alternative
-from .ends import ALERT, CHANNEL, app_address, make_carrier, memory
+from .ends import CHANNEL, alert_channel, app_address, make_carrier, memory
 from .measurement import Cell
 from .policies import POLICIES
 
@@ -54,7 +54,9 @@ class Application:
 
     def accept(self, peer: str) -> Driver[Any]:
         settings = Settings(max_requests=self.cell.max_requests, window=self.cell.window)
-        connection = ApplicationConnection(settings, channels=[ALERT], policy=POLICIES[self.cell.alternative.plan])
+        connection = ApplicationConnection(
+            settings, channels=[alert_channel(self.cell)], policy=POLICIES[self.cell.alternative.plan]
+        )
         driver: Driver[Any] = Driver(
             connection, self.loop, on_events=lambda events: self.on_events(driver, events), on_down=self.on_down
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,25 @@ from fcgi_core.protocol.channels import Channel, Priority, Scope
 from fcgi_core.sctp.carrier import Address, CarrierOptions
 
 from .alternatives import Alternative
+from .measurement import Cell
 from .queues import use_queue
 from .tcp import TcpCarrier
 
-__all__ = ["ALERT", "ALERT_SIZE", "CHANNEL", "PORT", "Held", "app_address", "make_carrier", "memory"]
+__all__ = ["ALERT", "ALERT_SIZE", "CHANNEL", "PORT", "Held", "alert_channel", "app_address", "make_carrier", "memory"]
 
-ALERT = Channel("bench.alert", Scope.REQUEST, priority=Priority.URGENT)
+ALERT = Channel("bench.alert", Scope.REQUEST, priority=Priority.URGENT, ordered=False)
+"""As the syslog plugin's urgent lines are."""
+IN_ORDER = replace(ALERT, ordered=True)
+"""What plans and rules for queues are compared by: an alert out of order would not show what its stream costs it."""
 CHANNEL = ALERT.name
 ALERT_SIZE = 100
 PORT = 9000
 Held = struct.Struct("=Id")
 """The head of an alert: its number, and when it was sent by the clock that both ends share."""
+
+
+def alert_channel(cell: Cell) -> Channel:
+    return IN_ORDER if cell.scenario in ("plans", "queues") else ALERT
 
 
 def app_address(lane: int) -> Address:

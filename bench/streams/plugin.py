@@ -1,4 +1,5 @@
-"""The plugin that carries the alerts between the real services: an urgent channel, and both halves."""
+"""The plugin that carries the alerts between the real services, on channels like those of the syslog plugin's urgent
+lines: no alert waits for another, and each takes the association on which it arrives first."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ __all__ = ["AlertPlugin", "CHANNEL", "OF_REQUEST"]
 CHANNEL = "bench"
 """Alerts of the process, as of a thread that works for no request."""
 OF_REQUEST = "bench.request"
-"""Alerts of a request."""
+"""Alerts of a request: one that another association carries names the request by its number."""
 
 
 class AlertPlugin(Plugin):
@@ -46,8 +47,8 @@ class AlertPlugin(Plugin):
 
     def channels(self, options: Any) -> Sequence[Channel]:
         return [
-            Channel(CHANNEL, Scope.ASSOCIATION, priority=Priority.URGENT),
-            Channel(OF_REQUEST, Scope.REQUEST, priority=Priority.URGENT),
+            Channel(CHANNEL, Scope.ASSOCIATION, priority=Priority.URGENT, ordered=False),
+            Channel(OF_REQUEST, Scope.REQUEST, priority=Priority.URGENT, ordered=False),
         ]
 
     def application_half(self, host: ApplicationHost, options: Any) -> ApplicationHalf:

@@ -11,14 +11,14 @@ from typing import Any
 
 from fcgi_core.errors import RequestRefused
 from fcgi_core.hosting.driver import Driver
-from fcgi_core.protocol.connection import Request
 from fcgi_core.protocol.events import Event, FeedbackReceived, OutputReceived, PeerReady, RequestEnded, RequestFailed
 from fcgi_core.protocol.records import encode_pairs
+from fcgi_core.protocol.request import Request
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
 
 from .asking import Asked, Asking, request_params
-from .ends import ALERT, Held, app_address, make_carrier
+from .ends import Held, alert_channel, app_address, make_carrier
 from .measurement import Cell
 from .policies import POLICIES
 
@@ -43,7 +43,9 @@ class Web(Asking):
         address = app_address(self.cell.lane)
         for _ in range(count):
             connection = WebConnection(
-                Settings(window=self.cell.window), channels=[ALERT], policy=POLICIES[self.cell.alternative.plan]
+                Settings(window=self.cell.window),
+                channels=[alert_channel(self.cell)],
+                policy=POLICIES[self.cell.alternative.plan],
             )
             driver = self.driver(connection)
             self.drivers.append(driver)

@@ -46,7 +46,7 @@ QUIET_FROM = 3
 """Associations with content from which on there is one more without. With fewer, a window more for content is worth
 more than one that is kept empty."""
 LEAST_ROUND_TRIP = 0.001
-"""Seconds that one takes at least, and where it is not known: what waits still counts then."""
+"""Seconds that one takes at least, and where none is known: what waits still counts then."""
 LEAST_WINDOW = 14_600
 """Bytes that a congestion window is taken to have at least: ten packets, with which TCP begins (RFC 6928). A smaller
 one, new or after a loss, grows to that within a round trip or two."""
@@ -96,9 +96,9 @@ class Load:
         came = self.waiting / max(self.window, LEAST_WINDOW)
         return max(came, self.sent_waiting / max(self.sent_window, LEAST_WINDOW))
 
-    def wait(self, requests: int, answer: float) -> float:
+    def wait(self, requests: int, answer: float, round_trip: float = 0.0) -> float:
         """Return the seconds in which one more request is expected to be served where `requests` are under way, if each
-        brings `answer` bytes.
+        brings `answer` bytes. `round_trip` counts as long as its own is not known.
 
         All that fits the window goes at once, in one round trip. A window that is small after a loss, or where it is
         still in recovery, counts by its size.
@@ -106,7 +106,7 @@ class Load:
         trips = (self.waiting + (requests + 1) * answer) / min(max(self.window, LEAST_WINDOW), MOST_WINDOW)
         if self.sent_waiting:
             trips += self.sent_waiting / min(max(self.sent_window, LEAST_WINDOW), MOST_WINDOW)
-        return max(self.round_trip, LEAST_ROUND_TRIP) * max(trips, 1.0)
+        return max(self.round_trip or round_trip, LEAST_ROUND_TRIP) * max(trips, 1.0)
 
 
 class Answers:
@@ -141,9 +141,10 @@ def pick(choices: Sequence[C], answer: float) -> C:
     """Return the association on which a request is served soonest. An older one is kept to unless another is clearly
     better, so that those which are not needed come to rest."""
     best = choices[0]
-    least = best.load.wait(best.requests, answer)
+    longest = max(one.load.round_trip for one in choices)
+    least = best.load.wait(best.requests, answer, longest)
     for one in choices[1:]:
-        wait = one.load.wait(one.requests, answer)
+        wait = one.load.wait(one.requests, answer, longest)
         if wait < least * CLEARLY:
             best, least = one, wait
     return best

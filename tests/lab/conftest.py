@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.lab.namespaces import scenario, sysctl
+from tests.lab.services import LabStack
 
 collect_ignore_glob = [] if os.environ.get("FCGI_SCTP_LAB") == "1" else ["test_*.py"]
 
@@ -67,3 +69,9 @@ def slow() -> None:
 @pytest.fixture
 def two_paths() -> None:
     _scenario("two-paths")
+
+
+@pytest.fixture
+def start_lab() -> Iterator[Callable[..., LabStack]]:
+    with ExitStack() as stack:
+        yield lambda *args, **named: stack.enter_context(LabStack(*args, **named))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from bench.streams.network import inside
 from fcgi_core.sctp.carrier import Address, Association, AssociationHandler, Carrier, CarrierOptions, Listener
 from fcgi_core.sctp.kernel.carrier import KernelCarrier
 
 SCENARIO = Path(__file__).parents[2] / "lab" / "scenario"
 WEB, APP = ("10.9.0.1", "10.9.1.1"), ("10.9.0.2", "10.9.1.2")
-_libc = ctypes.CDLL(None, use_errno=True)
-CLONE_NEWNET = 0x40000000
 
 
 def scenario(*words: str) -> None:
@@ -32,27 +28,6 @@ def tc(side: str, *words: str) -> None:
 def sysctl(side: str, name: str, value: int) -> None:
     with inside(side):
         Path("/proc/sys", *name.split(".")).write_text(str(value))
-
-
-def _enter(descriptor: int) -> None:
-    if _libc.setns(descriptor, CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
-
-
-@contextlib.contextmanager
-def inside(side: str) -> Iterator[None]:
-    """What makes a socket here makes it in namespace `side`, where it stays."""
-    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{side}", os.O_RDONLY)
-    try:
-        _enter(there)
-        try:
-            yield
-        finally:
-            _enter(here)
-    finally:
-        os.close(here)
-        os.close(there)
 
 
 class Sided:

@@ -84,6 +84,18 @@ class TestKernelBeyondTheContract:
 
         self.contract.run(body)
 
+    def test_a_round_trip_that_was_not_measured_is_unknown(self) -> None:
+        """It is not 0: the web side takes such a path for short, and keeps to one association."""
+
+        async def body(lab: Lab) -> None:
+            near, _ = await lab.pair(echo=True)
+            assert near.up.statistics().round_trip is None
+            near.send([Message(1, b"x")])
+            await near.until(lambda: near.received == 1)
+            assert near.up.statistics().round_trip is not None
+
+        self.contract.run(body)
+
     def test_an_association_that_ended_frees_its_memory(self) -> None:
         async def body(lab: Lab) -> None:
             far: list[Recorder] = []

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from bench.streams.network import inside
 from fcgi_core.sctp.carrier import Address, Carrier, CarrierError, CarrierOptions, Message, Scheduler
-from tests.lab.namespaces import APP, inside, kernel_carrier, scenario
+from tests.lab.namespaces import APP, kernel_carrier, scenario
 from tests.sctp.contract import CarrierContract, Lab, Recorder
 
 QUICK: dict[str, Any] = {

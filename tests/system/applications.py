@@ -75,6 +75,9 @@ def tell_seen(environ: Environ, start_response: StartResponse, query: dict[str, 
 
 
 def big(environ: Environ, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    if line := query.get("lines"):
+        log.info("ordinary %s;", line)
+        log.critical("urgent %s;", line)
     start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", query["size"])])
     return content(int(query["size"]), query.get("seed", ""))
 

@@ -69,6 +69,15 @@ def test_requests_beyond_the_window_are_spread() -> None:
     assert max(one.requests for one in ones) - min(one.requests for one in ones) <= 1
 
 
+def test_one_whose_round_trip_is_not_known_does_not_collect_them() -> None:
+    """The kernel's is known when a message of this side was acknowledged, which may be after the first requests."""
+    for known in ([], [One()]):
+        ones = [*known, *(One(trip=0.0) for _ in range(5))]
+        for _ in range(30):
+            ones[place(*ones)].requests += 1
+        assert max(one.requests for one in ones) - min(one.requests for one in ones) <= 1
+
+
 def test_a_window_that_is_small_after_a_loss_costs_and_a_large_one_does_not_take_all() -> None:
     assert place(One(requests=2, window=WINDOW), One(requests=2, window=2 * WINDOW)) == 1
     assert load(window=100).wait(5, ANSWER) == load(window=LEAST_WINDOW).wait(5, ANSWER)

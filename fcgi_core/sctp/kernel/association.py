@@ -487,8 +487,10 @@ class KernelAssociation:
         try:
             now = linux.status(sock)
             sent, received, again = linux.assoc_statistics(sock)
+            # 0 is less than a tick of the kernel's clock, or none was measured: the first message was lost
+            measured = now.round_trip > 0 or now.retransmission_timeout < self._options.rto_initial
             return AssociationStatistics(
-                round_trip=now.round_trip,
+                round_trip=now.round_trip if measured else None,
                 retransmission_timeout=now.retransmission_timeout,
                 congestion_window=now.congestion_window,
                 peer_receive_window=now.peer_window,
