@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fcgi_core.app.fastcgi import bridge as bridge_module
 from fcgi_core.app.fastcgi import pool as pool_module
 from fcgi_core.app.fastcgi.bridge import FastcgiBridge
 from fcgi_core.app.fastcgi.pool import parse_address
@@ -163,6 +164,71 @@ async def test_no_more_requests_at_once_than_connections(path: Path) -> None:
         answers = await asyncio.gather(*(web.get() for _ in range(50)))
         assert {body for _, body in answers} == {b"hello"}
         assert most == 3
+
+
+@run
+async def test_answers_go_together_while_requests_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "GATHER", 1000.0)
+    turns = asyncio.Semaphore(0)
+
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            await turns.acquire()
+            connection.answer()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=1)) as web:
+        first = web.call(REQUEST_URI="/1")
+        await until(lambda: connections, "the first has its connection")
+        second, third, fourth = web.call(REQUEST_URI="/2"), web.call(REQUEST_URI="/3"), web.call(REQUEST_URI="/4")
+        turns.release()
+        await until(lambda: connections[-1].params.get("REQUEST_URI") == "/2", "the first is answered")
+        assert not first.out
+        turns.release()
+        assert (await first.over())[1] == (await second.over())[1] == b"hello"  # as many as requests wait
+        turns.release()
+        assert (await third.over())[1] == b"hello"
+        turns.release()
+        assert (await fourth.over())[1] == b"hello"  # no other one waits
+
+
+@run
+async def test_a_client_goes_away_while_its_answer_waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "GATHER", 1000.0)
+    go_on = asyncio.Event()
+
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            if connection.params["REQUEST_URI"] != "/first":
+                await go_on.wait()
+            connection.answer()
+
+    async with fastcgi_server(path, serve) as connections, serving(bridge(path, connections=1)) as web:
+        first, second, third = web.call(REQUEST_URI="/first"), web.call(REQUEST_URI="/2"), web.call(REQUEST_URI="/3")
+        await until(lambda: connections and connections[-1].params.get("REQUEST_URI") == "/2", "the second is served")
+        assert not first.out  # it is answered, and two wait
+        first.abort()
+        await until(lambda: len(web.connection.requests) == 2, "the first is over")
+        go_on.set()
+        assert (await second.over())[1] == (await third.over())[1] == b"hello"
+
+
+@run
+async def test_an_answer_waits_for_others_for_a_moment_only(path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def serve(connection: Served) -> None:
+        while await connection.request_comes():
+            if connection.params["REQUEST_URI"] != "/first":
+                await go_on.wait()
+            connection.answer()
+
+    async with fastcgi_server(path, serve), serving(bridge(path, connections=1)) as web:
+        calls = [web.call(REQUEST_URI=uri) for uri in ("/first", "/2", "/3", "/4")]
+        assert (await calls[0].over())[1] == b"hello"  # none of the others is answered before
+        assert not any(call.out for call in calls[1:])
+        go_on.set()
+        for call in calls[1:]:
+            assert (await call.over())[1] == b"hello"
 
 
 @run

@@ -35,7 +35,8 @@ class Asking:
 
     def stderr(self, data: bytes) -> None: ...
 
-    def ended(self, app_status: int, status: ProtocolStatus) -> None:
+    def ended(self, app_status: int, status: ProtocolStatus, last: bytes) -> None:
+        self.out += last
         self.end = (app_status, status)
 
     def lost(self, error: Exception | None) -> None:

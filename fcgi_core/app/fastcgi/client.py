@@ -59,8 +59,8 @@ class FastcgiRequest(Protocol):
     def stderr(self, data: bytes) -> None:
         """Called with a part of STDERR."""
 
-    def ended(self, app_status: int, status: ProtocolStatus) -> None:
-        """Called when the answer is complete. The connection is free."""
+    def ended(self, app_status: int, status: ProtocolStatus, last: bytes) -> None:
+        """Called when the answer is complete, with the STDOUT that came with its end. The connection is free."""
 
     def lost(self, error: Exception | None) -> None:
         """Called when the connection ended, or carried something else than FastCGI, before the answer was complete."""
@@ -136,10 +136,11 @@ class FastcgiConnection:
                     request.stderr(content)
             elif kind == RecordType.END_REQUEST:
                 ended = _END.unpack_from(content) if len(content) >= _END.size else (0, -1)
-        if output:
-            request.output(output[0] if len(output) == 1 else b"".join(output))
+        part = output[0] if len(output) == 1 else b"".join(output)
         if ended is not None and self.request is not None:
-            self._ended(*ended)
+            self._ended(ended[0], ended[1], part)
+        elif part:
+            request.output(part)
 
     def eof_received(self) -> bool:
         self._transport.abort()  # connection_lost follows, without waiting until the server reads what is left to send
@@ -153,7 +154,7 @@ class FastcgiConnection:
         if request is not None:
             in_order = error is None and not self.kept
             if not self._reader.inside_record and (self._output_closed or request.is_whole(closed=in_order)):
-                request.ended(0, ProtocolStatus.REQUEST_COMPLETE)
+                request.ended(0, ProtocolStatus.REQUEST_COMPLETE, b"")
             else:
                 request.lost(error)
         self.gone()
@@ -248,15 +249,17 @@ class FastcgiConnection:
 
     # ---- the answer's end
 
-    def _ended(self, app_status: int, number: int) -> None:
+    def _ended(self, app_status: int, number: int, last: bytes) -> None:
         request, self.request = self.request, None
         assert request is not None
         status = PROTOCOL_STATUS.get(number)
         if status is None or status is ProtocolStatus.INCOMPLETE:  # which is no status of FastCGI
             self.kept = False
+            if last:
+                request.output(last)
             request.lost(RemoteProtocolError(f"END_REQUEST with protocol status {number}"))
         else:
-            request.ended(app_status, status)
+            request.ended(app_status, status, last)
 
     def _fail(self, error: Exception) -> None:
         request, self.request = self.request, None
