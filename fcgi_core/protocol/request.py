@@ -27,29 +27,9 @@ class Request:
     """One request on an association; (id, generation) identifies it."""
 
     __slots__ = (
-        "_params",
-        "aborted",
-        "context",
-        "credited_at",
-        "ended_at",
-        "feedback",
-        "flags",
-        "generation",
-        "growing_params",
-        "held",
-        "id",
-        "input",
-        "key",
-        "lane",
-        "outlived",
-        "output",
-        "raw_params",
-        "receive_window",
-        "role",
-        "send_window",
-        "stderr",
-        "stderr_bytes",
-        "streams",
+        *("_params", "aborted", "context", "credited_at", "ended_at", "feedback", "flags", "generation"),
+        *("growing_params", "held", "id", "input", "key", "lane", "outlived", "output", "raw_params"),
+        *("receive_window", "role", "send_window", "stderr", "stderr_bytes", "streams"),
     )
 
     def __init__(
