@@ -38,10 +38,20 @@ class RecordReader:
     def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """Returns the records that `data` completes, in order, each as (type, request id, content).
         RemoteProtocolError if a version byte is not 1."""
-        if self._rest:
-            data = self._rest + data
-        records = []
+        records: list[tuple[int, int, bytes]] = []
         position = 0
+        rest = self._rest
+        if len(rest) >= HEADER_SIZE:
+            # a long read is not copied to complete a record
+            stop = HEADER_SIZE + (rest[4] << 8 | rest[5])
+            position = stop + rest[6] - len(rest)
+            if position > len(data):
+                self._rest = rest + data
+                return records
+            content = rest[HEADER_SIZE:stop] + data[: max(stop - len(rest), 0)]
+            records.append((rest[1], rest[2] << 8 | rest[3], content))
+        elif rest:
+            data = rest + data
         end = len(data)
         while end - position >= HEADER_SIZE:
             # by hand: compiled, this is faster than `struct`

@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ..common.bounded_queue import Budget
 from ..errors import LocalProtocolError, RemoteProtocolError, foreign_protocol_hint
@@ -72,6 +72,8 @@ answer counts as 220; a peer that keeps to the protocol asks for a few at once."
 MAX_HELD_OF_PEER = 64 << 20
 """Bytes of memory that all associations of one peer may make this side hold before they are of use, see
 `Connection.held`. Each kind has a bound for one association, too; a peer may have thousands of associations."""
+LEAST_CONTENT: Final = 1024
+"""Bytes of content that are worth a record of their own, so that a message is full."""
 MAX_REASON = 500
 """Characters of the reason why a change of configuration was rejected."""
 
@@ -608,6 +610,12 @@ class Connection:
                 request.held.append((kind, view[length:]))
                 content = view[:length]
             window.sent += length
+            # what the message that waits last has room for goes with it: a message costs more than a record
+            first = self._max_message - request.lane.size % self._max_message - HEADER_SIZE
+            if LEAST_CONTENT <= first < length:
+                view = memoryview(content)
+                self._outbox.add(request.lane, record(kind, request.id, view[:first], request.generation))
+                content = view[first:]
             for encoded in stream_records(kind, request.id, content, request.generation, self._content_size):
                 self._outbox.add(request.lane, encoded)
 

@@ -7,13 +7,15 @@ as QUIC does (RFC 9000 section 4.1), so a CREDIT that arrives late or twice does
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["DEFAULT_WINDOW", "MAX_AHEAD", "SendWindow", "ReceiveWindow"]
 
 DEFAULT_WINDOW = 256 * 1024
 """Initial window of each request and direction, bytes. HTTP/2 starts with 64 KiB (RFC 9113 section 6.9.2), which
 costs round trips on a LAN already; browsers raise theirs to megabytes. A reader that stopped costs as much memory."""
 
-MAX_AHEAD = 1 << 20
+MAX_AHEAD: Final = 1 << 20
 """Bytes of one request's body that wait to be handed to SCTP, whatever the peer's window and CREDIT allow: for a peer
 that announces a window of a terabyte, a whole answer would be held. SCTP's buffer has as much."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from ..common.bounded_queue import BoundedQueue
 from ..sctp.carrier import Message
@@ -23,10 +24,10 @@ from .records import RecordType, record
 
 __all__ = ["MESSAGE_OVERHEAD", "PPID", "FeedbackLane", "Lane", "Outbox"]
 
-PPID = 0x46434749
+PPID: Final = 0x46434749
 """Payload protocol identifier of FastCGI records: "FCGI". IANA has assigned none; its numbers are small."""
 
-MESSAGE_OVERHEAD = 200
+MESSAGE_OVERHEAD: Final = 200
 """Bytes of memory of a message beyond its data: a `Message`, the header of its bytes, its place in a queue."""
 
 

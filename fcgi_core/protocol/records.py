@@ -9,17 +9,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
+from typing import Final
 
 from ..errors import RemoteProtocolError, foreign_protocol_hint
 from ..sctp.carrier import LARGE_MESSAGE, MESSAGE_SIZE
 
-VERSION = 1
+VERSION: Final = 1
 HEADER = struct.Struct(">BBHHBB")
 """version, type, request id, content length, padding length, reserved (our generation). Section 3.3."""
-HEADER_SIZE = 8
+HEADER_SIZE: Final = 8
 END_REQUEST = struct.Struct(">BBHHBBIBBH")
 """header; application status, protocol status, three reserved bytes (section 5.5)"""
-MAX_CONTENT = 65535
+MAX_CONTENT: Final = 65535
 """Largest content of one record, bytes (section 3.3)."""
 MAX_PARAMS = 1 << 20
 """Bytes of one request's PARAMS. nginx takes 32 KiB of header by default, Apache httpd about 800 KiB."""
@@ -34,31 +35,32 @@ PREFERRED_CONTENT = MESSAGE_SIZE - HEADER_SIZE
 """The same where messages are not large."""
 
 
-class RecordType(IntEnum):
-    """Record types: FastCGI's (section 8) and, from 32 on, the private ones that travel over SCTP only."""
+class RecordType:
+    """Record types: FastCGI's (section 8) and, from 32 on, the private ones that travel over SCTP only. Plain numbers,
+    because each record is compared with several: of an enumeration, Python 3.11 looks each up by code of its own."""
 
-    BEGIN_REQUEST = 1
-    ABORT_REQUEST = 2
-    END_REQUEST = 3
-    PARAMS = 4
-    STDIN = 5
-    STDOUT = 6
-    STDERR = 7
-    DATA = 8
-    GET_VALUES = 9
-    GET_VALUES_RESULT = 10
-    UNKNOWN_TYPE = 11
-    SETTINGS = 32
-    CONFIG = 33
-    CONFIG_RESULT = 34
-    CREDIT = 35
-    ACK = 36
-    DRAIN = 37
-    ERROR = 38
-    LOAD = 39
-    FEEDBACK = 64
+    BEGIN_REQUEST: Final = 1
+    ABORT_REQUEST: Final = 2
+    END_REQUEST: Final = 3
+    PARAMS: Final = 4
+    STDIN: Final = 5
+    STDOUT: Final = 6
+    STDERR: Final = 7
+    DATA: Final = 8
+    GET_VALUES: Final = 9
+    GET_VALUES_RESULT: Final = 10
+    UNKNOWN_TYPE: Final = 11
+    SETTINGS: Final = 32
+    CONFIG: Final = 33
+    CONFIG_RESULT: Final = 34
+    CREDIT: Final = 35
+    ACK: Final = 36
+    DRAIN: Final = 37
+    ERROR: Final = 38
+    LOAD: Final = 39
+    FEEDBACK: Final = 64
     """64 + channel: an item of feedback, or the last part of one."""
-    FEEDBACK_MORE = 160
+    FEEDBACK_MORE: Final = 160
     """160 + channel: a part of an item of feedback; the next record of the channel on this stream continues it."""
 
 

@@ -21,9 +21,9 @@ from .channels import Priority
 
 __all__ = ["CONTROL_STREAM", "FIRST_STREAM", "SECURITY_STREAM", "Policy", "Shortages", "StreamPool", "StreamSet"]
 
-SECURITY_STREAM = 0
-CONTROL_STREAM = 1
-FIRST_STREAM = 2
+SECURITY_STREAM: Final = 0
+CONTROL_STREAM: Final = 1
+FIRST_STREAM: Final = 2
 CONTENT_PRIORITY: Final[int] = Priority.CONTENT
 """As a constant, because Python 3.11 runs code of `enum` for each `Priority.CONTENT`."""
 CONTENT = "content"

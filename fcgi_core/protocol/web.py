@@ -15,10 +15,10 @@ from .records import (
     HEADER_SIZE,
     MAX_CONTENT,
     PROTOCOL_STATUS,
-    VERSION,
     RecordType,
     Role,
     begin_request,
+    header,
     record,
     stream_records,
 )
@@ -37,26 +37,19 @@ REMEMBER_FOR = 30.0
 """Seconds that they are kept: in about that time SCTP gives up a peer, and late messages with it."""
 _END = struct.Struct(">IBBH")
 """END_REQUEST's content: application status, protocol status, bytes of STDERR modulo 2**24 (in the reserved bytes)"""
-_SHORT_HEAD = struct.Struct(">BBHHBBHB5xBBHHBB")
-"""BEGIN_REQUEST, and the header of PARAMS"""
-_SHORT_TAIL = struct.Struct(">BBHHBBBBHHBB")
-"""PARAMS and STDIN, both empty"""
+_SHORT = 5 * HEADER_SIZE
+"""Bytes of BEGIN_REQUEST, and of the headers of PARAMS and of the empty records that close PARAMS and STDIN"""
 
 
 def _short_request(request_id: int, generation: int, flags: int, params: bytes, body: bytes) -> bytes:
     """All records of a responder's request whose PARAMS and STDIN fit one record each."""
-    begin, kind, stdin = RecordType.BEGIN_REQUEST, RecordType.PARAMS, RecordType.STDIN
-    head = _SHORT_HEAD.pack(
-        *(VERSION, begin, request_id, 8, 0, generation, Role.RESPONDER, flags),
-        *(VERSION, kind, request_id, len(params), 0, generation),
-    )
-    if not body:
-        tail = _SHORT_TAIL.pack(
-            *(VERSION, kind, request_id, 0, 0, generation), *(VERSION, stdin, request_id, 0, 0, generation)
-        )
-        return b"".join((head, params, tail))
-    ends = record(kind, request_id, b"", generation), record(stdin, request_id, b"", generation)
-    return b"".join((head, params, ends[0], record(stdin, request_id, body, generation), ends[1]))
+    kind, stdin = RecordType.PARAMS, RecordType.STDIN
+    begin = begin_request(request_id, Role.RESPONDER, flags, generation)
+    parts = [begin, header(kind, request_id, len(params), generation), params, header(kind, request_id, 0, generation)]
+    if body:
+        parts += (header(stdin, request_id, len(body), generation), body)
+    parts.append(header(stdin, request_id, 0, generation))
+    return b"".join(parts)
 
 
 class WebConnection(Connection):
@@ -127,7 +120,7 @@ class WebConnection(Connection):
         self.requests[request.key] = request
         request.input = AFTER_PARAMS[role]
         if body is not None and role is Role.RESPONDER and params:
-            size = _SHORT_HEAD.size + len(params) + _SHORT_TAIL.size + len(body) + (HEADER_SIZE if body else 0)
+            size = _SHORT + len(params) + len(body) + (HEADER_SIZE if body else 0)
             if len(body) <= peer.window and max(len(params), len(body)) <= MAX_CONTENT and size <= self._max_message:
                 # a short request is one message, queued as one piece
                 request.input = Input.COMPLETE

@@ -56,7 +56,7 @@ class Served:
         self.params = decode_pairs(raw)
         return True
 
-    async def stream_comes(self, kind: RecordType = RecordType.STDIN) -> bytes:
+    async def stream_comes(self, kind: int = RecordType.STDIN) -> bytes:
         """Read all of STDIN or DATA."""
         whole = b""
         while (piece := await self.next()) is not None:

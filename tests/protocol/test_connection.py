@@ -412,7 +412,9 @@ def test_malformed_params_are_told_to_who_asks() -> None:
 # ---- whatever comes
 
 
-kinds = st.one_of(st.integers(0, 255), st.sampled_from(list(RecordType)))
+kinds = st.one_of(
+    st.integers(0, 255), st.sampled_from([kind for name, kind in vars(RecordType).items() if name.isupper()])
+)
 some_records = st.builds(
     record,
     kinds,

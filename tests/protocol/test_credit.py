@@ -154,3 +154,13 @@ def test_a_long_body_given_at_once_is_not_copied_with_each_credit() -> None:
         assert isinstance(rest, memoryview)
         assert rest.obj is body
         assert len(rest) == len(body) - number * 5000
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_parts_of_a_body_fill_messages(which: int) -> None:
+    """A part of 32 KiB, as nginx sends them, leaves room in its last message: the next part begins there."""
+    pair, request = sending_sides(1 << 20)[which]
+    for _ in range(8):
+        send(pair, request, bytes(32 << 10))
+    sizes = [len(each.data) for each in (pair.web, pair.app)[which].take(ROOM)]
+    assert set(sizes[:-1]) == {max(sizes)}

@@ -118,7 +118,7 @@ class Dispatcher:
     def client_gone(self, exchange: WebExchange) -> None:
         self.gone.append(exchange)
 
-    def input_of(self, exchange: WebExchange, kind: RecordType = RecordType.STDIN) -> bytes:
+    def input_of(self, exchange: WebExchange, kind: int = RecordType.STDIN) -> bytes:
         return b"".join(content for one, content in exchange.body if one == kind)
 
 

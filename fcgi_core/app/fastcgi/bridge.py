@@ -148,7 +148,7 @@ class BridgedRequest:
         role = exchange.request.role
         self._stdin_over = role is Role.AUTHORIZER
         self._data_over = role is not Role.FILTER
-        self._kept_input: list[tuple[RecordType, bytes]] | None = None
+        self._kept_input: list[tuple[int, bytes]] | None = None
         """The input that was sent, to send it again; None if the request cannot be sent again."""
         if (
             exchange.params.get("REQUEST_METHOD", "") in SAFE_METHODS
@@ -211,7 +211,7 @@ class BridgedRequest:
                     self._send(connection, RecordType.DATA, b"")
         connection.flush()
 
-    def _send(self, connection: FastcgiConnection, kind: RecordType, data: bytes) -> None:
+    def _send(self, connection: FastcgiConnection, kind: int, data: bytes) -> None:
         self.last_activity = self._owner.loop.time()
         connection.send(kind, data)
         if self._kept_input is not None:

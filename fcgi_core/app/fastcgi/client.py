@@ -217,7 +217,7 @@ class FastcgiConnection:
         self._parts += params_records(REQUEST_ID, params)
         self._parts.append(_CLOSING[RecordType.PARAMS])
 
-    def send(self, kind: RecordType, data: bytes) -> None:
+    def send(self, kind: int, data: bytes) -> None:
         """Send a part of STDIN or DATA, with the next `flush`; b'' closes it."""
         if data:
             self._parts += stream_records(kind, REQUEST_ID, data, size=RECORD_SIZE)
