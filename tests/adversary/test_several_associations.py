@@ -405,7 +405,7 @@ def test_stderr_that_waits_at_the_application_is_not_lost_with_its_association()
             (wire,) = stage.ask()
             await asyncio.sleep(0.5)
             (left,) = (one for one in stage.upstream.associations if one.requests)
-            stage.upstream._let_go(left)
+            stage.upstream.let_go(left)
             await until(lambda: left.driver.association is None, "it has ended", 20)
             assert is_over(wire)
             assert sum(said) == 600_000
@@ -419,7 +419,7 @@ def test_an_application_that_keeps_associations_that_were_left_loses_them() -> N
             (upstream,) = web.upstreams
             await until(lambda: len(upstream.associations) == 2, "there are two")
             left = upstream.associations[1]
-            upstream._let_go(left)
+            upstream.let_go(left)
             await hostile.ends[1].comes(RecordType.DRAIN)
             await until(lambda: left.driver.association is None, "it is ended", 60)
             assert upstream.state == "up"
@@ -537,7 +537,7 @@ def test_whatever_is_lost_left_and_restarted_every_request_is_answered(
                         replaced.append(stage.app)
                         await stage.start_application()
                     case "leave" if len(upstream.associations) > 1:
-                        upstream._let_go(upstream.associations[-1])
+                        upstream.let_go(upstream.associations[-1])
                     case "rest":
                         await asyncio.sleep(chance.choice((0.01, 1, 35)))
                 await asyncio.sleep(chance.random() * 0.3)

@@ -72,11 +72,11 @@ class PoolContract:
             (upstream,) = stack.status()["upstreams"]
         assert load.wrong == [], load.wrong[:9]
         assert len(set(web)) == 1, "they are of one process"
-        assert 1 < len(web) <= 6
+        assert 1 < len(web) <= 7
         assert len(set(app)) == 1
-        assert 1 < len(app) <= 6
+        assert 1 < len(app) <= 7
         assert upstream["state"] == "up"
-        assert 1 < len(upstream["associations"]) <= 6
+        assert 1 < len(upstream["associations"]) <= 7
         lines.all_come(load.logged)
         assert set(Counter(lines.read()).values()) == {1}
         lines.are_in_order()
