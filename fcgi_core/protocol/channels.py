@@ -37,6 +37,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 
 
 class Scope(Enum):
+    """What the items of a channel belong to."""
+
     REQUEST = "request"
     """Items belong to a request, whose id they carry; each request leases a stream."""
     ASSOCIATION = "association"
@@ -44,6 +46,8 @@ class Scope(Enum):
 
 
 class Direction(Enum):
+    """Which side receives the items of a channel."""
+
     TO_WEB = "to-web"
     TO_APPLICATION = "to-application"
 

@@ -35,6 +35,7 @@ REMEMBERED_BYTES = 4 << 20
 """Bytes of PARAMS of those requests; the client decides how many one has, up to 1 MiB."""
 REMEMBER_FOR = 30.0
 """Seconds that they are kept: in about that time SCTP gives up a peer, and late messages with it."""
+REQUEST_IDS = 65535  # section 3.3: a number of 16 bits, and 0 is no request's
 _END = struct.Struct(">IBBH")
 """END_REQUEST's content: application status, protocol status, bytes of STDERR modulo 2**24 (in the reserved bytes)"""
 _SHORT = 5 * HEADER_SIZE
@@ -110,7 +111,7 @@ class WebConnection(Connection):
         if peer is None or self.capacity <= 0:
             raise RequestRefused("the application accepts no more requests on this association now")
         while True:
-            request_id, generation = self._serial % MAX_CONTENT + 1, self._serial // MAX_CONTENT % 256
+            request_id, generation = self._serial % REQUEST_IDS + 1, self._serial // REQUEST_IDS % 256
             self._serial += 1
             if (request_id, generation) not in self.requests:
                 break

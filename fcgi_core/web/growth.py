@@ -124,8 +124,10 @@ class Growth:
 
     def changed(self) -> None:
         """Look again: associations came, went, or have more or less to do."""
+        if self._stopped:
+            return
         owner = self._owner
-        if owner.associations and not self._stopped:
+        if owner.associations:
             self.path_is_long = path([one.load for one in owner.associations]) >= LONG_ROUND_TRIP
             if not self._grows and self._missing() > 0:
                 self._grows = True
@@ -153,6 +155,10 @@ class Growth:
             if handle is not None:
                 handle.cancel()
         self._fits_handle = self._look_handle = None
+
+    def close(self) -> None:
+        """Forget the owner, so that both are free at once: it has stopped, and its associations are gone."""
+        del self._owner
 
     def fit(self) -> None:
         """Let requests wait for associations that are being made if those serve them sooner, and at most for twice the
@@ -195,6 +201,8 @@ class Growth:
     @property
     def content(self) -> int:
         """How many associations with content there are, those included that are being made."""
+        if self._stopped:
+            return 0
         owner = self._owner
         up, making = len(owner.associations), owner.making
         if owner.quiet is not None or not making:
@@ -228,6 +236,8 @@ class Growth:
 
     def _grow(self) -> None:
         self._grows = False
+        if self._stopped:
+            return
         missing = self._missing()
         for _ in range(missing):
             self._owner.make_another()

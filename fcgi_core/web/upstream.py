@@ -173,7 +173,13 @@ class Upstream:
         self.growth.stop()
         waits = [one.stop() for one in (*self.up, *self._others)]
         if not any(waits):
+            self._end()
+
+    def _end(self) -> None:
+        """All associations that were up are gone, after `stop`. Attempts may still end, and call this again."""
+        if not self.stopped.is_set():
             self._log.close()
+            self.growth.close()
             self.stopped.set()
 
     @property
@@ -424,8 +430,7 @@ class Upstream:
                 association.give_up_requests(reason)
                 self._owner.supervisor.association_down(link, reason)
             if not self.up and not self._others:
-                self._log.close()
-                self.stopped.set()
+                self._end()
             return
         if association.leaving or (self.associations and not was_last):
             self._went(association, link, reason)

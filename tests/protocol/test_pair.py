@@ -51,7 +51,7 @@ class PairMachine(RuleBasedStateMachine):
         max_requests: int,
     ) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(web_connection, "MAX_CONTENT", 3)  # ids 1 to 3 alone, so generations are needed
+        self.patch.setattr(web_connection, "REQUEST_IDS", 3)  # ids 1 to 3 alone, so generations are needed
         self.patch.setattr(web_connection, "REMEMBER_FOR", 1e9)
         network = MemoryNetwork(seed, delay=0.005, loss=loss, jitter=jitter, window=room, packet=packet)
         self.world = World(

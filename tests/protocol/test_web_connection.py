@@ -407,7 +407,7 @@ def test_ended_requests_are_remembered_up_to_a_bound(web: WebConnection, monkeyp
 
 
 def test_an_id_that_comes_again_while_it_is_remembered(web: WebConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_connection, "MAX_CONTENT", 1)
+    monkeypatch.setattr(web_connection, "REQUEST_IDS", 1)
     first = web.begin_request(PARAMS, body=b"")
     web.receive([ended(1)], 1.0)
     for generation in range(1, 256):
