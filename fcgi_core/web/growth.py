@@ -79,6 +79,8 @@ class Growing(Protocol):
 class Growth:
     """How many associations one process has at a time."""
 
+    __deletable__ = ("_owner",)
+
     def __init__(self, owner: Growing, loop: asyncio.AbstractEventLoop, wanted: int | None) -> None:
         """`wanted`: associations that there are to be; None: as many as help."""
         self.answers = Answers()
