@@ -9,11 +9,13 @@ import random
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from fcgi_core.app.exchange import AppExchange
 from fcgi_core.app.service import AppService
+from fcgi_core.plugin import Plugin, RequestInfo, WebHalf, WebHost
 from fcgi_core.protocol.records import RecordType
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.sctp.carrier import Address, CarrierError
@@ -390,11 +392,22 @@ def test_a_web_side_that_stops_while_associations_are_made_leaves_none(
 def test_stderr_that_waits_at_the_application_is_not_lost_with_its_association() -> None:
     """400 of 600 kB were lost when the association was ended with its last request."""
 
+    said: list[int] = []
+
+    class Reads(WebHalf):
+        def stderr(self, request: RequestInfo, data: bytes) -> bool:
+            said.append(len(data))
+            return False
+
+    class Reader(Plugin):
+        name = "reader"
+
+        def web_half(self, host: WebHost, options: Any) -> WebHalf:
+            return Reads()
+
     async def body() -> None:
-        async with running(hang, associations=2, window=2000) as stage:
+        async with running(hang, associations=2, window=2000, plugin=Reader()) as stage:
             await until(lambda: len(stage.numbers) == 2, "there are two", 2)
-            said: list[int] = []
-            stage.service.supervisor.stderr = lambda request, data: bool(said.append(len(data)))  # type: ignore
 
             def does(exchange: object) -> None:
                 exchange.send(b"\r\nhello")  # type: ignore[attr-defined]
