@@ -119,7 +119,7 @@ class Side:
             "processor": time.process_time(),
             "streams": streams,
         }
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         return found
 
 

@@ -28,7 +28,7 @@ from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # `bench` is no installed package
+sys.path.insert(0, str(ROOT))  # `bench` is not an installed package
 
 from fcgi_syslog import plugin as syslog  # noqa: E402
 from fcgi_syslog.sinks import finish  # noqa: E402

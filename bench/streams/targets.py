@@ -68,7 +68,7 @@ def each(runs: Runs, path: str) -> list[float]:
 
 def pooled(runs: Runs, path: str) -> float | None:
     """Return the figure of all runs together: a percentile of all their requests (by the curves that the runs keep),
-    or the mean of what is no percentile; None if no run has it."""
+    or the mean of a figure that has no percentiles; None if no run has the figure."""
     where, _, name = path.rpartition("/")
     share = {"p50": 0.5, "p90": 0.9, "p99": 0.99}.get(name)
     if share is None:
