@@ -62,6 +62,7 @@ from .options import OptionsByHost
 from .params import values_of
 from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
 from .views import (
+    ApplicationFigures,
     AssociationFigures,
     AssociationInfo,
     ChannelTotals,
@@ -70,11 +71,13 @@ from .views import (
     Outcome,
     OutputFigures,
     RequestInfo,
+    ServiceFigures,
     TransportFigures,
 )
 
 __all__ = [
     "API_VERSION",
+    "ApplicationFigures",
     "ApplicationHalf",
     "ApplicationHost",
     "AssociationFigures",
@@ -106,6 +109,7 @@ __all__ = [
     "SEVERITIES",
     "STATUS_CLASSES",
     "Scope",
+    "ServiceFigures",
     "StartAnew",
     "Stream",
     "Traffic",

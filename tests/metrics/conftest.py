@@ -18,6 +18,7 @@ from fcgi_core.plugin import (
     Outcome,
     OutputFigures,
     RequestInfo,
+    ServiceFigures,
     Traffic,
     TransportFigures,
 )
@@ -49,6 +50,7 @@ class FakeHost:
         self.on_send: Callable[[], None] = lambda: None
         self.up: list[AssociationInfo] = []
         self.made_traffic = Traffic()
+        self.state = ServiceFigures("0.1.0", "memory")
 
     def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
         raise AssertionError("not used")
@@ -63,6 +65,9 @@ class FakeHost:
 
     def publish(self, entry: FeedEntry) -> None:
         raise AssertionError("not used")
+
+    def service(self) -> ServiceFigures:
+        return self.state
 
     def traffic(self) -> Traffic:
         return self.made_traffic
