@@ -55,18 +55,26 @@ def test_both_sides_count_the_same_requests(start: Callable[..., Stack], port: i
     assert stack.ask("/broken", "POST", b"x" * 1000, host="blog.example").status == 503
     assert figure(port, 'fcgi_web_requests_total{server_name="shop.example",status="2xx"}') == 5
     assert figure(port, 'fcgi_web_received_bytes_total{server_name="blog.example"}') == 1000
-    shows(port, 'fcgi_app_requests_total{server_name="shop.example",status="2xx",worker="shop"}', 5)
-    shows(port, 'fcgi_app_requests_total{server_name="blog.example",status="5xx",worker="shop"}', 1)
-    shows(port, 'orders_total{kind="gift \\"wrapped\\"",worker="shop"}', 6)
-    labels = 'server_name="shop.example",worker="shop"'
+    shows(
+        port,
+        f'fcgi_app_requests_total{{address="{stack.addresses[0]}",server_name="shop.example",status="2xx",worker="shop"}}',
+        5,
+    )
+    shows(
+        port,
+        f'fcgi_app_requests_total{{address="{stack.addresses[0]}",server_name="blog.example",status="5xx",worker="shop"}}',
+        1,
+    )
+    shows(port, f'orders_total{{address="{stack.addresses[0]}",kind="gift \\"wrapped\\"",worker="shop"}}', 6)
+    labels = f'address="{stack.addresses[0]}",server_name="shop.example",worker="shop"'
     assert figure(port, f"fcgi_app_queue_seconds_count{{{labels}}}") == 5
     assert figure(port, f"fcgi_app_request_seconds_count{{{labels}}}") == 5
     assert figure(port, f"fcgi_app_requests_in_flight{{{labels}}}") == 0
-    for worker, side in (("", "web"), ('{worker="shop"}', "app")):
+    for worker, side in (("", "web"), (f'{{address="{stack.addresses[0]}",worker="shop"}}', "app")):
         memory = figure(port, f"fcgi_{side}_process_resident_memory_bytes{worker}")
         assert memory is not None
         assert memory > 1 << 23
-    peer = f'peer="{stack.addresses[0]}"'
+    peer = f'address="{stack.addresses[0]}"'
     round_trip = figure(port, f"fcgi_web_association_round_trip_seconds{{{peer}}}")
     assert round_trip is not None
     assert 0 <= round_trip < 1
@@ -76,19 +84,25 @@ def test_the_last_figures_of_a_process_stay_for_a_while(start: Callable[..., Sta
     stack = start_metered(start, port)
     assert stack.ask("/").status == 200
     assert stack.app.stop() == 0
-    shows(port, 'fcgi_metrics_worker_up{worker="shop"}', 0)
-    assert figure(port, 'fcgi_app_requests_total{server_name="shop.example",status="2xx",worker="shop"}') == 1
+    shows(port, f'fcgi_metrics_worker_up{{address="{stack.addresses[0]}",worker="shop"}}', 0)
+    assert (
+        figure(
+            port,
+            f'fcgi_app_requests_total{{address="{stack.addresses[0]}",server_name="shop.example",status="2xx",worker="shop"}}',
+        )
+        == 1
+    )
     stack.apps[0] = stack.start_app()
-    shows(port, 'fcgi_metrics_worker_up{worker="shop"}', 1)
+    shows(port, f'fcgi_metrics_worker_up{{address="{stack.addresses[0]}",worker="shop"}}', 1)
     assert stack.ask("/").status == 200
-    shows(port, 'orders_total{kind="gift \\"wrapped\\"",worker="shop"}', 1)
+    shows(port, f'orders_total{{address="{stack.addresses[0]}",kind="gift \\"wrapped\\"",worker="shop"}}', 1)
 
 
 def test_workers_need_no_shared_directory(start: Callable[..., Stack], port: int) -> None:
     metrics = {"listen": f"127.0.0.1:{port}", "interval": 1}
     stack = start("metered:application", app={"name": "shop", "workers": 2}, plugins={"metrics": metrics})
     for worker in ("shop#0", "shop#1"):
-        shows(port, f'fcgi_metrics_worker_up{{worker="{worker}"}}', 1)
+        shows(port, f'fcgi_metrics_worker_up{{address="{stack.addresses[0]}",worker="{worker}"}}', 1)
     with ThreadPoolExecutor(8) as pool:
         assert {answer.status for answer in pool.map(lambda _: stack.ask("/"), range(100))} == {200}
 
@@ -114,7 +128,8 @@ def test_a_request_that_no_application_accepts_is_counted(start: Callable[..., S
 def test_promtool_is_content(start: Callable[..., Stack], port: int) -> None:
     stack = start("applications:plain", plugins={"metrics": {"listen": f"127.0.0.1:{port}", "interval": 1}})
     stack.ask("/hello")
-    series = 'fcgi_app_requests_total{server_name="shop.example",status="2xx",worker="applications:plain"}'
+    labels = f'address="{stack.addresses[0]}",server_name="shop.example",status="2xx",worker="applications:plain"'
+    series = f"fcgi_app_requests_total{{{labels}}}"
     shows(port, series, 1)
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=page(port), capture_output=True, text=True, check=False, timeout=60
@@ -171,7 +186,9 @@ def test_prometheus_scrapes_it(start: Callable[..., Stack], port: int) -> None:
         lambda: prometheus.query('sum(fcgi_app_requests_total{server_name="shop.example"})') == [7],
         "the application's figures",
     )
-    assert prometheus.query('orders_total{kind="gift \\"wrapped\\"",worker="shop"}') == [7]
+    assert prometheus.query(
+        f'orders_total{{address="{stack.addresses[0]}",kind="gift \\"wrapped\\"",worker="shop"}}'
+    ) == [7]
     assert prometheus.query("histogram_quantile(1, fcgi_web_request_seconds_bucket)")[0] > 0
     metadata = prometheus.ask("metadata", metric="fcgi_web_request_seconds")["fcgi_web_request_seconds"][0]
     assert (metadata["type"], metadata["help"]) == ("histogram", "Time from a request's first record to its end.")
