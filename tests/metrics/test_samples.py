@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import Any
 
 from fcgi_metrics.families import APPLICATION, FAMILIES, WEB
@@ -163,3 +164,9 @@ def test_applications_and_the_queue() -> None:
     assert found[PROCESS, "fcgi_web_requests_unserved_total", "queue_full"] == 6
     assert found[PROCESS, "fcgi_web_ready"] == 1
     assert by_key(service_samples(WEB, ServiceFigures(obstacle="it stops")))[PROCESS, "fcgi_web_ready"] == 0
+
+
+def test_each_metric_is_in_the_documents() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    for name in FAMILIES:
+        assert f"`{name}`" in text or f"`{name.removeprefix(WEB).removeprefix(APPLICATION)}`" in text, name

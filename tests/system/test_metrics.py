@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import yaml
 
 from tests.system.stack import Stack, free_port, wait_until
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMETHEUS = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (script/setup test)")
 
@@ -138,18 +140,26 @@ def test_promtool_is_content(start: Callable[..., Stack], port: int) -> None:
 
 
 class Prometheus:
-    """Debian's, scraping one page each second."""
+    """Debian's, scraping one page each second, with the alerts of examples/prometheus."""
 
     def __init__(self, stack: Stack, target: int) -> None:
         self._port = free_port()
         scrape = {
-            "job_name": "fcgi",
+            "job_name": "fcgi-sctp",
             "scrape_interval": "1s",
             "scrape_timeout": "1s",
             "static_configs": [{"targets": [f"127.0.0.1:{target}"]}],
         }
         configuration = stack.folder / "prometheus.yml"
-        configuration.write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+        configuration.write_text(
+            yaml.safe_dump(
+                {
+                    "global": {"evaluation_interval": "1s"},
+                    "rule_files": [str(EXAMPLES / "prometheus" / "fcgi-sctp.rules.yml")],
+                    "scrape_configs": [scrape],
+                }
+            )
+        )
         assert PROMETHEUS is not None
         self.program = stack.run(
             "prometheus",
@@ -181,7 +191,7 @@ def test_prometheus_scrapes_it(start: Callable[..., Stack], port: int) -> None:
     for _ in range(7):
         stack.ask("/")
     prometheus = Prometheus(stack, port)
-    wait_until(lambda: prometheus.query('up{job="fcgi"}') == [1], "Prometheus has scraped", 30)
+    wait_until(lambda: prometheus.query('up{job="fcgi-sctp"}') == [1], "Prometheus has scraped", 30)
     wait_until(
         lambda: prometheus.query('sum(fcgi_app_requests_total{server_name="shop.example"})') == [7],
         "the application's figures",
@@ -195,3 +205,66 @@ def test_prometheus_scrapes_it(start: Callable[..., Stack], port: int) -> None:
     targets = prometheus.ask("targets")["activeTargets"]
     assert [target["lastError"] for target in targets] == [""]
     assert prometheus.program.stop() == 0
+
+
+def dashboard_queries() -> set[str]:
+    dashboard = json.loads((EXAMPLES / "grafana" / "fcgi-sctp.json").read_text())
+    queries = {target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])}
+    variables = {"$server_name": ".*", "$address": ".*", "$worker": ".*", "$__rate_interval": "30s"}
+    for name, text in variables.items():
+        queries = {query.replace(name, text) for query in queries}
+    return queries
+
+
+@needs_prometheus
+def test_the_dashboard_shows_data_and_alerts_are_evaluated(
+    start: Callable[..., Stack], port: int, tmp_path: Path
+) -> None:
+    plugins = {
+        "metrics": {"listen": f"127.0.0.1:{port}", "interval": 1},
+        "syslog": {"outputs": [{"file": f"{tmp_path}/lines"}]},
+    }
+    stack = start("metered:application", app={"name": "shop"}, plugins=plugins)
+    prometheus = Prometheus(stack, port)
+    wait_until(lambda: prometheus.query('up{job="fcgi-sctp"}') == [1], "Prometheus has scraped", 30)
+    # the userspace carrier does not count retransmissions
+    missing = {query for query in dashboard_queries() if "_retransmissions_total" not in query}
+    assert len(missing) > 50
+
+    def all_show_data() -> bool:
+        stack.ask("/", "POST", b"x" * 100)
+        stack.ask("/broken")
+        missing.difference_update([query for query in missing if prometheus.query(query)])
+        return not missing
+
+    try:
+        wait_until(all_show_data, "data for every query", 60)
+    except AssertionError:
+        raise AssertionError(f"no data for {missing}") from None
+    rules = prometheus.ask("rules")["groups"][0]["rules"]
+    assert [(rule["name"], rule["lastError"]) for rule in rules if rule["health"] == "err"] == []
+    assert stack.app.stop() == 0
+    pending = 'ALERTS{alertname="FcgiNoApplication",alertstate="pending"}'
+    wait_until(lambda: prometheus.query(pending) == [1], "the alert of an application that is away", 30)
+    assert prometheus.program.stop() == 0
+
+
+def health(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_ready_while_an_application_is_there(start: Callable[..., Stack], port: int) -> None:
+    application_port = free_port()
+    metrics = {"listen": f"127.0.0.1:{port}", "health": f"127.0.0.1:{application_port}"}
+    stack = start("metered:application", app={"name": "shop", "workers": 2}, plugins={"metrics": metrics})
+    wait_until(lambda: health(port, "/ready") == (200, "ready\n"), "the web side is ready")
+    assert health(application_port, "/ready") == (200, "ready\n")
+    assert stack.app.stop() == 0
+    wait_until(lambda: health(port, "/ready")[0] == 503, "the web side is not ready any more")
+    assert health(port, "/ready")[1].startswith("not ready: no application is up, of ")
+    assert health(port, "/healthz") == (200, "alive\n")
