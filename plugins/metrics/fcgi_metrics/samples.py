@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fcgi_core.plugin import (
     BOUNDS,
@@ -34,6 +35,7 @@ __all__ = [
     "peer_of",
     "process_samples",
     "service_samples",
+    "stepping_aside",
     "traffic_samples",
 ]
 
@@ -47,11 +49,14 @@ _HISTOGRAMS = {
     "request_seconds": "duration",
 }
 
+STEP_ASIDE_AFTER = 100
+"""Samples between two times that other threads run; about 0.3 ms."""
 STATES = ("up", "avoided", "draining", "out", "down")
 """The states of a process of an application that are always shown; see `ApplicationFigures`."""
 
 Labels = tuple[tuple[str, str], ...]
 _Key = tuple[str, Labels]
+T = TypeVar("T")
 
 
 class Buckets(NamedTuple):
@@ -72,6 +77,15 @@ class Sample(NamedTuple):
     name: str
     labels: Labels
     value: Value
+
+
+def stepping_aside(items: Iterable[T], after: int = STEP_ASIDE_AFTER) -> Iterator[T]:
+    """Yield the items, and let other threads run each time `after` of them are done. On another thread than the event
+    loop's: without that, Python makes the loop wait 5 ms each time."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if done % after == 0:
+            time.sleep(0)
 
 
 def add_values(one: Value, other: Value) -> Value | None:
@@ -136,7 +150,7 @@ class PeerTotals:
         """Yield the samples of the associations that are up. Call it on one thread."""
         seen, self._seen = self._seen, {}
         together: dict[str, dict[_Key, float]] = {}
-        for figures in associations:
+        for figures in stepping_aside(associations, STEP_ASIDE_AFTER // 10):
             peer = peer_of(figures.info)
             counters: dict[_Key, float] = {}
             of_peer = together.setdefault(peer, {})

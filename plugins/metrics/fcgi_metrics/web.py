@@ -26,6 +26,7 @@ from .samples import (
     peer_of,
     process_samples,
     service_samples,
+    stepping_aside,
     traffic_samples,
 )
 from .snapshot import Header, read_header
@@ -309,9 +310,9 @@ class MetricsWeb(WebHalf):
         malformed = self._malformed
 
         def make() -> tuple[list[Sample], list[Snapshot]]:
-            own.extend(process_samples(WEB, transport, process_figures(), service, self._peers))
-            own.extend(service_samples(WEB, service))
-            own.extend(traffic_samples(WEB, self._traffic, self._options.max_hosts))
+            own.extend(stepping_aside(process_samples(WEB, transport, process_figures(), service, self._peers)))
+            own.extend(stepping_aside(service_samples(WEB, service)))
+            own.extend(stepping_aside(traffic_samples(WEB, self._traffic, self._options.max_hosts)))
             own.append(Sample(PROCESS, f"{PLUGIN}hosts_folded", (), self._exposition.hosts_folded))
             omitted = dict(self._exposition.omitted)
             omitted["malformed"] = omitted.get("malformed", 0) + malformed
