@@ -60,7 +60,7 @@ from .hooks import (
 )
 from .options import OptionsByHost
 from .params import values_of
-from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
+from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Exemplar, Histogram, HostTraffic, Traffic, clean_host
 from .views import (
     ApplicationFigures,
     AssociationFigures,
@@ -87,6 +87,7 @@ __all__ = [
     "Channel",
     "ChannelTotals",
     "Direction",
+    "Exemplar",
     "FeedEntries",
     "FeedEntry",
     "FromPeer",

@@ -30,6 +30,8 @@ class FakeRequest:
     identity: str = "req-1"
     plugin_data: dict[str, Any] = field(default_factory=dict)
 
+    raw_params: bytes = b""
+
     @property
     def params(self) -> dict[str, str]:
         return {"SERVER_NAME": self.server_name}
@@ -96,10 +98,10 @@ class FakeHost:
             disagreements={"syslog": 2},
         )
 
-    def serve(self, count: int = 1, name: str = "shop.example", **named: Any) -> None:
+    def serve(self, count: int = 1, name: str = "shop.example", raw_params: bytes = b"", **named: Any) -> None:
         """Let requests come and go."""
         for _ in range(count):
-            request = FakeRequest(name)
+            request = FakeRequest(name, raw_params=raw_params)
             self.made_traffic.begin(request)
             self.made_traffic.end(request, outcome(**named))
 

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
+from fcgi_core.protocol.records import encode_pairs
+
 WHERE = ("address", "here:1")
 
 
@@ -306,3 +308,21 @@ def test_groups_that_come_by_turns_are_put_together() -> None:
     exposition, page = show(snapshot("a", *lines))
     assert value(page, "x_count", k="b", worker="a") == 2
     assert exposition.omitted == {}
+
+
+def test_exemplars_are_shown_to_who_reads_openmetrics(host: Any) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    params = encode_pairs({"HTTP_TRACEPARENT": f"00-{trace}-00f067aa0ba902b7-01"})
+    host.serve(duration=0.3, raw_params=params)
+    own = list(traffic_samples(WEB, host.made_traffic, 100))
+    page, _ = Exposition(100, 1000).page(own, (), OPENMETRICS)
+    found = [
+        (sample.labels["le"], sample.exemplar.labels, sample.exemplar.value)
+        for family in parse_openmetrics(page.decode())
+        for sample in family.samples
+        if sample.exemplar is not None
+    ]
+    assert found == [("0.5", {"trace_id": trace}, 0.3)]
+    page, _ = Exposition(100, 1000).page(own, (), PLAIN)
+    assert trace.encode() not in page
+    assert list(parse_plain(page.decode()))

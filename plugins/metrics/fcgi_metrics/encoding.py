@@ -25,11 +25,11 @@ def encode(samples: Iterable[Sample], *, openmetrics: bool) -> bytes:
         # OpenMetrics names a counter's family without the suffix, the older format with it
         title = name.removesuffix("_total") if openmetrics else name
         parts.append(f"# HELP {title} {family.help}\n# TYPE {title} {family.kind}\n")
-        parts.extend([_lines(sample) for sample in stepping_aside(by_name[name])])
+        parts.extend([_lines(sample, openmetrics) for sample in stepping_aside(by_name[name])])
     return "".join(parts).encode("utf-8", "replace")
 
 
-def _lines(sample: Sample) -> str:
+def _lines(sample: Sample, openmetrics: bool) -> str:
     scope, name, labels, value = sample
     pairs = [f'{key}="{escape(text)}"' for key, text in labels]
     if scope != PROCESS:
@@ -40,5 +40,8 @@ def _lines(sample: Sample) -> str:
         return f"{name}{{{series}}} {float(value)!r}\n" if series else f"{name} {float(value)!r}\n"
     start = name + "_bucket{" + (series + "," if series else "") + 'le="'
     lines = [f'{start}{bound}"}} {count}\n' for bound, count in value.counts]
+    if openmetrics:  # the older format has no exemplars
+        for position, (trace, seconds, when) in value.exemplars:
+            lines[position] = f'{lines[position][:-1]} # {{trace_id="{trace}"}} {seconds!r} {when:.3f}\n'
     lines.append(f"{name}_count{{{series}}} {value.counts[-1][1]}\n{name}_sum{{{series}}} {float(value.total)!r}\n")
     return "".join(lines)

@@ -14,6 +14,7 @@ from fcgi_core.plugin import (
     STATUS_CLASSES,
     AssociationFigures,
     AssociationInfo,
+    Exemplar,
     Histogram,
     HostTraffic,
     OutputFigures,
@@ -66,6 +67,8 @@ class Buckets(NamedTuple):
     """Pairs of upper bound and count up to it, rising; the last bound is +Inf."""
     total: float
     """The sum of all observations."""
+    exemplars: tuple[tuple[int, Exemplar], ...] = ()
+    """Pairs of a bucket's position and its exemplar. A snapshot has none."""
 
 
 Value = float | Buckets
@@ -99,7 +102,11 @@ def add_values(one: Value, other: Value) -> Value | None:
 
 
 def _buckets(histogram: Histogram) -> Buckets:
-    return Buckets(tuple(zip(_BOUND_NAMES, accumulate(histogram.counts), strict=True)), histogram.total)
+    return Buckets(
+        tuple(zip(_BOUND_NAMES, accumulate(histogram.counts), strict=True)),
+        histogram.total,
+        tuple(histogram.exemplars.items()),
+    )
 
 
 def traffic_samples(prefix: str, traffic: Traffic, max_hosts: int) -> Iterator[Sample]:
