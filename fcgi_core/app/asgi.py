@@ -11,11 +11,14 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..common.forks import leave
+from ..common.frames import frames_of_awaitable
 from ..errors import ClientGone, FcgiSctpError
 from ..plugin import bound_to_request
 from ..protocol.records import PREFERRED_CONTENT
@@ -101,7 +104,9 @@ class AsgiRequest(GatewayRequest):
 
     __slots__ = (
         "_body_told",
+        "_coroutine",
         "_cut",
+        "_owner",
         "_waiters",
         "task",
     )
@@ -113,6 +118,10 @@ class AsgiRequest(GatewayRequest):
         self._cut = ""
         """How the request's body ended before its CONTENT_LENGTH; '' if it did not."""
         self._waiters: set[asyncio.Future[None]] = set()
+        self._coroutine: Any = None
+        """The application's."""
+        self._owner: AsgiApplication | None = None
+        """Set when the task runs."""
         self.task: asyncio.Task[None]
         """The task in which `run` runs."""
         exchange.on_abort = self._abort
@@ -123,6 +132,21 @@ class AsgiRequest(GatewayRequest):
     def _abort(self) -> None:
         self.gone = True
         self._changed()
+
+    def where(self) -> str:
+        """Return the frames of the application's coroutine, to where it waits for another task or for the loop."""
+        return frames_of_awaitable(self._coroutine)
+
+    def give_up(self, error: str) -> None:
+        """End the exchange and cancel the task."""
+        super().give_up(error)
+        self._changed()
+        self.task.cancel()
+
+    def write_off(self, *, replaced: bool) -> None:
+        """Do without the task: the end of the process does not wait for it."""
+        if self._owner is not None:
+            self._owner.tasks.pop(self.task, None)
 
     def _changed(self) -> None:
         if self._waiters:
@@ -140,19 +164,31 @@ class AsgiRequest(GatewayRequest):
         finally:
             self._waiters.discard(waiter)  # the application may have been cancelled
 
+    async def _client(self) -> None:
+        """Wait for the client, which may be slow, until the exchange changes."""
+        exchange = self.exchange
+        exchange.busy_since = math.inf
+        try:
+            await self._change()
+        finally:
+            exchange.busy_since = time.monotonic()
+
     # ---- the task
 
     async def run(self, owner: AsgiApplication) -> None:
         """Run the application. Its exceptions end here: SystemExit would end the loop."""
         exchange = self.exchange
         error = ""
+        self._owner = owner
+        exchange.busy_since = exchange.began
         with bound_to_request(exchange):
             try:
                 if not self._wrong:
                     scope = make_scope(exchange.params, owner.script_name)
                     if owner.state is not None:
                         scope["state"] = owner.state.copy()
-                    await owner.application(scope, self.receive, self.send)
+                    coroutine = self._coroutine = owner.application(scope, self.receive, self.send)
+                    await coroutine
                     if not exchange.ended and not self.gone:
                         error = "the application returned before its response was complete"
                         application_log.error("%s: %s", self._name(), error)
@@ -163,7 +199,7 @@ class AsgiRequest(GatewayRequest):
                     raise  # not an error of the application: the task is thrown away
                 if self.gone and _caused_by_absence(exception):
                     error = "the client went away"
-                elif owner.stopping and isinstance(exception, asyncio.CancelledError):
+                elif (owner.stopping or self.late) and isinstance(exception, asyncio.CancelledError):
                     error = "cancelled: the process ends"
                 elif self._cut:
                     error = self._cut
@@ -174,6 +210,8 @@ class AsgiRequest(GatewayRequest):
                 log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
                 error = self._wrong
         leave(SystemExit(1) if error else None)
+        self.returned = True
+        self._coroutine = None
         owner.tasks.pop(self.task, None)  # here, because a call-back of the task would need another turn of the loop
         self._finish(error)
 
@@ -207,7 +245,10 @@ class AsgiRequest(GatewayRequest):
                         break
                 self._body_told = last
                 return {"type": "http.request", "body": data, "more_body": not last}
-            await self._change()
+            if exchange.input_closed:
+                await self._change()
+            else:
+                await self._client()
         return {"type": "http.disconnect"}
 
     def _within_announced(self, data: bytes, closed: bool) -> tuple[bytes, bool]:
@@ -258,7 +299,7 @@ class AsgiRequest(GatewayRequest):
                 self._end()
                 return
             while not exchange.writable:
-                await self._change()
+                await self._client()
                 if self.gone:
                     raise ClientGone("the client went away")
         elif kind == "http.response.start":
