@@ -99,6 +99,9 @@ _BOTH = (
     Family("output_lost_bytes_total", "counter", "Text of the items that the output lost.", _OUTPUT),
     Family("output_cut_items_total", "counter", "Items that were too long for the output and are cut.", _OUTPUT),
 )
+_APPLICATION = (
+    Family("requests_over_limit_total", "counter", "Requests that were ended because of app.request_limit."),
+)
 _PLUGIN = (
     Family("workers", "gauge", "Application processes that are shown."),
     Family("worker_up", "gauge", "Whether the application process has an association now.", ("worker",)),
@@ -112,7 +115,7 @@ _PLUGIN = (
 )
 FAMILIES: dict[str, Family] = {
     prefix + family.name: family._replace(name=prefix + family.name)
-    for prefix, families in ((APPLICATION, _BOTH), (WEB, _BOTH), (PLUGIN, _PLUGIN))
+    for prefix, families in ((APPLICATION, _BOTH + _APPLICATION), (WEB, _BOTH), (PLUGIN, _PLUGIN))
     for family in families
 }
 """By full name."""

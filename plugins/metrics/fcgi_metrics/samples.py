@@ -102,10 +102,12 @@ def traffic_samples(prefix: str, traffic: Traffic, max_hosts: int) -> Iterator[S
 def process_samples(
     prefix: str, transport: TransportFigures, process: Mapping[str, float], *, by_name: bool
 ) -> Iterator[Sample]:
-    """Yield the figures of the process and its transport. `by_name` labels peers by name, adding up those of one name,
-    for their addresses differ with each association."""
+    """Yield the figures of the process and its transport. `by_name`, for an application: peers are labelled by name,
+    and those of one name added up, for their addresses differ with each association."""
     for name, value in process.items():
         yield Sample(PROCESS, prefix + name, (), value)
+    if by_name:
+        yield Sample(PROCESS, f"{prefix}requests_over_limit_total", (), transport.requests_over_limit)
     yield Sample(PROCESS, f"{prefix}associations", (), len(transport.associations))
     together: dict[tuple[str, Labels], float] = {}
     for association in transport.associations:
