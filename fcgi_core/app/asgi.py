@@ -77,8 +77,8 @@ class AsgiApplication:
             self.state = lifespan.state
 
     def request(self, exchange: AppExchange) -> None:
-        request = AsgiRequest(exchange)
-        task = request.task = self._loop.create_task(request.run(self))
+        request = AsgiRequest(self, exchange)
+        task = request.task = self._loop.create_task(request.run())
         self.tasks[task] = exchange
 
     async def stop(self) -> None:
@@ -111,17 +111,16 @@ class AsgiRequest(GatewayRequest):
         "task",
     )
 
-    def __init__(self, exchange: AppExchange) -> None:
+    def __init__(self, owner: AsgiApplication, exchange: AppExchange) -> None:
         super().__init__(exchange)
+        self._owner = owner
         self._body_told = False
         """Whether the application has had the last of the request's body."""
         self._cut = ""
         """How the request's body ended before its CONTENT_LENGTH; '' if it did not."""
         self._waiters: set[asyncio.Future[None]] = set()
-        self._coroutine: Any = None
-        """The application's."""
-        self._owner: AsgiApplication | None = None
-        """Set when the task runs."""
+        self._coroutine: Any
+        """The application's, once it has begun."""
         self.task: asyncio.Task[None]
         """The task in which `run` runs."""
         exchange.on_abort = self._abort
@@ -132,6 +131,11 @@ class AsgiRequest(GatewayRequest):
     def _abort(self) -> None:
         self.gone = True
         self._changed()
+
+    @property
+    def returned(self) -> bool:
+        """Whether the task has ended."""
+        return self.task.done()
 
     def where(self) -> str:
         """Return the frames of the application's coroutine, to where it waits for another task or for the loop."""
@@ -145,8 +149,7 @@ class AsgiRequest(GatewayRequest):
 
     def write_off(self, *, replaced: bool) -> None:
         """Do without the task: the end of the process does not wait for it."""
-        if self._owner is not None:
-            self._owner.tasks.pop(self.task, None)
+        self._owner.tasks.pop(self.task, None)
 
     def _changed(self) -> None:
         if self._waiters:
@@ -175,12 +178,10 @@ class AsgiRequest(GatewayRequest):
 
     # ---- the task
 
-    async def run(self, owner: AsgiApplication) -> None:
+    async def run(self) -> None:
         """Run the application. Its exceptions end here: SystemExit would end the loop."""
-        exchange = self.exchange
+        owner, exchange = self._owner, self.exchange
         error = ""
-        self._owner = owner
-        exchange.busy_since = exchange.began
         with bound_to_request(exchange):
             try:
                 if not self._wrong:
@@ -188,6 +189,7 @@ class AsgiRequest(GatewayRequest):
                     if owner.state is not None:
                         scope["state"] = owner.state.copy()
                     coroutine = self._coroutine = owner.application(scope, self.receive, self.send)
+                    exchange.busy_since = exchange.began
                     await coroutine
                     if not exchange.ended and not self.gone:
                         error = "the application returned before its response was complete"
@@ -210,8 +212,6 @@ class AsgiRequest(GatewayRequest):
                 log.warning("%s: %s; it is answered with 400", self._name(), self._wrong)
                 error = self._wrong
         leave(SystemExit(1) if error else None)
-        self.returned = True
-        self._coroutine = None
         owner.tasks.pop(self.task, None)  # here, because a call-back of the task would need another turn of the loop
         self._finish(error)
 

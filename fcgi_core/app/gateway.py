@@ -30,7 +30,6 @@ class GatewayRequest:
         "exchange",
         "gone",
         "late",
-        "returned",
     )
 
     def __init__(self, exchange: AppExchange) -> None:
@@ -39,8 +38,6 @@ class GatewayRequest:
         """Whether the client has gone, or the request was given up."""
         self.late = False
         """Whether the request was given up because it took too long."""
-        self.returned = False
-        """Whether its thread or task has come back after that."""
         exchange.work = self
         self._head: bytes | None = None
         """Head of the response, without the empty line; None until the application has given it."""
@@ -64,6 +61,11 @@ class GatewayRequest:
                 self._awaited = request_length(exchange.params)
             except ValueError as error:
                 self._wrong = str(error)
+
+    @property
+    def returned(self) -> bool:
+        """Whether its thread or task has come back after that."""
+        raise NotImplementedError
 
     def where(self) -> str:
         """Return the frames of the application."""

@@ -92,7 +92,7 @@ class WsgiApplication:
                 self._refuse(request.exchange)
 
     def _came_back(self, request: WsgiRequest) -> None:
-        request.returned = True
+        request.came_back = True
         if request.hangs:
             if self._replaced:
                 self._hanging -= 1
@@ -152,6 +152,7 @@ class WsgiRequest(GatewayRequest):
         "_taken",
         "_wait",
         "_whole_length",
+        "came_back",
         "complete",
         "hangs",
         "input",
@@ -165,6 +166,8 @@ class WsgiRequest(GatewayRequest):
         self.owner = owner
         self.complete = False
         """Whether the response is complete, or an error page was sent instead."""
+        self.came_back = False
+        """Whether its thread has come back, if the request was ended before."""
         self.hangs = False
         """Whether its thread has not come back although the request was ended."""
         self.thread = 0
@@ -209,6 +212,11 @@ class WsgiRequest(GatewayRequest):
         if self._body is not None:
             self._body.abort()
         self._wait.check()
+
+    @property
+    def returned(self) -> bool:
+        """Whether its thread has come back."""
+        return self.came_back
 
     def where(self) -> str:
         """Return the frames of its thread."""
