@@ -13,10 +13,12 @@ import pytest
 
 from fcgi_core.app import request_limit as module
 from fcgi_core.app.asgi import AsgiApplication
+from fcgi_core.app.exchange import AppExchange
 from fcgi_core.app.fastcgi.bridge import FastcgiBridge
 from fcgi_core.app.request_limit import RequestLimit
-from fcgi_core.app.service import Application
+from fcgi_core.app.service import Application, AppService
 from fcgi_core.app.wsgi import WsgiApplication
+from fcgi_core.process.status import app_commands
 from fcgi_core.protocol.records import ProtocolStatus
 from tests.app.harness import PATIENCE, Web, run, serving, until
 
@@ -199,6 +201,40 @@ async def test_few_are_ended_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         application.gate.set()
     assert sum(map(len, ended)) == 5
     assert max(map(len, ended)) == 2
+
+
+class Watched:
+    """Another application, and the service that it got."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self.service: AppService
+
+    async def start(self, service: AppService) -> None:
+        self.service = service
+        await self._application.start(service)
+
+    def request(self, exchange: AppExchange) -> None:
+        self._application.request(exchange)
+
+    async def stop(self) -> None:
+        await self._application.stop()
+
+
+@run
+async def test_the_status_and_plugins_have_their_number() -> None:
+    application = Wsgi()
+    watched = Watched(WsgiApplication(application))
+    async with limited(watched) as web:
+        assert (await web.get("/hang"))[0].startswith("Status: 504")
+        limit = watched.service.limit
+        assert limit is not None
+        await until(lambda: limit.hanging == 1, "its thread hangs")
+        requests = app_commands(watched.service, 5)["status"]({})["requests"]
+        assert (requests["over_limit"], requests["hanging"]) == (6, 1), "those of the workers before it count"
+        assert watched.service.supervisor.transport().requests_over_limit == 1
+        application.gate.set()
+        await until(lambda: limit.hanging == 0, "it comes back")
 
 
 # ---- ASGI
