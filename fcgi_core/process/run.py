@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ..common import signals
@@ -63,6 +63,8 @@ def _run(config: Config, start: Start) -> None:
             if close is not None:
                 runner.run(close())
             guard.start()
+            with suppress(OSError, ValueError):  # it is broken, or closed
+                print(end="", flush=True)  # what the application printed and is not written yet
         elif close is not None:
             ending.callback(lambda: runner.run(close()))
             at_exit.push(ending.pop_all())

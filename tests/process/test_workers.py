@@ -193,6 +193,25 @@ def test_a_worker_whose_loop_stands_still_is_replaced_and_tells_where(
     assert "in main" in frames
 
 
+def test_sigquit_tells_where_a_worker_is_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    def frames() -> bool:
+        told.append(capfd.readouterr().err)
+        return "most recent call first" in "".join(told)
+
+    async def test() -> None:
+        async with watched(worker("await asyncio.Event().wait()"), limit=60) as workers:
+            (process,) = ready(caplog)
+            os.kill(process, signal.SIGQUIT)
+            await until(frames, "it writes its frames")
+            assert workers._slots[0].serves
+
+    asyncio.run(test())
+
+
 def test_a_worker_that_ends_in_order_is_not_watched_any_more(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
