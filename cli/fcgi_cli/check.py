@@ -14,6 +14,8 @@ from .output import complain
 __all__ = ["add_arguments", "run"]
 
 EPILOG = """
+A warning names time limits that work against each other; it is no error.
+
 Examples:
   fcgi-sctp check web.yaml               one file, and the folders, groups and modules it needs here
   fcgi-sctp check web.yaml app.yaml      also whether the two sides of a site match
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fcgi_core.errors import ConfigError
     from fcgi_core.process.config import load_config, path_of
-    from fcgi_core.process.examine import contradictions, examine
+    from fcgi_core.process.examine import contradictions, doubts, doubts_between, examine
 
     if args.schema:
         import json
@@ -51,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         return os.EX_OK
     if not args.config:
         args.usage_error("CONFIG is missing; name a configuration file")
-    problems = []
+    problems: list[str] = []
+    warnings: list[str] = []
     good = {}
     for path in args.config:
         try:
@@ -64,12 +67,15 @@ def run(args: argparse.Namespace) -> int:
             continue
         missing = examine(config, imports=not args.no_import)
         problems += [f"{config.origin(path_of(problem))}: {problem}" for problem in missing]
+        warnings += [f"{config.origin(path_of(doubt))}: {doubt}" for doubt in doubts(config)]
         good[path] = config
     webs = [path for path, config in good.items() if config.web is not None]
     apps = [path for path, config in good.items() if config.app is not None]
     for web, app in product(webs, apps):
         where = web if web == app else f"{web} and {app}"
         problems += [f"{where}: {problem}" for problem in contradictions(good[web], good[app])]
+        warnings += [f"{where}: {doubt}" for doubt in doubts_between(good[web], good[app])]
+    complain("fcgi-sctp", *(f"warning: {warning}" for warning in warnings))
     complain("fcgi-sctp", *problems)  # as web and app do
     if problems:
         return os.EX_CONFIG

@@ -65,6 +65,8 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
     )
     requests = status["requests"]
     yield f"  {requests['in_flight']} requests in flight, {requests['waiting']} waiting, {requests['ended']} ended"
+    if requests.get("over_limit"):
+        yield f"  {requests['over_limit']} requests were ended by app.request_limit, {requests['hanging']} hang"
     if status.get("listen"):
         yield f"  listens at {', '.join(status['listen'])}"
     if status.get("upstreams"):

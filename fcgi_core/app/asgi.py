@@ -11,11 +11,14 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..common.forks import leave
+from ..common.frames import frames_of_awaitable
 from ..errors import ClientGone, FcgiSctpError
 from ..plugin import bound_to_request
 from ..protocol.records import PREFERRED_CONTENT
@@ -74,8 +77,8 @@ class AsgiApplication:
             self.state = lifespan.state
 
     def request(self, exchange: AppExchange) -> None:
-        request = AsgiRequest(exchange)
-        task = request.task = self._loop.create_task(request.run(self))
+        request = AsgiRequest(self, exchange)
+        task = request.task = self._loop.create_task(request.run())
         self.tasks[task] = exchange
 
     async def stop(self) -> None:
@@ -101,18 +104,23 @@ class AsgiRequest(GatewayRequest):
 
     __slots__ = (
         "_body_told",
+        "_coroutine",
         "_cut",
+        "_owner",
         "_waiters",
         "task",
     )
 
-    def __init__(self, exchange: AppExchange) -> None:
+    def __init__(self, owner: AsgiApplication, exchange: AppExchange) -> None:
         super().__init__(exchange)
+        self._owner = owner
         self._body_told = False
         """Whether the application has had the last of the request's body."""
         self._cut = ""
         """How the request's body ended before its CONTENT_LENGTH; '' if it did not."""
         self._waiters: set[asyncio.Future[None]] = set()
+        self._coroutine: Any
+        """The application's, once it has begun."""
         self.task: asyncio.Task[None]
         """The task in which `run` runs."""
         exchange.on_abort = self._abort
@@ -123,6 +131,25 @@ class AsgiRequest(GatewayRequest):
     def _abort(self) -> None:
         self.gone = True
         self._changed()
+
+    @property
+    def returned(self) -> bool:
+        """Whether the task has ended."""
+        return self.task.done()
+
+    def where(self) -> str:
+        """Return the frames of the application's coroutine, to where it waits for another task or for the loop."""
+        return frames_of_awaitable(self._coroutine)
+
+    def give_up(self, error: str) -> None:
+        """End the exchange and cancel the task."""
+        super().give_up(error)
+        self._changed()
+        self.task.cancel()
+
+    def write_off(self, *, replaced: bool) -> None:
+        """Do without the task: the end of the process does not wait for it."""
+        self._owner.tasks.pop(self.task, None)
 
     def _changed(self) -> None:
         if self._waiters:
@@ -140,11 +167,20 @@ class AsgiRequest(GatewayRequest):
         finally:
             self._waiters.discard(waiter)  # the application may have been cancelled
 
+    async def _client(self) -> None:
+        """Wait for the client, which may be slow, until the exchange changes."""
+        exchange = self.exchange
+        exchange.busy_since = math.inf
+        try:
+            await self._change()
+        finally:
+            exchange.busy_since = time.monotonic()
+
     # ---- the task
 
-    async def run(self, owner: AsgiApplication) -> None:
+    async def run(self) -> None:
         """Run the application. Its exceptions end here: SystemExit would end the loop."""
-        exchange = self.exchange
+        owner, exchange = self._owner, self.exchange
         error = ""
         with bound_to_request(exchange):
             try:
@@ -152,7 +188,9 @@ class AsgiRequest(GatewayRequest):
                     scope = make_scope(exchange.params, owner.script_name)
                     if owner.state is not None:
                         scope["state"] = owner.state.copy()
-                    await owner.application(scope, self.receive, self.send)
+                    coroutine = self._coroutine = owner.application(scope, self.receive, self.send)
+                    exchange.busy_since = exchange.began
+                    await coroutine
                     if not exchange.ended and not self.gone:
                         error = "the application returned before its response was complete"
                         application_log.error("%s: %s", self._name(), error)
@@ -163,7 +201,7 @@ class AsgiRequest(GatewayRequest):
                     raise  # not an error of the application: the task is thrown away
                 if self.gone and _caused_by_absence(exception):
                     error = "the client went away"
-                elif owner.stopping and isinstance(exception, asyncio.CancelledError):
+                elif (owner.stopping or self.late) and isinstance(exception, asyncio.CancelledError):
                     error = "cancelled: the process ends"
                 elif self._cut:
                     error = self._cut
@@ -207,7 +245,10 @@ class AsgiRequest(GatewayRequest):
                         break
                 self._body_told = last
                 return {"type": "http.request", "body": data, "more_body": not last}
-            await self._change()
+            if exchange.input_closed:
+                await self._change()
+            else:
+                await self._client()
         return {"type": "http.disconnect"}
 
     def _within_announced(self, data: bytes, closed: bool) -> tuple[bytes, bool]:
@@ -258,7 +299,7 @@ class AsgiRequest(GatewayRequest):
                 self._end()
                 return
             while not exchange.writable:
-                await self._change()
+                await self._client()
                 if self.gone:
                     raise ClientGone("the client went away")
         elif kind == "http.response.start":

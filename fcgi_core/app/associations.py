@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..common.bounded_queue import Budget
 from ..common.operator_log import LimitedLog
@@ -84,6 +84,11 @@ class Associations:
 
     def __iter__(self) -> Iterator[Association]:
         return iter(tuple(self._all))
+
+    def requests(self) -> Iterator[Iterable[Request]]:
+        """Yield the requests of each association, the oldest first."""
+        for one in self._all:
+            yield one.connection.requests.values()
 
     def accept(self, peer: str) -> Driver[ApplicationConnection] | None:
         """Return the driver of a new association with `peer`; None if it is refused."""

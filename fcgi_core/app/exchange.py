@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from ..hosting.delivery import Link
 from ..hosting.exchange import Exchange
@@ -15,7 +17,7 @@ from ..protocol.application import ApplicationConnection
 from ..protocol.records import ProtocolStatus, Role
 from ..protocol.request import Request
 
-__all__ = ["AppExchange", "Shared"]
+__all__ = ["AppExchange", "Shared", "Work"]
 
 log = logging.getLogger("fcgi_sctp.app")
 
@@ -50,11 +52,30 @@ class Shared:
             exchange.stderr(data)
 
 
+class Work(Protocol):
+    """What runs a request: a thread with it, a task, a connection to another server. For `request_limit`."""
+
+    @property
+    def returned(self) -> bool:
+        """Whether the thread has come back or the task has ended, after `give_up`."""
+
+    def where(self) -> str:
+        """Return the frames in which it is; '' if they are not known."""
+
+    def give_up(self, error: str) -> None:
+        """End the exchange before the application does: with 504, or cut if the response has begun. `error` is as in
+        `AppExchange.end`."""
+
+    def write_off(self, *, replaced: bool) -> None:
+        """Do without the thread or task, which hangs. `replaced`: this process accepts nothing any more and ends."""
+
+
 class AppExchange(Exchange):
     """One request on its way through the application. Methods are for the loop's thread."""
 
     __slots__ = (
         "body",
+        "busy_since",
         "connection",
         "data",
         "data_closed",
@@ -64,6 +85,7 @@ class AppExchange(Exchange):
         "on_input",
         "on_writable",
         "shared",
+        "work",
     )
 
     def __init__(self, shared: Shared, link: Link, request: Request) -> None:
@@ -85,6 +107,11 @@ class AppExchange(Exchange):
         """Called when the client or the association has gone."""
         self.on_writable: Callable[[], None] | None = None
         """Called when the window has room for all that was sent."""
+        self.work: Work | None = None
+        """What runs it."""
+        self.busy_since = math.inf
+        """When the application began with it, or last went on after it had waited for the client; by the clock of
+        `began`, and infinite while it waits."""
 
     @property
     def params(self) -> Mapping[str, str]:
@@ -163,7 +190,7 @@ class AppExchange(Exchange):
         self.ended = True
         request = self.request
         # without reference cycles the objects of a request are freed at once, without the garbage collector
-        request.context = self.on_input = self.on_abort = self.on_writable = None
+        request.context = self.on_input = self.on_abort = self.on_writable = self.work = None
         aborted = request.aborted
         shared.supervisor.delivery.send_waiting()  # items of this request go before its end, on their own streams
         self.connection.end_request(request, app_status, status)

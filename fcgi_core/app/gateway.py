@@ -29,12 +29,16 @@ class GatewayRequest:
         "_wrong",
         "exchange",
         "gone",
+        "late",
     )
 
     def __init__(self, exchange: AppExchange) -> None:
         self.exchange = exchange
         self.gone = False
-        """Whether the client has gone."""
+        """Whether the client has gone, or the request was given up."""
+        self.late = False
+        """Whether the request was given up because it took too long."""
+        exchange.work = self
         self._head: bytes | None = None
         """Head of the response, without the empty line; None until the application has given it."""
         self._head_only = exchange.params.get("REQUEST_METHOD") == "HEAD"
@@ -57,6 +61,29 @@ class GatewayRequest:
                 self._awaited = request_length(exchange.params)
             except ValueError as error:
                 self._wrong = str(error)
+
+    @property
+    def returned(self) -> bool:
+        """Whether its thread or task has come back after that."""
+        raise NotImplementedError
+
+    def where(self) -> str:
+        """Return the frames of the application."""
+        raise NotImplementedError
+
+    def write_off(self, *, replaced: bool) -> None:
+        """Do without the thread or task, which hangs."""
+        raise NotImplementedError
+
+    def give_up(self, error: str) -> None:
+        """End the exchange before the application does (`exchange.Work`)."""
+        exchange = self.exchange
+        self.late = self.gone = True
+        if exchange.bytes_out:
+            exchange.fail(error)
+        else:
+            exchange.send(self._error_page(HTTPStatus.GATEWAY_TIMEOUT))
+            exchange.end(error=error)
 
     def _begin_response(self, status: int, length: int) -> None:
         """Keep the number of the status in the head, and its Content-Length."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from ..sctp.carrier import Address, Carrier, Listener
 from .admission import MAX_ASSOCIATIONS, MAX_ASSOCIATIONS_PER_ADDRESS, MAX_ASSOCIATIONS_PER_WEB_SIDE
 from .associations import Associations
 from .exchange import AppExchange, Shared
+from .request_limit import RequestLimit
 
 __all__ = ["AppService", "Application"]
 
@@ -62,8 +63,11 @@ class AppService:
         max_associations: int = MAX_ASSOCIATIONS,
         max_associations_per_address: int = MAX_ASSOCIATIONS_PER_ADDRESS,
         max_associations_per_web_side: int = MAX_ASSOCIATIONS_PER_WEB_SIDE,
+        request_limit: float | None = None,
+        replace_process: Callable[[], None] | None = None,
     ) -> None:
-        """`remote_changes`: whether web sides may change options of plugins."""
+        """`remote_changes`: whether web sides may change options of plugins. `request_limit`: seconds that a request
+        may take, None: without end; `replace_process`: see `RequestLimit`."""
         self.loop = asyncio.get_running_loop()
         self.application = application
         self.addresses: list[Address] = []
@@ -90,6 +94,16 @@ class AppService:
             most_per_address=max_associations_per_address,
             most_per_web_side=max_associations_per_web_side,
         )
+        self.limit: RequestLimit | None = None
+        """Ends requests that take too long."""
+        if request_limit is not None:
+            self.limit = RequestLimit(
+                self._associations.requests,
+                request_limit,
+                self.loop,
+                replace=None if replace_process is None else self._replace,
+            )
+        self._replace_process = replace_process
         self._listeners: list[Listener] = []
         self._stopping: asyncio.Event | None = None
         """Set when the associations have changed while the service stops."""
@@ -117,6 +131,8 @@ class AppService:
             self.supervisor.close()  # the log lines up to now go out, and why the application cannot start
             raise
         self._associations.on_request = self.application.request
+        if self.limit is not None:
+            self.limit.start()
         for address in self._wanted:
             listener = self._carrier.listen(address, self._accept)
             self._listeners.append(listener)
@@ -138,9 +154,7 @@ class AppService:
         self.shared.on_change = changed.set
         for listener in self._listeners:
             listener.close()
-        for association in self._associations:
-            association.connection.drain()
-            association.driver.wake()
+        self._drain()
         deadline = self.loop.time() + grace
         while (wait := min(self._holds_for(), deadline - self.loop.time())) > 0:
             changed.clear()
@@ -152,7 +166,20 @@ class AppService:
         left = sum(len(one.connection.requests) for one in self._associations)
         if left:
             log.warning("%d requests still ran after %g s and are given up", left, grace)
+        if self.limit is not None:
+            self.limit.stop()
         await self.application.stop()
+
+    def _replace(self) -> None:
+        # DRAIN goes before the requests that are given back: their application ends, and is not overloaded
+        self._drain()
+        assert self._replace_process is not None
+        self._replace_process()
+
+    def _drain(self) -> None:
+        for association in self._associations:
+            association.connection.drain()
+            association.driver.wake()
 
     async def close(self) -> None:
         """After `finish`: let plugins send their last items, then end the associations."""

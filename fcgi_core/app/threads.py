@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 __all__ = ["ThreadPool"]
 
@@ -64,6 +64,16 @@ class ThreadPool:
         """Announce that the calling thread works again; for a moment one thread more than `running` may work."""
         with self._lock:
             self._active += 1
+
+    def take_back(self) -> list[Job]:
+        """Remove and return the jobs that no thread has begun."""
+        jobs: list[Job] = []
+        try:
+            while (job := self._jobs.get_nowait()) is not None:
+                jobs.append(job)
+        except Empty:
+            pass
+        return jobs
 
     def close(self) -> list[threading.Thread]:
         """End idle threads, and start no more. Return all threads; a thread that works ends after its job."""

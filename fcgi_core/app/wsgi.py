@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from ..common.forks import leave
+from ..common.frames import frames_of_thread
 from ..errors import ClientGone, RequestCut
 from ..plugin import bound_to_request
 from ..protocol.records import PREFERRED_CONTENT, ProtocolStatus
@@ -56,17 +59,48 @@ class WsgiApplication:
         self._loop: asyncio.AbstractEventLoop
         self._handed_over: deque[Handover] = deque()
         self._awake = False
+        self._replaced = False
+        """Whether this process is replaced because threads hang."""
+        self._hanging = 0
+        """These threads, while it is replaced."""
 
     async def start(self, service: AppService) -> None:
         self._loop = asyncio.get_running_loop()
 
     def request(self, exchange: AppExchange) -> None:
+        if self._hanging >= self.pool.running:
+            self._refuse(exchange)
+            return
         request = WsgiRequest(self, exchange)
         try:
             self.pool.submit(request.run)
         except RuntimeError as error:  # OVERLOADED: the web side may give the request to another application
             log.error("request refused: no thread can be started: %s", error)
             exchange.end(error="no thread can be started", status=ProtocolStatus.OVERLOADED)
+
+    def write_off(self, replaced: bool) -> None:
+        """Do without a thread that hangs: another takes its place. If this process is `replaced`, the others go on, and
+        when there are none, other processes take the requests that have not begun."""
+        self._replaced = replaced
+        if not replaced:
+            self.pool.begin_waiting()
+            return
+        self._hanging += 1
+        if self._hanging >= self.pool.running:
+            for job in self.pool.take_back():
+                request: WsgiRequest = job.__self__  # type: ignore[attr-defined]
+                self._refuse(request.exchange)
+
+    def _came_back(self, request: WsgiRequest) -> None:
+        request.came_back = True
+        if request.hangs:
+            if self._replaced:
+                self._hanging -= 1
+            else:
+                self.pool.end_waiting()
+
+    def _refuse(self, exchange: AppExchange) -> None:
+        exchange.end(error="every thread of this process hangs", status=ProtocolStatus.OVERLOADED)
 
     async def stop(self) -> None:
         threads = self.pool.close()
@@ -94,7 +128,9 @@ class WsgiApplication:
             exchange.send(data)
             request.passed_on += len(data)
             if end:
-                if request.complete:
+                if request.late:
+                    self._came_back(request)
+                elif request.complete:
                     exchange.end(error=error)
                 else:
                     exchange.fail(error)
@@ -116,10 +152,13 @@ class WsgiRequest(GatewayRequest):
         "_taken",
         "_wait",
         "_whole_length",
+        "came_back",
         "complete",
+        "hangs",
         "input",
         "owner",
         "passed_on",
+        "thread",
     )
 
     def __init__(self, owner: WsgiApplication, exchange: AppExchange) -> None:
@@ -127,13 +166,19 @@ class WsgiRequest(GatewayRequest):
         self.owner = owner
         self.complete = False
         """Whether the response is complete, or an error page was sent instead."""
+        self.came_back = False
+        """Whether its thread has come back, if the request was ended before."""
+        self.hangs = False
+        """Whether its thread has not come back although the request was ended."""
+        self.thread = 0
+        """The thread that runs it, or has run it; 0 before."""
         self.passed_on = 0
         """Bytes that the loop has passed to the exchange; used by the loop alone."""
         self._taken = 0
         """Bytes of these for which the window had room; written by the loop alone."""
         self._given = 0
         """Bytes handed to the loop; written by the request's thread alone."""
-        self._wait = Wait(owner.pool)
+        self._wait = Wait(owner.pool, exchange)
         self._head_sent = False
         exchange.on_abort = self._abort
         exchange.on_writable = self.taken_up
@@ -168,6 +213,25 @@ class WsgiRequest(GatewayRequest):
             self._body.abort()
         self._wait.check()
 
+    @property
+    def returned(self) -> bool:
+        """Whether its thread has come back."""
+        return self.came_back
+
+    def where(self) -> str:
+        """Return the frames of its thread."""
+        return frames_of_thread(sys._current_frames().get(self.thread))
+
+    def give_up(self, error: str) -> None:
+        """End the exchange; the thread gets ClientGone when it reads, writes, or comes back."""
+        super().give_up(error)
+        self._abort()
+
+    def write_off(self, *, replaced: bool) -> None:
+        """Do without its thread."""
+        self.hangs = True
+        self.owner.write_off(replaced)
+
     def taken_up(self) -> None:
         """Let the thread go on: the window has had room for all that was passed on."""
         self._taken = self.passed_on
@@ -178,7 +242,8 @@ class WsgiRequest(GatewayRequest):
     def run(self) -> None:
         """Run the application. Its exceptions end here: the thread goes on with the next request."""
         owner, exchange = self.owner, self.exchange
-        exchange.started = time.monotonic()
+        self.thread = get_ident()
+        exchange.started = exchange.busy_since = time.monotonic()
         if self.gone:
             owner.hand_over(self, b"", True)
             return

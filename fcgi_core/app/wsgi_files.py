@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,11 @@ log = logging.getLogger("fcgi_sctp.app")
 class Wait:
     """Lets one thread wait for the loop. A lock is made only if the thread really has to wait."""
 
-    __slots__ = ("_lock", "_pool")
+    __slots__ = ("_exchange", "_lock", "_pool")
 
-    def __init__(self, pool: ThreadPool) -> None:
+    def __init__(self, pool: ThreadPool, exchange: AppExchange) -> None:
         self._pool = pool
+        self._exchange = exchange
         self._lock: threading.Lock | None = None
 
     def until(self, ready: Callable[[], bool]) -> None:
@@ -43,9 +46,11 @@ class Wait:
             if ready():  # it came true before the lock could be seen
                 self._lock = None
                 return
+            self._exchange.busy_since = math.inf
             self._pool.begin_waiting()
             lock.acquire()
             self._pool.end_waiting()
+            self._exchange.busy_since = time.monotonic()
 
     def check(self) -> None:
         """Wake the thread to look again, on the loop's thread."""
@@ -63,7 +68,7 @@ class Body(io.RawIOBase):
     def __init__(self, pool: ThreadPool, exchange: AppExchange, length: int, data: bytes = b"") -> None:
         """`data` is the part of the body that has been removed from the exchange already."""
         super().__init__()
-        self._wait = Wait(pool)
+        self._wait = Wait(pool, exchange)
         self._exchange = exchange
         self._length = length
         self._left = length

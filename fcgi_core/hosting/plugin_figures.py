@@ -39,13 +39,16 @@ class PluginFigures:
         """Keep the figures of an association that has ended."""
         self._ledger.close(connection)
 
-    def transport(self, entries: Iterable[Entry], channels: Iterable[Channel]) -> TransportFigures:
+    def transport(
+        self, entries: Iterable[Entry], channels: Iterable[Channel], requests_over_limit: int
+    ) -> TransportFigures:
         """Returns the state of the associations, of `channels`, and of what `entries` write to."""
         return TransportFigures(
             [association_figures(link.info, link.driver) for link in self._delivery.links],
             [self._totals(one) for one in channels],
             [(entry.name, one) for entry in entries for one in self._outputs(entry)],
             disagreements=self._agreement.counts(),
+            requests_over_limit=requests_over_limit,
         )
 
     def statistics(

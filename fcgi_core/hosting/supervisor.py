@@ -68,6 +68,8 @@ class Supervisor(HookCaller):
         self.service = service
         self.channels: list[Channel] = []
         """The channels of all running plugins, in both directions."""
+        self.requests_over_limit = 0
+        """On the application side: requests that were ended because they took too long (`app.request_limit`)."""
         self.traffic: Traffic | None = None
         """Figures by virtual host, once they are asked for."""
         self._kind: type[Half] = WebHalf if web else ApplicationHalf
@@ -443,7 +445,7 @@ class Supervisor(HookCaller):
 
     def transport(self) -> TransportFigures:
         """Returns the state of the associations and channels."""
-        return self._figures.transport(self._entries, self.channels)
+        return self._figures.transport(self._entries, self.channels, self.requests_over_limit)
 
     def statistics(self) -> list[dict[str, Any]]:
         """Returns an entry for each plugin, for people and programs; times are seconds."""

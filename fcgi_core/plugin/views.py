@@ -169,12 +169,15 @@ class TransportFigures:
     channels: the channels of all plugins.
     outputs: the places that plugins write to, each with the name of its plugin.
     disagreements: by plugin, the number of processes of the other side that declare its channels in a different way.
+    requests_over_limit: on the application side, requests that were ended because they took longer than
+        `app.request_limit`, since the process began.
     """
 
     associations: Sequence[AssociationFigures]
     channels: Sequence[ChannelTotals]
     outputs: Sequence[tuple[str, OutputFigures]] = ()
     disagreements: Mapping[str, int] = field(default_factory=dict)
+    requests_over_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)

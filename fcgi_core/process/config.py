@@ -195,6 +195,10 @@ class AppConfig(_Model):
     """Bytes of resident memory above which a worker is replaced; null: never."""
     threads: int = Field(16, ge=1, le=1000)
     """Number of requests that a WSGI application handles at once, not counting requests that wait for slow clients."""
+    request_limit: Seconds | None = Field(None, ge=1, examples=["60s"])
+    """Seconds that the application may take for one request, not counting waits for a slow client. Then the log has the
+    frames in which it is, and the client gets 504. A worker in which a thread or task hangs is replaced, and one whose
+    event loop stands still for so long. Null: no limit."""
     script_name: str = Field("", pattern=r"^(/.*[^/])?$", examples=["/shop"])
     """Path at which the application is mounted, for example /shop, if the web server does not split the path itself."""
     admin: UnixPath | None = AUTO

@@ -21,7 +21,7 @@ from ..sctp.carrier import Address
 from ..sctp.endpoints import shifted
 from .config import AUTO, AppConfig, Config, WebConfig
 
-__all__ = ["contradictions", "examine"]
+__all__ = ["contradictions", "doubts", "doubts_between", "examine"]
 
 RUNTIME = "/run/"
 """Folders below this one may be made when a service starts."""
@@ -64,6 +64,47 @@ def contradictions(web: Config, app: Config) -> list[str]:
             "sctp.carrier: one side has kernel and the other userspace, in UDP: set sctp.udp_encapsulation for web"
         )
     return [*problems, *_channel_contradictions(web, app)]
+
+
+def doubts(config: Config) -> Iterator[str]:
+    """Yield a sentence for each pair of time limits of one file that work against each other, though it may be
+    meant."""
+    web, app, dead_after = config.web, config.app, config.sctp.dead_after
+    if web is not None and web.request_timeout <= dead_after:
+        yield (
+            f"web.request_timeout: is {web.request_timeout:g} s, not more than sctp.dead_after ({dead_after:g} s): a "
+            "request gets 504 before a dead application is noticed and another can take it"
+        )
+    limit = None if app is None else app.request_limit
+    if app is None or limit is None:
+        return
+    if app.workers is not None and app.grace < limit:
+        yield (
+            f"app.grace: is {app.grace:g} s, less than app.request_limit ({limit:g} s): a worker that is replaced "
+            "gives up requests that may still run"
+        )
+    if app.fastcgi is not None and app.fastcgi.timeout > limit:
+        yield (
+            f"app.fastcgi.timeout: is {app.fastcgi.timeout:g} s, more than app.request_limit ({limit:g} s), which ends "
+            "a silent request before"
+        )
+
+
+def doubts_between(web_file: Config, app_file: Config) -> Iterator[str]:
+    """Yield a sentence for each time limit of the application in one file that the web side of another does not wait
+    for."""
+    web, app = web_file.web, app_file.app
+    assert web is not None
+    assert app is not None
+    for option, limit in (
+        ("app.request_limit", app.request_limit),
+        ("app.fastcgi.timeout", None if app.fastcgi is None else app.fastcgi.timeout),
+    ):
+        if limit is not None and limit > web.request_timeout:
+            yield (
+                f"{option}: is {limit:g} s, more than web.request_timeout ({web.request_timeout:g} s), which ends a "
+                "silent request before"
+            )
 
 
 def _meet(there: Address, here: Address, udp: bool) -> bool:

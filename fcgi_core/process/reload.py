@@ -16,7 +16,7 @@ __all__ = ["reload_plugins", "reload_workers"]
 
 log = logging.getLogger("fcgi_sctp")
 
-OF_PARENT = ("app.workers", "app.grace", "log_level")
+OF_PARENT = ("app.workers", "app.grace", "app.request_limit", "log_level")
 """Options that the parent of workers uses itself."""
 
 

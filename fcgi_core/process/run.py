@@ -6,9 +6,11 @@ import asyncio
 import atexit
 import gc
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ..common import signals
@@ -22,6 +24,9 @@ from .systemd import JournalFormatter, journal_reads, notify
 __all__ = ["run_app", "run_web"]
 
 log = logging.getLogger("fcgi_sctp")
+
+EXIT_WITHIN = 2.0
+"""Seconds that a process may take to end in which threads or tasks hang: Python waits for some threads without end."""
 
 Start = Callable[[], Coroutine[Any, Any, Running]]
 
@@ -49,14 +54,24 @@ def _run(config: Config, start: Start) -> None:
         # registered first, so it runs after the atexit functions of the application, whose last lines are still sent
         at_exit = ExitStack()
         atexit.register(at_exit.close)
-        close = runner.run(_main(start, config.hook_limit))
-        if close is not None:
+        running = runner.run(_main(start, config.hook_limit))
+        close = None if running is None else running.close
+        if running is not None and running.hangs():
+            # the atexit functions of the application come after the threads, for which Python waits
+            guard = threading.Timer(EXIT_WITHIN, os._exit, (0,))
+            guard.daemon = True
+            if close is not None:
+                runner.run(close())
+            guard.start()
+            with suppress(OSError, ValueError):  # it is broken, or closed
+                print(end="", flush=True)  # what the application printed and is not written yet
+        elif close is not None:
             ending.callback(lambda: runner.run(close()))
             at_exit.push(ending.pop_all())
 
 
-async def _main(start: Start, hook_limit: float | None) -> Callable[[], Coroutine[Any, Any, None]] | None:
-    """Run a side until it is to stop; return what closes it."""
+async def _main(start: Start, hook_limit: float | None) -> Running | None:
+    """Run a side until it is to stop; return it, to be closed."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -95,7 +110,7 @@ async def _main(start: Start, hook_limit: float | None) -> Callable[[], Coroutin
     watch.stop()
     if limit is not None:
         limit.remove()
-    return running.close
+    return running
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

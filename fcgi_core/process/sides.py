@@ -26,7 +26,15 @@ from .admin import AdminServer, Commands, open_admin
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
 from .reload import reload_plugins, reload_workers
 from .status import app_commands, web_commands
-from .workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
+from .workers import (
+    COUNT_VARIABLE,
+    WORKER_VARIABLE,
+    Workers,
+    end_with_parent,
+    over_limit_before,
+    tell_ready,
+    worker_command,
+)
 
 __all__ = ["Running", "start_app", "start_web"]
 
@@ -49,6 +57,8 @@ class Running:
     """Runs the plugins; None in the parent of workers."""
     close: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Called after `stop`, and after the atexit functions of the application."""
+    hangs: Callable[[], bool] = lambda: False
+    """Whether threads or tasks may hang, which would hold up the end of the process."""
 
 
 async def start_web(config: Config, web: WebConfig) -> Running:
@@ -101,7 +111,7 @@ async def start_web(config: Config, web: WebConfig) -> Running:
 
 
 async def _start_workers(config: Config, app: AppConfig, count: int) -> Running:
-    workers = Workers(count, worker_command(), app.grace)
+    workers = Workers(count, worker_command(), app.grace, app.request_limit)
     await workers.start()
     return Running(workers.stop, lambda: reload_workers(config, workers), workers.reopen)
 
@@ -128,21 +138,34 @@ async def start_app(config: Config, app: AppConfig) -> Running:
         max_associations=config.sctp.max_associations,
         max_associations_per_address=config.sctp.max_associations_per_address,
         max_associations_per_web_side=config.sctp.max_associations_per_web_side,
+        request_limit=app.request_limit,
+        replace_process=None if number is None else _end_this_worker,
     )
     keep_all_enabled("fcgi_sctp")
     await service.start()
     if app.max_requests is not None or app.max_memory is not None:
         _watch_limits(service, app)
-    admin = await _open_admin(app.admin, "app", app.admin_group, app_commands(service), number)
+    admin = await _open_admin(app.admin, "app", app.admin_group, app_commands(service, over_limit_before()), number)
     end_with_parent()
-    tell_ready()
+    stop_beats = tell_ready(None if app.request_limit is None else lambda: service.supervisor.requests_over_limit)
+
+    async def stop() -> None:
+        await _stop(admin, service.finish(app.grace))
+        stop_beats()
+
     return Running(
-        lambda: _stop(admin, service.finish(app.grace)),
+        stop,
         lambda: reload_plugins(config, service.supervisor),
         service.supervisor.reopen,
         service.supervisor,
         service.close,
+        lambda: service.supervisor.requests_over_limit > 0,
     )
+
+
+def _end_this_worker() -> None:
+    """Send this worker SIGTERM; the parent then starts another."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _application(app: AppConfig) -> Application:
@@ -173,7 +196,7 @@ async def _stop(admin: AdminServer | None, stopping: Awaitable[None]) -> None:
 
 
 def _watch_limits(service: AppService, app: AppConfig) -> None:
-    """Send this worker SIGTERM when it reaches a limit; the parent then starts another."""
+    """End this worker when it reaches a limit."""
 
     def look() -> None:
         memory = _resident_memory()
@@ -184,7 +207,7 @@ def _watch_limits(service: AppService, app: AppConfig) -> None:
         else:
             service.loop.call_later(LOOK_AT_LIMITS, look)
             return
-        os.kill(os.getpid(), signal.SIGTERM)
+        _end_this_worker()
 
     service.loop.call_later(LOOK_AT_LIMITS, look)
 

@@ -11,9 +11,9 @@ import logging
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from types import FrameType
+
+from ..common.frames import frames_of_thread
 
 __all__ = ["StandstillWatch"]
 
@@ -23,8 +23,6 @@ BEAT = 0.5
 """Seconds between beats, and between checks."""
 TELL_AFTER = 2.0
 """Seconds without a beat after which the log reports it; `dead_after` may be as short, and then the peer gives up."""
-FRAMES = 20
-"""Innermost frames that are logged."""
 
 
 class StandstillWatch:
@@ -90,9 +88,5 @@ class StandstillWatch:
         frame = sys._current_frames().get(self._thread_watched)
         if frame is not None:
             self._told = True
-            frames = {"frames": _where(frame)}
+            frames = {"frames": frames_of_thread(frame)}
             log.error("the event loop has stood still for %.1f s, in:", now - self._last, extra=frames)
-
-
-def _where(frame: FrameType) -> str:
-    return "".join(traceback.format_stack(frame)[-FRAMES:]).rstrip()

@@ -68,14 +68,21 @@ def web_commands(service: WebService) -> Commands:
     return {"status": status, "plugins": lambda question: service.supervisor.statistics(), "change": change}
 
 
-def app_commands(service: AppService) -> Commands:
-    """Return the commands of the admin socket of an application's process."""
+def app_commands(service: AppService, over_limit_before: int = 0) -> Commands:
+    """Return the commands of the admin socket of an application's process. `over_limit_before`: requests over the limit
+    in the workers whose place it has taken."""
     started = time.monotonic()
 
     def status(question: Mapping[str, Any]) -> dict[str, Any]:
         answer = _status("app", service.supervisor, started, question)
         in_flight = sum(len(link.connection.requests) for link in service.supervisor.links)
-        answer["requests"] = {"in_flight": in_flight, "waiting": 0, "ended": service.shared.requests_ended}
+        answer["requests"] = {
+            "in_flight": in_flight,
+            "waiting": 0,
+            "ended": service.shared.requests_ended,
+            "over_limit": over_limit_before + service.supervisor.requests_over_limit,
+            "hanging": 0 if service.limit is None else service.limit.hanging,
+        }
         answer["associations_refused"] = service.refused
         answer["listen"] = [str(address) for address in service.addresses]
         return answer

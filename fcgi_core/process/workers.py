@@ -5,6 +5,11 @@ does not survive a fork. It restarts workers that end, with a growing pause if t
 one after the other: a worker gets SIGTERM, sends DRAIN and ends its requests, and its successor listens before the next
 worker is replaced. Meanwhile the web side sends requests to the other workers, or lets them wait.
 
+With `app.request_limit` each worker's event loop writes a beat to the parent. A loop that stands still for so long is
+blocked for good as far as one can tell, by an ASGI application that waits or by C code that keeps the interpreter to
+itself. Nothing in the worker can act then, so the parent asks it for the frames of its threads, kills it, and starts
+another.
+
 When the parent is killed its workers end gracefully: each has one end of a pipe of which the parent alone has the
 other, and sees it close. Otherwise they would keep the ports from the workers of the next parent.
 
@@ -15,11 +20,12 @@ the web side is configured with one address.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import WorkerError
 
@@ -29,6 +35,7 @@ __all__ = [
     "WORKER_VARIABLE",
     "Workers",
     "end_with_parent",
+    "over_limit_before",
     "tell_ready",
     "worker_command",
 ]
@@ -43,6 +50,8 @@ READY_VARIABLE = "FCGI_SCTP_READY_FD"
 """Environment variable of a worker: the file descriptor to write to when it listens."""
 LIFE_VARIABLE = "FCGI_SCTP_LIFE_FD"
 """Environment variable of a worker: the file descriptor that reaches its end when the parent is gone."""
+OVER_LIMIT_VARIABLE = "FCGI_SCTP_OVER_LIMIT"
+"""Environment variable of a worker: how many requests `app.request_limit` has ended in the workers before it."""
 FIRST_PAUSE = 0.1
 """Seconds before a worker that ended soon is started again; doubled each time, up to LAST_PAUSE."""
 LAST_PAUSE = 10.0
@@ -50,14 +59,56 @@ LONG_ENOUGH = 10.0
 """Seconds after which the end of a worker does not count as soon."""
 START_LIMIT = 60.0
 """Seconds in which a worker must listen; importing a large application takes a while."""
+BEAT = 0.5
+"""Seconds between beats of a worker's loop, and between looks at them."""
+LIVES, OVER, ENDS = b"1", b"o", b"0"
+"""What a worker writes to its parent: it listens, or its loop still runs; a request was ended by the limit; its loop
+runs no more, in order."""
+FRAMES_WITHIN = 1.0
+"""Seconds that a worker gets to write the frames of its threads before it is killed."""
 
 
-def tell_ready() -> None:
-    """Report to the parent that this worker listens."""
+def over_limit_before() -> int:
+    """Return how many requests `app.request_limit` has ended in the workers before this one."""
+    return int(os.environ.pop(OVER_LIMIT_VARIABLE, 0))
+
+
+def tell_ready(over_limit: Callable[[], int] | None = None) -> Callable[[], None]:
+    """Report to the parent that this worker listens. With a request limit, also that its loop runs, and how many
+    requests were `over_limit`, until what this returns is called. SIGQUIT then writes the frames of all threads to
+    standard error, even while the loop stands still."""
     descriptor = os.environ.pop(READY_VARIABLE, None)
-    if descriptor is not None:
-        os.write(int(descriptor), b"1")
-        os.close(int(descriptor))
+    if descriptor is None:
+        return lambda: None
+    pipe = int(descriptor)
+    os.write(pipe, LIVES)
+    if over_limit is None:
+        os.close(pipe)
+        return lambda: None
+    os.set_inheritable(pipe, False)
+    os.set_blocking(pipe, False)
+    faulthandler.register(signal.SIGQUIT, file=2)
+    loop = asyncio.get_running_loop()
+    ending, told = False, 0
+
+    def beat() -> None:
+        nonlocal told
+        count = over_limit()
+        try:
+            os.write(pipe, OVER * (count - told) + (ENDS if ending else LIVES))
+            told = count
+        except OSError:
+            pass  # the parent does not run now, or is gone
+        if not ending:
+            loop.call_later(BEAT, beat)
+
+    def end() -> None:
+        nonlocal ending
+        ending = True
+        beat()
+
+    beat()
+    return end
 
 
 def end_with_parent() -> None:
@@ -79,9 +130,11 @@ def end_with_parent() -> None:
 class Workers:
     """Starts, restarts and replaces the workers, in their parent."""
 
-    def __init__(self, count: int, command: Sequence[str], grace: float) -> None:
-        """`command` starts a worker, which finds its number in its environment and gets `grace` seconds to end."""
+    def __init__(self, count: int, command: Sequence[str], grace: float, standstill_limit: float | None = None) -> None:
+        """`command` starts a worker, which finds its number in its environment and gets `grace` seconds to end. A
+        worker whose loop has no beat for `standstill_limit` seconds is replaced; None: its loop has no beats."""
         self.count = count
+        self.standstill_limit = standstill_limit
         self._command = command
         self._grace = grace
         self._slots = [_Slot(self, number) for number in range(count)]
@@ -141,6 +194,9 @@ class _Slot:
         self._stopping = False
         self._replacing = False
         self._replaced = asyncio.Event()
+        self._pulse: _Pulse | None = None
+        self._over_limit = 0
+        """Requests that the limit has ended here."""
 
     @property
     def serves(self) -> bool:
@@ -157,7 +213,10 @@ class _Slot:
                 self._process = await self._run(writer)
                 self._ready = await _byte_from(reader)
             finally:
-                os.close(reader)
+                if self._ready and self._owner.standstill_limit is not None:
+                    self._pulse = _Pulse(reader, self._owner.standstill_limit, self._stands_still, self._count)
+                else:
+                    os.close(reader)
         except OSError as error:  # no processes, descriptors or memory are left
             log.error("worker %d cannot be started: %s", self._number, error.strerror)
             return False
@@ -174,6 +233,7 @@ class _Slot:
             COUNT_VARIABLE: self._owner.count,
             READY_VARIABLE: writer,
             LIFE_VARIABLE: life,
+            OVER_LIMIT_VARIABLE: self._over_limit,
         }
         environment = os.environ | {name: str(value) for name, value in names.items()}
         environment.pop("NOTIFY_SOCKET", None)  # the service manager listens to the parent alone
@@ -192,6 +252,7 @@ class _Slot:
         loop = asyncio.get_running_loop()
         while not self._stopping:
             status = 1 if self._process is None else await self._process.wait()
+            self._forget_pulse()
             if self._stopping:
                 return
             if self._process is not None and not self._replacing and status != 0:
@@ -218,8 +279,35 @@ class _Slot:
         await self._end()
         await self._replaced.wait()
 
+    def _forget_pulse(self) -> None:
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
+
+    def _count(self, over_limit: int) -> None:
+        self._over_limit += over_limit
+
+    def _stands_still(self, seconds: float) -> None:
+        """Kill the worker, after it has written the frames of its threads."""
+        process = self._process
+        assert process is not None
+        log.error(
+            "the event loop of worker %d, process %d, has stood still for %.1f s, longer than app.request_limit; the"
+            " worker is replaced, and writes the frames of its threads",
+            *(self._number, process.pid, seconds),
+        )
+        self._replacing = True
+        self.send(signal.SIGQUIT)
+        asyncio.get_running_loop().call_later(FRAMES_WITHIN, self._kill, process)
+
+    @staticmethod
+    def _kill(process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            process.kill()
+
     async def stop(self) -> None:
         self._stopping = True
+        self._forget_pulse()
         if self._keeper is not None:
             # first, because it may be about to start another process
             self._keeper.cancel()
@@ -241,6 +329,52 @@ class _Slot:
             log.error("worker %d has not ended within %g s and is killed", self._number, self._owner._grace + 5)
             process.kill()
             await process.wait()
+
+
+class _Pulse:
+    """The beats of a worker's loop, which come through the pipe by which it has reported that it listens."""
+
+    def __init__(
+        self, reader: int, limit: float, stopped: Callable[[float], None], count: Callable[[int], None]
+    ) -> None:
+        """`stopped` is called once, with the seconds since the last beat, when there was none for `limit` seconds;
+        `count` with the number of further requests over the limit."""
+        self._reader = reader
+        self._limit = limit
+        self._stopped = stopped
+        self._count = count
+        self._loop = asyncio.get_running_loop()
+        self._last = self._looked = self._loop.time()
+        os.set_blocking(reader, False)
+        self._loop.add_reader(reader, self._beats)
+        self._handle = self._loop.call_later(BEAT, self._look)
+
+    def close(self) -> None:
+        self._beats()  # the last ones
+        self._handle.cancel()
+        self._loop.remove_reader(self._reader)
+        os.close(self._reader)
+
+    def _beats(self) -> None:
+        try:
+            beats = os.read(self._reader, 4096)
+        except BlockingIOError:
+            return
+        self._last = self._loop.time()
+        self._count(beats.count(OVER))
+        if not beats or ENDS in beats:
+            self._handle.cancel()
+            self._loop.remove_reader(self._reader)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now - self._looked > 4 * BEAT:
+            self._last = now  # this process did not run either: it was stopped, or the machine was
+        self._looked = now
+        if now - self._last >= self._limit:
+            self._stopped(now - self._last)
+        else:
+            self._handle = self._loop.call_later(BEAT, self._look)
 
 
 async def _byte_from(reader: int) -> bool:

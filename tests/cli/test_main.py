@@ -164,6 +164,15 @@ def test_check_of_the_two_files_of_a_site(capsys: pytest.CaptureFixture[str], tm
     app.write_text("app: {application: 'json:dumps', listen: '0.0.0.0:9000'}")
     assert main(["check", str(web), str(app)]) == 0
     assert capsys.readouterr().out.count(": good; ") == 2
+    web.write_text("web: {listen: '127.0.0.1:80', connect: '192.0.2.1:9000', request_timeout: 9}")
+    app.write_text("app: {application: 'json:dumps', listen: '0.0.0.0:9000', request_limit: 10}")
+    assert main(["check", str(web), str(app)]) == 0, "a warning is no error"
+    captured = capsys.readouterr()
+    assert captured.out.count(": good; ") == 2
+    timeout, limit = captured.err.splitlines()
+    assert timeout.startswith(f"fcgi-sctp: warning: {web}: web.request_timeout: is 9 s, not more than sctp.dead_after")
+    assert limit.startswith(f"fcgi-sctp: warning: {web} and {app}: app.request_limit: is 10 s, more than web.")
+    web.write_text("web: {listen: '127.0.0.1:80', connect: '192.0.2.1:9000'}")
     app.write_text("app: {application: 'json:dumps', listen: '0.0.0.0:9001'}\nplugins: {syslog: }")
     assert main(["check", str(app), str(web)]) == os.EX_CONFIG
     captured = capsys.readouterr()

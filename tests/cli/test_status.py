@@ -220,3 +220,11 @@ def test_an_application_with_several_associations() -> None:
     first = {**STATUS["upstreams"][0], "associations": [1, 4, 5]}
     (line,) = (line for line in render({**STATUS, "upstreams": [first]}) if line.strip().startswith("a:1"))
     assert "2 in flight on 3 associations" in line
+
+
+def test_requests_that_the_limit_ended() -> None:
+    requests = {"in_flight": 2, "waiting": 0, "ended": 99, "over_limit": 3, "hanging": 1}
+    lines = list(render({**STATUS, "side": "app", "requests": requests}))
+    assert lines[2] == "  3 requests were ended by app.request_limit, 1 hang"
+    lines = list(render({**STATUS, "side": "app", "requests": {**requests, "over_limit": 0}}))
+    assert "request_limit" not in lines[2]

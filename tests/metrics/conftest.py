@@ -96,6 +96,7 @@ class FakeHost:
                 ("syslog", OutputFigures("udp h:514", "idle", "", 0, 1, 0, 0, 1, 10, 0)),
             ],
             disagreements={"syslog": 2},
+            requests_over_limit=7,
         )
 
     def serve(self, count: int = 1, name: str = "shop.example", raw_params: bytes = b"", **named: Any) -> None:

@@ -83,12 +83,14 @@ def test_process(host: Any) -> None:
     assert (PROCESS, "fcgi_app_association_congestion_window_bytes", "192.0.2.1") not in found
     assert found[PROCESS, "fcgi_app_channel_dropped_items_total", "syslog"] == 9
     assert found[PROCESS, "fcgi_app_plugin_disagreements", "syslog"] == 2
+    assert found[PROCESS, "fcgi_app_requests_over_limit_total"] == 7
     assert found[PROCESS, "fcgi_app_output_up", "syslog", "/var/log/shop"] == 0
     assert found[PROCESS, "fcgi_app_output_errors_total", "syslog", "/var/log/shop"] == 3
     assert found[PROCESS, "fcgi_app_output_up", "syslog", "udp h:514"] == 1
     assert found[PROCESS, "fcgi_app_output_lost_items_total", "syslog", "udp h:514"] == 3, "both of that name"
     each = by_key(process_samples(WEB, host.transport(), {}, host.service(), PeerTotals("address")))
     assert each[PROCESS, "fcgi_web_association_retransmissions_total", "192.0.2.1"] == 8
+    assert (PROCESS, "fcgi_web_requests_over_limit_total") not in each
 
 
 def test_process_figures() -> None:

@@ -12,7 +12,7 @@ import yaml
 from fcgi_core.hosting import discovery
 from fcgi_core.plugin import ApplicationHalf, Channel, Plugin, Scope, WebHalf, folder_problem
 from fcgi_core.process.config import Config, load_config
-from fcgi_core.process.examine import contradictions, examine
+from fcgi_core.process.examine import contradictions, doubts, doubts_between, examine
 
 WEB = {"listen": "127.0.0.1:9001", "connect": "192.0.2.1:9000"}
 APP = {"application": "json:dumps", "listen": "192.0.2.1:9000"}
@@ -273,3 +273,42 @@ def test_a_plugin_without_channels_may_be_on_one_side(tmp_path: Path, monkeypatc
     assert told(tmp_path, {"plugins": {"alone": {}}}, {}) == [
         "plugins.alone: is enabled for web only; enable it on both sides"
     ]
+
+
+# ---- time limits
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"web": WEB, "app": {**APP, "request_limit": "60s"}}, []),
+        (
+            {"web": {**WEB, "request_timeout": 10}},
+            ["web.request_timeout: is 10 s, not more than sctp.dead_after (10 s)"],
+        ),
+        (
+            {"app": {**APP, "request_limit": 30, "workers": 2}},
+            ["app.grace: is 10 s, less than app.request_limit (30 s)"],
+        ),
+        ({"app": {**APP, "request_limit": 30, "workers": 2, "grace": 30}}, []),
+        (
+            {"app": {"listen": APP["listen"], "fastcgi": "unix:/php", "request_limit": 30}},
+            ["app.fastcgi.timeout: is 60 s, more than app.request_limit (30 s)"],
+        ),
+    ],
+)
+def test_time_limits_of_a_file_that_work_against_each_other(
+    tmp_path: Path, content: dict[str, Any], told: list[str]
+) -> None:
+    found = list(doubts(load(tmp_path, **content)))
+    assert [doubt.partition(":")[0] for doubt in found] == [one.partition(":")[0] for one in told]
+    assert all(doubt.startswith(one) for doubt, one in zip(found, told, strict=True)), found
+
+
+def test_time_limits_that_the_web_side_does_not_wait_for(tmp_path: Path) -> None:
+    web = load(tmp_path, web={**WEB, "request_timeout": 30})
+    app = {"listen": APP["listen"], "fastcgi": "unix:/php", "request_limit": 31}
+    limit, timeout = doubts_between(web, load(tmp_path, app=app))
+    assert limit.startswith("app.request_limit: is 31 s, more than web.request_timeout (30 s)")
+    assert timeout.startswith("app.fastcgi.timeout: is 60 s, more than web.request_timeout (30 s)")
+    assert not list(doubts_between(web, load(tmp_path, app={**APP, "request_limit": 30})))

@@ -139,3 +139,92 @@ def test_a_worker_imports_nothing_from_the_working_directory(tmp_path: Path, mon
     done = subprocess.run(worker_command(), cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert not (tmp_path / "imported").exists()
+
+
+BEATS = (
+    "import asyncio, os, signal, sys, time\n"
+    "from fcgi_core.process.workers import over_limit_before, tell_ready\n"
+    "async def main():\n"
+    "    before = over_limit_before()\n"
+    "    end = tell_ready(lambda: 3)\n"
+)
+
+
+def worker(*lines: str) -> list[str]:
+    return [sys.executable, "-P", "-c", BEATS + "".join(f"    {line}\n" for line in lines) + "asyncio.run(main())"]
+
+
+@asynccontextmanager
+async def watched(command: list[str], limit: float = 0.2) -> AsyncIterator[Workers]:
+    workers = Workers(1, command, 5, limit)
+    await workers.start()
+    try:
+        yield workers
+    finally:
+        await workers.stop()
+
+
+def test_a_worker_whose_loop_stands_still_is_replaced_and_tells_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its successor knows how many requests the limit has ended."""
+    monkeypatch.setattr(module, "BEAT", 0.02)
+    first, told = tmp_path / "first", tmp_path / "told"
+    command = worker(
+        f"if os.path.exists({str(first)!r}):",
+        f"    open({str(told)!r}, 'w').write(str(before))",
+        "    await asyncio.Event().wait()",
+        f"open({str(first)!r}, 'w').close()",
+        "await asyncio.sleep(0.1)",
+        "time.sleep(60)",
+    )
+
+    async def test() -> None:
+        # two of the worker's beats, which is another process with its own constant
+        async with watched(command, limit=2 * 0.5 + 1):
+            await until(lambda: len(ready(caplog)) == 2 and told.exists() and told.read_text(), "it is replaced")
+
+    asyncio.run(test())
+    assert told.read_text() == "3"
+    assert "the event loop of worker 0, process" in caplog.text
+    assert "ended with status" not in caplog.text
+    frames = capfd.readouterr().err
+    assert "most recent call first" in frames
+    assert "in main" in frames
+
+
+def test_sigquit_tells_where_a_worker_is_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    def frames() -> bool:
+        told.append(capfd.readouterr().err)
+        return "most recent call first" in "".join(told)
+
+    async def test() -> None:
+        async with watched(worker("await asyncio.Event().wait()"), limit=60) as workers:
+            (process,) = ready(caplog)
+            os.kill(process, signal.SIGQUIT)
+            await until(frames, "it writes its frames")
+            assert workers._slots[0].serves
+
+    asyncio.run(test())
+
+
+def test_a_worker_that_ends_in_order_is_not_watched_any_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its atexit functions may take long."""
+    monkeypatch.setattr(module, "BEAT", 0.02)
+    command = worker("end()", "await asyncio.Event().wait()")
+
+    async def test() -> None:
+        async with watched(command) as workers:
+            slot = workers._slots[0]
+            await until(lambda: slot._over_limit == 3, "the last beat comes")
+            assert slot._pulse is not None
+            await until(lambda: slot._pulse is not None and slot._pulse._handle.cancelled(), "nothing is due")
+        assert "stood still" not in caplog.text
+
+    asyncio.run(test())

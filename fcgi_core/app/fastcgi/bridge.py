@@ -15,6 +15,7 @@ the server serves. Errors:
   says, or if it has no body. If the server was asked to close the connection, an answer without Content-Length is
   complete, too, as it is for nginx.
 * The server is silent for `timeout` seconds: 504, or the same cut.
+* The request takes longer than `app.request_limit`: the same, and the connection is closed.
 * The client goes away: the connection is closed, which stops FastCGI servers (php-fpm at its next output).
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -164,6 +166,7 @@ class BridgedRequest:
         """`returns` of the pool at that time."""
         self.last_activity = owner.loop.time()
         exchange.on_abort = self._aborted
+        exchange.work = self
 
     # ---- Waiter, for the pool
 
@@ -177,12 +180,12 @@ class BridgedRequest:
         if self._lost_by and self._returns == pool.returns:
             self._give_up(HTTPStatus.BAD_GATEWAY, self._lost_by)
             return
-        self.last_activity = self._owner.loop.time()
+        self.last_activity = exchange.busy_since = self._owner.loop.time()
         connection.begin(self, exchange.request.raw_params, exchange.request.role, keep=pool.keeps)
         for kind, data in self._kept_input or ():
             connection.send(kind, data)
         exchange.on_input = self.may_send
-        exchange.on_writable = connection.read_on
+        exchange.on_writable = self._read_on
         self.may_send()
 
     def unreachable(self, why: str) -> None:
@@ -209,10 +212,12 @@ class BridgedRequest:
                 if exchange.data_closed:
                     self._data_over = True
                     self._send(connection, RecordType.DATA, b"")
+            if not (self._stdin_over and self._data_over):
+                exchange.busy_since = math.inf  # until the client has sent the rest
         connection.flush()
 
     def _send(self, connection: FastcgiConnection, kind: int, data: bytes) -> None:
-        self.last_activity = self._owner.loop.time()
+        self.last_activity = self._exchange.busy_since = self._owner.loop.time()
         connection.send(kind, data)
         if self._kept_input is not None:
             self._kept_input.append((kind, data))
@@ -233,6 +238,12 @@ class BridgedRequest:
         exchange.send(data)
         if not exchange.writable and self._connection is not None:
             self._connection.stop_reading()
+            exchange.busy_since = math.inf
+
+    def _read_on(self) -> None:
+        if self._connection is not None:
+            self._connection.read_on()
+        self._exchange.busy_since = self._owner.loop.time()
 
     def stderr(self, data: bytes) -> None:
         self.last_activity = self._owner.loop.time()
@@ -265,6 +276,7 @@ class BridgedRequest:
         self._lost_by = why if connection.requests == 1 else ""
         self._returns = self._owner.pool.returns
         self._exchange.on_input = self._exchange.on_writable = None
+        self._exchange.busy_since = math.inf
         self._owner.pool.acquire(self, first=True)
 
     # ---- the end
@@ -281,6 +293,22 @@ class BridgedRequest:
             return
         what = "sent no answer" if self._connection is not None else "had no free connection"
         self._give_up(HTTPStatus.GATEWAY_TIMEOUT, f"the FastCGI server {what} for {self._owner.timeout:g} s")
+
+    @property
+    def returned(self) -> bool:
+        """True: nothing is left of a connection that is closed."""
+        return True
+
+    def where(self) -> str:
+        """Return '': only the server knows."""
+        return ""
+
+    def give_up(self, error: str) -> None:
+        """End the exchange and close the connection, which stops FastCGI servers."""
+        self._give_up(HTTPStatus.GATEWAY_TIMEOUT, error, logging.DEBUG)
+
+    def write_off(self, *, replaced: bool) -> None:
+        raise AssertionError("a connection does not hang")
 
     def _give_up(self, status: HTTPStatus, why: str, level: int = logging.WARNING) -> None:
         exchange = self._exchange

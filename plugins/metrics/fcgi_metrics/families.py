@@ -128,6 +128,9 @@ _WEB = (
     ),
     Family("ready", "gauge", "Whether it takes requests, as /ready says."),
 )
+_APPLICATION = (
+    Family("requests_over_limit_total", "counter", "Requests that were ended because of app.request_limit."),
+)
 _PLUGIN = (
     Family("workers", "gauge", "Application processes that are shown."),
     Family("worker_up", "gauge", "Whether the application process has an association now.", _WORKER),
@@ -141,7 +144,7 @@ _PLUGIN = (
 )
 _TABLES = (
     (RESERVED, [_BUILD]),
-    (APPLICATION, [_BUILD, *_BOTH]),
+    (APPLICATION, [_BUILD, *_BOTH, *_APPLICATION]),
     (WEB, _BOTH),
     (APPLICATION, [one._replace(labels=("peer", *one.labels)) for one in _ASSOCIATION]),
     (WEB, [one._replace(labels=("address", *one.labels)) for one in _ASSOCIATION]),

@@ -217,6 +217,8 @@ def process_samples(
     yield Sample(PROCESS, BUILD if prefix == WEB else f"{prefix}build_info", build, 1)
     for name, value in process.items():
         yield Sample(PROCESS, prefix + name, (), value)
+    if prefix != WEB:
+        yield Sample(PROCESS, f"{prefix}requests_over_limit_total", (), transport.requests_over_limit)
     yield Sample(PROCESS, f"{prefix}associations", (), len(transport.associations))
     yield from peers.samples(prefix, transport.associations)
     for plugin, count in transport.disagreements.items():

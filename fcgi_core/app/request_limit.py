@@ -1,0 +1,135 @@
+"""Ends requests that take too long (`app.request_limit`), as uwsgi's harakiri and php-fpm's request_terminate_timeout
+do.
+
+Nothing is done for a request that is in time: a look each second walks over the oldest requests of each association. A
+request over the limit is logged with the frames in which it is, and answered with 504, or cut if its response has
+begun. A task is cancelled. A thread cannot be ended: if it has not come back a moment later, or a task has not ended,
+it hangs, and only the end of the process ends it. So a worker is replaced then. Without a parent that starts another,
+the process goes on, and another thread takes the place of the one that hangs.
+
+The time begins when the application begins with the request, and anew whenever it has waited for a slow client.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from ..common.loop import Handle, Loop
+from ..common.text import escape_word, name_of_request
+from ..protocol.request import Request
+from .exchange import AppExchange, Work
+
+__all__ = ["RequestLimit"]
+
+log = logging.getLogger("fcgi_sctp.app")
+
+LOOK = 1.0
+"""Seconds between looks; a request is ended so much later at most."""
+RETURN_WITHIN = 2.0
+"""Seconds after the end of its request in which a thread must come back, and a task must end."""
+MOST_AT_ONCE = 100
+"""Requests that one look ends: their frames are written on the event loop, where all requests wait meanwhile."""
+
+
+class RequestLimit:
+    """Watches the requests of an application side. Everything runs on the loop's thread."""
+
+    def __init__(
+        self,
+        requests: Callable[[], Iterable[Iterable[Request]]],
+        seconds: float,
+        loop: Loop,
+        *,
+        replace: Callable[[], None] | None = None,
+    ) -> None:
+        """`requests` returns the requests of each association, the oldest first. `replace` has this process replaced;
+        None: nothing starts another."""
+        self._requests = requests
+        self._seconds = seconds
+        self._loop = loop
+        self._replace = replace
+        self._replaced = False
+        self._ending: dict[Work, float] = {}
+        """What has not come back yet, and when its request was ended."""
+        self._hanging: set[Work] = set()
+        """What did not come back in time."""
+        self._handle: Handle | None = None
+
+    @property
+    def hanging(self) -> int:
+        """Threads and tasks that hang: they do not come back although their requests have ended."""
+        return len(self._hanging)
+
+    def start(self) -> None:
+        self._handle = self._loop.call_at(self._loop.time() + LOOK, self._look)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _look(self) -> None:
+        self.start()  # before all that could go wrong
+        now = time.monotonic()
+        for exchange in self._late(now)[:MOST_AT_ONCE]:
+            self._end(exchange, now)
+        self._look_at_ends(now)
+
+    def _late(self, now: float) -> list[AppExchange]:
+        late = []
+        limit = now - self._seconds
+        for requests in self._requests():
+            for request in requests:
+                exchange: AppExchange | None = request.context
+                if exchange is None:
+                    continue  # it is not whole yet, or has ended
+                if exchange.began > limit:
+                    break  # the others are younger
+                if exchange.busy_since <= limit and exchange.work is not None:
+                    late.append(exchange)
+        return late
+
+    def _end(self, exchange: AppExchange, now: float) -> None:
+        work = exchange.work
+        assert work is not None
+        exchange.shared.supervisor.requests_over_limit += 1
+        where = work.where()
+        log.error(
+            "request %s to %s has run for %.1f s, longer than app.request_limit, and is ended: %s%s",
+            exchange.identity,
+            escape_word(exchange.server_name),
+            now - exchange.busy_since,
+            name_of_request(exchange.params),
+            ", in:" if where else "",
+            extra={"frames": where},
+        )
+        work.give_up(f"it ran for longer than app.request_limit ({self._seconds:g} s)")
+        if not work.returned:
+            self._ending[work] = now
+
+    def _look_at_ends(self, now: float) -> None:
+        self._hanging = {work for work in self._hanging if not work.returned}
+        hanging = []
+        for work, since in tuple(self._ending.items()):
+            if work.returned:
+                del self._ending[work]
+            elif now - since >= RETURN_WITHIN:
+                del self._ending[work]
+                hanging.append(work)
+        if not hanging:
+            return
+        self._hanging.update(hanging)
+        replace = self._replace
+        log.error(
+            "%d requests hang: their threads or tasks go on after the end of app.request_limit; %s",
+            len(hanging),
+            "this process goes on without them, and only a restart ends them (app.workers restarts by itself)"
+            if replace is None
+            else "this worker is replaced",
+        )
+        if replace is not None and not self._replaced:
+            self._replaced = True
+            replace()
+        for work in hanging:
+            work.write_off(replaced=replace is not None)
