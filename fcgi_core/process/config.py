@@ -145,7 +145,7 @@ class WebConfig(_Model):
     queue_length: int = Field(10_000, ge=0)
     """Largest number of requests that wait for an application."""
     grace: Seconds = Field(10, ge=0)
-    """Seconds that running requests get to end after SIGTERM."""
+    """Seconds that running requests get to end after SIGTERM, or after their application was removed from `connect`."""
     name: str = ""
     """Name of this process in the log of the application; empty: the name of the host."""
 

@@ -63,12 +63,7 @@ async def start_web(config: Config, web: WebConfig) -> Running:
     service = WebService(
         carrier,
         web.listen,
-        [
-            BackEndOptions(
-                Address.parse(one.address), one.weight, None if one.associations == "auto" else one.associations
-            )
-            for one in web.connect
-        ],
+        _members(web),
         plugins=config.load_plugins(),
         settings=_settings(config, web.name or socket.gethostname()),
         feed=feed,
@@ -78,6 +73,7 @@ async def start_web(config: Config, web: WebConfig) -> Running:
             queue_length=web.queue_length,
             slow_start=web.slow_start,
             max_workers=web.max_workers,
+            grace=web.grace,
             probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
             socket_mode=web.mode,
@@ -94,10 +90,17 @@ async def start_web(config: Config, web: WebConfig) -> Running:
     admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
     return Running(
         lambda: _stop(admin, service.stop(web.grace)),
-        lambda: reload_plugins(config, service.supervisor),
+        lambda: reload_plugins(config, service.supervisor, lambda fresh: service.members.configure(_members(fresh))),
         service.supervisor.reopen,
         service.supervisor,
     )
+
+
+def _members(web: WebConfig) -> list[BackEndOptions]:
+    return [
+        BackEndOptions(Address.parse(one.address), one.weight, None if one.associations == "auto" else one.associations)
+        for one in web.connect
+    ]
 
 
 async def _start_workers(config: Config, app: AppConfig, count: int) -> Running:
