@@ -26,8 +26,8 @@ ROW = 64
 MOST_USES = 24
 """Streams listed one by one without --all."""
 STATES = {"up": "up", "out": "OUT", "down": "DOWN", "drained": "DRAINED", "leaving": "leaving"}
-"""States of applications. OUT: connected, but set aside because its probes fail. DRAINED: by hand. leaving: removed, and
-not without requests yet."""
+"""States of applications. OUT: connected, but set aside because its probes fail. DRAINED: by hand. leaving: removed;
+its last requests end."""
 LETTERS = "abdefghijkmnopqrtuvwxyz"
 """Letters of channels, in the order in which these appear; c is content, s STDERR, l late feedback."""
 

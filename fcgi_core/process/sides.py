@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -20,12 +21,16 @@ from ..sctp import open_carrier
 from ..sctp.carrier import Address
 from ..sctp.endpoints import advertisement, resolve, shifted
 from ..web.feed import Feed
+from ..web.members import BackEndOptions, NameOptions
+from ..web.names import Names, Watched
 from ..web.probe import ProbeOptions
-from ..web.service import BackEndOptions, WebOptions, WebService
+from ..web.resolver import DnsResolver
+from ..web.service import WebOptions, WebService
 from .admin import AdminServer, Commands, open_admin
-from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
+from .config import ADMIN_DIRECTORY, AUTO, AppConfig, BackEndConfig, Config, WebConfig
 from .reload import reload_plugins, reload_workers
 from .status import app_commands, web_commands
+from .values import name_server, srv_name
 from .workers import COUNT_VARIABLE, WORKER_VARIABLE, Workers, end_with_parent, tell_ready, worker_command
 
 __all__ = ["Running", "start_app", "start_web"]
@@ -67,6 +72,7 @@ async def start_web(config: Config, web: WebConfig) -> Running:
         plugins=config.load_plugins(),
         settings=_settings(config, web.name or socket.gethostname()),
         feed=feed,
+        names=Names(DnsResolver([name_server(one) for one in web.nameservers]), asyncio.get_running_loop()),
         options=WebOptions(
             request_timeout=web.request_timeout,
             queue_timeout=web.queue_timeout,
@@ -96,11 +102,20 @@ async def start_web(config: Config, web: WebConfig) -> Running:
     )
 
 
-def _members(web: WebConfig) -> list[BackEndOptions]:
-    return [
-        BackEndOptions(Address.parse(one.address), one.weight, None if one.associations == "auto" else one.associations)
-        for one in web.connect
-    ]
+def _members(web: WebConfig) -> list[BackEndOptions | NameOptions]:
+    return [_member(one) for one in web.connect]
+
+
+def _member(one: BackEndConfig) -> BackEndOptions | NameOptions:
+    associations = None if one.associations == "auto" else one.associations
+    if one.srv is not None:
+        name, udp_port = srv_name(one.srv)
+        return NameOptions(Watched("srv", name), udp_port, weight=one.weight, associations=associations)
+    address = Address.parse(str(one))
+    if one.dns is not None:
+        watched = Watched("dns", address.hosts[0])
+        return NameOptions(watched, address.udp_port, address.port, one.weight, associations)
+    return BackEndOptions(address, one.weight, associations)
 
 
 async def _start_workers(config: Config, app: AppConfig, count: int) -> Running:

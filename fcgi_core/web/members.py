@@ -1,23 +1,25 @@
-"""The applications that one set of requests goes to: those that the configuration lists, less those that an operator
-has drained. They change while requests run.
+"""The applications that one set of requests goes to: those that the configuration lists and that its names stand for,
+less those that an operator has drained. They change while requests run.
 
 Each is a *member*: an upstream, and the upstreams of the workers that it reports. A member that is removed gets no
-further requests, ends those that it has, and then its associations. One that is drained keeps its associations.
-Requests are distributed over `in_use`, so that none of this costs a request anything.
+further requests, ends those that it has, and then its associations. One that is drained keeps its associations. Of
+several ranks (priorities of SRV records) the lowest gets all requests as long as one member of it is there. Requests
+are distributed over `in_use`, so that none of this costs a request anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..sctp.carrier import Address
 from ..sctp.endpoints import advertised
+from .names import Names, Watched
 from .upstream import Upstream
 
-__all__ = ["BackEndOptions", "Drained", "Members"]
+__all__ = ["BackEndOptions", "Drained", "Members", "NameOptions"]
 
 log = logging.getLogger("fcgi_sctp.web")
 
@@ -32,6 +34,20 @@ class BackEndOptions(NamedTuple):
     weight: float = 1.0
     associations: int | None = None
     """Associations with each of its processes; None: as many as help, see `pool`."""
+    rank: int = 0
+    """It gets requests while all members of lower ranks are away."""
+
+
+class NameOptions(NamedTuple):
+    """All applications that a name of the DNS stands for."""
+
+    name: Watched
+    udp_port: int
+    port: int = 0
+    """Where the DNS does not say it."""
+    weight: float = 1.0
+    """Of each application; by SRV records on average."""
+    associations: int | None = None
 
 
 class Drained(NamedTuple):
@@ -53,10 +69,18 @@ class Members:
     """A set of applications. Everything runs on the event loop's thread."""
 
     def __init__(
-        self, make: Make, loop: asyncio.AbstractEventLoop, ready: Callable[[], None], *, max_workers: int, grace: float
+        self,
+        make: Make,
+        loop: asyncio.AbstractEventLoop,
+        ready: Callable[[], None],
+        names: Names | None,
+        *,
+        max_workers: int,
+        grace: float,
     ) -> None:
-        """`ready` is called when requests that wait may be sent. Each member may have `max_workers` workers. `grace` is
-        how many seconds requests may take to end whose member is removed."""
+        """`ready` is called when requests that wait may be sent. `names` looks up names; None: none are used. Each
+        member may have `max_workers` workers. `grace` is how many seconds requests may take to end whose member is
+        removed."""
         self.upstreams: list[Upstream] = []
         """Members and their workers, those that are drained among them."""
         self.in_use: list[Upstream] = []
@@ -70,6 +94,14 @@ class Members:
         self._grace = grace
         self._members: dict[str, Upstream] = {}
         """By address."""
+        self._connect: Sequence[BackEndOptions | NameOptions] = ()
+        self._names = names
+        self._empty_since = loop.time()
+        """When there was a member last."""
+        self._rank = 0
+        """Of those that get requests now."""
+        self._ranks = 1
+        """How many different ranks there are."""
         self._drained: set[str] = set()
         """Addresses that get no requests until an operator says so, even if they leave and come back."""
         self._started = False
@@ -80,10 +112,14 @@ class Members:
         self._started = True
         for one in self.upstreams:
             one.start()
+        for watched in _watched(self._connect):
+            self._watch(watched)
 
     def stop(self) -> list[Upstream]:
         """End all associations gracefully; return the upstreams whose end can be waited for."""
         self._stopped = True
+        for watched in _watched(self._connect) if self._started else ():
+            self._forget(watched)
         ending = [*self.upstreams, *self.leaving]
         for one in ending:
             one.stop()
@@ -94,20 +130,54 @@ class Members:
         """How many members get requests; at least 1."""
         return max(1, sum(not one.drained for one in self._members.values()))
 
-    def configure(self, connect: Sequence[BackEndOptions]) -> None:
+    def configure(self, connect: Sequence[BackEndOptions | NameOptions]) -> None:
         """Have these members from now on. Those that stay keep their associations and requests."""
         if self._stopped:
             return
+        before, after = set(_watched(self._connect)), set(_watched(connect))
+        self._connect = connect
+        if self._started:
+            for watched in after - before:
+                self._watch(watched)
+            for watched in before - after:
+                self._forget(watched)
+            if after and self._names is not None:
+                self._names.look_again()
+        self._update()
+
+    def _watch(self, watched: Watched) -> None:
+        assert self._names is not None
+        self._names.watch(watched, self._update)
+
+    def _forget(self, watched: Watched) -> None:
+        assert self._names is not None
+        self._names.forget(watched, self._update)
+
+    def _wanted(self) -> dict[str, BackEndOptions]:
+        """Return the members that there are to be, by address. One that is named twice is as it is named first."""
         wanted: dict[str, BackEndOptions] = {}
-        for option in connect:
-            wanted.setdefault(str(option.address), option)
+        for entry in self._connect:
+            if isinstance(entry, BackEndOptions):
+                wanted.setdefault(str(entry.address), entry)
+            elif self._started and self._names is not None:
+                for one in self._names.found(entry.name):
+                    address = Address((one.host,), one.port or entry.port, entry.udp_port)
+                    option = BackEndOptions(address, entry.weight * one.weight, entry.associations, one.rank)
+                    wanted.setdefault(str(address), option)
+        return wanted
+
+    def _update(self) -> None:
+        """Add, change and remove members."""
+        wanted = self._wanted()
+        if self._members:
+            self._empty_since = self._loop.time()
         for key, member in tuple(self._members.items()):
             if key not in wanted or wanted[key].associations != member.wanted:
                 self._remove(key)
         for key, option in wanted.items():
             if key in self._members:
                 for one in self._processes(self._members[key]):
-                    one.weight = option.weight
+                    one.weight, one.rank = option.weight, option.rank
             else:
                 self._add(key, option)
         for member in self._members.values():
@@ -117,7 +187,7 @@ class Members:
 
     def _add(self, key: str, option: BackEndOptions) -> None:
         member = self._members[key] = self._make(option.address, option.weight, option.associations, None)
-        member.drained = key in self._drained
+        member.drained, member.rank = key in self._drained, option.rank
         self.upstreams.append(member)
         if self._started:
             log.info("application %s is added", key)
@@ -138,7 +208,19 @@ class Members:
 
     def _arrange(self) -> None:
         """Decide which upstreams requests go to."""
-        self.in_use[:] = [one for one in self.upstreams if not one.drained]
+        usable = [one for one in self.upstreams if not one.drained]
+        ranks = {one.rank for one in usable}
+        self._ranks = len(ranks)
+        if self._ranks > 1:
+            rank = min({one.rank for one in usable if one.state == "up"} or ranks)
+            usable = [one for one in usable if one.rank == rank]
+            if rank != self._rank:
+                better = "of a better priority is there" if rank > self._rank else "with it is there again"
+                level = logging.WARNING if rank > self._rank else logging.INFO
+                text = "requests go to the %d. priority of applications: %s"
+                log.log(level, text, rank + 1, f"{'none' if rank > self._rank else 'one'} {better}")
+                self._rank = rank
+        self.in_use[:] = usable
         self._ready()
 
     # ---- drain by hand
@@ -190,7 +272,12 @@ class Members:
         for one in self.upstreams:
             if one.drained or one.state == "up" or one.last_up >= since:
                 return ""
-        return "; ".join(f"{one.address}: {one.last_error}" for one in self.upstreams) or "none is configured"
+        if not self.upstreams and self._empty_since >= since:
+            return ""
+        names = ((one.name, self._names.problem(one)) for one in _watched(self._connect) if self._names is not None)
+        reasons = [f"{one.address}: {one.last_error}" for one in self.upstreams]
+        reasons += (f"{name}: {problem}" for name, problem in names if problem)
+        return "; ".join(reasons) or "none is known"
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
         """Return the upstream of another member whose association is with the process of this instance."""
@@ -216,7 +303,7 @@ class Members:
             log.info("application %s has %d workers", origin.address, len(addresses))
         for address in fresh:
             worker = self._make(address, origin.weight, origin.wanted, origin)
-            worker.drained = origin.drained
+            worker.drained, worker.rank = origin.drained, origin.rank
             self.upstreams.append(worker)
             worker.start_soon()
         for one in gone:
@@ -228,8 +315,15 @@ class Members:
 
     def upstream_changed(self) -> None:
         """An upstream came up, went down, or is in or out of the balance by its probes."""
+        if self._ranks > 1:
+            self._arrange()
 
     def ended(self, upstream: Upstream) -> None:
         """An upstream that was removed has no association any more."""
         if upstream in self.leaving:
             self.leaving.remove(upstream)
+
+
+def _watched(connect: Sequence[BackEndOptions | NameOptions]) -> Iterator[Watched]:
+    """Yield each name once."""
+    return iter(dict.fromkeys(one.name for one in connect if isinstance(one, NameOptions)))

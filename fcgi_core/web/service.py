@@ -24,7 +24,8 @@ from .exchange import State, WebExchange
 from .faults import FaultFeed, about
 from .feed import Feed
 from .listeners import ListenError, Listeners
-from .members import BackEndOptions, Members
+from .members import BackEndOptions, Members, NameOptions
+from .names import Names
 from .pool import MOST
 from .probe import ProbeOptions
 from .upstream import Upstream
@@ -75,13 +76,15 @@ class WebService:
         self,
         carrier: Carrier,
         listen: Sequence[str],
-        connect: Sequence[BackEndOptions],
+        connect: Sequence[BackEndOptions | NameOptions],
         *,
         plugins: Sequence[EnabledPlugin] = (),
         settings: Settings | None = None,
         feed: Feed | None = None,
+        names: Names | None = None,
         options: WebOptions | None = None,
     ) -> None:
+        """`names` looks up the names in `connect`; none are used without it."""
         self._loop = asyncio.get_running_loop()
         self.options = options = options or WebOptions()
         self._carrier = carrier
@@ -110,7 +113,9 @@ class WebService:
         self._association = 0
         """The number of the newest association."""
         self.members = Members(
-            *(self._upstream, self._loop, self.upstream_ready), max_workers=options.max_workers, grace=options.grace
+            *(self._upstream, self._loop, self.upstream_ready, names),
+            max_workers=options.max_workers,
+            grace=options.grace,
         )
         self.members.configure(connect)
         self.upstreams = self.members.upstreams

@@ -37,9 +37,12 @@ from .pool import QUIET_FROM, pick
 from .presence import Presence
 from .probe import Probe, ProbeOptions, Prober
 
-__all__ = ["Owner", "Upstream"]
+__all__ = ["SAME_AGAIN", "Owner", "Upstream"]
 
 log = logging.getLogger("fcgi_sctp.web")
+
+SAME_AGAIN = 5.0
+"""Seconds after which an address is tried again that reached the process of another member: that may be gone."""
 
 
 class Owner(Requests, Protocol):
@@ -138,6 +141,9 @@ class Upstream:
         self.stopped = asyncio.Event()
         """Set when the associations are gone after `stop` or `leave`."""
         self._leave_handle: asyncio.TimerHandle | None = None
+        self._same = False
+        """The last attempt reached the process of another member."""
+        self._again_handle: asyncio.TimerHandle | None = None
         self._tries = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
@@ -187,6 +193,8 @@ class Upstream:
             self._prober.stop()
             self._prober = None
         self._attempts.forget(self)
+        if self._again_handle is not None:
+            self._again_handle.cancel()
         if self._lookup is not None:
             self._lookup.cancel()
         self.growth.stop()
@@ -375,6 +383,7 @@ class Upstream:
         other = self._owner.other_with(instance, self) if instance else None
         if other is not None:
             # it claims to be the other's process, or is reached twice: the other keeps its association either way
+            self._same = True
             association.driver.abort(
                 f"instance {instance} is associated at {other.address} already: connect to it once"
             )
@@ -528,6 +537,11 @@ class Upstream:
     def _missed(self, reason: str, was_up: bool = False) -> None:
         """Try again later: there is no association."""
         self.last_error = reason
+        if self._same:
+            self._same = False
+            self._presence.failed(reason, logging.WARNING)
+            self._again_handle = self._loop.call_later(SAME_AGAIN, self._attempts.soon, self)
+            return
         if not was_up or self._presence.flaps:
             # of a worker that is away with its application, the application's line says enough
             quiet = self.origin is not None and self.origin.link is None
