@@ -134,6 +134,9 @@ class WebConfig(_Model):
     ] = Field(min_length=1)
     """Applications to connect to: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …}, {dns: …} or {srv: …}
     with more keys. SIGHUP changes them while requests run."""
+    subset: int | None = Field(None, ge=1)
+    """Number of the applications in `connect` that this web side uses, of each SRV priority; null: all. Which ones
+    depends on its name, so that each web side uses other ones. SIGHUP changes it while requests run."""
     nameservers: NameServers = []
     """Name servers for `dns` and `srv` in `connect`: IP address, or IP:PORT, one or a list; empty: those of
     /etc/resolv.conf."""

@@ -19,7 +19,7 @@ log = logging.getLogger("fcgi_sctp")
 
 OF_PARENT = ("app.workers", "app.grace", "log_level")
 """Options that the parent of workers uses itself."""
-OF_MEMBERS = ("web.connect",)
+OF_MEMBERS = ("web.connect", "web.subset")
 """Options that a web side changes while it runs."""
 
 

@@ -79,6 +79,8 @@ async def start_web(config: Config, web: WebConfig) -> Running:
             queue_length=web.queue_length,
             slow_start=web.slow_start,
             max_workers=web.max_workers,
+            subset=web.subset,
+            identity=_identity(web),
             grace=web.grace,
             probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
@@ -94,12 +96,22 @@ async def start_web(config: Config, web: WebConfig) -> Running:
                 *(listen, web.mode),
             )
     admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
+
+    def adopt(fresh: WebConfig) -> None:
+        service.members.configure(_members(fresh), fresh.subset)
+
     return Running(
         lambda: _stop(admin, service.stop(web.grace)),
-        lambda: reload_plugins(config, service.supervisor, lambda fresh: service.members.configure(_members(fresh))),
+        lambda: reload_plugins(config, service.supervisor, adopt),
         service.supervisor.reopen,
         service.supervisor,
     )
+
+
+def _identity(web: WebConfig) -> str:
+    """Return what tells a web side from others, see `WebSide`. On one host no two listen at the same sockets."""
+    name = web.name if web.name[-1:].isdigit() else socket.gethostname().partition(".")[0]
+    return " ".join((name.replace(" ", "_"), *web.listen))
 
 
 def _members(web: WebConfig) -> list[BackEndOptions | NameOptions]:

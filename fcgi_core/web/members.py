@@ -5,6 +5,8 @@ Each is a *member*: an upstream, and the upstreams of the workers that it report
 further requests, ends those that it has, and then its associations. One that is drained keeps its associations. Of
 several ranks (priorities of SRV records) the lowest gets all requests as long as one member of it is there. Requests
 are distributed over `in_use`, so that none of this costs a request anything.
+
+Requests need not go from each of many web sides to each of many applications: `subsets` says which ones each takes.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from typing import NamedTuple
 from ..sctp.carrier import Address
 from ..sctp.endpoints import advertised
 from .names import Names, Watched
+from .subsets import WebSide
 from .upstream import Upstream
 
 __all__ = ["BackEndOptions", "Drained", "Members", "NameOptions"]
 
 log = logging.getLogger("fcgi_sctp.web")
 
+AWAY = 10.0
+"""Seconds after which a member of a subset that is away is replaced with the next one, until it is back."""
 NAMED = 20
 """Addresses that an error message lists."""
 
@@ -75,12 +80,13 @@ class Members:
         ready: Callable[[], None],
         names: Names | None,
         *,
+        identity: str,
         max_workers: int,
         grace: float,
     ) -> None:
-        """`ready` is called when requests that wait may be sent. `names` looks up names; None: none are used. Each
-        member may have `max_workers` workers. `grace` is how many seconds requests may take to end whose member is
-        removed."""
+        """`ready` is called when requests that wait may be sent. `names` looks up names; None: none are used.
+        `identity` tells this set of members from those of other web sides; '' where there is no other. Each member may
+        have `max_workers` workers. `grace` is how many seconds requests may take to end whose member is removed."""
         self.upstreams: list[Upstream] = []
         """Members and their workers, those that are drained among them."""
         self.in_use: list[Upstream] = []
@@ -95,6 +101,12 @@ class Members:
         self._members: dict[str, Upstream] = {}
         """By address."""
         self._connect: Sequence[BackEndOptions | NameOptions] = ()
+        self._subset: int | None = None
+        self._web_side = WebSide(identity) if identity else None
+        self._candidates: list[list[tuple[str, BackEndOptions]]] = []
+        """By rank, the members that there could be, those first that are taken first."""
+        self._turns: dict[str, float] = {}
+        """When the turn of each comes for the first time: from 1 for the first to 0."""
         self._names = names
         self._empty_since = loop.time()
         """When there was a member last."""
@@ -130,10 +142,12 @@ class Members:
         """How many members get requests; at least 1."""
         return max(1, sum(not one.drained for one in self._members.values()))
 
-    def configure(self, connect: Sequence[BackEndOptions | NameOptions]) -> None:
-        """Have these members from now on. Those that stay keep their associations and requests."""
+    def configure(self, connect: Sequence[BackEndOptions | NameOptions], subset: int | None = None) -> None:
+        """Have these members from now on, or so many of each rank. Those that stay keep their associations and
+        requests."""
         if self._stopped:
             return
+        self._subset = subset
         before, after = set(_watched(self._connect)), set(_watched(connect))
         self._connect = connect
         if self._started:
@@ -167,8 +181,49 @@ class Members:
         return wanted
 
     def _update(self) -> None:
+        """Find out which members there could be, and have those that there should be."""
+        candidates = self._wanted()
+        ranks: dict[int, list[tuple[str, BackEndOptions]]] = {}
+        for key, option in candidates.items():
+            ranks.setdefault(option.rank, []).append((key, option))
+        self._candidates = list(ranks.values())
+        if self._web_side is not None:
+            for rank in self._candidates:
+                keys = self._web_side.order([key for key, _ in rank], self._subset or 1)
+                self._turns.update((key, 1 - place / len(keys)) for place, key in enumerate(keys))
+                if self._subset is not None:
+                    rank[:] = ((key, candidates[key]) for key in keys)
+        self._turns = {key: self._turns.get(key, 0.0) for key in candidates}
+        self._have(self._taken())
+
+    def _taken(self) -> dict[str, BackEndOptions]:
+        """Return those of the members that there could be which this web side takes."""
+        if self._subset is None:
+            return dict(one for rank in self._candidates for one in rank)
+        taken: dict[str, BackEndOptions] = {}
+        soonest = self._loop.time() - AWAY
+        for rank in self._candidates:
+            missing, places = self._subset, 2 * self._subset
+            for key, option in rank:
+                member = self._members.get(key)
+                if key in self._drained:  # another one takes its place, but it is kept where it is
+                    if member is not None:
+                        taken[key] = option
+                elif missing and places:
+                    taken[key] = option
+                    places -= 1
+                    missing -= member is None or member.state == "up" or member.last_up > soonest
+        return taken
+
+    def look(self) -> None:
+        """Replace members of a subset that have been away for long; take them again when they are back."""
+        if self._subset is not None and not self._stopped:
+            taken = self._taken()
+            if taken.keys() != self._members.keys():
+                self._have(taken)
+
+    def _have(self, wanted: dict[str, BackEndOptions]) -> None:
         """Add, change and remove members."""
-        wanted = self._wanted()
         if self._members:
             self._empty_since = self._loop.time()
         for key, member in tuple(self._members.items()):
@@ -188,10 +243,18 @@ class Members:
     def _add(self, key: str, option: BackEndOptions) -> None:
         member = self._members[key] = self._make(option.address, option.weight, option.associations, None)
         member.drained, member.rank = key in self._drained, option.rank
+        self._begin_somewhere(member)
         self.upstreams.append(member)
         if self._started:
             log.info("application %s is added", key)
             member.start()
+
+    def _begin_somewhere(self, upstream: Upstream) -> None:
+        """Let the turn of an upstream come where it does not come on other web sides."""
+        if self._web_side is not None:
+            turn = self._turns.get(upstream.member, 0.0)
+            among_workers = self._web_side.chance(str(upstream.address)) / len(self._turns or "1")
+            upstream.health.credit = (turn + among_workers) * upstream.weight
 
     def _remove(self, key: str) -> None:
         member = self._members.pop(key)
@@ -243,6 +306,7 @@ class Members:
         return self._set_drained(key)
 
     def _set_drained(self, key: str) -> Drained:
+        self._have(self._taken())
         member = self._members.get(key)
         processes = [] if member is None else self._processes(member)
         for one in processes:
@@ -256,7 +320,7 @@ class Members:
     def _key(self, text: str) -> str:
         """Return the address of a member as it is kept. ValueError."""
         key = str(Address.parse(text))
-        if key in self._members or key in self._drained:
+        if key in self._members or key in self._drained or any(key in dict(rank) for rank in self._candidates):
             return key
         for one in self.upstreams:
             if str(one.address) == key:
@@ -304,6 +368,7 @@ class Members:
         for address in fresh:
             worker = self._make(address, origin.weight, origin.wanted, origin)
             worker.drained, worker.rank = origin.drained, origin.rank
+            self._begin_somewhere(worker)
             self.upstreams.append(worker)
             worker.start_soon()
         for one in gone:

@@ -63,6 +63,11 @@ class WebOptions:
     """Group that may connect to it."""
     max_workers: int = 64
     """Most workers of one application that the web side connects to."""
+    subset: int | None = None
+    """How many of the applications are used; None: all."""
+    identity: str = ""
+    """What tells this web side from others: it decides which applications those are, and which gets the first request.
+    Empty: the first ones in `connect`."""
     grace: float = 10
     """How long requests may take to end whose application is removed."""
     needs_feed: bool = True
@@ -114,10 +119,11 @@ class WebService:
         """The number of the newest association."""
         self.members = Members(
             *(self._upstream, self._loop, self.upstream_ready, names),
+            identity=options.identity,
             max_workers=options.max_workers,
             grace=options.grace,
         )
-        self.members.configure(connect)
+        self.members.configure(connect, options.subset)
         self.upstreams = self.members.upstreams
         self._in_use = self.members.in_use
         self._sweep_handle: asyncio.TimerHandle | None = None
@@ -362,6 +368,7 @@ class WebService:
         """Answer the requests whose time is up."""
         self._sweep_handle = self._loop.call_later(SWEEP, self._sweep)
         now = self._loop.time()
+        self.members.look()
         self._connections.refuse_late()
         late = self._waiting.remove_late(now)
         if late and self._idle is not None:

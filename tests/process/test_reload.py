@@ -55,7 +55,7 @@ def test_plugins_are_adopted(side: Side, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_options_that_need_a_restart_are_logged(side: Side, caplog: pytest.LogCaptureFixture) -> None:
-    web = {**WEB, "connect": [WEB["connect"], "192.0.2.2:9000"], "health": "/h", "grace": "10s"}
+    web = {**WEB, "connect": [WEB["connect"], "192.0.2.2:9000"], "health": "/h", "grace": "10s", "subset": 1}
     side.write({"web": web, "sctp": {"window": "64K"}, "log_level": "debug", "plugins": {"syslog": {}}})
     side.hang_up()
     waiting = "these options have changed in the file and need a restart: web.health, sctp.window, log_level"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 import pytest
 
 from fcgi_core.app.exchange import AppExchange
 from fcgi_core.sctp.carrier import Address
 from fcgi_core.sctp.endpoints import advertisement, shifted
+from fcgi_core.web.balance import _in_turn
+from fcgi_core.web.members import AWAY
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
+from fcgi_core.web.subsets import WebSide
 from tests.app.harness import LiveNetwork, until
 from tests.web.harness import Behaviour, Bench, answer, hang, is_over, run, running, stdout
 
@@ -260,5 +264,116 @@ def test_which_addresses_can_be_drained() -> None:
         with pytest.raises(ValueError, match=r"10\.0\.0\.20:9000 and 10 more"):
             web.members.undrain("a:1")
         await web.stop(0)
+
+    run(body)
+
+
+# ---- several web sides
+
+
+class Fleet:
+    """Web sides that are not connected."""
+
+    def __init__(self, count: int, applications: int, subset: int | None = None, identity: str = "web{}") -> None:
+        connect = [BackEndOptions(address(number)) for number in range(1, applications + 1)]
+        self.sides = [
+            WebService(LiveNetwork().carrier(), [], connect, options=WebOptions(subset=subset, identity=one))
+            for one in (identity.format(number) for number in range(1, count + 1))
+        ]
+        self.used = Counter({str(one.address): 0 for one in connect})
+        """How many web sides use each application."""
+        for side in self.sides:
+            self.used.update(str(one.address) for one in side.upstreams)
+
+    def choices(self, requests: int) -> Counter[str]:
+        """How often each application is chosen where each web side sends so many requests, one after the other."""
+        chosen = Counter(dict.fromkeys(self.used, 0))
+        for side in self.sides:
+            for _ in range(requests):
+                chosen[str(_in_turn(side.upstreams, 0.0).address)] += 1
+        return chosen
+
+
+@pytest.mark.parametrize(("applications", "requests"), [(3, 1), (3, 5), (5, 1), (5, 3), (10, 4), (20, 10)])
+def test_web_sides_that_start_together_begin_with_different_applications(applications: int, requests: int) -> None:
+    async def body() -> None:
+        chosen = Fleet(10, applications).choices(requests)
+        assert max(chosen.values()) <= 2 * 10 * requests / applications, chosen
+        every = Fleet(10, applications, identity="the same").choices(1)
+        assert max(every.values()) == 10, "it is the identity that makes the difference"
+
+    run(body)
+
+
+def test_each_web_side_takes_its_own_subset_and_keeps_it() -> None:
+    async def body() -> None:
+        fleet = Fleet(40, 20, subset=8)
+        assert [len(side.upstreams) for side in fleet.sides] == [8] * 40
+        assert set(fleet.used.values()) == {40 * 8 // 20}
+        assert fleet.used == Fleet(40, 20, subset=8).used
+        more = Fleet(40, 21, subset=8)
+        for number, (before, after) in enumerate(zip(fleet.sides, more.sides, strict=True)):
+            changes = 2 + number * 8 // 20
+            kept = {one.address for one in before.upstreams} & {one.address for one in after.upstreams}
+            assert len(kept) >= 8 - changes, "one that is added changes little"
+
+    run(body)
+
+
+def test_web_sides_whose_names_have_no_number_take_their_own_order() -> None:
+    keys = [name(number) for number in range(1, 101)]
+    for before in (WebSide("shop-7f9c-x"), WebSide("vm83920 unix:/a")):
+        after = before.order([*keys, name(101)], 20)[:20]
+        assert len({*before.order(keys, 20)[:20]} & {*after}) >= 19
+    assert WebSide("a /1").order(keys, 20) != WebSide("a /2").order(keys, 20)
+    assert WebSide("a1 /1").order(keys, 20) != WebSide("a1 /2").order(keys, 20)
+    assert WebSide("17").order([], 1) == []
+    assert sorted(WebSide("17").order(keys, 30)) == sorted(keys)
+
+
+def test_a_member_of_a_subset_that_is_away_is_replaced_until_it_is_back() -> None:
+    async def body() -> None:
+        async with running(*[answer(b"%d" % number) for number in range(6)]) as bench:
+            members = bench.service.members
+            connect = [BackEndOptions(address(number)) for number in range(1, 7)]
+            members.configure(connect, 2)
+            await until(lambda: bench.states() == ["up", "up"], "two are used")
+            first, second = bench.service.upstreams
+            assert {(await bench.ask())[-1:] for _ in range(4)} == {b"0", b"1"}
+            await bench.app_services[0].stop(0)
+            await until(lambda: first.state == "down", "one is down")
+            members.look()
+            assert bench.service.upstreams == [first, second], "for a moment"
+            first.last_up -= AWAY
+            members.look()
+            await until(lambda: bench.states() == ["down", "up", "up"], "it is replaced")
+            third = bench.service.upstreams[2]
+            second.last_up = third.last_up = 0.0
+            for one in (second, third):
+                one.associations, one.kept = [], one.associations  # type: ignore[attr-defined]
+            members.look()
+            members.look()
+            assert len(bench.service.upstreams) == 4, "twice as many at most"
+            for one in (second, third):
+                one.associations = one.kept  # type: ignore[attr-defined]
+            first.last_up = asyncio.get_running_loop().time()
+            members.look()
+            assert bench.service.upstreams == [first, second]
+
+    run(body)
+
+
+def test_another_one_takes_the_place_of_one_that_is_drained() -> None:
+    async def body() -> None:
+        async with running(*[answer(b"%d" % number) for number in range(3)]) as bench:
+            members = bench.service.members
+            members.configure([BackEndOptions(address(number)) for number in (1, 2, 3)], 1)
+            assert members.drain(name(1)) == (name(1), 0, 1)
+            await until(lambda: bench.states() == ["drained", "up"], "the next one is up")
+            assert members.drain(name(3)).left == 1, "it is not one of them, and will not be"
+            assert members.undrain(name(1)) == (name(1), 0, 1)
+            assert bench.states() == ["up"]
+            members.configure([BackEndOptions(address(number)) for number in (1, 2, 3)])
+            await until(lambda: bench.states() == ["up", "up", "drained"], "all are used")
 
     run(body)
