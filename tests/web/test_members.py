@@ -349,13 +349,12 @@ def test_a_member_of_a_subset_that_is_away_is_replaced_until_it_is_back() -> Non
             await until(lambda: bench.states() == ["down", "up", "up"], "it is replaced")
             third = bench.service.upstreams[2]
             second.last_up = third.last_up = 0.0
-            for one in (second, third):
-                one.associations, one.kept = [], one.associations  # type: ignore[attr-defined]
+            kept = second.associations, third.associations
+            second.associations = third.associations = []
             members.look()
             members.look()
             assert len(bench.service.upstreams) == 4, "twice as many at most"
-            for one in (second, third):
-                one.associations = one.kept  # type: ignore[attr-defined]
+            second.associations, third.associations = kept
             first.last_up = asyncio.get_running_loop().time()
             members.look()
             assert bench.service.upstreams == [first, second]
