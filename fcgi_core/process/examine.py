@@ -48,14 +48,13 @@ def contradictions(web: Config, app: Config) -> list[str]:
     problems = []
     assert web.web is not None
     assert app.app is not None
-    # where SRV records say the ports, nothing is known of them
+    named = any(one.srv is not None for one in web.web.connect)  # its records say the ports
     reached = [Address.parse(str(one)) for one in web.web.connect if one.srv is None]
     listens = [
         shifted(Address.parse(text), worker) for text in app.app.listen for worker in range(app.app.workers or 1)
     ]
     carriers = {web.sctp.carrier, app.sctp.carrier}
     udp = "userspace" in carriers
-    named = any(one.srv is not None for one in web.web.connect)
     if not named and not any(_meet(there, here, udp) for there in reached for here in listens):
         problems.append(
             f"web.connect names {', '.join(map(str, reached))}, but this application listens at "
