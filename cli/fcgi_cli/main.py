@@ -19,7 +19,7 @@ INTERRUPTED = 130
 EXIT_STATUSES = """
 Exit status of all commands (as in sysexits.h):
     0  success
-    1  the awaited result did not come (logs --count), or was refused (set)
+    1  the awaited result did not come (logs --count), or was refused (set, drain)
    64  usage error
    69  something needed is missing or in use: SCTP, an address, the feed, a process that answers
    70  a hook of a plugin did not return and could not be ended
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    from . import change, check, completion, doctor, logs, plugins, status, top, version, webserver
+    from . import change, check, completion, doctor, drain, logs, plugins, status, top, version, webserver
     from .parser import Parser
 
     parser = Parser(prog="fcgi-sctp", description="FastCGI over SCTP, with feedback plugins.", epilog=EXIT_STATUSES)
@@ -107,6 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
         (top, "top", "show rates of requests, hosts, associations and plugins, live"),
         (plugins, "plugins", "list plugins, describe their options, write a new one"),
         (change, "set", "change options of plugins in running processes"),
+        (drain, "drain", "give an application no new requests"),
         (doctor, "doctor", "show which SCTP this machine has, and how to get what it lacks"),
         (check, "check", "report errors in configuration files"),
         (webserver, "nginx-config", "print the configuration for nginx or another web server"),
@@ -116,6 +117,9 @@ def make_parser() -> argparse.ArgumentParser:
         module_parser = commands.add_parser(name, help=text)
         module.add_arguments(module_parser)
         module_parser.set_defaults(run=module.run)
+    undrain = commands.add_parser("undrain", help="give an application requests again")
+    drain.undo_arguments(undrain)
+    undrain.set_defaults(run=drain.run)
 
     return parser
 
@@ -126,7 +130,7 @@ def _service_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plugin", action="append", metavar="NAME", help="enable this plugin with its defaults")
     parser.add_argument("--name", help="the name of this process in the other side's log")
     parser.add_argument(
-        "--admin", metavar="PATH", help="create the unix socket for fcgi-sctp status, top, plugins and set here"
+        "--admin", metavar="PATH", help="create the unix socket for fcgi-sctp status, top, plugins, set and drain here"
     )
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), help="log this severity and worse (info)"

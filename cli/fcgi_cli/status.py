@@ -25,8 +25,9 @@ ROW = 64
 """Streams in a row of the picture."""
 MOST_USES = 24
 """Streams listed one by one without --all."""
-STATES = {"up": "up", "out": "OUT", "down": "DOWN"}
-"""States of applications. OUT: connected, but set aside because its probes fail."""
+STATES = {"up": "up", "out": "OUT", "down": "DOWN", "drained": "DRAINED", "leaving": "leaving"}
+"""States of applications. OUT: connected, but set aside because its probes fail. DRAINED: by hand. leaving: removed;
+its last requests end."""
 LETTERS = "abdefghijkmnopqrtuvwxyz"
 """Letters of channels, in the order in which these appear; c is content, s STDERR, l late feedback."""
 

@@ -28,16 +28,20 @@ from ..protocol.settings import DEFAULT_MAX_REQUESTS
 from ..sctp.carrier import LARGE_MESSAGE, Address, CarrierOptions, Scheduler
 from ..sctp.endpoints import shifted
 from ..sctp.silence import DEAD_AFTER_MAX, DEAD_AFTER_MIN, RTO_MIN, silence
+from ..web.resolver import missing_package
 from .config_file import INCLUDE, SHORT_FOR, Written, read_files
 from .values import (
     ONE_OR_MORE,
+    DnsName,
     FastcgiAddress,
+    NameServers,
     Network,
     Permissions,
     SctpAddress,
     SctpAddresses,
     Seconds,
     Size,
+    SrvName,
     UnixPath,
     WebAddresses,
 )
@@ -61,16 +65,30 @@ class _Model(BaseModel):
 
 
 class BackEndConfig(_Model):
-    """An application that the web side connects to."""
+    """An application that the web side connects to, or all that a name of the DNS stands for."""
 
-    address: SctpAddress
-    """Address of the application: HOST[,HOST...]:PORT[/UDPPORT]."""
+    address: SctpAddress | None = None
+    """Address of the application: HOST[,HOST...]:PORT[/UDPPORT]. Give this, `dns` or `srv`."""
+    dns: DnsName | None = Field(None, examples=["shop.internal:9000"])
+    """Name whose A and AAAA records are an application each: HOST:PORT[/UDPPORT]. It is looked up again when its TTL is
+    over, after 1 s to 5 min."""
+    srv: SrvName | None = Field(None, examples=["_fcgi-sctp._udp.shop.internal"])
+    """Name whose SRV records are the applications, with SCTP ports, weights and priorities: NAME[/UDPPORT]."""
     weight: float = Field(1, gt=0, le=1000)
     """Share of the requests that this application gets, relative to the weights of the others."""
     associations: Literal["auto"] | Annotated[int, Field(ge=1, le=16)] = "auto"
     """Number of associations with each process of this application. auto: one, and up to 6 while content waits for the
     congestion window of a path with a round trip of 5 ms or more; from 3 on one more without content, if a plugin sends
     urgent items. All of a number carry content."""
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> BackEndConfig:
+        if sum(one is not None for one in (self.address, self.dns, self.srv)) != 1:
+            raise ValueError("give one of address (HOST:PORT), dns (HOST:PORT) and srv (_SERVICE._PROTOCOL.DOMAIN)")
+        return self
+
+    def __str__(self) -> str:
+        return self.address or self.dns or self.srv or ""
 
 
 def _back_ends(value: object) -> object:
@@ -114,7 +132,14 @@ class WebConfig(_Model):
         list[BackEndConfig],
         BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
     ] = Field(min_length=1)
-    """Applications to connect to: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …} with more keys."""
+    """Applications to connect to: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …}, {dns: …} or {srv: …}
+    with more keys. SIGHUP changes them while requests run."""
+    subset: int | None = Field(None, ge=1)
+    """Number of the applications in `connect` that this web side uses, of each SRV priority; null: all. Which ones
+    depends on its name, so that each web side uses other ones. SIGHUP changes it while requests run."""
+    nameservers: NameServers = []
+    """Name servers for `dns` and `srv` in `connect`: IP address, or IP:PORT, one or a list; empty: those of
+    /etc/resolv.conf."""
     max_workers: int = Field(64, ge=1, le=1024)
     """Largest number of workers of one application to connect to. The application names its workers itself."""
     slow_start: Seconds = Field(10, ge=0)
@@ -145,7 +170,7 @@ class WebConfig(_Model):
     queue_length: int = Field(10_000, ge=0)
     """Largest number of requests that wait for an application."""
     grace: Seconds = Field(10, ge=0)
-    """Seconds that running requests get to end after SIGTERM."""
+    """Seconds that running requests get to end after SIGTERM, or after their application was removed from `connect`."""
     name: str = ""
     """Name of this process in the log of the application; empty: the name of the host."""
 
@@ -153,6 +178,12 @@ class WebConfig(_Model):
     def mode(self) -> int:
         """Return the permissions of the sockets that the web server connects to."""
         return int(self.socket_mode or ("0660" if self.socket_group else "0666"), 8)
+
+    def missing(self) -> list[str]:
+        """Return a sentence for each thing that names in `connect` need and this environment has not."""
+        package = missing_package()
+        named = ((number, "dns" if one.dns else "srv") for number, one in enumerate(self.connect) if not one.address)
+        return [f"web.connect.{number}.{key}: {package}" for number, key in named if package]
 
 
 class FastcgiConfig(_Model):
@@ -414,6 +445,8 @@ def load_config(path: str | None, overrides: dict[str, Any], side: Side | None =
     else:
         if side is not None and getattr(config, side) is None:
             problems.append(f"{side}: is missing; `fcgi-sctp {side}` needs it")
+        if side == "web" and config.web is not None:
+            problems += config.web.missing()
     try:
         config.load_plugins()
     except ConfigError as error:

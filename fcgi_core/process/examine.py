@@ -48,13 +48,14 @@ def contradictions(web: Config, app: Config) -> list[str]:
     problems = []
     assert web.web is not None
     assert app.app is not None
-    reached = [Address.parse(one.address) for one in web.web.connect]
+    named = any(one.srv is not None for one in web.web.connect)  # its records say the ports
+    reached = [Address.parse(str(one)) for one in web.web.connect if one.srv is None]
     listens = [
         shifted(Address.parse(text), worker) for text in app.app.listen for worker in range(app.app.workers or 1)
     ]
     carriers = {web.sctp.carrier, app.sctp.carrier}
     udp = "userspace" in carriers
-    if not any(_meet(there, here, udp) for there in reached for here in listens):
+    if not named and not any(_meet(there, here, udp) for there in reached for here in listens):
         problems.append(
             f"web.connect names {', '.join(map(str, reached))}, but this application listens at "
             f"{', '.join(app.app.listen)} (app.listen)"
@@ -140,6 +141,7 @@ def _channel_contradictions(web: Config, app: Config) -> Iterator[str]:
 
 
 def _web(web: WebConfig) -> Iterator[str]:
+    yield from web.missing()
     for number, listen in enumerate(web.listen):
         if listen.startswith("unix:"):
             yield from _socket(f"web.listen.{number}", listen.removeprefix("unix:"))

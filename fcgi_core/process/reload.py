@@ -1,15 +1,16 @@
-"""SIGHUP: a running process reads its configuration file again. Plugins change while it runs; the rest needs a restart.
-A file with an error changes nothing.
+"""SIGHUP: a running process reads its configuration file again. Plugins, and the applications of a web side, change
+while it runs; the rest needs a restart. A file with an error changes nothing.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from ..errors import ConfigError
 from ..hosting.supervisor import Supervisor
 from ..hosting.switching import adopt_plugins
-from .config import Config
+from .config import Config, WebConfig
 from .workers import Workers
 
 __all__ = ["reload_plugins", "reload_workers"]
@@ -18,16 +19,22 @@ log = logging.getLogger("fcgi_sctp")
 
 OF_PARENT = ("app.workers", "app.grace", "app.request_limit", "log_level")
 """Options that the parent of workers uses itself."""
+OF_MEMBERS = ("web.connect", "web.subset")
+"""Options that a web side changes while it runs."""
 
 
-def reload_plugins(config: Config, supervisor: Supervisor) -> None:
-    """Read the file again and adopt its plugins. The log names the other options that have changed."""
+def reload_plugins(config: Config, supervisor: Supervisor, members: Callable[[WebConfig], None] | None = None) -> None:
+    """Read the file again and adopt its plugins, and with `members`, on a web side, its applications. The log names the
+    other options that have changed."""
     fresh = _read_again(config)
     if fresh is None:
         return
     problems = adopt_plugins(supervisor, fresh.load_plugins())
     _report(problems)
-    _report_waiting(config.differences(fresh))
+    if members is not None and fresh.web is not None:
+        members(fresh.web)
+    waiting = config.differences(fresh)
+    _report_waiting(waiting if members is None else [path for path in waiting if path not in OF_MEMBERS])
     if not problems:
         log.info("configuration reloaded")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -20,12 +21,16 @@ from ..sctp import open_carrier
 from ..sctp.carrier import Address
 from ..sctp.endpoints import advertisement, resolve, shifted
 from ..web.feed import Feed
+from ..web.members import BackEndOptions, NameOptions
+from ..web.names import Names, Watched
 from ..web.probe import ProbeOptions
-from ..web.service import BackEndOptions, WebOptions, WebService
+from ..web.resolver import DnsResolver
+from ..web.service import WebOptions, WebService
 from .admin import AdminServer, Commands, open_admin
-from .config import ADMIN_DIRECTORY, AUTO, AppConfig, Config, WebConfig
+from .config import ADMIN_DIRECTORY, AUTO, AppConfig, BackEndConfig, Config, WebConfig
 from .reload import reload_plugins, reload_workers
 from .status import app_commands, web_commands
+from .values import name_server, srv_name
 from .workers import (
     COUNT_VARIABLE,
     WORKER_VARIABLE,
@@ -73,21 +78,20 @@ async def start_web(config: Config, web: WebConfig) -> Running:
     service = WebService(
         carrier,
         web.listen,
-        [
-            BackEndOptions(
-                Address.parse(one.address), one.weight, None if one.associations == "auto" else one.associations
-            )
-            for one in web.connect
-        ],
+        _members(web),
         plugins=config.load_plugins(),
         settings=_settings(config, web.name or socket.gethostname()),
         feed=feed,
+        names=Names(DnsResolver([name_server(one) for one in web.nameservers]), asyncio.get_running_loop()),
         options=WebOptions(
             request_timeout=web.request_timeout,
             queue_timeout=web.queue_timeout,
             queue_length=web.queue_length,
             slow_start=web.slow_start,
             max_workers=web.max_workers,
+            subset=web.subset,
+            identity=_identity(web),
+            grace=web.grace,
             probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
             needs_feed=feed_is_wanted,
             socket_mode=web.mode,
@@ -102,12 +106,38 @@ async def start_web(config: Config, web: WebConfig) -> Running:
                 *(listen, web.mode),
             )
     admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
+
+    def adopt(fresh: WebConfig) -> None:
+        service.members.configure(_members(fresh), fresh.subset)
+
     return Running(
         lambda: _stop(admin, service.stop(web.grace)),
-        lambda: reload_plugins(config, service.supervisor),
+        lambda: reload_plugins(config, service.supervisor, adopt),
         service.supervisor.reopen,
         service.supervisor,
     )
+
+
+def _identity(web: WebConfig) -> str:
+    """Return what tells a web side from others, see `WebSide`. On one host no two listen at the same sockets."""
+    name = web.name if web.name[-1:].isdigit() else socket.gethostname().partition(".")[0]
+    return " ".join((name.replace(" ", "_"), *web.listen))
+
+
+def _members(web: WebConfig) -> list[BackEndOptions | NameOptions]:
+    return [_member(one) for one in web.connect]
+
+
+def _member(one: BackEndConfig) -> BackEndOptions | NameOptions:
+    associations = None if one.associations == "auto" else one.associations
+    if one.srv is not None:
+        name, udp_port = srv_name(one.srv)
+        return NameOptions(Watched("srv", name), udp_port, weight=one.weight, associations=associations)
+    address = Address.parse(str(one))
+    if one.dns is not None:
+        watched = Watched("dns", address.hosts[0])
+        return NameOptions(watched, address.udp_port, address.port, one.weight, associations)
+    return BackEndOptions(address, one.weight, associations)
 
 
 async def _start_workers(config: Config, app: AppConfig, count: int) -> Running:

@@ -23,6 +23,7 @@ from .admin import Commands
 
 if TYPE_CHECKING:
     from ..app.service import AppService
+    from ..web.members import Drained
     from ..web.service import WebService
 
 __all__ = ["app_commands", "web_commands"]
@@ -56,16 +57,34 @@ def web_commands(service: WebService) -> Commands:
                 "in_flight": one.outstanding,
                 "capacity": one.capacity,
                 "requests": one.requests,
-                "last_error": "" if one.state == "up" else one.last_error,
+                "last_error": "" if one.associations and not one.health.out else one.last_error,
             }
-            for one in service.upstreams
+            for one in (*service.upstreams, *service.members.leaving)
         ]
         return answer
 
     def change(question: Mapping[str, Any]) -> Awaitable[dict[str, dict[str, str]]]:
         return service.change(_changes(question))
 
-    return {"status": status, "plugins": lambda question: service.supervisor.statistics(), "change": change}
+    def drain(question: Mapping[str, Any]) -> dict[str, Any]:
+        return _drained(service.members.drain(_address(question)))
+
+    def undrain(question: Mapping[str, Any]) -> dict[str, Any]:
+        return _drained(service.members.undrain(_address(question)))
+
+    def _drained(what: Drained) -> dict[str, Any]:
+        return {
+            "name": service.supervisor.process_name,
+            "queue_timeout": service.options.queue_timeout,
+        } | what._asdict()
+
+    return {
+        "status": status,
+        "plugins": lambda question: service.supervisor.statistics(),
+        "change": change,
+        "drain": drain,
+        "undrain": undrain,
+    }
 
 
 def app_commands(service: AppService, over_limit_before: int = 0) -> Commands:
@@ -91,6 +110,13 @@ def app_commands(service: AppService, over_limit_before: int = 0) -> Commands:
         return {f"app {service.supervisor.process_name}": change_plugins(service.supervisor, _changes(question))}
 
     return {"status": status, "plugins": lambda question: service.supervisor.statistics(), "change": change}
+
+
+def _address(question: Mapping[str, Any]) -> str:
+    address = question.get("address")
+    if not isinstance(address, str):
+        raise ValueError("address: the address of an application was expected, as HOST:PORT")
+    return address
 
 
 def _changes(question: Mapping[str, Any]) -> dict[str, str]:

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..app.fastcgi.pool import MAX_PATH, parse_address
-from ..sctp.carrier import Address
+from ..sctp.carrier import DEFAULT_UDP_PORT, Address
 
 __all__ = [
     "ONE_OR_MORE",
+    "DnsName",
     "FastcgiAddress",
+    "NameServers",
     "Network",
     "Permissions",
     "SctpAddress",
     "SctpAddresses",
     "Seconds",
     "Size",
+    "SrvName",
     "UnixPath",
     "WebAddresses",
+    "name_server",
+    "srv_name",
 ]
 
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -60,6 +65,49 @@ def _address(value: str) -> str:
     if not value.isprintable():
         raise ValueError("control characters are not allowed in an address")
     Address.parse(value)
+    return value
+
+
+def _dns_name(value: str) -> str:
+    address = Address.parse(_address(value))
+    if len(address.hosts) != 1 or address.is_numeric():
+        raise ValueError("write the name of one host and a port: shop.internal:9000, or HOST:PORT/UDPPORT")
+    return value
+
+
+def srv_name(value: str) -> tuple[str, int]:
+    """Return the name and the UDP port of ``_SERVICE._PROTOCOL.DOMAIN[/UDPPORT]``; ValueError."""
+    name, slash, udp = value.partition("/")
+    labels = name.split(".")
+    service = len(labels) > 2 and all(one[:1] == "_" for one in labels[:2])
+    port = int(udp) if udp.isascii() and udp.isdigit() and len(udp) < 6 else 0
+    if not service or not re.fullmatch(r"[\w.-]{1,253}", name, re.ASCII) or (slash and not 1 <= port <= 65535):
+        raise ValueError("write _SERVICE._PROTOCOL.DOMAIN, with /UDPPORT after it if it is not 9899")
+    return name, port if slash else DEFAULT_UDP_PORT
+
+
+def _srv_name(value: str) -> str:
+    srv_name(value)
+    return value
+
+
+def name_server(value: str) -> tuple[str, int]:
+    """Return the IP address and the port of a name server; ValueError."""
+    try:
+        return str(ip_address(value)), 53
+    except ValueError:
+        pass
+    try:
+        address = Address.parse(value)
+    except ValueError:
+        address = None
+    if address is None or len(address.hosts) != 1 or not address.is_numeric() or "/" in value:
+        raise ValueError("write the IP address of a name server, with :PORT after it if it is not 53")
+    return address.hosts[0], address.port
+
+
+def _name_server(value: str) -> str:
+    name_server(value)
     return value
 
 
@@ -117,9 +165,12 @@ Seconds = Annotated[
 ]
 UnixPath = Annotated[str, AfterValidator(_unix_path)]
 SctpAddress = Annotated[str, AfterValidator(_address)]
+DnsName = Annotated[str, AfterValidator(_dns_name)]
+SrvName = Annotated[str, AfterValidator(_srv_name)]
 FastcgiAddress = Annotated[str, AfterValidator(_fastcgi_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Permissions = Annotated[str | None, BeforeValidator(_mode, json_schema_input_type=str | None)]
 ONE_OR_MORE = BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
+NameServers = Annotated[list[Annotated[str, AfterValidator(_name_server)]], ONE_OR_MORE]
 SctpAddresses = Annotated[list[SctpAddress], ONE_OR_MORE]
 WebAddresses = Annotated[list[Annotated[str, AfterValidator(_web_listen)]], ONE_OR_MORE]

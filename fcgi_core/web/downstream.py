@@ -49,7 +49,9 @@ MAX_ANSWERS = 10_000
 class Dispatcher(Protocol):
     """Decides which application gets a request."""
 
-    max_requests: int
+    @property
+    def max_requests(self) -> int:
+        """Requests at once that are worth sending; FCGI_MAX_REQS says so."""
 
     def dispatch(self, exchange: WebExchange) -> None:
         """Send a request on whose PARAMS are whole. `exchange.body` holds the STDIN that has come; it is all if

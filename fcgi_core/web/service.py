@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import NamedTuple
 
 from .. import __version__
 from ..errors import RequestRefused
@@ -20,7 +19,6 @@ from ..plugin import FeedEntry, ServiceFigures
 from ..protocol.settings import Settings, new_instance
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
-from ..sctp.endpoints import advertised
 from .balance import choose
 from .downstream import Connections, DownstreamConnection
 from .exchange import State, WebExchange
@@ -28,6 +26,8 @@ from .faults import FaultFeed, about
 from .feed import Feed
 from .figures import application_figures
 from .listeners import ListenError, Listeners
+from .members import BackEndOptions, Members, NameOptions
+from .names import Names
 from .pool import MOST
 from .probe import ProbeOptions
 from .upstream import Upstream
@@ -43,15 +43,6 @@ LAST_WORD = 0.5
 """Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
 SHUTDOWN_WITHIN = 2.0
 """Seconds that associations have at the end to shut down; then they are aborted."""
-
-
-class BackEndOptions(NamedTuple):
-    """One application to connect to."""
-
-    address: Address
-    weight: float = 1.0
-    associations: int | None = None
-    """Associations with each of its processes; None: as many as help, see `pool`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +65,13 @@ class WebOptions:
     """Group that may connect to it."""
     max_workers: int = 64
     """Most workers of one application that the web side connects to."""
+    subset: int | None = None
+    """How many of the applications are used; None: all."""
+    identity: str = ""
+    """What tells this web side from others: it decides which applications those are, and which gets the first request.
+    Empty: the first ones in `connect`."""
+    grace: float = 10
+    """How long requests may take to end whose application is removed."""
     needs_feed: bool = True
     """Whether it is an error that the live feed cannot be offered."""
 
@@ -85,13 +83,15 @@ class WebService:
         self,
         carrier: Carrier,
         listen: Sequence[str],
-        connect: Sequence[BackEndOptions],
+        connect: Sequence[BackEndOptions | NameOptions],
         *,
         plugins: Sequence[EnabledPlugin] = (),
         settings: Settings | None = None,
         feed: Feed | None = None,
+        names: Names | None = None,
         options: WebOptions | None = None,
     ) -> None:
+        """`names` looks up the names in `connect`; none are used without it."""
         self._loop = asyncio.get_running_loop()
         self.options = options = options or WebOptions()
         self._carrier = carrier
@@ -110,8 +110,6 @@ class WebService:
             publish_all=self._publish_all,
             service=self.figures,
         )
-        self.upstreams = [self._upstream(one.address, one.weight, one.associations) for one in connect]
-        self.max_requests = self._settings.max_requests * len(self.upstreams)
         self._connections = Connections()
         self._listeners = Listeners(
             lambda: DownstreamConnection(self, self._connections), mode=options.socket_mode, group=options.socket_group
@@ -124,6 +122,15 @@ class WebService:
         """See `ServiceFigures`."""
         self._association = 0
         """The number of the newest association."""
+        self.members = Members(
+            *(self._upstream, self._loop, self.upstream_ready, names),
+            identity=options.identity,
+            max_workers=options.max_workers,
+            grace=options.grace,
+        )
+        self.members.configure(connect, options.subset)
+        self.upstreams = self.members.upstreams
+        self._in_use = self.members.in_use
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None
         """Set while the service stops, when a request has ended or a connection is closed."""
@@ -155,8 +162,7 @@ class WebService:
         if self._feed is not None:
             self._faults = FaultFeed(self._feed.publish, self._loop)
             log.addHandler(self._faults)
-        for upstream in self.upstreams:
-            upstream.start()
+        self.members.start()
         try:
             for where in self._listen:
                 await self._listeners.open(where)
@@ -191,9 +197,7 @@ class WebService:
         except TimeoutError:
             pass  # items that still come are counted as dropped
         self.supervisor.close()  # while associations still carry the last items of plugins
-        upstreams = tuple(self.upstreams)
-        for upstream in upstreams:
-            upstream.stop()
+        upstreams = self.members.stop()
         try:
             async with asyncio.timeout(SHUTDOWN_WITHIN):
                 for upstream in upstreams:
@@ -217,6 +221,11 @@ class WebService:
         if applications_first:
             results["web"] = change_plugins(self.supervisor, changes)
         return results | {str(upstream.address): answer for upstream, answer in zip(upstreams, answers, strict=True)}
+
+    @property
+    def max_requests(self) -> int:
+        """Requests at once that the applications which get any accept together."""
+        return self._settings.max_requests * self.members.count
 
     @property
     def in_flight(self) -> int:
@@ -293,31 +302,21 @@ class WebService:
         return MOST - sum(one.growth.content for one in self.upstreams if one.member == member)
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
-        for one in self.upstreams:
-            if one.instance == instance and one.member != upstream.member:
-                return one
-        return None
+        return self.members.other_with(instance, upstream)
 
     def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
         if self._idle is not None:
             return
-        addresses, problem = advertised(origin.address, others, self.options.max_workers)
-        if problem != origin.workers_problem:
-            origin.workers_problem = problem
-            if problem:
-                log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
-        known = {one.address for one in self.upstreams}
-        fresh = [address for address in addresses if address not in known]
-        gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]
-        if fresh or gone:
-            log.info("application %s has %d workers", origin.address, len(addresses))
-        for address in fresh:
-            worker = self._upstream(address, origin.weight, origin.wanted, origin)
-            self.upstreams.append(worker)
-            worker.start_soon()
-        for one in gone:
-            self.upstreams.remove(one)
-            one.stop()
+        self.members.workers_reported(origin, others)
+
+    def upstream_changed(self) -> None:
+        self.members.upstream_changed()
+
+    def upstream_ended(self, upstream: Upstream) -> None:
+        self.members.ended(upstream)
+        member = upstream.member
+        if not any(one.member == member for one in (*self.upstreams, *self.members.leaving)):
+            self._instances.pop(member, None)
 
     def upstream_ready(self) -> None:
         self._waiting.serve(self._begin)
@@ -352,10 +351,10 @@ class WebService:
 
     def _begin(self, exchange: WebExchange, avoid: Sequence[Upstream] = ()) -> bool:
         """Send the request to an application; return False if none accepts it."""
-        if len(self.upstreams) == 1 and not avoid:
-            best: Upstream | None = self.upstreams[0]
+        if len(self._in_use) == 1 and not avoid:
+            best: Upstream | None = self._in_use[0]
         else:
-            best = choose(self.upstreams, self._loop.time(), avoid)
+            best = choose(self._in_use, self._loop.time(), avoid)
         if best is None:
             return False
         try:
@@ -376,10 +375,9 @@ class WebService:
             self._refuse(
                 exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
             )
-        elif all(one.state != "up" and now - one.last_up > self.options.queue_timeout for one in self.upstreams):
+        elif reasons := self.members.absent(now - self.options.queue_timeout):
             # none has been there for as long as a request would wait
             self._unserved["unreachable"] += 1
-            reasons = "; ".join(f"{upstream.address}: {upstream.last_error}" for upstream in self.upstreams)
             self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
         else:
             self._waiting.add(exchange, now)
@@ -400,6 +398,7 @@ class WebService:
         """Answer the requests whose time is up."""
         self._sweep_handle = self._loop.call_later(SWEEP, self._sweep)
         now = self._loop.time()
+        self.members.look()
         self._connections.refuse_late()
         late = self._waiting.remove_late(now)
         if late and self._idle is not None:

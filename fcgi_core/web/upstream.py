@@ -38,9 +38,12 @@ from .pool import QUIET_FROM, pick
 from .presence import Presence
 from .probe import Probe, ProbeOptions, Prober
 
-__all__ = ["Owner", "Upstream"]
+__all__ = ["SAME_AGAIN", "Owner", "Upstream"]
 
 log = logging.getLogger("fcgi_sctp.web")
+
+SAME_AGAIN = 5.0
+"""Seconds after which an address is tried again that reached the process of another member: that may be gone."""
 
 
 class Owner(Requests, Protocol):
@@ -64,6 +67,12 @@ class Owner(Requests, Protocol):
 
     def upstream_ready(self) -> None:
         """Send on what waits: an association came up or has capacity again."""
+
+    def upstream_changed(self) -> None:
+        """An upstream came up, went down, or is in or out of the balance by its probes."""
+
+    def upstream_ended(self, upstream: Upstream) -> None:
+        """An upstream that was to leave, or to stop, has no association any more."""
 
     def try_another(self, exchange: WebExchange, failed: Upstream, lost: bool) -> bool:
         """Send the request to another application than `failed`, which may have handled a part of it, or if only an
@@ -92,9 +101,15 @@ class Upstream:
         """As it was configured: host names are looked up at each attempt."""
         self.origin = origin
         """The configured upstream whose application reported this worker; None if this is configured itself."""
+        self.reported: Mapping[str, str] = {}
+        """The part of its SETTINGS that lists its workers."""
         self.workers_problem = ""
         """Why some of the workers that it reported are ignored; empty if none is."""
         self.weight = weight
+        self.rank = 0
+        """Requests go to it only while all of a lower rank are away."""
+        self.drained = False
+        """By hand: it keeps its associations and gets no requests. `members` sees to that."""
         self.wanted = wanted
         self.requests = 0
         """Requests that were sent to it."""
@@ -127,7 +142,11 @@ class Upstream:
         self._presence = Presence(address, loop)
         self._stopping = False
         self.stopped = asyncio.Event()
-        """Set when the associations are gone after `stop`."""
+        """Set when the associations are gone after `stop` or `leave`."""
+        self._leave_handle: asyncio.TimerHandle | None = None
+        self._same = False
+        """The last attempt reached the process of another member."""
+        self._again_handle: asyncio.TimerHandle | None = None
         self._tries = 0
         self._was_up = False
         self._lookup: asyncio.Task[None] | None = None
@@ -166,6 +185,12 @@ class Upstream:
 
     def stop(self) -> None:
         """End the associations gracefully, and make no further one."""
+        self._make_no_more()
+        waits = [one.stop() for one in (*self.up, *self._others)]
+        if not any(waits):
+            self._end()
+
+    def _make_no_more(self) -> None:
         self._stopping = True
         if self.origin is not None:
             self.events.requests += self.requests  # those of a worker that is gone stay counted
@@ -173,19 +198,43 @@ class Upstream:
             self._prober.stop()
             self._prober = None
         self._attempts.forget(self)
+        if self._again_handle is not None:
+            self._again_handle.cancel()
         if self._lookup is not None:
             self._lookup.cancel()
         self.growth.stop()
-        waits = [one.stop() for one in (*self.up, *self._others)]
-        if not any(waits):
-            self._end()
+
+    def leave(self, within: float) -> None:
+        """Make no further association, and end those that are up when they have no more requests; `stop` after
+        `within` seconds. The application ends each, with DRAIN, once it has sent all that it still has."""
+        up = tuple(self.up)
+        for one in up:
+            self.let_go(one)
+        self._make_no_more()
+        if not up:
+            self.stop()
+            return
+        for one in tuple(self._others):
+            if not one.leaving:
+                one.stop()
+        self._leave_handle = self._loop.call_later(within, self._leave_late, within)
+
+    def _leave_late(self, within: float) -> None:
+        left = sum(one.requests for one in self._others)
+        if left:
+            text = "%d requests to %s had not ended %g s after its removal and are given up"
+            log.warning(text, left, self.address, within)
+        self.stop()
 
     def _end(self) -> None:
         """All associations that were up are gone, after `stop`. Attempts may still end, and call this again."""
         if not self.stopped.is_set():
+            if self._leave_handle is not None:
+                self._leave_handle.cancel()
             self._log.close()
             self.growth.close()
             self.stopped.set()
+            self._owner.upstream_ended(self)
 
     @property
     def link(self) -> Link | None:
@@ -209,8 +258,8 @@ class Upstream:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for an application."""
-        return self._owner.waiting
+        """Requests that wait for it, among others."""
+        return 0 if self.drained else self._owner.waiting
 
     @property
     def channels(self) -> list[Channel]:
@@ -248,13 +297,20 @@ class Upstream:
 
     @property
     def state(self) -> str:
-        """``up``, ``out`` (of the balance, by its probes) or ``down``."""
+        """``leaving`` (it was removed), ``drained`` (by hand), ``down``, ``out`` (of the balance, by its probes) or
+        ``up``."""
+        if self._stopping:
+            return "leaving"
+        if self.drained:
+            return "drained"
         return "down" if not self.associations else "out" if self.health.out else "up"
 
     @property
     def outstanding(self) -> int:
         """How many requests it handles."""
-        return self.associations[0].connection.count_requests() if self.associations else 0
+        if self.associations:
+            return self.associations[0].connection.count_requests()
+        return sum(one.requests for one in self._others) if self._stopping else 0
 
     async def change(self, changes: dict[str, str]) -> dict[str, str]:
         """Change configuration in the application; return for each name '' or the reason why it was refused."""
@@ -312,6 +368,7 @@ class Upstream:
         if good:
             log.info("application %s answers its probes again and is back in the balance", self.address)
             self.health.came_up(now, first=False)
+            self._owner.upstream_changed()
             self._owner.upstream_ready()
         else:
             log.warning("application %s is out of the balance, by its probes: %s", self.address, why)
@@ -319,6 +376,7 @@ class Upstream:
             self.events.out += 1
             self.last_up = now
             self.last_error = f"probes: {why}"
+            self._owner.upstream_changed()
 
     # ---- associations that come and go
 
@@ -332,6 +390,7 @@ class Upstream:
         other = self._owner.other_with(instance, self) if instance else None
         if other is not None:
             # it claims to be the other's process, or is reached twice: the other keeps its association either way
+            self._same = True
             association.driver.abort(
                 f"instance {instance} is associated at {other.address} already: connect to it once"
             )
@@ -369,6 +428,8 @@ class Upstream:
         if first and self.origin is None:
             self._owner.workers_reported(self, settings.others)
         self._attempts.hurry()
+        if first:
+            self._owner.upstream_changed()
         self._owner.upstream_ready()
         self.growth.changed()
 
@@ -433,7 +494,9 @@ class Upstream:
         if self.growth.fits is not None and not self._stopping:
             self._loop.call_soon(self.growth.fit)
         if self._stopping:
-            if link is not None:
+            if link is not None and association.requests and self._leave_handle is not None:
+                self._lost(association, link, reason)
+            elif link is not None:
                 association.give_up_requests(reason)
                 self._owner.supervisor.association_down(link, reason)
             if not self.up and not self._others:
@@ -447,6 +510,7 @@ class Upstream:
         self.overload.end()
         self.growth.begin_again()
         self.last_error = reason
+        self._owner.upstream_changed()  # first, so that lost requests go where the next ones go
         if link is not None:
             self.last_up = self._loop.time()
             self.events.lost += 1
@@ -481,6 +545,11 @@ class Upstream:
     def _missed(self, reason: str, was_up: bool = False) -> None:
         """Try again later: there is no association."""
         self.last_error = reason
+        if self._same:
+            self._same = False
+            self._presence.failed(reason, logging.WARNING)
+            self._again_handle = self._loop.call_later(SAME_AGAIN, self._attempts.soon, self)
+            return
         if not was_up or self._presence.flaps:
             # of a worker that is away with its application, the application's line says enough
             quiet = self.origin is not None and self.origin.link is None

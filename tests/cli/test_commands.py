@@ -141,6 +141,49 @@ def test_set_an_option_of_one_side(admin: type[Admin], capsys: pytest.CaptureFix
     assert main(["set", "a.b@c=1", "a.d@c=1", "-o", "json"]) == 1, "an effect nowhere"
 
 
+def web_side(error: str = "", **drained: Any) -> Answer:
+    """The admin socket of a web side."""
+
+    def reply(line: bytes) -> bytes:
+        if json.loads(line)["ask"] == "status":
+            return b'{"ok": true, "answer": {"side": "web"}}\n'
+        answer = {"name": "paris", "address": "a:1", "in_flight": 3, "left": 1, "queue_timeout": 10.0} | drained
+        return json.dumps({"ok": not error, "error": error, "answer": answer}).encode() + b"\n"
+
+    return reply
+
+
+def application(line: bytes) -> bytes:
+    assert json.loads(line)["ask"] == "status", "it has nothing to drain"
+    return b'{"ok": true, "answer": {"side": "app"}}\n'
+
+
+def test_drain(serve: Callable[[Answer], str], capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [serve(one) for one in (application, web_side("no application 'a:1' is known"), web_side())]
+    admin = [word for path in paths for word in ("--admin", path)]
+    assert main(["drain", "a:1", *admin]) == 0
+    assert capsys.readouterr() == ("web side paris: a:1 gets no new requests; it has 3\n", "")
+    assert main(["undrain", "a:1", *admin]) == 0
+    assert capsys.readouterr() == ("web side paris: a:1 gets requests\n", "")
+    assert main(["drain", "a:1", "-o", "json", *admin]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["in_flight"] == 3
+
+
+def test_drain_the_last_application(serve: Callable[[Answer], str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drain", "a:1", "--admin", serve(web_side(left=0))]) == 0
+    told = "web side paris has no application left that gets requests: they wait 10 s and then get 503"
+    assert told in capsys.readouterr().err
+
+
+def test_drain_what_is_not_there(serve: Callable[[Answer], str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drain", "a:1", "--admin", serve(web_side("no application 'a:1' is known; known are: b:1"))]) == 1
+    assert "no application 'a:1' is known; known are: b:1" in capsys.readouterr().err
+    assert main(["drain", "a:1", "--admin", serve(application)]) == os.EX_UNAVAILABLE
+    assert capsys.readouterr().err == "fcgi-sctp drain: no web side answers\n"
+    assert main(["undrain", "a:1", "--admin", "/nosuch"]) == os.EX_UNAVAILABLE
+    assert "fcgi-sctp undrain: /nosuch: No such file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("answers", [{}, {"/web.sock": "no such file"}])
 def test_set_without_a_process(admin: type[Admin], capsys: pytest.CaptureFixture[str], answers: dict[str, str]) -> None:
     admin.answers = answers
@@ -251,7 +294,14 @@ ODD = [
 @pytest.mark.parametrize("odd", ODD, ids=bytes.decode)
 @pytest.mark.parametrize(
     "words",
-    [["status"], ["top", "-d", "0.05", "--once"], ["set", "a.b=1"], ["plugins", "list"], ["plugins", "show", "syslog"]],
+    [
+        ["status"],
+        ["top", "-d", "0.05", "--once"],
+        ["set", "a.b=1"],
+        ["drain", "a:1"],
+        ["plugins", "list"],
+        ["plugins", "show", "syslog"],
+    ],
 )
 def test_an_answer_that_cannot_be_understood(
     serve: Callable[[Answer], str], words: list[str], odd: bytes, capsys: pytest.CaptureFixture[str]

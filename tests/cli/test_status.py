@@ -78,6 +78,7 @@ STATUS: dict[str, Any] = {
         {"address": "a:1", "state": "up", "in_flight": 2, "requests": 5, "weight": 1.0, "last_error": ""},
         {"address": "b:1", "state": "down", "in_flight": 0, "requests": 0, "weight": 2.5, "last_error": "refused"},
         {"address": "c:1", "state": "out", "in_flight": 4, "requests": 9, "weight": 1.0, "last_error": "probes: late"},
+        {"address": "d:1", "state": "drained", "in_flight": 1, "requests": 2, "weight": 1.0, "last_error": ""},
     ],
     "hosts": [HOST],
     "hosts_left_out": 0,
@@ -112,9 +113,10 @@ def test_all_of_it() -> None:
 web side host1, fcgi-sctp 0.1.0, process 7, up 1 h 2 min
   2 requests in flight, 1 waiting, 99 ended
   applications
-    a:1  up    2 in flight  5 sent  weight 1
-    b:1  DOWN  0 in flight  0 sent  weight 2.5  refused
-    c:1  OUT   4 in flight  9 sent  weight 1    probes: late
+    a:1  up       2 in flight  5 sent  weight 1
+    b:1  DOWN     0 in flight  0 sent  weight 2.5  refused
+    c:1  OUT      4 in flight  9 sent  weight 1    probes: late
+    d:1  DRAINED  1 in flight  2 sent  weight 1
   virtual hosts, counted since the first query
     shop.example  17 requests  2 in flight  4.9 KiB sent  2xx 16  5xx 1
   association 1 with shop at 127.0.0.1:9000, up 1 min 1 s

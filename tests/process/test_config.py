@@ -23,9 +23,11 @@ from fcgi_core.process.config import (
     WebConfig,
     load_config,
 )
+from fcgi_core.process.examine import examine
 from fcgi_core.process.schema import schema
 from fcgi_core.sctp.carrier import CarrierOptions, Scheduler
 from fcgi_core.sctp.silence import silence
+from fcgi_core.web import resolver
 from fcgi_core.web.probe import ProbeOptions
 from fcgi_core.web.service import WebOptions
 
@@ -245,7 +247,16 @@ def test_flags_alone() -> None:
             ["plugins.syslog.outputs.0.fil", "did you mean file?; names are: file, json, socket, journal, udp,"],
         ),
         ({"web": {**WEB, "health": {"uri": "/", "interval_": 1}}}, ["web.health.interval_", "did you mean interval?"]),
-        ({"web": {**WEB, "connect": {"address": "a:1", "wight": 1}}}, ["web.connect.0.wight", "names are: address, w"]),
+        ({"web": {**WEB, "connect": {"address": "a:1", "wight": 1}}}, ["web.connect.0.wight", "names are: address, d"]),
+        ({"web": {**WEB, "connect": {"weight": 1}}}, ["web.connect.0: give one of address (HOST:PORT), dns"]),
+        ({"web": {**WEB, "connect": {"address": "a:1", "dns": "b:1"}}}, ["web.connect.0: give one of address"]),
+        ({"web": {**WEB, "connect": {"dns": "192.0.2.1:9000"}}}, ["web.connect.0.dns", "write the name of one host"]),
+        ({"web": {**WEB, "connect": {"dns": "a,b:9000"}}}, ["web.connect.0.dns", "write the name of one host"]),
+        ({"web": {**WEB, "connect": {"dns": "shop"}}}, ["web.connect.0.dns", "use HOST:PORT"]),
+        ({"web": {**WEB, "connect": {"srv": "shop"}}}, ["web.connect.0.srv", "write _SERVICE._PROTOCOL.DOMAIN"]),
+        ({"web": {**WEB, "connect": {"srv": "_a._udp.b/x"}}}, ["web.connect.0.srv", "with /UDPPORT after it"]),
+        ({"web": {**WEB, "nameservers": "dns.internal"}}, ["web.nameservers.0", "write the IP address of a name serv"]),
+        ({"web": {**WEB, "nameservers": ["::1", "1.1.1.1:0"]}}, ["web.nameservers.1", "write the IP address"]),
         ({"app": {**APP, "interface": "asig"}}, ["app.interface: is 'asig'", "did you mean asgi?"]),
         ({"app": {"listen": "a:1"}}, ["app: give either application (MODULE:CALLABLE) or fastcgi"]),
         ({"app": {**APP, "listen": "a:65534", "workers": 3}}, ["app: listen: a:65534: 3 workers need as many ports"]),
@@ -322,6 +333,24 @@ def test_the_side_that_is_to_run_has_to_be_there(tmp_path: Path) -> None:
     assert config.read_again is not None
     with pytest.raises(ConfigError, match="app: is missing"):
         config.read_again()
+
+
+def test_names_of_the_dns_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = ["a:1", {"dns": "b:1"}, {"srv": "_a._udp.b/9900"}]
+    web = {**WEB, "connect": connect, "nameservers": ["::1", "[::1]:5353", "127.0.0.1:5353"]}
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump({"web": web}))
+    loaded = load_config(str(path), {}, "web")
+    assert loaded.web is not None
+    assert [str(one) for one in loaded.web.connect] == ["a:1", "b:1", "_a._udp.b/9900"]
+    assert not examine(loaded)
+    monkeypatch.setattr(resolver, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as error:
+        load_config(str(path), {}, "web")
+    needs = "needs the Python package dnspython: pip install 'fcgi-sctp[dns]'"
+    assert error.value.problems == [f"{path}: web.connect.1.dns: {needs}", f"{path}: web.connect.2.srv: {needs}"]
+    assert examine(loaded) == [f"web.connect.1.dns: {needs}", f"web.connect.2.srv: {needs}"]
+    assert load_config(str(path), {}).web, "the other side's file needs nothing"
 
 
 def test_names_of_virtual_hosts_have_small_letters(tmp_path: Path) -> None:

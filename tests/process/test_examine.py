@@ -205,6 +205,8 @@ def told(tmp_path: Path, web: dict[str, Any], app: dict[str, Any]) -> list[str]:
         ("app.example:9000", "192.0.2.1:9000"),
         (["192.0.2.7:9000", "192.0.2.1:9000"], "192.0.2.1:9000"),
         ("192.0.2.1:9000/9900", "192.0.2.1:9000"),
+        ({"dns": "app.example:9000"}, "192.0.2.1:9000"),
+        (["192.0.2.7:9000", {"srv": "_fcgi-sctp._udp.app.example"}], "192.0.2.1:9001"),
     ],
 )
 def test_sides_that_meet(tmp_path: Path, connect: Any, listen: str) -> None:

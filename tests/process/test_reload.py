@@ -24,13 +24,16 @@ class Side:
         self.path = path
         self.write({"web": WEB})
         self.config = load_config(str(path), {}, "web")
+        self.members: list[list[str]] = []
         self.supervisor = Supervisor(self.config.load_plugins(), VirtualLoop(), lambda call: call(), web=True)
 
     def write(self, content: Any) -> None:
         self.path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
 
     def hang_up(self) -> None:
-        reload_plugins(self.config, self.supervisor)
+        reload_plugins(
+            self.config, self.supervisor, lambda web: self.members.append([one.address for one in web.connect])
+        )
 
     def plugins(self) -> list[str]:
         return [one["name"] for one in self.supervisor.statistics()]
@@ -52,14 +55,13 @@ def test_plugins_are_adopted(side: Side, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_options_that_need_a_restart_are_logged(side: Side, caplog: pytest.LogCaptureFixture) -> None:
-    web = {**WEB, "connect": [WEB["connect"], "192.0.2.2:9000"], "health": "/h", "grace": "10s"}
+    web = {**WEB, "connect": [WEB["connect"], "192.0.2.2:9000"], "health": "/h", "grace": "10s", "subset": 1}
     side.write({"web": web, "sctp": {"window": "64K"}, "log_level": "debug", "plugins": {"syslog": {}}})
     side.hang_up()
-    waiting = (
-        "these options have changed in the file and need a restart: web.connect, web.health, sctp.window, log_level"
-    )
+    waiting = "these options have changed in the file and need a restart: web.health, sctp.window, log_level"
     assert caplog.messages[-2:] == [waiting, "configuration reloaded"]
     assert side.plugins() == ["syslog"]
+    assert side.members == [["192.0.2.1:9000", "192.0.2.2:9000"]]
     side.write({"web": WEB})
     caplog.clear()
     side.hang_up()

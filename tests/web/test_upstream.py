@@ -18,7 +18,7 @@ from fcgi_core.sctp.statistics import AssociationStatistics
 from fcgi_core.web.attempts import LAST_RETRY
 from fcgi_core.web.exchange import WebExchange
 from fcgi_core.web.presence import REMIND, STEADY
-from fcgi_core.web.upstream import Upstream
+from fcgi_core.web.upstream import SAME_AGAIN, Upstream
 from tests.clock import Clock
 from tests.protocol.helpers import settings_message
 
@@ -86,6 +86,8 @@ class Network:
 class Owner:
     def __init__(self, clock: Clock) -> None:
         self.supervisor = Supervisor([], cast(Any, clock.loop), lambda call: call(), web=True)
+        self.other: Upstream | None = None
+        """What has the process already."""
         self.told: list[tuple[Upstream, dict[str, str]]] = []
 
     def make_connection(self, member: str, most: int, given_up: tuple[int, ...]) -> WebConnection:
@@ -95,12 +97,16 @@ class Owner:
         return 0
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
-        return None
+        return self.other
 
     def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
         self.told.append((origin, dict(others)))
 
     def upstream_ready(self) -> None: ...
+
+    def upstream_changed(self) -> None: ...
+
+    def upstream_ended(self, upstream: Upstream) -> None: ...
 
     def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None: ...
 
@@ -189,6 +195,29 @@ def test_only_a_configured_application_tells_of_workers(bench: Bench) -> None:
     bench.clock.run_until(1)
     assert worker.state == "up"
     assert [origin for origin, _ in bench.owner.told] == [bench.upstream]
+
+
+def test_another_address_of_a_process_is_tried_again_now_and_then(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.network.does = Attempt.comes_up
+    other = bench.make()
+    bench.owner.other = other
+    bench.upstream.start()
+    bench.clock.run_until(10 * SAME_AGAIN - 1)
+    assert len(bench.network.attempts) == 10
+    assert len(caplog.records) == 1
+    assert "instance a is associated at 10.0.0.1:9000 already: connect to it once" in bench.upstream.last_error
+    bench.owner.other = None
+    bench.clock.run_until(11 * SAME_AGAIN)
+    assert bench.upstream.state == "up", "the other one is gone"
+    bench.owner.other = other
+    bench.network.attempts[-1].ends("gone")
+    bench.clock.run_until(12 * SAME_AGAIN)
+    tried = len(bench.network.attempts)
+    bench.upstream.stop()
+    bench.clock.run_until(20 * SAME_AGAIN)
+    assert len(bench.network.attempts) == tried
 
 
 def test_an_upstream_that_is_stopped_while_it_connects_ends_the_attempt(

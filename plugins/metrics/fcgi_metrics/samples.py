@@ -52,7 +52,7 @@ _HISTOGRAMS = {
 
 STEP_ASIDE_AFTER = 100
 """Samples between two times that other threads run; about 0.3 ms."""
-STATES = ("up", "avoided", "draining", "out", "down")
+STATES = ("up", "avoided", "draining", "drained", "out", "down")
 """The states of a process of an application that are always shown; see `ApplicationFigures`."""
 
 Labels = tuple[tuple[str, str], ...]
