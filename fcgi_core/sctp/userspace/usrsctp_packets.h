@@ -31,6 +31,8 @@ struct peer {
     uint64_t used_ms, packets_in, packets_out;
     uint32_t gapped;            /* chunks that its last SACK acknowledged beyond the cumulative TSN */
     bool small;                 /* it fragments messages into packets below LARGE_PACKET */
+    uint32_t cumulative;        /* TSN, of our last SACK; */
+    bool closed;                /* it said that our window is closed */
     uint32_t scope;
     uint16_t port, own_sctp_port, sctp_port;
     uint8_t address[16];
