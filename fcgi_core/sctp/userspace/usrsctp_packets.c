@@ -5,13 +5,13 @@
 #define _GNU_SOURCE
 #include "usrsctp_packets.h"
 #include "crc32c.h"
+#include "usrsctp_timers.h"
 
 #include <errno.h>
 #include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <usrsctp.h>
 
 #ifndef UDP_SEGMENT
@@ -59,16 +59,7 @@ static struct {
 
 struct peer peers[CARRIER_PEERS];
 struct carrier_counters packet_counters;
-bool packets_moved;
 static uint32_t peer_buckets[CARRIER_PEERS];
-
-uint64_t now_us(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-uint64_t now_ms(void) { return now_us() / 1000; }
 
 static uint16_t get16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
 

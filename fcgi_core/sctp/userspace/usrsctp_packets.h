@@ -63,16 +63,6 @@ struct endpoint {
 extern struct peer peers[CARRIER_PEERS];
 extern struct carrier_counters packet_counters;
 
-/* Whether packets came or went, other than heartbeats. */
-extern bool packets_moved;
-
-/* The library's clock, in usrsctp_carrier.c: call it before the library gets a packet that is no heartbeat. */
-void timers_wake(void);
-
-/* Milliseconds of a clock that is never set. */
-uint64_t now_ms(void);
-uint64_t now_us(void);
-
 int packets_init(void);
 
 /* Send all queued packets of all endpoints; CARRIER_BLOCKED if an endpoint is blocked. */
