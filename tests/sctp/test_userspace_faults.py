@@ -24,6 +24,7 @@ from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
 from fcgi_core.sctp.userspace.stack import Stack
 from tests.garbage import assert_nothing_stays
 from tests.sctp.contract import PATIENCE, Lab, Recorder
+from tests.sctp.raw_peer import RawPeer, padding
 from tests.sctp.userspace import (
     ANYWHERE,
     INIT,
@@ -170,6 +171,25 @@ class TestFaults(UserspaceTests):
                 if not message.unordered:
                     assert message.ppid > last[message.stream]
                     last[message.stream] = message.ppid
+
+        self.whole(body)
+
+    @pytest.mark.parametrize("interleaving", [True, False])
+    def test_small_chunks_at_the_end_of_large_packets_wait_whole(self, interleaving: bool) -> None:
+        """The carrier adds a chunk to such packets."""
+
+        async def body(lab: Lab) -> None:
+            far = Recorder()
+            listener = lab.carrier("app", interleaving=interleaving).listen(ANYWHERE, lambda peer: far)
+            payloads = [bytes((number,)) * (800, 20, 30_000, 10, 1)[number % 5] for number in range(121)]
+            async with RawPeer(listener.address.udp_port, interleaving=interleaving) as peer:
+                chunks = [peer.data(number, payload, number) for number, payload in enumerate(payloads)]
+                await peer.flood([padding(8), *chunks[at : at + 5]] for at in range(1, 121, 5))
+                assert far.received == 0
+                peer.send(chunks[0])
+                await far.until(lambda: far.received == 121)
+            assert [message.data for message in far.messages] == payloads
+            await far.end()
 
         self.whole(body)
 

@@ -39,9 +39,9 @@ def free_udp_port() -> int:
 INIT = b"\x01\0\0\x14" + b"\0\0\0\x07" + b"\0\1\0\0" + b"\0\x0a\0\x0a" + b"\0\0\0\x01"
 
 
-def packet(tag: int, *chunks: bytes) -> bytes:
-    """An SCTP packet from port 5000 to 9000."""
-    whole = bytearray((5000).to_bytes(2) + (9000).to_bytes(2) + tag.to_bytes(4) + bytes(4) + b"".join(chunks))
+def packet(tag: int, *chunks: bytes, port: int = 9000) -> bytes:
+    """An SCTP packet from port 5000."""
+    whole = bytearray((5000).to_bytes(2) + port.to_bytes(2) + tag.to_bytes(4) + bytes(4) + b"".join(chunks))
     whole[8:12] = lib.carrier_crc32c(ffi.from_buffer(whole), len(whole), 1).to_bytes(4, "little")
     return bytes(whole)
 

@@ -21,9 +21,12 @@ ffibuilder.set_source(
     # relative to the project's root: setuptools refuses absolute paths
     sources=[
         f"fcgi_core/sctp/userspace/{name}.c"
-        for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets", "usrsctp_start")
+        for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets", "usrsctp_start", "usrsctp_timers")
     ],
-    depends=[f"fcgi_core/sctp/userspace/{name}.h" for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets")],
+    depends=[
+        f"fcgi_core/sctp/userspace/{name}.h"
+        for name in ("crc32c", "usrsctp_carrier", "usrsctp_packets", "usrsctp_timers")
+    ],
     include_dirs=["fcgi_core/sctp/userspace"],
     libraries=["usrsctp"],
     extra_link_args=["-Wl,-rpath,$ORIGIN"],

@@ -10,9 +10,11 @@
  * memory. Slots are registered with the library once and used again, because to deregister one leaks:
  * usrsctp_deregister_address() leaves its work to an iterator thread that usrsctp_init_nothreads() does not start.
  *
- * This file has the sockets, messages and notifications of SCTP; usrsctp_packets.c has the packets.
+ * This file has the sockets, messages and notifications of SCTP; usrsctp_packets.c has the packets, usrsctp_timers.c the
+ * library's clock; each uses those that come after it.
  */
 #include "usrsctp_packets.h"
+#include "usrsctp_timers.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -26,9 +28,6 @@
 enum {
     LISTENERS = 1024,
     BACKLOG = 1024,
-    TICK_MS = 10,               /* between calls of the library's timers while packets move, */
-    REST_TICK_MS = 100,         /* and at rest */
-    ELAPSED_MAX_MS = 200,       /* of one tick: a process that was stopped must read its sockets before peers time out */
     QUEUE_AHEAD = 16 * 1024,    /* what an association may queue beyond its window at least, see carrier_room() */
     MESSAGE_OVERHEAD = 128,     /* what a queued message costs in addition to its payload, roughly */
     ARENA_RESERVE = 4096,       /* kept free for a notification */
@@ -68,8 +67,6 @@ static struct {
     int association_capacity, association_count;
     int32_t *dirty;             /* handles; listeners as -2 - n, gaps as -1 */
     int dirty_count, dirty_capacity;
-    uint64_t tick_ms, moved_ms; /* the last tick, and the last one that found packets_moved */
-    bool resting, woken;        /* ticks are rare; they were until something happened */
 } state;
 
 /* ---- associations and listeners with news for Python ---------------------------------------------------------- */
@@ -141,58 +138,11 @@ static void on_listener(struct socket *socket, void *argument, int flags) {
         dirty_add(-2 - handle, &state.listeners[handle]->dirty);
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------- */
-
-/*
- * Advance the library's clock by the monotonic time that passed, a little at most: neither a clock that is set nor SIGSTOP
- * makes peers time out.
- */
-static void advance(uint64_t now) {
-    uint64_t elapsed = now - state.tick_ms;
-    state.tick_ms = now;
-    if (elapsed)
-        usrsctp_handle_timers(elapsed > ELAPSED_MAX_MS ? ELAPSED_MAX_MS : (uint32_t)elapsed);
-}
-
-/*
- * Run the timers that are due; returns after how many milliseconds to call this again. The library tells nobody when its
- * next timer is due, and looks at all of them in each call, several for an association. But all of them begin with a
- * packet, or with a call that sends one. So with a call each time that a tenth of the time since then has passed, no timer
- * is later than by a tenth. Heartbeats do not count, which are all that moves at rest: theirs may be REST_TICK_MS late.
- */
-int carrier_timers(void) {
-    uint64_t now = now_ms();
-    advance(now);
-    if (packets_moved) {
-        packets_moved = false;
-        state.moved_ms = now;
-    }
-    uint64_t tick = (now - state.moved_ms) / 10;
-    state.resting = tick > TICK_MS;
-    return tick < TICK_MS ? TICK_MS : tick > REST_TICK_MS ? REST_TICK_MS : (int)tick;
-}
-
-/* Call this before what begins timers: the library's clock may be late, and they would end early. */
-void timers_wake(void) {
-    packets_moved = true;
-    if (state.resting) {
-        state.resting = false;
-        state.woken = true;
-        advance(now_ms());
-    }
-}
-
 /* Send what waits; CARRIER_BLOCKED if an endpoint is blocked, and CARRIER_WOKEN if carrier_timers() is due sooner than it
  * said. */
 int carrier_flush(void) {
-    int woken = state.woken ? CARRIER_WOKEN : 0;
-    state.woken = false;
+    int woken = timers_woken() ? CARRIER_WOKEN : 0;
     return woken | packets_flush();
-}
-
-void carrier_timers_restart(void) {
-    state.tick_ms = state.moved_ms = now_ms();
-    state.resting = false;
 }
 
 /* ---- the library ---------------------------------------------------------------------------------------------- */

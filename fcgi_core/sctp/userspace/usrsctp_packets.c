@@ -5,13 +5,13 @@
 #define _GNU_SOURCE
 #include "usrsctp_packets.h"
 #include "crc32c.h"
+#include "usrsctp_timers.h"
 
 #include <errno.h>
 #include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <usrsctp.h>
 
 #ifndef UDP_SEGMENT
@@ -33,6 +33,7 @@ enum {
     COMMON_HEADER = 12,         /* RFC 9260 section 3.1 */
     CHUNK_HEADER = 4,
     CAUSE_HEADER = 4,
+    DATA_HEADER = 16,           /* before its payload; that of I-DATA is longer */
     SACK_HEADER = 16,           /* before its gap blocks */
     I_DATA = 0x40,              /* RFC 8260 section 2.1; not in the library's header */
     LAST_FRAGMENT = 0x01,       /* the E bit of DATA and I-DATA */
@@ -41,6 +42,8 @@ enum {
     INIT_BURST = 256,           /* INITs that an address may send at once; */
     INIT_EVERY_US = 15625,      /* then one in this time: 64 a second */
     INIT_PLACES = 12,           /* addresses that are distinguished, as a power of two */
+    CHUNK_COST = 256,           /* what the library counts for a chunk that it keeps, beside its payload */
+    SPARSE = 4,                 /* times what a chunk counts is what it may keep */
     PEER_GRACE_MS = 2000,       /* a peer without an association keeps its slot at least this long, for a slow handshake */
 };
 
@@ -56,18 +59,11 @@ static struct {
 
 struct peer peers[CARRIER_PEERS];
 struct carrier_counters packet_counters;
-bool packets_moved;
 static uint32_t peer_buckets[CARRIER_PEERS];
 
-uint64_t now_us(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-uint64_t now_ms(void) { return now_us() / 1000; }
-
 static uint16_t get16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
+
+static uint32_t get32(const uint8_t *at) { return (uint32_t)get16(at) << 16 | get16(at + 2); }
 
 struct endpoint *endpoint_of(int handle) {
     return handle >= 0 && handle < ENDPOINTS ? state.endpoints[handle] : NULL;
@@ -76,7 +72,7 @@ struct endpoint *endpoint_of(int handle) {
 int packets_init(void) {
     if (getrandom(&state.hash_seed, sizeof state.hash_seed, 0) != sizeof state.hash_seed)
         return -errno;
-    if (!(state.datagrams = malloc((size_t)DATAGRAMS * DATAGRAM_SIZE)))
+    if (!(state.datagrams = malloc((size_t)DATAGRAMS * DATAGRAM_SIZE + CHUNK_HEADER)))
         return -ENOMEM;
     for (uint32_t i = 0; i < CARRIER_PEERS; i++)
         peers[i].endpoint = -1;
@@ -229,6 +225,7 @@ void peer_claim(uint32_t at) {
     if (!peer->references++)
         unclaimed_unlink(state.endpoints[peer->endpoint], at);
     peer->gapped = 0;
+    peer->closed = false;
     peer_start_ends(at);
 }
 
@@ -443,6 +440,10 @@ int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint
     if (packet) {
         memcpy(packet, buffer, length);
         put_checksum(packet, length);
+        if (packet[COMMON_HEADER] == SCTP_SELECTIVE_ACK && length >= COMMON_HEADER + SACK_HEADER) {
+            peers[at].cumulative = get32(packet + COMMON_HEADER + CHUNK_HEADER);
+            peers[at].closed = !get32(packet + COMMON_HEADER + CHUNK_HEADER + 4);
+        }
         packets_moved |= !is_heartbeat(packet, length);
         peers[at].packets_out++;
         if (peers[at].start)
@@ -555,8 +556,59 @@ static uint32_t acknowledged_beyond(const uint8_t *sack, size_t length) {
     return count;
 }
 
+/* The size of the chunk at `at`, with its padding; 0: there is none. */
+static size_t chunk_size(const uint8_t *packet, size_t length, size_t at) {
+    size_t rest = length - at;
+    if (rest < CHUNK_HEADER || get16(packet + at + 2) < CHUNK_HEADER || get16(packet + at + 2) > rest)
+        return 0;
+    size_t size = (size_t)(get16(packet + at + 2) + 3) & ~(size_t)3;
+    return size < rest ? size : rest;
+}
+
+/* The size of the last chunk; 0: chunks end before the packet does. */
+static size_t last_chunk(const uint8_t *packet, size_t length) {
+    size_t at = COMMON_HEADER, size = 0, next;
+    while ((next = chunk_size(packet, length, at))) {
+        size = next;
+        at += size;
+    }
+    return at == length ? size : 0;
+}
+
+/* The length of a packet without the DATA that has no room: without a window, only the next TSN has. */
+static size_t length_with_room(const struct peer *peer, const uint8_t *packet, size_t length) {
+    size_t at = COMMON_HEADER;
+    for (size_t size; (size = chunk_size(packet, length, at)); at += size)
+        if ((packet[at] == SCTP_DATA || packet[at] == I_DATA) && size >= DATA_HEADER &&
+            get32(packet + at + CHUNK_HEADER) != peer->cumulative + 1)
+            return at;
+    return length;
+}
+
+/*
+ * Hand a packet over to the library. While an earlier chunk or message is missing, the library keeps a chunk, and counts
+ * its payload and CHUNK_COST against our window. But the last chunk of a packet keeps all of the packet, where the others
+ * keep a buffer of it. So a small one is not the last: an empty chunk that the library ignores (RFC 4820) follows it. And
+ * without a window the library would still take what is below the highest TSN that it has.
+ */
+static void hand_over(uint32_t at, uint8_t *packet, size_t length) {
+    if (peers[at].closed)
+        length = length_with_room(&peers[at], packet, length);
+    if (length > SPARSE * CHUNK_COST && length % 4 == 0 &&
+        length > SPARSE * (CHUNK_COST + last_chunk(packet, length))) {
+        static const uint8_t padding[CHUNK_HEADER] = {0x84, 0, 0, CHUNK_HEADER};
+        uint8_t next_packet[CHUNK_HEADER]; /* of a datagram that has several */
+        memcpy(next_packet, packet + length, CHUNK_HEADER);
+        memcpy(packet + length, padding, CHUNK_HEADER);
+        usrsctp_conninput((void *)(uintptr_t)at, packet, length + CHUNK_HEADER, 0);
+        memcpy(packet + length, next_packet, CHUNK_HEADER);
+    } else if (length > COMMON_HEADER) {
+        usrsctp_conninput((void *)(uintptr_t)at, packet, length, 0);
+    }
+}
+
 /* Handle one packet. A malformed or damaged one, or one from a source that may not send, never reaches the library. */
-static void handle_packet(int handle, const struct sockaddr *name, socklen_t name_length, const uint8_t *packet,
+static void handle_packet(int handle, const struct sockaddr *name, socklen_t name_length, uint8_t *packet,
                           size_t length) {
     struct endpoint *endpoint = state.endpoints[handle];
     struct carrier_source source = {.address = {[10] = 0xff, [11] = 0xff}, .endpoint = handle};
@@ -624,7 +676,7 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
         peer->gapped = acknowledged_beyond(packet + COMMON_HEADER, length - COMMON_HEADER);
     if (peer->start)
         start_received(peer->start, packet, length, now_us());
-    usrsctp_conninput((void *)(uintptr_t)at, packet, length, 0);
+    hand_over(at, packet, length);
 }
 
 /*

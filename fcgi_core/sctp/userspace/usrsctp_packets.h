@@ -31,6 +31,8 @@ struct peer {
     uint64_t used_ms, packets_in, packets_out;
     uint32_t gapped;            /* chunks that its last SACK acknowledged beyond the cumulative TSN */
     bool small;                 /* it fragments messages into packets below LARGE_PACKET */
+    uint32_t cumulative;        /* TSN, of our last SACK; */
+    bool closed;                /* it said that our window is closed */
     uint32_t scope;
     uint16_t port, own_sctp_port, sctp_port;
     uint8_t address[16];
@@ -60,16 +62,6 @@ struct endpoint {
 
 extern struct peer peers[CARRIER_PEERS];
 extern struct carrier_counters packet_counters;
-
-/* Whether packets came or went, other than heartbeats. */
-extern bool packets_moved;
-
-/* The library's clock, in usrsctp_carrier.c: call it before the library gets a packet that is no heartbeat. */
-void timers_wake(void);
-
-/* Milliseconds of a clock that is never set. */
-uint64_t now_ms(void);
-uint64_t now_us(void);
 
 int packets_init(void);
 
