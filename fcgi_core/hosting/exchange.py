@@ -33,6 +33,7 @@ class Exchange:
         "_head_begun",
         "_identity",
         "_plugin_data",
+        "_status",
         "began",
         "bytes_in",
         "bytes_out",
@@ -41,7 +42,6 @@ class Exchange:
         "link",
         "request",
         "started",
-        "status",
     )
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class Exchange:
         """When work on it began, by the same clock; set by the service that runs it."""
         self.bytes_in = 0
         self.bytes_out = 0
-        self.status = 0
-        """HTTP status of the response, 0 until its head is complete."""
+        self._status = 0
+        """0 until somebody asks for the status."""
         self.head_size = 0
         """Bytes of the response's head, the empty line included; 0 until it is complete."""
         self._head = b""
@@ -72,6 +72,18 @@ class Exchange:
     @property
     def params(self) -> Mapping[str, str]:
         raise NotImplementedError
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the response, 0 until its head is complete. It is looked for when first asked for: nobody asks
+        on an application side without plugins."""
+        if not self._status and self.head_size:
+            self._status = status_of(self._head)
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        self._status = status
 
     @property
     def server_name(self) -> str:
@@ -111,8 +123,8 @@ class Exchange:
         raise NotImplementedError
 
     def read_head(self, data: bytes) -> None:
-        """Read the next piece of the response; call this until `head_size` is not 0. The status is set when the head is
-        complete, or longer than MAX_HEAD."""
+        """Read the next piece of the response; call this until `head_size` is not 0: the head is complete, or longer
+        than MAX_HEAD."""
         if len(data) > MAX_HEAD:
             data = data[:MAX_HEAD]
         begun = self._head_begun
@@ -131,7 +143,6 @@ class Exchange:
             self._head_begun = None
             self._head = bytes(begun if end < 0 else begun[:end])
         self.head_size = len(self._head)
-        self.status = status_of(self._head)
 
     def has_come_whole(self, *, closed: bool = False) -> bool:
         """Whether all of the response has come, by what its head says of its length. `closed`: the application closed
@@ -201,11 +212,16 @@ def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
 def header_value(head: bytes, name: bytes) -> bytes:
     """Returns the value of the first header with this name (lower case) in a response's head, in lower case and without
     white space around it; b'' if there is none. `head` ends where the body begins: see `end_of_head`."""
-    lines = b"\n" + head.lower()
-    position = lines.find(b"\n" + name + b":")
+    return _value_in(b"\n" + head.lower(), b"\n" + name + b":")
+
+
+def _value_in(lines: bytes, mark: bytes) -> bytes:
+    """The value of the first header that begins with `mark`, LF and its name and a colon, in a head in lower case with
+    LF before it. Lowered once for two headers: 3,100 instructions in the place of 4,600 for a head without a status."""
+    position = lines.find(mark)
     if position < 0:
         return b""
-    start = position + len(name) + 2
+    start = position + len(mark)
     end = lines.find(b"\n", start)
     return (lines[start:] if end < 0 else lines[start:end]).strip()
 
@@ -213,7 +229,12 @@ def header_value(head: bytes, name: bytes) -> bytes:
 def status_of(head: bytes) -> int:
     """Returns the HTTP status that the head of a CGI response says (RFC 3875 section 6.3): without a Status header 302
     if it has a Location, else 200."""
-    digits = head[8:11] if head.startswith(b"Status: ") else header_value(head, b"status")[:3]
+    lines = b""
+    if head.startswith(b"Status: "):
+        digits = head[8:11]
+    else:
+        lines = b"\n" + head.lower()
+        digits = _value_in(lines, b"\nstatus:")[:3]
     if len(digits) == 3 and digits.isdigit():
         return int(digits)
-    return 302 if header_value(head, b"location") and not digits else 200
+    return 302 if not digits and _value_in(lines, b"\nlocation:") else 200

@@ -196,7 +196,7 @@ class FastcgiConfig(_Model):
     of the server's children (php-fpm's pm.max_children is 5 in Debian); with more, requests wait at its socket. Each
     worker has this number of connections."""
     keep_connections: bool = True
-    """Whether several requests follow each other on one connection to a unix socket, for at most 20 ms, if the server
+    """Whether several requests follow each other on one connection to a unix socket, for at most 50 ms, if the server
     keeps the connection too. Over TCP each request has its own connection."""
     timeout: Seconds = Field(60, gt=0)
     """Seconds without a sign from the server in one request, after which the client gets 504."""

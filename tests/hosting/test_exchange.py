@@ -21,6 +21,8 @@ from fcgi_core.web.probe import Probe
         (b"Content-Type: text/plain\r\n\r\n", 200),
         (b"Location: /elsewhere\r\n\r\n", 302),
         (b"Status: soon\r\n\r\n", 200),
+        (b"Status: soon\r\nLocation: /x\r\n\r\n", 200),
+        (b"Status:\r\nLOCATION: /x\r\n\r\n", 302),
         (b"Status:404 Not Found\r\nContent-Type: text/plain\r\n\r\n", 404),
         (b"X-A: b\r\nstatus:\t404\r\n\r\n", 404),
         (b"STATUS : 404\r\n\r\n", 200),
