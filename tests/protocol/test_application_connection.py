@@ -14,6 +14,7 @@ from fcgi_core.protocol.application import (
     ApplicationConnection,
 )
 from fcgi_core.protocol.channels import Channel, Direction, Scope
+from fcgi_core.protocol.connection import SHORT
 from fcgi_core.protocol.events import (
     ConnectionFailed,
     Event,
@@ -364,9 +365,24 @@ def test_stderr_has_a_stream_of_its_own_and_the_end_does_not_wait() -> None:
     assert theirs.stderr_bytes == end.stderr
 
 
+def test_a_short_answer_goes_before_a_long_one_that_waits() -> None:
+    app = ready(ApplicationConnection(), Settings(window=2 * SHORT))
+    long, short = begun(app, 1), begun(app, 2)
+    for _ in range(3):
+        app.send_output(long, bytes(SHORT // 2))
+    app.send_output(short, b"short")
+    app.end_request(short)
+    told = dict(app.pool.priorities)
+    assert told[long.lane.stream] > told[short.lane.stream], "in SCTP's queue, too"
+    order = [message.stream for message in app.take(ROOM)]
+    assert order[0] == short.lane.stream
+    assert set(order[1:]) == {long.lane.stream}
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, policy: str) -> None:
-    app = ready(ApplicationConnection(channels=(LOG,), policy=POLICIES[policy]))
+    app = ready(ApplicationConnection(channels=(LOG,)))
+    app.pool.policy = POLICIES[policy]
     request = begun(app)
     app.send_output(request, b"o" * 9000)
     app.send_stderr(request, b"e" * 9000)
