@@ -304,9 +304,9 @@ class WebAssociation:
             if exchange.can_be_sent_again:
                 self._owner.requeue(exchange, overloaded=not draining)
             else:
-                why = "ending" if draining else "overloaded"
-                exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, f"the application is {why}", retry_after=1)
-                self._owner.finished(exchange, error=why)
+                why = "the application is ending" if draining else "the application is overloaded"
+                exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
+                self._owner.finished(exchange, error="ending" if draining else "overloaded")
             return
         self._overload.pause = FIRST_RETRY
         if event.status is ProtocolStatus.INCOMPLETE:
