@@ -33,7 +33,7 @@ def association_figures(info: AssociationInfo, driver: Driver[Any]) -> Associati
         info,
         requests=len(connection.requests),
         streams=pool.outgoing,
-        streams_leased=pool.in_use(),
+        streams_leased=len(pool.holders),
         shortages=asdict(pool.shortages),
         feedback_waiting=connection.feedback.budget.used,
         content_waiting=connection.content_waiting,

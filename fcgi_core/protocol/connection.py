@@ -217,10 +217,10 @@ class Connection:
         unfinished items of feedback, and answers that wait to be sent."""
         return self._early_held.used + self.feedback.unfinished.used + self._outbox.posted
 
-    def take(self, room: int, urgent: bool = False) -> list[Message]:
+    def take(self, room: int, urgent: bool = False, begins: bool = False) -> list[Message]:
         """Messages to hand to the carrier, the most urgent first, about `room` bytes; empty if nothing waits. `urgent`:
-        only control messages, credit and urgent feedback."""
-        return self._outbox.take(room, self._max_message, urgent)
+        only control messages, credit and urgent feedback; `begins`: only the first of content that is not long."""
+        return self._outbox.take(room, self._max_message, urgent, begins)
 
     def waiting(self, urgent: bool = False) -> bool:
         """Whether take() has something to give."""

@@ -170,6 +170,7 @@ class Outbox:
         ]
         self._urgent = self._classes[: Priority.URGENT + 1]
         self._control = self._classes[: Priority.CONTROL + 1]
+        self._content = self._classes[Priority.CONTENT]
         self.posted = 0
         """Bytes of memory of the waiting messages that `post` was given."""
         self.open = False
@@ -221,18 +222,19 @@ class Outbox:
             size += sum(len(encoded) for lanes in (new, old) for lane in lanes for encoded in lane.queue)
         return size
 
-    def take(self, room: int, limit: int, urgent: bool = False) -> list[Message]:
-        """Messages, or urgent ones alone, to send now, the most urgent first: about `room` bytes, `limit` bytes each at
-        most. The last message may go beyond `room`, so any room above 0 makes progress."""
+    def take(self, room: int, limit: int, urgent: bool = False, begins: bool = False) -> list[Message]:
+        """Messages to send now, the most urgent first: about `room` bytes, `limit` bytes each at most. The last one may
+        go beyond `room`, so any room above 0 makes progress. `urgent`: only those; `begins`: only the first of content
+        that is not long."""
         taken: list[Message] = []
-        for messages, new, old in self._sendable(urgent):
+        for messages, new, old in (self._content,) if begins and self.open else self._sendable(urgent):
             while room > 0 and messages:
                 message = messages.popleft()
                 size = len(message.data)
                 room -= size
                 self.posted -= size + MESSAGE_OVERHEAD
                 taken.append(message)
-            while room > 0 and (new or old):
+            while room > 0 and (new or (old and not begins)):
                 if new and new[0].is_long:
                     old.append(new.popleft())
                     continue

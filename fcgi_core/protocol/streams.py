@@ -80,7 +80,7 @@ class StreamPool:
         self._fresh = FIRST_STREAM
         self._free: dict[int, deque[int]] = {}
         self.holders: dict[int, int] = {}
-        """Each stream that requests hold, with the number of its holders."""
+        """Each stream that requests hold, with the number of its holders; not those of association channels."""
         self._priority: dict[int, int] = {}
         self.association_streams: dict[Hashable, int] = {}
         """Each channel of association scope that has a stream, with that stream."""
@@ -91,10 +91,6 @@ class StreamPool:
         if outgoing > self.outgoing:
             self.outgoing = outgoing
             self._may_grow = True
-
-    def in_use(self) -> int:
-        """Number of streams that requests hold now; those of association channels are not counted."""
-        return len(self.holders)
 
     def association_stream(self, channel: Hashable, priority: int) -> int:
         """The stream of a channel of association scope, which keeps it."""

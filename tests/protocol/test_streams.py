@@ -30,7 +30,7 @@ def test_single_puts_everything_on_stream_2() -> None:
     assert streams == {2}
     pool.release(one)
     pool.release(two)
-    assert pool.in_use() == 0
+    assert len(pool.holders) == 0
 
 
 def test_per_type_has_a_stream_for_each_type() -> None:
@@ -42,7 +42,7 @@ def test_per_type_has_a_stream_for_each_type() -> None:
     assert pool.association_stream("metrics", Priority.BACKGROUND) == 5
     pool.release(one)
     assert pool.content_stream(StreamSet()) == 2
-    assert pool.in_use() == 0
+    assert len(pool.holders) == 0
 
 
 def test_per_request_has_a_stream_for_each_request() -> None:
@@ -51,10 +51,10 @@ def test_per_request_has_a_stream_for_each_request() -> None:
     assert pool.content_stream(one) == pool.feedback_stream(one, STDERR, CONTENT) == 2
     assert pool.feedback_stream(two, "syslog", ORDINARY) == pool.content_stream(two) == 3
     assert pool.association_stream("syslog", ORDINARY) == 4
-    assert pool.in_use() == 2
+    assert len(pool.holders) == 2
     pool.release(one)
     pool.release(two)
-    assert pool.in_use() == 0
+    assert len(pool.holders) == 0
 
 
 def test_per_channel_has_a_set_of_streams_for_each_request() -> None:
@@ -173,7 +173,7 @@ def test_a_shared_stream_is_free_when_its_last_holder_left() -> None:
     pool.release(one)
     assert pool.holders == {2: 1}
     pool.release(two)
-    assert pool.in_use() == 0
+    assert len(pool.holders) == 0
     pool.release(two)  # holds nothing any more
     assert pool.content_stream(one) == 2
     assert pool.holders == {2: 1}
@@ -186,7 +186,7 @@ def test_what_an_association_channel_owns_is_lent_and_never_leased() -> None:
     streams = StreamSet()
     assert pool.content_stream(streams) == 2
     pool.release(streams)
-    assert pool.in_use() == 0
+    assert len(pool.holders) == 0
     assert pool.content_stream(streams) == 2
     assert pool.shortages.shared_content == 2
 
@@ -197,7 +197,7 @@ def test_an_association_channel_may_take_over_a_leased_stream() -> None:
     assert pool.content_stream(streams) == 2
     assert pool.association_stream("a", ORDINARY) == 2
     pool.release(streams)
-    assert pool.in_use() == 0
+    assert len(pool.holders) == 0
     assert pool.association_stream("a", ORDINARY) == 2
 
 
@@ -239,4 +239,4 @@ def test_any_use_of_a_pool(name: str, outgoing: int, steps: list[tuple[int, str]
             assert sum(pool.holders.values()) == sum(len(each.streams) for each in sets)
     for streams in sets:
         pool.release(streams)
-    assert pool.in_use() == 0
+    assert len(pool.holders) == 0

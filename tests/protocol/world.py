@@ -356,7 +356,7 @@ class World:
             assert connection.requests == {}
             assert not connection.waiting()
             assert connection.take(1 << 30) == []
-            assert connection.pool.in_use() == 0
+            assert len(connection.pool.holders) == 0
             assert connection.feedback.budget.used == 0
             assert connection.content_waiting == 0
             assert association is not None
