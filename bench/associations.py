@@ -111,7 +111,7 @@ class Side:
             await asyncio.wait_for(self.news.wait(), LIMIT)
 
     def look(self) -> dict[str, Any]:
-        streams = sum(driver.connection.pool.in_use() for driver in self.drivers)
+        streams = sum(len(driver.connection.pool.holders) for driver in self.drivers)
         found = {
             "memory": memory(),
             "resident": status("VmRSS"),

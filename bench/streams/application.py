@@ -54,9 +54,8 @@ class Application:
 
     def accept(self, peer: str) -> Driver[Any]:
         settings = Settings(max_requests=self.cell.max_requests, window=self.cell.window)
-        connection = ApplicationConnection(
-            settings, channels=[alert_channel(self.cell)], policy=POLICIES[self.cell.alternative.plan]
-        )
+        connection = ApplicationConnection(settings, channels=[alert_channel(self.cell)])
+        connection.pool.policy = POLICIES[self.cell.alternative.plan]
         driver: Driver[Any] = Driver(
             connection, self.loop, on_events=lambda events: self.on_events(driver, events), on_down=self.on_down
         )

@@ -42,11 +42,8 @@ class Web(Asking):
     def connect(self, carrier: Any, count: int) -> None:
         address = app_address(self.cell.lane)
         for _ in range(count):
-            connection = WebConnection(
-                Settings(window=self.cell.window),
-                channels=[alert_channel(self.cell)],
-                policy=POLICIES[self.cell.alternative.plan],
-            )
+            connection = WebConnection(Settings(window=self.cell.window), channels=[alert_channel(self.cell)])
+            connection.pool.policy = POLICIES[self.cell.alternative.plan]
             driver = self.driver(connection)
             self.drivers.append(driver)
             carrier.connect(address, driver)

@@ -12,7 +12,7 @@ from ..common.loop import Handle, Loop
 from ..errors import RemoteProtocolError
 from ..protocol.connection import Connection
 from ..protocol.events import ConnectionFailed, Event
-from ..sctp.carrier import Association, Message
+from ..sctp.carrier import URGENT_ROOM, Association, Message
 from .load_watch import LoadWatch
 
 __all__ = ["Driver"]
@@ -140,7 +140,8 @@ class Driver(Generic[C]):
             self.association.abort(reason)
 
     def flush(self) -> None:
-        """Hand over what SCTP has room for, and a little more of urgent messages."""
+        """Hand over what SCTP has room for, and a little more of urgent messages and of short content that begins: its
+        stream goes before those of long content that fill SCTP's queue."""
         association = self.association
         if association is None:
             return
@@ -152,8 +153,11 @@ class Driver(Generic[C]):
             if self._ending:
                 self._ending = False
                 association.shutdown()
-        elif self.watch is not None:
-            self.watch.blocked()
+        else:
+            if not self._unsent:
+                self._hand_over(association, True, True)
+            if self.watch is not None:
+                self.watch.blocked()
         connection = self.connection
         if connection.blocked and not self._resuming and connection.may_resume():
             self._resuming = True
@@ -165,14 +169,16 @@ class Driver(Generic[C]):
             self._deliver(self.connection.resume())
             self.flush()
 
-    def _hand_over(self, association: Association, urgent: bool) -> bool:
-        """Hand messages over while there is room; whether nothing is left."""
-        unsent = self._unsent_urgent if urgent else self._unsent
+    def _hand_over(self, association: Association, urgent: bool, begins: bool = False) -> bool:
+        """Hand messages over while there is room; whether nothing is left. `begins`: short content that begins, in half
+        of the room that urgent messages have."""
+        unsent = self._unsent_urgent if urgent and not begins else self._unsent
         connection = self.connection
         pool = connection.pool
-        while (room := association.room(urgent)) > 0:
+        kept = URGENT_ROOM // 2 if begins else 0
+        while (room := association.room(urgent) - kept) > 0:
             # what an earlier take() gave and the carrier had no room for goes first
-            batch = list(unsent) if unsent else connection.take(room, urgent)
+            batch = list(unsent) if unsent else connection.take(room, urgent, begins)
             if not batch:
                 return True
             if pool.priorities:

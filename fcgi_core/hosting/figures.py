@@ -33,9 +33,9 @@ def association_figures(info: AssociationInfo, driver: Driver[Any]) -> Associati
         info,
         requests=len(connection.requests),
         streams=pool.outgoing,
-        streams_leased=pool.in_use(),
+        streams_leased=len(pool.holders),
         shortages=asdict(pool.shortages),
-        feedback_waiting=connection.feedback_waiting,
+        feedback_waiting=connection.feedback.budget.used,
         content_waiting=connection.content_waiting,
         statistics=AssociationStatistics() if association is None else association.statistics(),
     )
@@ -88,7 +88,7 @@ def streams_of(connection: Connection, channel: str) -> int:
     """Returns the number of streams that a channel holds on one association, for all requests together."""
     names = [str(name) for request in connection.requests.values() for name in request.streams.streams]
     held = sum(name.partition("#")[0] == channel for name in names)  # `channel#1` is of the same request
-    return held + (channel in connection.pool.association_streams())
+    return held + (channel in connection.pool.association_streams)
 
 
 def stream_map(connection: Connection) -> StreamUse:
@@ -97,7 +97,7 @@ def stream_map(connection: Connection) -> StreamUse:
     A stream of a request that has ended is ``draining`` until its data has been sent.
     """
     uses: StreamUse = {}
-    for channel, stream in connection.pool.association_streams().items():
+    for channel, stream in connection.pool.association_streams.items():
         what = channel if isinstance(channel, str) else "late feedback"
         uses.setdefault(stream, []).append({"what": what})
     for request in list(connection.requests.values()):
@@ -107,6 +107,6 @@ def stream_map(connection: Connection) -> StreamUse:
             about = {"request": context.identity, "server_name": context.params.get("SERVER_NAME", "")}
         for label, stream in request.streams.streams.items():
             uses.setdefault(stream, []).append({"what": str(label), **about})
-    for stream in connection.pool.holders():
+    for stream in connection.pool.holders:
         uses.setdefault(stream, [{"what": "draining"}])
     return dict(sorted(uses.items())[:MAX_STREAMS_SHOWN])

@@ -77,7 +77,7 @@ class BackEndConfig(_Model):
     weight: float = Field(1, gt=0, le=1000)
     """Share of the requests that this application gets, relative to the weights of the others."""
     associations: Literal["auto"] | Annotated[int, Field(ge=1, le=16)] = "auto"
-    """Number of associations with each process of this application. auto: one, and up to 6 while content waits for the
+    """Number of associations with each process of this application. auto: one, and up to 10 while content waits for the
     congestion window of a path with a round trip of 5 ms or more; from 3 on one more without content, if a plugin sends
     urgent items. All of a number carry content."""
 

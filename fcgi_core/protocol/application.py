@@ -16,7 +16,7 @@ from .records import MAX_PARAMS, ROLES, ProtocolStatus, RecordType, Role, end_re
 from .request import Request
 from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, Input, Output
-from .streams import FIRST_STREAM, STDERR, Policy
+from .streams import FIRST_STREAM, STDERR
 
 __all__ = ["ApplicationConnection"]
 
@@ -39,14 +39,8 @@ class ApplicationConnection(Connection):
 
     sends = Direction.TO_WEB
 
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        *,
-        channels: Sequence[Channel] = (),
-        policy: Policy | None = None,
-    ) -> None:
-        super().__init__(settings, channels=channels, policy=policy)
+    def __init__(self, settings: Settings | None = None, *, channels: Sequence[Channel] = ()) -> None:
+        super().__init__(settings, channels=channels)
         self.stderr_dropped = 0
         """Bytes of STDERR dropped because too many waited."""
         self._recent: OrderedDict[tuple[int, int], None] = OrderedDict()

@@ -55,7 +55,7 @@ from .records import (
 )
 from .request import Request
 from .settings import MIN_MAX_MESSAGE, Settings
-from .streams import CONTENT_PRIORITY, CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, Policy, StreamPool, StreamSet
+from .streams import CONTENT_PRIORITY, CONTROL_STREAM, FIRST_STREAM, SECURITY_STREAM, StreamPool, StreamSet
 
 __all__ = ["Connection"]
 
@@ -74,6 +74,8 @@ MAX_HELD_OF_PEER = 64 << 20
 `Connection.held`. Each kind has a bound for one association, too; a peer may have thousands of associations."""
 LEAST_CONTENT: Final = 1024
 """Bytes of content that are worth a record of their own, so that a message is full."""
+SHORT: Final = 32 << 10
+"""Bytes of content up to which a request goes before those with more."""
 MAX_REASON = 500
 """Characters of the reason why a change of configuration was rejected."""
 
@@ -104,13 +106,7 @@ class Connection:
     sends: ClassVar[Direction]
     """The direction of the channels that this side sends on."""
 
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        *,
-        channels: Sequence[Channel] = (),
-        policy: Policy | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings | None = None, *, channels: Sequence[Channel] = ()) -> None:
         """`channels` are those that this side's plugins declared, both directions; `settings` need not name them."""
         self.settings = settings or Settings()
         """What stays as it is while the association lives; see `current_settings`."""
@@ -127,7 +123,7 @@ class Connection:
         """The other associations between the same two processes: FCGI_MAX_REQS counts the requests of all."""
         self.blocked: dict[Request, None] = {}
         """Requests that hold what SCTP has no room for, though the peer has granted credit. See `MAX_AHEAD`."""
-        self.pool = StreamPool(FIRST_STREAM, policy)
+        self.pool = StreamPool(FIRST_STREAM)
         self.draining = False
         self.peer_draining = False
         self.failed = False
@@ -221,19 +217,14 @@ class Connection:
         unfinished items of feedback, and answers that wait to be sent."""
         return self._early_held.used + self.feedback.unfinished.used + self._outbox.posted
 
-    def take(self, room: int, urgent: bool = False) -> list[Message]:
+    def take(self, room: int, urgent: bool = False, begins: bool = False) -> list[Message]:
         """Messages to hand to the carrier, the most urgent first, about `room` bytes; empty if nothing waits. `urgent`:
-        only control messages, credit and urgent feedback."""
-        return self._outbox.take(room, self._max_message, urgent)
+        only control messages, credit and urgent feedback; `begins`: only the first of content that is not long."""
+        return self._outbox.take(room, self._max_message, urgent, begins)
 
     def waiting(self, urgent: bool = False) -> bool:
         """Whether take() has something to give."""
         return self._outbox.waiting(urgent)
-
-    @property
-    def feedback_waiting(self) -> int:
-        """Bytes of feedback that wait to be sent, all channels and requests together."""
-        return self.feedback.budget.used
 
     @property
     def content_waiting(self) -> int:
@@ -610,6 +601,9 @@ class Connection:
                 request.held.append((kind, view[length:]))
                 content = view[:length]
             window.sent += length
+            if window.sent > SHORT and not request.lane.is_long:
+                request.lane.is_long = True
+                self.pool.let_others_first(request.lane.stream)
             # what the message that waits last has room for goes with it: a message costs more than a record
             first = self._max_message - request.lane.size % self._max_message - HEADER_SIZE
             if LEAST_CONTENT <= first < length:

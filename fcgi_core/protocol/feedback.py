@@ -56,6 +56,7 @@ class Feedback:
         """Those that it has not accepted for a while since the user last looked: it discarded what came meanwhile."""
         self.figures: dict[str, ChannelFigures] = {}
         self.budget = Budget(MAX_FEEDBACK_WAITING)
+        """What waits to be sent, all channels and requests together."""
         self._incoming: dict[str, Channel] = {}
         self._numbers: dict[str, int] = {}
         self._since: dict[str, int] = {}

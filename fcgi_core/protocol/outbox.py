@@ -6,9 +6,9 @@ order, as many to a message as fit.
 
 Between priorities the lower number goes first, always. Within one priority lanes alternate, a message each, and a lane
 that has just become busy goes before those that have been busy for longer (the "new flows" of FQ-CoDel, RFC 8290
-section 4.2): a short answer does not wait behind two hundred downloads. A lane that has become empty waits for one more
-turn before it counts as new again, so that a lane which is refilled as fast as it is emptied cannot always go first
-(section 4.2, too).
+section 4.2), unless its content is long: a short answer does not wait behind two hundred downloads. A lane that has
+become empty waits for one more turn before it counts as new again, so that a lane which is refilled as fast as it is
+emptied cannot always go first (section 4.2, too).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MESSAGE_OVERHEAD: Final = 200
 class Lane:
     """Records of one sender on one stream, in order."""
 
-    __slots__ = ("on_drained", "priority", "queue", "queued", "sent", "size", "stream")
+    __slots__ = ("is_long", "on_drained", "priority", "queue", "queued", "sent", "size", "stream")
 
     lifetime: float | None = None
     unordered = False
@@ -44,6 +44,8 @@ class Lane:
     def __init__(self, stream: int, priority: int) -> None:
         self.stream = stream
         self.priority = priority
+        self.is_long = False
+        """Whether it never counts as new: those whose content is short go first."""
         self.queue: list[bytes] = []
         """At most `MAX_AHEAD` bytes of content, or a message of feedback."""
         self.size = 0
@@ -168,6 +170,7 @@ class Outbox:
         ]
         self._urgent = self._classes[: Priority.URGENT + 1]
         self._control = self._classes[: Priority.CONTROL + 1]
+        self._content = self._classes[Priority.CONTENT]
         self.posted = 0
         """Bytes of memory of the waiting messages that `post` was given."""
         self.open = False
@@ -219,18 +222,22 @@ class Outbox:
             size += sum(len(encoded) for lanes in (new, old) for lane in lanes for encoded in lane.queue)
         return size
 
-    def take(self, room: int, limit: int, urgent: bool = False) -> list[Message]:
-        """Messages, or urgent ones alone, to send now, the most urgent first: about `room` bytes, `limit` bytes each at
-        most. The last message may go beyond `room`, so any room above 0 makes progress."""
+    def take(self, room: int, limit: int, urgent: bool = False, begins: bool = False) -> list[Message]:
+        """Messages to send now, the most urgent first: about `room` bytes, `limit` bytes each at most. The last one may
+        go beyond `room`, so any room above 0 makes progress. `urgent`: only those; `begins`: only the first of content
+        that is not long."""
         taken: list[Message] = []
-        for messages, new, old in self._sendable(urgent):
+        for messages, new, old in (self._content,) if begins and self.open else self._sendable(urgent):
             while room > 0 and messages:
                 message = messages.popleft()
                 size = len(message.data)
                 room -= size
                 self.posted -= size + MESSAGE_OVERHEAD
                 taken.append(message)
-            while room > 0 and (new or old):
+            while room > 0 and (new or (old and not begins)):
+                if new and new[0].is_long:
+                    old.append(new.popleft())
+                    continue
                 lane = new.popleft() if new else old.popleft()
                 if not lane.waiting():
                     # cleared, or all its items were dropped

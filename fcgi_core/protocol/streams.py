@@ -7,7 +7,7 @@ of a log line then holds up no content, and the other way round. docs/streams.md
 
 The stream released longest ago is leased first: what its last holder sent has most likely arrived, so a loss there does
 not hold up the next holder. A stream keeps its priority while it is free, so SCTP learns a priority once in a stream's
-life and not once a lease.
+life and not once a lease, but for streams of long content: those go behind the others (`let_others_first`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ CONTROL_STREAM: Final = 1
 FIRST_STREAM: Final = 2
 CONTENT_PRIORITY: Final[int] = Priority.CONTENT
 """As a constant, because Python 3.11 runs code of `enum` for each `Priority.CONTENT`."""
+LONG_CONTENT: Final = 1 << 15
+"""What SCTP is told of the priority of long content; that of content is below and that of feedback above."""
 CONTENT = "content"
 STDERR = "stderr"
 
@@ -74,12 +76,14 @@ class StreamPool:
         """Streams to ask the carrier for; the driver asks and sets it to 0."""
         self.priorities: list[tuple[int, int]] = []
         """(stream, priority) pairs to tell the carrier; the driver tells it and empties the list."""
-        self._policy = policy
+        self.policy: Policy | None = policy
         self._fresh = FIRST_STREAM
         self._free: dict[int, deque[int]] = {}
-        self._holders: dict[int, int] = {}
+        self.holders: dict[int, int] = {}
+        """Each stream that requests hold, with the number of its holders; not those of association channels."""
         self._priority: dict[int, int] = {}
-        self._associations: dict[Hashable, int] = {}
+        self.association_streams: dict[Hashable, int] = {}
+        """Each channel of association scope that has a stream, with that stream."""
         self._may_grow = True
 
     def grow(self, outgoing: int) -> None:
@@ -88,43 +92,31 @@ class StreamPool:
             self.outgoing = outgoing
             self._may_grow = True
 
-    def in_use(self) -> int:
-        """Number of streams that requests hold now; those of association channels are not counted."""
-        return len(self._holders)
-
-    def holders(self) -> dict[int, int]:
-        """Each stream that requests hold, with the number of its holders."""
-        return dict(self._holders)
-
-    def association_streams(self) -> dict[Hashable, int]:
-        """Each channel of association scope that has a stream, with that stream."""
-        return dict(self._associations)
-
     def association_stream(self, channel: Hashable, priority: int) -> int:
         """The stream of a channel of association scope, which keeps it."""
-        if self._policy is not None:
-            channel, _ = self._policy(channel, None)
-        stream = self._associations.get(channel)
+        if self.policy is not None:
+            channel, _ = self.policy(channel, None)
+        stream = self.association_streams.get(channel)
         if stream is None:
-            stream = self._associations[channel] = self._take(priority) or self._share(priority, content=False)
+            stream = self.association_streams[channel] = self._take(priority) or self._share(priority, content=False)
         return stream
 
     def content_stream(self, streams: StreamSet) -> int:
         """The stream for the content of a request."""
         if streams.content:
             return streams.content
-        if self._policy is not None:
-            channel, holder = self._policy(CONTENT, streams)
+        if self.policy is not None:
+            channel, holder = self.policy(CONTENT, streams)
             if holder is None:
                 return self.association_stream(channel, CONTENT_PRIORITY)
         stream = streams.content = self._take(CONTENT_PRIORITY) or self._share(CONTENT_PRIORITY, content=True)
-        self._holders[stream] = self._holders.get(stream, 0) + 1
+        self.holders[stream] = self.holders.get(stream, 0) + 1
         return stream
 
     def feedback_stream(self, streams: StreamSet, channel: Hashable, priority: int) -> int:
         """The stream for STDERR or a channel of request scope, for one request."""
-        if self._policy is not None:
-            channel, holder = self._policy(channel, streams)
+        if self.policy is not None:
+            channel, holder = self.policy(channel, streams)
             if holder is None:
                 return self.association_stream(channel, priority)
             if channel == CONTENT:
@@ -134,8 +126,24 @@ class StreamPool:
         stream = streams.others.get(channel, 0)
         if not stream:
             stream = streams.others[channel] = self._take(priority) or self._share(priority, content=False)
-            self._holders[stream] = self._holders.get(stream, 0) + 1
+            self.holders[stream] = self.holders.get(stream, 0) + 1
         return stream
+
+    def let_others_first(self, stream: int) -> None:
+        """Note that the content on a stream is long: that of others goes first. A stream that is shared stays."""
+        if self._priority.get(stream) == CONTENT_PRIORITY and self.holders.get(stream) == 1:
+            self._prioritise(stream, LONG_CONTENT)
+
+    def _prioritise(self, stream: int, priority: int) -> None:
+        """Of two streams with content the lower number goes first, mostly the older request as streams are leased in
+        turn: with one priority for all, SCTP would alternate, and all answers would be complete late."""
+        self._priority[stream] = priority
+        told = priority
+        if priority == CONTENT_PRIORITY:
+            told = min(priority + stream, LONG_CONTENT - 1)
+        elif CONTENT_PRIORITY < priority < LONG_CONTENT:
+            told = LONG_CONTENT + priority
+        self.priorities.append((stream, told))
 
     def release(self, streams: StreamSet) -> None:
         """Take back the streams of a request that sends nothing more: they go to the back of the queue."""
@@ -148,12 +156,12 @@ class StreamPool:
             streams.others = None
 
     def _release(self, stream: int) -> None:
-        count = self._holders.get(stream, 0)
+        count = self.holders.get(stream, 0)
         if count > 1:
-            self._holders[stream] = count - 1
+            self.holders[stream] = count - 1
         elif count == 1:
-            del self._holders[stream]
-            if self._associations and stream in self._associations.values():
+            del self.holders[stream]
+            if self.association_streams and stream in self.association_streams.values():
                 return  # lent by an association channel when the pool was empty
             priority = self._priority[stream]
             queue = self._free.get(priority)
@@ -174,8 +182,7 @@ class StreamPool:
                     return 0
             stream = queue.popleft()
         if self._priority.get(stream) != priority:
-            self._priority[stream] = priority
-            self.priorities.append((stream, priority))
+            self._prioritise(stream, priority)
         return stream
 
     def _share(self, priority: int, *, content: bool) -> int:
@@ -189,10 +196,10 @@ class StreamPool:
             self.shortages.shared_content += 1
         else:
             self.shortages.shared_feedback += 1
-        alike = [stream for stream, held in self._priority.items() if held == priority and stream in self._holders]
+        alike = [stream for stream, held in self._priority.items() if held == priority and stream in self.holders]
         if alike:
-            return min(alike, key=self._holders.__getitem__)
-        if self._holders:
-            return min(self._holders, key=self._holders.__getitem__)
+            return min(alike, key=self.holders.__getitem__)
+        if self.holders:
+            return min(self.holders, key=self.holders.__getitem__)
         # a pool of one or two streams, held by association channels
         return min(FIRST_STREAM, self.outgoing - 1)

@@ -25,7 +25,6 @@ from .records import (
 from .request import Request
 from .settings import Settings
 from .states import AFTER_PARAMS, INPUT, OUTPUT, Input, Output
-from .streams import Policy
 
 __all__ = ["WebConnection"]
 
@@ -58,14 +57,8 @@ class WebConnection(Connection):
 
     sends = Direction.TO_APPLICATION
 
-    def __init__(
-        self,
-        settings: Settings | None = None,
-        *,
-        channels: Sequence[Channel] = (),
-        policy: Policy | None = None,
-    ) -> None:
-        super().__init__(settings, channels=channels, policy=policy)
+    def __init__(self, settings: Settings | None = None, *, channels: Sequence[Channel] = ()) -> None:
+        super().__init__(settings, channels=channels)
         self._serial = 0
         self._recent: dict[tuple[int, int], Request] = {}
         self._recent_order: deque[Request] = deque()

@@ -304,8 +304,9 @@ class WebAssociation:
             if exchange.can_be_sent_again:
                 self._owner.requeue(exchange, overloaded=not draining)
             else:
-                exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, "the application is overloaded", retry_after=1)
-                self._owner.finished(exchange, error="overloaded")
+                why = "the application is ending" if draining else "the application is overloaded"
+                exchange.fail(HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
+                self._owner.finished(exchange, error="ending" if draining else "overloaded")
             return
         self._overload.pause = FIRST_RETRY
         if event.status is ProtocolStatus.INCOMPLETE:

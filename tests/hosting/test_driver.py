@@ -7,12 +7,13 @@ from typing import Any, cast
 
 from fcgi_core.common.loop import Handle
 from fcgi_core.hosting.driver import BATCH, Driver
+from fcgi_core.protocol.connection import SHORT
 from fcgi_core.protocol.events import Event, Writable
 from fcgi_core.protocol.flow import MAX_AHEAD
 from fcgi_core.protocol.records import RecordType, record
 from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
-from fcgi_core.sctp.carrier import MESSAGE_SIZE, Association, Message
+from fcgi_core.sctp.carrier import MESSAGE_SIZE, URGENT_ROOM, Association, Message
 from tests.protocol.helpers import ready
 
 
@@ -131,6 +132,41 @@ def test_a_body_goes_on_when_the_association_has_taken_what_was_before_it() -> N
     assert told == [Writable(request)]
     assert sum(wire.sizes) > 5 * MAX_AHEAD
     assert not connection.blocked
+
+
+class FullWire(Wire):
+    """An association with room for a first message alone, and for urgent ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: list[int] = []
+
+    def room(self, urgent: bool = False) -> int:
+        return (URGENT_ROOM if urgent else 1) - sum(self.sizes)
+
+    def send(self, messages: Sequence[Message], urgent: bool = False) -> int:
+        self.streams += [message.stream for message in messages]
+        return super().send(messages, urgent)
+
+
+def test_short_content_does_not_wait_for_room_behind_long() -> None:
+    driver, turn, _ = made()
+    wire = FullWire()
+    driver.association = cast(Association, wire)
+    connection = driver.connection
+    long = connection.begin_request(b"\1\1ab")
+    connection.send_input(long, bytes(2 * SHORT))
+    driver.flush()
+    assert set(wire.streams) == {long.lane.stream}
+    assert long.lane.waiting(), "there is no room"
+    begin(driver, 1)
+    turn.end()
+    assert wire.streams.count(long.lane.stream) == len(wire.streams) - 1
+    for _ in range(20):
+        connection.begin_request(b"\1\1ab", body=bytes(4000))
+    driver.flush()
+    assert URGENT_ROOM // 2 <= sum(wire.sizes) < URGENT_ROOM // 2 + 5000, "alerts have the rest"
+    assert long.lane.waiting()
 
 
 def test_credit_for_ever_does_not_fill_memory() -> None:

@@ -189,7 +189,7 @@ def test_what_a_lost_association_did_not_send_goes_to_another_of_the_same_proces
         half.host.send("lines", b"%03d" % number + bytes(10_000), urgency=1)
         half.host.send("lines.sure", b"%03d" % number + bytes(10_000))
     processes.run(0.001)
-    waiting = processes.app.links[1].driver.connection.feedback_waiting
+    waiting = processes.app.links[1].driver.connection.feedback.budget.used
     assert waiting > 0
     processes.app.association(1).lose("the test cut it")
     processes.run(20)

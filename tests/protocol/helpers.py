@@ -111,8 +111,9 @@ class Pair:
         settle: bool = True,
         **named: Any,
     ) -> None:
-        self.web = WebConnection(web, channels=channels, policy=policy, **named)
-        self.app = ApplicationConnection(app, channels=channels, policy=policy, **named)
+        self.web = WebConnection(web, channels=channels, **named)
+        self.app = ApplicationConnection(app, channels=channels, **named)
+        self.web.pool.policy = self.app.pool.policy = policy
         self.now = 0.0
         self.web.open(streams, 0.0)
         self.app.open(streams, 0.0)

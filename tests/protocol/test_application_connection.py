@@ -14,6 +14,7 @@ from fcgi_core.protocol.application import (
     ApplicationConnection,
 )
 from fcgi_core.protocol.channels import Channel, Direction, Scope
+from fcgi_core.protocol.connection import SHORT
 from fcgi_core.protocol.events import (
     ConnectionFailed,
     Event,
@@ -90,7 +91,7 @@ def test_a_request_and_its_answer(app: ApplicationConnection) -> None:
         Cut(END, 1, 0, ending(app_status=7)[1]),
     ]
     assert not app.requests
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0
 
 
 def test_an_empty_answer_is_an_end_alone(app: ApplicationConnection) -> None:
@@ -220,7 +221,7 @@ def test_a_request_that_fails_before_it_was_known_ends_by_itself(
     assert event.request.context is None
     assert sent(app) == [ending(app_status=1)]
     assert not app.requests
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0
     assert app.receive([message(PARAM, 1, b"x"), message(STDIN, 1)], 0.0) == []
 
 
@@ -249,7 +250,7 @@ def test_a_request_that_fails_is_ended_by_who_runs_it(
     app.end_request(request)
     assert sent(app) == [ending()]
     assert not app.requests
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0
 
 
 # ---- answering
@@ -267,7 +268,7 @@ def test_the_end_waits_for_credit_behind_the_output(app: ApplicationConnection) 
     assert app.receive([credit(1500)], 0.0) == []  # no Writable: it is over
     assert sent(app) == [(STDOUT, bytes(300)), (STDOUT, b""), ending(app_status=9)]
     assert not app.requests
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0
 
 
 def test_writable_when_the_window_has_taken_everything(app: ApplicationConnection) -> None:
@@ -314,7 +315,7 @@ def test_an_abort_discards_the_output_and_waits_for_the_end(app: ApplicationConn
     app.end_request(request, 1)
     assert sent(app) == [ending(app_status=1)]
     assert not app.requests
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0
 
 
 def test_an_abort_before_the_params_are_whole_is_answered_at_once(app: ApplicationConnection) -> None:
@@ -336,7 +337,7 @@ def test_what_stops_a_request_whose_end_waits_for_credit_ends_it(app: Applicatio
         return
     assert sent(app) == [ending(app_status=1)]
     assert not app.requests
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0
 
 
 # ---- STDERR and feedback
@@ -355,7 +356,7 @@ def test_stderr_has_a_stream_of_its_own_and_the_end_does_not_wait() -> None:
     messages = pair.app.take(ROOM)
     assert [{each.type for each in cut(one)} for one in messages] == [{STDERR}, {STDOUT, END}, {STDERR}]
     assert messages[0].stream == messages[2].stream != messages[1].stream
-    assert pair.app.pool.in_use() == 0
+    assert len(pair.app.pool.holders) == 0
     (end,) = of(pair.web.receive([messages[1]], 0.0), RequestEnded)
     assert (end.stderr, theirs.stderr_bytes) == (20_000, 0), "what has not come is known"
     late = pair.web.receive([messages[0], messages[2]], 0.0)
@@ -364,23 +365,38 @@ def test_stderr_has_a_stream_of_its_own_and_the_end_does_not_wait() -> None:
     assert theirs.stderr_bytes == end.stderr
 
 
+def test_a_short_answer_goes_before_a_long_one_that_waits() -> None:
+    app = ready(ApplicationConnection(), Settings(window=2 * SHORT))
+    long, short = begun(app, 1), begun(app, 2)
+    for _ in range(3):
+        app.send_output(long, bytes(SHORT // 2))
+    app.send_output(short, b"short")
+    app.end_request(short)
+    told = dict(app.pool.priorities)
+    assert told[long.lane.stream] > told[short.lane.stream], "in SCTP's queue, too"
+    order = [message.stream for message in app.take(ROOM)]
+    assert order[0] == short.lane.stream
+    assert set(order[1:]) == {long.lane.stream}
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_streams_are_held_until_everything_has_gone(app: ApplicationConnection, policy: str) -> None:
-    app = ready(ApplicationConnection(channels=(LOG,), policy=POLICIES[policy]))
+    app = ready(ApplicationConnection(channels=(LOG,)))
+    app.pool.policy = POLICIES[policy]
     request = begun(app)
     app.send_output(request, b"o" * 9000)
     app.send_stderr(request, b"e" * 9000)
     app.send_feedback("log", b"f" * 9000, request)
     app.end_request(request)
-    held = app.pool.in_use()
+    held = len(app.pool.holders)
     assert held == {"single": 0, "per-type": 0, "per-request": 1, "per-channel": 3}[policy]
     while messages := app.take(1):
         if app.waiting():
-            assert app.pool.in_use() == held
+            assert len(app.pool.holders) == held
         assert len(messages) == 1
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0
     assert app.send_feedback("log", b"late", request)
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0
     (late,) = app.take(ROOM)
     assert cut(late) == [Cut(RecordType.FEEDBACK, 1, 0, b"late")]
     if policy == "per-channel":
@@ -517,4 +533,4 @@ def test_an_abort_throws_away_the_output_and_not_the_stderr_before_it(app: Appli
     app.receive([message(ABORT, 1)], 0.0)
     app.end_request(request)
     assert sent(app) == [(STDERR, b"why"), (END, bytes(7) + b"\x03")]
-    assert app.pool.in_use() == 0
+    assert len(app.pool.holders) == 0

@@ -331,7 +331,7 @@ def test_all_queues_of_an_association_are_bounded_together() -> None:
     requests = [lone.begin_request(PARAMS) for _ in range(20)]
     for request in requests:
         lone.send_feedback("application.request", bytes(1000), request)
-    assert lone.feedback_waiting <= 10_000
+    assert lone.feedback.budget.used <= 10_000
     assert lone.feedback.figures["application.request"].dropped == {6: 10}
     assert Feedback([], []).budget.limit == MAX_FEEDBACK_WAITING
 

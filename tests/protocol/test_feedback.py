@@ -162,10 +162,10 @@ def test_when_a_channel_is_full_the_least_urgent_are_dropped_and_counted(lone: C
     assert not lone.send_feedback(channel, bytes(1 << 19), urgency=6)
     assert lone.feedback.figures[channel].dropped == {6: 2}
     assert lone.feedback.figures[channel].sent == 0
-    assert lone.feedback_waiting == (1 << 19) + 4
+    assert lone.feedback.budget.used == (1 << 19) + 4
     lone.take(ROOM)
     assert lone.feedback.figures[channel].sent == 2
-    assert lone.feedback_waiting == 0
+    assert lone.feedback.budget.used == 0
 
 
 def test_a_channel_that_the_peer_does_not_take(fresh: Connection) -> None:

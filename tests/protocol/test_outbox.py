@@ -118,6 +118,21 @@ def test_a_new_lane_goes_before_the_old(outbox: Outbox) -> None:
     assert streams(outbox.take(20, 10)) == [200, 2]
 
 
+def test_long_content_goes_behind_short(outbox: Outbox) -> None:
+    long, busy = Lane(2, CONTENT), Lane(3, CONTENT)
+    for _ in range(4):
+        outbox.add(long, bytes(10))
+        outbox.add(busy, bytes(10))
+    long.is_long = True  # while it waits
+    assert streams(outbox.take(10, 10)) == [3]
+    outbox.add(Lane(4, CONTENT), bytes(10))
+    outbox.add(Lane(5, Priority.ORDINARY), bytes(10))
+    assert streams(outbox.take(ROOM, 10)) == [4, 2, 3, 2, 3, 2, 3, 2, 5]
+    outbox.add(long, bytes(10))  # before it was queued
+    outbox.add(Lane(6, CONTENT), bytes(10))
+    assert streams(outbox.take(ROOM, 10)) == [6, 2]
+
+
 def test_a_lane_refilled_as_fast_as_it_empties_starves_nobody(outbox: Outbox) -> None:
     bulk, quick = Lane(2, CONTENT), Lane(3, CONTENT)
     for _ in range(20):

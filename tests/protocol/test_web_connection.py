@@ -193,7 +193,7 @@ def test_an_answer(web: WebConnection) -> None:
         StderrReceived(request, b"!"),
     ]
     assert not web.requests
-    assert web.pool.in_use() == 0
+    assert len(web.pool.holders) == 0
     assert web.receive([message(STDERR, 1)], 0.0) == []
 
 
@@ -222,7 +222,7 @@ def test_an_answer_before_the_body_was_sent() -> None:
     web.take(100)
     one(web.receive([ended()], 0.0), RequestEnded)
     assert kinds(web.take(ROOM)) == []
-    assert web.pool.in_use() == 0
+    assert len(web.pool.holders) == 0
     assert request.writable
     web.send_input(request, b"more")
     web.end_input(request)
@@ -235,7 +235,7 @@ def test_an_answer_to_what_was_not_sent_yet(web: WebConnection) -> None:
     request = web.begin_request(PARAMS, body=b"")
     assert web.receive([ended()], 0.0) == [RequestEnded(request, 5, ProtocolStatus.REQUEST_COMPLETE)]
     assert web.take(ROOM) == []
-    assert web.pool.in_use() == 0
+    assert len(web.pool.holders) == 0
 
 
 @pytest.mark.parametrize("sent", [True, False])
@@ -250,7 +250,7 @@ def test_an_end_that_is_malformed_ends_it_all_the_same(web: WebConnection, conte
     assert event.error.record_type == END
     assert not web.requests
     assert web.take(ROOM) == []
-    assert web.pool.in_use() == 0
+    assert len(web.pool.holders) == 0
 
 
 @pytest.mark.parametrize("late", [message(STDOUT, 1, b"x"), message(STDOUT, 1)])
@@ -300,7 +300,7 @@ def test_abort_of_a_request_that_was_not_sent(web: WebConnection) -> None:
     web.abort(request)
     assert web.take(ROOM) == []
     assert not web.requests
-    assert web.pool.in_use() == 0
+    assert len(web.pool.holders) == 0
 
 
 def test_abort_goes_behind_the_beginning_on_the_same_stream(web: WebConnection) -> None:
@@ -333,7 +333,7 @@ def test_after_an_abort_output_is_swallowed_and_credited(web: WebConnection) -> 
     assert int.from_bytes(credits[-1].content, "big") > 800_000
     assert web.receive([ended()], 0.0) == []
     assert not web.requests
-    assert web.pool.in_use() == 0
+    assert len(web.pool.holders) == 0
 
 
 def test_an_aborted_request_whose_end_is_malformed_is_over(web: WebConnection) -> None:

@@ -100,8 +100,9 @@ class World:
     ) -> None:
         self.network = network
         loop = VirtualLoop(network)
-        self.web = web_connection.WebConnection(web, channels=CHANNELS, policy=policy)
-        self.app = ApplicationConnection(app, channels=CHANNELS, policy=policy)
+        self.web = web_connection.WebConnection(web, channels=CHANNELS)
+        self.app = ApplicationConnection(app, channels=CHANNELS)
+        self.web.pool.policy = self.app.pool.policy = policy
         self.down: list[str] = []
         self.web_driver = Driver(self.web, loop, on_events=self.on_web, on_down=self.down.append)
         self.app_driver = Driver(self.app, loop, on_events=self.on_app, on_down=self.down.append)
@@ -355,8 +356,8 @@ class World:
             assert connection.requests == {}
             assert not connection.waiting()
             assert connection.take(1 << 30) == []
-            assert connection.pool.in_use() == 0
-            assert connection.feedback_waiting == 0
+            assert len(connection.pool.holders) == 0
+            assert connection.feedback.budget.used == 0
             assert connection.content_waiting == 0
             assert association is not None
             given_up = defaultdict[str, int](int)

@@ -35,9 +35,9 @@ def vanish(association: WebAssociation) -> None:
 
 
 async def grown(stage: Stage) -> None:
-    """Have as many associations as may be."""
+    """Have as many associations as may be, made at once: more requests would be known to need some at their begin."""
     stage.application.does = large_answer(LONG // 5)
-    answers = stage.ask(2 * MOST)
+    answers = stage.ask(MOST + 5)
     await until(lambda: len(stage.numbers) == MOST, "there are as many as may be", 10)
     await until(lambda: all(map(is_over, answers)), "all are answered")
 

@@ -146,7 +146,7 @@ def test_the_fourth_is_quiet_and_stays_so_when_others_come() -> None:
 def test_those_that_are_made_together_have_content_before_one_is_quiet() -> None:
     async def body() -> None:
         async with running(large_answer(LONG), plugin=Lines()) as stage:
-            stage.ask(2 * MOST)
+            stage.ask(MOST + 5)
             await until(lambda: stage.upstream.making >= QUIET_FROM, "several are made at once", 3)
             while stage.upstream.making:
                 assert stage.upstream.quiet is None

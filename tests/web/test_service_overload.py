@@ -67,6 +67,27 @@ def test_the_only_application_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> 
     run(body)
 
 
+@pytest.mark.parametrize(
+    ("ends", "why"), [(True, "the application is ending"), (False, "the application is overloaded")]
+)
+def test_the_web_server_s_log_says_why_an_upload_was_refused(ends: bool, why: str) -> None:
+    """Its body is not kept, so it cannot be sent again."""
+
+    async def body() -> None:
+        async with running(overloaded) as bench:
+            if ends:
+                (link,) = bench.app_services[0].supervisor.links
+                link.driver.connection.drain()  # it crosses the request
+                link.driver.wake()
+            upload = bench.connect().begin_to_send().send(b"the first part").flush()
+            await until(lambda: is_over(upload.wire), "the answer")
+            assert why in upload.wire.written.decode("latin-1")
+            assert upload.answer().startswith(b"Status: 503")
+            assert bench.applications[0].requests == (0 if ends else 1)
+
+    run(body)
+
+
 def test_an_application_that_is_overloaded_gets_the_next_request_when_it_has_room() -> None:
     """One at a time, so that each that ends is followed by the next, and few are refused."""
 
