@@ -18,7 +18,7 @@ from .config import Config
 from .sides import Running, start_app, start_web
 from .standstill import StandstillWatch
 from .succession import Successor
-from .systemd import JournalFormatter, journal_reads, notify
+from .systemd import JournalFormatter, Watchdog, journal_reads, notify
 from .workers import worker_command
 
 __all__ = ["run_app", "run_web"]
@@ -91,6 +91,8 @@ async def _main(start: Start, hook_limit: float | None) -> Callable[[], Coroutin
         limit.install()
     watch = StandstillWatch() if limit is None else StandstillWatch(limit.look)
     watch.start()
+    watchdog = Watchdog()
+    watchdog.start()
     log.info("ready")
     running.tell_ready()
     await stopping.wait()
@@ -101,6 +103,7 @@ async def _main(start: Start, hook_limit: float | None) -> Callable[[], Coroutin
         log.info("stopping")
         notify("STOPPING=1")
     await running.stop()
+    watchdog.stop()
     watch.stop()
     if limit is not None:
         limit.remove()

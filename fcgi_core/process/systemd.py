@@ -3,16 +3,18 @@ that it has opened (sd_listen_fds(3)). Without systemd nothing happens."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from ..common import listening
 from ..common.operator_log import LineFormatter
 from ..errors import ConfigError
 
-__all__ = ["JournalFormatter", "adopt_sockets", "journal_reads", "notify", "tell_reloading"]
+__all__ = ["JournalFormatter", "Watchdog", "adopt_sockets", "journal_reads", "notify", "tell_reloading"]
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START."""
@@ -57,6 +59,37 @@ def notify(state: str) -> None:
 def tell_reloading() -> None:
     """Tell the service manager that a reload begins; READY=1 tells that it is over."""
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+class Watchdog:
+    """Tells systemd regularly that the event loop works (WatchdogSec= of the unit); systemd restarts a service from
+    which it hears nothing. Without $WATCHDOG_USEC it does nothing."""
+
+    def __init__(self, is_well: Callable[[], bool] = lambda: True) -> None:
+        """While `is_well` returns False systemd hears nothing either."""
+        self._is_well = is_well
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+        time_limit = os.environ.get("WATCHDOG_USEC", "")
+        is_number = time_limit.isascii() and time_limit.isdigit() and len(time_limit) < 16
+        for_us = os.environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
+        self._interval = int(time_limit) / 1e6 / 2 if is_number and for_us else 0.0
+        """Seconds between two signs of life: half of the time limit, as sd_watchdog_enabled(3) recommends."""
+
+    def start(self) -> None:
+        """Send the first sign of life, and go on."""
+        if self._interval:
+            self._beat()
+
+    def stop(self) -> None:
+        """Send no more; systemd's limit holds until the process has ended, unless it is stopping."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _beat(self) -> None:
+        if self._is_well():
+            notify("WATCHDOG=1")
+        self._handle = self._loop.call_later(self._interval, self._beat)
 
 
 def adopt_sockets() -> None:
