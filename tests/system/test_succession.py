@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -269,3 +270,27 @@ def test_a_socket_of_systemd_that_the_file_does_not_name_is_an_error(start: Star
         program = stack.activate(datagrams)
         assert program.wait() == 78
         assert "is not a stream socket that listens; use ListenStream= in the .socket unit" in program.text
+
+
+def test_systemds_own_activator(start: Start) -> None:
+    activate = shutil.which("systemd-socket-activate")
+    assert activate is not None, "systemd-socket-activate is needed (Debian package systemd; script/setup test)"
+
+    class ByItsActivator(Stack):
+        def start_web(self) -> None:
+            config = self.write("web", {"web": self._web, **self._common})
+            path = self.listen.removeprefix("unix:")
+            self.web = self.run("web", activate, "-l", path, COMMAND, "web", "--config", config)
+            wait_until(lambda: Path(path).exists(), "it listens")
+            Path(path).chmod(0o666)
+            with socket.socket(socket.AF_UNIX) as first:
+                first.connect(path)  # which is when it starts the program
+                self.web.says("ready")
+
+        def stop(self) -> None:
+            assert self.web.stop() == 0
+            Path(self.listen.removeprefix("unix:")).unlink()  # it stays: the activator made it
+            super().stop()
+
+    stack = start(kind=ByItsActivator, application="applications:plain")
+    assert stack.ask("/hello").body == b"hello"
