@@ -177,7 +177,12 @@ def _application(app: AppConfig) -> Application:
         return FastcgiBridge(**app.fastcgi.model_dump())
     assert app.application is not None
     return ImportedApplication(
-        app.application, path=app.path, interface=app.interface, threads=app.threads, script_name=app.script_name
+        app.application,
+        path=app.path,
+        interface=app.interface,
+        threads=app.threads,
+        script_name=app.script_name,
+        virtualenv=app.virtualenv,
     )
 
 
