@@ -103,6 +103,7 @@ async def _main(start: Start, hook_limit: float | None) -> Callable[[], Coroutin
         log.info("stopping")
         notify("STOPPING=1")
     await running.stop()
+    successor.close()
     watchdog.stop()
     watch.stop()
     if limit is not None:

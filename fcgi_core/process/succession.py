@@ -118,13 +118,17 @@ class Successor:
         self._stop_waiting()
         if self.is_ready:
             return
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        self.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def close(self) -> None:
+        """Pass nothing more on."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def pass_on(self, descriptor: int) -> None:
         """Pass a connection on, which is closed here."""
@@ -133,12 +137,12 @@ class Successor:
         self._waiting.append(descriptor)
 
     def _send(self) -> None:
-        assert self._channel is not None
         waiting, self._waiting = self._waiting, []
         lost = 0
         for first in range(0, len(waiting), MOST_DESCRIPTORS):
             some = waiting[first : first + MOST_DESCRIPTORS]
             try:
+                assert self._channel is not None
                 socket.send_fds(self._channel, [b"."], some)
             except OSError:  # it has ended, or too many are on their way
                 lost += len(some)

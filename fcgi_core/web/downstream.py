@@ -43,6 +43,8 @@ MAX_UNFINISHED_PARAMS = 64 << 20
 """Bytes of PARAMS that are not whole, of all connections together: 64 requests with as much as MAX_PARAMS."""
 PARAMS_WITHIN = 60.0
 """Seconds that a request's PARAMS may take; a web server has them all when it begins. nginx' fastcgi_send_timeout."""
+FIRST_WITHIN = 1.0
+"""Seconds that the first request of a connection may take while the process stops; web servers send it at once."""
 MAX_ANSWERS = 10_000
 """Answers to management records and refused requests that wait in the socket's write buffer; 16 bytes each and more."""
 
@@ -221,6 +223,12 @@ class DownstreamConnection(RequestConnection):
         self._stopping = self._used and not self._moves
         self._ending = True
         if self._used or self._moves:
+            self.flush()
+        else:
+            self._loop.call_later(FIRST_WITHIN, self._give_up_waiting)
+
+    def _give_up_waiting(self) -> None:
+        if not self._used and not self._transport.is_closing():
             self.flush()
 
     @property
