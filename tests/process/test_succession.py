@@ -16,7 +16,12 @@ from fcgi_core.common import listening
 from fcgi_core.process import succession
 from fcgi_core.process.succession import VARIABLE, Predecessor, Successor
 
-READY = f"import os, socket; socket.socket(fileno=int(os.environ['{VARIABLE}'])).send(b'ready'); input()"
+READY = f"""\
+import os, socket
+channel = socket.socket(fileno=int(os.environ["{VARIABLE}"]))
+channel.recv(300)
+channel.send(b"ready")
+"""
 WAITS = "import time; time.sleep(600)"
 
 
