@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import tests.system.stack as stack_module
-from tests.system.stack import COMMAND, Program, Stack, in_background, wait_until
+from tests.system.stack import COMMAND, Program, Stack, free_port, in_background, wait_until
 
 Start = Callable[..., Stack]
 
@@ -294,3 +295,23 @@ def test_systemds_own_activator(start: Start) -> None:
 
     stack = start(kind=ByItsActivator, application="applications:plain")
     assert stack.ask("/hello").body == b"hello"
+
+
+def test_plugins_that_listen_and_write_go_on(start: Start, tmp_path: Path) -> None:
+    port, out = free_port(), tmp_path / "out.log"
+    plugins = {"metrics": {"listen": f"127.0.0.1:{port}"}, "syslog": {"outputs": [{"file": str(out)}]}}
+    stack = start(kind=Successive, application="applications:plain", plugins=plugins)
+
+    def scrape() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+            return str(page.read().decode())
+
+    assert stack.ask("/log?text=before").status == 200
+    for text in ("first", "second"):
+        stack.reload()
+        assert "fcgi_" in scrape()
+        assert stack.ask(f"/log?text={text}").status == 200
+    assert stack.web.wait() == 0
+    assert "fcgi_" in scrape()
+    wait_until(lambda: "second" in out.read_text(), "lines are written")
+    assert re.findall(r"\] (\w+)\n", out.read_text()) == ["before", "first", "second"]
