@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from .. import __version__
 from ..hosting.discovery import EnabledPlugin
 from ..hosting.driver import Driver
 from ..hosting.supervisor import Supervisor
+from ..plugin import ServiceFigures
 from ..protocol.application import ApplicationConnection
 from ..protocol.settings import Settings, new_instance
 from ..sctp.carrier import Address, Carrier, Listener
@@ -72,7 +74,12 @@ class AppService:
             settings or Settings(), instance=new_instance(), max_associations=max_associations_per_web_side
         )
         self.supervisor = Supervisor(
-            plugins, self.loop, self.loop.call_soon_threadsafe, web=False, process_name=self._settings.name
+            plugins,
+            self.loop,
+            self.loop.call_soon_threadsafe,
+            web=False,
+            process_name=self._settings.name,
+            service=self.figures,
         )
         self.shared = Shared(self.loop, self.supervisor)
         self._associations = Associations(
@@ -91,6 +98,13 @@ class AppService:
     def refused(self) -> int:
         """Associations that were refused."""
         return self._associations.refused
+
+    def figures(self) -> ServiceFigures:
+        """Returns the state of the service, for plugins."""
+        obstacle = "" if self.addresses else "it does not listen for associations yet"
+        if self._stopping is not None:
+            obstacle = "it stops: no new requests are accepted"
+        return ServiceFigures(__version__, self._carrier.name, obstacle)
 
     def _make_connection(self) -> ApplicationConnection:
         return ApplicationConnection(self._settings, channels=self.supervisor.channels)

@@ -82,16 +82,16 @@ def is_handed_over(now: bool = False) -> bool:
     return _handed_over
 
 
-def listen_tcp(host: str, port: int, backlog: int = 128) -> list[socket.socket]:
-    """Return sockets that listen at all addresses of a host: those that were passed in, and new ones. OSError, of which
-    socket.gaierror is one."""
+def listen_tcp(host: str, port: int, backlog: int = 128, *, shared: bool = False) -> list[socket.socket]:
+    """Return sockets that listen at all addresses of a host: those that were passed in, and new ones. `shared`: other
+    processes of the same user may listen there too. OSError, of which socket.gaierror is one."""
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listening: list[socket.socket] = []
     problem = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     for family, _, _, _, address in dict.fromkeys(found):
         given = take((str(address[0]), int(address[1])))
         try:
-            listening.append(given[0] if given is not None else _listen(family, address, backlog))
+            listening.append(given[0] if given is not None else _listen(family, address, backlog, shared))
         except OSError as error:
             problem = error
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # the host has no such address: IPv6
@@ -103,10 +103,12 @@ def listen_tcp(host: str, port: int, backlog: int = 128) -> list[socket.socket]:
     return listening
 
 
-def _listen(family: int, address: tuple[Any, ...], backlog: int) -> socket.socket:
+def _listen(family: int, address: tuple[Any, ...], backlog: int, shared: bool) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(address)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from ..plugin import AssociationInfo, FeedEntry, Make, RequestInfo, TransportFigures
+from ..plugin import AssociationInfo, FeedEntry, Make, RequestInfo, ServiceFigures, TransportFigures
 from ..plugin.traffic import Traffic
 from ..protocol.channels import Channel
 from .delivery import Delivery, Stream
@@ -32,6 +32,8 @@ class Services(Protocol):
     ) -> list[RequestInfo | None]: ...
 
     def transport(self) -> TransportFigures: ...
+
+    def service(self) -> ServiceFigures: ...
 
     def follow_traffic(self) -> Traffic: ...
 
@@ -84,6 +86,9 @@ class HalfHost:
 
     def transport(self) -> TransportFigures:
         return self._services.transport()
+
+    def service(self) -> ServiceFigures:
+        return self._services.service()
 
     def traffic(self) -> Traffic:
         return self._services.follow_traffic()

@@ -22,6 +22,7 @@ from ..plugin import (
     Outcome,
     Plugin,
     RequestInfo,
+    ServiceFigures,
     TransportFigures,
     WebHalf,
 )
@@ -56,12 +57,15 @@ class Supervisor(HookCaller):
         web: bool,
         process_name: str = "",
         publish_all: Callable[[Iterable[FeedEntry]], None] = lambda entries: None,
+        service: Callable[[], ServiceFigures] = ServiceFigures,
     ) -> None:
-        """`wake_loop` is asyncio's call_soon_threadsafe. PluginError if a half cannot be made."""
+        """`wake_loop` is asyncio's call_soon_threadsafe; `service` returns the state of the side. PluginError if a half
+        cannot be made."""
         super().__init__(loop)
         self.process_name = process_name
         self._web = web
         self.publish_all = publish_all
+        self.service = service
         self.channels: list[Channel] = []
         """The channels of all running plugins, in both directions."""
         self.traffic: Traffic | None = None

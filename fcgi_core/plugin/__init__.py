@@ -61,8 +61,9 @@ from .hooks import (
 )
 from .options import OptionsByHost
 from .params import values_of
-from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Histogram, HostTraffic, Traffic, clean_host
+from .traffic import BOUNDS, OTHER, STATUS_CLASSES, Exemplar, Histogram, HostTraffic, Traffic, clean_host
 from .views import (
+    ApplicationFigures,
     AssociationFigures,
     AssociationInfo,
     ChannelTotals,
@@ -71,11 +72,13 @@ from .views import (
     Outcome,
     OutputFigures,
     RequestInfo,
+    ServiceFigures,
     TransportFigures,
 )
 
 __all__ = [
     "API_VERSION",
+    "ApplicationFigures",
     "ApplicationHalf",
     "ApplicationHost",
     "AssociationFigures",
@@ -85,6 +88,7 @@ __all__ = [
     "Channel",
     "ChannelTotals",
     "Direction",
+    "Exemplar",
     "FeedEntries",
     "FeedEntry",
     "FromPeer",
@@ -107,6 +111,7 @@ __all__ = [
     "SEVERITIES",
     "STATUS_CLASSES",
     "Scope",
+    "ServiceFigures",
     "StartAnew",
     "Stream",
     "Traffic",

@@ -17,6 +17,7 @@ from .views import (
     Outcome,
     OutputFigures,
     RequestInfo,
+    ServiceFigures,
     TransportFigures,
 )
 
@@ -114,6 +115,10 @@ class Host(Protocol):
 
     def transport(self) -> TransportFigures:
         """Returns the state of associations and channels. On the loop's thread only: call it from a hook."""
+
+    def service(self) -> ServiceFigures:
+        """Returns whether this process takes requests, and on the web side the state of the applications and of the
+        queue. On the loop's thread only, and not while the half is made: call it from a hook."""
 
     def traffic(self) -> Traffic:
         """Returns the figures of requests by virtual host, counted since the first call; always the same object. Call

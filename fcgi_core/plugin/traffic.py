@@ -10,12 +10,26 @@ instant.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from .params import values_of
 
 if TYPE_CHECKING:
     from .views import Outcome, RequestInfo
 
-__all__ = ["BOUNDS", "MAX_HOSTS", "OTHER", "STATUS_CLASSES", "Histogram", "HostTraffic", "Traffic", "clean_host"]
+__all__ = [
+    "BOUNDS",
+    "MAX_HOSTS",
+    "OTHER",
+    "SLOW",
+    "STATUS_CLASSES",
+    "Exemplar",
+    "Histogram",
+    "HostTraffic",
+    "Traffic",
+    "clean_host",
+]
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histograms' buckets, seconds: Prometheus' own defaults, and 1, 2.5 ms below and 30 s above."""
@@ -27,6 +41,10 @@ MAX_NAME = 253
 OTHER = "other"
 STATUS_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 """By the first digit of the status; `none` if there was no response."""
+SLOW = 0.1
+"""Seconds beyond which a request may be an exemplar. Nobody looks for the trace of a quick one, so it costs nothing."""
+_TRACE = re.compile("[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-")
+"""The beginning of `traceparent` (W3C Trace Context, section 3.2.2); an id of zeros is invalid."""
 _UNSAFE = re.compile(r"[^a-z0-9._:\[\]*-]")
 
 
@@ -48,18 +66,33 @@ def _bucket(seconds: float) -> int:
     return place
 
 
+class Exemplar(NamedTuple):
+    """A request that stands for a bucket of a histogram.
+
+    trace: its trace-id, 32 hexadecimal digits.
+    seconds: its duration.
+    time: when it ended, seconds since the epoch.
+    """
+
+    trace: str
+    seconds: float
+    time: float
+
+
 class Histogram:
     """Durations, counted by bucket.
 
     counts: durations in each bucket alone: up to each of BOUNDS, and longer ones.
     total: seconds, all together.
+    exemplars: by the position of its bucket, the last request that had a trace; of `HostTraffic.duration` alone.
     """
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("counts", "exemplars", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
 
     def add(self, seconds: float) -> None:
         """Count a duration."""
@@ -70,6 +103,7 @@ class Histogram:
         """Add the other's durations to these."""
         self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
+        self.exemplars |= other.exemplars
 
 
 class HostTraffic:
@@ -168,6 +202,20 @@ class Traffic:
             raw = request.server_name
             found = self._by_raw_name.get(raw) or self._find(raw)
         found[1].add(outcome)
+        if outcome.duration > SLOW:
+            self._keep_trace(request, outcome.duration, found[1].duration)
+
+    def _keep_trace(self, request: RequestInfo, seconds: float, histogram: Histogram) -> None:
+        """Keep the trace that the request belongs to, if the client or the web server named one."""
+        raw = request.raw_params
+        if b"HTTP_TRACEPARENT" not in raw:
+            return
+        try:
+            (text,) = values_of(raw, (b"HTTP_TRACEPARENT",))
+        except ValueError:
+            return  # they are malformed, which is why the request failed
+        if match := _TRACE.match(text):
+            histogram.exemplars[_bucket(seconds)] = Exemplar(match[1], seconds, time.time())
 
     def hosts(self) -> dict[str, HostTraffic]:
         """Returns the figures of each virtual host, in the order in which they came."""

@@ -177,6 +177,59 @@ class TransportFigures:
     disagreements: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class ApplicationFigures:
+    """The state of one application of the web side's configuration, with its workers. Counters begin with the web side.
+
+    address: as it was configured.
+    states: the number of its processes in each state that occurs: ``up``; ``avoided``, after failures in a row;
+        ``draining``; ``out`` of the balance, by its probes; ``down``, without an association.
+    requests: requests that were sent to it.
+    in_flight: requests that it handles.
+    capacity: how many more it would accept now.
+    avoided, out, lost: how often one of its processes began to be avoided, failed its probes, lost its last
+        association.
+    """
+
+    address: str
+    states: Mapping[str, int]
+    requests: int
+    in_flight: int
+    capacity: int
+    avoided: int
+    out: int
+    lost: int
+
+    @property
+    def up(self) -> bool:
+        """Whether it gets requests: one of its processes is up, or avoided only as long as there is another."""
+        return bool(self.states.get("up") or self.states.get("avoided"))
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFigures:
+    """The state of this process as a service.
+
+    version, carrier: of this program, and which SCTP it uses.
+    obstacle: why it takes no requests, a sentence without its full stop; '' if it takes them.
+
+    On the web side only:
+
+    applications: each application of the configuration, also those that are away.
+    waiting, waiting_bytes: requests that wait for an application, and the memory of what they have sent, about.
+    unserved: requests that the web side answered itself, by reason: ``queue_full`` and ``queue_timeout`` (503),
+        ``unreachable`` (502, no application has been there for long), ``request_timeout`` (504).
+    """
+
+    version: str = ""
+    carrier: str = ""
+    obstacle: str = ""
+    applications: Sequence[ApplicationFigures] = ()
+    waiting: int = 0
+    waiting_bytes: int = 0
+    unserved: Mapping[str, int] = field(default_factory=dict)
+
+
 class FeedEntry(NamedTuple):
     """One line of the live feed, which `fcgi-sctp logs` follows. Text is stored as it came: the viewer escapes it.
 

@@ -51,6 +51,11 @@ class Listeners:
             raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
         log.info("listening for the web server at %s", where)
 
+    @property
+    def are_open(self) -> bool:
+        """Whether connections are accepted at each address."""
+        return bool(self._servers) and all(server.is_serving() for server in self._servers)
+
     def close(self) -> None:
         """Accept no more connections, and remove the unix sockets."""
         for server in self._servers:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import NamedTuple, cast
 
+from .. import __version__
 from ..errors import RequestRefused
 from ..hosting.discovery import EnabledPlugin
 from ..hosting.exchange import SAFE_METHODS
 from ..hosting.supervisor import Supervisor
 from ..hosting.switching import change_plugins, switches_off
-from ..plugin import FeedEntry
+from ..plugin import FeedEntry, ServiceFigures
 from ..protocol.settings import Settings, new_instance
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
@@ -26,6 +27,7 @@ from .downstream import Connections, DownstreamConnection
 from .exchange import State, WebExchange
 from .faults import FaultFeed, about
 from .feed import Feed
+from .figures import application_figures
 from .listeners import ListenError, Listeners
 from .pool import MOST
 from .probe import ProbeOptions
@@ -109,6 +111,7 @@ class WebService:
             web=True,
             process_name=self._settings.name,
             publish_all=self._publish_all,
+            service=self.figures,
         )
         self.upstreams = [self._upstream(one.address, one.weight, one.associations) for one in connect]
         self.max_requests = self._settings.max_requests * len(self.upstreams)
@@ -120,6 +123,8 @@ class WebService:
         self._active: set[WebExchange] = set()
         """Requests in state SENT."""
         self._waiting = WaitingRequests(timeout=options.queue_timeout, length=options.queue_length)
+        self._unserved = dict.fromkeys(("queue_full", "queue_timeout", "unreachable", "request_timeout"), 0)
+        """See `ServiceFigures`."""
         self._association = 0
         """The number of the newest association."""
         self._sweep_handle: asyncio.TimerHandle | None = None
@@ -241,6 +246,28 @@ class WebService:
         """Bytes of STDERR that web servers did not read."""
         return self._connections.stderr_left_out
 
+    def figures(self) -> ServiceFigures:
+        """Returns the state of the service, for plugins."""
+        applications = application_figures(self.upstreams, self._loop.time())
+        return ServiceFigures(
+            __version__,
+            self._carrier.name,
+            self._obstacle(any(one.up for one in applications)),
+            applications,
+            self.waiting,
+            self._waiting.size,
+            dict(self._unserved),
+        )
+
+    def _obstacle(self, any_up: bool) -> str:
+        if self._idle is not None:
+            return "it stops: no new requests are accepted"
+        if not self._listeners.are_open:
+            return "it does not listen for the web server"
+        if not any_up:
+            return f"no application is up, of {sum(one.origin is None for one in self.upstreams)}"
+        return ""
+
     # ---- Dispatcher, for the downstream connections
 
     def dispatch(self, exchange: WebExchange) -> None:
@@ -358,17 +385,20 @@ class WebService:
     def _wait(self, exchange: WebExchange) -> None:
         now = self._loop.time()
         if self._waiting.is_full:
+            self._unserved["queue_full"] += 1
             self._refuse(
                 exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
             )
         elif all(one.state != "up" and now - one.last_up > self.options.queue_timeout for one in self.upstreams):
             # none has been there for as long as a request would wait
+            self._unserved["unreachable"] += 1
             reasons = "; ".join(f"{upstream.address}: {upstream.last_error}" for upstream in self.upstreams)
             self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
         else:
             self._waiting.add(exchange, now)
 
     def _refuse_late(self, exchange: WebExchange) -> None:
+        self._unserved["queue_timeout"] += 1
         why = "no application had room in time"
         self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
 
@@ -396,6 +426,7 @@ class WebService:
                 continue
             upstream = exchange.upstream
             assert upstream is not None
+            self._unserved["request_timeout"] += 1
             log.error(
                 "application %s sent nothing for %g s in request %s; answered 504",
                 upstream.address,

@@ -31,6 +31,7 @@ from .attempts import Attempts
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .exchange import WebExchange
 from .faults import about
+from .figures import Events
 from .growth import HOLD, LOOK, Growth
 from .overload import Overload
 from .pool import QUIET_FROM, pick
@@ -106,6 +107,8 @@ class Upstream:
         self.last_error = ""
         self.account: Budget = Budget(MAX_HELD_OF_PEER) if origin is None else origin.account
         """The memory that the associations of this member hold together."""
+        self.events: Events = Events() if origin is None else origin.events
+        """What happened to the processes of this member."""
         self.overload = Overload(loop, owner.upstream_ready)
         self.growth = Growth(self, loop, wanted)
         self._instance = ""
@@ -164,6 +167,8 @@ class Upstream:
     def stop(self) -> None:
         """End the associations gracefully, and make no further one."""
         self._stopping = True
+        if self.origin is not None:
+            self.events.requests += self.requests  # those of a worker that is gone stay counted
         if self._prober is not None:
             self._prober.stop()
             self._prober = None
@@ -281,6 +286,7 @@ class Upstream:
     def failed(self) -> None:
         """Count a failure of a request by the application's fault."""
         if self.health.failed(self._loop.time()):
+            self.events.avoided += 1
             log.warning(
                 "application %s failed %d times in a row and is avoided for %g s", self.address, MAX_FAILURES, AVOID_FOR
             )
@@ -310,6 +316,7 @@ class Upstream:
         else:
             log.warning("application %s is out of the balance, by its probes: %s", self.address, why)
             self.health.out = True
+            self.events.out += 1
             self.last_up = now
             self.last_error = f"probes: {why}"
 
@@ -442,6 +449,7 @@ class Upstream:
         self.last_error = reason
         if link is not None:
             self.last_up = self._loop.time()
+            self.events.lost += 1
             if self._presence.went_down():
                 self._attempts.steady()
             self._lost(association, link, reason)

@@ -18,6 +18,7 @@ from fcgi_core.plugin import (
     Outcome,
     OutputFigures,
     RequestInfo,
+    ServiceFigures,
     Traffic,
     TransportFigures,
 )
@@ -28,6 +29,8 @@ class FakeRequest:
     server_name: str = "shop.example"
     identity: str = "req-1"
     plugin_data: dict[str, Any] = field(default_factory=dict)
+
+    raw_params: bytes = b""
 
     @property
     def params(self) -> dict[str, str]:
@@ -49,6 +52,7 @@ class FakeHost:
         self.on_send: Callable[[], None] = lambda: None
         self.up: list[AssociationInfo] = []
         self.made_traffic = Traffic()
+        self.state = ServiceFigures("0.1.0", "memory")
 
     def send(self, channel: str, item: bytes, *, request: RequestInfo | None = None, urgency: int = 6) -> None:
         raise AssertionError("not used")
@@ -63,6 +67,9 @@ class FakeHost:
 
     def publish(self, entry: FeedEntry) -> None:
         raise AssertionError("not used")
+
+    def service(self) -> ServiceFigures:
+        return self.state
 
     def traffic(self) -> Traffic:
         return self.made_traffic
@@ -91,10 +98,10 @@ class FakeHost:
             disagreements={"syslog": 2},
         )
 
-    def serve(self, count: int = 1, name: str = "shop.example", **named: Any) -> None:
+    def serve(self, count: int = 1, name: str = "shop.example", raw_params: bytes = b"", **named: Any) -> None:
         """Let requests come and go."""
         for _ in range(count):
-            request = FakeRequest(name)
+            request = FakeRequest(name, raw_params=raw_params)
             self.made_traffic.begin(request)
             self.made_traffic.end(request, outcome(**named))
 

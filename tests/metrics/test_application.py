@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import types
@@ -15,7 +16,7 @@ from fcgi_metrics.registry import registry_lines
 from fcgi_metrics.samples import Sample
 from fcgi_metrics.snapshot import parse, read_header
 
-from fcgi_core.plugin import Priority, Scope
+from fcgi_core.plugin import Priority, Scope, ServiceFigures, StartAnew
 
 PATIENCE = 10.0
 
@@ -286,3 +287,22 @@ def test_new_options(
     half.tick()
     wait_idle(half)
     assert len(snapshots(host)) == 3
+
+
+def test_a_process_says_whether_it_takes_requests(host: Any) -> None:
+    async def check() -> None:
+        half = MetricsApplication(host, MetricsOptions(health="127.0.0.1:0"))
+        assert half.endpoint is not None
+        reader, writer = await asyncio.open_connection("127.0.0.1", half.endpoint.port)
+        host.state = ServiceFigures(obstacle="it stops")
+        writer.write(b"GET /ready HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).endswith(b"not ready: it stops\n")
+        writer.close()
+        await writer.wait_closed()
+        with pytest.raises(StartAnew):
+            half.configure(MetricsOptions())
+        half.close()
+        assert half.endpoint is None
+        await asyncio.sleep(0)
+
+    asyncio.run(check())

@@ -20,6 +20,7 @@ class Page:
         self.go.set()
         self.error: Exception | None = None
         self.content = b"the page\n"
+        self.obstacle = ""
 
     async def render(self, accept: str, zipped: bool) -> tuple[bytes, str]:
         self.made.append((accept, zipped))
@@ -33,7 +34,7 @@ class Page:
 @asynccontextmanager
 async def serving(where: str = "127.0.0.1:0") -> AsyncIterator[tuple[Endpoint, Page]]:
     page = Page()
-    endpoint = Endpoint(where, page.render)
+    endpoint = Endpoint(where, page.render, lambda: page.obstacle)
     try:
         yield endpoint, page
     finally:
@@ -261,3 +262,36 @@ def test_a_host_that_is_none() -> None:
             Endpoint("no-such-host.invalid:1", Page().render)
 
     run(check)
+
+
+def test_a_process_is_alive_and_it_is_ready_when_it_takes_requests() -> None:
+    async def test() -> None:
+        async with serving() as (endpoint, page):
+            for path, word in (("/healthz", b"alive"), ("/ready", b"ready")):
+                answer = await talk(endpoint, get(path))
+                assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+                assert answer.endswith(b"\r\n\r\n" + word + b"\n")
+            page.obstacle = "no application is up, of 2"
+            assert (await talk(endpoint, get("/healthz"))).startswith(b"HTTP/1.1 200 OK\r\n")
+            answer = await talk(endpoint, get("/ready"))
+            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert answer.endswith(b"\r\n\r\nnot ready: no application is up, of 2\n")
+            assert (await talk(endpoint, get("/ready", method="HEAD"))).endswith(b"\r\n\r\n")
+            assert page.made == []
+
+    run(test)
+
+
+def test_without_a_page_several_processes_share_a_port() -> None:
+    async def test() -> None:
+        one = Endpoint("127.0.0.1:0", None, shared=True)
+        other = Endpoint(f"127.0.0.1:{one.port}", None, shared=True)
+        try:
+            assert (await talk(one, get("/ready"))).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"Here are /healthz and /ready." in await talk(one, get("/metrics"))
+        finally:
+            one.close()
+            other.close()
+            await asyncio.sleep(0)
+
+    run(test)

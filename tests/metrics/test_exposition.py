@@ -11,7 +11,7 @@ from fcgi_metrics.endpoint import OPENMETRICS, PLAIN
 from fcgi_metrics.exposition import Exposition, Snapshot
 from fcgi_metrics.families import APPLICATION, WEB
 from fcgi_metrics.process import process_figures
-from fcgi_metrics.samples import Sample, process_samples, traffic_samples
+from fcgi_metrics.samples import PeerTotals, Sample, process_samples, traffic_samples
 from fcgi_metrics.snapshot import split, write_meta, write_sample
 from fcgi_metrics.statsd import Statsd
 from hypothesis import example, given, settings
@@ -19,15 +19,19 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
+from fcgi_core.protocol.records import encode_pairs
+
+WHERE = ("address", "here:1")
+
 
 def snapshot(worker: str, *lines: str, number: int = 1) -> Snapshot:
-    return Snapshot(worker, number, tuple(split(number, 0.0, lines)))
+    return Snapshot((WHERE, ("worker", worker)), number, tuple(split(number, 0.0, lines)))
 
 
 def own_lines(host: Any) -> list[str]:
     samples = [
         *traffic_samples(APPLICATION, host.made_traffic, 100),
-        *process_samples(APPLICATION, host.transport(), process_figures(), by_name=True),
+        *process_samples(APPLICATION, host.transport(), process_figures(), host.service(), PeerTotals("peer")),
     ]
     return [write_sample(sample) for sample in samples]
 
@@ -41,6 +45,8 @@ def read(page: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 
 def value(page: bytes, name: str, **labels: str) -> float:
+    if "worker" in labels:
+        labels = {**dict([WHERE]), **labels}
     return read(page)[name, frozenset(labels.items())]
 
 
@@ -87,7 +93,7 @@ def full_page(host: Any, association: Any, accept: str, *registry: str) -> bytes
     host.serve(3)
     own = [
         *traffic_samples(WEB, host.made_traffic, 100),
-        *process_samples(WEB, host.transport(), process_figures(), by_name=False),
+        *process_samples(WEB, host.transport(), process_figures(), host.service(), PeerTotals("address")),
     ]
     page, _ = Exposition(100, 10_000).page(own, [snapshot("shop#0", *own_lines(host), *registry)], accept)
     return page
@@ -140,7 +146,7 @@ def test_an_applications_own_metrics() -> None:
     assert value(page, "basket_bucket", le="+Inf", worker="shop#0") == 2
     assert value(page, "build_info", version="1", worker="shop#0") == 1
     assert value(page, "untold", worker="shop#0") == 7
-    assert ("mood", frozenset({("worker", "shop#0"), ("exported_worker", "me")})) in read(page)
+    assert ("mood", frozenset({WHERE, ("worker", "shop#0"), ("exported_worker", "me")})) in read(page)
     assert page.count(b"# TYPE orders counter") == 1
     assert exposition.omitted == {}
 
@@ -175,7 +181,7 @@ def test_two_applications_that_disagree() -> None:
     gauge = [write_meta("type", "x_total", "gauge"), "* x_total 2"]
     exposition, page = show(snapshot("a", *counter), snapshot("b", *gauge))
     assert value(page, "x_total", worker="a") == 1
-    assert ("x_total", frozenset({("worker", "b")})) not in read(page)
+    assert ("x_total", frozenset({WHERE, ("worker", "b")})) not in read(page)
     assert exposition.omitted == {"conflict": 1}
 
 
@@ -208,14 +214,14 @@ def test_a_snapshot_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     one = snapshot("a", "* x 1")
     exposition.page((), [one], PLAIN)
     monkeypatch.setattr("fcgi_metrics.exposition.parse", lambda part: pytest.fail("parsed again"))
-    assert b'x{worker="a"} 1.0' in exposition.page((), [one], PLAIN)[0]
+    assert b'x{address="here:1",worker="a"} 1.0' in exposition.page((), [one], PLAIN)[0]
 
 
 def test_a_new_snapshot_replaces_the_old() -> None:
     exposition = Exposition(10, 10)
     exposition.page((), [snapshot("a", "* x 1", "* y 1")], PLAIN)
     page, _ = exposition.page((), [snapshot("a", "* x 2", number=2)], PLAIN)
-    assert b'x{worker="a"} 2.0' in page
+    assert b'x{address="here:1",worker="a"} 2.0' in page
     assert b"y{" not in page
 
 
@@ -256,7 +262,7 @@ def own_series(draw: st.DrawFn) -> str:
 )
 def test_any_snapshots_give_a_page_that_can_be_read(snapshots: list[list[str]], worker: str) -> None:
     made = [
-        Snapshot(f"{worker}{number}", 1, ("\n".join(["", *lines]).encode("utf-8", "replace"),))
+        Snapshot((WHERE, ("worker", f"{worker}{number}")), 1, ("\n".join(["", *lines]).encode("utf-8", "replace"),))
         for number, lines in enumerate(snapshots)
     ]
     for accept, parser in ((OPENMETRICS, parse_openmetrics), (PLAIN, parse_plain)):
@@ -302,3 +308,21 @@ def test_groups_that_come_by_turns_are_put_together() -> None:
     exposition, page = show(snapshot("a", *lines))
     assert value(page, "x_count", k="b", worker="a") == 2
     assert exposition.omitted == {}
+
+
+def test_exemplars_are_shown_to_who_reads_openmetrics(host: Any) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    params = encode_pairs({"HTTP_TRACEPARENT": f"00-{trace}-00f067aa0ba902b7-01"})
+    host.serve(duration=0.3, raw_params=params)
+    own = list(traffic_samples(WEB, host.made_traffic, 100))
+    page, _ = Exposition(100, 1000).page(own, (), OPENMETRICS)
+    found = [
+        (sample.labels["le"], sample.exemplar.labels, sample.exemplar.value)
+        for family in parse_openmetrics(page.decode())
+        for sample in family.samples
+        if sample.exemplar is not None
+    ]
+    assert found == [("0.5", {"trace_id": trace}, 0.3)]
+    page, _ = Exposition(100, 1000).page(own, (), PLAIN)
+    assert trace.encode() not in page
+    assert list(parse_plain(page.decode()))

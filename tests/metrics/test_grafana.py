@@ -1,6 +1,7 @@
 """The dashboard: what Grafana needs of one is there, and its queries ask for metrics that exist.
 
-Grafana itself is in none of the registries that the tests may use; promtool reads each query instead.
+promtool reads each query here; `tests/system/test_metrics.py` has a real Prometheus answer them. Grafana itself is not
+among Debian's packages.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import pytest
 import yaml
 from fcgi_metrics.families import FAMILIES
 
-DASHBOARD = Path(__file__).parents[2] / "plugins" / "metrics" / "grafana.json"
+DASHBOARD = Path(__file__).parents[2] / "examples" / "grafana" / "fcgi-sctp.json"
 NAME = re.compile(r"\bfcgi_[a-z_]+")
-VARIABLES = {"$server_name": ".*", "$worker": ".*", "$__rate_interval": "1m"}
+VARIABLES = {"$server_name": ".*", "$address": ".*", "$worker": ".*", "$__rate_interval": "1m"}
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,8 @@ def test_each_panel_can_be_drawn(dashboard: dict[str, Any]) -> None:
 
 def test_variables(dashboard: dict[str, Any]) -> None:
     variables = {one["name"]: one for one in dashboard["templating"]["list"]}
-    assert set(variables) == {"datasource", "server_name", "worker"}
-    for name in ("server_name", "worker"):
+    assert set(variables) == {"datasource", "server_name", "address", "worker"}
+    for name in ("server_name", "address", "worker"):
         match = re.fullmatch(r"label_values\((\w+), (\w+)\)", variables[name]["definition"])
         assert match is not None
         assert match[2] == name
@@ -89,7 +90,7 @@ def test_queries_use_labels_that_exist(dashboard: dict[str, Any]) -> None:
     for query in queries(dashboard):
         for name, matchers in re.findall(r"\b(fcgi_[a-z_]+)\{([^}]*)\}", query):
             family = FAMILIES.get(name) or FAMILIES[re.sub(r"_(bucket|sum|count)$", "", name)]
-            known = {*family.labels, *(["worker"] if name.startswith("fcgi_app_") else [])}
+            known = {*family.labels, *(["address", "worker"] if name.startswith("fcgi_app_") else [])}
             assert set(re.findall(r"(\w+)=", matchers)) <= known, query
 
 

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 from typing import Any
 
 from fcgi_metrics.families import APPLICATION, FAMILIES, WEB
 from fcgi_metrics.process import process_figures
-from fcgi_metrics.samples import PROCESS, Buckets, Sample, add_values, process_samples, traffic_samples
+from fcgi_metrics.samples import (
+    PROCESS,
+    Buckets,
+    PeerTotals,
+    Sample,
+    add_values,
+    process_samples,
+    service_samples,
+    traffic_samples,
+)
 
-from fcgi_core.plugin import AssociationInfo
+from fcgi_core.plugin import ApplicationFigures, AssociationInfo, ServiceFigures
 
 
 def by_key(samples: Any) -> dict[tuple[str, ...], Any]:
@@ -57,23 +67,28 @@ def test_hosts_beyond_the_limit_are_one(host: Any, make_request: Any) -> None:
 
 
 def test_process(host: Any) -> None:
-    host.up = [AssociationInfo(1, "192.0.2.1:5", "web", "a"), AssociationInfo(2, "192.0.2.1:6", "web", "a")]
-    by_name = list(process_samples(APPLICATION, host.transport(), process_figures(), by_name=True))
+    host.up = [
+        AssociationInfo(1, "192.0.2.1:5", "web", "a", "192.0.2.1"),
+        AssociationInfo(2, "192.0.2.1:6", "web", "a", "192.0.2.1"),
+    ]
+    by_name = list(
+        process_samples(APPLICATION, host.transport(), process_figures(), host.service(), PeerTotals("peer"))
+    )
     check_families(by_name)
     found = by_key(by_name)
     assert found[PROCESS, "fcgi_app_associations"] == 2
-    assert found[PROCESS, "fcgi_app_association_streams", "web"] == 512
-    assert found[PROCESS, "fcgi_app_association_round_trip_seconds", "web"] == 0.002
-    assert found[PROCESS, "fcgi_app_association_stream_shortages_total", "web", "shared_content"] == 6
-    assert (PROCESS, "fcgi_app_association_congestion_window_bytes", "web") not in found
+    assert found[PROCESS, "fcgi_app_association_streams", "192.0.2.1"] == 512
+    assert found[PROCESS, "fcgi_app_association_round_trip_seconds", "192.0.2.1"] == 0.002
+    assert found[PROCESS, "fcgi_app_association_stream_shortages_total", "192.0.2.1", "shared_content"] == 6
+    assert (PROCESS, "fcgi_app_association_congestion_window_bytes", "192.0.2.1") not in found
     assert found[PROCESS, "fcgi_app_channel_dropped_items_total", "syslog"] == 9
     assert found[PROCESS, "fcgi_app_plugin_disagreements", "syslog"] == 2
     assert found[PROCESS, "fcgi_app_output_up", "syslog", "/var/log/shop"] == 0
     assert found[PROCESS, "fcgi_app_output_errors_total", "syslog", "/var/log/shop"] == 3
     assert found[PROCESS, "fcgi_app_output_up", "syslog", "udp h:514"] == 1
     assert found[PROCESS, "fcgi_app_output_lost_items_total", "syslog", "udp h:514"] == 3, "both of that name"
-    each = by_key(process_samples(WEB, host.transport(), {}, by_name=False))
-    assert each[PROCESS, "fcgi_web_association_retransmissions_total", "192.0.2.1:6"] == 4
+    each = by_key(process_samples(WEB, host.transport(), {}, host.service(), PeerTotals("address")))
+    assert each[PROCESS, "fcgi_web_association_retransmissions_total", "192.0.2.1"] == 8
 
 
 def test_process_figures() -> None:
@@ -112,3 +127,46 @@ def test_the_table() -> None:
         assert name == family.name
         assert (family.kind == "counter") is name.endswith("_total")
         assert family.help.endswith(".")
+
+
+def test_counters_of_a_peer_do_not_fall_when_one_of_its_associations_ends(host: Any) -> None:
+    def figure(name: str) -> float | None:
+        samples = peers.samples(WEB, host.transport().associations)
+        return by_key(samples).get((PROCESS, f"fcgi_web_association_{name}", "192.0.2.1:9000"))
+
+    peers = PeerTotals("address")
+    one, two = (AssociationInfo(number, "192.0.2.1:9000", "", "a", "192.0.2.1:9000") for number in (1, 2))
+    host.up = [one, two]
+    assert (figure("retransmissions_total"), figure("requests")) == (8, 2)
+    host.up = [two]
+    assert (figure("retransmissions_total"), figure("requests")) == (8, 1)
+    host.up = [two, AssociationInfo(3, "192.0.2.1:9000", "", "a", "192.0.2.1:9000")]
+    assert figure("retransmissions_total") == 12
+    host.up = []
+    assert figure("retransmissions_total") is None
+    host.up = [one]
+    assert figure("retransmissions_total") == 4, "without an association nothing is kept"
+
+
+def test_applications_and_the_queue() -> None:
+    here = ApplicationFigures("192.0.2.7:9000", {"up": 1, "draining": 1, "drained": 1}, 10, 2, 30, 1, 2, 3)
+    away = ApplicationFigures("shop.example:9000", {"down": 1}, 0, 0, 0, 0, 0, 0)
+    samples = list(service_samples(WEB, ServiceFigures("1", "kernel", "", [here, away], 4, 500, {"queue_full": 6})))
+    check_families(samples)
+    found = by_key(samples)
+    assert found[PROCESS, "fcgi_web_application_up", "192.0.2.7:9000"] == 1
+    assert found[PROCESS, "fcgi_web_application_up", "shop.example:9000"] == 0
+    assert found[PROCESS, "fcgi_web_application_processes", "192.0.2.7:9000", "draining"] == 1
+    assert found[PROCESS, "fcgi_web_application_processes", "192.0.2.7:9000", "drained"] == 1
+    assert found[PROCESS, "fcgi_web_application_processes", "192.0.2.7:9000", "out"] == 0
+    assert found[PROCESS, "fcgi_web_application_lost_total", "192.0.2.7:9000"] == 3
+    assert found[PROCESS, "fcgi_web_requests_waiting"] == 4
+    assert found[PROCESS, "fcgi_web_requests_unserved_total", "queue_full"] == 6
+    assert found[PROCESS, "fcgi_web_ready"] == 1
+    assert by_key(service_samples(WEB, ServiceFigures(obstacle="it stops")))[PROCESS, "fcgi_web_ready"] == 0
+
+
+def test_each_metric_is_in_the_documents() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    for name in FAMILIES:
+        assert f"`{name}`" in text or f"`{name.removeprefix(WEB).removeprefix(APPLICATION)}`" in text, name

@@ -16,7 +16,7 @@ from fcgi_metrics.options import MetricsOptions
 from fcgi_metrics.snapshot import split
 from fcgi_metrics.web import MetricsWeb
 
-from fcgi_core.plugin import AssociationInfo, StartAnew
+from fcgi_core.plugin import AssociationInfo, ServiceFigures, StartAnew
 
 
 class Clock:
@@ -66,18 +66,18 @@ def test_a_worker_is_shown_until_it_has_been_gone_for_long(
     async def check(half: MetricsWeb) -> None:
         worker = association()
         half.association_up(worker)
-        assert 'fcgi_metrics_worker_up{worker="shop#0"} 1.0' in await page(half)
+        assert 'fcgi_metrics_worker_up{address="192.0.2.7:9000",worker="shop#0"} 1.0' in await page(half)
         feed(half, worker, 1, "* x 1")
         clock.now += 3
         lines = await page(half)
-        assert 'x{worker="shop#0"} 1.0' in lines
-        assert 'fcgi_metrics_snapshot_age_seconds{worker="shop#0"} 3.0' in lines
+        assert 'x{address="192.0.2.7:9000",worker="shop#0"} 1.0' in lines
+        assert 'fcgi_metrics_snapshot_age_seconds{address="192.0.2.7:9000",worker="shop#0"} 3.0' in lines
         half.association_down(worker, "")
         clock.now += 60
         half.tick()
         lines = await page(half)
-        assert 'x{worker="shop#0"} 1.0' in lines
-        assert 'fcgi_metrics_worker_up{worker="shop#0"} 0.0' in lines
+        assert 'x{address="192.0.2.7:9000",worker="shop#0"} 1.0' in lines
+        assert 'fcgi_metrics_worker_up{address="192.0.2.7:9000",worker="shop#0"} 0.0' in lines
         clock.now += 1
         half.tick()
         assert not any(line.startswith(("x{", "fcgi_metrics_worker_up{")) for line in await page(half))
@@ -96,49 +96,52 @@ def test_a_restarted_worker_replaces_its_predecessor(
         half.association_up(new)
         assert not any(line.startswith("x{") for line in await page(half))
         feed(half, new, 1, "* x 1")
-        assert 'x{worker="shop#0"} 1.0' in await page(half)
+        assert 'x{address="192.0.2.7:9000",worker="shop#0"} 1.0' in await page(half)
 
     run(check)
 
 
-def test_workers_of_one_name_are_numbered(run: Any, clock: Clock, association: Callable[..., AssociationInfo]) -> None:
+def test_a_worker_that_is_replaced_while_it_ends_leaves_its_series_to_its_successor(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
+) -> None:
+    """As in a rolling reload: whichever is the newest has the name, at each restart."""
+
     async def check(half: MetricsWeb) -> None:
         for number, instance in enumerate("abc"):
             one = association(number, "shop", instance)
             half.association_up(one)
             feed(half, one, 1, f"* x {number}")
+        feed(half, association(0, "shop", "a"), 2, "* x 0")
+        feed(half, association(1, "shop", "b"), 2, "* x 1")
         lines = await page(half)
         assert [line for line in lines if line.startswith("x{")] == [
-            'x{worker="shop"} 0.0',
-            'x{worker="shop-2"} 1.0',
-            'x{worker="shop-3"} 2.0',
+            'x{address="192.0.2.7:9000",worker="shop"} 2.0',
+            'x{address="192.0.2.7:9000",worker="shop-2"} 0.0',
+            'x{address="192.0.2.7:9000",worker="shop-3"} 1.0',
         ]
 
     run(check)
 
 
-def test_another_member_with_the_same_process_name_is_distinguished(
-    run: Any, clock: Clock, association: Callable[..., AssociationInfo]
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_applications_with_one_name_are_told_apart_by_address_in_whatever_order_they_come(
+    run: Any, clock: Clock, association: Callable[..., AssociationInfo], order: tuple[int, int]
 ) -> None:
-    """What it sends, and its end, change nothing of what the other sent; nor does its name, when the other is down."""
+    """What one sends, and its end, change nothing of what the other sent; nor does its name, when the other is down."""
 
     async def check(half: MetricsWeb) -> None:
-        one, other = association(1), association(2, member="hostile")
-        half.association_up(one)
-        half.association_up(other)
-        feed(half, other, 1 << 40, "* x 666")
-        feed(half, one, 1, "* x 1")
-        assert 'x{worker="shop#0"} 1.0' in await page(half)
-        half.association_down(one, "")
-        again = association(3, instance="another", member="hostile")
-        half.association_up(again)
-        feed(half, again, 1, "* x 667")
-        lines = await page(half)
-        assert [line for line in lines if line.startswith("x{")] == [
-            'x{worker="shop#0"} 1.0',
-            'x{worker="shop#0-2"} 666.0',
-            'x{worker="shop#0-3"} 667.0',
+        both = [association(1), association(2, member="192.0.2.8:9000")]
+        for number in order:
+            half.association_up(both[number])
+        feed(half, both[1], 1 << 40, "* x 666")
+        feed(half, both[0], 1, "* x 1")
+        expected = [
+            'x{address="192.0.2.7:9000",worker="shop#0"} 1.0',
+            'x{address="192.0.2.8:9000",worker="shop#0"} 666.0',
         ]
+        assert [line for line in await page(half) if line.startswith("x{")] == expected
+        half.association_down(both[0], "")
+        assert [line for line in await page(half) if line.startswith("x{")] == expected
 
     run(check)
 
@@ -158,7 +161,7 @@ def test_two_associations_with_one_process_are_one_worker(
         half.association_down(one, "")
         clock.now += 1000
         half.tick()
-        assert 'x{worker="shop#0"} 1.0' in await page(half)
+        assert 'x{address="192.0.2.7:9000",worker="shop#0"} 1.0' in await page(half)
 
     run(check)
 
@@ -172,11 +175,11 @@ def test_only_whole_snapshots_count(run: Any, clock: Clock, association: Callabl
         first, *_, last = split(2, 0.0, lines)
         half.feedback("metrics", first, None, one)
         half.feedback("metrics", last, None, one)
-        assert 'x{worker="shop#0"} 1.0' in await page(half)
+        assert 'x{address="192.0.2.7:9000",worker="shop#0"} 1.0' in await page(half)
         feed(half, one, 3, "* x 3")
         half.feedback("metrics", last, None, one)  # late
         found = await page(half)
-        assert 'x{worker="shop#0"} 3.0' in found
+        assert 'x{address="192.0.2.7:9000",worker="shop#0"} 3.0' in found
         assert "fcgi_metrics_snapshots_incomplete_total 1.0" in found
 
     run(check)
@@ -215,7 +218,7 @@ def test_the_web_sides_own_figures(run: Any, host: Any, association: Callable[..
         host.serve(2)
         lines = await page(half)
         assert 'fcgi_web_requests_total{server_name="shop.example",status="2xx"} 2.0' in lines
-        assert 'fcgi_web_association_retransmissions_total{peer="192.0.2.7:9000"} 4.0' in lines
+        assert 'fcgi_web_association_retransmissions_total{address="192.0.2.7:9000"} 4.0' in lines
         assert 'fcgi_web_channel_dropped_items_total{channel="syslog"} 9.0' in lines
 
     run(check)
@@ -329,15 +332,15 @@ def test_processes_that_are_gone_make_room_first_and_then_the_largest(
         assert figures(await page(half))["fcgi_metrics_workers"] == 3.0
         feed(half, infos["large"], 2, *[f"* x{n} 1" for n in range(1100)])
         seen = await page(half)
-        assert 'x1{worker="large"} 1.0' in seen
+        assert 'x1{address="192.0.2.7:9000",worker="large"} 1.0' in seen
         assert not any('worker="gone"' in line for line in seen if line.startswith("x"))
         assert figures(seen)["fcgi_metrics_snapshots_dropped_total"] == 1.0
         feed(half, infos["large"], 3, *[f"* x{n} 1" for n in range(2000)])
         seen = await page(half)
         assert figures(seen)["fcgi_metrics_snapshots_dropped_total"] == 2.0
-        assert [line for line in seen if line.startswith("x1{")] == ['x1{worker="small"} 1.0']
+        assert [line for line in seen if line.startswith("x1{")] == ['x1{address="192.0.2.7:9000",worker="small"} 1.0']
         feed(half, infos["large"], 4, "* x1 1")
-        assert 'x1{worker="large"} 1.0' in await page(half)
+        assert 'x1{address="192.0.2.7:9000",worker="large"} 1.0' in await page(half)
         for info in infos.values():
             half.association_down(info, "")
         clock.now += 100
@@ -374,7 +377,7 @@ def test_a_snapshot_without_end_is_dropped_and_counted(
             assert half._held <= 100_000
         feed(half, info, 2, "* y 1")
         seen = await page(half)
-        assert 'y{worker="shop#0"} 1.0' in seen
+        assert 'y{address="192.0.2.7:9000",worker="shop#0"} 1.0' in seen
         assert figures(seen)["fcgi_metrics_snapshots_dropped_total"] == 1.0
 
     run(check)
@@ -392,7 +395,7 @@ def test_workers_that_come_and_go_do_not_displace_others(
         lawful = association(99, "lawful", "lawful")
         half.association_up(lawful)
         feed(half, lawful, 1, "* x 1")
-        assert 'x{worker="lawful"} 1.0' in await page(half)
+        assert 'x{address="192.0.2.7:9000",worker="lawful"} 1.0' in await page(half)
 
     run(check)
 
@@ -455,3 +458,31 @@ def test_what_is_counted_is_what_memory_costs(what: str, lines: int, when: str, 
     words = [sys.executable, "-c", MEASURE, what, when, str(lines)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert float(done.stdout) < most
+
+
+def test_hosts_that_are_counted_together_are_told_of_once(
+    run: Any, host: Any, caplog: pytest.LogCaptureFixture, association: Callable[..., AssociationInfo]
+) -> None:
+    async def check(half: MetricsWeb) -> None:
+        for number in range(2):
+            host.serve(name=f"host{number}")
+        half.tick()
+        assert not caplog.records
+        host.serve(name="host2")
+        half.tick()
+        half.tick()
+        assert [one.getMessage().partition(":")[0] for one in caplog.records] == [
+            "more than 2 virtual hosts (metrics.max_hosts)"
+        ]
+
+    run(check, max_hosts=2)
+
+
+def test_ready_says_why_not(run: Any, host: Any) -> None:
+    async def check(half: MetricsWeb) -> None:
+        assert half.endpoint is not None
+        host.state = ServiceFigures(obstacle="it stops")
+        assert half.endpoint.obstacle() == "it stops"
+        assert "fcgi_web_ready 0.0" in await page(half)
+
+    run(check, listen="127.0.0.1:0")

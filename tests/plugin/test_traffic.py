@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from fcgi_core.plugin import Outcome
 from fcgi_core.plugin.traffic import BOUNDS, MAX_NAME, OTHER, Histogram, HostTraffic, Traffic, clean_host
+from fcgi_core.protocol.records import encode_pairs
 
 
 @dataclass(eq=False)
@@ -17,6 +19,7 @@ class Request:
     name: str | None = "shop.example"
     identity: str = ""
     plugin_data: dict[str, Any] = field(default_factory=dict)
+    raw_params: bytes = b""
 
     @property
     def server_name(self) -> str:
@@ -139,3 +142,39 @@ def test_names_that_are_no_names_are_not_kept() -> None:
         tracemalloc.stop()
     assert list(traffic.hosts()) == ["x" * MAX_NAME]
     assert held < 100_000
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_a_slow_request_with_a_trace_stands_for_its_bucket() -> None:
+    traffic = Traffic()
+    params = encode_pairs({"SERVER_NAME": "shop.example", "HTTP_TRACEPARENT": f"00-{TRACE}-00f067aa0ba902b7-01"})
+    before = time.time()
+    traffic.end(Request(raw_params=params), outcome(duration=0.05))
+    assert traffic.hosts()["shop.example"].duration.exemplars == {}, "it was quick"
+    traffic.end(Request(raw_params=params), outcome(duration=0.3))
+    traffic.end(Request(), outcome(duration=0.4))
+    ((position, exemplar),) = traffic.hosts()["shop.example"].duration.exemplars.items()
+    assert BOUNDS[position] == 0.5
+    assert (exemplar.trace, exemplar.seconds) == (TRACE, 0.3)
+    assert before <= exemplar.time <= time.time()
+    other = HostTraffic()
+    other.merge(traffic.hosts()["shop.example"])
+    assert other.duration.exemplars == {position: exemplar}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["", "00-", f"00-{TRACE}", f"00-{TRACE.upper()}-00f067aa0ba902b7-01", f"00-{'0' * 32}-00f067aa0ba902b7-01", '"}'],
+)
+def test_what_is_no_trace_is_none(sent: str) -> None:
+    traffic = Traffic()
+    traffic.end(Request(raw_params=encode_pairs({"HTTP_TRACEPARENT": sent})), outcome(duration=20))
+    assert traffic.hosts()["shop.example"].duration.exemplars == {}
+
+
+def test_malformed_params_do_no_harm() -> None:
+    traffic = Traffic()
+    traffic.end(Request(raw_params=b"\x10\xffHTTP_TRACEPARENT"), outcome(duration=20))
+    assert traffic.hosts()["shop.example"].duration.exemplars == {}

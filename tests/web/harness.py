@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -193,7 +193,9 @@ def stdout(wire: Wire) -> bytes:
 
 
 @asynccontextmanager
-async def running(*does: Behaviour, feed: Feed | None = None, **options: Any) -> AsyncIterator[Bench]:
+async def running(
+    *does: Behaviour, feed: Feed | None = None, listen: Sequence[str] = (), **options: Any
+) -> AsyncIterator[Bench]:
     network = LiveNetwork()
     addresses = [Address((f"10.0.0.{number}",), 9000) for number in range(1, len(does) + 1)]
     applications = [Application(one) for one in does]
@@ -203,7 +205,7 @@ async def running(*does: Behaviour, feed: Feed | None = None, **options: Any) ->
         await services[-1].start()
     web = WebService(
         network.carrier(),
-        [],
+        listen,
         [BackEndOptions(one) for one in addresses],
         feed=feed,
         options=WebOptions(slow_start=0, **options),

@@ -12,13 +12,21 @@ from collections.abc import Iterator
 from itertools import chain
 from queue import SimpleQueue
 
-from fcgi_core.plugin import ApplicationHalf, ApplicationHost, AssociationInfo, TransportFigures
+from fcgi_core.plugin import (
+    ApplicationHalf,
+    ApplicationHost,
+    AssociationInfo,
+    ServiceFigures,
+    StartAnew,
+    TransportFigures,
+)
 
+from .endpoint import Endpoint
 from .families import APPLICATION, CHANNEL
 from .options import MetricsOptions
 from .process import process_figures
 from .registry import registry_lines
-from .samples import process_samples, traffic_samples
+from .samples import PeerTotals, process_samples, traffic_samples
 from .snapshot import split, write_sample
 
 __all__ = ["MetricsApplication"]
@@ -28,26 +36,35 @@ CLOSE_WITHIN = 0.5
 SETTLE = 0.25
 """Seconds by which a tick may be early."""
 
+_Figures = tuple[TransportFigures, ServiceFigures]
+
 
 class MetricsApplication(ApplicationHalf):
     def __init__(self, host: ApplicationHost, options: MetricsOptions) -> None:
         self._host = host
         self._options = options
         self._traffic = host.traffic()
+        self._peers = PeerTotals("peer")
         self._number = 0
         self._due = 0.0
-        self._work: SimpleQueue[TransportFigures | None] = SimpleQueue()
+        self._work: SimpleQueue[_Figures | None] = SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
         self._thread: threading.Thread | None = None
         self._failing = False
         self._registry_failing = False
+        self.endpoint: Endpoint | None = None
+        if options.health is not None:
+            self.endpoint = Endpoint(options.health, None, lambda: host.service().obstacle, shared=True)
+            host.log.info("serving /healthz and /ready at %s", options.health)
         self._up: dict[int, tuple[str, str]] = {}
         """The web side's process of each association."""
 
     def configure(self, options: MetricsOptions, server_name: str | None = None) -> None:
         if server_name is not None:
             raise ValueError("the options of metrics must be the same for all virtual hosts")
+        if options.health != self._options.health:
+            raise StartAnew(f"metrics.health is {self._options.health}")
         self._options = options
         self._due = 0.0
 
@@ -70,6 +87,9 @@ class MetricsApplication(ApplicationHalf):
 
     def close(self) -> None:
         """Send a last snapshot: after a restart, the final figures count."""
+        if self.endpoint is not None:
+            self.endpoint.close()
+            self.endpoint = None
         if self._idle.is_set() and self._host.associations():
             self._start()
         if self._thread is not None:
@@ -82,14 +102,14 @@ class MetricsApplication(ApplicationHalf):
             self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
             self._thread.start()
         self._idle.clear()
-        self._work.put(self._host.transport())
+        self._work.put((self._host.transport(), self._host.service()))
 
     # ---- on the thread
 
     def _run(self) -> None:
-        while (transport := self._work.get()) is not None:
+        while (figures := self._work.get()) is not None:
             try:
-                self._send(transport)
+                self._send(figures)
                 self._failing = False
             except BaseException:  # a collector that calls sys.exit() does not end the thread
                 if not self._failing:
@@ -98,14 +118,15 @@ class MetricsApplication(ApplicationHalf):
             finally:
                 self._idle.set()
 
-    def _send(self, transport: TransportFigures) -> None:
+    def _send(self, figures: _Figures) -> None:
         self._number += 1
-        lines = chain(self._own_lines(transport), self._registry_lines() if self._options.registry else ())
+        lines = chain(self._own_lines(figures), self._registry_lines() if self._options.registry else ())
         for part in split(self._number, time.time(), lines):
             self._host.broadcast(CHANNEL, part)
 
-    def _own_lines(self, transport: TransportFigures) -> Iterator[str]:
-        own = process_samples(APPLICATION, transport, process_figures(), by_name=True)
+    def _own_lines(self, figures: _Figures) -> Iterator[str]:
+        transport, service = figures
+        own = process_samples(APPLICATION, transport, process_figures(), service, self._peers)
         for sample in chain(own, traffic_samples(APPLICATION, self._traffic, self._options.max_hosts)):
             yield write_sample(sample)
 

@@ -1,7 +1,8 @@
 """A small HTTP server on the event loop for the page that Prometheus fetches, bounded in every respect.
 
 It answers GET and HEAD of ``/metrics``, one request for each connection. `Render` makes the page off the loop; clients
-that ask while a page is being made share it.
+that ask while a page is being made share it. ``/healthz`` is answered 200 by every process that lives, ``/ready`` 200
+by one that takes requests, else 503 with the reason.
 """
 
 from __future__ import annotations
@@ -35,10 +36,16 @@ Render = Callable[[str, bool], Coroutine[Any, Any, tuple[bytes, str]]]
 class Endpoint:
     """Listens at HOST:PORT or unix:/PATH; OSError if that fails."""
 
-    def __init__(self, where: str, render: Render) -> None:
-        """Start listening; the event loop must run."""
+    def __init__(
+        self, where: str, render: Render | None, obstacle: Callable[[], str] = lambda: "", *, shared: bool = False
+    ) -> None:
+        """Start listening; the event loop must run.
+
+        `render`: None if there is no page. `obstacle`: returns why no requests are taken; '' if they are. `shared`:
+        other processes of the same user may listen at the same HOST:PORT, and one of them gets each connection."""
         self._loop = asyncio.get_running_loop()
         self._render = render
+        self.obstacle = obstacle
         self._pages: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
         self._connections: dict[_Client, None] = {}
         """Oldest first."""
@@ -47,7 +54,7 @@ class Endpoint:
             self._unix = UnixSocket(where.removeprefix("unix:"), mode=0o660)
             self._socket = self._unix.socket
         else:
-            self._socket = _listen(*host_and_port(where))
+            self._socket = _listen(*host_and_port(where), shared=shared)
         self._server: asyncio.Server | None = None
         self._starting: asyncio.Task[None] | None = self._loop.create_task(self._start())
 
@@ -91,8 +98,13 @@ class Endpoint:
     def dismiss(self, client: _Client) -> None:
         self._connections.pop(client, None)
 
+    @property
+    def has_page(self) -> bool:
+        return self._render is not None
+
     def page(self, accept: str, zipped: bool) -> asyncio.Task[tuple[bytes, str]]:
         """Return the page that is being made, after starting it if need be."""
+        assert self._render is not None
         key = accept, zipped
         task = self._pages.get(key)
         if task is None:
@@ -104,9 +116,9 @@ class Endpoint:
         return self._loop.call_later(delay, callback)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
     try:
-        first, *others = listen_tcp(host, port)
+        first, *others = listen_tcp(host, port, shared=shared)
     except socket.gaierror as error:
         raise OSError(errno.EADDRNOTAVAIL, f"host {host!r} cannot be found: {error.strerror}") from None
     except OSError as error:
@@ -166,8 +178,20 @@ class _Client(asyncio.Protocol):
         if method not in ("GET", "HEAD"):
             self._answer(405, "Method Not Allowed", extra="Allow: GET, HEAD\r\n")
             return
-        if target.partition("?")[0] != "/metrics":
-            self._answer(404, "Not Found", b"The metrics are at /metrics.\n", head_only=method == "HEAD")
+        head_only = method == "HEAD"
+        path = target.partition("?")[0]
+        if path == "/healthz":
+            self._answer(200, "OK", b"alive\n", head_only=head_only)
+            return
+        if path == "/ready":
+            if obstacle := self._endpoint.obstacle():
+                self._answer(503, "Service Unavailable", f"not ready: {obstacle}\n".encode(), head_only=head_only)
+            else:
+                self._answer(200, "OK", b"ready\n", head_only=head_only)
+            return
+        if path != "/metrics" or not self._endpoint.has_page:
+            pages = "/metrics, /healthz and /ready" if self._endpoint.has_page else "/healthz and /ready"
+            self._answer(404, "Not Found", f"Here are {pages}.\n".encode(), head_only=head_only)
             return
         fields = {}
         for line in lines:
@@ -177,7 +201,7 @@ class _Client(asyncio.Protocol):
         encodings = [one.partition(";")[0].strip() for one in fields.get("accept-encoding", "").split(",")]
         zipped = "gzip" in encodings
         page = self._endpoint.page(accept, zipped)
-        page.add_done_callback(lambda task: self._made(task, zipped, method == "HEAD"))
+        page.add_done_callback(lambda task: self._made(task, zipped, head_only))
 
     def _made(self, page: asyncio.Task[tuple[bytes, str]], zipped: bool, head_only: bool) -> None:
         if page.cancelled():

@@ -23,7 +23,7 @@ from .samples import PROCESS, Buckets, Labels, Sample, Value, add_values
 from .snapshot import Meta, parse
 from .validity import is_bound, is_valid, valid_groups
 
-__all__ = ["Exposition", "Snapshot"]
+__all__ = ["OWN_LABELS", "Exposition", "Snapshot"]
 
 _SUFFIXES = {
     "counter": ("_total",),
@@ -40,6 +40,8 @@ _SUFFIXES = {
 
 LINE_COST, COMMA_COST = 640, 320
 """Bytes of memory, about, of a parsed line, and of each label or bucket after a comma in it."""
+OWN_LABELS = ("address", "worker")
+"""The labels that name a process of an application: its address in the web side's configuration, and its name."""
 _CREATED = dict.fromkeys(("counter", "histogram", "summary"), ("_created",))
 """Further suffixes that such a family reserves, though these samples are not sent."""
 
@@ -48,17 +50,18 @@ class _Parsed(NamedTuple):
     own: list[Sample]
     """Samples of `families`, with safe host names."""
     metrics: dict[str, Metric]
-    """The application's own metrics, with the label `worker`."""
+    """The application's own metrics, with OWN_LABELS."""
     omitted: dict[str, int]
 
 
 class Snapshot:
     """The last whole snapshot of an application process: as received, and parsed once it is shown."""
 
-    __slots__ = ("_parsed", "held", "number", "parts", "worker")
+    __slots__ = ("_parsed", "held", "labels", "number", "parts")
 
-    def __init__(self, worker: str, number: int, parts: tuple[bytes, ...]) -> None:
-        self.worker = worker
+    def __init__(self, labels: Labels, number: int, parts: tuple[bytes, ...]) -> None:
+        """`labels` name the process: OWN_LABELS."""
+        self.labels = labels
         self.number = number
         self.parts = parts
         self.held = sum([len(part) + LINE_COST * part.count(b"\n") + COMMA_COST * part.count(b",") for part in parts])
@@ -107,7 +110,7 @@ class Exposition:
                 if added is not None:
                     together[key] = added
             for (scope, name, labels), value in together.items():
-                yield Sample(scope, name, (("worker", snapshot.worker), *labels), value)
+                yield Sample(scope, name, (*snapshot.labels, *labels), value)
 
     def _admit(self, scope: str) -> str:
         """Return the host under which a scope is shown."""
@@ -239,7 +242,7 @@ class _Parser:
         if any(one.startswith("__") for one in by_name) or not is_valid(kind, suffix, by_name, family, value):
             self._omit("malformed")
             return
-        renamed = tuple(sorted((f"exported_{label}" if label == "worker" else label, text) for label, text in labels))
+        renamed = tuple(sorted((f"exported_{label}" if label in OWN_LABELS else label, text) for label, text in labels))
         key = name, renamed
         if key in self._seen:
             self._omit("twice")
@@ -252,7 +255,7 @@ class _Parser:
         self._left -= 1
         if metric is None:
             metric = self._metrics[family] = Metric(family, self._helps.get(family, ""), kind)
-        metric.add_sample(name, {"worker": self._snapshot.worker, **dict(renamed)}, value)
+        metric.add_sample(name, dict((*self._snapshot.labels, *renamed)), value)
 
     def _family(self, name: str) -> tuple[str, str]:
         """Return the family that a sample belongs to, and its type; '' if the type has no such sample."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["APPLICATION", "CHANNEL", "FAMILIES", "PLUGIN", "RESERVED", "WEB", "Family", "Kind"]
+__all__ = ["APPLICATION", "BUILD", "CHANNEL", "FAMILIES", "PLUGIN", "RESERVED", "WEB", "Family", "Kind"]
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -17,6 +17,8 @@ CHANNEL = "metrics"
 RESERVED = "fcgi_"
 """A prefix that an application's own metrics must not have."""
 APPLICATION, WEB, PLUGIN = "fcgi_app_", "fcgi_web_", "fcgi_metrics_"
+BUILD = "fcgi_build_info"
+"""Of the web side; an application's begins with `fcgi_app_`."""
 
 
 class Family(NamedTuple):
@@ -27,10 +29,32 @@ class Family(NamedTuple):
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
-    """In addition to `worker`, which all metrics of an application have."""
+    """In addition to `address` and `worker`, which all metrics of an application have."""
 
 
+_BUILD = Family("build_info", "gauge", "Always 1; the labels say what runs.", ("version", "python", "carrier"))
 _OUTPUT = ("plugin", "output")
+_ASSOCIATION = (
+    # all associations with one peer together
+    Family("association_requests", "gauge", "Requests under way on the association."),
+    Family("association_streams", "gauge", "Outgoing streams of the association."),
+    Family("association_streams_leased", "gauge", "Outgoing streams that requests hold."),
+    Family(
+        "association_stream_shortages_total",
+        "counter",
+        "How often there were too few streams, by what was done about it.",
+        ("remedy",),
+    ),
+    Family("association_feedback_waiting_bytes", "gauge", "Feedback of plugins that waits to be sent."),
+    Family("association_content_waiting_bytes", "gauge", "Content of requests that waits to be sent."),
+    Family("association_queued_bytes", "gauge", "Bytes that SCTP holds until the peer acknowledges them."),
+    Family("association_round_trip_seconds", "gauge", "Smoothed round-trip time of the primary path."),
+    Family("association_congestion_window_bytes", "gauge", "Congestion window of the primary path."),
+    Family("association_unacknowledged_chunks", "gauge", "Chunks sent and not acknowledged."),
+    Family("association_retransmissions_total", "counter", "Chunks sent again."),
+    Family("association_packets_sent_total", "counter", "SCTP packets sent."),
+    Family("association_packets_received_total", "counter", "SCTP packets received."),
+)
 _BOTH = (
     # by virtual host
     Family("requests_total", "counter", "Requests that have ended, by class of the status.", ("server_name", "status")),
@@ -55,24 +79,6 @@ _BOTH = (
     Family("process_start_time_seconds", "gauge", "When the process began, seconds since the epoch."),
     # the transport
     Family("associations", "gauge", "Associations that are up."),
-    Family("association_requests", "gauge", "Requests under way on the association.", ("peer",)),
-    Family("association_streams", "gauge", "Outgoing streams of the association.", ("peer",)),
-    Family("association_streams_leased", "gauge", "Outgoing streams that requests hold.", ("peer",)),
-    Family(
-        "association_stream_shortages_total",
-        "counter",
-        "How often there were too few streams, by what was done about it.",
-        ("peer", "remedy"),
-    ),
-    Family("association_feedback_waiting_bytes", "gauge", "Feedback of plugins that waits to be sent.", ("peer",)),
-    Family("association_content_waiting_bytes", "gauge", "Content of requests that waits to be sent.", ("peer",)),
-    Family("association_queued_bytes", "gauge", "Bytes that SCTP holds until the peer acknowledges them.", ("peer",)),
-    Family("association_round_trip_seconds", "gauge", "Smoothed round-trip time of the primary path.", ("peer",)),
-    Family("association_congestion_window_bytes", "gauge", "Congestion window of the primary path.", ("peer",)),
-    Family("association_unacknowledged_chunks", "gauge", "Chunks sent and not acknowledged.", ("peer",)),
-    Family("association_retransmissions_total", "counter", "Chunks sent again.", ("peer",)),
-    Family("association_packets_sent_total", "counter", "SCTP packets sent.", ("peer",)),
-    Family("association_packets_received_total", "counter", "SCTP packets received.", ("peer",)),
     Family(
         "plugin_disagreements",
         "gauge",
@@ -99,10 +105,33 @@ _BOTH = (
     Family("output_lost_bytes_total", "counter", "Text of the items that the output lost.", _OUTPUT),
     Family("output_cut_items_total", "counter", "Items that were too long for the output and are cut.", _OUTPUT),
 )
+_ADDRESS = ("address",)
+_WORKER = ("address", "worker")
+_WEB = (
+    # the applications of the configuration, whether up or away
+    Family("application_up", "gauge", "Whether the application gets requests.", _ADDRESS),
+    Family("application_processes", "gauge", "Processes of the application, by state.", ("address", "state")),
+    Family("application_requests_total", "counter", "Requests that were sent to the application.", _ADDRESS),
+    Family("application_requests_in_flight", "gauge", "Requests that the application handles.", _ADDRESS),
+    Family("application_capacity", "gauge", "Requests that the application would accept now.", _ADDRESS),
+    Family("application_avoided_total", "counter", "How often failures in a row had it avoided for a while.", _ADDRESS),
+    Family("application_out_total", "counter", "How often its probes took it out of the balance.", _ADDRESS),
+    Family("application_lost_total", "counter", "How often the last association with a process of it ended.", _ADDRESS),
+    # the queue
+    Family("requests_waiting", "gauge", "Requests that wait for an application."),
+    Family("requests_waiting_bytes", "gauge", "Memory of what these requests have sent."),
+    Family(
+        "requests_unserved_total",
+        "counter",
+        "Requests that the web side answered itself, because of the queue or a time limit, by reason.",
+        ("reason",),
+    ),
+    Family("ready", "gauge", "Whether it takes requests, as /ready says."),
+)
 _PLUGIN = (
     Family("workers", "gauge", "Application processes that are shown."),
-    Family("worker_up", "gauge", "Whether the application process has an association now.", ("worker",)),
-    Family("snapshot_age_seconds", "gauge", "Age of the last whole snapshot of an application.", ("worker",)),
+    Family("worker_up", "gauge", "Whether the application process has an association now.", _WORKER),
+    Family("snapshot_age_seconds", "gauge", "Age of the last whole snapshot of an application.", _WORKER),
     Family("snapshots_total", "counter", "Whole snapshots received."),
     Family("snapshots_incomplete_total", "counter", "Snapshots of which a part did not arrive."),
     Family("snapshots_dropped_total", "counter", "Snapshots that were too large, alone or all together."),
@@ -110,9 +139,18 @@ _PLUGIN = (
     Family("hosts_folded", "gauge", "Virtual hosts of applications that are shown as other."),
     Family("statsd_errors_total", "counter", "Datagrams to statsd that could not be sent."),
 )
+_TABLES = (
+    (RESERVED, [_BUILD]),
+    (APPLICATION, [_BUILD, *_BOTH]),
+    (WEB, _BOTH),
+    (APPLICATION, [one._replace(labels=("peer", *one.labels)) for one in _ASSOCIATION]),
+    (WEB, [one._replace(labels=("address", *one.labels)) for one in _ASSOCIATION]),
+    (WEB, _WEB),
+    (PLUGIN, _PLUGIN),
+)
 FAMILIES: dict[str, Family] = {
     prefix + family.name: family._replace(name=prefix + family.name)
-    for prefix, families in ((APPLICATION, _BOTH), (WEB, _BOTH), (PLUGIN, _PLUGIN))
+    for prefix, families in _TABLES
     for family in families
 }
 """By full name."""

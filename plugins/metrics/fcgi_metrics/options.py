@@ -22,6 +22,9 @@ def host_and_port(text: str) -> tuple[str, int]:
 class MetricsOptions(Plugin.Options):
     listen: str | None = "127.0.0.1:9464"
     """Where the web side serves /metrics for Prometheus: HOST:PORT or unix:/PATH; null to serve it nowhere."""
+    health: str | None = None
+    """Where each process of the application answers /healthz and /ready: HOST:PORT, which its workers share; null for
+    nowhere. The web side answers both at `listen`."""
     interval: FromPeer[float] = Field(default=5, ge=1, le=3600)
     """Seconds between two snapshots of an application, and between two reports to statsd."""
     keep: FromPeer[float] = Field(default=60, ge=0, le=86400)
@@ -49,9 +52,9 @@ class MetricsOptions(Plugin.Options):
             host_and_port(value)
         return value
 
-    @field_validator("statsd")
+    @field_validator("health", "statsd")
     @classmethod
-    def _statsd(cls, value: str | None) -> str | None:
+    def _host_and_port(cls, value: str | None) -> str | None:
         if value is not None:
             host_and_port(value)
         return value

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fcgi_core.plugin import (
     BOUNDS,
     OTHER,
     STATUS_CLASSES,
     AssociationFigures,
+    AssociationInfo,
+    Exemplar,
     Histogram,
     HostTraffic,
     OutputFigures,
+    ServiceFigures,
     Traffic,
     TransportFigures,
 )
 
-__all__ = ["PROCESS", "Buckets", "Labels", "Sample", "Value", "add_values", "process_samples", "traffic_samples"]
+from .families import BUILD, WEB
+
+__all__ = [
+    "PROCESS",
+    "Buckets",
+    "Labels",
+    "PeerTotals",
+    "Sample",
+    "Value",
+    "add_values",
+    "peer_of",
+    "process_samples",
+    "service_samples",
+    "stepping_aside",
+    "traffic_samples",
+]
 
 PROCESS = "*"
 """The scope of samples that belong to no virtual host."""
@@ -30,7 +50,14 @@ _HISTOGRAMS = {
     "request_seconds": "duration",
 }
 
+STEP_ASIDE_AFTER = 100
+"""Samples between two times that other threads run; about 0.3 ms."""
+STATES = ("up", "avoided", "draining", "out", "down")
+"""The states of a process of an application that are always shown; see `ApplicationFigures`."""
+
 Labels = tuple[tuple[str, str], ...]
+_Key = tuple[str, Labels]
+T = TypeVar("T")
 
 
 class Buckets(NamedTuple):
@@ -40,6 +67,8 @@ class Buckets(NamedTuple):
     """Pairs of upper bound and count up to it, rising; the last bound is +Inf."""
     total: float
     """The sum of all observations."""
+    exemplars: tuple[tuple[int, Exemplar], ...] = ()
+    """Pairs of a bucket's position and its exemplar. A snapshot has none."""
 
 
 Value = float | Buckets
@@ -53,6 +82,15 @@ class Sample(NamedTuple):
     value: Value
 
 
+def stepping_aside(items: Iterable[T], after: int = STEP_ASIDE_AFTER) -> Iterator[T]:
+    """Yield the items, and let other threads run each time `after` of them are done. On another thread than the event
+    loop's: without that, Python makes the loop wait 5 ms each time."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if done % after == 0:
+            time.sleep(0)
+
+
 def add_values(one: Value, other: Value) -> Value | None:
     """Return the sum of both; None if they do not fit, such as histograms with different buckets."""
     if isinstance(one, Buckets):
@@ -64,7 +102,11 @@ def add_values(one: Value, other: Value) -> Value | None:
 
 
 def _buckets(histogram: Histogram) -> Buckets:
-    return Buckets(tuple(zip(_BOUND_NAMES, accumulate(histogram.counts), strict=True)), histogram.total)
+    return Buckets(
+        tuple(zip(_BOUND_NAMES, accumulate(histogram.counts), strict=True)),
+        histogram.total,
+        tuple(histogram.exemplars.items()),
+    )
 
 
 def traffic_samples(prefix: str, traffic: Traffic, max_hosts: int) -> Iterator[Sample]:
@@ -99,26 +141,84 @@ def traffic_samples(prefix: str, traffic: Traffic, max_hosts: int) -> Iterator[S
     yield Sample(PROCESS, f"{prefix}requests_folded_total", (), requests_folded)
 
 
+class PeerTotals:
+    """The figures of all associations with one peer as one. Counters of an association that has ended stay in the
+    peer's, as they were last seen, as long as there is another association with it."""
+
+    def __init__(self, label: str) -> None:
+        """`label`: the name of the label that names the peer."""
+        self._label = label
+        self._seen: dict[int, tuple[str, dict[_Key, float]]] = {}
+        """Counters of each association, and its peer."""
+        self._past: dict[str, dict[_Key, float]] = {}
+        """Counters of associations that have ended, by peer."""
+
+    def samples(self, prefix: str, associations: Iterable[AssociationFigures]) -> Iterator[Sample]:
+        """Yield the samples of the associations that are up. Call it on one thread."""
+        seen, self._seen = self._seen, {}
+        together: dict[str, dict[_Key, float]] = {}
+        for figures in stepping_aside(associations, STEP_ASIDE_AFTER // 10):
+            peer = peer_of(figures.info)
+            counters: dict[_Key, float] = {}
+            of_peer = together.setdefault(peer, {})
+            for name, labels, value in _association(figures):
+                key = name, labels
+                if name == "association_round_trip_seconds":
+                    of_peer[key] = max(value, of_peer.get(key, 0.0))
+                    continue
+                of_peer[key] = value + of_peer.get(key, 0)
+                if name.endswith("_total"):
+                    counters[key] = value
+            self._seen[figures.info.identity] = peer, counters
+            seen.pop(figures.info.identity, None)
+        for peer, counters in seen.values():
+            past = self._past.setdefault(peer, {})
+            for key, value in counters.items():
+                past[key] = value + past.get(key, 0)
+        self._past = {peer: past for peer, past in self._past.items() if peer in together}
+        for peer, of_peer in together.items():
+            past = self._past.get(peer, {})
+            for (name, labels), value in of_peer.items():
+                total = value + past.get((name, labels), 0)
+                yield Sample(PROCESS, prefix + name, ((self._label, peer), *labels), total)
+
+
+def peer_of(info: AssociationInfo) -> str:
+    """Return how a peer is called: on the web side, the application's address in the configuration; on the application
+    side, the web side's host."""
+    return info.member or info.peer_name or info.peer
+
+
+def service_samples(prefix: str, service: ServiceFigures) -> Iterator[Sample]:
+    """Yield what the web side knows of its applications, and its queue."""
+    for one in service.applications:
+        labels = (("address", one.address),)
+        yield Sample(PROCESS, f"{prefix}application_up", labels, int(one.up))
+        for state, count in {**dict.fromkeys(STATES, 0), **one.states}.items():
+            yield Sample(PROCESS, f"{prefix}application_processes", (*labels, ("state", state)), count)
+        yield Sample(PROCESS, f"{prefix}application_requests_total", labels, one.requests)
+        yield Sample(PROCESS, f"{prefix}application_requests_in_flight", labels, one.in_flight)
+        yield Sample(PROCESS, f"{prefix}application_capacity", labels, one.capacity)
+        yield Sample(PROCESS, f"{prefix}application_avoided_total", labels, one.avoided)
+        yield Sample(PROCESS, f"{prefix}application_out_total", labels, one.out)
+        yield Sample(PROCESS, f"{prefix}application_lost_total", labels, one.lost)
+    yield Sample(PROCESS, f"{prefix}requests_waiting", (), service.waiting)
+    yield Sample(PROCESS, f"{prefix}requests_waiting_bytes", (), service.waiting_bytes)
+    for reason, count in service.unserved.items():
+        yield Sample(PROCESS, f"{prefix}requests_unserved_total", (("reason", reason),), count)
+    yield Sample(PROCESS, f"{prefix}ready", (), int(not service.obstacle))
+
+
 def process_samples(
-    prefix: str, transport: TransportFigures, process: Mapping[str, float], *, by_name: bool
+    prefix: str, transport: TransportFigures, process: Mapping[str, float], service: ServiceFigures, peers: PeerTotals
 ) -> Iterator[Sample]:
-    """Yield the figures of the process and its transport. `by_name` labels peers by name, adding up those of one name,
-    for their addresses differ with each association."""
+    """Yield the figures of the process and its transport; `peers` is the same object each time."""
+    build = (("version", service.version), ("python", platform.python_version()), ("carrier", service.carrier))
+    yield Sample(PROCESS, BUILD if prefix == WEB else f"{prefix}build_info", build, 1)
     for name, value in process.items():
         yield Sample(PROCESS, prefix + name, (), value)
     yield Sample(PROCESS, f"{prefix}associations", (), len(transport.associations))
-    together: dict[tuple[str, Labels], float] = {}
-    for association in transport.associations:
-        info = association.info
-        peer = (info.peer_name or info.peer_instance) if by_name else info.peer
-        for name, labels, value in _association(association):
-            key = name, (("peer", peer), *labels)
-            if name == "association_round_trip_seconds":
-                together[key] = max(value, together.get(key, 0.0))
-            else:
-                together[key] = value + together.get(key, 0)
-    for (name, labels), value in together.items():
-        yield Sample(PROCESS, prefix + name, labels, value)
+    yield from peers.samples(prefix, transport.associations)
     for plugin, count in transport.disagreements.items():
         yield Sample(PROCESS, f"{prefix}plugin_disagreements", (("plugin", plugin),), count)
     for channel in transport.channels:

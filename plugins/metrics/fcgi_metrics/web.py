@@ -14,11 +14,21 @@ from typing import TypeVar
 from fcgi_core.plugin import AssociationInfo, RequestInfo, StartAnew, WebHalf, WebHost
 
 from .endpoint import Endpoint
-from .exposition import Exposition, Snapshot
+from .exposition import OWN_LABELS, Exposition, Snapshot
 from .families import PLUGIN, WEB
 from .options import MetricsOptions, host_and_port
 from .process import process_figures
-from .samples import PROCESS, Sample, process_samples, traffic_samples
+from .samples import (
+    PROCESS,
+    Labels,
+    PeerTotals,
+    Sample,
+    peer_of,
+    process_samples,
+    service_samples,
+    stepping_aside,
+    traffic_samples,
+)
 from .snapshot import Header, read_header
 from .statsd import Statsd
 
@@ -38,9 +48,11 @@ T = TypeVar("T")
 class _Worker:
     """One process of an application."""
 
-    def __init__(self, name: str, process: tuple[str, str]) -> None:
+    def __init__(self, name: str, address: str, process: tuple[str, str]) -> None:
+        self.address = address
+        """Of its application in the configuration."""
         self.name = name
-        """The label, unique among the kept processes."""
+        """Unique among the kept processes of this address."""
         self.process = process
         """`AssociationInfo.process`."""
         self.associations: set[int] = set()
@@ -53,6 +65,10 @@ class _Worker:
         self.parts: dict[int, bytes] = {}
         self.size = 0
         """Bytes of memory of `parts`."""
+
+    @property
+    def labels(self) -> Labels:
+        return tuple(zip(OWN_LABELS, (self.address, self.name), strict=True))
 
     @property
     def held(self) -> int:
@@ -75,7 +91,10 @@ class MetricsWeb(WebHalf):
         """By process."""
         self._held = 0
         """Bytes of memory, about, of all their snapshots."""
+        self._peers = PeerTotals("address")
         self._exposition = Exposition(options.max_hosts, options.max_samples)
+        self._folds = False
+        """Whether hosts beyond `max_hosts` are counted together, which is logged once."""
         self._whole = 0
         self._incomplete = 0
         self._dropped = 0
@@ -89,7 +108,7 @@ class MetricsWeb(WebHalf):
         if options.statsd is not None:
             self._statsd = Statsd(host_and_port(options.statsd), options.statsd_prefix, tags=options.statsd_tags)
         if options.listen is not None:
-            self.endpoint = Endpoint(options.listen, self.page)
+            self.endpoint = Endpoint(options.listen, self.page, lambda: self._host.service().obstacle)
             host.log.info("serving /metrics at %s", options.listen)
 
     # ---- hooks
@@ -103,6 +122,7 @@ class MetricsWeb(WebHalf):
         self._options = options
         self._exposition.max_hosts = options.max_hosts
         self._exposition.max_samples = options.max_samples
+        self._folds = False
 
     def association_up(self, association: AssociationInfo) -> None:
         worker = self._worker(association)
@@ -132,6 +152,8 @@ class MetricsWeb(WebHalf):
         keep = self._options.keep
         for worker in [one for one in self._workers.values() if not one.associations and now - one.gone_at > keep]:
             self._remove(worker)
+        if not self._folds:
+            self._tell_of_folded_hosts()
         if self._statsd is not None and now >= self._due and self._reporting is None:
             self._due = now + self._options.interval
             self._report(self._statsd)
@@ -146,6 +168,16 @@ class MetricsWeb(WebHalf):
         if self._statsd is not None:
             self._statsd.close()
 
+    def _tell_of_folded_hosts(self) -> None:
+        most = self._options.max_hosts
+        self._folds = len(self._traffic.hosts()) > most or self._exposition.hosts_folded > 0
+        if self._folds:
+            self._host.log.warning(
+                "more than %d virtual hosts (metrics.max_hosts): the others are counted together as other; where"
+                " clients can invent SERVER_NAME, have the web server pass a name of its own",
+                most,
+            )
+
     # ---- snapshots
 
     def _worker(self, association: AssociationInfo) -> _Worker | None:
@@ -158,17 +190,21 @@ class MetricsWeb(WebHalf):
             if not gone:
                 return None
             self._remove(gone[0])
+        address = peer_of(association)
         name = association.peer_name[:128] or "application"
-        taken = {one.name: one for one in self._workers.values()}
-        number, label = 1, name
-        while (holder := taken.get(label)) is not None:
-            if not holder.associations and holder.process[0] == association.member:
-                # the same worker, restarted: it replaces its predecessor
-                self._remove(holder)
-                break
-            number += 1
-            label = f"{name}-{number}"
-        worker = self._workers[association.process] = _Worker(label, association.process)
+        worker = _Worker(name, address, association.process)
+        taken = {one.name: one for one in self._workers.values() if one.address == address}
+        if (predecessor := taken.get(name)) is not None:
+            # the same worker, restarted: the series go on, and what its predecessor still does has a number
+            number = 2
+            while f"{name}-{number}" in taken:
+                number += 1
+            if predecessor.associations:
+                self._held -= predecessor.held - predecessor.size
+                predecessor.name, predecessor.whole = f"{name}-{number}", None
+            else:
+                self._remove(predecessor)
+        self._workers[association.process] = worker
         return worker
 
     def _part(self, worker: _Worker, header: Header, item: bytes) -> None:
@@ -187,7 +223,7 @@ class MetricsWeb(WebHalf):
             self._dropped += 1
         elif len(worker.parts) == header.parts:
             parts = tuple(worker.parts[part] for part in sorted(worker.parts))
-            worker.whole, worker.whole_at = Snapshot(worker.name, header.number, parts), time.monotonic()
+            worker.whole, worker.whole_at = Snapshot(worker.labels, header.number, parts), time.monotonic()
             worker.forget_parts()
             self._whole += 1
         self._held += worker.held - held
@@ -256,9 +292,9 @@ class MetricsWeb(WebHalf):
 
     def _collect(self) -> Callable[[], tuple[list[Sample], list[Snapshot]]]:
         """Read what only this thread may read; return a function that makes samples of it on another thread."""
-        transport = self._host.transport()
+        transport, service = self._host.transport(), self._host.service()
         now = time.monotonic()
-        workers = sorted(self._workers.values(), key=lambda one: one.name)
+        workers = sorted(self._workers.values(), key=lambda one: (one.address, one.name))
         snapshots = [one.whole for one in workers if one.whole is not None]
         own = [
             Sample(PROCESS, f"{PLUGIN}workers", (), len(snapshots)),
@@ -267,15 +303,16 @@ class MetricsWeb(WebHalf):
             Sample(PROCESS, f"{PLUGIN}snapshots_dropped_total", (), self._dropped),
         ]
         for worker in workers:
-            labels = (("worker", worker.name),)
+            labels = worker.labels
             own.append(Sample(PROCESS, f"{PLUGIN}worker_up", labels, int(bool(worker.associations))))
             if worker.whole is not None:
                 own.append(Sample(PROCESS, f"{PLUGIN}snapshot_age_seconds", labels, round(now - worker.whole_at, 3)))
         malformed = self._malformed
 
         def make() -> tuple[list[Sample], list[Snapshot]]:
-            own.extend(process_samples(WEB, transport, process_figures(), by_name=False))
-            own.extend(traffic_samples(WEB, self._traffic, self._options.max_hosts))
+            own.extend(stepping_aside(process_samples(WEB, transport, process_figures(), service, self._peers)))
+            own.extend(stepping_aside(service_samples(WEB, service)))
+            own.extend(stepping_aside(traffic_samples(WEB, self._traffic, self._options.max_hosts)))
             own.append(Sample(PROCESS, f"{PLUGIN}hosts_folded", (), self._exposition.hosts_folded))
             omitted = dict(self._exposition.omitted)
             omitted["malformed"] = omitted.get("malformed", 0) + malformed
