@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fcgi_cli.main import make_parser
 
 from fcgi_core.process.config import load_config
 
@@ -22,16 +25,48 @@ def test_configurations_are_good(name: str) -> None:
     load_config(str(EXAMPLES / name), {})
 
 
-@pytest.mark.parametrize("name", ["fcgi-sctp-web.service", "fcgi-sctp-app@.service"])
+UNITS = ["fcgi-sctp-web@.service", "fcgi-sctp-web@.socket", "fcgi-sctp-app@.service"]
+
+
+@pytest.mark.parametrize("name", UNITS)
 def test_systemd_accepts_the_units(name: str, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     assert analyze is not None, "systemd-analyze is needed (Debian package systemd; script/setup test)"
     command = str(Path(sys.executable).with_name("fcgi-sctp"))
-    text = (EXAMPLES / "systemd" / name).read_text().replace("/opt/fcgi-sctp/bin/fcgi-sctp", command)
+    for one in UNITS:
+        text = (EXAMPLES / "systemd" / one).read_text().replace("/opt/fcgi-sctp/bin/fcgi-sctp", command)
+        (tmp_path / one.replace("@", "@shop")).write_text(text)
     unit = tmp_path / name.replace("@", "@shop")
-    unit.write_text(text)
     done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("side", ["web", "app"])
+def test_the_units_say_what_the_program_does(side: str) -> None:
+    """Exit statuses that no restart cures, paths that the unit makes, and the address of the socket."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters="=")
+    unit.read(EXAMPLES / "systemd" / f"fcgi-sctp-{side}@.service")
+    service = unit["Service"]
+    assert service["RestartPreventExitStatus"] == f"{os.EX_USAGE} {os.EX_CONFIG}"
+    args = make_parser().parse_args(service["ExecStart"].replace("%i", "shop").split()[1:])
+    made = "/run/" + service["RuntimeDirectory"].replace("%i", "shop")
+    for path in (args.admin, *([args.feed] if side == "web" else ())):
+        assert os.path.dirname(path) == made
+    config = load_config(str(EXAMPLES / f"{side}.yaml"), {})
+    if side == "web":
+        unit.read(EXAMPLES / "systemd" / "fcgi-sctp-web@.socket")
+        assert config.web is not None
+        assert config.web.listen == ["unix:" + unit["Socket"]["ListenStream"].replace("%i", "shop")]
+
+
+def test_sysusers_makes_the_user(tmp_path: Path) -> None:
+    sysusers = shutil.which("systemd-sysusers")
+    assert sysusers is not None, "systemd-sysusers is needed (Debian package systemd; script/setup test)"
+    (tmp_path / "etc").mkdir()
+    subprocess.run(
+        [sysusers, f"--root={tmp_path}", str(EXAMPLES / "systemd" / "sysusers.conf")], check=True, timeout=60
+    )
+    assert "fcgi-sctp:" in (tmp_path / "etc" / "passwd").read_text()
 
 
 @pytest.mark.parametrize("name", ["access", "maintenance", "sqltrace"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..common import signals
 from ..errors import ConfigError
 from .asgi import AsgiApplication, is_asgi
+from .virtual_environment import adopt_environment, made_for_another_python
 from .wsgi import WsgiApplication
 
 if TYPE_CHECKING:
@@ -25,12 +26,20 @@ class ImportedApplication:
     """Stands for an application until the service starts it."""
 
     def __init__(
-        self, name: str, *, path: str | None, interface: Literal["auto", "wsgi", "asgi"], threads: int, script_name: str
+        self,
+        name: str,
+        *,
+        path: str | None,
+        interface: Literal["auto", "wsgi", "asgi"],
+        threads: int,
+        script_name: str,
+        virtualenv: str | None = None,
     ) -> None:
-        """`name` is MODULE:CALLABLE; `path` is put before Python's search path, None: the working directory. `threads`
-        are for WSGI."""
+        """`name` is MODULE:CALLABLE; `path` is put before Python's search path, None: the working directory, and the
+        packages of `virtualenv` come next. `threads` are for WSGI."""
         self._name = name
         self._path = path
+        self._virtualenv = virtualenv
         self._interface = interface
         self._threads = threads
         self._script_name = script_name
@@ -38,6 +47,8 @@ class ImportedApplication:
     async def start(self, service: AppService) -> None:
         """Import the application, put it in the place of this object, and start it. ConfigError, and whatever the
         module or the application's start raises."""
+        if self._virtualenv is not None:
+            adopt_environment(self._virtualenv)
         sys.path.insert(0, self._path or os.getcwd())
         with signals.suspended():  # an import may wait for something that never comes
             found = load_application(self._name)
@@ -60,8 +71,14 @@ def load_application(name: str) -> Any:
     module_name, _, attributes = name.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
+    except ImportError as error:
+        if file := made_for_another_python(error):
+            problem = (
+                f"app.application: {name!r}: {file} was compiled for another Python than this one "
+                f"({sys.version.split()[0]}, {sys.executable}): install its package again with this one"
+            )
+            raise ConfigError([problem]) from None
+        if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
             raise ConfigError(
                 [f"app.application: {name!r}: no module {error.name!r} in {sys.path[0]} or on Python's path"]
             ) from None

@@ -7,12 +7,17 @@ it is never more open than intended. Who may connect is the configuration's choi
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import grp
 import os
 import socket
 import stat
+import sys
+from collections.abc import Callable
+from typing import Any, cast
 
+from . import listening
 from .forks import keep_from_children
 
 __all__ = ["UnixSocket", "has_listener"]
@@ -20,9 +25,12 @@ __all__ = ["UnixSocket", "has_listener"]
 BACKLOG = 4096
 """Connections that wait to be accepted; the kernel takes net.core.somaxconn if that is less."""
 
+_KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+
 
 class UnixSocket:
-    """A unix socket that listens at `path`; give `socket` to an event loop, and call `close` at the end.
+    """A unix socket that listens at `path`; call `serve`, and `close` at the end. It is the one
+    that was passed in for the path (`listening`), or a new one. The mode of systemd's is the affair of its unit.
 
     OSError if the path cannot be used: EADDRINUSE if another process listens there, EEXIST if the path is not a socket,
     EINVAL if there is no such group.
@@ -41,27 +49,38 @@ class UnixSocket:
                 group_number = grp.getgrnam(group).gr_gid
             except KeyError:
                 raise OSError(errno.EINVAL, f"there is no group {group!r}", self.path) from None
-        _remove_stale(self.path)
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        given = listening.take(self.path)
+        if given is None:
+            _remove_stale(self.path)
+        self.socket = given[0] if given is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         keep_from_children(self.socket)
+        if given is not None and not given[1]:
+            return
         try:
-            os.fchmod(self.socket.fileno(), 0o600)  # Linux makes the file with these bits
-            self.socket.bind(self.path)
+            if given is None:
+                os.fchmod(self.socket.fileno(), 0o600)  # Linux makes the file with these bits
+                self.socket.bind(self.path)
             status = os.stat(self.path)
             self._inode = status.st_dev, status.st_ino
             os.chown(self.path, -1, group_number)
             os.chmod(self.path, mode)
             self.socket.listen(backlog)
             self.socket.setblocking(False)
+            listening.keep(self.socket)
         except BaseException:
             self.close()
             raise
 
+    async def serve(self, make: Callable[[], asyncio.BaseProtocol], *, backlog: int = BACKLOG) -> asyncio.Server:
+        """Accept connections on the running loop. The server closes without removing the file: that is `close`'s."""
+        loop = asyncio.get_running_loop()
+        return await loop.create_unix_server(cast(Any, make), sock=self.socket, backlog=backlog, **_KEEP_FILE)
+
     def close(self) -> None:
         """Close the socket, which an event loop may have done, and remove the file, unless another process listens at
-        the path now."""
+        the path now, or has the socket too."""
         self.socket.close()
-        if self._inode is None:
+        if self._inode is None or listening.is_handed_over():
             return
         try:
             status = os.stat(self.path)

@@ -35,6 +35,7 @@ Names that are not classes or functions:
 from __future__ import annotations
 
 from ..common.folders import folder_problem
+from ..common.listening import listen_tcp
 from ..common.loggers import keep_enabled
 from ..common.memory_cost import memory_cost
 from ..common.text import SECRETS, SEVERITIES, escape, escape_word, is_secret, may_have_secrets, severity_number
@@ -128,6 +129,7 @@ __all__ = [
     "folder_problem",
     "is_secret",
     "keep_enabled",
+    "listen_tcp",
     "may_have_secrets",
     "memory_cost",
     "severity_number",

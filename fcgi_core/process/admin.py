@@ -54,8 +54,7 @@ class AdminServer:
     async def start(self) -> None:
         """Listen. It raises the OSErrors of `UnixSocket`."""
         self._socket = UnixSocket(self.path, group=self._group)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._protocol, sock=self._socket.socket)
+        self._server = await self._socket.serve(self._protocol)
 
     def close(self) -> None:
         """Stop listening, remove the socket, and disconnect all clients."""

@@ -242,6 +242,9 @@ class AppConfig(_Model):
     be changed."""
     path: str | None = None
     """Directory that is put before Python's search path; null: the working directory."""
+    virtualenv: str | None = None
+    """Virtual environment whose packages the application imports, made with the same version of Python as that of this
+    program; null: the program's own."""
     grace: Seconds = Field(10, ge=0)
     """Seconds that running requests get to end after SIGTERM."""
     name: str = ""
@@ -252,6 +255,8 @@ class AppConfig(_Model):
     def _one_application(self) -> AppConfig:
         if (self.application is None) is (self.fastcgi is None):
             raise ValueError("give either application (MODULE:CALLABLE) or fastcgi (unix:/PATH or HOST:PORT)")
+        if self.virtualenv is not None and self.application is None:
+            raise ValueError("virtualenv is for `application`: a FastCGI server has its own Python, if any")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..app.imported_application import load_application
+from ..app.virtual_environment import adopt_environment
 from ..errors import ConfigError
 from ..hosting.discovery import EnabledPlugin, wrong_hooks
 from ..plugin import ApplicationHalf, Half, Plugin, WebHalf
@@ -158,13 +159,15 @@ def _app(app: AppConfig, imports: bool) -> Iterator[str]:
     if app.path is not None and not os.path.isdir(app.path):
         yield f"app.path: is {app.path!r}; there is no such folder"
     elif app.application is not None and imports:
-        yield from _application(app.application, app.path or os.getcwd())
+        yield from _application(app.application, app.path or os.getcwd(), app.virtualenv)
 
 
-def _application(name: str, path: str) -> Iterator[str]:
+def _application(name: str, path: str, virtualenv: str | None) -> Iterator[str]:
     before, known = list(sys.path), set(sys.modules)
-    sys.path.insert(0, path)
     try:
+        if virtualenv is not None:
+            adopt_environment(virtualenv)
+        sys.path.insert(0, path)
         load_application(name)
     except ConfigError as error:
         yield from error.problems

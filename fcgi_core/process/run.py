@@ -19,7 +19,9 @@ from ..hosting.hook_limit import HookLimit, end_process, is_started_again
 from .config import Config
 from .sides import Running, start_app, start_web
 from .standstill import StandstillWatch
-from .systemd import JournalFormatter, journal_reads, notify
+from .succession import Successor
+from .systemd import JournalFormatter, Watchdog, journal_reads, notify
+from .workers import worker_command
 
 __all__ = ["run_app", "run_web"]
 
@@ -91,6 +93,9 @@ async def _main(start: Start, hook_limit: float | None) -> Running | None:
         signals.handle(loop, signal.SIGHUP, running.reload)
     if running.reopen is not None:
         signals.handle(loop, signal.SIGUSR1, running.reopen)
+    successor = Successor(worker_command(), stopping.set)
+    if running.pass_on is not None:
+        signals.handle(loop, signal.SIGUSR2, successor.start)
     # objects made until now stay, and requests leave no cycles, so the collector need not run often
     gc.collect()
     gc.freeze()
@@ -101,12 +106,20 @@ async def _main(start: Start, hook_limit: float | None) -> Running | None:
         limit.install()
     watch = StandstillWatch() if limit is None else StandstillWatch(limit.look)
     watch.start()
+    watchdog = Watchdog()
+    watchdog.start()
     log.info("ready")
-    notify("READY=1")
+    running.tell_ready()
     await stopping.wait()
-    log.info("stopping")
-    notify("STOPPING=1")
+    successor.cancel()
+    if successor.is_ready and running.pass_on is not None:
+        running.pass_on(successor.pass_on)
+    else:
+        log.info("stopping")
+        notify("STOPPING=1")
     await running.stop()
+    successor.close()
+    watchdog.stop()
     watch.stop()
     if limit is not None:
         limit.remove()

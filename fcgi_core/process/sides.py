@@ -8,13 +8,16 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ..app.fastcgi.bridge import FastcgiBridge
 from ..app.imported_application import ImportedApplication
 from ..app.service import Application, AppService
+from ..common import listening
 from ..common.loggers import keep_all_enabled
+from ..errors import ConfigError
 from ..hosting.supervisor import Supervisor
 from ..protocol.settings import MAX_NAME, Settings
 from ..sctp import open_carrier
@@ -30,6 +33,8 @@ from .admin import AdminServer, Commands, open_admin
 from .config import ADMIN_DIRECTORY, AUTO, AppConfig, BackEndConfig, Config, WebConfig
 from .reload import reload_plugins, reload_workers
 from .status import app_commands, web_commands
+from .succession import CONNECT_WITHIN, Predecessor
+from .systemd import adopt_sockets, notify
 from .values import name_server, srv_name
 from .workers import (
     COUNT_VARIABLE,
@@ -64,9 +69,16 @@ class Running:
     """Called after `stop`, and after the atexit functions of the application."""
     hangs: Callable[[], bool] = lambda: False
     """Whether threads or tasks may hang, which would hold up the end of the process."""
+    pass_on: Callable[[Callable[[int], None]], None] | None = None
+    """Called before `stop` when another process takes the place of this one, with what takes connections for it. None
+    if no process can."""
+    tell_ready: Callable[[], None] = lambda: notify("READY=1")
+    """Called when the process serves and takes signals."""
 
 
 async def start_web(config: Config, web: WebConfig) -> Running:
+    adopt_sockets()
+    predecessor = Predecessor.find()
     carrier = open_carrier(config.sctp.carrier, config.sctp.carrier_options())
     feed = Feed(web.feed, group=web.feed_group) if web.feed is not None else None
     feed_is_wanted = "feed" in web.model_fields_set
@@ -98,7 +110,7 @@ async def start_web(config: Config, web: WebConfig) -> Running:
             socket_group=web.socket_group,
         ),
     )
-    await service.start()
+    await service.start(0.0 if predecessor is None else CONNECT_WITHIN)
     for listen in web.listen if web.mode & 0o002 else ():
         if listen.startswith("unix:"):
             log.info(
@@ -110,11 +122,26 @@ async def start_web(config: Config, web: WebConfig) -> Running:
     def adopt(fresh: WebConfig) -> None:
         service.members.configure(_members(fresh), fresh.subset)
 
-    return Running(
-        lambda: _stop(admin, service.stop(web.grace)),
+    if strange := listening.release_unused():
+        await _stop(admin, service.stop(0))
+        raise ConfigError(
+            [
+                f"web.listen: systemd passed a socket at {where}, which is not in it; "
+                "use the same address there and as ListenStream= in the .socket unit"
+                for where in strange
+            ]
+        )
+    pass_on: list[Callable[[int], None]] = []
+    running = Running(
+        lambda: _stop(admin, service.stop(web.grace, *pass_on)),
         lambda: reload_plugins(config, service.supervisor, adopt),
         service.supervisor.reopen,
         service.supervisor,
+        pass_on=pass_on.append,
+    )
+    # a predecessor tells systemd with the number of the process that is the main one now
+    return (
+        running if predecessor is None else replace(running, tell_ready=partial(predecessor.tell_ready, service.serve))
     )
 
 
@@ -203,7 +230,12 @@ def _application(app: AppConfig) -> Application:
         return FastcgiBridge(**app.fastcgi.model_dump())
     assert app.application is not None
     return ImportedApplication(
-        app.application, path=app.path, interface=app.interface, threads=app.threads, script_name=app.script_name
+        app.application,
+        path=app.path,
+        interface=app.interface,
+        threads=app.threads,
+        script_name=app.script_name,
+        virtualenv=app.virtualenv,
     )
 
 

@@ -236,7 +236,8 @@ class _Slot:
             OVER_LIMIT_VARIABLE: self._over_limit,
         }
         environment = os.environ | {name: str(value) for name, value in names.items()}
-        environment.pop("NOTIFY_SOCKET", None)  # the service manager listens to the parent alone
+        for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC"):
+            environment.pop(name, None)  # the service manager listens to the parent alone
         try:
             return await asyncio.create_subprocess_exec(
                 *self._owner._command, env=environment, pass_fds=[writer, life], stdin=asyncio.subprocess.DEVNULL

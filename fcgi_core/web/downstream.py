@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -42,6 +43,8 @@ MAX_UNFINISHED_PARAMS = 64 << 20
 """Bytes of PARAMS that are not whole, of all connections together: 64 requests with as much as MAX_PARAMS."""
 PARAMS_WITHIN = 60.0
 """Seconds that a request's PARAMS may take; a web server has them all when it begins. nginx' fastcgi_send_timeout."""
+FIRST_WITHIN = 1.0
+"""Seconds that the first request of a connection may take while the process stops; web servers send it at once."""
 MAX_ANSWERS = 10_000
 """Answers to management records and refused requests that wait in the socket's write buffer; 16 bytes each and more."""
 
@@ -74,6 +77,8 @@ class Connections(Sockets):
         """Bytes of PARAMS that are not whole."""
         self.on_closed: Callable[[], None] = lambda: None
         """Called when a connection has been closed."""
+        self.pass_on: Callable[[int], None] | None = None
+        """Takes a copy of the descriptor of a connection without requests, once the next process is to serve it."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -89,7 +94,8 @@ class Connections(Sockets):
         self.on_closed()
 
     def are_closing(self) -> bool:
-        """Return whether a connection has no requests: after its `stop`, its last answer is still on its way."""
+        """Return whether a connection has no requests: after its `stop`, its last answer is still on its way, or the
+        first record of the next request has not come whole."""
         return any(connection.is_idle for connection in self._open)
 
     def refuse_unfinished(self) -> None:
@@ -116,7 +122,11 @@ class DownstreamConnection(RequestConnection):
         self._exchanges: dict[int, WebExchange] = {}
         """The requests that are not over, by the web server's id."""
         self._reader = RecordReader()
+        self._used = False
+        """It has carried a request."""
         self._stopping = False
+        self._moves = False
+        """The next process gets the connection when its requests have ended."""
         self._unread = False
         """Input of a request that is over may still come."""
         self._answers = 0
@@ -127,6 +137,8 @@ class DownstreamConnection(RequestConnection):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(HIGH_WATER)
         self._connections.add(self)
+        if self._connections.pass_on is not None:
+            self.stop()  # accepted just before this process stopped to accept
 
     def data_received(self, data: bytes) -> None:
         if self._lingering is not None:
@@ -180,6 +192,8 @@ class DownstreamConnection(RequestConnection):
         self._answers = 0
         for exchange in tuple(self._exchanges.values()):
             exchange.drained()
+        if self._moves:
+            self.end_if_idle()
 
     # ---- what an exchange asks for
 
@@ -190,7 +204,7 @@ class DownstreamConnection(RequestConnection):
         if exchange.input is not Input.COMPLETE or exchange.role is Role.AUTHORIZER:  # whose STDIN clients close
             self._unread = True
         if not exchange.flags & KEEP_CONN:
-            self._ending = True
+            self._ending, self._moves = True, False
         if self._full:
             self.read_on(exchange)
 
@@ -198,15 +212,26 @@ class DownstreamConnection(RequestConnection):
         self.write(NO_RECORD)
         self.finished(exchange)
         self._give_up_requests()  # no more can be written for the others
-        self._ending = True
+        self._ending, self._moves = True, False
         self.flush()
 
     # ---- the end of a connection
 
     def stop(self) -> None:
-        """Close the connection when its requests have ended; at once if there are none."""
-        self._stopping = self._ending = True
-        self.flush()
+        """Close the connection, or pass it on, when its requests have ended; at once if there are none. A connection
+        that is closed without ever a request would lose its first one, which is on its way: it carries that first."""
+        self._moves = not self._ending and self._connections.pass_on is not None
+        # a connection with many requests at once goes on until it has none
+        self._stopping = self._used and not self._moves
+        self._ending = True
+        if self._used or self._moves:
+            self.flush()
+        else:
+            self._loop.call_later(FIRST_WITHIN, self._give_up_waiting)
+
+    def _give_up_waiting(self) -> None:
+        if not self._used and not self._transport.is_closing():
+            self.flush()
 
     @property
     def is_idle(self) -> bool:
@@ -214,8 +239,25 @@ class DownstreamConnection(RequestConnection):
         return not self._exchanges
 
     def end_if_idle(self) -> None:
-        if not self._exchanges:
+        if self._exchanges:
+            return
+        if self._moves and not self._transport.is_closing():
+            self._move()
+        else:
             self.close(unread=self._unread or self._reader.inside_record)
+
+    def _move(self) -> None:
+        """Pass the connection on, unless a part of a record has been read here: then after that request."""
+        if self._transport.get_write_buffer_size():
+            self._transport.set_write_buffer_limits(0)  # `resume_writing` comes when it is empty
+        elif not self._reader.inside_record and self._connections.pass_on is not None:
+            try:
+                copy = os.dup(self._transport.get_extra_info("socket").fileno())
+            except OSError as error:
+                log.warning("%s is not passed on but closed: %s", self._peer(), error.strerror)
+            else:
+                self._connections.pass_on(copy)
+            self._transport.abort()  # nothing is sent to the web server by that: the copy keeps the connection
 
     # ---- records
 
@@ -307,11 +349,12 @@ class DownstreamConnection(RequestConnection):
         else:
             if not self._exchanges:
                 self._unread = False  # all the input of earlier requests has come
+            self._used = True
             self._exchanges[request_id] = WebExchange(self, request_id, ROLES[role], flags)
             return
         self._unread = True
         if not flags & KEEP_CONN:
-            self._ending = True
+            self._ending, self._moves = True, False
 
     def _answer(self, encoded: bytes) -> None:
         """Write an answer that needs no application. RemoteProtocolError if a client floods and does not read."""

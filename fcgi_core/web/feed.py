@@ -146,7 +146,7 @@ class Feed:
         something else than a socket, EINVAL if there is no such group."""
         self._loop = asyncio.get_running_loop()
         self._socket = UnixSocket(self.path, mode=self._mode, group=self._group)
-        self._server = await self._loop.create_unix_server(lambda: _Listener(self), sock=self._socket.socket)
+        self._server = await self._socket.serve(lambda: _Listener(self))
 
     def publish(self, entry: FeedEntry) -> None:
         """Add an entry; the oldest entries go when the ring is full."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import cast
 
+from ..common.listening import listen_tcp
 from ..common.unix_socket import BACKLOG, UnixSocket
 from ..errors import FcgiSctpError
 from ..sctp.carrier import Address
@@ -40,10 +41,12 @@ class Listeners:
             if where.startswith("unix:"):
                 unix = UnixSocket(where.removeprefix("unix:"), mode=self._mode, group=self._group)
                 self._unix_sockets.append(unix)
-                self._servers.append(await loop.create_unix_server(make, sock=unix.socket, backlog=BACKLOG))
+                self._servers.append(await unix.serve(make))
             else:
                 address = Address.parse(where)
-                self._servers.append(await loop.create_server(make, address.hosts, address.port, backlog=BACKLOG))
+                for host in address.hosts:
+                    for one in await loop.run_in_executor(None, listen_tcp, host, address.port, BACKLOG):
+                        self._servers.append(await loop.create_server(make, sock=one, backlog=BACKLOG))
         except OSError as error:
             raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
         log.info("listening for the web server at %s", where)

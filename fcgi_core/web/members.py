@@ -142,6 +142,12 @@ class Members:
         """How many members get requests; at least 1."""
         return max(1, sum(not one.drained for one in self._members.values()))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all members of the configuration are known and up."""
+        known = self._names is None or all(self._names.found(one) for one in _watched(self._connect))
+        return known and all(one.state == "up" for one in self.upstreams)
+
     def configure(self, connect: Sequence[BackEndOptions | NameOptions], subset: int | None = None) -> None:
         """Have these members from now on, or so many of each rank. Those that stay keep their associations and
         requests."""

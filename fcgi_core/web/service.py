@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import cast
 
 from .. import __version__
 from ..errors import RequestRefused
@@ -39,6 +41,8 @@ log = logging.getLogger("fcgi_sctp.web")
 
 SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
+LOOK_FOR_UP = 0.02
+"""Seconds between looks whether all applications are up, before a process takes over from another."""
 LAST_WORD = 0.5
 """Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
 SHUTDOWN_WITHIN = 2.0
@@ -148,8 +152,8 @@ class WebService:
             wanted=wanted,
         )
 
-    async def start(self) -> None:
-        """Start to connect, then to listen. ListenError."""
+    async def start(self, connect_within: float = 0.0) -> None:
+        """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError."""
         if self._feed is not None:
             try:
                 await self._feed.start()
@@ -163,6 +167,9 @@ class WebService:
             self._faults = FaultFeed(self._feed.publish, self._loop)
             log.addHandler(self._faults)
         self.members.start()
+        until = self._loop.time() + connect_within
+        while self._loop.time() < until and not self.members.is_complete:
+            await asyncio.sleep(LOOK_FOR_UP)
         try:
             for where in self._listen:
                 await self._listeners.open(where)
@@ -172,8 +179,15 @@ class WebService:
             raise
         self._sweep()
 
-    async def stop(self, grace: float = 10.0) -> None:
-        """Accept no new connections, let requests end within `grace` seconds, then close everything."""
+    async def serve(self, connection: socket.socket) -> None:
+        """Serve a web server's connection that the process before this one passes on."""
+        make = cast(Callable[[], asyncio.Protocol], lambda: DownstreamConnection(self, self._connections))
+        await self._loop.connect_accepted_socket(make, connection)
+
+    async def stop(self, grace: float = 10.0, pass_on: Callable[[int], None] | None = None) -> None:
+        """Accept no new connections, let requests end within `grace` seconds, then close everything. `pass_on` takes
+        the descriptor of each connection without requests, for the process that comes after this one."""
+        self._connections.pass_on = pass_on
         self._listeners.close()
         for connection in self._connections:
             connection.stop()

@@ -194,11 +194,23 @@ def test_set_without_a_process(admin: type[Admin], capsys: pytest.CaptureFixture
 # ---- nginx-config
 
 
-@pytest.mark.parametrize("server", SERVERS)
-@pytest.mark.parametrize("listen", ["unix:/run/fcgi-sctp/web.sock", "127.0.0.1:9001", "[::1]:9001"])
+TWO = "unix:/run/one.sock 192.0.2.1:9001"
+
+
+@pytest.mark.parametrize(
+    ("server", "listen"),
+    [
+        *(
+            (one, where)
+            for one in SERVERS
+            for where in ("unix:/run/fcgi-sctp/web.sock", "127.0.0.1:9001", "[::1]:9001")
+        ),
+        ("nginx", TWO),
+    ],
+)
 def test_snippets_are_what_the_servers_take(server: str, listen: str, tmp_path: Path) -> None:
     program = shutil.which({"apache": "apache2"}.get(server, server), path=f"{os.environ['PATH']}:/usr/sbin")
-    text = snippet(server, listen, "shop.example").replace(":80", ":19080")
+    text = snippet(server, *listen.split(), server_name="shop.example").replace(":80", ":19080")
     if program is None:
         pytest.skip(f"{server} is not installed")
     file = tmp_path / "server.conf"
@@ -238,8 +250,26 @@ def test_the_address_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["nginx-config", "--config", str(file)]) == os.EX_CONFIG
 
 
+def test_several_web_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nginx-config", "--web", "unix:/run/one.sock", "--web", "192.0.2.1:9001"]) == 0
+    out = capsys.readouterr().out
+    assert "server unix:/run/one.sock max_fails=0;\n    server 192.0.2.1:9001 max_fails=0;" in out
+    assert "fastcgi_next_upstream error timeout;" in out
+    assert main(["nginx-config", "--web", "unix:/run/one.sock"]) == 0
+    assert "max_fails" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    "words", [["--listen", "unix:/a b"], ["--listen", "unix:a"], ["--listen", "9000"], ["--server-name", "a;b"]]
+    "words",
+    [
+        ["--web", "9000"],
+        ["--web", "unix:/a", "--listen", "unix:/b"],
+        ["apache", "--web", "unix:/a"],
+        ["--listen", "unix:/a b"],
+        ["--listen", "unix:a"],
+        ["--listen", "9000"],
+        ["--server-name", "a;b"],
+    ],
 )
 def test_invalid_addresses(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nginx-config", *words]) == os.EX_USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fcgi_core.process.systemd import JournalFormatter, journal_reads, notify
+from fcgi_core.errors import ConfigError
+from fcgi_core.process.systemd import JournalFormatter, Watchdog, adopt_sockets, journal_reads, notify, tell_reloading
 
 
 def test_the_manager_is_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +68,68 @@ def test_each_line_of_a_traceback_has_its_severity() -> None:
     assert lines[0] == "<3>fcgi_sctp.app: thrown"
     assert lines[-1] == "<3>    ValueError: broken"
     assert all(line.startswith("<3>") for line in lines)
+
+
+def test_a_reload_has_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        tell_reloading()
+        first, second = manager.recv(200).decode().splitlines()
+    assert first == "RELOADING=1"
+    assert second.removeprefix("MONOTONIC_USEC=").isdigit()
+
+
+def beats(path: Path, count: int, is_well: list[bool]) -> list[bytes]:
+    """What systemd hears until `count` datagrams have come; `is_well`: what the program thinks of itself, in turn."""
+
+    async def run() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(path))
+            manager.setblocking(False)
+            watchdog = Watchdog(lambda: is_well.pop(0) if is_well else True)
+            watchdog.start()
+            heard = [await loop.sock_recv(manager, 100) for _ in range(count)]
+            watchdog.stop()
+            return heard
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("process", ["", str(os.getpid())])
+def test_signs_of_life(process: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    monkeypatch.setenv("WATCHDOG_PID", process)
+    asked = [True, False, False, True]
+    assert beats(tmp_path / "notify", 2, asked) == [b"WATCHDOG=1"] * 2
+    assert asked == [], "nothing is sent while it is not well"
+
+
+@pytest.mark.parametrize(("time_limit", "process"), [("", ""), ("20000", "1"), ("soon", ""), ("9" * 30, "")])
+def test_nobody_waits_for_signs_of_life(
+    time_limit: str, process: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", time_limit)
+    monkeypatch.setenv("WATCHDOG_PID", process)
+    asked = [True]
+    assert beats(tmp_path / "notify", 0, asked) == []
+    assert asked == [True]
+
+
+def test_sockets_of_another_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", "1")
+    monkeypatch.setenv("LISTEN_FDS", "3")
+    adopt_sockets()
+    assert "LISTEN_FDS" not in os.environ, "children do not get it"
+
+
+@pytest.mark.parametrize("count", ["", "many", "99999", "-1"])
+def test_a_number_of_sockets_that_cannot_be(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", count)
+    with pytest.raises(ConfigError, match="LISTEN_FDS"):
+        adopt_sockets()

@@ -15,7 +15,8 @@ import pytest
 from fcgi_cli.webserver import SERVERS, snippet
 
 from tests.app.servers import php_fpm, program
-from tests.system.stack import Program, Stack, free_port, wait_until
+from tests.system.stack import COMMAND, Program, Stack, free_port, wait_until
+from tests.system.test_workers import Load
 
 PAGE = "<?php $body = file_get_contents('php://input'); echo strlen($body), ' ', md5($body);"
 NGINX = """\
@@ -64,7 +65,7 @@ MODULES = ("mpm_event", "authz_core", "proxy", "proxy_fcgi", "unique_id", "env")
 def run_server(name: str, stack: Stack, php: Path) -> tuple[Program, int]:
     """One that runs with what is printed; its port. What PHP needs besides, SCRIPT_FILENAME, is added to it."""
     port, script = free_port(), f"{php}/upload.php"
-    text = snippet(name, stack.listen, "shop.example")
+    text = snippet(name, stack.listen, server_name="shop.example")
     directory = "/usr/lib/apache2/modules"
     modules = "\n".join(f"LoadModule {one}_module {directory}/mod_{one}.so" for one in MODULES)
     if name == "nginx":
@@ -148,3 +149,55 @@ def test_an_upload_of_unknown_length(server: tuple[str, int], connection: http.c
         assert answer.status == 411
     else:
         assert (answer.status, answer.read().decode()) == (200, f"{len(body)} {hashlib.md5(body).hexdigest()}")
+
+
+def test_one_of_two_web_sides_is_restarted_under_load(start: Callable[..., Stack]) -> None:
+    stack = start(application="applications:plain")
+    other = f"unix:{stack.folder}/other.sock"
+    names = {"listen": other, "feed": f"{stack.folder}/other.feed", "admin": f"{stack.folder}/other.admin"}
+    config = stack.write("other", {"web": {**stack._web, **names}, **stack._common})
+
+    def start_other() -> Program:
+        started = stack.run("web", COMMAND, "web", "--config", config)
+        started.says("ready")
+        return started
+
+    running = start_other()
+    nginx, port = run_nginx(stack, snippet("nginx", stack.listen, other, server_name="shop.example"))
+    stack.port = port
+    with Load(stack) as load:
+        for _ in range(3):
+            wait_for_more(load)
+            assert running.stop() == 0
+            wait_for_more(load)
+            running = start_other()
+        wait_for_more(load)
+        running.kill()
+        wait_for_more(load)
+    assert set(load.seen) == {200}
+    assert nginx.stop(signal.SIGQUIT) == 0
+
+
+def wait_for_more(load: Load) -> None:
+    before = load.seen.total()
+    wait_until(lambda: load.seen.total() > before + 100, "requests are answered")
+
+
+def run_nginx(stack: Stack, text: str) -> tuple[Program, int]:
+    """nginx with what is printed; its port."""
+    port = free_port()
+    text = text.replace("listen 80;", f"listen 127.0.0.1:{port};").replace(
+        "include fastcgi", "include /etc/nginx/fastcgi"
+    )
+    user = "user www-data;" if os.geteuid() == 0 else ""
+    file = stack.folder / "printed-nginx.conf"
+    file.write_text(NGINX.format(text=text, folder=stack.folder, user=user))
+    running = stack.run("nginx", program("nginx"), "-c", str(file))
+
+    def listens() -> bool:
+        assert running.running, running.text
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, "nginx listens")
+    return running, port

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from fcgi_core.plugin import UnixSocket
+from fcgi_core.plugin import UnixSocket, listen_tcp
 
 from .options import host_and_port
 
@@ -78,8 +78,10 @@ class Endpoint:
             task.cancel()
 
     async def _start(self) -> None:
-        listen = self._loop.create_server if self._unix is None else self._loop.create_unix_server
-        self._server = await listen(lambda: _Client(self), sock=self._socket)
+        if self._unix is not None:
+            self._server = await self._unix.serve(lambda: _Client(self))
+        else:
+            self._server = await self._loop.create_server(lambda: _Client(self), sock=self._socket)
         self._starting = None
 
     def admit(self, client: _Client) -> bool:
@@ -116,22 +118,14 @@ class Endpoint:
 
 def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        first, *others = listen_tcp(host, port, shared=shared)
     except socket.gaierror as error:
         raise OSError(errno.EADDRNOTAVAIL, f"host {host!r} cannot be found: {error.strerror}") from None
-    family, kind, protocol, _, address = found[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listening.bind(address)
-        listening.listen(128)
-        listening.setblocking(False)
     except OSError as error:
-        listening.close()
         raise OSError(error.errno, f"cannot listen at {host}:{port}: {error.strerror}") from None
-    return listening
+    for other in others:
+        other.close()
+    return first
 
 
 class _Client(asyncio.Protocol):

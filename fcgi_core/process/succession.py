@@ -1,0 +1,201 @@
+"""A process that takes the place of another without a lost request: new code and configuration, the same sockets.
+
+On SIGUSR2 a process starts its successor, with one end of a socket pair. Over it go, in this order::
+
+    ->  a byte for each listening socket of the process, with the descriptors: 1 if this program made the socket
+    <-  "ready", when the successor listens at them too
+    ->  "." and descriptors of web servers' connections, whenever some have no requests
+
+Then the first process accepts no more, lets its requests end, and ends. A successor that ends before it is ready, or is
+not ready in time, changes nothing. Connections that nobody serves any more would be lost with a request that is just
+being written, so they are passed on open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from ..common import listening
+from .systemd import notify, tell_reloading
+
+__all__ = ["Predecessor", "Successor"]
+
+log = logging.getLogger("fcgi_sctp")
+
+VARIABLE = "FCGI_SCTP_PREDECESSOR_FD"
+"""Environment variable of a successor: the descriptor of its end of the socket pair."""
+START_LIMIT = 60.0
+"""Seconds in which the successor must be ready."""
+CONNECT_WITHIN = 5.0
+"""Seconds that a successor waits for its applications before it serves; until then its predecessor serves."""
+MOST_DESCRIPTORS = 200
+"""Descriptors in one message; Linux takes 253 (SCM_MAX_FD)."""
+
+
+class Successor:
+    """Starts the process that is to take this one's place, and passes on to it."""
+
+    def __init__(self, command: Sequence[str], serves: Callable[[], None]) -> None:
+        """`serves` is called when the successor serves and this process is to end."""
+        self._command = command
+        self._serves = serves
+        self._loop = asyncio.get_running_loop()
+        self._channel: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._limit: asyncio.TimerHandle | None = None
+        self._waiting: list[int] = []
+        self.is_ready = False
+        """The successor serves."""
+
+    def start(self) -> None:
+        """Start the successor; what comes of it is logged."""
+        if os.getpid() == 1:
+            log.error("not reloaded: process 1 cannot be replaced, for its end is that of its container")
+            return
+        if self._channel is not None:
+            log.warning("not reloaded: process %d is starting already", self._process.pid if self._process else 0)
+            return
+        tell_reloading()
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = os.environ | {VARIABLE: str(theirs.fileno())}
+        environment.pop("WATCHDOG_PID", None)  # it says who is watched, which changes
+        try:
+            self._process = subprocess.Popen(
+                self._command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+            sockets = listening.hand_over()
+            flags = bytes(made_here for _, made_here in sockets) or b"\0"
+            socket.send_fds(self._channel, [flags], [sock.fileno() for sock, _ in sockets])
+        except OSError as error:
+            self._failed(f"it cannot be started: {error.strerror}")
+            return
+        finally:
+            theirs.close()
+        self._channel.setblocking(False)
+        self._loop.add_reader(self._channel, self._readable)
+        self._limit = self._loop.call_later(START_LIMIT, self._failed, f"it was not ready after {START_LIMIT:g} s")
+        log.info("process %d is starting, to take the place of this one", self._process.pid)
+
+    def _readable(self) -> None:
+        assert self._channel is not None
+        assert self._process is not None
+        try:
+            said = self._channel.recv(16)
+        except ConnectionResetError:
+            said = b""  # it has not read its sockets
+        if said == b"ready":
+            self._stop_waiting()
+            self.is_ready = True
+            listening.is_handed_over(now=True)
+            log.info("process %d serves; this one ends its requests", self._process.pid)
+            notify(f"MAINPID={self._process.pid}\nREADY=1")
+            self._serves()
+        else:
+            self._process.kill()  # if it has only closed the socket
+            status = self._process.wait()
+            self._failed(f"it ended with status {status}; its error message is above")
+
+    def _stop_waiting(self) -> None:
+        if self._channel is not None:
+            self._loop.remove_reader(self._channel)
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _failed(self, why: str) -> None:
+        self.cancel()
+        log.error("not reloaded, this process serves on: no other could take its place: %s", why)
+        notify("READY=1")
+
+    def cancel(self) -> None:
+        """End a successor that is not ready."""
+        self._stop_waiting()
+        if self.is_ready:
+            return
+        self.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """Pass nothing more on."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def pass_on(self, descriptor: int) -> None:
+        """Pass a connection on, which is closed here."""
+        if not self._waiting:
+            self._loop.call_soon(self._send)
+        self._waiting.append(descriptor)
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        lost = 0
+        for first in range(0, len(waiting), MOST_DESCRIPTORS):
+            some = waiting[first : first + MOST_DESCRIPTORS]
+            try:
+                assert self._channel is not None
+                socket.send_fds(self._channel, [b"."], some)
+            except OSError:  # it has ended, or too many are on their way
+                lost += len(some)
+            for one in some:
+                os.close(one)
+        if lost:
+            log.warning("%d connections of web servers could not be passed on and were closed", lost)
+
+
+class Predecessor:
+    """The process whose place this one takes."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def find(cls) -> Predecessor | None:
+        """Return the process that started this one to take its place, after adopting its sockets; None if there is
+        none. OSError if it is gone."""
+        number = os.environ.pop(VARIABLE, None)
+        if number is None:
+            return None
+        channel = socket.socket(fileno=int(number))
+        channel.set_inheritable(False)
+        flags, descriptors, _, _ = socket.recv_fds(channel, MOST_DESCRIPTORS, MOST_DESCRIPTORS)
+        for made_here, descriptor in zip(flags, descriptors, strict=False):
+            listening.adopt(descriptor, made_here=bool(made_here))
+        channel.setblocking(False)
+        return cls(channel)
+
+    def tell_ready(self, serve: Callable[[socket.socket], Coroutine[Any, Any, None]]) -> None:
+        """Report that this process serves. `serve` gets each connection that is passed on."""
+
+        def readable() -> None:
+            try:
+                content, descriptors, _, _ = socket.recv_fds(self._channel, 16, MOST_DESCRIPTORS)
+            except OSError:
+                content, descriptors = b"", []
+            for descriptor in descriptors:
+                connection = socket.socket(fileno=descriptor)
+                connection.set_inheritable(False)
+                connection.setblocking(False)
+                task = self._loop.create_task(serve(connection))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            if not content:
+                self._loop.remove_reader(self._channel)
+                self._channel.close()
+
+        self._loop.add_reader(self._channel, readable)
+        try:
+            self._channel.send(b"ready")
+        except OSError:
+            pass  # it has ended meanwhile: this process serves alone
