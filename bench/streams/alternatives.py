@@ -21,6 +21,7 @@ __all__ = [
     "REQUESTS",
     "SERVICES",
     "SIX",
+    "SIX_IN_TURN",
     "SLOW_READER",
     "THIRTY",
 ]
@@ -55,6 +56,8 @@ class Alternative:
     """TCP's congestion control."""
     queue: str = ""
     """How much SCTP may hold, see queues.py; '': what the carrier does by itself."""
+    long_behind: bool = True
+    """Whether long answers go behind short ones in the core's queues, see docs/streams.md."""
     guest: bool = False
     """TCP in the lab guest, beside kernel SCTP, which is always there."""
 
@@ -125,10 +128,12 @@ _RULES = [
 QUEUES = [*BEST.values(), *_RULES]
 
 SIX, THIRTY = (replace(EACH, name=f"tcp, {count} connections", connections=count) for count in (6, 30))
+SIX_IN_TURN = replace(SIX, name=f"{SIX.name}, long ones not behind", long_behind=False)
 
 REQUESTS = [
     LOWAT,
     SIX,
+    SIX_IN_TURN,
     THIRTY,
     *SERVICES,
     *BEST.values(),
@@ -136,7 +141,7 @@ REQUESTS = [
     replace(SHARED, name="http/1.1 to the back end, 30 connections", carrier="http/1.1", connections=30),
 ]
 
-COLD = [SIX, THIRTY, *SERVICES]
+COLD = [SIX, SIX_IN_TURN, THIRTY, *SERVICES]
 
 SLOW_READER = [SHARED, *BEST.values()]
 
@@ -153,8 +158,8 @@ REFERENCES = {
     "alerts": [EACH],
     "plans": [],
     "queues": [],
-    "requests": [SIX, THIRTY],
-    "cold": [SIX, THIRTY],
+    "requests": [SIX, SIX_IN_TURN, THIRTY],
+    "cold": [SIX, SIX_IN_TURN, THIRTY],
     "slow-reader": [SHARED],
     "flood": [FIFTY],
 }

@@ -121,6 +121,7 @@ class Application:
             length = int(min(request.context, len(PIECE)))
             request.context -= length
             connection.send_output(request, PIECE[:length])
+            request.lane.is_long &= self.cell.alternative.long_behind
         if request.context <= 0 and request.writable:
             request.context = None
             connection.end_request(request)
