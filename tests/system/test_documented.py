@@ -287,14 +287,9 @@ class Site(Stack):
 
     def do(self, line: str) -> None:
         """Run a line of the page by the first rule that has it."""
-        for command in line.partition("#")[0].split(" && "):
-            for pattern, rule in RULES:
-                if found := re.fullmatch(pattern, command.strip()):
-                    rule(self, found, line)
-                    break
-            else:
-                pytest.fail(f"no rule of tests/system/test_documented.py runs {command.strip()!r}: add one to RULES")
-            self.serves(command)
+        for rule, found in rules(line):
+            rule(self, found, line)
+            self.serves(found[0])
 
     def take(self, block: Block) -> None:
         """Run the commands of a block, or check what it holds, and use it."""
@@ -489,7 +484,7 @@ RULES: list[tuple[str, Rule]] = [
     (r"systemctl (daemon-reload|reload)", systemctl_alone),
     (r"systemctl (enable --now|disable --now|reload|restart|edit|kill --kill-whom=main --signal=\w+) (.+)", systemctl),
     (r"kill -(HUP|USR2) PID", kill),
-    (r"(?:/\S+/)?pip (?:install|wheel) .*|pipx (?:install|inject) .*", pip),
+    (r"(?:/\S+/)?pip (?:check|(?:install|wheel) .*)|pipx (?:install|inject) .*", pip),
     (r"apt-get install [a-z0-9 -]+", checked),
     (r"sysctl -w net\.sctp\.(udp_port=9899|intl_enable=1)", checked),
     (r"journalctl -u (\S+) .*", journalctl),
@@ -502,6 +497,16 @@ RULES: list[tuple[str, Rule]] = [
     (r"curl -f \S+", run),
     (r"promtool (?:check|test) rules \S+", run_if_installed),
 ]
+
+
+def rules(line: str) -> Iterator[tuple[Rule, re.Match[str]]]:
+    """What runs each command of a line."""
+    for command in line.partition("#")[0].split(" && "):
+        matches = ((rule, re.fullmatch(pattern, command.strip())) for pattern, rule in RULES)
+        try:
+            yield next((rule, found) for rule, found in matches if found)
+        except StopIteration:
+            pytest.fail(f"no rule of tests/system/test_documented.py runs {command.strip()!r}: add one to RULES")
 
 
 @pytest.fixture
@@ -517,7 +522,7 @@ def site() -> Iterator[Site]:
         yield made
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_pages_are_run(site: Site) -> None:
     for block in blocks("production.md"):
         site.take(block)
@@ -529,6 +534,16 @@ def test_the_pages_are_run(site: Site) -> None:
         for command in spans(page):
             site.do(command)
     print("checked, and not run:", *site.checked, sep="\n  ")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_has_a_rule(page: str) -> None:
+    lines = [line for block in blocks(page) if block.kind == "sh" for line in block.text.splitlines() if line]
+    assert len([*lines, *spans(page)]) > 10
+    for line in [*lines, *spans(page)]:
+        assert [*rules(line)]
+    with pytest.raises(pytest.fail.Exception, match="no rule"):
+        assert [*rules("fcgi-sctp status && fcgi-sctl status")]
 
 
 @pytest.mark.parametrize("page", PAGES)
