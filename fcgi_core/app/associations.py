@@ -263,7 +263,7 @@ class Association:
                 supervisor.peer_changed(self.link)
             case ItemsAcknowledged():
                 assert self.link is not None
-                supervisor.delivery.acknowledged(self.link, event.channel, event.number)
+                supervisor.delivery.acknowledged(self.link, event)
             case PeerDraining():
                 if not self.connection.draining and not self.connection.requests:
                     # the web side does without this association: it ends when all has gone that still waits here

@@ -271,7 +271,7 @@ class WebAssociation:
                     self._supervisor.feedback(event.channel, event.data, context, self.link)
             elif isinstance(event, ItemsAcknowledged):
                 if self.link is not None:
-                    self._supervisor.delivery.acknowledged(self.link, event.channel, event.number)
+                    self._supervisor.delivery.acknowledged(self.link, event)
             elif isinstance(event, StderrReceived):
                 exchange = event.request.context
                 self._supervisor.stderr(exchange, event.data)
