@@ -268,7 +268,7 @@ class WebAssociation:
             elif isinstance(event, FeedbackReceived):
                 if self.link is not None:
                     context = None if event.request is None else event.request.context
-                    self._supervisor.feedback(event.channel, event.data, context, self.link)
+                    self._supervisor.feedback(event.channel, event.data, context, self.link, event.number)
             elif isinstance(event, ItemsAcknowledged):
                 if self.link is not None:
                     self._supervisor.delivery.acknowledged(self.link, event)
