@@ -132,6 +132,9 @@ class Associations:
         if len(others) >= self._most_per_web_side:
             self.refused += 1
             return f"this process has {len(others)} associations already, as many as FCGI_SCTP_MAX_ASSOCS"
+        if others and (why := self.admission.refuses_further(association)):
+            self.refused += 1
+            return why
         association.web_side = key
         self._by_web_side.setdefault(key, others).append(association)
         self._regroup(others)

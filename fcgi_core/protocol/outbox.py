@@ -8,7 +8,7 @@ Between priorities the lower number goes first, always. Within one priority lane
 that has just become busy goes before those that have been busy for longer (the "new flows" of FQ-CoDel, RFC 8290
 section 4.2), unless its content is long: a short answer does not wait behind two hundred downloads. A lane that has
 become empty waits for one more turn before it counts as new again, so that a lane which is refilled as fast as it is
-emptied cannot always go first (section 4.2, too). Each of the others has a turn for MOST_PASSED bytes of new ones; until
+emptied cannot always go first (section 4.2, too). Each of the others has a turn for MOST_PASSED bytes of new ones; till
 SCTP has room for it no more go in the room of short content, or SCTP, too, would send those first.
 """
 
