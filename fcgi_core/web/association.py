@@ -268,10 +268,10 @@ class WebAssociation:
             elif isinstance(event, FeedbackReceived):
                 if self.link is not None:
                     context = None if event.request is None else event.request.context
-                    self._supervisor.feedback(event.channel, event.data, context, self.link)
+                    self._supervisor.feedback(event.channel, event.data, context, self.link, event.number)
             elif isinstance(event, ItemsAcknowledged):
                 if self.link is not None:
-                    self._supervisor.delivery.acknowledged(self.link, event.channel, event.number)
+                    self._supervisor.delivery.acknowledged(self.link, event)
             elif isinstance(event, StderrReceived):
                 exchange = event.request.context
                 self._supervisor.stderr(exchange, event.data)
