@@ -215,7 +215,10 @@ def test_a_snapshot_is_bounded(
         half.association_up(one)
         half.association_up(association(2, instance="b"))
         feed(half, one, 1, *(f'* y{{n="{number:0200}"}} 1' for number in range(100)))
-        assert not any(line.startswith("y{") for line in await page(half))
+        feed(half, association(2, instance="b"), 1, *(f'* z{{n="{number:0200}"}} 1' for number in range(100)))
+        found = await page(half)
+        assert not any(line.startswith(("y{", "z{")) for line in found)
+        assert "fcgi_metrics_snapshots_dropped_total 2.0" in found, "one was too large, and one of a process too many"
 
     run(check)
 

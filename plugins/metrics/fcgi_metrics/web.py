@@ -146,8 +146,10 @@ class MetricsWeb(WebHalf):
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         worker = self._workers.get(association.process)
         header = read_header(item)
-        if worker is None or header is None:
+        if header is None:
             self._malformed += 1
+        elif worker is None:  # there are `MAX_WORKERS` already
+            self._dropped += header.part == header.parts
         else:
             self._part(worker, header, item)
 
