@@ -44,7 +44,7 @@ SWEEP = 1.0
 LOOK_FOR_UP = 0.02
 """Seconds between looks whether all applications are up, before a process takes over from another."""
 MADE_AFTER = 3
-"""Rounds of the event loop from when it accepts a connection to `connection_made`: asyncio's takes three, uvloop one."""
+"""Rounds of the event loop from when it accepts a connection to `connection_made`: three of asyncio, one of uvloop."""
 LAST_WORD = 0.5
 """Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
 SHUTDOWN_WITHIN = 2.0
