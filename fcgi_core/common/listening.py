@@ -3,25 +3,44 @@ after this one gets them.
 
 Like signals and forks they are the process's affair: whoever listens takes a socket that was passed in for its address,
 or else makes one, and need not know which. While a socket is passed on it never closes, so that connections wait in its
-backlog and none is refused.
+backlog and none is refused. Two processes have it then, and one of them accepts: `accept` sees to that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import weakref
 from typing import Any
 
-__all__ = ["adopt", "hand_over", "is_handed_over", "keep", "listen_tcp", "name_of", "release_unused", "take"]
+__all__ = [
+    "accept",
+    "accept_now",
+    "adopt",
+    "cease",
+    "hand_over",
+    "hold_back",
+    "is_handed_over",
+    "keep",
+    "listen_tcp",
+    "name_of",
+    "release_unused",
+    "take",
+]
 
 _Place = str | tuple[str, int]
 _given: dict[_Place, tuple[socket.socket, bool]] = {}
 """Sockets that were passed in and not taken yet, and whether this program made them."""
 _open: weakref.WeakKeyDictionary[socket.socket, bool] = weakref.WeakKeyDictionary()
 """Sockets that are used here, and whether this program made them."""
+_servers: weakref.WeakSet[asyncio.Server] = weakref.WeakSet()
+"""Those that accept while this process does."""
+_waits = False
+"""The process before this one still accepts."""
 _handed_over = False
+"""The process after this one accepts."""
 
 
 def adopt(descriptor: int, *, made_here: bool) -> None:
@@ -75,10 +94,39 @@ def hand_over() -> list[tuple[socket.socket, bool]]:
     return [(sock, made_here) for sock, made_here in _open.items() if sock.fileno() >= 0]
 
 
-def is_handed_over(now: bool = False) -> bool:
-    """Return whether the next process has the sockets, so that their files stay; `now`: it has them from now on."""
+async def accept(server: asyncio.Server) -> None:
+    """Have a server, which does not yet, accept connections: as long as this process does, not the one before or after
+    it."""
+    _servers.add(server)
+    if not _waits:
+        await server.start_serving()
+
+
+def hold_back() -> None:
+    """Accept nothing until `accept_now`: the process before this one does."""
+    global _waits
+    _waits = True
+
+
+async def accept_now() -> None:
+    """Have the servers accept: the process before this one does no more, or there is none."""
+    global _waits
+    _waits = False
+    for server in list(_servers):
+        if server.sockets:  # it is not closed
+            await server.start_serving()
+
+
+def cease() -> None:
+    """Close the servers: the process after this one accepts. It has the sockets, so their files stay."""
     global _handed_over
-    _handed_over = _handed_over or now
+    _handed_over = True
+    for server in list(_servers):
+        server.close()
+
+
+def is_handed_over() -> bool:
+    """Return whether the next process has the sockets."""
     return _handed_over
 
 

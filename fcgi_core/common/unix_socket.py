@@ -72,9 +72,14 @@ class UnixSocket:
             raise
 
     async def serve(self, make: Callable[[], asyncio.BaseProtocol], *, backlog: int = BACKLOG) -> asyncio.Server:
-        """Accept connections on the running loop. The server closes without removing the file: that is `close`'s."""
+        """Accept connections on the running loop, when `listening.accept` lets it. The server closes without removing
+        the file: that is `close`'s."""
         loop = asyncio.get_running_loop()
-        return await loop.create_unix_server(cast(Any, make), sock=self.socket, backlog=backlog, **_KEEP_FILE)
+        server = await loop.create_unix_server(
+            cast(Any, make), sock=self.socket, backlog=backlog, start_serving=False, **_KEEP_FILE
+        )
+        await listening.accept(server)
+        return server
 
     def close(self) -> None:
         """Close the socket, which an event loop may have done, and remove the file, unless another process listens at

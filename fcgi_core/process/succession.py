@@ -92,7 +92,7 @@ class Successor:
         if said == b"ready":
             self._stop_waiting()
             self.is_ready = True
-            listening.is_handed_over(now=True)
+            listening.cease()
             log.info("process %d serves; this one ends its requests", self._process.pid)
             notify(f"MAINPID={self._process.pid}\nREADY=1")
             self._serves()
@@ -172,6 +172,7 @@ class Predecessor:
         flags, descriptors, _, _ = socket.recv_fds(channel, MOST_DESCRIPTORS, MOST_DESCRIPTORS)
         for made_here, descriptor in zip(flags, descriptors, strict=False):
             listening.adopt(descriptor, made_here=bool(made_here))
+        listening.hold_back()
         channel.setblocking(False)
         return cls(channel)
 
@@ -187,15 +188,22 @@ class Predecessor:
                 connection = socket.socket(fileno=descriptor)
                 connection.set_inheritable(False)
                 connection.setblocking(False)
-                task = self._loop.create_task(serve(connection))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._keep(serve(connection))
             if not content:
                 self._loop.remove_reader(self._channel)
                 self._channel.close()
 
-        self._loop.add_reader(self._channel, readable)
-        try:
-            self._channel.send(b"ready")
-        except OSError:
-            pass  # it has ended meanwhile: this process serves alone
+        async def take_turn() -> None:
+            await listening.accept_now()
+            self._loop.add_reader(self._channel, readable)
+            try:
+                self._channel.send(b"ready")
+            except OSError:
+                pass  # it has ended meanwhile: this process serves alone
+
+        self._keep(take_turn())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -32,7 +32,6 @@ class Process(BackEnd, Protocol):
 
     events: Events
     requests: int
-    drained: bool
     associations: list[WebAssociation]
 
     @property
@@ -69,8 +68,6 @@ def _together(member: str, processes: list[Process], now: float) -> ApplicationF
 
 
 def _state(upstream: Process, now: float) -> str:
-    if upstream.drained:
-        return "drained"
     if upstream.state != "up":
         return upstream.state
     if any(one.connection.peer_draining for one in upstream.associations):

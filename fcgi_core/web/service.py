@@ -43,6 +43,8 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 LOOK_FOR_UP = 0.02
 """Seconds between looks whether all applications are up, before a process takes over from another."""
+MADE_AFTER = 3
+"""Rounds of the event loop from when it accepts a connection to `connection_made`: three of asyncio, one of uvloop."""
 LAST_WORD = 0.5
 """Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
 SHUTDOWN_WITHIN = 2.0
@@ -189,6 +191,8 @@ class WebService:
         the descriptor of each connection without requests, for the process that comes after this one."""
         self._connections.pass_on = pass_on
         self._listeners.close()
+        for _ in range(MADE_AFTER):
+            await asyncio.sleep(0)
         for connection in self._connections:
             connection.stop()
         self._idle = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_the_file_of_a_unix_socket_is_its_makers(tmp_path: Path, made_here: bool
 
 def test_the_file_stays_when_another_process_has_the_socket(tmp_path: Path) -> None:
     unix = UnixSocket(tmp_path / "a.sock")
-    listening.is_handed_over(now=True)
+    listening.cease()
     unix.close()
     assert (tmp_path / "a.sock").exists()
 
@@ -95,3 +96,32 @@ def test_names() -> None:
     with socket.socket(socket.AF_INET6) as made:
         made.bind(("::1", 0))
         assert listening.name_of(made) == f"[::1]:{made.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("unix", [True, False], ids=["unix", "tcp"])
+def test_of_two_processes_with_a_socket_one_accepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unix: bool
+) -> None:
+    monkeypatch.setattr(listening, "_waits", False)
+
+    async def test() -> None:
+        async def make() -> asyncio.Server:
+            if unix:
+                return await UnixSocket(tmp_path / "a.sock").serve(asyncio.Protocol)
+            (sock,) = listening.listen_tcp("127.0.0.1", 0)
+            server = await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=sock, start_serving=False)
+            await listening.accept(server)
+            return server
+
+        listening.hold_back()
+        closed = await make()
+        closed.close()
+        server = await make()
+        assert not server.is_serving()
+        await listening.accept_now()
+        assert server.is_serving()
+        assert not closed.is_serving()
+        listening.cease()
+        assert not server.is_serving()
+
+    asyncio.run(test())

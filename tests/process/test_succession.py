@@ -29,6 +29,7 @@ WAITS = "import time; time.sleep(600)"
 def logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(logging.getLogger("fcgi_sctp"), "propagate", True)
     monkeypatch.setattr(listening, "_handed_over", False)
+    monkeypatch.setattr(listening, "_waits", False)
     caplog.set_level(logging.INFO, "fcgi_sctp")
 
 
@@ -134,7 +135,8 @@ async def test_sockets_and_connections_change_hands(monkeypatch: pytest.MonkeyPa
             served.append(connection)
 
         predecessor.tell_ready(serve)
-        assert old.recv(16) == b"ready"
+        old.setblocking(False)
+        assert await asyncio.get_running_loop().sock_recv(old, 16) == b"ready"
         here, there = socket.socketpair()
         with here, there:
             socket.send_fds(old, [b"."], [here.fileno(), here.fileno()])

@@ -13,9 +13,9 @@ import pytest
 from fcgi_core.web.names import Answer, Service
 from fcgi_core.web.resolver import NEGATIVE_TTL, DnsResolver
 from tests.system.dns import DNSMASQ, TTL, NamedStack, NameServer
+from tests.system.load import Load
 from tests.system.stack import wait_until
 from tests.system.test_members import sent, states
-from tests.system.test_workers import Load
 
 pytestmark = pytest.mark.skipif(DNSMASQ is None, reason="dnsmasq is not installed (Debian: dnsmasq-base)")
 

@@ -10,53 +10,17 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import urllib.request
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tests.system.stack as stack_module
+from tests.system.load import Load
 from tests.system.stack import COMMAND, Program, Stack, free_port, in_background, wait_until
 
 Start = Callable[..., Stack]
-
-
-class Load:
-    """GETs and POSTs from several threads until told to stop; what came of them."""
-
-    def __init__(self, stack: Stack, threads: int = 8, posts: bool = True) -> None:
-        self._posts = posts
-        self.seen: Counter[int] = Counter()
-        self._stack = stack
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, number: int) -> None:
-        connection = self._stack.connect()
-        while not self._stop.is_set():
-            method, body = ("POST", b"x" * 100) if self._posts and number % 2 else ("GET", None)
-            # nginx ends a client's connection after a POST whose body is not read
-            answer = self._stack.ask("/hello", method, body, connection=None if body else connection)
-            self.seen[answer.status] += 1
-        connection.close()
-
-    def answers(self, more: int = 100) -> None:
-        """Wait for so many answers more."""
-        before = sum(self.seen.values())
-        wait_until(lambda: sum(self.seen.values()) > before + more, "requests are answered")
 
 
 class Manager:
@@ -124,7 +88,7 @@ def test_a_reload_loses_no_request(start: Start, monkeypatch: pytest.MonkeyPatch
     if not keep:
         fresh(monkeypatch)
     stack = start(kind=Successive, application="applications:plain", tcp=tcp)
-    with Load(stack) as load:
+    with Load(stack, keep=True, posts=True) as load:
         for _ in range(3):
             load.answers()
             stack.reload()
@@ -146,6 +110,31 @@ def test_a_request_under_way_ends_in_the_process_that_began_it(start: Start) -> 
         assert stack.ask("/hello").status == 200
         assert answer()[0].body == b"012345678901"
     assert stack.web.wait() == 0
+
+
+def test_from_then_on_the_new_process_answers_all_questions(start: Start) -> None:
+    port = free_port()
+    plugins = {"metrics": {"listen": f"127.0.0.1:{port}"}}
+    stack = start(kind=Successive, application="applications:plain", plugins=plugins)
+
+    def ask(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    before = re.findall("^fcgi_web_process_start_time_seconds .*", ask("/metrics"), re.M)
+    held = stack.connect()
+    held.request("GET", "/drip?digits=600")  # longer than the start of a process takes, however busy the machine is
+    stack.saw("drip begun")
+    successor = stack.reload()
+    pages = [ask("/metrics") for _ in range(10)]
+    assert {ask("/ready") for _ in range(10)} == {"ready\n"}
+    assert {stack.status()["pid"] for _ in range(3)} == {successor}
+    assert stack.web.running, "it still ends a request"
+    held.close()
+    assert stack.web.wait() == 0
+    starts = {start for page in pages for start in re.findall("^fcgi_web_process_start_time_seconds .*", page, re.M)}
+    assert len(starts) == 1, "one process counts, not two in turn"
+    assert starts != set(before)
 
 
 def test_new_configuration_takes_effect_and_what_is_wrong_changes_nothing(start: Start) -> None:
@@ -248,7 +237,7 @@ def test_a_restart_with_sockets_of_systemd_loses_no_request(
     if not keep:
         fresh(monkeypatch)
     stack = start(kind=Activated, application="applications:plain", tcp=tcp)
-    with Load(stack, posts=not keep) as load:
+    with Load(stack, keep=True, posts=not keep) as load:
         for _ in range(3):
             load.answers()
             assert stack.web.stop() == 0
