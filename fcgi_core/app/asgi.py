@@ -24,6 +24,7 @@ from ..plugin import bound_to_request
 from ..protocol.records import PREFERRED_CONTENT
 from .asgi_scope import ASGI_VERSIONS, make_scope
 from .gateway import GatewayRequest
+from .helpers import BoundThreads, Helpers
 from .rules import NO_LENGTH, as_bytes, make_head
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class AsgiApplication:
 
     async def start(self, service: AppService) -> None:
         self._loop = asyncio.get_running_loop()
+        if service.limit is not None:
+            self._loop.set_default_executor(BoundThreads(thread_name_prefix="asyncio"))
         lifespan = Lifespan(self.application)
         if await lifespan.start_up():
             self._lifespan = lifespan
@@ -132,14 +135,14 @@ class AsgiRequest(GatewayRequest):
         self.gone = True
         self._changed()
 
-    @property
-    def returned(self) -> bool:
-        """Whether the task has ended."""
-        return self.task.done()
+    def has_returned(self, helpers: Helpers) -> bool:
+        """Whether the task has ended, and no thread works for it."""
+        return self.task.done() and self.exchange not in helpers.threads
 
-    def where(self) -> str:
-        """Return the frames of the application's coroutine, to where it waits for another task or for the loop."""
-        return frames_of_awaitable(self._coroutine)
+    def where(self, helpers: Helpers) -> str:
+        """Return the frames of the application's coroutine, to where it waits for another task, a thread or the loop,
+        and those of the tasks and threads that it started."""
+        return "\n".join(filter(None, (frames_of_awaitable(self._coroutine), helpers.where(self.exchange, self.task))))
 
     def give_up(self, error: str) -> None:
         """End the exchange and cancel the task."""

@@ -16,6 +16,7 @@ from ..hosting.supervisor import Supervisor
 from ..protocol.application import ApplicationConnection
 from ..protocol.records import ProtocolStatus, Role
 from ..protocol.request import Request
+from .helpers import Helpers
 
 __all__ = ["AppExchange", "Shared", "Work"]
 
@@ -55,11 +56,10 @@ class Shared:
 class Work(Protocol):
     """What runs a request: a thread with it, a task, a connection to another server. For `request_limit`."""
 
-    @property
-    def returned(self) -> bool:
-        """Whether the thread has come back or the task has ended, after `give_up`."""
+    def has_returned(self, helpers: Helpers) -> bool:
+        """Whether the thread has come back, or the task and what worked for it has ended, after `give_up`."""
 
-    def where(self) -> str:
+    def where(self, helpers: Helpers) -> str:
         """Return the frames in which it is; '' if they are not known."""
 
     def give_up(self, error: str) -> None:

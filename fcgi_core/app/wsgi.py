@@ -23,6 +23,7 @@ from ..errors import ClientGone, RequestCut
 from ..plugin import bound_to_request
 from ..protocol.records import PREFERRED_CONTENT, ProtocolStatus
 from .gateway import GatewayRequest, is_secure, server_of, split_path
+from .helpers import Helpers
 from .rules import NO_LENGTH, as_bytes, make_text_head
 from .threads import ThreadPool
 from .wsgi_files import Body, Errors, Wait
@@ -213,12 +214,11 @@ class WsgiRequest(GatewayRequest):
             self._body.abort()
         self._wait.check()
 
-    @property
-    def returned(self) -> bool:
+    def has_returned(self, helpers: Helpers) -> bool:
         """Whether its thread has come back."""
         return self.came_back
 
-    def where(self) -> str:
+    def where(self, helpers: Helpers) -> str:
         """Return the frames of its thread."""
         return frames_of_thread(sys._current_frames().get(self.thread))
 

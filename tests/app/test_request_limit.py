@@ -177,6 +177,20 @@ async def test_requests_that_wait_for_threads_that_all_hang_go_to_another_proces
 
 
 @run
+async def test_the_web_server_may_give_a_request_more_time() -> None:
+    application = Wsgi()
+    async with limited(WsgiApplication(application)) as web:
+        longer = [web.call(SCRIPT_NAME="/hang", FCGI_SCTP_REQUEST_LIMIT=value) for value in ("off", "1000")]
+        others = [web.call(SCRIPT_NAME="/hang", FCGI_SCTP_REQUEST_LIMIT=value) for value in ("", "0", "x", "\xb2")]
+        for call in others:
+            assert (await call.over())[0].startswith("Status: 504")
+        assert [call.end for call in longer] == [None, None]
+        application.gate.set()
+        for call in longer:
+            assert (await call.over())[1] == b"hello"
+
+
+@run
 async def test_a_request_whose_client_has_gone_is_ended_too(caplog: pytest.LogCaptureFixture) -> None:
     application = Wsgi()
     async with limited(WsgiApplication(application)) as web:
@@ -306,6 +320,34 @@ async def test_a_task_that_does_not_end_has_its_worker_replaced(caplog: pytest.L
         assert application.cancelled == 1
         assert not asgi.tasks, "the end does not wait for it"
         application.gate.set()
+
+
+class AsgiOnThreads(Wsgi):
+    """Each request waits for a thread."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # type: ignore[override]
+        if scope["type"] == "http":
+            await asyncio.get_running_loop().run_in_executor(None, self.a_call_that_hangs)
+
+
+@run
+async def test_a_thread_that_works_for_a_task_and_hangs_has_its_worker_replaced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    application = AsgiOnThreads()
+    watched = Watched(AsgiApplication(application))
+    replaced = asyncio.Event()
+    async with limited(watched, replaced.set) as web:
+        assert (await web.get("/"))[0].startswith("Status: 504")
+        (record,) = [one for one in caplog.records if "longer than app.request_limit" in one.message]
+        assert "in a_call_that_hangs" in record.frames  # type: ignore[attr-defined]
+        async with asyncio.timeout(PATIENCE):
+            await replaced.wait()
+        limit = watched.service.limit
+        assert limit is not None
+        assert limit.hanging == 1
+        application.gate.set()
+        await until(lambda: limit.hanging == 0, "it comes back")
 
 
 # ---- the bridge
