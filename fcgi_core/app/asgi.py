@@ -150,7 +150,7 @@ class AsgiRequest(GatewayRequest):
         self._changed()
         self.task.cancel()
 
-    def write_off(self, *, replaced: bool) -> None:
+    def write_off(self) -> None:
         """Do without the task: the end of the process does not wait for it."""
         self._owner.tasks.pop(self.task, None)
 

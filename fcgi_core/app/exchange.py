@@ -66,8 +66,8 @@ class Work(Protocol):
         """End the exchange before the application does: with 504, or cut if the response has begun. `error` is as in
         `AppExchange.end`."""
 
-    def write_off(self, *, replaced: bool) -> None:
-        """Do without the thread or task, which hangs. `replaced`: this process accepts nothing any more and ends."""
+    def write_off(self) -> None:
+        """Do without the thread or task, which hangs."""
 
 
 class AppExchange(Exchange):

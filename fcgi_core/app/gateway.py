@@ -71,7 +71,7 @@ class GatewayRequest:
         """Return the frames of the application."""
         raise NotImplementedError
 
-    def write_off(self, *, replaced: bool) -> None:
+    def write_off(self) -> None:
         """Do without the thread or task, which hangs."""
         raise NotImplementedError
 

@@ -3,10 +3,10 @@ do.
 
 Nothing is done for a request that is in time: a look each second walks over the oldest requests of each association. A
 request over the limit is logged with the frames in which it is, and answered with 504, or cut if its response has
-begun. A task is cancelled. A thread cannot be ended, neither a request's own nor one that works for a task: if it has
-not come back a moment later, or a task has not ended, it hangs, and only the end of the process ends it. So a worker is
-replaced then. Without a parent that starts another, the process goes on, and another thread takes the place of the one
-that hangs.
+begun. A task is cancelled. A thread cannot be ended, neither a request's own nor one that works for a task; another
+thread takes the place of a request's own at once. A thread that has not come back a moment later, or a task that has
+not ended, hangs, and only the end of the process ends it. So the parent of a worker, which hears of it, replaces the
+worker.
 
 The time begins when the application begins with the request, and anew whenever it has waited for a slow client. The web
 server may give requests that are meant to last more time, or no limit, with a variable of CGI.
@@ -48,15 +48,14 @@ class RequestLimit:
         seconds: float,
         loop: Loop,
         *,
-        replace: Callable[[], None] | None = None,
+        is_replaced: bool = False,
     ) -> None:
-        """`requests` returns the requests of each association, the oldest first. `replace` has this process replaced;
-        None: nothing starts another."""
+        """`requests` returns the requests of each association, the oldest first. `is_replaced`: whether another process
+        takes the place of this one when something hangs."""
         self._requests = requests
         self._seconds = seconds
         self._loop = loop
-        self._replace = replace
-        self._replaced = False
+        self._is_replaced = is_replaced
         self._ending: dict[Work, float] = {}
         """What has not come back yet, and when its request was ended."""
         self._hanging: set[Work] = set()
@@ -128,19 +127,15 @@ class RequestLimit:
         if not hanging:
             return
         self._hanging.update(hanging)
-        replace = self._replace
         log.error(
             "%d requests hang: their threads or tasks go on after the end of app.request_limit; %s",
             len(hanging),
-            "this process goes on without them, and only a restart ends them (app.workers restarts by itself)"
-            if replace is None
-            else "this worker is replaced",
+            "this worker is replaced when its turn comes"
+            if self._is_replaced
+            else "this process goes on without them, and only a restart ends them (app.workers restarts by itself)",
         )
-        if replace is not None and not self._replaced:
-            self._replaced = True
-            replace()
         for work in hanging:
-            work.write_off(replaced=replace is not None)
+            work.write_off()
 
 
 def _limit_of(exchange: AppExchange) -> float:

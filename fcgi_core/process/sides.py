@@ -196,7 +196,7 @@ async def start_app(config: Config, app: AppConfig) -> Running:
         max_associations_per_address=config.sctp.max_associations_per_address,
         max_associations_per_web_side=config.sctp.max_associations_per_web_side,
         request_limit=app.request_limit,
-        replace_process=None if number is None else _end_this_worker,
+        is_replaced=number is not None,
     )
     keep_all_enabled("fcgi_sctp")
     await service.start()
@@ -204,7 +204,11 @@ async def start_app(config: Config, app: AppConfig) -> Running:
         _watch_limits(service, app)
     admin = await _open_admin(app.admin, "app", app.admin_group, app_commands(service, over_limit_before()), number)
     end_with_parent()
-    stop_beats = tell_ready(None if app.request_limit is None else lambda: service.supervisor.requests_over_limit)
+    limit = service.limit
+    if limit is None:
+        stop_beats = tell_ready()
+    else:
+        stop_beats = tell_ready(lambda: service.supervisor.requests_over_limit, lambda: limit.hanging)
 
     async def stop() -> None:
         await _stop(admin, service.finish(app.grace))

@@ -307,7 +307,7 @@ class BridgedRequest:
         """End the exchange and close the connection, which stops FastCGI servers."""
         self._give_up(HTTPStatus.GATEWAY_TIMEOUT, error, logging.DEBUG)
 
-    def write_off(self, *, replaced: bool) -> None:
+    def write_off(self) -> None:
         raise AssertionError("a connection does not hang")
 
     def _give_up(self, status: HTTPStatus, why: str, level: int = logging.WARNING) -> None:
