@@ -39,6 +39,8 @@ application_log = logging.getLogger("fcgi_sctp.application")
 
 SHUTDOWN_TIMEOUT = 10.0
 """Seconds that a stop waits for work after responses, for cancelled requests, and for lifespan.shutdown, each."""
+LATE_TIMEOUT = 1.0
+"""Seconds that it waits for requests that took longer than `app.request_limit`."""
 
 Event = MutableMapping[str, Any]
 Asgi = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -63,7 +65,7 @@ class AsgiApplication:
     def __init__(self, application: Asgi, *, script_name: str = "") -> None:
         self.application = application
         self.script_name = script_name
-        self.tasks: dict[asyncio.Task[None], AppExchange] = {}
+        self.tasks: dict[asyncio.Task[None], AsgiRequest] = {}
         self.stopping = False
         self.state: dict[str, Any] | None = None
         """The lifespan state of the application; None if it has no lifespan."""
@@ -82,17 +84,22 @@ class AsgiApplication:
     def request(self, exchange: AppExchange) -> None:
         request = AsgiRequest(self, exchange)
         task = request.task = self._loop.create_task(request.run())
-        self.tasks[task] = exchange
+        self.tasks[task] = request
 
     async def stop(self) -> None:
         self.stopping = True
-        for task, exchange in self.tasks.items():
-            if not exchange.ended:
+        for task, request in self.tasks.items():
+            if not request.exchange.ended:
                 task.cancel()
-        # the others have answered, and their applications do work after that
+        late = [task for task, request in self.tasks.items() if request.late]
+        if late:  # they were cancelled when their time was up
+            _, running = await asyncio.wait(late, timeout=LATE_TIMEOUT)
+            for task in running:
+                del self.tasks[task]
+        # the rest have answered, and their applications do work after that
         if self.tasks:
             await asyncio.wait(tuple(self.tasks), timeout=SHUTDOWN_TIMEOUT)
-        running = [task for task in self.tasks if not task.done()]  # a task that was cancelled before it began is done
+        running = {task for task in self.tasks if not task.done()}  # a task that was cancelled before it began is done
         for task in running:
             log.warning("a task still ran %g s after its response and is cancelled", SHUTDOWN_TIMEOUT)
             task.cancel()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fcgi_core.app import asgi as asgi_module
 from fcgi_core.app import request_limit as module
 from fcgi_core.app.asgi import AsgiApplication
 from fcgi_core.app.exchange import AppExchange
@@ -314,6 +315,18 @@ async def test_a_task_that_does_not_end_hangs(caplog: pytest.LogCaptureFixture) 
         assert application.cancelled == 1
         assert not asgi.tasks, "the end does not wait for it"
         application.gate.set()
+
+
+@run
+async def test_the_end_does_not_wait_for_long_for_a_task_whose_time_was_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETURN_WITHIN", 1000.0)
+    monkeypatch.setattr(asgi_module, "SHUTDOWN_TIMEOUT", 1000.0)
+    monkeypatch.setattr(asgi_module, "LATE_TIMEOUT", 0.01)
+    application = Asgi()
+    async with limited(AsgiApplication(application)) as web:
+        assert (await web.get("/stubborn"))[0].startswith("Status: 504")
+        await until(lambda: application.cancelled == 1, "it is cancelled")
+    application.gate.set()
 
 
 class AsgiOnThreads(Wsgi):
