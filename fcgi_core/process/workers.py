@@ -5,11 +5,14 @@ does not survive a fork. It restarts workers that end, with a growing pause if t
 one after the other: a worker gets SIGTERM, sends DRAIN and ends its requests, and its successor listens before the next
 worker is replaced. Meanwhile the web side sends requests to the other workers, or lets them wait.
 
-With `app.request_limit` a worker reports to the parent when threads or tasks hang in it. It is replaced as on SIGHUP,
-when no other is being replaced, and serves until then. Each worker's event loop also writes a beat to the parent. A
-loop that stands still for so long is blocked for good as far as one can tell, by an ASGI application that waits or by C
-code that keeps the interpreter to itself. Nothing in the worker can act then, so the parent asks it for the frames of
-its threads, kills it, and starts another.
+A worker that has reached a limit (`app.max_requests`, `app.max_memory`), or in which threads or tasks hang
+(`app.request_limit`), reports that to the parent. It is replaced as on SIGHUP, when no other is being replaced, and
+serves until then: all workers may reach a limit at the same time.
+
+With `app.request_limit` each worker's event loop also writes a beat to the parent. A loop that stands still for so long
+is blocked for good as far as one can tell, by an ASGI application that waits or by C code that keeps the interpreter to
+itself. Nothing in the worker can act then, so the parent asks it for the frames of its threads, kills it, and starts
+another.
 
 When the parent is killed its workers end gracefully: each has one end of a pipe of which the parent alone has the
 other, and sees it close. Otherwise they would keep the ports from the workers of the next parent.
@@ -23,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import signal
 import sys
@@ -62,9 +66,11 @@ START_LIMIT = 60.0
 """Seconds in which a worker must listen; importing a large application takes a while."""
 BEAT = 0.5
 """Seconds between beats of a worker's loop, and between looks at them."""
-LIVES, OVER, HANGS, ENDS = b"1", b"o", b"h", b"0"
-"""What a worker writes to its parent: it listens, or its loop still runs; a request was ended by the limit; a thread or
-task hangs in it, so that it is to be replaced; its loop runs no more, in order."""
+LIVES, OVER, SPENT, ENDS = b"1", b"o", b"s", b"0"
+"""What a worker writes to its parent: it listens, or its loop still runs; a request was ended by the limit; it is to be
+replaced; its loop runs no more, in order."""
+SERVES = 1.0
+"""Seconds that a worker serves at least, also if `app.max_memory` is less than it needs."""
 FRAMES_WITHIN = 1.0
 """Seconds that a worker gets to write the frames of its threads before it is killed."""
 
@@ -74,12 +80,10 @@ def over_limit_before() -> int:
     return int(os.environ.pop(OVER_LIMIT_VARIABLE, 0))
 
 
-def tell_ready(
-    over_limit: Callable[[], int] | None = None, hanging: Callable[[], int] = lambda: 0
-) -> Callable[[], None]:
-    """Report to the parent that this worker listens. With a request limit, also that its loop runs, how many requests
-    were `over_limit`, and once that some are `hanging`, until what this returns is called. SIGQUIT then writes the
-    frames of all threads to standard error, even while the loop stands still."""
+def tell_ready(over_limit: Callable[[], int] | None = None, is_spent: Callable[[], bool] = bool) -> Callable[[], None]:
+    """Report to the parent that this worker listens. With `over_limit`, also that its loop runs, how many requests were
+    over the limit, and once that it `is_spent` and to be replaced, until what this returns is called. SIGQUIT then
+    writes the frames of all threads to standard error, even while the loop stands still."""
     descriptor = os.environ.pop(READY_VARIABLE, None)
     if descriptor is None:
         return lambda: None
@@ -94,13 +98,14 @@ def tell_ready(
     os.set_blocking(pipe, False)
     loop = asyncio.get_running_loop()
     ending, told, asked = False, 0, False
+    serves_until = loop.time() + SERVES
 
     def beat() -> None:
         nonlocal told, asked
         count = over_limit()
-        asks = not asked and hanging() > 0
+        asks = not asked and loop.time() >= serves_until and is_spent()
         try:
-            os.write(pipe, OVER * (count - told) + HANGS * asks + (ENDS if ending else LIVES))
+            os.write(pipe, OVER * (count - told) + SPENT * asks + (ENDS if ending else LIVES))
             told, asked = count, asked or asks
         except OSError:
             pass  # the parent does not run now, or is gone
@@ -137,9 +142,9 @@ class Workers:
 
     def __init__(self, count: int, command: Sequence[str], grace: float, standstill_limit: float | None = None) -> None:
         """`command` starts a worker, which finds its number in its environment and gets `grace` seconds to end. A
-        worker whose loop has no beat for `standstill_limit` seconds is replaced; None: its loop has no beats."""
+        worker whose loop has no beat for `standstill_limit` seconds is replaced; None: none is."""
         self.count = count
-        self.standstill_limit = standstill_limit
+        self.standstill_limit = math.inf if standstill_limit is None else standstill_limit
         self._command = command
         self._grace = grace
         self._slots = [_Slot(self, number) for number in range(count)]
@@ -235,7 +240,7 @@ class _Slot:
                 self.process = await self._run(writer)
                 self._ready = await _byte_from(reader)
             finally:
-                if self._ready and self._owner.standstill_limit is not None:
+                if self._ready:
                     self._pulse = _Pulse(reader, self._owner.standstill_limit, self._stands_still, self._heard)
                 else:
                     os.close(reader)
@@ -309,7 +314,7 @@ class _Slot:
 
     def _heard(self, told: bytes) -> None:
         self._over_limit += told.count(OVER)
-        if HANGS in told and not self._stopping:
+        if SPENT in told and not self._stopping:
             self._owner.replace(self)
 
     def _stands_still(self, seconds: float) -> None:

@@ -146,8 +146,8 @@ BEATS = (
     "from fcgi_core.process.workers import over_limit_before, tell_ready\n"
     "async def main():\n"
     "    before = over_limit_before()\n"
-    "    hanging = []\n"
-    "    end = tell_ready(lambda: 3, lambda: len(hanging))\n"
+    "    spent = []\n"
+    "    end = tell_ready(lambda: 3, lambda: bool(spent))\n"
 )
 
 
@@ -194,7 +194,7 @@ def test_a_worker_whose_loop_stands_still_is_replaced_and_tells_where(
     assert "in main" in frames
 
 
-def test_workers_in_which_requests_hang_are_replaced_one_after_the_other(
+def test_workers_that_are_spent_are_replaced_one_after_the_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others serve meanwhile, also when the successor of the first does not come up."""
@@ -202,7 +202,7 @@ def test_workers_in_which_requests_hang_are_replaced_one_after_the_other(
     command = worker(
         f"while not os.path.exists({str(hangs)!r}):",
         "    await asyncio.sleep(0.01)",
-        "hanging.append(1)",
+        "spent.append(1)",
         "await asyncio.Event().wait()",
     )
     command[-1] = f"import os; os.path.exists({str(broken)!r}) and os._exit(1)\n" + command[-1]
