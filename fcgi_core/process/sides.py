@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -49,9 +48,6 @@ from .workers import (
 __all__ = ["Running", "start_app", "start_web"]
 
 log = logging.getLogger("fcgi_sctp")
-
-LOOK_AT_LIMITS = 1.0
-"""Seconds between looks at a worker's limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +192,16 @@ async def start_app(config: Config, app: AppConfig) -> Running:
         max_associations_per_address=config.sctp.max_associations_per_address,
         max_associations_per_web_side=config.sctp.max_associations_per_web_side,
         request_limit=app.request_limit,
-        replace_process=None if number is None else _end_this_worker,
+        is_replaced=number is not None,
     )
     keep_all_enabled("fcgi_sctp")
     await service.start()
-    if app.max_requests is not None or app.max_memory is not None:
-        _watch_limits(service, app)
     admin = await _open_admin(app.admin, "app", app.admin_group, app_commands(service, over_limit_before()), number)
     end_with_parent()
-    stop_beats = tell_ready(None if app.request_limit is None else lambda: service.supervisor.requests_over_limit)
+    if app.request_limit is None and app.max_requests is None and app.max_memory is None:
+        stop_beats = tell_ready()
+    else:
+        stop_beats = tell_ready(lambda: service.supervisor.requests_over_limit, lambda: _is_spent(service, app))
 
     async def stop() -> None:
         await _stop(admin, service.finish(app.grace))
@@ -218,11 +215,6 @@ async def start_app(config: Config, app: AppConfig) -> Running:
         service.close,
         lambda: service.supervisor.requests_over_limit > 0,
     )
-
-
-def _end_this_worker() -> None:
-    """Send this worker SIGTERM; the parent then starts another."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _application(app: AppConfig) -> Application:
@@ -257,21 +249,16 @@ async def _stop(admin: AdminServer | None, stopping: Awaitable[None]) -> None:
         admin.close()
 
 
-def _watch_limits(service: AppService, app: AppConfig) -> None:
-    """End this worker when it reaches a limit."""
-
-    def look() -> None:
-        memory = _resident_memory()
-        if app.max_requests is not None and service.shared.requests_ended >= app.max_requests:
-            log.info("this worker has handled %d requests and is replaced", service.shared.requests_ended)
-        elif app.max_memory is not None and memory > app.max_memory:
-            log.warning("this worker has grown to %d bytes of memory and is replaced", memory)
-        else:
-            service.loop.call_later(LOOK_AT_LIMITS, look)
-            return
-        _end_this_worker()
-
-    service.loop.call_later(LOOK_AT_LIMITS, look)
+def _is_spent(service: AppService, app: AppConfig) -> bool:
+    """Return whether another worker is to take the place of this one."""
+    memory = _resident_memory()
+    if app.max_requests is not None and service.shared.requests_ended >= app.max_requests:
+        log.info("this worker has handled %d requests and is replaced", service.shared.requests_ended)
+    elif app.max_memory is not None and memory > app.max_memory:
+        log.warning("this worker has grown to %d bytes of memory and is replaced", memory)
+    else:
+        return service.limit is not None and service.limit.hanging > 0
+    return True
 
 
 def _resident_memory() -> int:
