@@ -78,9 +78,9 @@ class UnixSocket:
 
     def close(self) -> None:
         """Close the socket, which an event loop may have done, and remove the file, unless another process listens at
-        the path now, or has the socket too."""
+        the path now, or serves at the same socket."""
         self.socket.close()
-        if self._inode is None or listening.is_handed_over():
+        if self._inode is None or listening.another_serves():
             return
         try:
             status = os.stat(self.path)

@@ -43,6 +43,8 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 LOOK_FOR_UP = 0.02
 """Seconds between looks whether all applications are up, before a process takes over from another."""
+AT_ONCE = 100
+"""Connections that are closed or passed on in one turn of the event loop at the end."""
 LAST_WORD = 0.5
 """Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
 SHUTDOWN_WITHIN = 2.0
@@ -189,8 +191,10 @@ class WebService:
         the descriptor of each connection without requests, for the process that comes after this one."""
         self._connections.pass_on = pass_on
         self._listeners.close()
-        for connection in self._connections:
+        for number, connection in enumerate(self._connections, 1):
             connection.stop()
+            if not number % AT_ONCE:
+                await asyncio.sleep(0)  # what is passed on needs a second descriptor until it is closed here
         self._idle = asyncio.Event()
         self._connections.on_closed = self._idle.set
         try:

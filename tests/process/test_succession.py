@@ -28,7 +28,7 @@ WAITS = "import time; time.sleep(600)"
 @pytest.fixture(autouse=True)
 def logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(logging.getLogger("fcgi_sctp"), "propagate", True)
-    monkeypatch.setattr(listening, "_handed_over", False)
+    monkeypatch.setattr(listening, "_another_serves", False)
     caplog.set_level(logging.INFO, "fcgi_sctp")
 
 
@@ -61,7 +61,7 @@ async def test_one_that_ends_changes_nothing(caplog: pytest.LogCaptureFixture) -
         assert "not reloaded, this process serves on: no other could take its place" in caplog.text
     assert served == []
     assert not successor.is_ready
-    assert not listening.is_handed_over()
+    assert not listening.another_serves()
 
 
 @run
@@ -105,7 +105,9 @@ async def test_connections_that_nobody_takes_are_closed(caplog: pytest.LogCaptur
     successor.start()
     await served.wait()
     assert successor.is_ready
-    assert listening.is_handed_over()
+    assert listening.another_serves()
+    successor.start()
+    assert "has taken the place of this one" in caplog.text
     await until(lambda: successor._process is not None and successor._process.poll() is not None)
     here, there = socket.socketpair()
     with there:
@@ -116,7 +118,9 @@ async def test_connections_that_nobody_takes_are_closed(caplog: pytest.LogCaptur
 
 
 @run
-async def test_sockets_and_connections_change_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sockets_and_connections_change_hands(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     old, new = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with old, socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -125,6 +129,7 @@ async def test_sockets_and_connections_change_hands(monkeypatch: pytest.MonkeyPa
         predecessor = Predecessor.find()
         assert predecessor is not None
         assert VARIABLE not in os.environ, "a child of this process is no successor"
+        assert listening.another_serves(), "until this one is ready"
         (taken,) = listening.listen_tcp("127.0.0.1", port)
         taken.close()
 
@@ -137,8 +142,10 @@ async def test_sockets_and_connections_change_hands(monkeypatch: pytest.MonkeyPa
         assert old.recv(16) == b"ready"
         here, there = socket.socketpair()
         with here, there:
-            socket.send_fds(old, [b"."], [here.fileno(), here.fileno()])
+            socket.send_fds(old, [b"..."], [here.fileno(), here.fileno()])
             await until(lambda: len(served) == 2)
+            assert "1 connections of web servers could not be passed on and were closed" in caplog.text
+            assert not listening.another_serves()
             served[0].send(b"x")
             assert there.recv(1) == b"x"
         for one in served:
