@@ -64,8 +64,10 @@ class Successor:
             log.error("not reloaded: process 1 cannot be replaced, for its end is that of its container")
             return
         if self._channel is not None and self._process is not None:
-            does = "has taken the place of this one" if self.is_ready else "is starting already"
-            log.warning("not reloaded: process %d %s", self._process.pid, does)
+            if self.is_ready:
+                log.warning("not reloaded: process %d has taken the place of this one", self._process.pid)
+            else:
+                log.warning("not reloaded: process %d is starting already", self._process.pid)
             return
         tell_reloading()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
