@@ -50,6 +50,9 @@ class UnixSocket:
             except KeyError:
                 raise OSError(errno.EINVAL, f"there is no group {group!r}", self.path) from None
         given = listening.take(self.path)
+        if given is not None and given[1] and not os.path.exists(self.path):
+            given[0].close()  # its file was removed, so nobody can connect there
+            given = None
         if given is None:
             _remove_stale(self.path)
         self.socket = given[0] if given is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

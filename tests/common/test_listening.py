@@ -65,6 +65,17 @@ def test_the_file_of_a_unix_socket_is_its_makers(tmp_path: Path, made_here: bool
     assert path.exists() is not made_here
 
 
+def test_a_socket_whose_file_is_gone_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    given_unix(path, made_here=True)
+    path.unlink()
+    unix = UnixSocket(path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    unix.close()
+    assert not path.exists()
+
+
 def test_the_file_stays_when_another_process_has_the_socket(tmp_path: Path) -> None:
     unix = UnixSocket(tmp_path / "a.sock")
     listening.another_serves(now=True)
