@@ -81,7 +81,7 @@ class Successor:
             flags = bytes(made_here for _, made_here in sockets) or b"\0"
             socket.send_fds(self._channel, [flags], [sock.fileno() for sock, _ in sockets])
         except OSError as error:
-            self._failed(f"it cannot be started: {error.strerror}")
+            self._failed(f"it cannot be started: {error.strerror} ({error.filename or self._command[0]})")
             return
         finally:
             theirs.close()

@@ -108,5 +108,5 @@ def adopt_sockets() -> None:
         except ValueError as error:
             name = names[number] if number < len(names) else ""
             raise ConfigError(
-                [f"LISTEN_FDS: {name or number}: {error}; use ListenStream= and Accept=no in the .socket unit"]
+                [f"LISTEN_FDS: {name or number}: {error}; use ListenStream= with a path or a port, and Accept=no"]
             ) from None

@@ -86,7 +86,7 @@ async def test_one_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
 @run
 async def test_one_that_cannot_be_started(caplog: pytest.LogCaptureFixture) -> None:
     Successor(["/no/such/command"], lambda: None).start()
-    assert "it cannot be started: No such file or directory" in caplog.text
+    assert "it cannot be started: No such file or directory (/no/such/command)" in caplog.text
 
 
 @run

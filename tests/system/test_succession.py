@@ -308,7 +308,7 @@ def test_a_socket_of_systemd_that_the_file_does_not_name_is_an_error(start: Star
         datagrams.bind(("127.0.0.1", 0))
         program = stack.activate(datagrams)
         assert program.wait() == 78
-        assert "is not a stream socket that listens; use ListenStream= and Accept=no" in program.text
+        assert "that listens; use ListenStream= with a path or a port, and Accept=no" in program.text
 
 
 def test_systemds_own_activator(start: Start) -> None:
