@@ -19,14 +19,15 @@ __all__ = [
     "accept",
     "accept_now",
     "adopt",
+    "another_serves",
     "cease",
     "hand_over",
     "hold_back",
-    "is_handed_over",
     "keep",
     "listen_tcp",
     "name_of",
     "release_unused",
+    "strangers",
     "take",
 ]
 
@@ -45,7 +46,7 @@ _handed_over = False
 
 def adopt(descriptor: int, *, made_here: bool) -> None:
     """Make a socket that was passed in available to `take`. `made_here`: this program made it, not systemd. ValueError
-    if it is not a stream socket that listens."""
+    if it is not a stream socket that listens, or is an abstract one."""
     try:
         given = socket.socket(fileno=descriptor)
     except OSError as error:
@@ -56,6 +57,10 @@ def adopt(descriptor: int, *, made_here: bool) -> None:
         where = name_of(given)
         given.close()
         raise ValueError(f"the socket at {where} is not a stream socket that listens")
+    if given.family == socket.AF_UNIX and given.getsockname()[:1] == b"\0":
+        where = name_of(given)
+        given.close()
+        raise ValueError(f"the socket {where} is abstract, and web servers use paths")
     _given[_place(given)] = given, made_here
 
 
@@ -72,14 +77,17 @@ def keep(sock: socket.socket, made_here: bool = True) -> None:
     _open[sock] = made_here
 
 
+def strangers() -> list[str]:
+    """Return the addresses of the sockets that this program has not made and nobody has taken yet."""
+    return [name_of(given) for given, made_here in _given.values() if not made_here]
+
+
 def release_unused() -> list[str]:
-    """Close the sockets that nobody has taken, with the files of those that this program made. Return the addresses of
-    the others: whoever passed them in expects that they are used."""
-    strange = []
-    for place, (given, made_here) in _given.items():
-        if not made_here:
-            strange.append(name_of(given))
-        elif isinstance(place, str):
+    """Close the sockets that nobody has taken, and return `strangers`: whoever passed them in expects that they are
+    used. If there are none, the files of the others go."""
+    strange = strangers()
+    for place, (given, _) in _given.items():
+        if isinstance(place, str) and not strange:
             try:
                 os.unlink(place)
             except OSError:
@@ -125,9 +133,10 @@ def cease() -> None:
         server.close()
 
 
-def is_handed_over() -> bool:
-    """Return whether the next process has the sockets."""
-    return _handed_over
+def another_serves() -> bool:
+    """Return whether another process serves at the sockets: the one before this one, or the one after it. Their files
+    stay then, whatever becomes of this process."""
+    return _waits or _handed_over
 
 
 def listen_tcp(host: str, port: int, backlog: int = 128, *, shared: bool = False) -> list[socket.socket]:
@@ -173,7 +182,7 @@ def name_of(sock: socket.socket) -> str:
     """Return the address of a socket as the configuration writes it."""
     place = _place(sock)
     if isinstance(place, str):
-        return f"unix:{place}"
+        return f"unix:{place}".replace("\0", "@", 1)
     return f"[{place[0]}]:{place[1]}" if ":" in place[0] else f"{place[0]}:{place[1]}"
 
 

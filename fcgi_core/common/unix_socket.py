@@ -50,6 +50,9 @@ class UnixSocket:
             except KeyError:
                 raise OSError(errno.EINVAL, f"there is no group {group!r}", self.path) from None
         given = listening.take(self.path)
+        if given is not None and given[1] and not os.path.exists(self.path):
+            given[0].close()  # its file was removed, so nobody can connect there
+            given = None
         if given is None:
             _remove_stale(self.path)
         self.socket = given[0] if given is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -83,9 +86,9 @@ class UnixSocket:
 
     def close(self) -> None:
         """Close the socket, which an event loop may have done, and remove the file, unless another process listens at
-        the path now, or has the socket too."""
+        the path now, or serves at the same socket."""
         self.socket.close()
-        if self._inode is None or listening.is_handed_over():
+        if self._inode is None or listening.another_serves():
             return
         try:
             status = os.stat(self.path)

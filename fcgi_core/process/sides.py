@@ -55,9 +55,9 @@ class Running:
     """A side that runs, and what the process does with it."""
 
     stop: Callable[[], Awaitable[None]]
-    reload: Callable[[], None] | None = None
+    reload: Callable[[], None]
     """Called on SIGHUP."""
-    reopen: Callable[[], None] | None = None
+    reopen: Callable[[], None]
     """Called on SIGUSR1."""
     supervisor: Supervisor | None = None
     """Runs the plugins; None in the parent of workers."""

@@ -4,7 +4,7 @@ On SIGUSR2 a process starts its successor, with one end of a socket pair. Over i
 
     ->  a byte for each listening socket of the process, with the descriptors: 1 if this program made the socket
     <-  "ready", when the successor listens at them too
-    ->  "." and descriptors of web servers' connections, whenever some have no requests
+    ->  descriptors of web servers' connections, whenever some have no requests, and a byte for each
 
 Then the first process accepts no more, lets its requests end, and ends. A successor that ends before it is ready, or is
 not ready in time, changes nothing. Connections that nobody serves any more would be lost with a request that is just
@@ -34,6 +34,11 @@ START_LIMIT = 60.0
 """Seconds in which the successor must be ready."""
 CONNECT_WITHIN = 5.0
 """Seconds that a successor waits for its applications before it serves; until then its predecessor serves."""
+ENDS_WITHIN = 2.0
+"""Seconds that a successor that gives up may take to end; then it is killed."""
+LOOK_FOR_END = 0.05
+"""Seconds between looks whether it has ended."""
+LOST = "%d connections of web servers could not be passed on and were closed"
 MOST_DESCRIPTORS = 200
 """Descriptors in one message; Linux takes 253 (SCM_MAX_FD)."""
 
@@ -58,8 +63,11 @@ class Successor:
         if os.getpid() == 1:
             log.error("not reloaded: process 1 cannot be replaced, for its end is that of its container")
             return
-        if self._channel is not None:
-            log.warning("not reloaded: process %d is starting already", self._process.pid if self._process else 0)
+        if self._channel is not None and self._process is not None:
+            if self.is_ready:
+                log.warning("not reloaded: process %d has taken the place of this one", self._process.pid)
+            else:
+                log.warning("not reloaded: process %d is starting already", self._process.pid)
             return
         tell_reloading()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -73,7 +81,7 @@ class Successor:
             flags = bytes(made_here for _, made_here in sockets) or b"\0"
             socket.send_fds(self._channel, [flags], [sock.fileno() for sock, _ in sockets])
         except OSError as error:
-            self._failed(f"it cannot be started: {error.strerror}")
+            self._failed(f"it cannot be started: {error.strerror} ({error.filename or self._command[0]})")
             return
         finally:
             theirs.close()
@@ -94,12 +102,21 @@ class Successor:
             self.is_ready = True
             listening.cease()
             log.info("process %d serves; this one ends its requests", self._process.pid)
-            notify(f"MAINPID={self._process.pid}\nREADY=1")
+            # a sign of life, too: systemd did not listen to the other one's until now
+            notify(f"MAINPID={self._process.pid}\nREADY=1\nWATCHDOG=1")
             self._serves()
         else:
-            self._process.kill()  # if it has only closed the socket
-            status = self._process.wait()
-            self._failed(f"it ended with status {status}; its error message is above")
+            self._stop_waiting()
+            self._look_for_end(ENDS_WITHIN)
+
+    def _look_for_end(self, within: float) -> None:
+        """Wait for the end of a successor that has closed its socket, which is a little before."""
+        assert self._process is not None
+        if self._process.poll() is None and within > 0:
+            self._limit = self._loop.call_later(LOOK_FOR_END, self._look_for_end, within - LOOK_FOR_END)
+            return
+        self._process.kill()
+        self._failed(f"it ended with status {self._process.wait()}; its error message is above")
 
     def _stop_waiting(self) -> None:
         if self._channel is not None:
@@ -143,13 +160,13 @@ class Successor:
             some = waiting[first : first + MOST_DESCRIPTORS]
             try:
                 assert self._channel is not None
-                socket.send_fds(self._channel, [b"."], some)
+                socket.send_fds(self._channel, [b"." * len(some)], some)
             except OSError:  # it has ended, or too many are on their way
                 lost += len(some)
             for one in some:
                 os.close(one)
         if lost:
-            log.warning("%d connections of web servers could not be passed on and were closed", lost)
+            log.warning(LOST, lost)
 
 
 class Predecessor:
@@ -181,9 +198,11 @@ class Predecessor:
 
         def readable() -> None:
             try:
-                content, descriptors, _, _ = socket.recv_fds(self._channel, 16, MOST_DESCRIPTORS)
+                content, descriptors, _, _ = socket.recv_fds(self._channel, MOST_DESCRIPTORS, MOST_DESCRIPTORS)
             except OSError:
                 content, descriptors = b"", []
+            if lost := len(content) - len(descriptors):  # this process has no descriptors left
+                log.warning(LOST, lost)
             for descriptor in descriptors:
                 connection = socket.socket(fileno=descriptor)
                 connection.set_inheritable(False)

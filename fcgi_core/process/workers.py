@@ -173,9 +173,10 @@ class Workers:
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
 
     def reopen(self) -> None:
-        """Send SIGUSR1 to all workers."""
+        """Send SIGUSR1 to all workers; one that starts opens its files anyway, and may take no signals yet."""
         for slot in self._slots:
-            slot.send(signal.SIGUSR1)
+            if slot.serves:
+                slot.send(signal.SIGUSR1)
 
     async def _reload(self) -> None:
         log.info("replacing %d workers", len(self._slots))

@@ -45,6 +45,8 @@ LOOK_FOR_UP = 0.02
 """Seconds between looks whether all applications are up, before a process takes over from another."""
 MADE_AFTER = 3
 """Rounds of the event loop from when it accepts a connection to `connection_made`: three of asyncio, one of uvloop."""
+AT_ONCE = 100
+"""Connections that are closed or passed on in one turn of the event loop at the end."""
 LAST_WORD = 0.5
 """Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
 SHUTDOWN_WITHIN = 2.0
@@ -193,8 +195,10 @@ class WebService:
         self._listeners.close()
         for _ in range(MADE_AFTER):
             await asyncio.sleep(0)
-        for connection in self._connections:
+        for number, connection in enumerate(self._connections, 1):
             connection.stop()
+            if not number % AT_ONCE:
+                await asyncio.sleep(0)  # what is passed on needs a second descriptor until it is closed here
         self._idle = asyncio.Event()
         self._connections.on_closed = self._idle.set
         try:

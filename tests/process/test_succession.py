@@ -62,7 +62,7 @@ async def test_one_that_ends_changes_nothing(caplog: pytest.LogCaptureFixture) -
         assert "not reloaded, this process serves on: no other could take its place" in caplog.text
     assert served == []
     assert not successor.is_ready
-    assert not listening.is_handed_over()
+    assert not listening.another_serves()
 
 
 @run
@@ -87,7 +87,7 @@ async def test_one_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
 @run
 async def test_one_that_cannot_be_started(caplog: pytest.LogCaptureFixture) -> None:
     Successor(["/no/such/command"], lambda: None).start()
-    assert "it cannot be started: No such file or directory" in caplog.text
+    assert "it cannot be started: No such file or directory (/no/such/command)" in caplog.text
 
 
 @run
@@ -106,7 +106,9 @@ async def test_connections_that_nobody_takes_are_closed(caplog: pytest.LogCaptur
     successor.start()
     await served.wait()
     assert successor.is_ready
-    assert listening.is_handed_over()
+    assert listening.another_serves()
+    successor.start()
+    assert "has taken the place of this one" in caplog.text
     await until(lambda: successor._process is not None and successor._process.poll() is not None)
     here, there = socket.socketpair()
     with there:
@@ -117,7 +119,9 @@ async def test_connections_that_nobody_takes_are_closed(caplog: pytest.LogCaptur
 
 
 @run
-async def test_sockets_and_connections_change_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sockets_and_connections_change_hands(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     old, new = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with old, socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -126,6 +130,7 @@ async def test_sockets_and_connections_change_hands(monkeypatch: pytest.MonkeyPa
         predecessor = Predecessor.find()
         assert predecessor is not None
         assert VARIABLE not in os.environ, "a child of this process is no successor"
+        assert listening.another_serves(), "until this one is ready"
         (taken,) = listening.listen_tcp("127.0.0.1", port)
         taken.close()
 
@@ -139,8 +144,10 @@ async def test_sockets_and_connections_change_hands(monkeypatch: pytest.MonkeyPa
         assert await asyncio.get_running_loop().sock_recv(old, 16) == b"ready"
         here, there = socket.socketpair()
         with here, there:
-            socket.send_fds(old, [b"."], [here.fileno(), here.fileno()])
+            socket.send_fds(old, [b"..."], [here.fileno(), here.fileno()])
             await until(lambda: len(served) == 2)
+            assert "1 connections of web servers could not be passed on and were closed" in caplog.text
+            assert not listening.another_serves()
             served[0].send(b"x")
             assert there.recv(1) == b"x"
         for one in served:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import tests.system.stack as stack_module
+from fcgi_core.protocol.records import RecordType, encode_pairs, record
 from tests.system.load import Load
 from tests.system.stack import COMMAND, Program, Stack, free_port, in_background, wait_until
 
@@ -158,6 +160,42 @@ def test_new_configuration_takes_effect_and_what_is_wrong_changes_nothing(start:
     assert not stack.feed.exists(), "nobody listens there any more"
 
 
+def test_a_new_process_that_fails_late_leaves_the_sockets_to_the_first(start: Start) -> None:
+    stack = start(kind=Successive, application="applications:plain")
+    good = (stack.folder / "web.yaml").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        stack.write("web", {"web": {**stack._web, "listen": [stack.listen, f"127.0.0.1:{port}"]}, **stack._common})
+        stack.web.send(signal.SIGUSR2)
+        stack.web.says(f"cannot listen at 127.0.0.1:{port}: Address already in use")
+        stack.web.says("not reloaded, this process serves on")
+    paths = [stack.folder / "web.sock", stack.feed, stack.folder / "web.admin"]
+    assert "it ended with status 69" in stack.web.text
+    for path in paths:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+    (stack.folder / "web.yaml").write_text(good)
+    successor = stack.reload()
+    assert stack.web.wait() == 0
+    assert {listener(path) for path in paths} == {successor}
+
+
+def test_more_connections_than_spare_descriptors_change_hands(start: Start) -> None:
+    stack = start(kind=Successive, application="applications:plain")
+    kept = [socket.socket(socket.AF_UNIX) for _ in range(600)]
+    for one in kept:
+        one.connect(stack.listen.removeprefix("unix:"))
+    resource.prlimit(stack.web.pid, resource.RLIMIT_NOFILE, (800, 800))
+    stack.reload()
+    assert stack.web.wait() == 0
+    assert "not passed on" not in stack.web.text
+    assert "could not be passed on" not in stack.web.text
+    for one in kept:
+        with one:
+            one.sendall(record(RecordType.GET_VALUES, 0, encode_pairs({"FCGI_MPXS_CONNS": ""})))
+            assert one.recv(8)[1] == RecordType.GET_VALUES_RESULT
+
+
 def test_a_stop_during_the_start_of_a_successor_ends_both(start: Start) -> None:
     stack = start(application="applications:plain")
     stack.web.send(signal.SIGUSR2)
@@ -174,7 +212,7 @@ def test_systemd_hears_of_each_step(start: Start, monkeypatch: pytest.MonkeyPatc
     manager.hears("READY=1")
     successor = stack.reload()
     assert re.search(r"^MONOTONIC_USEC=\d+$", manager.hears("RELOADING=1"), re.M)
-    assert manager.hears("MAINPID=") == f"MAINPID={successor}\nREADY=1"
+    assert manager.hears("MAINPID=") == f"MAINPID={successor}\nREADY=1\nWATCHDOG=1"
     assert stack.web.wait() == 0
     manager.close()
 
@@ -259,7 +297,7 @@ def test_a_socket_of_systemd_that_the_file_does_not_name_is_an_error(start: Star
         datagrams.bind(("127.0.0.1", 0))
         program = stack.activate(datagrams)
         assert program.wait() == 78
-        assert "is not a stream socket that listens; use ListenStream= in the .socket unit" in program.text
+        assert "that listens; use ListenStream= with a path or a port, and Accept=no" in program.text
 
 
 def test_systemds_own_activator(start: Start) -> None:
