@@ -34,9 +34,7 @@ class Process(BackEnd, Protocol):
     requests: int
     drained: bool
     associations: list[WebAssociation]
-
-    @property
-    def member(self) -> str: ...
+    member: str
 
     @property
     def state(self) -> str: ...

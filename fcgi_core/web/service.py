@@ -21,6 +21,7 @@ from ..plugin import FeedEntry, ServiceFigures
 from ..protocol.settings import Settings, new_instance
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
+from .attempts import Away
 from .balance import choose
 from .downstream import Connections, DownstreamConnection
 from .exchange import State, WebExchange
@@ -124,6 +125,8 @@ class WebService:
         self._waiting = WaitingRequests(timeout=options.queue_timeout, length=options.queue_length)
         self._unserved = dict.fromkeys(("queue_full", "queue_timeout", "unreachable", "request_timeout"), 0)
         """See `ServiceFigures`."""
+        self.away = Away()
+        self.away = Away()
         self._association = 0
         """The number of the newest association."""
         self.members = Members(
