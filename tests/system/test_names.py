@@ -104,7 +104,7 @@ def test_what_the_resolver_makes_of_answers(tmp_path: Path, monkeypatch: pytest.
         assert await resolver.addresses("many.internal", "AAAA") == Answer((), NEGATIVE_TTL)
         assert await resolver.addresses("no.internal", "A") == Answer((), NEGATIVE_TTL)
         services, _ = await resolver.services("_a._udp.shop.internal")
-        assert services == [Service(10, 5, 9000, "app.internal.")]
+        assert services == [Service(10, 5, 9000, "app.internal.", ("10.1.0.1",))], "the address comes along"
         assert await resolver.services("_b._udp.shop.internal") == ((), NEGATIVE_TTL)
         assert names.program.stop() == 0
         for question in (resolver.addresses("many.internal", "A"), resolver.services("_a._udp.shop.internal")):
