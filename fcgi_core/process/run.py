@@ -93,7 +93,7 @@ async def _main(start: Start, hook_limit: float | None) -> Running | None:
         signals.handle(loop, signal.SIGHUP, running.reload)
     if running.reopen is not None:
         signals.handle(loop, signal.SIGUSR1, running.reopen)
-    successor = Successor(worker_command(), stopping.set)
+    successor = Successor(worker_command(), stopping.set, running.state)
     if running.pass_on is not None:
         signals.handle(loop, signal.SIGUSR2, successor.start)
     # objects made until now stay, and requests leave no cycles, so the collector need not run often
