@@ -20,6 +20,7 @@ import pytest
 
 import tests.system.stack as stack_module
 from tests.system.stack import COMMAND, Program, Stack, free_port, in_background, wait_until
+from tests.system.test_members import drain, sent, states
 
 Start = Callable[..., Stack]
 
@@ -188,6 +189,24 @@ def test_systemd_hears_of_each_step(start: Start, monkeypatch: pytest.MonkeyPatc
     assert manager.hears("MAINPID=") == f"MAINPID={successor}\nREADY=1"
     assert stack.web.wait() == 0
     manager.close()
+
+
+def test_a_drain_by_hand_stays(start: Start) -> None:
+    stack = start(kind=Successive, application="applications:plain", endpoints=2)
+    first, second = stack.addresses
+    wait_until(lambda: states(stack) == {first: "up", second: "up"}, "both are up")
+    with Load(stack) as load:
+        load.answers()
+        assert drain(stack, "drain", first).returncode == 0
+        for _ in range(2):
+            stack.reload()
+            wait_until(lambda: listener(stack.folder / "web.admin") == stack.successor, "it answers")
+            load.answers()
+            assert states(stack) == {first: "drained", second: "up"}
+            assert sent(stack, first) == 0
+        assert drain(stack, "undrain", first).returncode == 0
+        wait_until(lambda: sent(stack, first), "it is used again")
+    assert set(load.seen) == {200}
 
 
 # ---- socket activation
