@@ -281,7 +281,7 @@ class Members:
         self._begin_somewhere(member)
         self.upstreams.append(member)
         if self._started:
-            log.info("application %s is added", key)
+            log.info("application %s is added%s", key, "; it is drained by hand, as before" if member.drained else "")
             member.start()
 
     def _begin_somewhere(self, upstream: Upstream) -> None:

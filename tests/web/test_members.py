@@ -42,13 +42,14 @@ def have(bench: Bench, *numbers: int, weight: float = 1.0) -> None:
 
 def released(event: asyncio.Event, text: bytes) -> Behaviour:
     """Answers when the event is set."""
+    tasks: list[asyncio.Task[None]] = []
 
     def give(exchange: AppExchange) -> None:
         async def later() -> None:
             await event.wait()
             answer(text)(exchange)
 
-        exchange.task = asyncio.get_running_loop().create_task(later())  # type: ignore[attr-defined]
+        tasks.append(asyncio.get_running_loop().create_task(later()))
 
     return give
 
@@ -137,6 +138,29 @@ def test_another_number_of_associations_replaces_them() -> None:
     run(body)
 
 
+def test_a_member_that_leaves_and_comes_back_at_once_is_there_twice_until_its_requests_have_ended() -> None:
+    async def body() -> None:
+        event = asyncio.Event()
+        async with running(released(event, b"1")) as bench:
+            begun = [bench.begin("POST")]
+            await until(lambda: bench.applications[0].requests == 1, "it has a request")
+            for number in (2, 3):
+                have(bench)
+                begun.append(bench.begin("POST"))
+                assert bench.service.waiting == 1
+                have(bench, 1)
+                await until(lambda number=number: bench.applications[0].requests == number, "the next one has one")  # type: ignore[misc]
+            assert bench.states() == ["up"]
+            assert [one.state for one in bench.service.members.leaving] == ["leaving"] * 2
+            event.set()
+            await until(lambda: all(is_over(one) for one in begun), "all are answered")
+            assert [stdout(one)[-1:] for one in begun] == [b"1"] * 3
+            await until(lambda: not bench.service.members.leaving, "those before are gone")
+            assert bench.states() == ["up"]
+
+    run(body)
+
+
 def test_an_address_twice_is_one_member() -> None:
     async def body() -> None:
         async with running(answer(b"1")) as bench:
@@ -204,6 +228,7 @@ def test_a_drained_member_ends_its_requests_and_gets_no_more(caplog: pytest.LogC
 
     run(body)
     assert f"application {name(1)} is drained by hand: it gets no new requests" in caplog.messages
+    assert f"application {name(1)} is added; it is drained by hand, as before" in caplog.messages
     assert f"application {name(1)} gets requests again, by hand" in caplog.messages
 
 
