@@ -112,9 +112,11 @@ async def start_web(config: Config, web: WebConfig) -> Running:
             socket_group=web.socket_group,
         ),
     )
-    if predecessor is not None:
+    if predecessor is None:
+        await service.start()
+    else:
         service.members.take_over(predecessor.state)
-    await service.start(0.0 if predecessor is None else CONNECT_WITHIN)
+        await service.start(CONNECT_WITHIN, must_reach=bool(predecessor.state.get("reached")))
     for listen in web.listen if web.mode & 0o002 else ():
         if listen.startswith("unix:"):
             log.info(

@@ -154,7 +154,11 @@ class Members:
 
     def state(self) -> dict[str, Any]:
         """Return what the process that takes the place of this one is to know, as plain values for JSON."""
-        return {"drained": sorted(self._drained), "names": [] if self._names is None else self._names.answers()}
+        return {
+            "drained": sorted(self._drained),
+            "names": [] if self._names is None else self._names.answers(),
+            "reached": sum(one.reached for one in self.upstreams),
+        }
 
     def take_over(self, state: Mapping[str, Any]) -> None:
         """Know what the `state` of the process before this one says: an operator's drains stay, and the last good

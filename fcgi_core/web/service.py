@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from math import inf
 from typing import cast
 
 from .. import __version__
@@ -155,8 +156,9 @@ class WebService:
             wanted=wanted,
         )
 
-    async def start(self, connect_within: float = 0.0) -> None:
-        """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError."""
+    async def start(self, connect_within: float = 0.0, *, must_reach: bool = False) -> None:
+        """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError;
+        if it `must_reach` one of them, also if it does not."""
         if self._feed is not None:
             try:
                 await self._feed.start()
@@ -173,6 +175,9 @@ class WebService:
         until = self._loop.time() + connect_within
         while self._loop.time() < until and not self.members.is_complete:
             await asyncio.sleep(LOOK_FOR_UP)
+        if must_reach and (why := self.members.absent(inf)):
+            # the feed's socket stays as it is: another process has it too
+            raise ListenError(f"no application can be reached, and the process that serves now reaches some: {why}")
         try:
             for where in self._listen:
                 await self._listeners.open(where)

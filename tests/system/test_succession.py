@@ -158,6 +158,15 @@ def test_new_configuration_takes_effect_and_what_is_wrong_changes_nothing(start:
     stack.web.says("not reloaded, this process serves on: no other could take its place: it ended with status 78")
     assert stack.ask("/hello").status == 200
 
+    nobody = f"127.0.0.1:{free_port()}"
+    stack.write("web", {"web": {**stack._web, "connect": nobody}, **stack._common})
+    stack.web.send(signal.SIGUSR2)
+    stack.web.says(f"no application can be reached, and the process that serves now reaches some: {nobody}: ")
+    wait_until(lambda: stack.web.text.count("not reloaded, this process serves on") == 2, "it has ended")
+    assert stack.ask("/hello").status == 200
+    assert stack.feed.exists()
+    assert stack.status()["side"] == "web"
+
     (stack.folder / "web.yaml").write_text(good)
     added = f"{stack.folder}/added.sock"
     moved = f"{stack.folder}/moved.sock"

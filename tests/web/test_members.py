@@ -301,7 +301,7 @@ def test_what_a_process_knows_is_known_to_the_one_that_takes_its_place() -> None
             bench.service.members.drain(name(1))
             state = json.loads(json.dumps(bench.service.members.state()))
             bench.service.members.undrain(name(1))
-            assert state == {"drained": [name(1)], "names": []}
+            assert state == {"drained": [name(1)], "names": [], "reached": 2}
             bench.service.members.take_over(state)
             assert bench.states() == ["drained", "up"]
             assert bench.service.members.is_complete, "whether a drained one is up makes no difference"
