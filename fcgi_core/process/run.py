@@ -93,7 +93,7 @@ async def _main(start: Start, hook_limit: float | None) -> Running | None:
     if starting.cancelled():
         return None
     running = await starting
-    successor = Successor(worker_command(), stopping.set)
+    successor = Successor(worker_command(), stopping.set, running.state)
     actions = {
         signal.SIGHUP: running.reload,
         signal.SIGUSR1: running.reopen,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -68,6 +68,8 @@ class Running:
     pass_on: Callable[[Callable[[int], None]], None] | None = None
     """Called before `stop` when another process takes the place of this one, with what takes connections for it. None
     if no process can."""
+    state: Callable[[], Mapping[str, Any]] = dict
+    """What a process that takes the place of this one is to know."""
     tell_ready: Callable[[], None] = lambda: notify("READY=1")
     """Called when the process serves and takes signals."""
 
@@ -106,7 +108,11 @@ async def start_web(config: Config, web: WebConfig) -> Running:
             socket_group=web.socket_group,
         ),
     )
-    await service.start(0.0 if predecessor is None else CONNECT_WITHIN)
+    if predecessor is None:
+        await service.start()
+    else:
+        service.members.take_over(predecessor.state)
+        await service.start(CONNECT_WITHIN, must_reach=bool(predecessor.state.get("reached")))
     for listen in web.listen if web.mode & 0o002 else ():
         if listen.startswith("unix:"):
             log.info(
@@ -134,11 +140,12 @@ async def start_web(config: Config, web: WebConfig) -> Running:
         service.supervisor.reopen,
         service.supervisor,
         pass_on=pass_on.append,
+        state=service.members.state,
     )
     # a predecessor tells systemd with the number of the process that is the main one now
-    return (
-        running if predecessor is None else replace(running, tell_ready=partial(predecessor.tell_ready, service.serve))
-    )
+    if predecessor is None:
+        return running
+    return replace(running, tell_ready=partial(predecessor.tell_ready, service.serve, service.members.take_over))
 
 
 def _identity(web: WebConfig) -> str:

@@ -33,9 +33,7 @@ class Process(BackEnd, Protocol):
     events: Events
     requests: int
     associations: list[WebAssociation]
-
-    @property
-    def member(self) -> str: ...
+    member: str
 
     @property
     def state(self) -> str: ...

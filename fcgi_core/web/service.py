@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from math import inf
 from typing import cast
 
 from .. import __version__
@@ -21,6 +22,7 @@ from ..plugin import FeedEntry, ServiceFigures
 from ..protocol.settings import Settings, new_instance
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
+from .attempts import Away
 from .balance import choose
 from .downstream import Connections, DownstreamConnection
 from .exchange import State, WebExchange
@@ -128,6 +130,8 @@ class WebService:
         self._waiting = WaitingRequests(timeout=options.queue_timeout, length=options.queue_length)
         self._unserved = dict.fromkeys(("queue_full", "queue_timeout", "unreachable", "request_timeout"), 0)
         """See `ServiceFigures`."""
+        self.away = Away()
+        self.away = Away()
         self._association = 0
         """The number of the newest association."""
         self.members = Members(
@@ -156,8 +160,9 @@ class WebService:
             wanted=wanted,
         )
 
-    async def start(self, connect_within: float = 0.0) -> None:
-        """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError."""
+    async def start(self, connect_within: float = 0.0, *, must_reach: bool = False) -> None:
+        """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError;
+        if it `must_reach` one of them, also if it does not."""
         if self._feed is not None:
             try:
                 await self._feed.start()
@@ -174,6 +179,9 @@ class WebService:
         until = self._loop.time() + connect_within
         while self._loop.time() < until and not self.members.is_complete:
             await asyncio.sleep(LOOK_FOR_UP)
+        if must_reach and (why := self.members.absent(inf)):
+            # the feed's socket stays as it is: another process has it too
+            raise ListenError(f"no application can be reached, and the process that serves now reaches some: {why}")
         try:
             for where in self._listen:
                 await self._listeners.open(where)

@@ -7,8 +7,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,30 @@ async def test_process_1_of_a_container_is_not_replaced(
     assert "process 1 cannot be replaced" in caplog.text
 
 
+TELLS = f"""\
+import os, socket, sys
+channel = socket.socket(fileno=int(os.environ["{VARIABLE}"]))
+first = channel.recv(300)
+channel.send(b"ready")
+channel.send(first + channel.recv(300))
+"""
+
+
+@run
+async def test_the_state_at_the_start_and_at_the_end_changes_hands() -> None:
+    state = {"drained": ["a:1"]}
+    served = asyncio.Event()
+    successor = Successor(of(TELLS), served.set, lambda: state)
+    successor.start()
+    state["drained"] = ["a:1", "b:2"]
+    await served.wait()
+    assert successor._channel is not None
+    successor._channel.setblocking(True)
+    assert successor._channel.recv(600) == b'\0{"drained": ["a:1"]}={"drained": ["a:1", "b:2"]}'
+    await until(lambda: successor._process is not None and successor._process.poll() is not None)
+    successor.close()
+
+
 @run
 async def test_connections_that_nobody_takes_are_closed(caplog: pytest.LogCaptureFixture) -> None:
     served = asyncio.Event()
@@ -125,7 +150,7 @@ async def test_sockets_and_connections_change_hands(
     old, new = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with old, socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        socket.send_fds(old, [b"\1"], [server.fileno()])
+        socket.send_fds(old, [b"\1", b'{"drained": ["a:1"]}'], [server.fileno()])
         monkeypatch.setenv(VARIABLE, str(new.detach()))
         predecessor = Predecessor.find()
         assert predecessor is not None
@@ -133,13 +158,15 @@ async def test_sockets_and_connections_change_hands(
         assert listening.another_serves(), "until this one is ready"
         (taken,) = listening.listen_tcp("127.0.0.1", port)
         taken.close()
+        assert predecessor.state == {"drained": ["a:1"]}
 
         served: list[socket.socket] = []
 
         async def serve(connection: socket.socket) -> None:
             served.append(connection)
 
-        predecessor.tell_ready(serve)
+        known: list[Mapping[str, Any]] = []
+        predecessor.tell_ready(serve, known.append)
         old.setblocking(False)
         assert await asyncio.get_running_loop().sock_recv(old, 16) == b"ready"
         here, there = socket.socketpair()
@@ -150,6 +177,10 @@ async def test_sockets_and_connections_change_hands(
             assert not listening.another_serves()
             served[0].send(b"x")
             assert there.recv(1) == b"x"
+        for state in (b'={"drained": []}', b"=no JSON", b"=[]"):
+            old.send(state)
+        await until(lambda: len(known) == 3)
+        assert known == [{"drained": []}, {}, {}]
         for one in served:
             one.close()
         old.close()

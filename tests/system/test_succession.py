@@ -21,6 +21,7 @@ import tests.system.stack as stack_module
 from fcgi_core.protocol.records import RecordType, encode_pairs, record
 from tests.system.load import Load
 from tests.system.stack import COMMAND, Program, Stack, free_port, in_background, wait_until
+from tests.system.test_members import drain, sent, states
 
 Start = Callable[..., Stack]
 
@@ -148,6 +149,15 @@ def test_new_configuration_takes_effect_and_what_is_wrong_changes_nothing(start:
     stack.web.says("not reloaded, this process serves on: no other could take its place: it ended with status 78")
     assert stack.ask("/hello").status == 200
 
+    nobody = f"127.0.0.1:{free_port()}"
+    stack.write("web", {"web": {**stack._web, "connect": nobody}, **stack._common})
+    stack.web.send(signal.SIGUSR2)
+    stack.web.says(f"no application can be reached, and the process that serves now reaches some: {nobody}: ")
+    wait_until(lambda: stack.web.text.count("not reloaded, this process serves on") == 2, "it has ended")
+    assert stack.ask("/hello").status == 200
+    assert stack.feed.exists()
+    assert stack.status()["side"] == "web"
+
     (stack.folder / "web.yaml").write_text(good)
     added = f"{stack.folder}/added.sock"
     moved = f"{stack.folder}/moved.sock"
@@ -215,6 +225,24 @@ def test_systemd_hears_of_each_step(start: Start, monkeypatch: pytest.MonkeyPatc
     assert manager.hears("MAINPID=") == f"MAINPID={successor}\nREADY=1\nWATCHDOG=1"
     assert stack.web.wait() == 0
     manager.close()
+
+
+def test_a_drain_by_hand_stays(start: Start) -> None:
+    stack = start(kind=Successive, application="applications:plain", endpoints=2)
+    first, second = stack.addresses
+    wait_until(lambda: states(stack) == {first: "up", second: "up"}, "both are up")
+    with Load(stack) as load:
+        load.answers()
+        assert drain(stack, "drain", first).returncode == 0
+        for _ in range(2):
+            stack.reload()
+            wait_until(lambda: listener(stack.folder / "web.admin") == stack.successor, "it answers")
+            load.answers()
+            assert states(stack) == {first: "drained", second: "up"}
+            assert sent(stack, first) == 0
+        assert drain(stack, "undrain", first).returncode == 0
+        wait_until(lambda: sent(stack, first), "it is used again")
+    assert set(load.seen) == {200}
 
 
 # ---- socket activation
