@@ -205,7 +205,7 @@ def hang(day: TwoHosts, number: int) -> None:
 
 @step(
     "a worker is killed (SIGKILL)",
-    "a POST inside it: it may have been begun. A GET is made again by another worker",
+    "a POST inside it, which may have been begun; a GET is made again by another worker",
     POSTS,
     upload_at("shop"),
 )
@@ -249,7 +249,7 @@ def _(day: TwoHosts) -> None:
 
 @step(
     "php-fpm restarts (TERM)",
-    "what its children had begun: TERM ends them at once, and a POST is not made again",
+    "what its children had begun, for TERM ends them at once",
     POSTS + GETS,
     inside_at("blog"),
 )
@@ -270,7 +270,7 @@ def _(day: TwoHosts) -> None:
 
 @step(
     "the web side restarts (its socket is systemd's)",
-    "a POST for which nginx used a kept connection just then",
+    "a POST for which nginx used a kept connection just then; a reload passes them on",
     POSTS * len(SITES),
     lambda one: one.method == "POST" and one.status == 502,
 )
@@ -328,9 +328,10 @@ def _(day: TwoHosts) -> None:
 
 @step(
     f"the cable of a host is out for {OUTAGE_LONG:.1f} s, longer than `dead_after`",
-    "a POST inside it: it may have been begun. A GET is made again, by the other host or when the host is back",
-    POSTS * len(SITES),
-    lambda one: one.method == "POST" and one.status in (502, 504),
+    "what was inside when the association was given up: a POST may have been begun, and a GET is made again only where"
+    " another application is up",
+    (GETS + POSTS) * len(SITES),
+    lambda one: one.status in (502, 504),
 )
 def _(day: TwoHosts) -> None:
     with day.cut("app1"):
