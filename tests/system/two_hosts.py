@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from fcgi_cli.admin import ask_once
 
 from bench.streams.network import enter, inside, run
 from tests.app.servers import PHP_FPM, program
 from tests.system.dns import NameServer
-from tests.system.stack import PATIENCE, Program, wait_until
+from tests.system.stack import PATIENCE, Program, in_background, wait_until
 from tests.system.test_succession import ACTIVATE, is_running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -250,7 +251,8 @@ class WebSide:
         return {one["address"]: one["state"] for one in self.status()["upstreams"]}
 
     def status(self) -> dict[str, Any]:
-        (told,) = yaml.safe_load(self.day.call("status", "-o", "json", "--admin", self.config["web"]["admin"]).stdout)
+        """What `fcgi-sctp status` asks for, without a process for each question."""
+        (told,) = ask_once("the day", [self.config["web"]["admin"]], "status", streams=False)
         return dict(told)
 
 
@@ -405,9 +407,7 @@ class TwoHosts:
         for site, web in self.web.items():
             printed = self.call("nginx-config", "--config", web.file, "--server-name", f"{site}.example").stdout
             script = f"fastcgi_param SCRIPT_FILENAME {self.folder}/{site}$fastcgi_script_name;"
-            printed = printed.replace("fcgi_sctp", f"fcgi_sctp_{site}").replace(
-                "fastcgi_keep_conn on;", f"fastcgi_keep_conn on; {script}"
-            )
+            printed = printed.replace("fastcgi_keep_conn on;", f"fastcgi_keep_conn on; {script}")
             (self.folder / "sites" / f"{site}.conf").write_text(printed)
         errors, config = str(self.folder / "nginx-error.log"), str(self.folder / "nginx.conf")
         self.nginx = self.start("web", "nginx", program("nginx"), "-e", errors, "-c", config)
@@ -433,8 +433,8 @@ class TwoHosts:
         self.start_rsyslog()
         self.start_php()
         self.web = {site: WebSide(self, site) for site in SITES}
-        _at_once(*[lambda site=site: self.start_app(site) for site in SITES])
-        _at_once(*[web.start for web in self.web.values()])
+        at_once(*[lambda site=site: self.start_app(site) for site in SITES])
+        at_once(*[web.start for web in self.web.values()])
         self.start_nginx()
         for web in self.web.values():
             wait_until(lambda web=web: set(web.states().values()) == {"up"}, "the web side is connected")
@@ -450,9 +450,7 @@ class TwoHosts:
             run("ip", "-n", self.spaces[host], "link", "set", "web", "up")
 
 
-def _at_once(*work: Callable[[], Any]) -> None:
-    from tests.system.stack import in_background
-
+def at_once(*work: Callable[[], Any]) -> None:
     with in_background(*work) as ended:
         ended()
 
