@@ -21,7 +21,19 @@ from typing import Any
 
 from bench.streams.network import enter, inside
 from tests.system.stack import PATIENCE, Program, in_background, wait_until
-from tests.system.two_hosts import DEAD_AFTER, GETS, HOSTS, POSTS, SITES, Done, Load, TwoHosts, install
+from tests.system.two_hosts import (
+    DEAD_AFTER,
+    GETS,
+    HOSTS,
+    POSTS,
+    SITES,
+    Done,
+    Load,
+    TwoHosts,
+    WebSide,
+    at_once,
+    install,
+)
 
 HANGING = 4
 OUTAGE_SHORT, OUTAGE_LONG = 1.5, DEAD_AFTER * 1.25 + 1.5
@@ -84,12 +96,10 @@ def _(day: TwoHosts) -> None:
 
 @step("deploy a new version (HUP to the application)", "each worker ends its requests; the other serves")
 def _(day: TwoHosts) -> None:
-    day.deploy("shop", "2")
-    replaced(day, "shop")
+    for site in SITES:
+        day.deploy(site, "2")
+    at_once(lambda: replaced(day, "shop"), lambda: replaced(day, "live"))
     day.load.goes_on(version="2")
-    day.deploy("live", "2")
-    replaced(day, "live")
-    day.deploy("blog", "2")
 
 
 def replaced(day: TwoHosts, site: str, host: str = "app1") -> None:
@@ -223,8 +233,7 @@ def _(day: TwoHosts) -> None:
 
 @step("an application restarts; there is no other", "requests wait for it, up to `queue_timeout`")
 def _(day: TwoHosts) -> None:
-    restart(day, "live")
-    restart(day, "blog")
+    at_once(lambda: restart(day, "live"), lambda: restart(day, "blog"))
 
 
 def restart(day: TwoHosts, site: str) -> None:
@@ -264,8 +273,7 @@ def _(day: TwoHosts) -> None:
 
 @step("the web side reloads (USR2)", "the connections of nginx are passed on")
 def _(day: TwoHosts) -> None:
-    for web in day.web.values():
-        web.reload()
+    at_once(*[web.reload for web in day.web.values()])
 
 
 @step(
@@ -275,9 +283,11 @@ def _(day: TwoHosts) -> None:
     lambda one: one.method == "POST" and one.status == 502,
 )
 def _(day: TwoHosts) -> None:
-    for web in day.web.values():
+    def restart(web: WebSide) -> None:
         web.stop()
         web.start()
+
+    at_once(*[lambda web=web: restart(web) for web in day.web.values()])
 
 
 @step("the web side is killed (SIGKILL)", "the requests inside it", GETS + POSTS, inside_at("shop"))

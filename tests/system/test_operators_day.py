@@ -18,10 +18,13 @@ def _missing() -> str:
     if DNSMASQ is None or not all(shutil.which(name, path="/usr/sbin:/usr/bin") for name in ("rsyslogd", "php-fpm8.2")):
         return "dnsmasq, rsyslogd and php-fpm are needed (script/setup test)"
     space = f"day-{os.getpid()}-probe"
-    if subprocess.run(["ip", "netns", "add", space], capture_output=True).returncode != 0:
-        return "this system allows no network namespaces"
-    subprocess.run(["ip", "netns", "del", space], check=True)
-    return ""
+    add, cable = (
+        ["ip", "netns", "add", space],
+        ["ip", "-n", space, "link", "add", "a", "type", "veth", "peer", "name", "b"],
+    )
+    can = [subprocess.run(command, capture_output=True).returncode == 0 for command in (add, cable)]
+    subprocess.run(["ip", "netns", "del", space], capture_output=True)
+    return "" if all(can) else "this system allows no network namespaces with cables between"
 
 
 @pytest.mark.timeout(400)
