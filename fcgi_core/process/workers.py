@@ -28,7 +28,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from ..errors import WorkerError
+from ..errors import ConfigError, WorkerError
 
 __all__ = [
     "COUNT_VARIABLE",
@@ -155,11 +155,15 @@ class Workers:
         self._reloading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start all workers and wait until they listen. WorkerError if one ends before."""
+        """Start all workers and wait until they listen. WorkerError if one ends before; ConfigError if that is the
+        file's fault, so that the service manager does not try again."""
         try:
             results = await asyncio.gather(*(slot.start() for slot in self._slots))
             if not all(results):
-                raise WorkerError("a worker ended before it was ready; its error message is above")
+                problem = "a worker ended before it was ready; its error message is above"
+                if any(slot.status == os.EX_CONFIG for slot in self._slots):
+                    raise ConfigError([problem])
+                raise WorkerError(problem)
         except BaseException:  # CancelledError, too: the program is to end while the workers start
             await self.stop()
             raise
@@ -240,7 +244,12 @@ class _Slot:
     @property
     def serves(self) -> bool:
         """Whether the worker runs and has listened."""
-        return self._ready and self._process is not None and self._process.returncode is None
+        return self._ready and self._process is not None and self.status is None
+
+    @property
+    def status(self) -> int | None:
+        """What the process ended with; None: it runs, or there is none."""
+        return None if self._process is None else self._process.returncode
 
     async def start(self) -> bool:
         """Start the worker and wait until it listens. Return False if it ended before or could not be started."""

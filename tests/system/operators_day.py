@@ -385,6 +385,11 @@ def wrong_files(day: TwoHosts) -> dict[str, tuple[str, str]]:
 def _(day: TwoHosts) -> None:
     wrong = wrong_files(day).items()
     started = [(kind, day.start("web", "wrong", day.command, "web", "-c", file), says) for kind, (file, says) in wrong]
+    app = day.app_config("live", "app2")
+    app["app"]["application"] = "lively:application"
+    file = day.write("wrong-app", app)
+    app2 = day.start("app2", "wrong", day.command, "app", "-c", file)
+    started.append(("an application that is not there", app2, "no module 'lively'"))
     for kind, begun, names in started:
         assert begun.wait(4 * PATIENCE) == os.EX_CONFIG, f"{kind}: {begun.process.returncode}\n{begun.text}"
         assert names in begun.text, f"{kind}:\n{begun.text}"

@@ -160,7 +160,7 @@ def test_a_worker_that_cannot_start_ends_the_program_with_its_own_message(start:
     stack = start(application="applications:plain")
     path = stack.write("broken", {"app": {"application": "nothing:here", "listen": "127.0.0.1:1", "workers": 2}})
     broken = stack.run("broken", *_command(), "app", "--config", path)
-    assert broken.wait() != 0
+    assert broken.wait() == os.EX_CONFIG
     assert "no module 'nothing'" in broken.text
     assert "Traceback" not in broken.text
 
