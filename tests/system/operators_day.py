@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.streams.network import enter, inside
-from tests.system.stack import PATIENCE, Program, in_background, wait_until
+from tests.system.stack import Program, in_background
 from tests.system.two_hosts import (
     DEAD_AFTER,
     GETS,
     HOSTS,
+    PATIENT,
     POSTS,
     SITES,
     Done,
@@ -33,6 +34,7 @@ from tests.system.two_hosts import (
     WebSide,
     at_once,
     install,
+    until,
 )
 
 HANGING = 4
@@ -111,7 +113,7 @@ def says(one: Program, number: signal.Signals, text: str) -> None:
     """Send a signal and wait for what the program says of it."""
     before = one.text.count(text)
     one.send(number)
-    wait_until(lambda: one.text.count(text) > before, f"{one.name} says {text!r}")
+    until(lambda: one.text.count(text) > before, f"{one.name} says {text!r}")
 
 
 # ---- hosts
@@ -129,7 +131,7 @@ def both_are_up(day: TwoHosts) -> None:
         states = day.web["shop"].states()
         return all(states.get(day.address("shop", host)) == "up" for host in ("app1", "app2"))
 
-    wait_until(up, "both hosts are up")
+    until(up, "both hosts are up")
 
 
 @step("from addresses to a name of the DNS (web.connect, HUP)", "requests wait for the first answer of the DNS")
@@ -149,7 +151,7 @@ def _(day: TwoHosts) -> None:
 def _(day: TwoHosts) -> None:
     day.names.says("shop.internal", [f"{HOSTS['app1']}.2"])
     gone = HOSTS["app2"]
-    wait_until(lambda: not [one for one in day.web["shop"].states() if one.startswith(gone)], "the second host is gone")
+    until(lambda: not [one for one in day.web["shop"].states() if one.startswith(gone)], "the second host is gone")
     assert day.apps["shop", "app2"].stop() == 0
 
 
@@ -179,10 +181,10 @@ def _(day: TwoHosts) -> None:
         return next(one for one in day.web["shop"].status()["upstreams"] if one["address"] == address)
 
     assert day.call("drain", address, "--admin", admin).returncode == 0
-    wait_until(lambda: not upstream()["in_flight"], "it has no more requests")
+    until(lambda: not upstream()["in_flight"], "it has no more requests")
     assert day.apps["shop", "app2"].stop() == 0
     day.start_app("shop", "app2")
-    wait_until(lambda: upstream()["up"], "it is back")
+    until(lambda: upstream()["up"], "it is back")
     assert day.call("undrain", address, "--admin", admin).returncode == 0
     both_are_up(day)
 
@@ -223,7 +225,7 @@ def _(day: TwoHosts) -> None:
     app = day.apps["shop", "app1"]
     ready = len(re.findall(r"worker \d+ is ready", app.text))
     os.kill(int(re.findall(r"worker \d+ is ready, process (\d+)", app.text)[-1]), signal.SIGKILL)
-    wait_until(lambda: len(re.findall(r"worker \d+ is ready", app.text)) > ready, "another one is started")
+    until(lambda: len(re.findall(r"worker \d+ is ready", app.text)) > ready, "another one is started")
 
 
 @step("an application restarts; there is another host")
@@ -253,7 +255,7 @@ def _(day: TwoHosts) -> None:
     log = day.folder / "php-fpm.log"
     before = log.read_text().count("ready to handle connections")
     day.php.send(signal.SIGUSR2)
-    wait_until(lambda: log.read_text().count("ready to handle connections") > before, "php-fpm is back")
+    until(lambda: log.read_text().count("ready to handle connections") > before, "php-fpm is back")
 
 
 @step(
@@ -303,7 +305,7 @@ def _(day: TwoHosts) -> None:
 
     before = children()
     day.nginx.send(signal.SIGHUP)
-    wait_until(lambda: children() and not children() & before, "it has other workers")
+    until(lambda: children() and not children() & before, "it has other workers")
 
 
 @step("rsyslog restarts")
@@ -322,7 +324,7 @@ def _(day: TwoHosts) -> None:
                 file.write(bytes(4096))
         except OSError:
             pass
-    wait_until(lambda: "No space left" in day.web["shop"].text, "the web side says so")
+    until(lambda: "No space left" in day.web["shop"].text, "the web side says so")
     day.load.goes_on()
     ballast.unlink()
 
@@ -347,7 +349,7 @@ def _(day: TwoHosts) -> None:
     with day.cut("app1"):
         time.sleep(OUTAGE_LONG)
     for web in day.web.values():
-        wait_until(lambda web=web: set(web.states().values()) == {"up"}, "all are up again")
+        until(lambda web=web: set(web.states().values()) == {"up"}, "all are up again")
 
 
 # ---- wrong files
@@ -391,7 +393,7 @@ def _(day: TwoHosts) -> None:
     app2 = day.start("app2", "wrong", day.command, "app", "-c", file)
     started.append(("an application that is not there", app2, "no module 'lively'"))
     for kind, begun, names in started:
-        assert begun.wait(4 * PATIENCE) == os.EX_CONFIG, f"{kind}: {begun.process.returncode}\n{begun.text}"
+        assert begun.wait(PATIENT) == os.EX_CONFIG, f"{kind}: {begun.process.returncode}\n{begun.text}"
         assert names in begun.text, f"{kind}:\n{begun.text}"
         assert "Traceback" not in begun.text, f"{kind}:\n{begun.text}"
 
@@ -451,7 +453,7 @@ def lines_lost(day: TwoHosts) -> dict[str, int]:
         return logged - set(map(int, re.findall(r"page (\d+);", path.read_text(errors="replace"))))
 
     outputs = {"rsyslog": day.folder / "logs" / "shop.example.log", "file": day.log_disk / "shop.example.log"}
-    wait_until(lambda: not missing(outputs["file"]), "all lines are in the file")
+    until(lambda: not missing(outputs["file"]), "all lines are in the file")
     return {name: len(missing(path)) for name, path in outputs.items()}
 
 

@@ -48,6 +48,9 @@ GETS, POSTS = 2, 1
 PAUSE = 0.02
 """Seconds between two requests of a client."""
 
+PATIENT = 4 * PATIENCE
+"""Seconds that anything may take: several programs start at once."""
+
 NGINX = """\
 daemon off;
 worker_processes 1;
@@ -66,6 +69,10 @@ http {{
     include {folder}/sites/*.conf;
 }}
 """
+
+
+def until(ready: Callable[[], Any], what: str) -> Any:
+    return wait_until(ready, what, PATIENT)
 
 
 def install(folder: Path) -> Path:
@@ -183,7 +190,7 @@ class Load:
             )
             return all(seen[site, method] >= count for site in SITES for method in ("GET", "POST"))
 
-        wait_until(enough, "requests are answered", 4 * PATIENCE)
+        until(enough, "requests are answered")
 
 
 class WebSide:
@@ -218,19 +225,19 @@ class WebSide:
         self.log = self.day.start("web", f"{self.site}-web", *command, pass_fds=[copy])
         os.close(copy)
         self.pid = self.log.pid
-        self.log.says("ready")
+        self.log.says("ready", PATIENT)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         os.kill(self.pid, number)
-        wait_until(lambda: not is_running(self.pid), f"the web side of {self.site} ends")
+        until(lambda: not is_running(self.pid), f"the web side of {self.site} ends")
 
     def reload(self) -> None:
         """Have another process take its place."""
         before, self_pid = len(re.findall(r"process (\d+) serves", self.text)), self.pid
         os.kill(self.pid, signal.SIGUSR2)
-        wait_until(lambda: len(re.findall(r"process (\d+) serves", self.text)) > before, "another process serves")
+        until(lambda: len(re.findall(r"process (\d+) serves", self.text)) > before, "another process serves")
         self.pid = int(re.findall(r"process (\d+) serves", self.text)[-1])
-        wait_until(lambda: not is_running(self_pid), "the first one ends")
+        until(lambda: not is_running(self_pid), "the first one ends")
 
     def read_again(self, **changed: Any) -> None:
         """Change options of its section, and have it read its file again."""
@@ -240,7 +247,7 @@ class WebSide:
 
     def says(self, text: str, count: int = 1) -> None:
         """Wait until its log, since its last start, has the text so often."""
-        wait_until(lambda: self.text.count(text) >= count, f"the web side of {self.site} says {text!r}")
+        until(lambda: self.text.count(text) >= count, f"the web side of {self.site} says {text!r}")
 
     def signal(self, number: signal.Signals, says: str) -> None:
         before = self.text.count(says)
@@ -327,7 +334,7 @@ class TwoHosts:
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the installed command."""
-        return subprocess.run([self.command, *words], capture_output=True, text=True, timeout=4 * PATIENCE)
+        return subprocess.run([self.command, *words], capture_output=True, text=True, timeout=PATIENT)
 
     def start(self, host: str, name: str, *command: str, pass_fds: Any = ()) -> Program:
         self._serial += 1
@@ -378,7 +385,7 @@ class TwoHosts:
     def start_app(self, site: str, host: str = "app1") -> None:
         file = self.write(f"{site}-{host}", self.app_config(site, host))
         self.apps[site, host] = self.start(host, f"{site}-{host}", self.command, "app", "--config", file)
-        self.apps[site, host].says("ready")
+        self.apps[site, host].says("ready", PATIENT)
 
     def start_php(self) -> None:
         socket_path = self.folder / "php.sock"
@@ -388,7 +395,7 @@ class TwoHosts:
         (self.folder / "php-fpm.conf").write_text(text)
         command = [program("php-fpm8.2"), "--nodaemonize", "-R", "--fpm-config", str(self.folder / "php-fpm.conf")]
         self.php = self.start("app1", "php-fpm", *command)
-        wait_until(socket_path.exists, "php-fpm listens")
+        until(socket_path.exists, "php-fpm listens")
 
     def start_rsyslog(self) -> None:
         text = (ROOT / "examples" / "rsyslog" / "fcgi-sctp.conf").read_text()
@@ -419,7 +426,7 @@ class TwoHosts:
             with inside(self.spaces["web"]), socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        wait_until(connects, f"{one.name} listens")
+        until(connects, f"{one.name} listens")
 
     def start_all(self) -> None:
         """What the first morning ends with; the load runs."""
@@ -437,7 +444,7 @@ class TwoHosts:
         at_once(*[web.start for web in self.web.values()])
         self.start_nginx()
         for web in self.web.values():
-            wait_until(lambda web=web: set(web.states().values()) == {"up"}, "the web side is connected")
+            until(lambda web=web: set(web.states().values()) == {"up"}, "the web side is connected")
         self.load = Load(self.spaces["web"])
 
     @contextmanager
@@ -465,4 +472,4 @@ def _kill_session(number: int) -> None:
             return True
         return False
 
-    wait_until(gone, f"the processes of session {number} end")
+    until(gone, f"the processes of session {number} end")
