@@ -47,16 +47,20 @@ class ImportedApplication:
     async def start(self, service: AppService) -> None:
         """Import the application, put it in the place of this object, and start it. ConfigError, and whatever the
         module or the application's start raises."""
-        if self._virtualenv is not None:
-            adopt_environment(self._virtualenv)
-        sys.path.insert(0, self._path or os.getcwd())
-        with signals.suspended():  # an import may wait for something that never comes
-            found = load_application(self._name)
+        found = self.load()
         if self._interface == "asgi" or (self._interface == "auto" and is_asgi(found)):
             service.application = AsgiApplication(found, script_name=self._script_name)
         else:
             service.application = WsgiApplication(found, threads=self._threads, script_name=self._script_name)
         await service.application.start(service)
+
+    def load(self) -> Any:
+        """Import the application and return it. It raises the errors of `load_application`."""
+        if self._virtualenv is not None:
+            adopt_environment(self._virtualenv)
+        sys.path.insert(0, self._path or os.getcwd())
+        with signals.suspended():  # an import may wait for something that never comes
+            return load_application(self._name)
 
     def request(self, exchange: AppExchange) -> None:
         raise AssertionError("there are no requests before the start")

@@ -18,11 +18,11 @@ from ..common import signals
 from ..common.operator_log import LineFormatter
 from ..hosting.hook_limit import HookLimit, end_process, is_started_again
 from .config import Config
-from .sides import Running, start_app, start_web
+from .sides import Running, start_app, start_web, try_app
 from .standstill import StandstillWatch
 from .succession import Successor
 from .systemd import JournalFormatter, Watchdog, journal_reads, notify
-from .workers import worker_command
+from .workers import TRIAL_VARIABLE, worker_command
 
 __all__ = ["run_app", "run_web"]
 
@@ -46,6 +46,13 @@ def run_app(config: Config) -> None:
     application's import."""
     assert config.app is not None
     app = config.app
+    if TRIAL_VARIABLE in os.environ:
+        _start_log(config.log_level)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:  # code may ask for the running loop
+            runner.run(try_app(config, app))
+        with suppress(OSError, ValueError):
+            print(end="", flush=True)
+        os._exit(0)  # threads that the import has begun may go on without end
     _run(config, lambda: start_app(config, app))
 
 

@@ -45,7 +45,7 @@ from .workers import (
     worker_command,
 )
 
-__all__ = ["Running", "start_app", "start_web"]
+__all__ = ["Running", "start_app", "start_web", "try_app"]
 
 log = logging.getLogger("fcgi_sctp")
 
@@ -171,9 +171,17 @@ def _member(one: BackEndConfig) -> BackEndOptions | NameOptions:
 
 
 async def _start_workers(config: Config, app: AppConfig, count: int) -> Running:
-    workers = Workers(count, worker_command(), app.grace, app.request_limit)
+    workers = Workers(count, worker_command(), app.grace, app.request_limit, tries=True)
     await workers.start()
     return Running(workers.stop, lambda: reload_workers(config, workers), workers.reopen)
+
+
+async def try_app(config: Config, app: AppConfig) -> None:
+    """Import the application and the plugins as a worker does. It raises the errors of `start_app`."""
+    config.load_plugins()
+    application = _application(app)
+    if isinstance(application, ImportedApplication):
+        application.load()
 
 
 async def start_app(config: Config, app: AppConfig) -> Running:

@@ -3,7 +3,8 @@
 The parent runs no application. It starts each worker as a new interpreter, because the state of SCTP and of threads
 does not survive a fork. It restarts workers that end, with a growing pause if they end soon. On SIGHUP it replaces them
 one after the other: a worker gets SIGTERM, sends DRAIN and ends its requests, and its successor listens before the next
-worker is replaced. Meanwhile the web side sends requests to the other workers, or lets them wait.
+worker is replaced. Meanwhile the web side sends requests to the other workers, or lets them wait. A successor can
+listen only where the worker has ended, so another process tries before whether the application can be imported.
 
 A worker that has reached a limit (`app.max_requests`, `app.max_memory`), or in which threads or tasks hang
 (`app.request_limit`), reports that to the parent. It is replaced as on SIGHUP, when no other is being replaced, and
@@ -32,11 +33,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from ..errors import WorkerError
+from ..errors import ConfigError, WorkerError
 
 __all__ = [
     "COUNT_VARIABLE",
     "READY_VARIABLE",
+    "TRIAL_VARIABLE",
     "WORKER_VARIABLE",
     "Workers",
     "end_with_parent",
@@ -57,6 +59,8 @@ LIFE_VARIABLE = "FCGI_SCTP_LIFE_FD"
 """Environment variable of a worker: the file descriptor that reaches its end when the parent is gone."""
 OVER_LIMIT_VARIABLE = "FCGI_SCTP_OVER_LIMIT"
 """Environment variable of a worker: how many requests `app.request_limit` has ended in the workers before it."""
+TRIAL_VARIABLE = "FCGI_SCTP_TRIAL"
+"""Environment variable of a process that imports the application as a worker does, and ends with status 0."""
 FIRST_PAUSE = 0.1
 """Seconds before a worker that ended soon is started again; doubled each time, up to LAST_PAUSE."""
 LAST_PAUSE = 10.0
@@ -140,10 +144,19 @@ def end_with_parent() -> None:
 class Workers:
     """Starts, restarts and replaces the workers, in their parent."""
 
-    def __init__(self, count: int, command: Sequence[str], grace: float, standstill_limit: float | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        command: Sequence[str],
+        grace: float,
+        standstill_limit: float | None = None,
+        tries: bool = False,
+    ) -> None:
         """`command` starts a worker, which finds its number in its environment and gets `grace` seconds to end. A
-        worker whose loop has no beat for `standstill_limit` seconds is replaced; None: none is."""
+        worker whose loop has no beat for `standstill_limit` seconds is replaced; None: none is. `tries`: the command
+        knows TRIAL_VARIABLE."""
         self.count = count
+        self._tries = tries
         self.standstill_limit = math.inf if standstill_limit is None else standstill_limit
         self._command = command
         self._grace = grace
@@ -156,11 +169,15 @@ class Workers:
         """Wait for their turn, or replace a worker."""
 
     async def start(self) -> None:
-        """Start all workers and wait until they listen. WorkerError if one ends before."""
+        """Start all workers and wait until they listen. WorkerError if one ends before; ConfigError if that is the
+        file's fault, so that the service manager does not try again."""
         try:
             results = await asyncio.gather(*(slot.start() for slot in self._slots))
             if not all(results):
-                raise WorkerError("a worker ended before it was ready; its error message is above")
+                problem = "a worker ended before it was ready; its error message is above"
+                if any(slot.status == os.EX_CONFIG for slot in self._slots):
+                    raise ConfigError([problem])
+                raise WorkerError(problem)
         except BaseException:  # CancelledError, too: the program is to end while the workers start
             await self.stop()
             raise
@@ -179,6 +196,10 @@ class Workers:
                 slot.send(signal.SIGUSR1)
 
     async def _reload(self) -> None:
+        # where a worker is down, its successor tries
+        if self._tries and all(slot.serves for slot in self._slots) and not await self._can_start():
+            log.error("not reloaded, the workers serve on: another one could not start; its error message is above")
+            return
         log.info("replacing %d workers", len(self._slots))
         # workers that are down first: a worker that serves ends only when another has come up
         for slot in sorted(self._slots, key=lambda slot: slot.serves):
@@ -197,11 +218,34 @@ class Workers:
             if slot.process is process and slot.serves:  # else it has been replaced meanwhile, or is being started
                 await slot.replace()
 
+    async def _can_start(self) -> bool:
+        """Whether a worker could import the application, as far as another process can."""
+        environment = os.environ | {TRIAL_VARIABLE: "1", WORKER_VARIABLE: "0"}
+        for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC"):
+            environment.pop(name, None)
+        process = None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, env=environment, stdin=asyncio.subprocess.DEVNULL
+            )
+            return await asyncio.wait_for(process.wait(), START_LIMIT) == 0
+        except TimeoutError:
+            return False
+        except OSError as error:  # no processes, descriptors or memory are left
+            log.error("a worker cannot be started: %s", error.strerror)
+            return False
+        finally:
+            if process is not None and process.returncode is None:
+                process.kill()
+                await process.wait()
+
     async def stop(self) -> None:
         """End all workers, and kill the workers that do not end in time."""
-        for task in (self._reloading, *self._replacing):
-            if task is not None:
-                task.cancel()
+        tasks = [task for task in (self._reloading, *self._replacing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await asyncio.gather(*(slot.stop() for slot in self._slots))
         for end in self._life:
             os.close(end)
@@ -229,7 +273,12 @@ class _Slot:
     @property
     def serves(self) -> bool:
         """Whether the worker runs and has listened."""
-        return self._ready and self.process is not None and self.process.returncode is None
+        return self._ready and self.process is not None and self.status is None
+
+    @property
+    def status(self) -> int | None:
+        """What the process ended with; None: it runs, or there is none."""
+        return None if self.process is None else self.process.returncode
 
     async def start(self) -> bool:
         """Start the worker and wait until it listens. Return False if it ended before or could not be started."""

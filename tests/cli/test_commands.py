@@ -215,6 +215,7 @@ def test_snippets_are_what_the_servers_take(server: str, listen: str, tmp_path: 
         pytest.skip(f"{server} is not installed")
     file = tmp_path / "server.conf"
     if server == "nginx":
+        text += snippet(server, "127.0.0.1:9002", server_name="blog.example")  # one nginx has several sites
         shutil.copy("/etc/nginx/fastcgi_params", tmp_path)
         text = f"pid {tmp_path}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{text}}}\n"
         text = text.replace("listen 80;", "listen 127.0.0.1:19080;")

@@ -130,6 +130,73 @@ def test_a_reload_waits_for_a_worker_that_is_down(
     asyncio.run(test())
 
 
+def test_a_reload_that_another_worker_would_not_survive_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "broken"
+    tries = f"import os; trial = 'FCGI_SCTP_TRIAL' in os.environ; trial and os._exit(os.path.exists({str(broken)!r}));"
+
+    async def test() -> None:
+        workers = Workers(2, python(tries + SERVES), 5, tries=True)
+        await workers.start()
+        before = ready(caplog)
+        broken.touch()
+        workers.reload()
+        await until(lambda: "not reloaded, the workers serve on" in caplog.text, "it is refused")
+        assert ready(caplog) == before
+        broken.unlink()
+        workers.reload()
+        await until(lambda: "all workers are replaced" in caplog.text, "it is done")
+        assert len(set(ready(caplog))) == 4
+        await workers.stop()
+
+    asyncio.run(test())
+    assert "ended with status" not in caplog.text
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_trial_has_an_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, away: bool
+) -> None:
+    """An import that waits for ever, or a program that is gone."""
+    told, program = tmp_path / "pid", tmp_path / "program"
+    tries = f"import os; 'FCGI_SCTP_TRIAL' in os.environ and open({str(told)!r}, 'w').write(str(os.getpid()));"
+    program.write_text(f"#!{sys.executable} -S\n{tries if not away else ''}{SERVES}\n")
+    program.chmod(0o755)
+
+    async def test() -> None:
+        workers = Workers(1, [str(program)], 5, tries=True)
+        await workers.start()
+        if away:
+            program.unlink()
+        else:
+            monkeypatch.setattr(module, "START_LIMIT", 1.0)
+        workers.reload()
+        await until(lambda: "not reloaded, the workers serve on" in caplog.text, "it is refused")
+        await workers.stop()
+
+    asyncio.run(test())
+    assert ("a worker cannot be started: No such file" in caplog.text) is away
+    if told.exists() and told.read_text():
+        assert not Path(f"/proc/{told.read_text()}").exists()
+
+
+def test_a_stop_ends_a_trial(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = tmp_path / "pid"
+    tries = f"import os; 'FCGI_SCTP_TRIAL' in os.environ and open({str(told)!r}, 'w').write(str(os.getpid()));"
+
+    async def test() -> None:
+        workers = Workers(1, python(tries + SERVES), 5, tries=True)
+        await workers.start()
+        workers.reload()
+        await until(lambda: told.exists() and told.read_text(), "it runs")
+        await workers.stop()
+
+    asyncio.run(test())
+    assert "not reloaded" not in caplog.text
+    assert not Path(f"/proc/{told.read_text()}").exists()
+
+
 def test_a_worker_imports_nothing_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As little as the program itself, which is a script."""
     for name in ("yaml", "pydantic", "fcgi_cli"):

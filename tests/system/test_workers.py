@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.load import Load
-from tests.system.stack import Program, Stack, in_background, wait_until
+from tests.system.stack import HERE, Program, Stack, in_background, wait_until
 
 
 def process_ids(app: Program) -> list[int]:
@@ -55,6 +55,27 @@ def test_a_file_with_an_error_replaces_no_worker(two: Stack) -> None:
     two.app.says("all workers are replaced")
     assert len(process_ids(two.app)) == 4, "two were replaced, once"
     assert two.ask("/hello").status == 200
+
+
+def test_code_that_cannot_be_imported_replaces_no_worker(start: Callable[..., Stack], tmp_path: Path) -> None:
+    code = tmp_path / "shop.py"
+    good = f"import asyncio, sys\nsys.path.append({str(HERE)!r})\nfrom applications import plain\n"
+    good += "asyncio.get_running_loop()\n"
+    code.write_text(good)
+    stack = start(application="shop:plain", app={"workers": 1, "path": str(tmp_path)}, throws=True)
+    before = stack.ask("/process").body
+    for wrong in ("import nothing_of_that_name\n", "raise RuntimeError('it is half done')\n", "plain = 1\n"):
+        refused = stack.app.text.count("not reloaded, the workers serve on")
+        code.write_text(wrong)
+        stack.app.send(signal.SIGHUP)
+        wait_until(lambda n=refused: stack.app.text.count("not reloaded, the workers serve on") > n, "it is refused")
+        assert stack.ask("/process").body == before
+    for reason in ("nothing_of_that_name", "it is half done", "'shop:plain' is int, which cannot be called"):
+        assert reason in stack.app.text
+    code.write_text(good)
+    stack.app.send(signal.SIGHUP)
+    stack.app.says("all workers are replaced")
+    assert stack.ask("/process").body != before
 
 
 def test_a_killed_worker_is_started_again_and_the_other_serves_on(two: Stack) -> None:
@@ -115,7 +136,7 @@ def test_a_worker_that_cannot_start_ends_the_program_with_its_own_message(start:
     stack = start(application="applications:plain")
     path = stack.write("broken", {"app": {"application": "nothing:here", "listen": "127.0.0.1:1", "workers": 2}})
     broken = stack.run("broken", *_command(), "app", "--config", path)
-    assert broken.wait() != 0
+    assert broken.wait() == os.EX_CONFIG
     assert "no module 'nothing'" in broken.text
     assert "Traceback" not in broken.text
 
