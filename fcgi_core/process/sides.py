@@ -120,7 +120,7 @@ async def start_web(config: Config, web: WebConfig) -> Running:
     admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
 
     def adopt(fresh: WebConfig) -> None:
-        service.members.configure(_members(fresh), fresh.subset)
+        service.sites[""].members.configure(_members(fresh), fresh.subset)
 
     if strange := listening.release_unused():
         await _stop(admin, service.stop(0))

@@ -59,7 +59,7 @@ def web_commands(service: WebService) -> Commands:
                 "requests": one.requests,
                 "last_error": "" if one.associations and not one.health.out else one.last_error,
             }
-            for one in (*service.upstreams, *service.members.leaving)
+            for one in (*service.upstreams, *service.sites[""].members.leaving)
         ]
         return answer
 
@@ -67,10 +67,10 @@ def web_commands(service: WebService) -> Commands:
         return service.change(_changes(question))
 
     def drain(question: Mapping[str, Any]) -> dict[str, Any]:
-        return _drained(service.members.drain(_address(question)))
+        return _drained(service.sites[""].members.drain(_address(question)))
 
     def undrain(question: Mapping[str, Any]) -> dict[str, Any]:
-        return _drained(service.members.undrain(_address(question)))
+        return _drained(service.sites[""].members.undrain(_address(question)))
 
     def _drained(what: Drained) -> dict[str, Any]:
         return {

@@ -313,12 +313,12 @@ def test_members_follow_a_name() -> None:
         await until(lambda: up(bench) == ["10.0.0.1", "10.0.0.3"], "3 is up")
         assert bench.service.upstreams[0] is first
         dns.fail()
-        bench.service.members.configure([NameOptions(SHOP, 9899, 9000), NameOptions(SRV, 9899)])
+        bench.site.members.configure([NameOptions(SHOP, 9899, 9000), NameOptions(SRV, 9899)])
         await until(lambda: site.names.problem(SHOP) != "", "it is looked up at once")
         assert up(bench) == ["10.0.0.1", "10.0.0.3"]
-        bench.service.members.drain("10.0.0.3:9000")
+        bench.site.members.drain("10.0.0.3:9000")
         assert {(await bench.ask())[-1:] for _ in range(4)} == {b"1"}
-        bench.service.members.configure([BackEndOptions(Address(("10.0.0.1",), 9000))])
+        bench.site.members.configure([BackEndOptions(Address(("10.0.0.1",), 9000))])
         assert bench.service.upstreams == [first], "the same address by itself is the same member"
         assert not site.names._watches
         assert is_over(waits), "it waited for the first answer"
@@ -340,9 +340,9 @@ def test_the_next_priority_is_used_while_the_first_is_away(caplog: pytest.LogCap
         await site.services[0].stop(0)
         await until(lambda: len(up(bench)) == 2, "1 is down")
         assert {(await bench.ask())[-1:] for _ in range(4)} == {b"2"}
-        bench.service.members.drain("10.0.0.2:9000")
+        bench.site.members.drain("10.0.0.2:9000")
         assert {(await bench.ask())[-1:] for _ in range(4)} == {b"3"}
-        bench.service.members.undrain("10.0.0.2:9000")
+        bench.site.members.undrain("10.0.0.2:9000")
         assert {(await bench.ask())[-1:] for _ in range(4)} == {b"2"}
         await site.stop(bench)
 
