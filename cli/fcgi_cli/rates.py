@@ -21,7 +21,7 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
         return max(0.0, later - earlier) / elapsed if elapsed else None
 
     hosts_before = {one["server_name"]: one for one in old.get("hosts", ())}
-    upstreams_before = {one["address"]: one for one in old.get("upstreams", ())}
+    upstreams_before = {(one.get("site", ""), one["address"]): one for one in old.get("upstreams", ())}
     channels_before = {one["name"]: one for plugin in old.get("plugins", ()) for one in plugin["channels"]}
     requests, requests_before = now["requests"], old.get("requests", {})
     return {
@@ -32,8 +32,11 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
         "upstreams": [
             {
                 **{name: one[name] for name in ("address", "state", "in_flight")},
+                "site": one.get("site", ""),
                 "associations": len(one.get("associations", ())),
-                "requests_per_second": rate(one["requests"], upstreams_before.get(one["address"], one)["requests"]),
+                "requests_per_second": rate(
+                    one["requests"], upstreams_before.get((one.get("site", ""), one["address"]), one)["requests"]
+                ),
             }
             for one in now.get("upstreams", ())
         ],

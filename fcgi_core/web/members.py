@@ -24,8 +24,6 @@ from .upstream import Upstream
 
 __all__ = ["BackEndOptions", "Drained", "Members", "NameOptions"]
 
-log = logging.getLogger("fcgi_sctp.web")
-
 AWAY = 10.0
 """Seconds after which a member of a subset that is away is replaced with the next one, until it is back."""
 NAMED = 20
@@ -83,6 +81,7 @@ class Members:
         identity: str,
         max_workers: int,
         grace: float,
+        log: logging.Logger,
     ) -> None:
         """`ready` is called when requests that wait may be sent. `names` looks up names; None: none are used.
         `identity` tells this set of members from those of other web sides; '' where there is no other. Each member may
@@ -94,6 +93,7 @@ class Members:
         self.leaving: list[Upstream] = []
         """Those that were removed and still have associations."""
         self._make = make
+        self._log = log
         self._loop = loop
         self._ready = ready
         self._max_workers = max_workers
@@ -252,7 +252,7 @@ class Members:
         self._begin_somewhere(member)
         self.upstreams.append(member)
         if self._started:
-            log.info("application %s is added", key)
+            self._log.info("application %s is added", key)
             member.start()
 
     def _begin_somewhere(self, upstream: Upstream) -> None:
@@ -266,7 +266,7 @@ class Members:
         member = self._members.pop(key)
         processes = self._processes(member)
         requests = sum(one.outstanding for one in processes)
-        log.info("application %s is removed; its %d requests may take %g s to end", key, requests, self._grace)
+        self._log.info("application %s is removed; its %d requests may take %g s to end", key, requests, self._grace)
         for one in processes:
             self.upstreams.remove(one)
             self.leaving.append(one)
@@ -287,7 +287,7 @@ class Members:
                 better = "of a better priority is there" if rank > self._rank else "with it is there again"
                 level = logging.WARNING if rank > self._rank else logging.INFO
                 text = "requests go to the %d. priority of applications: %s"
-                log.log(level, text, rank + 1, f"{'none' if rank > self._rank else 'one'} {better}")
+                self._log.log(level, text, rank + 1, f"{'none' if rank > self._rank else 'one'} {better}")
                 self._rank = rank
         self.in_use[:] = usable
         self._ready()
@@ -300,7 +300,7 @@ class Members:
         key = self._key(text)
         if key not in self._drained:
             self._drained.add(key)
-            log.info("application %s is drained by hand: it gets no new requests", key)
+            self._log.info("application %s is drained by hand: it gets no new requests", key)
         return self._set_drained(key)
 
     def undrain(self, text: str) -> Drained:
@@ -308,7 +308,7 @@ class Members:
         key = self._key(text)
         if key in self._drained:
             self._drained.remove(key)
-            log.info("application %s gets requests again, by hand", key)
+            self._log.info("application %s gets requests again, by hand", key)
         return self._set_drained(key)
 
     def _set_drained(self, key: str) -> Drained:
@@ -320,7 +320,9 @@ class Members:
         self._arrange()
         left = sum(not one.drained for one in self._members.values())
         if not left:
-            log.warning("all applications are drained by hand: requests wait, and get 503 if none is undrained in time")
+            self._log.warning(
+                "all applications are drained by hand: requests wait, and get 503 if none is undrained in time"
+            )
         return Drained(key, sum(one.outstanding for one in processes), left)
 
     def _key(self, text: str) -> str:
@@ -365,12 +367,12 @@ class Members:
         if problem != origin.workers_problem:
             origin.workers_problem = problem
             if problem:
-                log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
+                self._log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
         known = {one.address for one in self.upstreams}
         fresh = [address for address in addresses if address not in known]
         gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]
         if fresh or gone:
-            log.info("application %s has %d workers", origin.address, len(addresses))
+            self._log.info("application %s has %d workers", origin.address, len(addresses))
         for address in fresh:
             worker = self._make(address, origin.weight, origin.wanted, origin)
             worker.drained, worker.rank = origin.drained, origin.rank

@@ -8,28 +8,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
+from types import MappingProxyType
 from typing import cast
 
 from .. import __version__
+from ..common.operator_log import LimitedLog
 from ..hosting.discovery import EnabledPlugin
 from ..hosting.supervisor import Supervisor
 from ..hosting.switching import change_plugins, switches_off
-from ..plugin import FeedEntry, ServiceFigures
+from ..plugin import FeedEntry, ServiceFigures, SiteFigures
 from ..protocol.settings import Settings, new_instance
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Carrier
 from .downstream import Connections, DownstreamConnection
-from .faults import FaultFeed
+from .entrance import MAX_NAME, Entrance
+from .exchange import WebExchange
+from .faults import FaultFeed, about
 from .feed import Feed
 from .figures import application_figures
 from .listeners import ListenError, Listeners
-from .members import BackEndOptions, NameOptions
+from .members import BackEndOptions, Drained, NameOptions
 from .names import Names
 from .options import WebOptions
 from .pool import MOST
-from .site import UNSERVED, Site
+from .site import UNSERVED, Site, SiteSetup
 from .upstream import Upstream
 
 __all__ = ["BackEndOptions", "WebOptions", "WebService"]
@@ -60,8 +65,10 @@ class WebService:
         feed: Feed | None = None,
         names: Names | None = None,
         options: WebOptions | None = None,
+        sites: Mapping[str, SiteSetup] = MappingProxyType({}),
     ) -> None:
-        """`names` looks up the names in `connect`; none are used without it."""
+        """`listen` and `connect` are those of the site without a name, which is there if no other is, or if it has
+        applications. `names` looks up the names in `connect`; none are used without it."""
         self._loop = asyncio.get_running_loop()
         self.options = options = options or WebOptions()
         self.carrier = carrier
@@ -82,22 +89,110 @@ class WebService:
             service=self.figures,
         )
         self._connections = Connections()
-        self._listeners = Listeners(self._downstream, mode=options.socket_mode, group=options.socket_group)
+        self._listeners = Listeners(mode=options.socket_mode, group=options.socket_group)
         self._association = 0
         """The number of the newest association."""
-        self.sites = {"": Site(self, connect, options)}
-        """By name; the one without a name is that of a configuration without sites."""
+        setups = dict(sites) if sites and not connect else {"": SiteSetup(connect, options, listen), **sites}
+        self.sites = {name: Site(self, name, setup) for name, setup in setups.items()}
+        """By name; '' is the only one, or the one for all requests that are for no other."""
+        self._leaving: list[Site] = []
+        """Sites that were removed, and have something to end."""
+        self._of_past_sites = 0
+        """Requests that ended in sites that are gone."""
+        self._setups: Mapping[str, SiteSetup] = setups
+        self._entrances: dict[str, Entrance] = {}
+        """By listening address, where there may be several sites."""
+        self.unknown_site = 0
+        """Requests of no site."""
+        self._log = LimitedLog(log, self._loop)
+        if sites:
+            for where in dict.fromkeys(where for setup in setups.values() for where in setup.listen):
+                self._entrances[where] = Entrance(where, self._refuse)
+            self._lead()
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None
         """Set while the service stops, when a request has ended or a connection is closed."""
-
-    def _downstream(self) -> DownstreamConnection:
-        return DownstreamConnection(self.sites[""], self._connections)
 
     @property
     def upstreams(self) -> list[Upstream]:
         """Those of all sites."""
         return [one for site in self.sites.values() for one in site.upstreams]
+
+    # ---- sites
+
+    @property
+    def all_sites(self) -> list[Site]:
+        """Those of the configuration, and those that were removed and have something to end."""
+        return [*self.sites.values(), *self._leaving]
+
+    def configure(self, setups: Mapping[str, SiteSetup]) -> list[str]:
+        """Have these sites from now on, each with these applications and names; those that stay keep the rest of their
+        options. Return the sites that would need a socket which this process has not, or leave one unused: it opens
+        none, and closes none."""
+        if self._idle is not None:
+            return []
+        before, known = self._setups, set(self._entrances)
+        left = [name for name, setup in setups.items() if name not in before and not known.issuperset(setup.listen)]
+        setups = {
+            name: setup._replace(listen=before[name].listen) if name in before else setup
+            for name, setup in setups.items()
+            if name not in left
+        }
+        unused = known.difference(*(setup.listen for setup in setups.values()))
+        gone = [name for name in before if name not in setups]
+        left += (name for name in gone if unused.intersection(before[name].listen))
+        for name in gone:
+            site = self.sites.pop(name)
+            site.log.info("site %s is removed; its %d requests may end", name, site.in_flight)
+            site.members.configure(())
+            self._leaving.append(site)
+        for name, setup in setups.items():
+            if name in self.sites:
+                self.sites[name].members.configure(setup.connect, setup.options.subset)
+                continue
+            site = self.sites[name] = Site(self, name, setup)
+            site.log.info("site %s is added", name)
+            site.members.start()
+        self._setups = setups
+        self._lead()
+        return left
+
+    def _lead(self) -> None:
+        """Let each entrance know its sites."""
+        for where, entrance in self._entrances.items():
+            here = {name: setup for name, setup in self._setups.items() if where in setup.listen}
+            names = ((one, name) for name, setup in here.items() for one in setup.server_names or ("",))
+            entrance.lead_to({one.lower(): self.sites[name] for one, name in names})
+
+    def _refuse(self, exchange: WebExchange, where: str) -> None:
+        """Answer a request of no site."""
+        name = exchange.server_name[:MAX_NAME]
+        text = "answered 421: no site at %s has the SERVER_NAME %r; add it to a site in web.sites"
+        self._log.log(logging.WARNING, text, where, name, extra=about(exchange))
+        why = f"no site has the SERVER_NAME {name!r}"
+        self.unknown_site += 1
+        exchange.fail(HTTPStatus.MISDIRECTED_REQUEST, why)
+        if self.supervisor.follows_requests:
+            self.supervisor.request_end(exchange, exchange.outcome(error=why))
+
+    def drain(self, address: str, site: str | None = None, *, undo: bool = False) -> dict[str, Drained]:
+        """Give an application no further requests until `undo`: in each site that has it, or in that one. Return what
+        became of it, by site. ValueError."""
+        if site is not None and site not in self.sites:
+            raise ValueError(f"no site {site!r} is known; known are: {', '.join(filter(None, self.sites))}")
+        done: dict[str, Drained] = {}
+        problem = None
+        for name, one in self.sites.items():
+            if site is None or name == site:
+                try:
+                    done[name] = one.members.undrain(address) if undo else one.members.drain(address)
+                except ValueError as error:
+                    problem = problem or error
+        if not done and problem is not None:
+            raise problem
+        return done
+
+    # ---- the process
 
     async def start(self, connect_within: float = 0.0) -> None:
         """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError."""
@@ -119,8 +214,8 @@ class WebService:
         while self._loop.time() < until and not all(site.members.is_complete for site in self.sites.values()):
             await asyncio.sleep(LOOK_FOR_UP)
         try:
-            for where in self._listen:
-                await self._listeners.open(where)
+            for where in self._entrances or self._listen:
+                await self._listeners.open(where, self._made_at(where))
         except ListenError:
             self._listeners.close()
             self._close_feed()
@@ -129,8 +224,14 @@ class WebService:
 
     async def serve(self, connection: socket.socket) -> None:
         """Serve a web server's connection that the process before this one passes on."""
-        make = cast(Callable[[], asyncio.Protocol], self._downstream)
+        where = self._listeners.find(connection)
+        make = cast(Callable[[], asyncio.Protocol], self._made_at(where))
         await self._loop.connect_accepted_socket(make, connection)
+
+    def _made_at(self, where: str) -> Callable[[], DownstreamConnection]:
+        """Return what makes the connections at a listening address."""
+        dispatcher = self._entrances.get(where) or self.sites[""]
+        return lambda: DownstreamConnection(dispatcher, self._connections)
 
     async def stop(self, grace: float = 10.0, pass_on: Callable[[int], None] | None = None) -> None:
         """Accept no new connections, let requests end within `grace` seconds, then close everything. `pass_on` takes
@@ -140,7 +241,7 @@ class WebService:
         for connection in self._connections:
             connection.stop()
         self._idle = asyncio.Event()
-        for site in self.sites.values():
+        for site in self.all_sites:
             site.idle = self._idle
         self._connections.on_closed = self._idle.set
         try:
@@ -160,7 +261,7 @@ class WebService:
         except TimeoutError:
             pass  # items that still come are counted as dropped
         self.supervisor.close()  # while associations still carry the last items of plugins
-        upstreams = [one for site in self.sites.values() for one in site.members.stop()]
+        upstreams = [one for site in self.all_sites for one in site.members.stop()]
         try:
             async with asyncio.timeout(SHUTDOWN_WITHIN):
                 for upstream in upstreams:
@@ -170,6 +271,7 @@ class WebService:
         self.carrier.close()
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
+        self._log.close()
         for connection in self._connections:
             connection.abort()
         self._close_feed()
@@ -188,16 +290,16 @@ class WebService:
     @property
     def in_flight(self) -> int:
         """Requests that applications handle."""
-        return sum(site.in_flight for site in self.sites.values())
+        return sum(site.in_flight for site in self.all_sites)
 
     @property
     def waiting(self) -> int:
         """Requests that wait for an application."""
-        return sum(site.waiting for site in self.sites.values())
+        return sum(site.waiting for site in self.all_sites)
 
     @property
     def requests_ended(self) -> int:
-        return sum(site.requests_ended for site in self.sites.values())
+        return self._of_past_sites + self.unknown_site + sum(site.requests_ended for site in self.all_sites)
 
     @property
     def stderr_left_out(self) -> int:
@@ -207,25 +309,32 @@ class WebService:
     def figures(self) -> ServiceFigures:
         """Returns the state of the service, for plugins."""
         now = self._loop.time()
-        sites = self.sites.values()
-        applications = [one for site in sites for one in application_figures(site.upstreams, now)]
+        sites = [self._figures_of(site, now) for site in self.sites.values()]
+        applications = [one for site in sites for one in site.applications]
+        unserved = {reason: sum(site.unserved[reason] for site in sites) for reason in UNSERVED}
+        obstacles = [site.obstacle for site in sites]
         return ServiceFigures(
             __version__,
             self.carrier.name,
-            self._obstacle(any(one.up for one in applications)),
+            self._obstacle() or (obstacles[0] if all(obstacles) else ""),
             applications,
-            self.waiting,
+            sum(site.waiting for site in sites),
             sum(site.waiting_bytes for site in sites),
-            {reason: sum(site.unserved[reason] for site in sites) for reason in UNSERVED},
+            {**unserved, "unknown_site": self.unknown_site} if self._entrances else unserved,
+            sites if self._entrances else (),
         )
 
-    def _obstacle(self, any_up: bool) -> str:
+    def _figures_of(self, site: Site, now: float) -> SiteFigures:
+        applications = application_figures(site.upstreams, now)
+        configured = sum(one.origin is None for one in site.upstreams)
+        obstacle = "" if any(one.up for one in applications) else f"no application is up, of {configured}"
+        return SiteFigures(site.name, obstacle, applications, site.waiting, site.waiting_bytes, dict(site.unserved))
+
+    def _obstacle(self) -> str:
         if self._idle is not None:
             return "it stops: no new requests are accepted"
         if not self._listeners.are_open:
             return "it does not listen for the web server"
-        if not any_up:
-            return f"no application is up, of {sum(one.origin is None for one in self.upstreams)}"
         return ""
 
     # ---- Process, for the sites
@@ -248,7 +357,7 @@ class WebService:
 
     def upstream_ended(self, upstream: Upstream) -> None:
         member = upstream.member
-        leaving = (one for site in self.sites.values() for one in site.members.leaving)
+        leaving = (one for site in self.all_sites for one in site.members.leaving)
         if not any(one.member == member for one in (*self.upstreams, *leaving)):
             self._instances.pop(member, None)
 
@@ -256,8 +365,11 @@ class WebService:
         self._sweep_handle = self._loop.call_later(SWEEP, self._sweep)
         self._connections.refuse_late()
         now = self._loop.time()
-        for site in self.sites.values():
+        for site in self.all_sites:
             site.sweep(now)
+        for site in [one for one in self._leaving if one.is_over()]:
+            self._leaving.remove(site)
+            self._of_past_sites += site.requests_ended
 
     def _close_feed(self) -> None:
         if self._faults is not None:

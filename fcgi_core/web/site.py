@@ -7,11 +7,10 @@ needs of the process that it shares with others is a `Process`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..errors import RequestRefused
 from ..hosting.exchange import SAFE_METHODS
@@ -21,19 +20,28 @@ from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
 from .balance import choose
 from .exchange import State, WebExchange
-from .faults import about
+from .faults import about, logger_of
 from .members import BackEndOptions, Members, NameOptions
 from .names import Names
 from .options import SiteOptions
 from .upstream import Upstream
 from .waiting import WaitingRequests
 
-__all__ = ["UNSERVED", "Process", "Site"]
-
-log = logging.getLogger("fcgi_sctp.web")
+__all__ = ["UNSERVED", "Process", "Site", "SiteSetup"]
 
 UNSERVED = ("queue_full", "queue_timeout", "unreachable", "request_timeout")
 """Why a site answers a request itself, see `ServiceFigures`."""
+
+
+class SiteSetup(NamedTuple):
+    """What a site is."""
+
+    connect: Sequence[BackEndOptions | NameOptions]
+    options: SiteOptions
+    listen: Sequence[str] = ()
+    """The addresses at which its requests come."""
+    server_names: Sequence[str] = ()
+    """Their SERVER_NAMEs, see `Entrance`; none: all that no other site has there."""
 
 
 class Process(Protocol):
@@ -57,7 +65,11 @@ class Process(Protocol):
 class Site:
     """A `Dispatcher` for connections of web servers, and the `Owner` of the upstreams that its requests go to."""
 
-    def __init__(self, process: Process, connect: Sequence[BackEndOptions | NameOptions], options: SiteOptions) -> None:
+    def __init__(self, process: Process, name: str, setup: SiteSetup) -> None:
+        """`name`: '' if there are no others."""
+        options = setup.options
+        self.name = name
+        self.log = logger_of(name)
         self._loop = asyncio.get_running_loop()
         self._process = process
         self.supervisor = process.supervisor
@@ -75,8 +87,9 @@ class Site:
             identity=options.identity,
             max_workers=options.max_workers,
             grace=options.grace,
+            log=self.log,
         )
-        self.members.configure(connect, options.subset)
+        self.members.configure(setup.connect, options.subset)
         self.upstreams = self.members.upstreams
         self._in_use = self.members.in_use
 
@@ -92,6 +105,10 @@ class Site:
             origin=origin,
             wanted=wanted,
         )
+
+    def is_over(self) -> bool:
+        """Return whether a site that was removed has nothing left to end."""
+        return not (self._active or self._waiting.queue or self.upstreams or self.members.leaving)
 
     @property
     def in_flight(self) -> int:
@@ -225,7 +242,7 @@ class Site:
         self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
 
     def _refuse(self, exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
-        log.error("answered %d: %s", status.value, why, extra=about(exchange))
+        self.log.error("answered %d: %s", status.value, why, extra=about(exchange))
         exchange.fail(status, why, retry_after)
         self.requests_ended += 1
         if self.supervisor.follows_requests:
@@ -247,7 +264,7 @@ class Site:
             upstream = exchange.upstream
             assert upstream is not None
             self.unserved["request_timeout"] += 1
-            log.error(
+            self.log.error(
                 "application %s sent nothing for %g s in request %s; answered 504",
                 upstream.address,
                 self.options.request_timeout,

@@ -23,7 +23,7 @@ from fcgi_core.protocol.records import (
 )
 from fcgi_core.protocol.streams import FIRST_STREAM
 from fcgi_core.sctp.carrier import Address, Message
-from fcgi_core.web.downstream import DownstreamConnection
+from fcgi_core.web.downstream import Dispatcher, DownstreamConnection
 from fcgi_core.web.exchange import NO_RECORD
 from fcgi_core.web.feed import Feed
 from fcgi_core.web.probe import ProbeOptions
@@ -118,9 +118,9 @@ class Application:
 class WebServer:
     """A web server's connection."""
 
-    def __init__(self, service: WebService) -> None:
+    def __init__(self, service: WebService, dispatcher: Dispatcher | None = None) -> None:
         self.wire = Wire()
-        self.connection = DownstreamConnection(service.sites[""], service._connections)
+        self.connection = DownstreamConnection(dispatcher or service.sites[""], service._connections)
         self.connection.connection_made(self.wire)
 
     def begin(self, method: str = "GET", body: bytes = b"", **params: str) -> WebServer:

@@ -84,6 +84,8 @@ class Network:
 
 
 class Owner:
+    log = logging.getLogger("fcgi_sctp.web")
+
     def __init__(self, clock: Clock) -> None:
         self.supervisor = Supervisor([], cast(Any, clock.loop), lambda call: call(), web=True)
         self.other: Upstream | None = None
