@@ -24,7 +24,7 @@ COMPILED = (
     *(f"hosting/{name}" for name in ("delivery", "inbox", "outgoing")),
     # what a request passes through
     *(f"web/{name}" for name in ("client_socket", "exchange", "downstream", "waiting", "balance")),
-    *("web/service", "web/upstream", "web/association", "web/pool", "web/growth", "web/probe"),
+    *("web/service", "web/site", "web/upstream", "web/association", "web/pool", "web/growth", "web/probe"),
     *("app/associations", "app/exchange", "app/asgi", "app/asgi_scope", "app/gateway"),
     *("app/rules", "app/threads", "app/wsgi"),
     *("app/fastcgi/client", "app/fastcgi/pool", "app/fastcgi/bridge"),

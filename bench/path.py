@@ -275,7 +275,7 @@ async def measure(name: str, requests: int, rounds: int, profile: bool) -> None:
     transports = []
     for _ in range(CONCURRENCY):
         transport = WebServer(load)
-        transport.server = DownstreamConnection(web, connections)
+        transport.server = DownstreamConnection(web.sites[""], connections)
         transport.server.connection_made(transport)
         transports.append(transport)
     gc.set_threshold(20_000, 20, 20)  # as the program does

@@ -24,6 +24,7 @@ Examples:
   fcgi-sctp drain 10.0.1.2:9000        before its host is restarted
   fcgi-sctp status                     DRAINED, and how many requests it still has
   fcgi-sctp undrain 10.0.1.2:9000
+  fcgi-sctp drain 10.0.1.2:9000 --site shop    the other sites still use it
 
 The application keeps its associations and ends the requests that it has. The web side keeps
 it drained when it reads its file again (SIGHUP) or another process takes its place
@@ -57,6 +58,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "address", metavar="ADDRESS", help="the application, as `fcgi-sctp status` shows it: HOST:PORT[/UDPPORT]"
     )
+    parser.add_argument("--site", metavar="NAME", help="only in this site of `web.sites` (every site that has it)")
     add_admin_argument(parser)
     add_output_argument(parser)
 
@@ -78,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
                 errors.append(str(error))
                 continue
             try:
-                answers.append(client.ask(args.what, address=args.address))
+                site = {} if args.site is None else {"site": args.site}
+                answers.append(client.ask(args.what, address=args.address, **site))
             except AdminError as error:
                 refused.append(str(error))
     finally:
@@ -92,12 +95,19 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps(answers, indent=2))
     with understood():
-        lines = [escape(_line(answer, args.what)) for answer in answers]
-        warnings = [escape(one) for answer in answers for one in _warnings(answer)]
+        lines = [escape(_line(one, args.what)) for answer in answers for one in _sites(answer)]
+        warnings = [escape(one) for answer in answers for where in _sites(answer) for one in _warnings(where)]
     if args.output == "pretty":
         print("\n".join(lines))
     complain(command, *warnings)
     return os.EX_OK
+
+
+def _sites(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The answer for each site, if there are several."""
+    for one in answer.get("sites", (answer,)):
+        name = f"{answer['name']}, site {one['site']}" if one.get("site") else answer["name"]
+        yield {**answer, **one, "name": name}
 
 
 def _line(answer: dict[str, Any], what: str) -> str:

@@ -11,9 +11,9 @@ Row = dict[str, Any]
 _ASSOCIATION = ("identity", "peer", "peer_name", "requests", "streams", "streams_leased")
 
 
-def _upstream(one: Row) -> tuple[str, bool]:
+def _upstream(one: Row) -> tuple[str, str, bool]:
     """What tells an application from others: one that was removed may still be there when its address is back."""
-    return one["address"], one["state"] == "leaving"
+    return one.get("site", ""), one["address"], one["state"] == "leaving"
 
 
 def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
@@ -37,6 +37,7 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
         "upstreams": [
             {
                 **{name: one[name] for name in ("address", "state", "in_flight")},
+                "site": one.get("site", ""),
                 "associations": len(one.get("associations", ())),
                 "requests_per_second": rate(one["requests"], upstreams_before.get(_upstream(one), one)["requests"]),
             }

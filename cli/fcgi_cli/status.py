@@ -70,21 +70,18 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
         yield f"  {requests['over_limit']} requests were ended by app.request_limit, {requests['hanging']} hang"
     if status.get("listen"):
         yield f"  listens at {', '.join(status['listen'])}"
-    if status.get("upstreams"):
-        yield "  applications"
-        yield from table(
-            [
-                (
-                    one["address"],
-                    STATES.get(one["state"], "?"),
-                    f"{one['in_flight']} in flight{_on(one.get('associations', ()))}",
-                    f"{one['requests']} sent",
-                    f"weight {one['weight']:g}",
-                    one["last_error"],
-                )
-                for one in status["upstreams"]
-            ]
+    upstreams = status.get("upstreams", ())
+    for site in status.get("sites", ()):
+        yield (
+            f"  {_name(site['name'])}: {site['in_flight']} requests in flight, {site['waiting']} waiting, "
+            f"{site['ended']} ended"
         )
+        yield from table([_application(one) for one in upstreams if one["site"] == site["name"]])
+    if status.get("unknown_site"):
+        yield f"  {status['unknown_site']} requests were for no site and got 421"
+    if upstreams and "sites" not in status:
+        yield "  applications"
+        yield from table([_application(one) for one in upstreams])
     if status["hosts"]:
         yield "  virtual hosts, counted since the first query"
         hosts = status["hosts"] if everything else status["hosts"][:10]
@@ -99,6 +96,21 @@ def _lines(status: dict[str, Any], everything: bool) -> Iterator[str]:
     if status["plugins"]:
         yield "  plugins"
         yield from table([row for plugin in status["plugins"] for row in plugin_rows(plugin)])
+
+
+def _name(site: str) -> str:
+    return f"site {site}" if site else "all other requests"
+
+
+def _application(one: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        one["address"],
+        STATES.get(one["state"], "?"),
+        f"{one['in_flight']} in flight{_on(one.get('associations', ()))}",
+        f"{one['requests']} sent",
+        f"weight {one['weight']:g}",
+        one["last_error"],
+    )
 
 
 def _on(associations: Sequence[int]) -> str:

@@ -163,7 +163,7 @@ def render(views: list[dict[str, Any]], errors: Any) -> RenderableType:
             "|state|requests/s|in flight|associations",
             [
                 (
-                    escape(upstream["address"]),
+                    escape(f"{upstream['site']}: {upstream['address']}" if upstream["site"] else upstream["address"]),
                     STATES.get(upstream["state"], "?"),
                     _rate(upstream["requests_per_second"]),
                     str(upstream["in_flight"]),

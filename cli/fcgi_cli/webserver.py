@@ -8,8 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from .output import complain
+
+if TYPE_CHECKING:
+    from fcgi_core.process.config import SiteConfig
 
 __all__ = ["SERVERS", "add_arguments", "run", "snippet"]
 
@@ -46,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="the address of one of several web sides, given once for each: while one is away the others serve (nginx)",
     )
+    parser.add_argument(
+        "--site", metavar="NAME", help="only for this site of `web.sites` in the file (for nginx: all of them)"
+    )
     parser.add_argument("--server-name", default="shop.example", metavar="NAME", help="the virtual host (shop.example)")
 
 
@@ -54,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         complain("fcgi-sctp nginx-config", "--web is for nginx, and takes the place of --listen and --config")
         return os.EX_USAGE
     listen = args.listen
+    sites: dict[str, SiteConfig] = {}
     if not args.web and listen is None and args.config is not None:
         from fcgi_core.errors import ConfigError
         from fcgi_core.process.config import load_config
@@ -66,14 +74,36 @@ def run(args: argparse.Namespace) -> int:
         if web is None:
             complain("fcgi-sctp nginx-config", f"{args.config}: the key `web` is missing")
             return os.EX_CONFIG
-        listen = web.listen[0]
+        if args.site is not None and args.site not in web.sites:
+            complain("fcgi-sctp nginx-config", f"{args.config}: has no site {args.site!r}")
+            return os.EX_USAGE
+        sites = web.sites if args.site is None else {args.site: web.sites[args.site]}
+        listen = web.listen[0] if web.listen else None
+    if len(sites) > 1 and args.server != "nginx":
+        complain("fcgi-sctp nginx-config", f"{args.config} has several sites: name one of them with --site")
+        return os.EX_USAGE
     try:
-        text = snippet(args.server, *(args.web or [listen or DEFAULT_LISTEN]), server_name=args.server_name)
+        if sites:
+            text = "\n".join(_of_site(args, name, site, listen) for name, site in sites.items())
+        else:
+            text = snippet(args.server, *(args.web or [listen or DEFAULT_LISTEN]), server_name=args.server_name)
     except ValueError as error:
         complain("fcgi-sctp nginx-config", str(error))
         return os.EX_USAGE
     sys.stdout.write(text)
     return 0
+
+
+def _of_site(args: argparse.Namespace, name: str, site: SiteConfig, listen: str | None) -> str:
+    """The configuration for one of several sites."""
+    address = site.listen[0] if site.listen else listen
+    assert address is not None
+    names = site.server_name or [args.server_name]
+    first = names[0].removeprefix("*.")
+    text = snippet(args.server, address, server_name=first)
+    if args.server == "nginx":  # which passes the first of them as SERVER_NAME, whichever the client asked for
+        text = text.replace(f"server_name {first};", f"server_name {' '.join(names)};")
+    return text.replace(f"fcgi_sctp_{first}", f"fcgi_sctp_{name}")
 
 
 def _is_port(text: str) -> bool:

@@ -73,6 +73,7 @@ from .views import (
     OutputFigures,
     RequestInfo,
     ServiceFigures,
+    SiteFigures,
     TransportFigures,
 )
 
@@ -112,6 +113,7 @@ __all__ = [
     "STATUS_CLASSES",
     "Scope",
     "ServiceFigures",
+    "SiteFigures",
     "StartAnew",
     "Stream",
     "Traffic",

@@ -210,6 +210,23 @@ class ApplicationFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteFigures:
+    """The state of one of several sites of a web side. Counters begin with the site.
+
+    name: of the site in the configuration; '' is the one for all requests that are for no other.
+    obstacle: why its requests are not answered, a sentence without its full stop; '' if they are.
+    applications, waiting, waiting_bytes, unserved: see `ServiceFigures`.
+    """
+
+    name: str
+    obstacle: str
+    applications: Sequence[ApplicationFigures]
+    waiting: int
+    waiting_bytes: int
+    unserved: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceFigures:
     """The state of this process as a service.
 
@@ -221,7 +238,9 @@ class ServiceFigures:
     applications: each application of the configuration, also those that are away.
     waiting, waiting_bytes: requests that wait for an application, and the memory of what they have sent, about.
     unserved: requests that the web side answered itself, by reason: ``queue_full`` and ``queue_timeout`` (503),
-        ``unreachable`` (502, no application has been there for long), ``request_timeout`` (504).
+        ``unreachable`` (502, no application has been there for long), ``request_timeout`` (504); with several sites
+        also ``unknown_site`` (421).
+    sites: the same of each site, if it has several; `applications` are those of all.
     """
 
     version: str = ""
@@ -231,6 +250,7 @@ class ServiceFigures:
     waiting: int = 0
     waiting_bytes: int = 0
     unserved: Mapping[str, int] = field(default_factory=dict)
+    sites: Sequence[SiteFigures] = ()
 
 
 class FeedEntry(NamedTuple):

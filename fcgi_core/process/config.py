@@ -6,7 +6,7 @@ are the reference: `fcgi-sctp check --schema` prints them as JSON Schema for edi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -40,13 +40,14 @@ from .values import (
     SctpAddress,
     SctpAddresses,
     Seconds,
+    ServerNames,
     Size,
     SrvName,
     UnixPath,
     WebAddresses,
 )
 
-__all__ = ["AppConfig", "Config", "SctpConfig", "WebConfig", "load_config", "path_of"]
+__all__ = ["AppConfig", "Config", "SctpConfig", "SiteConfig", "WebConfig", "load_config", "path_of"]
 
 DEFAULT_FEED = "/run/fcgi-sctp/feed.sock"
 ADMIN_DIRECTORY = "/run/fcgi-sctp"
@@ -123,17 +124,60 @@ class HealthConfig(_Model):
         return self
 
 
+def _left_out(given: Container[object]) -> list[str]:
+    """Return a sentence for each key that `web` needs if it has no sites."""
+    return [f"web.{name}: is missing" for name in ("listen", "connect") if name not in given]
+
+
+Connect = Annotated[
+    list[BackEndConfig],
+    BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
+]
+Health = Annotated[
+    HealthConfig | None, BeforeValidator(_text_sets("web.health"), json_schema_input_type=str | HealthConfig | None)
+]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+
+
+class SiteConfig(_Model):
+    """One of several sites behind one web side. A key that is null is as in `web`."""
+
+    server_name: ServerNames = []
+    """SERVER_NAMEs of its requests, one or a list; `*.DOMAIN` are all names below a domain that no site names. Empty:
+    all names that no other site has at its sockets; it has sockets of its own then."""
+    listen: WebAddresses = []
+    """Sockets for this site, instead of `web.listen`."""
+    connect: Connect = Field(min_length=1)
+    """Its applications, as in `web.connect`."""
+    subset: int | None = Field(None, ge=1)
+    """As `web.subset`."""
+    health: Health = None
+    """As `web.health`."""
+    slow_start: Seconds | None = Field(None, ge=0)
+    """As `web.slow_start`."""
+    request_timeout: Seconds | None = Field(None, gt=0)
+    """As `web.request_timeout`."""
+    queue_timeout: Seconds | None = Field(None, ge=0)
+    """As `web.queue_timeout`."""
+    queue_length: int | None = Field(None, ge=0)
+    """As `web.queue_length`."""
+    plugins: dict[str, dict[str, Any]] = {}
+    """Options of plugins for each of `server_name`, by the name of the plugin: short for its `hosts`, which go over
+    them."""
+
+
 class WebConfig(_Model):
     """The side next to the web server."""
 
-    listen: WebAddresses = Field(min_length=1)
-    """Sockets that the web server connects to: unix:/PATH or HOST:PORT, one or a list."""
-    connect: Annotated[
-        list[BackEndConfig],
-        BeforeValidator(_back_ends, json_schema_input_type=str | BackEndConfig | list[str | BackEndConfig]),
-    ] = Field(min_length=1)
+    listen: WebAddresses = Field([], min_length=1)
+    """Sockets that the web server connects to: unix:/PATH or HOST:PORT, one or a list. Required without `sites`; with
+    them, the sockets of each site that has none."""
+    connect: Connect = Field([], min_length=1)
     """Applications to connect to: HOST[,HOST...]:PORT[/UDPPORT], one or a list; or {address: …}, {dns: …} or {srv: …}
-    with more keys. SIGHUP changes them while requests run."""
+    with more keys. SIGHUP changes them while requests run. Required without `sites`; with them, the applications for
+    requests of no site."""
+    sites: dict[SiteName, SiteConfig] = {}
+    """Sites, by name, each with its own applications, queue and limits."""
     subset: int | None = Field(None, ge=1)
     """Number of the applications in `connect` that this web side uses, of each SRV priority; null: all. Which ones
     depends on its name, so that each web side uses other ones. SIGHUP changes it while requests run."""
@@ -144,9 +188,7 @@ class WebConfig(_Model):
     """Largest number of workers of one application to connect to. The application names its workers itself."""
     slow_start: Seconds = Field(10, ge=0)
     """Seconds over which an application that is up again gets more and more requests, up to its full share."""
-    health: Annotated[
-        HealthConfig | None, BeforeValidator(_text_sets("web.health"), json_schema_input_type=str | HealthConfig | None)
-    ] = None
+    health: Health = None
     """Health check: a URI that each application is asked for at intervals. An application that does not answer gets no
     requests. Null: no check; only its association and its requests show whether it works."""
     feed: UnixPath | None = DEFAULT_FEED
@@ -179,11 +221,50 @@ class WebConfig(_Model):
         """Return the permissions of the sockets that the web server connects to."""
         return int(self.socket_mode or ("0660" if self.socket_group else "0666"), 8)
 
+    def of(self, site: SiteConfig, name: str) -> Any:
+        """Return the value of an option for a site."""
+        own = getattr(site, name)
+        return getattr(self, name) if own is None else own
+
+    def all_connect(self) -> Iterator[tuple[str, BackEndConfig]]:
+        """Yield all applications, each with its path."""
+        yield from ((f"web.connect.{number}", one) for number, one in enumerate(self.connect))
+        for name, site in self.sites.items():
+            yield from ((f"web.sites.{name}.connect.{number}", one) for number, one in enumerate(site.connect))
+
+    def request_timeouts(self) -> Iterator[tuple[str, float]]:
+        """Yield the limit of each site that has its own, and the web side's, each with its path."""
+        yield "web.request_timeout", self.request_timeout
+        for name, site in self.sites.items():
+            if site.request_timeout is not None:
+                yield f"web.sites.{name}.request_timeout", site.request_timeout
+
     def missing(self) -> list[str]:
         """Return a sentence for each thing that names in `connect` need and this environment has not."""
         package = missing_package()
-        named = ((number, "dns" if one.dns else "srv") for number, one in enumerate(self.connect) if not one.address)
-        return [f"web.connect.{number}.{key}: {package}" for number, key in named if package]
+        named = ((path, "dns" if one.dns else "srv") for path, one in self.all_connect() if not one.address)
+        return [f"{path}.{key}: {package}" for path, key in named if package]
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield a sentence for each thing that is missing, or that two sites have."""
+        if not self.sites:
+            yield from _left_out(self.model_fields_set)
+        elif self.connect and not self.listen:
+            yield "web.listen: is missing"
+        elif self.listen and not self.connect and all(site.listen for site in self.sites.values()):
+            yield "web.listen: no site listens there: each has its own `listen`, and web.connect is missing"
+        taken = {(where, ""): "web.connect" for where in self.listen if self.connect}
+        for name, site in self.sites.items():
+            path = f"web.sites.{name}"
+            if not site.listen and not site.server_name:
+                yield f"{path}: give server_name, listen or both, so that its requests are known"
+            elif not site.listen and not self.listen:
+                yield f"{path}.listen: is missing, and web.listen too"
+            for where in site.listen or (self.listen if site.server_name else ()):
+                for one in site.server_name or ("",):
+                    other = taken.setdefault((where, one), path)
+                    if other != path:
+                        yield f"{path}: has {one or 'the other SERVER_NAMEs'} at {where}, and {other} has it too"
 
 
 class FastcgiConfig(_Model):
@@ -414,11 +495,39 @@ class Config(_Model):
 
     def load_plugins(self) -> list[EnabledPlugin]:
         """Return the enabled plugins, verified. ConfigError lists all that is wrong with them."""
-        return load_plugins(self.plugins)
+        plugins, problems = dict(self.plugins), []
+        origins: list[tuple[str, str]] = []
+        for site, one in self.web.sites.items() if self.web is not None else ():
+            for name, options in one.plugins.items():
+                path = f"web.sites.{site}.plugins.{name}"
+                hosts = plugins.get(name, {}).get("hosts") or {}
+                if name not in plugins:
+                    problems.append(f"{path}: is not enabled; name it in `plugins`, too")
+                elif not one.server_name or any(other.startswith("*") for other in one.server_name):
+                    problems.append(f"{path}: options are by SERVER_NAME; this needs server_name, each without *")
+                elif isinstance(hosts, dict):
+                    own = {host: {**options, **(hosts.get(host) or {})} for host in one.server_name}
+                    plugins[name] = {**plugins[name], "hosts": {**hosts, **own}}
+                    origins += ((f"plugins.{name}.hosts.{host}.", f"{path}.") for host in own)
+        try:
+            loaded = load_plugins(plugins)
+        except ConfigError as error:
+            problems += (_from(problem, origins) for problem in error.problems)
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+        return loaded
 
     def differences(self, other: Config) -> list[str]:
         """Return the paths of the options that differ in `other`, plugins left out."""
-        return [path for path in _differences(self, other) if path != "plugins"]
+        return [path for path in _differences(self, other) if path.rpartition(".")[2] != "plugins"]
+
+
+def _from(problem: str, origins: Sequence[tuple[str, str]]) -> str:
+    """Return a problem with the path at which its option is written."""
+    for path, origin in origins:
+        if problem.startswith(path):
+            return origin + problem.removeprefix(path)
+    return problem
 
 
 def _differences(one: BaseModel, other: BaseModel, above: str = "") -> Iterator[str]:
@@ -426,6 +535,12 @@ def _differences(one: BaseModel, other: BaseModel, above: str = "") -> Iterator[
         here, there = getattr(one, name), getattr(other, name)
         if isinstance(here, BaseModel) and isinstance(there, BaseModel):
             yield from _differences(here, there, f"{above}{name}.")
+        elif name == "sites":
+            for site in {**here, **there}:
+                if site in here and site in there:
+                    yield from _differences(here[site], there[site], f"{above}{name}.{site}.")
+                else:
+                    yield f"{above}{name}.{site}"
         elif here != there:
             yield f"{above}{name}"
 
@@ -446,10 +561,14 @@ def load_config(path: str | None, overrides: dict[str, Any], side: Side | None =
         config = Config.model_validate(written.content)
     except ValidationError as error:
         problems += model_problems(error, Config, also=(INCLUDE,))
+        web = written.content.get("web")
+        problems += _left_out(web) if isinstance(web, dict) and not web.get("sites") else ()
         config = Config(plugins=_readable_plugins(written.content.get("plugins")))
     else:
         if side is not None and getattr(config, side) is None:
             problems.append(f"{side}: is missing; `fcgi-sctp {side}` needs it")
+        if config.web is not None:
+            problems += config.web.contradictions()
         if side == "web" and config.web is not None:
             problems += config.web.missing()
     try:

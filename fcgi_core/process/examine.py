@@ -49,8 +49,9 @@ def contradictions(web: Config, app: Config) -> list[str]:
     problems = []
     assert web.web is not None
     assert app.app is not None
-    named = any(one.srv is not None for one in web.web.connect)  # its records say the ports
-    reached = [Address.parse(str(one)) for one in web.web.connect if one.srv is None]
+    connect = [one for _, one in web.web.all_connect()]
+    named = any(one.srv is not None for one in connect)  # its records say the ports
+    reached = [Address.parse(str(one)) for one in connect if one.srv is None]
     listens = [
         shifted(Address.parse(text), worker) for text in app.app.listen for worker in range(app.app.workers or 1)
     ]
@@ -72,11 +73,12 @@ def doubts(config: Config) -> Iterator[str]:
     """Yield a sentence for each pair of time limits of one file that work against each other, though it may be
     meant."""
     web, app, dead_after = config.web, config.app, config.sctp.dead_after
-    if web is not None and web.request_timeout <= dead_after:
-        yield (
-            f"web.request_timeout: is {web.request_timeout:g} s, not more than sctp.dead_after ({dead_after:g} s): a "
-            "request gets 504 before a dead application is noticed and another can take it"
-        )
+    for path, timeout in () if web is None else web.request_timeouts():
+        if timeout <= dead_after:
+            yield (
+                f"{path}: is {timeout:g} s, not more than sctp.dead_after ({dead_after:g} s): a "
+                "request gets 504 before a dead application is noticed and another can take it"
+            )
     limit = None if app is None else app.request_limit
     if app is None or limit is None:
         return
@@ -93,15 +95,13 @@ def doubts_between(web_file: Config, app_file: Config) -> Iterator[str]:
     web, app = web_file.web, app_file.app
     assert web is not None
     assert app is not None
+    path, timeout = min(web.request_timeouts(), key=lambda one: one[1])
     for option, limit in (
         ("app.request_limit", app.request_limit),
         ("app.fastcgi.timeout", None if app.fastcgi is None else app.fastcgi.timeout),
     ):
-        if limit is not None and limit > web.request_timeout:
-            yield (
-                f"{option}: is {limit:g} s, more than web.request_timeout ({web.request_timeout:g} s), which ends a "
-                "silent request before"
-            )
+        if limit is not None and limit > timeout:
+            yield f"{option}: is {limit:g} s, more than {path} ({timeout:g} s), which ends a silent request before"
 
 
 def _meet(there: Address, here: Address, udp: bool) -> bool:
@@ -138,9 +138,11 @@ def _channel_contradictions(web: Config, app: Config) -> Iterator[str]:
 
 def _web(web: WebConfig) -> Iterator[str]:
     yield from web.missing()
-    for number, listen in enumerate(web.listen):
-        if listen.startswith("unix:"):
-            yield from _socket(f"web.listen.{number}", listen.removeprefix("unix:"))
+    sites = ((f"web.sites.{name}.listen", one.listen) for name, one in web.sites.items())
+    for path, addresses in (("web.listen", web.listen), *sites):
+        for number, listen in enumerate(addresses):
+            if listen.startswith("unix:"):
+                yield from _socket(f"{path}.{number}", listen.removeprefix("unix:"))
     if "feed" in web.model_fields_set:
         yield from _socket("web.feed", web.feed)
     yield from _socket("web.admin", web.admin)

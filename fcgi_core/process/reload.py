@@ -5,6 +5,7 @@ while it runs; the rest needs a restart. A file with an error changes nothing.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 
 from ..errors import ConfigError
@@ -19,22 +20,25 @@ log = logging.getLogger("fcgi_sctp")
 
 OF_PARENT = ("app.workers", "app.grace", "app.request_limit", "log_level")
 """Options that the parent of workers uses itself."""
-OF_MEMBERS = ("web.connect", "web.subset")
+OF_MEMBERS = re.compile(r"web\.(sites\.[^.]+|(sites\.[^.]+\.)?(connect|subset|server_name))")
 """Options that a web side changes while it runs."""
 
 
-def reload_plugins(config: Config, supervisor: Supervisor, members: Callable[[WebConfig], None] | None = None) -> None:
-    """Read the file again and adopt its plugins, and with `members`, on a web side, its applications. The log names the
-    other options that have changed."""
+def reload_plugins(
+    config: Config, supervisor: Supervisor, members: Callable[[WebConfig], list[str]] | None = None
+) -> None:
+    """Read the file again and adopt its plugins, and with `members`, on a web side, its applications and sites; it
+    returns the options of these that it cannot adopt. The log names them, and the other options that have changed."""
     fresh = _read_again(config)
     if fresh is None:
         return
     problems = adopt_plugins(supervisor, fresh.load_plugins())
     _report(problems)
-    if members is not None and fresh.web is not None:
-        members(fresh.web)
     waiting = config.differences(fresh)
-    _report_waiting(waiting if members is None else [path for path in waiting if path not in OF_MEMBERS])
+    if members is not None and fresh.web is not None:
+        left = members(fresh.web)
+        waiting = [path for path in waiting if path in left or not OF_MEMBERS.fullmatch(path)]
+    _report_waiting(waiting)
     if not problems:
         log.info("configuration reloaded")
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,11 +25,13 @@ from ..sctp.endpoints import advertisement, resolve, shifted
 from ..web.feed import Feed
 from ..web.members import BackEndOptions, NameOptions
 from ..web.names import Names, Watched
+from ..web.options import SiteOptions
 from ..web.probe import ProbeOptions
 from ..web.resolver import DnsResolver
 from ..web.service import WebOptions, WebService
+from ..web.site import SiteSetup
 from .admin import AdminServer, Commands, open_admin
-from .config import ADMIN_DIRECTORY, AUTO, AppConfig, BackEndConfig, Config, WebConfig
+from .config import ADMIN_DIRECTORY, AUTO, AppConfig, BackEndConfig, Config, SiteConfig, WebConfig
 from .reload import reload_plugins, reload_workers
 from .status import app_commands, web_commands
 from .succession import CONNECT_WITHIN, Predecessor
@@ -88,32 +90,25 @@ async def start_web(config: Config, web: WebConfig) -> Running:
     service = WebService(
         carrier,
         web.listen,
-        _members(web),
+        _members(web.connect),
         plugins=config.load_plugins(),
         settings=_settings(config, web.name or socket.gethostname()),
         feed=feed,
         names=Names(DnsResolver([name_server(one) for one in web.nameservers]), asyncio.get_running_loop()),
         options=WebOptions(
-            request_timeout=web.request_timeout,
-            queue_timeout=web.queue_timeout,
-            queue_length=web.queue_length,
-            slow_start=web.slow_start,
-            max_workers=web.max_workers,
-            subset=web.subset,
-            identity=_identity(web),
-            grace=web.grace,
-            probes=None if web.health is None else ProbeOptions(**web.health.model_dump()),
+            **_limits(web, None, _identity(web, "", web.listen)),
             needs_feed=feed_is_wanted,
             socket_mode=web.mode,
             socket_group=web.socket_group,
         ),
+        sites={name: _site(web, name, site) for name, site in web.sites.items()},
     )
     if predecessor is None:
         await service.start()
     else:
-        service.members.take_over(predecessor.state)
-        await service.start(CONNECT_WITHIN, must_reach=bool(predecessor.state.get("reached")))
-    for listen in web.listen if web.mode & 0o002 else ():
+        service.take_over(predecessor.state)
+        await service.start(CONNECT_WITHIN, must_reach=predecessor.state.get("reached", ()))
+    for listen in _listens(web) if web.mode & 0o002 else ():
         if listen.startswith("unix:"):
             log.info(
                 "every local user may send requests to %s (mode %04o); set web.socket_group to limit that",
@@ -121,8 +116,16 @@ async def start_web(config: Config, web: WebConfig) -> Running:
             )
     admin = await _open_admin(web.admin, "web", web.admin_group, web_commands(service))
 
-    def adopt(fresh: WebConfig) -> None:
-        service.members.configure(_members(fresh), fresh.subset)
+    def adopt(fresh: WebConfig) -> list[str]:
+        """Change applications and sites; return the options that need a restart."""
+        if bool(fresh.sites) is not bool(web.sites):
+            return [*(f"web.sites.{name}" for name in {**web.sites, **fresh.sites}), "web.connect"]
+        setups = {name: _site(fresh, name, site) for name, site in fresh.sites.items()}
+        if fresh.connect:
+            limits = SiteOptions(**_limits(fresh, None, _identity(web, "", web.listen)))
+            setups[""] = SiteSetup(_members(fresh.connect), limits, fresh.listen)
+        left = service.configure(setups)
+        return [f"web.sites.{name}" if name else "web.connect" for name in left]
 
     if strange := listening.release_unused():
         await _stop(admin, service.stop(0))
@@ -140,22 +143,42 @@ async def start_web(config: Config, web: WebConfig) -> Running:
         service.supervisor.reopen,
         service.supervisor,
         pass_on=pass_on.append,
-        state=service.members.state,
+        state=service.state,
     )
     # a predecessor tells systemd with the number of the process that is the main one now
     if predecessor is None:
         return running
-    return replace(running, tell_ready=partial(predecessor.tell_ready, service.serve, service.members.take_over))
+    return replace(running, tell_ready=partial(predecessor.tell_ready, service.serve, service.take_over))
 
 
-def _identity(web: WebConfig) -> str:
+def _identity(web: WebConfig, site: str, listen: Sequence[str]) -> str:
     """Return what tells a web side from others, see `WebSide`. On one host no two listen at the same sockets."""
     name = web.name if web.name[-1:].isdigit() else socket.gethostname().partition(".")[0]
-    return " ".join((name.replace(" ", "_"), *web.listen))
+    return " ".join((name.replace(" ", "_"), *listen, *([site] if site else [])))
 
 
-def _members(web: WebConfig) -> list[BackEndOptions | NameOptions]:
-    return [_member(one) for one in web.connect]
+def _listens(web: WebConfig) -> list[str]:
+    """Return all sockets of all sites."""
+    return list(dict.fromkeys([*web.listen, *(where for site in web.sites.values() for where in site.listen)]))
+
+
+def _site(web: WebConfig, name: str, site: SiteConfig) -> SiteSetup:
+    listen = site.listen or web.listen
+    options = SiteOptions(**_limits(web, site, _identity(web, name, listen)))
+    return SiteSetup(_members(site.connect), options, listen, site.server_name)
+
+
+def _limits(web: WebConfig, site: SiteConfig | None, identity: str) -> dict[str, Any]:
+    """Return the options of a site, or of the web side, by their names in `SiteOptions`."""
+    names = ("request_timeout", "queue_timeout", "queue_length", "slow_start", "subset", "health")
+    values = {name: getattr(web, name) if site is None else web.of(site, name) for name in names}
+    health = values.pop("health")
+    probes = None if health is None else ProbeOptions(**health.model_dump())
+    return {**values, "probes": probes, "identity": identity, "max_workers": web.max_workers, "grace": web.grace}
+
+
+def _members(connect: Sequence[BackEndConfig]) -> list[BackEndOptions | NameOptions]:
+    return [_member(one) for one in connect]
 
 
 def _member(one: BackEndConfig) -> BackEndOptions | NameOptions:

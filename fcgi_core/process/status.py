@@ -23,7 +23,6 @@ from .admin import Commands
 
 if TYPE_CHECKING:
     from ..app.service import AppService
-    from ..web.members import Drained
     from ..web.service import WebService
 
 __all__ = ["app_commands", "web_commands"]
@@ -45,10 +44,23 @@ def web_commands(service: WebService) -> Commands:
             "waiting": service.waiting,
             "ended": service.requests_ended,
         }
+        if names := [name for name in service.sites if name]:
+            answer["sites"] = [
+                {
+                    "name": site.name,
+                    "in_flight": site.in_flight,
+                    "waiting": site.waiting,
+                    "ended": site.requests_ended,
+                    "unserved": dict(site.unserved),
+                }
+                for site in service.all_sites
+            ]
+            answer["unknown_site"] = service.unknown_site
         answer["stderr_left_out"] = service.stderr_left_out
         answer["upstreams"] = [
             {
                 "address": str(one.address),
+                **({"site": site.name} if names else {}),
                 "up": one.link is not None,
                 "state": one.state,
                 "association": one.link.info.identity if one.link is not None else None,
@@ -59,24 +71,29 @@ def web_commands(service: WebService) -> Commands:
                 "requests": one.requests,
                 "last_error": "" if one.associations and not one.health.out else one.last_error,
             }
-            for one in (*service.upstreams, *service.members.leaving)
+            for site in service.all_sites
+            for one in (*site.upstreams, *site.members.leaving)
         ]
         return answer
 
     def change(question: Mapping[str, Any]) -> Awaitable[dict[str, dict[str, str]]]:
         return service.change(_changes(question))
 
-    def drain(question: Mapping[str, Any]) -> dict[str, Any]:
-        return _drained(service.members.drain(_address(question)))
+    def drain(question: Mapping[str, Any], undo: bool = False) -> dict[str, Any]:
+        done = service.drain(_address(question), _site(question), undo=undo)
+        sites: list[dict[str, Any]] = [
+            {"site": name, "queue_timeout": service.sites[name].options.queue_timeout} | one._asdict()
+            for name, one in done.items()
+        ]
+        worst = min(sites, key=lambda one: one["left"])
+        answer = {"name": service.supervisor.process_name, **worst, "in_flight": sum(one["in_flight"] for one in sites)}
+        if any(service.sites):
+            return answer | {"sites": sites}
+        del answer["site"]
+        return answer
 
     def undrain(question: Mapping[str, Any]) -> dict[str, Any]:
-        return _drained(service.members.undrain(_address(question)))
-
-    def _drained(what: Drained) -> dict[str, Any]:
-        return {
-            "name": service.supervisor.process_name,
-            "queue_timeout": service.options.queue_timeout,
-        } | what._asdict()
+        return drain(question, undo=True)
 
     return {
         "status": status,
@@ -117,6 +134,13 @@ def _address(question: Mapping[str, Any]) -> str:
     if not isinstance(address, str):
         raise ValueError("address: the address of an application was expected, as HOST:PORT")
     return address
+
+
+def _site(question: Mapping[str, Any]) -> str | None:
+    site = question.get("site")
+    if site is not None and not isinstance(site, str):
+        raise ValueError("site: the name of a site was expected")
+    return site
 
 
 def _changes(question: Mapping[str, Any]) -> dict[str, str]:

@@ -26,6 +26,7 @@ __all__ = [
     "SctpAddresses",
     "Seconds",
     "Size",
+    "ServerNames",
     "SrvName",
     "UnixPath",
     "WebAddresses",
@@ -132,6 +133,13 @@ def _web_listen(value: str) -> str:
         raise ValueError("write unix:/PATH, or HOST:PORT for TCP (a port is a number from 1 to 65535)") from None
 
 
+def _server_name(value: str) -> str:
+    name = value.lower()
+    if len(name) > 255 or not re.fullmatch(r"(\*\.)?[^\s*]+", name):
+        raise ValueError("write a SERVER_NAME as the web server passes it, or *.DOMAIN for all names below a domain")
+    return name
+
+
 def _mode(value: object) -> object:
     """Return the permissions if they are octal and in quotes; without quotes YAML reads them as a number."""
     if value is None:
@@ -172,5 +180,6 @@ Network = Annotated[str, AfterValidator(_network)]
 Permissions = Annotated[str | None, BeforeValidator(_mode, json_schema_input_type=str | None)]
 ONE_OR_MORE = BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
 NameServers = Annotated[list[Annotated[str, AfterValidator(_name_server)]], ONE_OR_MORE]
+ServerNames = Annotated[list[Annotated[str, AfterValidator(_server_name)]], ONE_OR_MORE]
 SctpAddresses = Annotated[list[SctpAddress], ONE_OR_MORE]
 WebAddresses = Annotated[list[Annotated[str, AfterValidator(_web_listen)]], ONE_OR_MORE]

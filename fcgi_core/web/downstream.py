@@ -31,7 +31,7 @@ from ..protocol.records import (
 )
 from ..protocol.states import AFTER_PARAMS, INPUT, Input
 from .client_socket import HIGH_WATER, Sockets
-from .exchange import NO_RECORD, RequestConnection, State, WebExchange
+from .exchange import NO_RECORD, RequestConnection, RequestSite, State, WebExchange
 
 __all__ = ["Connections", "Dispatcher", "DownstreamConnection"]
 
@@ -49,7 +49,7 @@ MAX_ANSWERS = 10_000
 """Answers to management records and refused requests that wait in the socket's write buffer; 16 bytes each and more."""
 
 
-class Dispatcher(Protocol):
+class Dispatcher(RequestSite, Protocol):
     """Decides which application gets a request."""
 
     @property
@@ -59,12 +59,6 @@ class Dispatcher(Protocol):
     def dispatch(self, exchange: WebExchange) -> None:
         """Send a request on whose PARAMS are whole. `exchange.body` holds the STDIN that has come; it is all if
         `exchange.input_closed`."""
-
-    def waiting_grew(self, exchange: WebExchange) -> None:
-        """Count what a request holds that waits for an application: its `body` or `input_closed` changed."""
-
-    def client_gone(self, exchange: WebExchange) -> None:
-        """Abort a request: its web server has closed the connection or aborted it, and the exchange is over."""
 
 
 class Connections(Sockets):

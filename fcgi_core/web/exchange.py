@@ -44,7 +44,7 @@ from ..sctp.carrier import Address
 from .client_socket import LONG_PART, ClientSocket
 from .early_stderr import MAX_HEAD_BUFFER, RECORD_COST, EarlyStderr
 
-__all__ = ["Application", "RequestConnection", "State", "Wait", "WebExchange"]
+__all__ = ["Application", "RequestConnection", "RequestSite", "State", "Wait", "WebExchange"]
 
 NO_RECORD = bytes(8)
 """Sent where a response breaks off: no record, for its version is 0. Closing alone does not do: nginx takes the end of
@@ -113,6 +113,16 @@ class Application(Protocol):
         """Count a failure of a request by the application's fault."""
 
 
+class RequestSite(Protocol):
+    """The site that a request is for."""
+
+    def waiting_grew(self, exchange: WebExchange) -> None:
+        """Count what a request holds that waits for an application: its `body` or `input_closed` changed."""
+
+    def client_gone(self, exchange: WebExchange) -> None:
+        """Abort a request: its web server has closed the connection or aborted it, and the exchange is over."""
+
+
 class WebExchange(Exchange):
     """One request of a web server and its answer."""
 
@@ -132,6 +142,7 @@ class WebExchange(Exchange):
         "last_activity",
         "raw_params",
         "role",
+        "site",
         "state",
         "tried_again",
         "upstream",
@@ -146,6 +157,8 @@ class WebExchange(Exchange):
         self.role = role
         self.flags = flags
         self.state = State.RECEIVING
+        self.site: RequestSite | None = None
+        """Where it goes, if its socket is that of several sites."""
         self.upstream: Application | None = None
         """The application that has the request, or had it when it ended."""
         self.wait: Wait | None = None

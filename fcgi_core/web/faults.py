@@ -11,12 +11,19 @@ from threading import get_ident
 from ..plugin import FeedEntry
 from .exchange import WebExchange
 
-__all__ = ["FaultFeed", "about"]
+__all__ = ["LOGGER", "FaultFeed", "about", "logger_of"]
+
+LOGGER = "fcgi_sctp.web"
 
 WARNING, ERROR = 4, 3
 """Severities (RFC 5424 section 6.2.1)."""
 DAEMON = 3
 """The facility of system daemons."""
+
+
+def logger_of(site: str) -> logging.Logger:
+    """Return the logger for lines about a site; '' is the only one, or none."""
+    return logging.getLogger(f"{LOGGER}.{site}" if site else LOGGER)
 
 
 def about(exchange: WebExchange) -> dict[str, object]:
@@ -45,6 +52,7 @@ class FaultFeed(logging.Handler):
             str(os.getpid()),
             "web",
             "" if exchange is None else exchange.identity,
+            {"site": site} if (site := record.name.removeprefix(LOGGER).removeprefix(".")) else None,
         )
         if get_ident() == self._loop_thread:
             self._publish(entry)

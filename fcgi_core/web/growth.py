@@ -20,8 +20,6 @@ from .pool import IDLE, MOST, QUIET_FROM, TRIPS, Answers, fitting, path, to_end,
 
 __all__ = ["HOLD", "LOOK", "Growing", "Growth"]
 
-log = logging.getLogger("fcgi_sctp.web")
-
 LOOK = 5.0
 """Seconds between looks at associations beyond the first: which are idle, which are missing."""
 HOLD = 30.0
@@ -32,6 +30,7 @@ class Growing(Protocol):
     """The back end to which the associations belong."""
 
     address: Address
+    log: logging.Logger
     associations: list[WebAssociation]
     """Those that are up and take requests, the oldest first."""
     quiet: WebAssociation | None
@@ -260,12 +259,12 @@ class Growth:
         if self._wanted is None:
             for place in reversed(to_end(idle)):
                 one = owner.associations[place]
-                log.info("association %d with %s ends: no request for %g s", one.number, owner.address, IDLE)
+                owner.log.info("association %d with %s ends: no request for %g s", one.number, owner.address, IDLE)
                 owner.let_go(one)
         if owner.quiet is not None:
             if len(owner.associations) < QUIET_FROM:
                 number = owner.quiet.number
-                log.info("association %d with %s ends: it stayed free of requests", number, owner.address)
+                owner.log.info("association %d with %s ends: it stayed free of requests", number, owner.address)
                 owner.let_go(owner.quiet)
             elif not self._may_be_quiet():
                 owner.use_quiet()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 from collections.abc import Callable
 from typing import cast
 
-from ..common.listening import listen_tcp, strangers
+from ..common.listening import listen_tcp, name_of, strangers
 from ..common.unix_socket import BACKLOG, UnixSocket
 from ..errors import FcgiSctpError
 from ..sctp.carrier import Address
@@ -24,29 +25,32 @@ class ListenError(FcgiSctpError):
 
 
 class Listeners:
-    """Listens at addresses, ``unix:/PATH`` or ``HOST:PORT``; each connection gets what `make` returns."""
+    """Listens at addresses, ``unix:/PATH`` or ``HOST:PORT``."""
 
-    def __init__(self, make: Callable[[], DownstreamConnection], *, mode: int, group: str | None) -> None:
+    def __init__(self, *, mode: int, group: str | None) -> None:
         """`mode`: permissions of unix sockets; `group` (a name) may connect too."""
-        self._make = make
+        self._places: dict[str, str] = {}
+        """The addresses, by those of their sockets."""
         self._mode = mode
         self._group = group
         self._servers: list[asyncio.Server] = []
         self._unix_sockets: list[UnixSocket] = []
 
-    async def open(self, where: str) -> None:
+    async def open(self, where: str, make_connection: Callable[[], DownstreamConnection]) -> None:
         """Listen at `where`. ListenError."""
-        make = cast(Callable[[], asyncio.Protocol], self._make)
+        make = cast(Callable[[], asyncio.Protocol], make_connection)
         loop = asyncio.get_running_loop()
         try:
             if where.startswith("unix:"):
                 unix = UnixSocket(where.removeprefix("unix:"), mode=self._mode, group=self._group)
                 self._unix_sockets.append(unix)
+                self._places[name_of(unix.socket)] = where
                 self._servers.append(await unix.serve(make))
             else:
                 address = Address.parse(where)
                 for host in address.hosts:
                     for one in await loop.run_in_executor(None, listen_tcp, host, address.port, BACKLOG):
+                        self._places[name_of(one)] = where
                         self._servers.append(await loop.create_server(make, sock=one, backlog=BACKLOG))
         except OSError as error:
             why = error.strerror or str(error)
@@ -54,6 +58,13 @@ class Listeners:
                 why += f"; systemd passed a socket at {given[0]}: if it is meant, write that in web.listen"
             raise ListenError(f"cannot listen at {where}: {why}") from error
         log.info("listening for the web server at %s", where)
+
+    def find(self, connection: socket.socket) -> str:
+        """Return the address at which a connection was accepted; the first one if that was another process's."""
+        name = name_of(connection)
+        port = name.rpartition(":")[2]
+        found = (self._places.get(one) for one in (name, f"0.0.0.0:{port}", f"[::]:{port}"))
+        return next(filter(None, found), next(iter(self._places.values()), ""))
 
     @property
     def are_open(self) -> bool:

@@ -24,8 +24,6 @@ from .upstream import Upstream
 
 __all__ = ["BackEndOptions", "Drained", "Members", "NameOptions"]
 
-log = logging.getLogger("fcgi_sctp.web")
-
 AWAY = 10.0
 """Seconds after which a member of a subset that is away is replaced with the next one, until it is back."""
 NAMED = 20
@@ -83,6 +81,7 @@ class Members:
         identity: str,
         max_workers: int,
         grace: float,
+        log: logging.Logger,
     ) -> None:
         """`ready` is called when requests that wait may be sent. `names` looks up names; None: none are used.
         `identity` tells this set of members from those of other web sides; '' where there is no other. Each member may
@@ -94,6 +93,7 @@ class Members:
         self.leaving: list[Upstream] = []
         """Those that were removed and still have associations."""
         self._make = make
+        self._log = log
         self._loop = loop
         self._ready = ready
         self._max_workers = max_workers
@@ -190,7 +190,7 @@ class Members:
         self._update()
         if self._kept.keys() - self._named().keys():
             text = "applications that web.connect does not name any more stay until %s can be looked up"
-            log.info(text, ", ".join(sorted(one.name for one in self._awaited)))
+            self._log.info(text, ", ".join(sorted(one.name for one in self._awaited)))
 
     def _watch(self, watched: Watched) -> None:
         assert self._names is not None
@@ -285,7 +285,9 @@ class Members:
         self._begin_somewhere(member)
         self.upstreams.append(member)
         if self._started:
-            log.info("application %s is added%s", key, "; it is drained by hand, as before" if member.drained else "")
+            self._log.info(
+                "application %s is added%s", key, "; it is drained by hand, as before" if member.drained else ""
+            )
             member.start()
 
     def _begin_somewhere(self, upstream: Upstream) -> None:
@@ -304,7 +306,7 @@ class Members:
             requests[one.member] += one.outstanding
         for key, count in requests.items():
             del self._members[key]
-            log.info("application %s is removed; its %d requests may take %g s to end", key, count, self._grace)
+            self._log.info("application %s is removed; its %d requests may take %g s to end", key, count, self._grace)
         for one in leaving:
             one.leave(self._grace)
 
@@ -320,7 +322,7 @@ class Members:
                 better = "of a better priority is there" if rank > self._rank else "with it is there again"
                 level = logging.WARNING if rank > self._rank else logging.INFO
                 text = "requests go to the %d. priority of applications: %s"
-                log.log(level, text, rank + 1, f"{'none' if rank > self._rank else 'one'} {better}")
+                self._log.log(level, text, rank + 1, f"{'none' if rank > self._rank else 'one'} {better}")
                 self._rank = rank
         self.in_use[:] = usable
         self._ready()
@@ -333,7 +335,7 @@ class Members:
         key = self._key(text)
         if key not in self._drained:
             self._drained.add(key)
-            log.info("application %s is drained by hand: it gets no new requests", key)
+            self._log.info("application %s is drained by hand: it gets no new requests", key)
         return self._set_drained(key)
 
     def undrain(self, text: str) -> Drained:
@@ -341,7 +343,7 @@ class Members:
         key = self._key(text)
         if key in self._drained:
             self._drained.remove(key)
-            log.info("application %s gets requests again, by hand", key)
+            self._log.info("application %s gets requests again, by hand", key)
         return self._set_drained(key)
 
     def _set_drained(self, key: str) -> Drained:
@@ -352,7 +354,9 @@ class Members:
         self._arrange()
         left = sum(not one.drained for one in self._members.values())
         if not left:
-            log.warning("all applications are drained by hand: requests wait, and get 503 if none is undrained in time")
+            self._log.warning(
+                "all applications are drained by hand: requests wait, and get 503 if none is undrained in time"
+            )
         return Drained(key, sum(one.outstanding for one in processes), left)
 
     def _key(self, text: str) -> str:
@@ -399,11 +403,11 @@ class Members:
         if problem != origin.workers_problem:
             origin.workers_problem = problem
             if problem:
-                log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
+                self._log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
         gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]
         fresh = self._add_workers(origin, addresses, {one.address for one in self.upstreams})
         if fresh or gone:
-            log.info("application %s has %d workers", origin.address, len(addresses))
+            self._log.info("application %s has %d workers", origin.address, len(addresses))
         for one in gone:
             self.upstreams.remove(one)
             self.leaving.append(one)

@@ -13,8 +13,6 @@ from ..sctp.carrier import Address
 
 __all__ = ["Presence"]
 
-log = logging.getLogger("fcgi_sctp.web")
-
 STEADY = 10.0
 """Seconds that an association lasts which ends an absence; a shorter one belongs to it."""
 MAX_BRIEF = 3
@@ -26,7 +24,8 @@ REMIND = 300.0
 class Presence:
     """Follows the associations with one application, one after the other, and logs what is worth a line."""
 
-    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop, log: logging.Logger) -> None:
+        self._log = log
         self._address = address
         self._loop = loop
         self._attempts = 0
@@ -51,7 +50,7 @@ class Presence:
         """Log that the association with this number is up."""
         self._up_at = now = self._loop.time()
         absence = f" after {now - self._away_since:.0f} s, {self._attempts} attempts failed" if self._attempts else ""
-        log.log(
+        self._log.log(
             self.level(logging.INFO),
             "association %d with application %s at %s is up%s",
             *(association, name, self._address, absence),
@@ -61,7 +60,7 @@ class Presence:
 
     def _is_steady(self, association: int) -> None:
         self._steady = None
-        log.info("association %d with application %s is up and stays", association, self._address)
+        self._log.info("association %d with application %s is up and stays", association, self._address)
 
     def went_down(self) -> bool:
         """Return whether the association that was up had lasted."""
@@ -82,13 +81,13 @@ class Presence:
         self._attempts += 1
         now = self._loop.time()
         if self._logged_at is not None and now - self._logged_at < REMIND:
-            log.debug("no association with %s: %s", self._address, why)
+            self._log.debug("no association with %s: %s", self._address, why)
             return
         self._logged_at = now
         if self._attempts == 1:
-            log.log(level, "no association with %s: %s; retrying", self._address, why)
+            self._log.log(level, "no association with %s: %s; retrying", self._address, why)
         else:
-            log.warning(
+            self._log.warning(
                 "application %s has been away for %.0f s, %d attempts failed: %s",
                 *(self._address, now - self._away_since, self._attempts, why),
             )

@@ -1,41 +1,43 @@
-"""The web side of the program: it accepts requests of the web server and sends them to applications."""
+"""The web side of the program: it accepts requests of the web server, whose site sends them to applications.
+
+Here is what the process has once: carrier, plugins, live feed, listening sockets, associations' numbers, and its end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from math import inf
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
 
 from .. import __version__
-from ..errors import RequestRefused
+from ..common.operator_log import LimitedLog
 from ..hosting.discovery import EnabledPlugin
-from ..hosting.exchange import SAFE_METHODS
 from ..hosting.supervisor import Supervisor
 from ..hosting.switching import change_plugins, switches_off
-from ..plugin import FeedEntry, ServiceFigures
+from ..plugin import FeedEntry, ServiceFigures, SiteFigures
 from ..protocol.settings import Settings, new_instance
 from ..protocol.web import WebConnection
-from ..sctp.carrier import Address, Carrier
+from ..sctp.carrier import Carrier
 from .attempts import Away
-from .balance import choose
 from .downstream import Connections, DownstreamConnection
-from .exchange import State, WebExchange
+from .entrance import MAX_NAME, Entrance
+from .exchange import WebExchange
 from .faults import FaultFeed, about
 from .feed import Feed
 from .figures import application_figures
 from .listeners import ListenError, Listeners
-from .members import BackEndOptions, Members, NameOptions
+from .members import BackEndOptions, Drained, NameOptions
 from .names import Names
+from .options import WebOptions
 from .pool import MOST
-from .probe import ProbeOptions
+from .site import UNSERVED, Site, SiteSetup
 from .upstream import Upstream
-from .waiting import WaitingRequests
 
 __all__ = ["BackEndOptions", "WebOptions", "WebService"]
 
@@ -55,37 +57,6 @@ SHUTDOWN_WITHIN = 2.0
 """Seconds that associations have at the end to shut down; then they are aborted."""
 
 
-@dataclass(frozen=True, slots=True)
-class WebOptions:
-    """Options of the web side. Times are seconds."""
-
-    request_timeout: float = 60.0
-    """Longest silence of an application in a request before it is answered 504; nginx's fastcgi_read_timeout."""
-    queue_timeout: float = 10.0
-    """How long a request waits for an application to come back before it is answered 503."""
-    queue_length: int = 10_000
-    """Most requests that wait; the next is answered 503 at once."""
-    slow_start: float = 10.0
-    """How long an application that returned takes to get its whole share."""
-    probes: ProbeOptions | None = None
-    """The request that each application regularly gets to see whether it answers; None: there are no probes."""
-    socket_mode: int = 0o666
-    """Permissions of the unix socket toward the web server, which runs as another user."""
-    socket_group: str | None = None
-    """Group that may connect to it."""
-    max_workers: int = 64
-    """Most workers of one application that the web side connects to."""
-    subset: int | None = None
-    """How many of the applications are used; None: all."""
-    identity: str = ""
-    """What tells this web side from others: it decides which applications those are, and which gets the first request.
-    Empty: the first ones in `connect`."""
-    grace: float = 10
-    """How long requests may take to end whose application is removed."""
-    needs_feed: bool = True
-    """Whether it is an error that the live feed cannot be offered."""
-
-
 class WebService:
     """Listens for a web server and keeps associations with applications."""
 
@@ -100,15 +71,18 @@ class WebService:
         feed: Feed | None = None,
         names: Names | None = None,
         options: WebOptions | None = None,
+        sites: Mapping[str, SiteSetup] = MappingProxyType({}),
     ) -> None:
-        """`names` looks up the names in `connect`; none are used without it."""
+        """`listen` and `connect` are those of the site without a name, which is there if no other is, or if it has
+        applications. `names` looks up the names in `connect`; none are used without it."""
         self._loop = asyncio.get_running_loop()
         self.options = options = options or WebOptions()
-        self._carrier = carrier
+        self.carrier = carrier
         self._listen = listen
-        self._settings = settings or Settings()
+        self.settings = settings or Settings()
         self._instances: dict[str, str] = {}
         """By member: what this process is called there, so that no application can pose as this one to another."""
+        self.names = names
         self._feed = feed
         self._faults: FaultFeed | None = None
         self.supervisor = Supervisor(
@@ -116,53 +90,136 @@ class WebService:
             self._loop,
             self._loop.call_soon_threadsafe,
             web=True,
-            process_name=self._settings.name,
+            process_name=self.settings.name,
             publish_all=self._publish_all,
             service=self.figures,
         )
         self._connections = Connections()
-        self._listeners = Listeners(
-            lambda: DownstreamConnection(self, self._connections), mode=options.socket_mode, group=options.socket_group
-        )
-        self.requests_ended = 0
-        self._active: set[WebExchange] = set()
-        """Requests in state SENT."""
-        self._waiting = WaitingRequests(timeout=options.queue_timeout, length=options.queue_length)
-        self._unserved = dict.fromkeys(("queue_full", "queue_timeout", "unreachable", "request_timeout"), 0)
-        """See `ServiceFigures`."""
-        self.away = Away()
+        self._listeners = Listeners(mode=options.socket_mode, group=options.socket_group)
         self.away = Away()
         self._association = 0
         """The number of the newest association."""
-        self.members = Members(
-            *(self._upstream, self._loop, self.upstream_ready, names),
-            identity=options.identity,
-            max_workers=options.max_workers,
-            grace=options.grace,
-        )
-        self.members.configure(connect, options.subset)
-        self.upstreams = self.members.upstreams
-        self._in_use = self.members.in_use
+        setups = dict(sites) if sites and not connect else {"": SiteSetup(connect, options, listen), **sites}
+        self.sites = {name: Site(self, name, setup) for name, setup in setups.items()}
+        """By name; '' is the only one, or the one for all requests that are for no other."""
+        self._leaving: list[Site] = []
+        """Sites that were removed, and have something to end."""
+        self._of_past_sites = 0
+        """Requests that ended in sites that are gone."""
+        self._setups: Mapping[str, SiteSetup] = setups
+        self._entrances: dict[str, Entrance] = {}
+        """By listening address, where there may be several sites."""
+        self.unknown_site = 0
+        """Requests of no site."""
+        self._log = LimitedLog(log, self._loop)
+        if sites:
+            for where in dict.fromkeys(where for setup in setups.values() for where in setup.listen):
+                self._entrances[where] = Entrance(where, self._refuse)
+            self._lead()
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None
         """Set while the service stops, when a request has ended or a connection is closed."""
 
-    def _upstream(
-        self, address: Address, weight: float, wanted: int | None, origin: Upstream | None = None
-    ) -> Upstream:
-        options = self.options
-        return Upstream(
-            *(address, self._carrier, self, self._loop),
-            weight=weight,
-            slow_start=options.slow_start,
-            probes=options.probes,
-            origin=origin,
-            wanted=wanted,
-        )
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """Those of all sites."""
+        return [one for site in self.sites.values() for one in site.upstreams]
 
-    async def start(self, connect_within: float = 0.0, *, must_reach: bool = False) -> None:
+    # ---- sites
+
+    @property
+    def all_sites(self) -> list[Site]:
+        """Those of the configuration, and those that were removed and have something to end."""
+        return [*self.sites.values(), *self._leaving]
+
+    def configure(self, setups: Mapping[str, SiteSetup]) -> list[str]:
+        """Have these sites from now on, each with these applications and names; those that stay keep the rest of their
+        options. Return the sites that would need a socket which this process has not, or leave one unused: it opens
+        none, and closes none."""
+        if self._idle is not None:
+            return []
+        before, known = self._setups, set(self._entrances)
+        left = [name for name, setup in setups.items() if name not in before and not known.issuperset(setup.listen)]
+        setups = {
+            name: setup._replace(listen=before[name].listen) if name in before else setup
+            for name, setup in setups.items()
+            if name not in left
+        }
+        unused = known.difference(*(setup.listen for setup in setups.values()))
+        gone = [name for name in before if name not in setups]
+        left += (name for name in gone if unused.intersection(before[name].listen))
+        for name in gone:
+            site = self.sites.pop(name)
+            site.log.info("site %s is removed; its %d requests may end", name, site.in_flight)
+            site.members.configure(())
+            self._leaving.append(site)
+        for name, setup in setups.items():
+            if name in self.sites:
+                self.sites[name].members.configure(setup.connect, setup.options.subset)
+                continue
+            site = self.sites[name] = Site(self, name, setup)
+            site.log.info("site %s is added", name)
+            site.members.start()
+        self._setups = setups
+        self._lead()
+        return left
+
+    def _lead(self) -> None:
+        """Let each entrance know its sites."""
+        for where, entrance in self._entrances.items():
+            here = {name: setup for name, setup in self._setups.items() if where in setup.listen}
+            names = ((one, name) for name, setup in here.items() for one in setup.server_names or ("",))
+            entrance.lead_to({one.lower(): self.sites[name] for one, name in names})
+
+    def _refuse(self, exchange: WebExchange, where: str) -> None:
+        """Answer a request of no site."""
+        name = exchange.server_name[:MAX_NAME]
+        text = "answered 421: no site at %s has the SERVER_NAME %r; add it to a site in web.sites"
+        self._log.log(logging.WARNING, text, where, name, extra=about(exchange))
+        why = f"no site has the SERVER_NAME {name!r}"
+        self.unknown_site += 1
+        exchange.fail(HTTPStatus.MISDIRECTED_REQUEST, why)
+        if self.supervisor.follows_requests:
+            self.supervisor.request_end(exchange, exchange.outcome(error=why))
+
+    def drain(self, address: str, site: str | None = None, *, undo: bool = False) -> dict[str, Drained]:
+        """Give an application no further requests until `undo`: in each site that has it, or in that one. Return what
+        became of it, by site. ValueError."""
+        if site is not None and site not in self.sites:
+            raise ValueError(f"no site {site!r} is known; known are: {', '.join(filter(None, self.sites))}")
+        done: dict[str, Drained] = {}
+        problem = None
+        for name, one in self.sites.items():
+            if site is None or name == site:
+                try:
+                    done[name] = one.members.undrain(address) if undo else one.members.drain(address)
+                except ValueError as error:
+                    problem = problem or error
+        if not done and problem is not None:
+            raise problem
+        return done
+
+    # ---- the process
+
+    def state(self) -> dict[str, Any]:
+        """Return what the process that takes the place of this one is to know, as plain values for JSON."""
+        sites = {name: site.members.state() for name, site in self.sites.items()}
+        names = [state.pop("names") for state in sites.values()]  # all sites have the same
+        return {
+            "names": names[0] if names else [],
+            "sites": sites,
+            "reached": [name for name, state in sites.items() if state.pop("reached")],
+        }
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Know what the `state` of the process before this one says, see `Members`."""
+        for name, one in state.get("sites", {}).items():
+            if name in self.sites:
+                self.sites[name].members.take_over({**one, "names": state.get("names", ())})
+
+    async def start(self, connect_within: float = 0.0, *, must_reach: Collection[str] = ()) -> None:
         """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError;
-        if it `must_reach` one of them, also if it does not."""
+        also if a site of `must_reach` reaches none."""
         if self._feed is not None:
             try:
                 await self._feed.start()
@@ -175,16 +232,21 @@ class WebService:
         if self._feed is not None:
             self._faults = FaultFeed(self._feed.publish, self._loop)
             log.addHandler(self._faults)
-        self.members.start()
+        for site in self.sites.values():
+            site.members.start()
         until = self._loop.time() + connect_within
-        while self._loop.time() < until and not self.members.is_complete:
+        while self._loop.time() < until and not all(site.members.is_complete for site in self.sites.values()):
             await asyncio.sleep(LOOK_FOR_UP)
-        if must_reach and (why := self.members.absent(inf)):
-            # the feed's socket stays as it is: another process has it too
-            raise ListenError(f"no application can be reached, and the process that serves now reaches some: {why}")
+        for name, site in self.sites.items():
+            if name in must_reach and (why := site.members.absent(inf)):
+                # the feed's socket stays as it is: another process has it too
+                which = f" of site {name}" if name else ""
+                raise ListenError(
+                    f"no application{which} can be reached, and the process that serves now reaches some: {why}"
+                )
         try:
-            for where in self._listen:
-                await self._listeners.open(where)
+            for where in self._entrances or self._listen:
+                await self._listeners.open(where, self._made_at(where))
         except ListenError:
             self._listeners.close()
             self._close_feed()
@@ -193,8 +255,14 @@ class WebService:
 
     async def serve(self, connection: socket.socket) -> None:
         """Serve a web server's connection that the process before this one passes on."""
-        make = cast(Callable[[], asyncio.Protocol], lambda: DownstreamConnection(self, self._connections))
+        where = self._listeners.find(connection)
+        make = cast(Callable[[], asyncio.Protocol], self._made_at(where))
         await self._loop.connect_accepted_socket(make, connection)
+
+    def _made_at(self, where: str) -> Callable[[], DownstreamConnection]:
+        """Return what makes the connections at a listening address."""
+        dispatcher = self._entrances.get(where) or self.sites[""]
+        return lambda: DownstreamConnection(dispatcher, self._connections)
 
     async def stop(self, grace: float = 10.0, pass_on: Callable[[int], None] | None = None) -> None:
         """Accept no new connections, let requests end within `grace` seconds, then close everything. `pass_on` takes
@@ -208,16 +276,17 @@ class WebService:
             if not number % AT_ONCE:
                 await asyncio.sleep(0)  # what is passed on needs a second descriptor until it is closed here
         self._idle = asyncio.Event()
+        for site in self.all_sites:
+            site.idle = self._idle
         self._connections.on_closed = self._idle.set
         try:
             async with asyncio.timeout(grace):
                 # until the last answers have been written, too
-                while self._active or self._waiting.queue or self._connections.are_closing():
+                while self.in_flight or self.waiting or self._connections.are_closing():
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            left = len(self._active) + len(self._waiting.queue)
-            if left:
+            if left := self.in_flight + self.waiting:
                 log.warning("%d requests had not ended after %g s and are given up", left, grace)
         silent = asyncio.Event()
         self.supervisor.take_no_more(silent.set)
@@ -227,16 +296,17 @@ class WebService:
         except TimeoutError:
             pass  # items that still come are counted as dropped
         self.supervisor.close()  # while associations still carry the last items of plugins
-        upstreams = self.members.stop()
+        upstreams = [one for site in self.all_sites for one in site.members.stop()]
         try:
             async with asyncio.timeout(SHUTDOWN_WITHIN):
                 for upstream in upstreams:
                     await upstream.stopped.wait()
         except TimeoutError:
             pass  # the peer is gone; closing the carrier aborts the association
-        self._carrier.close()
+        self.carrier.close()
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
+        self._log.close()
         for connection in self._connections:
             connection.abort()
         self._close_feed()
@@ -246,26 +316,25 @@ class WebService:
         application the result of each change by its name: '', or the reason why it was refused."""
         applications_first = switches_off(changes)
         results = {} if applications_first else {"web": change_plugins(self.supervisor, changes)}
-        upstreams = tuple(self.upstreams)
+        upstreams = self.upstreams
         answers = await asyncio.gather(*(upstream.change(changes) for upstream in upstreams))
         if applications_first:
             results["web"] = change_plugins(self.supervisor, changes)
         return results | {str(upstream.address): answer for upstream, answer in zip(upstreams, answers, strict=True)}
 
     @property
-    def max_requests(self) -> int:
-        """Requests at once that the applications which get any accept together."""
-        return self._settings.max_requests * self.members.count
-
-    @property
     def in_flight(self) -> int:
         """Requests that applications handle."""
-        return len(self._active)
+        return sum(site.in_flight for site in self.all_sites)
 
     @property
     def waiting(self) -> int:
         """Requests that wait for an application."""
-        return len(self._waiting.queue)
+        return sum(site.waiting for site in self.all_sites)
+
+    @property
+    def requests_ended(self) -> int:
+        return self._of_past_sites + self.unknown_site + sum(site.requests_ended for site in self.all_sites)
 
     @property
     def stderr_left_out(self) -> int:
@@ -274,52 +343,42 @@ class WebService:
 
     def figures(self) -> ServiceFigures:
         """Returns the state of the service, for plugins."""
-        applications = application_figures(self.upstreams, self._loop.time())
+        now = self._loop.time()
+        sites = [self._figures_of(site, now) for site in self.sites.values()]
+        applications = [one for site in sites for one in site.applications]
+        unserved = {reason: sum(site.unserved[reason] for site in sites) for reason in UNSERVED}
+        obstacles = [site.obstacle for site in sites]
         return ServiceFigures(
             __version__,
-            self._carrier.name,
-            self._obstacle(any(one.up for one in applications)),
+            self.carrier.name,
+            self._obstacle() or (obstacles[0] if all(obstacles) else ""),
             applications,
-            self.waiting,
-            self._waiting.size,
-            dict(self._unserved),
+            sum(site.waiting for site in sites),
+            sum(site.waiting_bytes for site in sites),
+            {**unserved, "unknown_site": self.unknown_site} if self._entrances else unserved,
+            sites if self._entrances else (),
         )
 
-    def _obstacle(self, any_up: bool) -> str:
+    def _figures_of(self, site: Site, now: float) -> SiteFigures:
+        applications = application_figures(site.upstreams, now)
+        configured = sum(one.origin is None for one in site.upstreams)
+        obstacle = "" if any(one.up for one in applications) else f"no application is up, of {configured}"
+        return SiteFigures(site.name, obstacle, applications, site.waiting, site.waiting_bytes, dict(site.unserved))
+
+    def _obstacle(self) -> str:
         if self._idle is not None:
             return "it stops: no new requests are accepted"
         if not self._listeners.are_open:
             return "it does not listen for the web server"
-        if not any_up:
-            return f"no application is up, of {sum(one.origin is None for one in self.upstreams)}"
         return ""
 
-    # ---- Dispatcher, for the downstream connections
-
-    def dispatch(self, exchange: WebExchange) -> None:
-        # requests that wait already go first, unless the service stops
-        if (self._waiting.queue and self._idle is None) or not self._begin(exchange):
-            self._wait(exchange)
-
-    def waiting_grew(self, exchange: WebExchange) -> None:
-        self._waiting.grew(exchange)
-
-    def client_gone(self, exchange: WebExchange) -> None:
-        upstream = exchange.upstream
-        answered = False
-        if upstream is not None:
-            answered = upstream.has_answered(exchange)
-            upstream.abort(exchange)
-        # a request that waits is dequeued when its turn comes
-        self.finished(exchange, aborted=not answered)
-
-    # ---- Owner, for the upstreams
+    # ---- Process, for the sites
 
     def make_connection(self, member: str, most: int, given_up: tuple[int, ...]) -> WebConnection:
         self._association += 1
         instance = self._instances.setdefault(member, new_instance())
         settings = replace(
-            self._settings,
+            self.settings,
             instance=instance,
             association=self._association,
             max_associations=most,
@@ -331,129 +390,21 @@ class WebService:
         member = upstream.member
         return MOST - sum(one.growth.content for one in self.upstreams if one.member == member)
 
-    def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
-        return self.members.other_with(instance, upstream)
-
-    def workers_reported(self, origin: Upstream, others: Mapping[str, str]) -> None:
-        if self._idle is not None:
-            return
-        self.members.workers_reported(origin, others)
-
-    def upstream_changed(self) -> None:
-        self.members.upstream_changed()
-
     def upstream_ended(self, upstream: Upstream) -> None:
-        self.members.ended(upstream)
         member = upstream.member
-        if not any(one.member == member for one in (*self.upstreams, *self.members.leaving)):
+        leaving = (one for site in self.all_sites for one in site.members.leaving)
+        if not any(one.member == member for one in (*self.upstreams, *leaving)):
             self._instances.pop(member, None)
 
-    def upstream_ready(self) -> None:
-        self._waiting.serve(self._begin)
-
-    def finished(self, exchange: WebExchange, *, aborted: bool = False, error: str = "") -> None:
-        self._active.discard(exchange)
-        self.requests_ended += 1
-        if self.supervisor.follows_requests:
-            self.supervisor.request_end(exchange, exchange.outcome(aborted=aborted, error=error))
-        if self._waiting.queue:
-            self.upstream_ready()
-        if self._idle is not None:
-            self._idle.set()
-
-    def requeue(self, exchange: WebExchange, *, overloaded: bool = False) -> None:
-        self._active.discard(exchange)
-        exchange.state, exchange.upstream = State.WAITING, None
-        if self._waiting.add_again(exchange, self._loop.time(), overloaded):
-            self._loop.call_soon(self.upstream_ready)  # not now: further requests may be queued again
-        else:
-            self._refuse_late(exchange)
-
-    def try_another(self, exchange: WebExchange, failed: Upstream, lost: bool) -> bool:
-        if exchange.tried_again or not exchange.can_be_sent_again or exchange.first_byte is not None:
-            return False
-        if exchange.params.get("REQUEST_METHOD") not in SAFE_METHODS:
-            return False
-        exchange.tried_again = True
-        return self._begin(exchange, avoid=[failed]) or (lost and self._begin(exchange))
-
-    # ---- choosing
-
-    def _begin(self, exchange: WebExchange, avoid: Sequence[Upstream] = ()) -> bool:
-        """Send the request to an application; return False if none accepts it."""
-        if len(self._in_use) == 1 and not avoid:
-            best: Upstream | None = self._in_use[0]
-        else:
-            best = choose(self._in_use, self._loop.time(), avoid)
-        if best is None:
-            return False
-        try:
-            best.begin(exchange)
-        except RequestRefused:
-            return False
-        exchange.last_activity = now = time.monotonic()
-        if exchange.started is None:
-            exchange.started = now
-        self._active.add(exchange)
-        self.supervisor.request_begin(exchange)
-        return True
-
-    def _wait(self, exchange: WebExchange) -> None:
-        now = self._loop.time()
-        if self._waiting.is_full:
-            self._unserved["queue_full"] += 1
-            self._refuse(
-                exchange, HTTPStatus.SERVICE_UNAVAILABLE, "too many requests wait for an application", retry_after=1
-            )
-        elif reasons := self.members.absent(now - self.options.queue_timeout):
-            # none has been there for as long as a request would wait
-            self._unserved["unreachable"] += 1
-            self._refuse(exchange, HTTPStatus.BAD_GATEWAY, f"no application can be reached ({reasons})")
-        else:
-            self._waiting.add(exchange, now)
-
-    def _refuse_late(self, exchange: WebExchange) -> None:
-        self._unserved["queue_timeout"] += 1
-        why = "no application had room in time"
-        self._refuse(exchange, HTTPStatus.SERVICE_UNAVAILABLE, why, retry_after=1)
-
-    def _refuse(self, exchange: WebExchange, status: HTTPStatus, why: str, retry_after: int | None = None) -> None:
-        log.error("answered %d: %s", status.value, why, extra=about(exchange))
-        exchange.fail(status, why, retry_after)
-        self.requests_ended += 1
-        if self.supervisor.follows_requests:
-            self.supervisor.request_end(exchange, exchange.outcome(error=why))
-
     def _sweep(self) -> None:
-        """Answer the requests whose time is up."""
         self._sweep_handle = self._loop.call_later(SWEEP, self._sweep)
-        now = self._loop.time()
-        self.members.look()
         self._connections.refuse_late()
-        late = self._waiting.remove_late(now)
-        if late and self._idle is not None:
-            self._idle.set()
-        for exchange in late:
-            if exchange.state is not State.OVER:
-                self._refuse_late(exchange)
-        limit = now - self.options.request_timeout
-        for exchange in [one for one in self._active if one.last_activity < limit]:
-            if exchange.state is State.OVER or exchange.request.credited_at > limit or exchange.waits_for_web_server():
-                continue
-            upstream = exchange.upstream
-            assert upstream is not None
-            self._unserved["request_timeout"] += 1
-            log.error(
-                "application %s sent nothing for %g s in request %s; answered 504",
-                upstream.address,
-                self.options.request_timeout,
-                exchange.identity,
-                extra=about(exchange),
-            )
-            upstream.failed()
-            exchange.fail(HTTPStatus.GATEWAY_TIMEOUT, "the application took too long")
-            upstream.abort(exchange)
-            self.finished(exchange, error="timed out")
+        now = self._loop.time()
+        for site in self.all_sites:
+            site.sweep(now)
+        for site in [one for one in self._leaving if one.is_over()]:
+            self._leaving.remove(site)
+            self._of_past_sites += site.requests_ended
 
     def _close_feed(self) -> None:
         if self._faults is not None:

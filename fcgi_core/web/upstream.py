@@ -40,8 +40,6 @@ from .probe import Probe, ProbeOptions, Prober
 
 __all__ = ["SAME_AGAIN", "Owner", "Upstream"]
 
-log = logging.getLogger("fcgi_sctp.web")
-
 SAME_AGAIN = 5.0
 """Seconds after which an address is tried again that reached the process of another member, if that has gone."""
 SAME_LOOKS = 12
@@ -49,7 +47,10 @@ SAME_LOOKS = 12
 
 
 class Owner(Requests, Protocol):
-    """What an upstream needs of the service."""
+    """What an upstream needs of its site."""
+
+    log: logging.Logger
+    """Its name says which site it is."""
 
     away: Away
 
@@ -138,14 +139,15 @@ class Upstream:
         """Those that are being made, and those that end."""
         self._given_up: deque[int] = deque(maxlen=MAX_GIVEN_UP)
         """Numbers of associations that were lost; the application may not have noticed yet."""
-        self._log = LimitedLog(log, loop)
+        self.log = owner.log
+        self._limited = LimitedLog(owner.log, loop)
         self._carrier = carrier
         self._owner = owner
         self._loop = loop
         self._attempts: Attempts = Attempts(loop, owner.away) if origin is None else origin._attempts
         self._reached: Address | None = None
         """The numeric address at which it was last reached."""
-        self._presence = Presence(address, loop)
+        self._presence = Presence(address, loop, owner.log)
         self._stopping = False
         self.stopped = asyncio.Event()
         """Set when the associations are gone after `stop` or `leave`."""
@@ -230,7 +232,7 @@ class Upstream:
         left = sum(one.requests for one in self._others)
         if left:
             text = "%d requests to %s had not ended %g s after its removal and are given up"
-            log.warning(text, left, self.address, within)
+            self.log.warning(text, left, self.address, within)
         self.stop()
 
     def _end(self) -> None:
@@ -238,7 +240,7 @@ class Upstream:
         if not self.stopped.is_set():
             if self._leave_handle is not None:
                 self._leave_handle.cancel()
-            self._log.close()
+            self._limited.close()
             self.growth.close()
             self.stopped.set()
             self._owner.upstream_ended(self)
@@ -350,7 +352,7 @@ class Upstream:
         """Count a failure of a request by the application's fault."""
         if self.health.failed(self._loop.time()):
             self.events.avoided += 1
-            log.warning(
+            self.log.warning(
                 "application %s failed %d times in a row and is avoided for %g s", self.address, MAX_FAILURES, AVOID_FOR
             )
 
@@ -373,12 +375,12 @@ class Upstream:
     def probes_say(self, good: bool, why: str) -> None:
         now = self._loop.time()
         if good:
-            log.info("application %s answers its probes again and is back in the balance", self.address)
+            self.log.info("application %s answers its probes again and is back in the balance", self.address)
             self.health.came_up(now, first=False)
             self._owner.upstream_changed()
             self._owner.upstream_ready()
         else:
-            log.warning("application %s is out of the balance, by its probes: %s", self.address, why)
+            self.log.warning("application %s is out of the balance, by its probes: %s", self.address, why)
             self.health.out = True
             self.events.out += 1
             self.last_up = now
@@ -389,7 +391,7 @@ class Upstream:
 
     def say(self, level: int, text: str, *values: object, exchange: WebExchange | None = None) -> None:
         extra = None if exchange is None else about(exchange)
-        self._log.log(self._presence.level(level), text, self.address, *values, extra=extra)
+        self._limited.log(self._presence.level(level), text, self.address, *values, extra=extra)
 
     def ready(self, association: WebAssociation, event: PeerReady) -> None:
         settings = event.settings
@@ -406,7 +408,7 @@ class Upstream:
         first = not self.associations
         if not first and (instance != self._instance or not instance):
             # another process has the address now: what the one before it has begun ends where it is
-            log.info("application %s is another process now", self.address)
+            self.log.info("application %s is another process now", self.address)
             for one in tuple(self.up):
                 self.let_go(one)
             self.growth.hold()
@@ -421,7 +423,7 @@ class Upstream:
             self._presence.came_up(association.number, settings.name or instance)
         else:
             text = "association %d with application %s is up, the %d. of the process"
-            log.log(self._presence.level(logging.INFO), text, association.number, self.address, len(self.up) + 1)
+            self.log.log(self._presence.level(logging.INFO), text, association.number, self.address, len(self.up) + 1)
         association.use(self.member)
         if self.growth.came_up(association):
             self.quiet = association
@@ -550,14 +552,14 @@ class Upstream:
         if link is not None:
             self._lost(association, link, reason)
         else:
-            log.debug("no further association with %s: %s", self.address, reason)
+            self.log.debug("no further association with %s: %s", self.address, reason)
 
     def _lost(self, association: WebAssociation, link: Link, reason: str) -> None:
         self._given_up.append(association.number)
         lost = association.give_up_requests(reason)
         more = f"; requests lost: {lost}" if lost else ""
         level, why = self._presence.level(logging.WARNING), reason or "it was shut down"
-        log.log(level, "association %d with %s is down: %s%s", association.number, self.address, why, more)
+        self.log.log(level, "association %d with %s is down: %s%s", association.number, self.address, why, more)
         self._owner.supervisor.association_down(link, reason)
 
     def _missed(self, reason: str, was_up: bool = False) -> None:

@@ -251,6 +251,26 @@ def test_the_address_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["nginx-config", "--config", str(file)]) == os.EX_CONFIG
 
 
+def test_each_site_of_a_file_has_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "fcgi-sctp.yaml"
+    shop = "{server_name: ['*.shop.example', shop.example], connect: '192.0.2.1:9000'}"
+    blog = "{listen: 'unix:/srv/blog.sock', connect: '192.0.2.2:9000'}"
+    file.write_text(f"web: {{listen: unix:/srv/web.sock, sites: {{shop: {shop}, blog: {blog}}}}}\n")
+    assert main(["nginx-config", "--config", str(file), "--server-name", "blog.example"]) == 0
+    out = capsys.readouterr().out
+    assert "upstream fcgi_sctp_shop {\n    server unix:/srv/web.sock;" in out
+    assert "server_name *.shop.example shop.example;" in out
+    assert "fastcgi_pass fcgi_sctp_shop;" in out
+    assert "upstream fcgi_sctp_blog {\n    server unix:/srv/blog.sock;" in out
+    assert "server_name blog.example;" in out
+    assert main(["nginx-config", "haproxy", "--config", str(file)]) == os.EX_USAGE
+    assert "has several sites: name one of them with --site" in capsys.readouterr().err
+    assert main(["nginx-config", "haproxy", "--config", str(file), "--site", "shop"]) == 0
+    assert "set-param SERVER_NAME shop.example\n" in capsys.readouterr().out
+    assert main(["nginx-config", "--config", str(file), "--site", "x"]) == os.EX_USAGE
+    assert "has no site 'x'" in capsys.readouterr().err
+
+
 def test_several_web_sides(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nginx-config", "--web", "unix:/run/one.sock", "--web", "192.0.2.1:9001"]) == 0
     out = capsys.readouterr().out

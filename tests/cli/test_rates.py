@@ -109,3 +109,13 @@ def test_after_a_restart() -> None:
 def test_quantile(which: float, counts: list[int], value: float | None) -> None:
     found = quantile(which, counts, BOUNDS)
     assert found == (None if value is None else pytest.approx(value))
+
+
+def test_the_same_application_in_two_sites() -> None:
+    def at(uptime: float, *requests: int) -> dict[str, Any]:
+        one = {"address": "192.0.2.1:9000", "state": "up", "in_flight": 0, "associations": [1]}
+        upstreams = [{**one, "site": site, "requests": count} for site, count in zip("ab", requests, strict=True)]
+        return {**answer(uptime, 0, host(0, [0, 0, 0])), "upstreams": upstreams}
+
+    seen = view(at(10, 100, 200), at(12, 110, 240))["upstreams"]
+    assert [(one["site"], one["requests_per_second"]) for one in seen] == [("a", 5), ("b", 20)]

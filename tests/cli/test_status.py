@@ -230,3 +230,17 @@ def test_requests_that_the_limit_ended() -> None:
     assert lines[2] == "  3 requests were ended by app.request_limit, 1 hang"
     lines = list(render({**STATUS, "side": "app", "requests": {**requests, "over_limit": 0}}))
     assert "request_limit" not in lines[2]
+
+
+def test_applications_of_several_sites() -> None:
+    web = copy.deepcopy(STATUS)
+    (one,) = web["upstreams"][:1]
+    web["upstreams"] = [{**one, "site": "shop"}, {**one, "site": "", "state": "down"}]
+    figures = {"in_flight": 3, "waiting": 1, "ended": 9}
+    web["sites"] = [{"name": "shop", **figures}, {"name": "", **figures}]
+    web["unknown_site"] = 2
+    lines = list(render(web))
+    shop = lines.index("  site shop: 3 requests in flight, 1 waiting, 9 ended")
+    rest = lines.index("  all other requests: 3 requests in flight, 1 waiting, 9 ended")
+    assert (rest - shop, lines[shop + 1].split()[1], lines[rest + 1].split()[1]) == (2, "up", "DOWN")
+    assert "  2 requests were for no site and got 421" in lines

@@ -10,6 +10,8 @@ import pytest
 from fcgi_metrics import endpoint as module
 from fcgi_metrics.endpoint import MAX_CONNECTIONS, MAX_HEAD, OPENMETRICS, PLAIN, Endpoint
 
+from fcgi_core.plugin import ServiceFigures, SiteFigures
+
 
 class Page:
     """Stands for who makes pages."""
@@ -20,7 +22,7 @@ class Page:
         self.go.set()
         self.error: Exception | None = None
         self.content = b"the page\n"
-        self.obstacle = ""
+        self.service = ServiceFigures()
 
     async def render(self, accept: str, zipped: bool) -> tuple[bytes, str]:
         self.made.append((accept, zipped))
@@ -34,7 +36,7 @@ class Page:
 @asynccontextmanager
 async def serving(where: str = "127.0.0.1:0") -> AsyncIterator[tuple[Endpoint, Page]]:
     page = Page()
-    endpoint = Endpoint(where, page.render, lambda: page.obstacle)
+    endpoint = Endpoint(where, page.render, lambda: page.service)
     try:
         yield endpoint, page
     finally:
@@ -271,13 +273,32 @@ def test_a_process_is_alive_and_it_is_ready_when_it_takes_requests() -> None:
                 answer = await talk(endpoint, get(path))
                 assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
                 assert answer.endswith(b"\r\n\r\n" + word + b"\n")
-            page.obstacle = "no application is up, of 2"
+            page.service = ServiceFigures(obstacle="no application is up, of 2")
             assert (await talk(endpoint, get("/healthz"))).startswith(b"HTTP/1.1 200 OK\r\n")
             answer = await talk(endpoint, get("/ready"))
             assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
             assert answer.endswith(b"\r\n\r\nnot ready: no application is up, of 2\n")
             assert (await talk(endpoint, get("/ready", method="HEAD"))).endswith(b"\r\n\r\n")
             assert page.made == []
+
+    run(test)
+
+
+def test_one_site_that_is_not_ready_takes_nothing_from_the_others() -> None:
+    async def test() -> None:
+        async with serving() as (endpoint, page):
+            shop = SiteFigures("shop", "", (), 0, 0, {})
+            blog = SiteFigures("blog", "no application is up, of 1", (), 0, 0, {})
+            page.service = ServiceFigures(sites=[shop, blog])
+            for path, status, text in (
+                ("/ready", b"200 OK", b"ready\nsite blog: no application is up, of 1\n"),
+                ("/ready?site=shop", b"200 OK", b"ready\n"),
+                ("/ready?site=blog", b"503 Service Unavailable", b"not ready: no application is up, of 1\n"),
+                ("/ready?site=x", b"503 Service Unavailable", b"not ready: there is no such site\n"),
+            ):
+                answer = await talk(endpoint, get(path))
+                assert answer.startswith(b"HTTP/1.1 " + status)
+                assert answer.endswith(b"\r\n\r\n" + text)
 
     run(test)
 

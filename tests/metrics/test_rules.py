@@ -44,6 +44,7 @@ def test_alerts_use_metrics_and_labels_that_exist() -> None:
         assert names or query.startswith("up{"), rule["alert"]
         labels = {"job", "instance"}
         for name in names:
+            labels |= {"site"} if re.match("fcgi_web_(application|requests_(waiting|unserved))_", name) else set()
             labels |= {*FAMILIES[name].labels, *(["address", "worker"] if name.startswith("fcgi_app_") else [])}
         used = re.findall(r"\$labels\.(\w+)", str(rule["annotations"])) + [
             one.strip() for found in re.findall(r"\b(?:by|on) \(([^)]*)\)", query) for one in found.split(",")

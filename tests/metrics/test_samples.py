@@ -17,7 +17,7 @@ from fcgi_metrics.samples import (
     traffic_samples,
 )
 
-from fcgi_core.plugin import ApplicationFigures, AssociationInfo, ServiceFigures
+from fcgi_core.plugin import ApplicationFigures, AssociationInfo, ServiceFigures, SiteFigures
 
 
 def by_key(samples: Any) -> dict[tuple[str, ...], Any]:
@@ -166,6 +166,25 @@ def test_applications_and_the_queue() -> None:
     assert found[PROCESS, "fcgi_web_requests_unserved_total", "queue_full"] == 6
     assert found[PROCESS, "fcgi_web_ready"] == 1
     assert by_key(service_samples(WEB, ServiceFigures(obstacle="it stops")))[PROCESS, "fcgi_web_ready"] == 0
+
+
+def test_several_sites_have_a_label_and_the_one_without_a_name_has_none() -> None:
+    here = ApplicationFigures("192.0.2.7:9000", {"up": 1}, 10, 2, 30, 1, 2, 3)
+    sites = [
+        SiteFigures("shop", "", [here], 4, 500, {"queue_full": 6}),
+        SiteFigures("", "no application is up, of 1", [here], 1, 50, {"queue_full": 2}),
+    ]
+    unserved = {"queue_full": 8, "unknown_site": 3}
+    found = by_key(service_samples(WEB, ServiceFigures("1", "kernel", "", [here, here], 5, 550, unserved, sites)))
+    assert found[PROCESS, "fcgi_web_application_up", "192.0.2.7:9000", "shop"] == 1
+    assert found[PROCESS, "fcgi_web_application_up", "192.0.2.7:9000"] == 1
+    assert found[PROCESS, "fcgi_web_requests_waiting", "shop"] == 4
+    assert found[PROCESS, "fcgi_web_requests_waiting"] == 1
+    assert found[PROCESS, "fcgi_web_requests_unserved_total", "queue_full", "shop"] == 6
+    assert found[PROCESS, "fcgi_web_requests_unserved_total", "queue_full"] == 2, "so that the sum is that of all"
+    assert found[PROCESS, "fcgi_web_requests_unserved_total", "unknown_site"] == 3
+    assert found[PROCESS, "fcgi_web_site_ready", "shop"] == 1
+    assert (PROCESS, "fcgi_web_site_ready", "") not in found
 
 
 def test_each_metric_is_in_the_documents() -> None:

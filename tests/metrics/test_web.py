@@ -493,7 +493,7 @@ def test_ready_says_why_not(run: Any, host: Any) -> None:
     async def check(half: MetricsWeb) -> None:
         assert half.endpoint is not None
         host.state = ServiceFigures(obstacle="it stops")
-        assert half.endpoint.obstacle() == "it stops"
+        assert half.endpoint.service().obstacle == "it stops"
         assert "fcgi_web_ready 0.0" in await page(half)
 
     run(check, listen="127.0.0.1:0")

@@ -209,6 +209,17 @@ def test_flags_alone() -> None:
         ({"web": {**WEB, "health": {"uri": "/", "timeout": 9}}}, ["web.health", "timeout must not be longer"]),
         ({"web": {**WEB, "health": {"uri": "/", "server_name": "shöp"}}}, ["web.health.server_name", "'shöp'"]),
         ({"web": {**WEB, "health": {"uri": "/", "params": {"X": "\n"}}}}, ["web.health.params.X"]),
+        ({"web": {**WEB, "sites": {"Shop": {"connect": "a:1"}}}}, ["web.sites.Shop"]),
+        (
+            {"web": {**WEB, "sites": {"a": {"server_name": "a b", "connect": "a:1"}}}},
+            ["web.sites.a.server_name.0", "*.D"],
+        ),
+        ({"web": {**WEB, "sites": {"a": {"server_name": "a*.x", "connect": "a:1"}}}}, ["web.sites.a.server_name.0"]),
+        ({"web": {**WEB, "sites": {"a": {"server_name": "a"}}}}, ["web.sites.a.connect", "missing"]),
+        ({"web": {**WEB, "sites": {"a": {"connect": "a:1"}}}}, ["web.sites.a: give server_name, listen or both"]),
+        ({"web": {**WEB, "sites": {"a": {"conect": "a:1", "connect": "a:1"}}}}, ["web.sites.a.conect", "no such name"]),
+        ({"web": {"sites": {"a": {"server_name": "a", "connect": "a:1"}}}}, ["web.sites.a.listen: is missing"]),
+        ({"web": {"listen": "unix:/a"}}, ["web.connect: is missing"]),
         ({"web": {**WEB, "lisen": 1}}, ["web.lisen", "no such name", "listen", "connect", "request_timeout"]),
         (
             {"sctp": {"max_message": "1M", "send_buffer": "64K"}},
@@ -479,3 +490,93 @@ def test_a_service_has_the_defaults_of_the_file(config: Any, options: Any) -> No
     for one in common:
         default = one.default if one.default_factory is MISSING else one.default_factory()
         assert default == keys[one.name].get_default(call_default_factory=True), one.name
+
+
+# ---- sites
+
+
+SITES = {
+    "shop": {"server_name": ["Shop.example", "*.shop.example"], "connect": "192.0.2.1:9000", "request_timeout": "30s"},
+    "blog": {"listen": "unix:/b", "connect": [{"dns": "blog.internal:9000"}], "subset": 2, "health": "/healthz"},
+}
+
+
+def test_a_site_has_what_the_web_side_has_where_it_says_nothing() -> None:
+    web = WebConfig.model_validate({"listen": "unix:/a", "queue_length": 5, "subset": 7, "sites": SITES})
+    shop, blog = web.sites["shop"], web.sites["blog"]
+    assert shop.server_name == ["shop.example", "*.shop.example"]
+    assert [web.of(shop, name) for name in ("request_timeout", "queue_length", "subset", "health")] == [30, 5, 7, None]
+    assert [web.of(blog, name) for name in ("request_timeout", "subset")] == [60, 2]
+    assert web.of(blog, "health").uri == "/healthz"
+    assert [path for path, _ in web.all_connect()] == ["web.sites.shop.connect.0", "web.sites.blog.connect.0"]
+    assert list(web.contradictions()) == []
+
+
+@pytest.mark.parametrize(
+    ("web", "told"),
+    [
+        (
+            {
+                "sites": {
+                    "a": {"server_name": "x", "connect": "a:1"},
+                    "b": {"server_name": ["y", "X"], "connect": "a:1"},
+                }
+            },
+            "web.sites.b: has x at unix:/a, and web.sites.a has it too",
+        ),
+        (
+            {"connect": "a:1", "sites": {"a": {"listen": "unix:/a", "connect": "a:1"}}},
+            "web.sites.a: has the other SERVER_NAMEs at unix:/a, and web.connect has it too",
+        ),
+        (
+            {"sites": {"a": {"listen": "unix:/b", "connect": "a:1"}}},
+            "web.listen: no site listens there: each has its own `listen`, and web.connect is missing",
+        ),
+    ],
+)
+def test_sites_that_contradict_each_other(web: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"web": {"listen": "unix:/a", **web}})
+    assert caught.value.problems == [f"flags: {told}"]
+
+
+def test_the_same_names_at_two_sockets_are_two_sites() -> None:
+    there = {"listen": "unix:/b", "server_name": "x", "connect": "a:1"}
+    load_config(
+        None, {"web": {"listen": "unix:/a", "sites": {"a": {"server_name": "x", "connect": "a:1"}, "b": there}}}
+    )
+
+
+def test_options_of_plugins_for_a_site_are_those_of_its_hosts() -> None:
+    site = {"server_name": ["a.example", "b.example"], "connect": "a:1", "plugins": {"syslog": {"severity": "error"}}}
+    hosts = {"hosts": {"b.example": {"severity": "debug"}, "c.example": {"severity": "alert"}}}
+    config = load_config(None, {"web": {"listen": "unix:/a", "sites": {"a": site}}, "plugins": {"syslog": hosts}})
+    (syslog,) = config.load_plugins()
+    assert {name: one["severity"] for name, one in syslog.raw_hosts.items()} == {
+        "a.example": "error",
+        "b.example": "debug",
+        "c.example": "alert",
+    }
+
+    def told(**changes: Any) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load_config(
+                None, {"web": {"listen": "unix:/a", "sites": {"a": {**site, **changes}}}, "plugins": {"syslog": {}}}
+            )
+        return caught.value.problems
+
+    (problem,) = told(plugins={"syslog": {"severity": "loud"}})
+    assert problem.startswith("flags: web.sites.a.plugins.syslog.severity: is 'loud'; ")
+    assert told(plugins={"metrics": {}}) == [
+        "flags: web.sites.a.plugins.metrics: is not enabled; name it in `plugins`, too"
+    ]
+    assert told(server_name="*.example") == [
+        "flags: web.sites.a.plugins.syslog: options are by SERVER_NAME; this needs server_name, each without *"
+    ]
+
+
+def test_what_differs_in_sites() -> None:
+    one = Config.model_validate({"web": {"listen": "unix:/a", "sites": SITES}})
+    changed = {"shop": {**SITES["shop"], "queue_length": 3, "plugins": {"syslog": {}}}, "more": SITES["blog"]}
+    other = Config.model_validate({"web": {"listen": "unix:/a", "sites": changed}})
+    assert one.differences(other) == ["web.sites.shop.queue_length", "web.sites.blog", "web.sites.more"]

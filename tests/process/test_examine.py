@@ -41,6 +41,10 @@ def test_nothing_is_missing(tmp_path: Path) -> None:
     ("web", "told"),
     [
         ({"listen": ["127.0.0.1:1", "unix:/no/x.sock"]}, "web.listen.1: is '/no/x.sock'; there is no folder /no"),
+        (
+            {"sites": {"a": {"listen": ["unix:/no/x.sock"], "connect": "a:1"}}},
+            "web.sites.a.listen.0: is '/no/x.sock'; there is no folder /no",
+        ),
         ({"feed": "/no/feed.sock"}, "web.feed: is '/no/feed.sock'; there is no folder /no"),
         ({"admin": "/no/web.sock"}, "web.admin: is '/no/web.sock'; there is no folder /no"),
         ({"feed": "/etc/passwd/feed.sock"}, "web.feed: is '/etc/passwd/feed.sock'; there is no folder /etc/passwd"),

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fcgi_core.hosting.supervisor import Supervisor
-from fcgi_core.process.config import Config, load_config
+from fcgi_core.process.config import Config, WebConfig, load_config
 from fcgi_core.process.reload import reload_plugins
 from tests.hosting.supervised import VirtualLoop
 
@@ -25,15 +25,19 @@ class Side:
         self.write({"web": WEB})
         self.config = load_config(str(path), {}, "web")
         self.members: list[list[str]] = []
+        self.left: list[str] = []
+        """What it cannot adopt."""
         self.supervisor = Supervisor(self.config.load_plugins(), VirtualLoop(), lambda call: call(), web=True)
 
     def write(self, content: Any) -> None:
         self.path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
 
     def hang_up(self) -> None:
-        reload_plugins(
-            self.config, self.supervisor, lambda web: self.members.append([one.address for one in web.connect])
-        )
+        reload_plugins(self.config, self.supervisor, self.adopt)
+
+    def adopt(self, web: WebConfig) -> list[str]:
+        self.members.append([str(one) for _, one in web.all_connect()])
+        return self.left
 
     def plugins(self) -> list[str]:
         return [one["name"] for one in self.supervisor.statistics()]
@@ -67,6 +71,20 @@ def test_options_that_need_a_restart_are_logged(side: Side, caplog: pytest.LogCa
     side.hang_up()
     assert caplog.messages[-1] == "configuration reloaded"
     assert "restart" not in caplog.text, "it is as it runs"
+
+
+def test_sites_are_adopted_but_for_their_limits_and_sockets(side: Side, caplog: pytest.LogCaptureFixture) -> None:
+    shop = {"server_name": "shop.example", "connect": "192.0.2.3:9000"}
+    side.write({"web": {**WEB, "sites": {"shop": shop, "gone": {**shop, "server_name": "gone.example"}}}})
+    side.config = load_config(str(side.path), {}, "web")
+    changed = {**shop, "server_name": ["a.example"], "connect": "192.0.2.4:9000", "subset": 1, "queue_length": 5}
+    blog = {"listen": "unix:/run/blog.sock", "connect": "192.0.2.5:9000"}
+    side.write({"web": {**WEB, "sites": {"shop": {**changed, "health": "/h"}, "new": shop, "blog": blog}}})
+    side.left = ["web.sites.blog"]
+    side.hang_up()
+    waiting = "web.sites.shop.health, web.sites.shop.queue_length, web.sites.blog"
+    assert f"these options have changed in the file and need a restart: {waiting}" in caplog.messages
+    assert side.members == [[f"192.0.2.{number}:9000" for number in (1, 5, 3, 4)]]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class Client:
 
     def __init__(self, web: WebService) -> None:
         self._wire = Wire()
-        self._connection = DownstreamConnection(web, web._connections)
+        self._connection = DownstreamConnection(web.sites[""], web._connections)
         self._connection.connection_made(self._wire)
         params = encode_pairs({"REQUEST_METHOD": "POST", "REQUEST_URI": "/", "SERVER_NAME": "shop.example"})
         sent = record(RecordType.PARAMS, 1, params) + record(RecordType.PARAMS, 1) + record(RecordType.STDIN, 1)
@@ -195,9 +195,9 @@ def test_an_upstream_that_is_given_up() -> None:
         await until(lambda: origin.state == "up", "it is up")
 
         async def once() -> None:
-            web.workers_reported(origin, advertisement(first, 2))
+            web.sites[""].workers_reported(origin, advertisement(first, 2))
             await until(lambda: [one.state for one in web.upstreams] == ["up", "up"], "the worker is up")
-            web.workers_reported(origin, {})
+            web.sites[""].workers_reported(origin, {})
             await until(lambda: not services[1]._associations, "the worker is given up")
             await settle()
 

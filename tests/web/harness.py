@@ -23,11 +23,12 @@ from fcgi_core.protocol.records import (
 )
 from fcgi_core.protocol.streams import FIRST_STREAM
 from fcgi_core.sctp.carrier import Address, Message
-from fcgi_core.web.downstream import DownstreamConnection
+from fcgi_core.web.downstream import Dispatcher, DownstreamConnection
 from fcgi_core.web.exchange import NO_RECORD
 from fcgi_core.web.feed import Feed
 from fcgi_core.web.probe import ProbeOptions
 from fcgi_core.web.service import BackEndOptions, WebOptions, WebService
+from fcgi_core.web.site import Site
 from tests.app.harness import LiveNetwork, until
 from tests.byte_stream import Record, records_in
 from tests.web.web_server import Wire
@@ -117,9 +118,9 @@ class Application:
 class WebServer:
     """A web server's connection."""
 
-    def __init__(self, service: WebService) -> None:
+    def __init__(self, service: WebService, dispatcher: Dispatcher | None = None) -> None:
         self.wire = Wire()
-        self.connection = DownstreamConnection(service, service._connections)
+        self.connection = DownstreamConnection(dispatcher or service.sites[""], service._connections)
         self.connection.connection_made(self.wire)
 
     def begin(self, method: str = "GET", body: bytes = b"", **params: str) -> WebServer:
@@ -162,6 +163,11 @@ class Bench:
         self.service = service
         self.applications = applications
         self.app_services = app_services
+
+    @property
+    def site(self) -> Site:
+        """The only one."""
+        return self.service.sites[""]
 
     def states(self) -> list[str]:
         return [one.state for one in self.service.upstreams]

@@ -25,11 +25,11 @@ def test_each_application_of_the_configuration_is_there_also_one_that_is_away(tm
             first, second = bench.service.figures().applications
             assert (first.up, second.up, second.states, second.lost) == (True, False, {"down": 1}, 1)
             assert bench.service.figures().obstacle == ""
-            bench.service.members.drain("10.0.0.1:9000")
+            bench.site.members.drain("10.0.0.1:9000")
             drained = bench.service.figures()
             assert (drained.applications[0].states, drained.applications[0].up) == ({"drained": 1}, False)
             assert drained.obstacle == "no application is up, of 2"
-            bench.service.members.undrain("10.0.0.1:9000")
+            bench.site.members.undrain("10.0.0.1:9000")
             await bench.app_services[0].stop(0)
             await until(lambda: bench.states() == ["down", "down"], "both are away")
             assert bench.service.figures().obstacle == "no application is up, of 2"

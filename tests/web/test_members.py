@@ -37,7 +37,7 @@ def name(number: int) -> str:
 
 
 def have(bench: Bench, *numbers: int, weight: float = 1.0) -> None:
-    bench.service.members.configure([BackEndOptions(address(one), weight) for one in numbers])
+    bench.site.members.configure([BackEndOptions(address(one), weight) for one in numbers])
 
 
 def released(event: asyncio.Event, text: bytes) -> Behaviour:
@@ -61,14 +61,14 @@ def test_a_member_that_is_added_is_used(caplog: pytest.LogCaptureFixture) -> Non
     async def body() -> None:
         async with running(answer(b"1"), answer(b"2")) as bench:
             have(bench, 1)
-            await until(lambda: not bench.service.members.leaving, "2 is gone")
+            await until(lambda: not bench.site.members.leaving, "2 is gone")
             assert bench.states() == ["up"]
-            assert bench.service.max_requests == bench.service._settings.max_requests
+            assert bench.site.max_requests == bench.service.settings.max_requests
             first = bench.service.upstreams[0]
             numbers = [one.number for one in first.associations]
             have(bench, 1, 2)
             await until(lambda: bench.states() == ["up", "up"], "2 is up again")
-            assert bench.service.max_requests == 2 * bench.service._settings.max_requests
+            assert bench.site.max_requests == 2 * bench.service.settings.max_requests
             assert bench.service.upstreams[0] is first
             assert [one.number for one in first.associations] == numbers, "what stays keeps its associations"
             assert {(await bench.ask())[-1:] for _ in range(4)} == {b"1", b"2"}
@@ -85,14 +85,14 @@ def test_a_member_that_is_removed_ends_its_requests_and_gets_no_more() -> None:
             begun = [bench.begin("POST") for _ in range(2)]
             await until(lambda: bench.applications[0].requests == 1, "1 has a request")
             have(bench, 2)
-            (leaving,) = bench.service.members.leaving
+            (leaving,) = bench.site.members.leaving
             assert (leaving.state, leaving.outstanding) == ("leaving", 1)
             assert {(await bench.ask())[-1:] for _ in range(4)} == {b"2"}
             assert leaving.state == "leaving"
             event.set()
             await until(lambda: all(is_over(one) for one in begun), "both are answered")
             assert sorted(stdout(one)[-1:] for one in begun) == [b"1", b"2"]
-            await until(lambda: not bench.service.members.leaving, "1 is gone")
+            await until(lambda: not bench.site.members.leaving, "1 is gone")
             await until(lambda: not bench.app_services[0]._associations, "its associations are gone")
             assert list(bench.service._instances) == [name(2)]
 
@@ -107,7 +107,7 @@ def test_requests_of_a_removed_member_are_given_up_after_the_grace(caplog: pytes
             have(bench, 2)
             await until(lambda: all(is_over(one) for one in begun), "both are answered")
             assert any(b"502" in stdout(one) for one in begun)
-            await until(lambda: not bench.service.members.leaving, "1 is gone")
+            await until(lambda: not bench.site.members.leaving, "1 is gone")
 
     run(body)
     text = f"1 requests to {name(1)} had not ended 0.05 s after its removal and are given up"
@@ -118,7 +118,7 @@ def test_a_weight_changes_in_place() -> None:
     async def body() -> None:
         async with running(answer(b"1"), answer(b"2")) as bench:
             before = list(bench.service.upstreams)
-            bench.service.members.configure([BackEndOptions(address(1), 3.0), BackEndOptions(address(2), 1.0)])
+            bench.site.members.configure([BackEndOptions(address(1), 3.0), BackEndOptions(address(2), 1.0)])
             assert bench.service.upstreams == before
             said = [(await bench.ask())[-1:] for _ in range(8)]
             assert (said.count(b"1"), said.count(b"2")) == (6, 2)
@@ -129,10 +129,10 @@ def test_a_weight_changes_in_place() -> None:
 def test_another_number_of_associations_replaces_them() -> None:
     async def body() -> None:
         async with running(answer(b"1")) as bench:
-            bench.service.members.configure([BackEndOptions(address(1), associations=2)])
+            bench.site.members.configure([BackEndOptions(address(1), associations=2)])
             await until(lambda: bench.states() == ["up"], "it is up again")
             await until(lambda: len(bench.service.upstreams[0].up) == 2, "it has two associations")
-            await until(lambda: not bench.service.members.leaving, "the one before is gone")
+            await until(lambda: not bench.site.members.leaving, "the one before is gone")
             assert await bench.ask() == b"Content-Type: text/plain\r\n\r\n1"
 
     run(body)
@@ -151,11 +151,11 @@ def test_a_member_that_leaves_and_comes_back_at_once_is_there_twice_until_its_re
                 have(bench, 1)
                 await until(lambda number=number: bench.applications[0].requests == number, "the next one has one")  # type: ignore[misc]
             assert bench.states() == ["up"]
-            assert [one.state for one in bench.service.members.leaving] == ["leaving"] * 2
+            assert [one.state for one in bench.site.members.leaving] == ["leaving"] * 2
             event.set()
             await until(lambda: all(is_over(one) for one in begun), "all are answered")
             assert [stdout(one)[-1:] for one in begun] == [b"1"] * 3
-            await until(lambda: not bench.service.members.leaving, "those before are gone")
+            await until(lambda: not bench.site.members.leaving, "those before are gone")
             assert bench.states() == ["up"]
 
     run(body)
@@ -181,21 +181,21 @@ def test_workers_come_and_go_with_their_member() -> None:
             options=WebOptions(slow_start=0),
         )
         await web.start()
-        web.workers_reported(web.upstreams[0], advertisement(base, 3))
-        web.members.configure([BackEndOptions(base, 5.0)])
+        web.sites[""].workers_reported(web.upstreams[0], advertisement(base, 3))
+        web.sites[""].members.configure([BackEndOptions(base, 5.0)])
 
         def workers() -> list[tuple[int, float]]:
             return [(one.address.port, one.weight) for one in web.upstreams]
 
         assert sorted(workers()) == [(9000, 5.0), (9001, 5.0), (9002, 5.0)], "9001 was a member itself"
-        web.members.drain(str(base))
-        web.workers_reported(web.upstreams[0], advertisement(base, 4))
+        web.sites[""].members.drain(str(base))
+        web.sites[""].workers_reported(web.upstreams[0], advertisement(base, 4))
         assert [one.state for one in web.upstreams] == ["drained"] * 4
-        web.members.configure([])
+        web.sites[""].members.configure([])
         assert not web.upstreams
-        assert not web.members.in_use
+        assert not web.sites[""].members.in_use
         await web.stop(0)
-        web.members.configure([BackEndOptions(base)])
+        web.sites[""].members.configure([BackEndOptions(base)])
         assert not web.upstreams, "it has stopped"
 
     run(body)
@@ -210,7 +210,7 @@ def test_a_drained_member_ends_its_requests_and_gets_no_more(caplog: pytest.LogC
         async with running(released(event, b"1"), answer(b"2")) as bench:
             begun = [bench.begin("POST") for _ in range(2)]
             await until(lambda: bench.applications[0].requests == 1, "1 has a request")
-            assert bench.service.members.drain(name(1)) == (name(1), 1, 1)
+            assert bench.site.members.drain(name(1)) == (name(1), 1, 1)
             assert bench.states() == ["drained", "up"]
             assert {(await bench.ask())[-1:] for _ in range(4)} == {b"2"}
             have(bench, 2, 1)
@@ -222,8 +222,8 @@ def test_a_drained_member_ends_its_requests_and_gets_no_more(caplog: pytest.LogC
             have(bench, 1, 2)
             await until(lambda: bench.service.upstreams[1].associations, "it is back")
             assert bench.states() == ["up", "drained"], "it left and came back"
-            assert bench.service.max_requests == bench.service._settings.max_requests
-            assert bench.service.members.undrain(f" {name(1)}") == (name(1), 0, 2)
+            assert bench.site.max_requests == bench.service.settings.max_requests
+            assert bench.site.members.undrain(f" {name(1)}") == (name(1), 0, 2)
             assert {(await bench.ask())[-1:] for _ in range(4)} == {b"1", b"2"}
 
     run(body)
@@ -235,13 +235,13 @@ def test_a_drained_member_ends_its_requests_and_gets_no_more(caplog: pytest.LogC
 def test_the_last_member_may_be_drained(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         async with running(answer(b"1"), queue_timeout=0.0) as bench:
-            assert bench.service.members.drain(name(1)).left == 0
+            assert bench.site.members.drain(name(1)).left == 0
             waits = bench.begin()
             assert bench.service.waiting == 1
             await until(lambda: is_over(waits), "it is answered")
             assert stdout(waits).startswith(b"Status: 503")
-            bench.service.options = WebOptions()
-            bench.service.members.undrain(name(1))
+            bench.site.options = WebOptions()
+            bench.site.members.undrain(name(1))
             assert (await bench.ask())[-1:] == b"1"
 
     run(body)
@@ -251,10 +251,10 @@ def test_the_last_member_may_be_drained(caplog: pytest.LogCaptureFixture) -> Non
 def test_a_request_that_waits_goes_on_when_its_member_is_undrained() -> None:
     async def body() -> None:
         async with running(answer(b"1")) as bench:
-            bench.service.members.drain(name(1))
+            bench.site.members.drain(name(1))
             waits = bench.begin()
             assert bench.service.waiting == 1
-            bench.service.members.undrain(name(1))
+            bench.site.members.undrain(name(1))
             await until(lambda: is_over(waits), "it is answered")
             assert stdout(waits)[-1:] == b"1"
 
@@ -264,7 +264,7 @@ def test_a_request_that_waits_goes_on_when_its_member_is_undrained() -> None:
 def test_a_drained_member_that_is_started_again_stays_drained() -> None:
     async def body() -> None:
         async with running(answer(b"1"), answer(b"2")) as bench:
-            bench.service.members.drain(name(1))
+            bench.site.members.drain(name(1))
             upstream = bench.service.upstreams[0]
             upstream.driver.abort("on purpose")
             await until(lambda: not upstream.associations, "it is away")
@@ -279,17 +279,17 @@ def test_which_addresses_can_be_drained() -> None:
     async def body() -> None:
         base = address(1)
         web = WebService(LiveNetwork().carrier(), [], [BackEndOptions(base), BackEndOptions(address(2))])
-        web.workers_reported(web.upstreams[0], advertisement(base, 2))
+        web.sites[""].workers_reported(web.upstreams[0], advertisement(base, 2))
         for wrong, told in (
             ("10.0.0.9:9000", "no application '10.0.0.9:9000' is known; known are: 10.0.0.1:9000, 10.0.0.2:9000"),
             ("10.0.0.1:9001/9900", "10.0.0.1:9001/9900 is a worker of the application 10.0.0.1:9000: name that one"),
             ("shop", "invalid SCTP address 'shop': use HOST:PORT"),
         ):
             with pytest.raises(ValueError, match=told):
-                web.members.drain(wrong)
-        web.members.configure([BackEndOptions(address(one)) for one in range(1, 31)])
+                web.sites[""].members.drain(wrong)
+        web.sites[""].members.configure([BackEndOptions(address(one)) for one in range(1, 31)])
         with pytest.raises(ValueError, match=r"10\.0\.0\.20:9000 and 10 more"):
-            web.members.undrain("a:1")
+            web.sites[""].members.undrain("a:1")
         await web.stop(0)
 
     run(body)
@@ -298,17 +298,17 @@ def test_which_addresses_can_be_drained() -> None:
 def test_what_a_process_knows_is_known_to_the_one_that_takes_its_place() -> None:
     async def body() -> None:
         async with running(answer(b"1"), answer(b"2")) as bench:
-            bench.service.members.drain(name(1))
-            state = json.loads(json.dumps(bench.service.members.state()))
-            bench.service.members.undrain(name(1))
+            bench.site.members.drain(name(1))
+            state = json.loads(json.dumps(bench.site.members.state()))
+            bench.site.members.undrain(name(1))
             assert state == {"drained": [name(1)], "names": [], "reached": 2}
-            bench.service.members.take_over(state)
+            bench.site.members.take_over(state)
             assert bench.states() == ["drained", "up"]
-            assert bench.service.members.is_complete, "whether a drained one is up makes no difference"
+            assert bench.site.members.is_complete, "whether a drained one is up makes no difference"
             assert {(await bench.ask())[-1:] for _ in range(4)} == {b"2"}
             await bench.app_services[1].stop(0)
             await until(lambda: bench.states() == ["drained", "down"], "2 is down")
-            assert not bench.service.members.is_complete
+            assert not bench.site.members.is_complete
 
     run(body)
 
@@ -316,7 +316,7 @@ def test_what_a_process_knows_is_known_to_the_one_that_takes_its_place() -> None
 def test_the_reason_why_none_is_reached_names_a_few() -> None:
     async def body() -> None:
         web = WebService(LiveNetwork().carrier(), [], [BackEndOptions(address(one)) for one in range(1, 101)])
-        why = web.members.absent(asyncio.get_running_loop().time() + 1)
+        why = web.sites[""].members.absent(asyncio.get_running_loop().time() + 1)
         assert "10.0.0.20:9000: " in why
         assert "10.0.0.21:9000" not in why
         assert why.endswith("; and 80 more")
@@ -404,7 +404,7 @@ def test_web_sides_whose_names_have_no_number_take_their_own_order() -> None:
 def test_a_member_of_a_subset_that_is_away_is_replaced_until_it_is_back() -> None:
     async def body() -> None:
         async with running(*[answer(b"%d" % number) for number in range(6)]) as bench:
-            members = bench.service.members
+            members = bench.site.members
             connect = [BackEndOptions(address(number)) for number in range(1, 7)]
             members.configure(connect, 2)
             await until(lambda: bench.states() == ["up", "up"], "two are used")
@@ -435,7 +435,7 @@ def test_a_member_of_a_subset_that_is_away_is_replaced_until_it_is_back() -> Non
 def test_another_one_takes_the_place_of_one_that_is_drained() -> None:
     async def body() -> None:
         async with running(*[answer(b"%d" % number) for number in range(3)]) as bench:
-            members = bench.service.members
+            members = bench.site.members
             members.configure([BackEndOptions(address(number)) for number in (1, 2, 3)], 1)
             assert members.drain(name(1)) == (name(1), 0, 1)
             await until(lambda: bench.states() == ["drained", "up"], "the next one is up")

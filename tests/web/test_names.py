@@ -355,12 +355,12 @@ def test_members_follow_a_name() -> None:
         await until(lambda: up(bench) == ["10.0.0.1", "10.0.0.3"], "3 is up")
         assert bench.service.upstreams[0] is first
         dns.fail()
-        bench.service.members.configure([NameOptions(SHOP, 9899, 9000), NameOptions(SRV, 9899)])
+        bench.site.members.configure([NameOptions(SHOP, 9899, 9000), NameOptions(SRV, 9899)])
         await until(lambda: site.names.problem(SHOP) != "", "it is looked up at once")
         assert up(bench) == ["10.0.0.1", "10.0.0.3"]
-        bench.service.members.drain("10.0.0.3:9000")
+        bench.site.members.drain("10.0.0.3:9000")
         assert {(await bench.ask())[-1:] for _ in range(4)} == {b"1"}
-        bench.service.members.configure([BackEndOptions(Address(("10.0.0.1",), 9000))])
+        bench.site.members.configure([BackEndOptions(Address(("10.0.0.1",), 9000))])
         assert bench.service.upstreams == [first], "the same address by itself is the same member"
         assert not site.names._watches
         assert is_over(waits), "it waited for the first answer"
@@ -382,9 +382,9 @@ def test_the_next_priority_is_used_while_the_first_is_away(caplog: pytest.LogCap
         await site.services[0].stop(0)
         await until(lambda: len(up(bench)) == 2, "1 is down")
         assert {(await bench.ask())[-1:] for _ in range(4)} == {b"2"}
-        bench.service.members.drain("10.0.0.2:9000")
+        bench.site.members.drain("10.0.0.2:9000")
         assert {(await bench.ask())[-1:] for _ in range(4)} == {b"3"}
-        bench.service.members.undrain("10.0.0.2:9000")
+        bench.site.members.undrain("10.0.0.2:9000")
         assert {(await bench.ask())[-1:] for _ in range(4)} == {b"2"}
         await site.stop(bench)
 
@@ -426,7 +426,7 @@ def test_what_was_there_stays_until_a_new_name_is_found(caplog: pytest.LogCaptur
         bench = await site.web(dns, *addresses)
         await until(lambda: up(bench) == ["10.0.0.1", "10.0.0.2"], "both are up")
         before = list(bench.service.upstreams)
-        members = bench.service.members
+        members = bench.site.members
         named = NameOptions(SHOP, 9899, 9000, weight=2.0)
         for _ in range(2):  # it is read again, and the name still is not found
             members.configure([named])
@@ -460,12 +460,12 @@ def test_the_answers_of_the_process_before_are_known_while_the_dns_is_away() -> 
         dns = Dns(shop=["10.0.0.1", "10.0.0.2"])
         bench = await site.web(dns, NameOptions(SHOP, 9899, 9000))
         await until(lambda: len(up(bench)) == 2, "both are up")
-        state = json.loads(json.dumps(bench.service.members.state()))
+        state = json.loads(json.dumps(bench.site.members.state()))
         names = Names(Dns(shop=OSError("no server answers")), asyncio.get_running_loop())
         web = WebService(site.network.carrier(), [], [NameOptions(SHOP, 9899, 9000)], names=names)
-        web.members.take_over(state)
+        web.sites[""].members.take_over(state)
         await web.start(10.0)
-        assert web.members.is_complete
+        assert web.sites[""].members.is_complete
         assert [one.state for one in web.upstreams] == ["up", "up"]
         await web.stop(0)
         await site.stop(bench)

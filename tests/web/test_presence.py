@@ -15,7 +15,7 @@ ADDRESS = Address(("10.0.0.1",), 9000)
 
 def test_an_absence_is_logged_when_it_begins_and_rarely_after(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    presence = Presence(ADDRESS, clock.loop)
+    presence = Presence(ADDRESS, clock.loop, logging.getLogger("fcgi_sctp.web"))
     logged = []
     for second in range(1000):
         clock.now = float(second)
@@ -29,7 +29,7 @@ def test_an_absence_is_logged_when_it_begins_and_rarely_after(caplog: pytest.Log
 def test_an_application_that_comes_and_goes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fcgi_sctp.web")
     clock = Clock()
-    presence = Presence(ADDRESS, clock.loop)
+    presence = Presence(ADDRESS, clock.loop, logging.getLogger("fcgi_sctp.web"))
     for number in range(3):
         assert not presence.flaps
         presence.came_up(number, "shop")

@@ -116,7 +116,7 @@ def test_a_request_that_was_long_in_a_process_that_was_killed_is_not_sent_again(
         async with running(hang, answer(b"the other")) as bench:
             wire = bench.begin()
             await until(lambda: bench.applications[0].requests == 1, "the first has it")
-            (exchange,) = bench.service._active
+            (exchange,) = bench.site._active
             exchange.last_activity -= seconds
             association = bench.service.upstreams[0].up[0]
             association.connection.peer_draining = drains
@@ -312,14 +312,14 @@ def test_workers_are_those_that_the_configured_application_tells_of_and_no_more(
         def ports() -> list[int]:
             return [one.address.port for one in web.upstreams]
 
-        web.workers_reported(first, advertisement(base, 5))
+        web.sites[""].workers_reported(first, advertisement(base, 5))
         assert ports() == [9000, 9001, 9002], "9001 is configured itself"
         assert "it has 5 workers and 3 are used: raise web.max_workers" in caplog.text
         caplog.clear()
-        web.workers_reported(first, advertisement(base, 5))
+        web.sites[""].workers_reported(first, advertisement(base, 5))
         assert ports() == [9000, 9001, 9002]
         assert not caplog.text, "it was said before"
-        web.workers_reported(first, {})
+        web.sites[""].workers_reported(first, {})
         assert ports() == [9000, 9001], "it has one process now"
         await web.stop(0)
 
@@ -454,7 +454,7 @@ def test_an_application_that_reads_slowly_says_that_it_goes_on(monkeypatch: pyte
     async def body() -> None:
         async with running(hang) as bench:
             slow, hung = bench.connect().begin("PUT", b"x"), bench.connect().begin("POST", b"x")
-            exchanges = {one.params["REQUEST_METHOD"]: one for one in bench.service._active}
+            exchanges = {one.params["REQUEST_METHOD"]: one for one in bench.site._active}
             exchanges["PUT"].request.credited_at = asyncio.get_running_loop().time()
             for one in exchanges.values():
                 one.last_activity -= 1000

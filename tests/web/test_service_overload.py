@@ -139,13 +139,13 @@ def test_what_waits_has_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch) -> Non
             servers[0].connection.connection_lost(None)
             application.on_probe = answer(b"well")
             await until(lambda: all(is_over(server.wire) for server in servers[1:3]), "the answers")
-            assert bench.service._waiting.size == 0
+            assert bench.site._waiting.size == 0
             application.on_probe = break_off
             await until(lambda: bench.states() == ["out"], "it takes nothing")
             slow = bench.connect().begin_to_send().flush()
             for _ in range(50):
                 slow.send(b"x").flush()
-            assert bench.service._waiting.size > 50 * 100
+            assert bench.site._waiting.size > 50 * 100
             bench.begin("POST", bytes(100_000))
             assert bench.service.waiting == 2
 

@@ -86,6 +86,7 @@ class Network:
 
 class Owner:
     away = Away()
+    log = logging.getLogger("fcgi_sctp.web")
 
     def __init__(self, clock: Clock) -> None:
         self.supervisor = Supervisor([], cast(Any, clock.loop), lambda call: call(), web=True)

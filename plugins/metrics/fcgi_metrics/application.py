@@ -55,7 +55,7 @@ class MetricsApplication(ApplicationHalf):
         self._registry_failing = False
         self.endpoint: Endpoint | None = None
         if options.health is not None:
-            self.endpoint = Endpoint(options.health, None, lambda: host.service().obstacle, shared=True)
+            self.endpoint = Endpoint(options.health, None, host.service, shared=True)
             host.log.info("serving /healthz and /ready at %s", options.health)
         self._up: dict[int, tuple[str, str]] = {}
         """The web side's process of each association."""

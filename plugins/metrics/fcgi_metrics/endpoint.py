@@ -2,7 +2,7 @@
 
 It answers GET and HEAD of ``/metrics``, one request for each connection. `Render` makes the page off the loop; clients
 that ask while a page is being made share it. ``/healthz`` is answered 200 by every process that lives, ``/ready`` 200
-by one that takes requests, else 503 with the reason.
+by one that takes requests, else 503 with the reason; ``/ready?site=NAME`` asks for one of several sites.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from fcgi_core.plugin import UnixSocket, accept, listen_tcp
+from fcgi_core.plugin import ServiceFigures, UnixSocket, accept, listen_tcp
 
 from .options import host_and_port
 
@@ -37,15 +37,20 @@ class Endpoint:
     """Listens at HOST:PORT or unix:/PATH; OSError if that fails."""
 
     def __init__(
-        self, where: str, render: Render | None, obstacle: Callable[[], str] = lambda: "", *, shared: bool = False
+        self,
+        where: str,
+        render: Render | None,
+        service: Callable[[], ServiceFigures] = ServiceFigures,
+        *,
+        shared: bool = False,
     ) -> None:
         """Start listening; the event loop must run.
 
-        `render`: None if there is no page. `obstacle`: returns why no requests are taken; '' if they are. `shared`:
-        other processes of the same user may listen at the same HOST:PORT, and one of them gets each connection."""
+        `render`: None if there is no page. `service`: returns whether requests are taken. `shared`: other
+        processes of the same user may listen at the same HOST:PORT, and one of them gets each connection."""
         self._loop = asyncio.get_running_loop()
         self._render = render
-        self.obstacle = obstacle
+        self.service = service
         self._pages: dict[tuple[str, bool], asyncio.Task[tuple[bytes, str]]] = {}
         self._connections: dict[_Client, None] = {}
         """Oldest first."""
@@ -180,15 +185,12 @@ class _Client(asyncio.Protocol):
             self._answer(405, "Method Not Allowed", extra="Allow: GET, HEAD\r\n")
             return
         head_only = method == "HEAD"
-        path = target.partition("?")[0]
+        path, _, query = target.partition("?")
         if path == "/healthz":
             self._answer(200, "OK", b"alive\n", head_only=head_only)
             return
         if path == "/ready":
-            if obstacle := self._endpoint.obstacle():
-                self._answer(503, "Service Unavailable", f"not ready: {obstacle}\n".encode(), head_only=head_only)
-            else:
-                self._answer(200, "OK", b"ready\n", head_only=head_only)
+            self._ready(query, head_only)
             return
         if path != "/metrics" or not self._endpoint.has_page:
             pages = "/metrics, /healthz and /ready" if self._endpoint.has_page else "/healthz and /ready"
@@ -203,6 +205,21 @@ class _Client(asyncio.Protocol):
         zipped = "gzip" in encodings
         page = self._endpoint.page(accept, zipped)
         page.add_done_callback(lambda task: self._made(task, zipped, head_only))
+
+    def _ready(self, query: str, head_only: bool) -> None:
+        """Answer /ready, or /ready?site=NAME. One site that has no application takes nothing from the others."""
+        service = self._endpoint.service()
+        obstacle = service.obstacle
+        lacking = "".join(
+            f"site {one.name or 'without a name'}: {one.obstacle}\n" for one in service.sites if one.obstacle
+        )
+        if not obstacle and query.startswith("site="):
+            site = next((one for one in service.sites if one.name == query.removeprefix("site=")), None)
+            obstacle, lacking = "there is no such site" if site is None else site.obstacle, ""
+        if obstacle:
+            self._answer(503, "Service Unavailable", f"not ready: {obstacle}\n{lacking}".encode(), head_only=head_only)
+        else:
+            self._answer(200, "OK", f"ready\n{lacking}".encode(), head_only=head_only)
 
     def _made(self, page: asyncio.Task[tuple[bytes, str]], zipped: bool, head_only: bool) -> None:
         if page.cancelled():

@@ -29,7 +29,8 @@ class Family(NamedTuple):
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
-    """In addition to `address` and `worker`, which all metrics of an application have."""
+    """In addition to `address` and `worker`, which all metrics of an application have, and to `site`, which those of
+    the web side's applications and queues have where it has several sites."""
 
 
 _BUILD = Family("build_info", "gauge", "Always 1; the labels say what runs.", ("version", "python", "carrier"))
@@ -126,6 +127,7 @@ _WEB = (
         "Requests that the web side answered itself, because of the queue or a time limit, by reason.",
         ("reason",),
     ),
+    Family("site_ready", "gauge", "Whether an application of the site is up, if there are several sites.", ("site",)),
     Family("ready", "gauge", "Whether it takes requests, as /ready says."),
 )
 _APPLICATION = (

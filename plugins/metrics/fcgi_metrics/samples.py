@@ -12,6 +12,7 @@ from fcgi_core.plugin import (
     BOUNDS,
     OTHER,
     STATUS_CLASSES,
+    ApplicationFigures,
     AssociationFigures,
     AssociationInfo,
     Exemplar,
@@ -19,6 +20,7 @@ from fcgi_core.plugin import (
     HostTraffic,
     OutputFigures,
     ServiceFigures,
+    SiteFigures,
     Traffic,
     TransportFigures,
 )
@@ -54,6 +56,8 @@ STEP_ASIDE_AFTER = 100
 """Samples between two times that other threads run; about 0.3 ms."""
 STATES = ("up", "avoided", "draining", "drained", "out", "down")
 """The states of a process of an application that are always shown; see `ApplicationFigures`."""
+UNKNOWN_SITE = "unknown_site"
+"""The reason of requests that are for no site."""
 
 Labels = tuple[tuple[str, str], ...]
 _Key = tuple[str, Labels]
@@ -190,23 +194,36 @@ def peer_of(info: AssociationInfo) -> str:
 
 
 def service_samples(prefix: str, service: ServiceFigures) -> Iterator[Sample]:
-    """Yield what the web side knows of its applications, and its queue."""
-    for one in service.applications:
-        labels = (("address", one.address),)
-        yield Sample(PROCESS, f"{prefix}application_up", labels, int(one.up))
-        for state, count in {**dict.fromkeys(STATES, 0), **one.states}.items():
-            yield Sample(PROCESS, f"{prefix}application_processes", (*labels, ("state", state)), count)
-        yield Sample(PROCESS, f"{prefix}application_requests_total", labels, one.requests)
-        yield Sample(PROCESS, f"{prefix}application_requests_in_flight", labels, one.in_flight)
-        yield Sample(PROCESS, f"{prefix}application_capacity", labels, one.capacity)
-        yield Sample(PROCESS, f"{prefix}application_avoided_total", labels, one.avoided)
-        yield Sample(PROCESS, f"{prefix}application_out_total", labels, one.out)
-        yield Sample(PROCESS, f"{prefix}application_lost_total", labels, one.lost)
-    yield Sample(PROCESS, f"{prefix}requests_waiting", (), service.waiting)
-    yield Sample(PROCESS, f"{prefix}requests_waiting_bytes", (), service.waiting_bytes)
-    for reason, count in service.unserved.items():
-        yield Sample(PROCESS, f"{prefix}requests_unserved_total", (("reason", reason),), count)
+    """Yield what the web side knows of its applications, and its queues: of each site, if it has several."""
+    alone = SiteFigures(
+        "", service.obstacle, service.applications, service.waiting, service.waiting_bytes, service.unserved
+    )
+    for site in service.sites or (alone,):
+        of_site = (("site", site.name),) if site.name else ()
+        for one in site.applications:
+            yield from _application_samples(prefix, one, (("address", one.address), *of_site))
+        yield Sample(PROCESS, f"{prefix}requests_waiting", of_site, site.waiting)
+        yield Sample(PROCESS, f"{prefix}requests_waiting_bytes", of_site, site.waiting_bytes)
+        for reason, count in site.unserved.items():
+            yield Sample(PROCESS, f"{prefix}requests_unserved_total", (("reason", reason), *of_site), count)
+        if of_site:
+            yield Sample(PROCESS, f"{prefix}site_ready", of_site, int(not site.obstacle))
+    if service.sites:
+        labels = (("reason", UNKNOWN_SITE),)
+        yield Sample(PROCESS, f"{prefix}requests_unserved_total", labels, service.unserved.get(UNKNOWN_SITE, 0))
     yield Sample(PROCESS, f"{prefix}ready", (), int(not service.obstacle))
+
+
+def _application_samples(prefix: str, one: ApplicationFigures, labels: Labels) -> Iterator[Sample]:
+    yield Sample(PROCESS, f"{prefix}application_up", labels, int(one.up))
+    for state, count in {**dict.fromkeys(STATES, 0), **one.states}.items():
+        yield Sample(PROCESS, f"{prefix}application_processes", (*labels, ("state", state)), count)
+    yield Sample(PROCESS, f"{prefix}application_requests_total", labels, one.requests)
+    yield Sample(PROCESS, f"{prefix}application_requests_in_flight", labels, one.in_flight)
+    yield Sample(PROCESS, f"{prefix}application_capacity", labels, one.capacity)
+    yield Sample(PROCESS, f"{prefix}application_avoided_total", labels, one.avoided)
+    yield Sample(PROCESS, f"{prefix}application_out_total", labels, one.out)
+    yield Sample(PROCESS, f"{prefix}application_lost_total", labels, one.lost)
 
 
 def process_samples(

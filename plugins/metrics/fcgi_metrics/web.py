@@ -110,7 +110,7 @@ class MetricsWeb(WebHalf):
         if options.statsd is not None:
             self._statsd = Statsd(host_and_port(options.statsd), options.statsd_prefix, tags=options.statsd_tags)
         if options.listen is not None:
-            self.endpoint = Endpoint(options.listen, self.page, lambda: self._host.service().obstacle)
+            self.endpoint = Endpoint(options.listen, self.page, self._host.service)
             host.log.info("serving /metrics at %s", options.listen)
 
     # ---- hooks
