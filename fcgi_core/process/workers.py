@@ -85,13 +85,14 @@ def tell_ready(over_limit: Callable[[], int] | None = None) -> Callable[[], None
     if descriptor is None:
         return lambda: None
     pipe = int(descriptor)
+    if over_limit is not None:
+        faulthandler.register(signal.SIGQUIT, file=2)  # before the parent may send it
     os.write(pipe, LIVES)
     if over_limit is None:
         os.close(pipe)
         return lambda: None
     os.set_inheritable(pipe, False)
     os.set_blocking(pipe, False)
-    faulthandler.register(signal.SIGQUIT, file=2)
     loop = asyncio.get_running_loop()
     ending, told = False, 0
 
