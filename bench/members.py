@@ -1,9 +1,10 @@
 """What many applications cost a web side at rest: the processor time of a real `WebService` with so many members.
 
     .venv/bin/python -m bench.members --members 1000 --subset 20
+    .venv/bin/python -m bench.members --away          # nothing listens at their addresses
 
 Members are found by SRV records, with a TTL of a second, in a name server that answers at once. They are on the memory
-carrier: what is left is the web side's own. `bench.associations` has what SCTP's heartbeats cost.
+carrier, unless they are away: what is left is the web side's own. `bench.associations` has what SCTP's heartbeats cost.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 
 from fcgi_core.app.exchange import AppExchange
 from fcgi_core.app.service import AppService
-from fcgi_core.sctp.carrier import DEFAULT_UDP_PORT, Address, Carrier
+from fcgi_core.sctp import open_carrier
+from fcgi_core.sctp.carrier import DEFAULT_UDP_PORT, Address, Carrier, CarrierOptions
 from fcgi_core.web.members import NameOptions
 from fcgi_core.web.names import Answer, Family, Names, Service, Watched
 from fcgi_core.web.service import WebOptions, WebService
@@ -23,6 +25,8 @@ from tests.app.harness import LiveNetwork
 
 PORT = 9000
 TTL = 1.0
+AWAY_BEFORE = 240.0
+"""Seconds until the pauses between attempts have grown."""
 
 
 class Application:
@@ -45,7 +49,7 @@ class Dns:
         return self.services_found, TTL
 
 
-async def web(carrier: Carrier, ports: Sequence[int], subset: int | None, rest: float) -> None:
+async def web(carrier: Carrier, ports: Sequence[int], subset: int | None, rest: float, away: bool = False) -> None:
     loop = asyncio.get_running_loop()
     service = WebService(
         carrier,
@@ -56,11 +60,11 @@ async def web(carrier: Carrier, ports: Sequence[int], subset: int | None, rest: 
     )
     began = time.perf_counter()
     await service.start()
-    wanted = min(subset or len(ports), len(ports))
+    wanted = 0 if away else min(subset or len(ports), len(ports))
     while sum(one.state == "up" for one in service.upstreams) < wanted:
         await asyncio.sleep(0.05)
     print(f"{wanted} of {len(ports)} applications are up after {time.perf_counter() - began:.1f} s")
-    await asyncio.sleep(2)
+    await asyncio.sleep(AWAY_BEFORE if away else 2)
     for _ in range(3):
         before = time.process_time()
         await asyncio.sleep(rest)
@@ -72,9 +76,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=1000)
     parser.add_argument("--subset", type=int)
+    parser.add_argument("--away", action="store_true", help="none of them is there")
     parser.add_argument("--rest", type=float, default=10.0, help="seconds of a look, of which there are three")
     args = parser.parse_args()
-    asyncio.run(measure(range(PORT, PORT + args.members), args.subset, args.rest))
+    ports = range(PORT, PORT + args.members)
+    if args.away:
+        asyncio.run(measure_away(ports, args.subset, args.rest))
+    else:
+        asyncio.run(measure(ports, args.subset, args.rest))
+
+
+async def measure_away(ports: Sequence[int], subset: int | None, rest: float) -> None:
+    await web(open_carrier("userspace", CarrierOptions()), ports, subset, rest, away=True)
 
 
 async def measure(ports: Sequence[int], subset: int | None, rest: float) -> None:

@@ -298,7 +298,7 @@ class PluginHarness:
         elif isinstance(event, StderrReceived):
             supervisor.stderr(event.request.context, event.data)
         elif isinstance(event, ItemsAcknowledged):
-            supervisor.delivery.acknowledged(self._links[web], event.channel, event.number)
+            supervisor.delivery.acknowledged(self._links[web], event)
 
 
 H = TypeVar("H", bound=Half)

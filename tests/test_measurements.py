@@ -67,7 +67,7 @@ def test_the_document_names_alternatives_that_are_measured() -> None:
 
 
 def test_few_cells_are_measured_when_they_are_named() -> None:
-    some = cells("requests", Extent(names=("tcp, 6 *", "userspace, auto"), losses=(2.0,), runs=2, guest_runs=0))
+    some = cells("requests", Extent(names=("tcp, 6 c*s", "userspace, auto"), losses=(2.0,), runs=2, guest_runs=0))
     assert [(one.alternative.name, one.run) for one in some] == [
         (name, run) for run in range(2) for name in ("tcp, 6 connections", "userspace, auto")
     ]

@@ -12,6 +12,7 @@ from fcgi_core.plugin import (
     ApplicationHalf,
     ApplicationHost,
     AssociationInfo,
+    Half,
     Plugin,
     RequestInfo,
     TransportFigures,
@@ -92,7 +93,7 @@ class AlertPlugin(Plugin):
         return {"most": most, "last": self.counts[-1][1], "grew": max(0.0, round(when - since, 3))}
 
 
-class _Application(ApplicationHalf):
+class _Half(Half):
     def __init__(self, plugin: AlertPlugin) -> None:
         self.plugin = plugin
 
@@ -103,15 +104,10 @@ class _Application(ApplicationHalf):
         self.plugin.changed(association.identity, False)
 
 
-class _Web(WebHalf):
-    def __init__(self, plugin: AlertPlugin) -> None:
-        self.plugin = plugin
+class _Application(_Half, ApplicationHalf):
+    pass
 
-    def association_up(self, association: AssociationInfo) -> None:
-        self.plugin.changed(association.identity, True)
 
-    def association_down(self, association: AssociationInfo, reason: str) -> None:
-        self.plugin.changed(association.identity, False)
-
+class _Web(_Half, WebHalf):
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         self.plugin.arrived.setdefault(Held.unpack_from(item)[0], time.monotonic())

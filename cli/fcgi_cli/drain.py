@@ -1,7 +1,7 @@
 """``fcgi-sctp drain`` and ``undrain``: an application gets no new requests, and gets them again.
 
 The command asks each web side with an admin socket on this host. A drain holds until ``undrain``, or until the web side
-ends.
+ends and no other process takes its place.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ Examples:
   fcgi-sctp undrain 10.0.1.2:9000
 
 The application keeps its associations and ends the requests that it has. The web side keeps
-it drained when it reads its file again (SIGHUP), and forgets it when it ends: to keep an
-application out for good, remove it from web.connect.
+it drained when it reads its file again (SIGHUP) or another process takes its place
+(SIGUSR2), and forgets it when it ends: to keep an application out for good, remove it from
+web.connect.
 
 Exit status:
     0  success

@@ -11,6 +11,11 @@ Row = dict[str, Any]
 _ASSOCIATION = ("identity", "peer", "peer_name", "requests", "streams", "streams_leased")
 
 
+def _upstream(one: Row) -> tuple[str, bool]:
+    """What tells an application from others: one that was removed may still be there when its address is back."""
+    return one["address"], one["state"] == "leaving"
+
+
 def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
     """What `top` shows of one process. Rates are None without `before`, or if that was another process."""
     same = before is not None and before["pid"] == now["pid"] and before["uptime"] < now["uptime"]
@@ -21,7 +26,7 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
         return max(0.0, later - earlier) / elapsed if elapsed else None
 
     hosts_before = {one["server_name"]: one for one in old.get("hosts", ())}
-    upstreams_before = {one["address"]: one for one in old.get("upstreams", ())}
+    upstreams_before = {_upstream(one): one for one in old.get("upstreams", ())}
     channels_before = {one["name"]: one for plugin in old.get("plugins", ()) for one in plugin["channels"]}
     requests, requests_before = now["requests"], old.get("requests", {})
     return {
@@ -33,7 +38,7 @@ def view(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
             {
                 **{name: one[name] for name in ("address", "state", "in_flight")},
                 "associations": len(one.get("associations", ())),
-                "requests_per_second": rate(one["requests"], upstreams_before.get(one["address"], one)["requests"]),
+                "requests_per_second": rate(one["requests"], upstreams_before.get(_upstream(one), one)["requests"]),
             }
             for one in now.get("upstreams", ())
         ],

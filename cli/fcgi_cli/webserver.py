@@ -13,7 +13,8 @@ from .output import complain
 
 __all__ = ["SERVERS", "add_arguments", "run", "snippet"]
 
-DEFAULT_LISTEN = "unix:/run/fcgi-sctp/web.sock"
+DEFAULT_LISTEN = "unix:/run/fcgi-sctp-web-shop.sock"
+"""What examples and units have for a site that is called shop. Not in /run/fcgi-sctp/: there the admin sockets are."""
 
 TEMPLATES = os.path.join(os.path.dirname(__file__), "templates/web_servers")
 SERVERS = {"nginx": "nginx.conf", "apache": "apache.conf", "lighttpd": "lighttpd.conf", "haproxy": "haproxy.cfg"}

@@ -2,7 +2,8 @@
 
 There is a bound for all associations and one for each address (IPv6: for each /64 network, which one host is given).
 When a bound is reached, the oldest association whose SETTINGS have not come is ended for the new one. When more than
-half of a bound is used, associations without SETTINGS are ended soon.
+half of a bound is used, associations without SETTINGS are ended soon. The last quarter is for processes of web sides
+that have no association yet.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ __all__ = [
 MAX_ASSOCIATIONS = 4096
 """Associations of a process."""
 MAX_ASSOCIATIONS_PER_ADDRESS = 64
-"""Associations with one address. A web side has one with each process, so this many web sides fit on one address."""
+"""Associations with one address: four processes of web sides with all that they make by themselves, and 16 more."""
 MAX_ASSOCIATIONS_PER_WEB_SIDE = 16
-"""Associations with one process of a web side, which makes 6 by itself."""
+"""Associations with one process of a web side, which makes 11 by itself: 10 with content, one for urgent feedback."""
+FURTHER = 0.75
+"""The part of a bound that processes may use which have an association already."""
 SETTINGS_UNDER_PRESSURE = 1.0
 """Seconds in which SETTINGS must come when more than half of a bound is used."""
 
@@ -72,6 +75,16 @@ class Admission(Generic[A]):
         self._sources[one] = source
         self._by_source.setdefault(source, set()).add(one)
         self._silent[one] = now
+        return ""
+
+    def refuses_further(self, one: A) -> str:
+        """Return why an association is refused of whose process there is another; '' if it is not."""
+        for used, most, of in (
+            (len(self._by_source[self._sources[one]]), self.most_per_address, " with this address"),
+            (len(self._sources), self.most, ""),
+        ):
+            if used > most * FURTHER:
+                return f"there are {used} of {most} associations{of}: the others are for processes that have none"
         return ""
 
     def ready(self, one: A) -> None:

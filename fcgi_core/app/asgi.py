@@ -24,6 +24,7 @@ from ..plugin import bound_to_request
 from ..protocol.records import PREFERRED_CONTENT
 from .asgi_scope import ASGI_VERSIONS, make_scope
 from .gateway import GatewayRequest
+from .helpers import BoundThreads, Helpers
 from .rules import NO_LENGTH, as_bytes, make_head
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ application_log = logging.getLogger("fcgi_sctp.application")
 
 SHUTDOWN_TIMEOUT = 10.0
 """Seconds that a stop waits for work after responses, for cancelled requests, and for lifespan.shutdown, each."""
+LATE_TIMEOUT = 1.0
+"""Seconds that it waits for requests that took longer than `app.request_limit`."""
 
 Event = MutableMapping[str, Any]
 Asgi = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
@@ -62,7 +65,7 @@ class AsgiApplication:
     def __init__(self, application: Asgi, *, script_name: str = "") -> None:
         self.application = application
         self.script_name = script_name
-        self.tasks: dict[asyncio.Task[None], AppExchange] = {}
+        self.tasks: dict[asyncio.Task[None], AsgiRequest] = {}
         self.stopping = False
         self.state: dict[str, Any] | None = None
         """The lifespan state of the application; None if it has no lifespan."""
@@ -71,6 +74,8 @@ class AsgiApplication:
 
     async def start(self, service: AppService) -> None:
         self._loop = asyncio.get_running_loop()
+        if service.limit is not None:
+            self._loop.set_default_executor(BoundThreads(thread_name_prefix="asyncio"))
         lifespan = Lifespan(self.application)
         if await lifespan.start_up():
             self._lifespan = lifespan
@@ -79,17 +84,22 @@ class AsgiApplication:
     def request(self, exchange: AppExchange) -> None:
         request = AsgiRequest(self, exchange)
         task = request.task = self._loop.create_task(request.run())
-        self.tasks[task] = exchange
+        self.tasks[task] = request
 
     async def stop(self) -> None:
         self.stopping = True
-        for task, exchange in self.tasks.items():
-            if not exchange.ended:
+        for task, request in self.tasks.items():
+            if not request.exchange.ended:
                 task.cancel()
-        # the others have answered, and their applications do work after that
+        late = [task for task, request in self.tasks.items() if request.late]
+        if late:  # they were cancelled when their time was up
+            _, running = await asyncio.wait(late, timeout=LATE_TIMEOUT)
+            for task in running:
+                del self.tasks[task]
+        # the rest have answered, and their applications do work after that
         if self.tasks:
             await asyncio.wait(tuple(self.tasks), timeout=SHUTDOWN_TIMEOUT)
-        running = [task for task in self.tasks if not task.done()]  # a task that was cancelled before it began is done
+        running = {task for task in self.tasks if not task.done()}  # a task that was cancelled before it began is done
         for task in running:
             log.warning("a task still ran %g s after its response and is cancelled", SHUTDOWN_TIMEOUT)
             task.cancel()
@@ -132,14 +142,14 @@ class AsgiRequest(GatewayRequest):
         self.gone = True
         self._changed()
 
-    @property
-    def returned(self) -> bool:
-        """Whether the task has ended."""
-        return self.task.done()
+    def has_returned(self, helpers: Helpers) -> bool:
+        """Whether the task has ended, and no thread works for it."""
+        return self.task.done() and self.exchange not in helpers.threads
 
-    def where(self) -> str:
-        """Return the frames of the application's coroutine, to where it waits for another task or for the loop."""
-        return frames_of_awaitable(self._coroutine)
+    def where(self, helpers: Helpers) -> str:
+        """Return the frames of the application's coroutine, to where it waits for another task, a thread or the loop,
+        and those of the tasks and threads that it started."""
+        return "\n".join(filter(None, (frames_of_awaitable(self._coroutine), helpers.where(self.exchange, self.task))))
 
     def give_up(self, error: str) -> None:
         """End the exchange and cancel the task."""
@@ -147,7 +157,7 @@ class AsgiRequest(GatewayRequest):
         self._changed()
         self.task.cancel()
 
-    def write_off(self, *, replaced: bool) -> None:
+    def write_off(self) -> None:
         """Do without the task: the end of the process does not wait for it."""
         self._owner.tasks.pop(self.task, None)
 

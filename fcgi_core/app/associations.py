@@ -132,6 +132,9 @@ class Associations:
         if len(others) >= self._most_per_web_side:
             self.refused += 1
             return f"this process has {len(others)} associations already, as many as FCGI_SCTP_MAX_ASSOCS"
+        if others and (why := self.admission.refuses_further(association)):
+            self.refused += 1
+            return why
         association.web_side = key
         self._by_web_side.setdefault(key, others).append(association)
         self._regroup(others)
@@ -263,7 +266,7 @@ class Association:
                 supervisor.peer_changed(self.link)
             case ItemsAcknowledged():
                 assert self.link is not None
-                supervisor.delivery.acknowledged(self.link, event.channel, event.number)
+                supervisor.delivery.acknowledged(self.link, event)
             case PeerDraining():
                 if not self.connection.draining and not self.connection.requests:
                     # the web side does without this association: it ends when all has gone that still waits here

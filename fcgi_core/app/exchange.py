@@ -16,6 +16,7 @@ from ..hosting.supervisor import Supervisor
 from ..protocol.application import ApplicationConnection
 from ..protocol.records import ProtocolStatus, Role
 from ..protocol.request import Request
+from .helpers import Helpers
 
 __all__ = ["AppExchange", "Shared", "Work"]
 
@@ -55,19 +56,18 @@ class Shared:
 class Work(Protocol):
     """What runs a request: a thread with it, a task, a connection to another server. For `request_limit`."""
 
-    @property
-    def returned(self) -> bool:
-        """Whether the thread has come back or the task has ended, after `give_up`."""
+    def has_returned(self, helpers: Helpers) -> bool:
+        """Whether the thread has come back, or the task and what worked for it has ended, after `give_up`."""
 
-    def where(self) -> str:
+    def where(self, helpers: Helpers) -> str:
         """Return the frames in which it is; '' if they are not known."""
 
     def give_up(self, error: str) -> None:
         """End the exchange before the application does: with 504, or cut if the response has begun. `error` is as in
         `AppExchange.end`."""
 
-    def write_off(self, *, replaced: bool) -> None:
-        """Do without the thread or task, which hangs. `replaced`: this process accepts nothing any more and ends."""
+    def write_off(self) -> None:
+        """Do without the thread or task, which hangs."""
 
 
 class AppExchange(Exchange):

@@ -10,6 +10,7 @@ from ..common.text import name_of_request
 from ..hosting.exchange import error_page
 from ..protocol.records import Role
 from .exchange import AppExchange
+from .helpers import Helpers
 from .rules import NO_LENGTH, has_no_body, request_length
 
 __all__ = ["GatewayRequest", "is_secure", "server_of", "split_path"]
@@ -62,16 +63,15 @@ class GatewayRequest:
             except ValueError as error:
                 self._wrong = str(error)
 
-    @property
-    def returned(self) -> bool:
+    def has_returned(self, helpers: Helpers) -> bool:
         """Whether its thread or task has come back after that."""
         raise NotImplementedError
 
-    def where(self) -> str:
+    def where(self, helpers: Helpers) -> str:
         """Return the frames of the application."""
         raise NotImplementedError
 
-    def write_off(self, *, replaced: bool) -> None:
+    def write_off(self) -> None:
         """Do without the thread or task, which hangs."""
         raise NotImplementedError
 

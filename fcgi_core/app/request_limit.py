@@ -3,16 +3,19 @@ do.
 
 Nothing is done for a request that is in time: a look each second walks over the oldest requests of each association. A
 request over the limit is logged with the frames in which it is, and answered with 504, or cut if its response has
-begun. A task is cancelled. A thread cannot be ended: if it has not come back a moment later, or a task has not ended,
-it hangs, and only the end of the process ends it. So a worker is replaced then. Without a parent that starts another,
-the process goes on, and another thread takes the place of the one that hangs.
+begun. A task is cancelled. A thread cannot be ended, neither a request's own nor one that works for a task; another
+thread takes the place of a request's own at once. A thread that has not come back a moment later, or a task that has
+not ended, hangs, and only the end of the process ends it. So the parent of a worker, which hears of it, replaces the
+worker.
 
-The time begins when the application begins with the request, and anew whenever it has waited for a slow client.
+The time begins when the application begins with the request, and anew whenever it has waited for a slow client. The web
+server may give requests that are meant to last more time, or no limit, with a variable of CGI.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -20,11 +23,14 @@ from ..common.loop import Handle, Loop
 from ..common.text import escape_word, name_of_request
 from ..protocol.request import Request
 from .exchange import AppExchange, Work
+from .helpers import Helpers
 
 __all__ = ["RequestLimit"]
 
 log = logging.getLogger("fcgi_sctp.app")
 
+LONGER = "FCGI_SCTP_REQUEST_LIMIT"
+"""The variable that gives a request more seconds, or ``off``. No header of a client becomes one of this name."""
 LOOK = 1.0
 """Seconds between looks; a request is ended so much later at most."""
 RETURN_WITHIN = 2.0
@@ -42,15 +48,14 @@ class RequestLimit:
         seconds: float,
         loop: Loop,
         *,
-        replace: Callable[[], None] | None = None,
+        is_replaced: bool = False,
     ) -> None:
-        """`requests` returns the requests of each association, the oldest first. `replace` has this process replaced;
-        None: nothing starts another."""
+        """`requests` returns the requests of each association, the oldest first. `is_replaced`: whether another process
+        takes the place of this one when something hangs."""
         self._requests = requests
         self._seconds = seconds
         self._loop = loop
-        self._replace = replace
-        self._replaced = False
+        self._is_replaced = is_replaced
         self._ending: dict[Work, float] = {}
         """What has not come back yet, and when its request was ended."""
         self._hanging: set[Work] = set()
@@ -72,9 +77,10 @@ class RequestLimit:
     def _look(self) -> None:
         self.start()  # before all that could go wrong
         now = time.monotonic()
+        helpers = Helpers()
         for exchange in self._late(now)[:MOST_AT_ONCE]:
-            self._end(exchange, now)
-        self._look_at_ends(now)
+            self._end(exchange, now, helpers)
+        self._look_at_ends(now, helpers)
 
     def _late(self, now: float) -> list[AppExchange]:
         late = []
@@ -86,15 +92,16 @@ class RequestLimit:
                     continue  # it is not whole yet, or has ended
                 if exchange.began > limit:
                     break  # the others are younger
-                if exchange.busy_since <= limit and exchange.work is not None:
+                busy_since = exchange.busy_since
+                if busy_since <= limit and exchange.work is not None and now - busy_since >= _limit_of(exchange):
                     late.append(exchange)
         return late
 
-    def _end(self, exchange: AppExchange, now: float) -> None:
+    def _end(self, exchange: AppExchange, now: float, helpers: Helpers) -> None:
         work = exchange.work
         assert work is not None
         exchange.shared.supervisor.requests_over_limit += 1
-        where = work.where()
+        where = work.where(helpers)
         log.error(
             "request %s to %s has run for %.1f s, longer than app.request_limit, and is ended: %s%s",
             exchange.identity,
@@ -105,14 +112,14 @@ class RequestLimit:
             extra={"frames": where},
         )
         work.give_up(f"it ran for longer than app.request_limit ({self._seconds:g} s)")
-        if not work.returned:
+        if not work.has_returned(helpers):
             self._ending[work] = now
 
-    def _look_at_ends(self, now: float) -> None:
-        self._hanging = {work for work in self._hanging if not work.returned}
+    def _look_at_ends(self, now: float, helpers: Helpers) -> None:
+        self._hanging = {work for work in self._hanging if not work.has_returned(helpers)}
         hanging = []
         for work, since in tuple(self._ending.items()):
-            if work.returned:
+            if work.has_returned(helpers):
                 del self._ending[work]
             elif now - since >= RETURN_WITHIN:
                 del self._ending[work]
@@ -120,16 +127,20 @@ class RequestLimit:
         if not hanging:
             return
         self._hanging.update(hanging)
-        replace = self._replace
         log.error(
             "%d requests hang: their threads or tasks go on after the end of app.request_limit; %s",
             len(hanging),
-            "this process goes on without them, and only a restart ends them (app.workers restarts by itself)"
-            if replace is None
-            else "this worker is replaced",
+            "this worker is replaced when its turn comes"
+            if self._is_replaced
+            else "this process goes on without them, and only a restart ends them (app.workers restarts by itself)",
         )
-        if replace is not None and not self._replaced:
-            self._replaced = True
-            replace()
         for work in hanging:
-            work.write_off(replaced=replace is not None)
+            work.write_off()
+
+
+def _limit_of(exchange: AppExchange) -> float:
+    """Return the seconds that the web server gives the request; 0 if it says nothing that can be understood."""
+    given = exchange.params.get(LONGER, "")
+    if given == "off":
+        return math.inf
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 10 else 0.0

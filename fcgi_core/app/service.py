@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -64,10 +64,10 @@ class AppService:
         max_associations_per_address: int = MAX_ASSOCIATIONS_PER_ADDRESS,
         max_associations_per_web_side: int = MAX_ASSOCIATIONS_PER_WEB_SIDE,
         request_limit: float | None = None,
-        replace_process: Callable[[], None] | None = None,
+        is_replaced: bool = False,
     ) -> None:
         """`remote_changes`: whether web sides may change options of plugins. `request_limit`: seconds that a request
-        may take, None: without end; `replace_process`: see `RequestLimit`."""
+        may take, None: without end; `is_replaced`: see `RequestLimit`."""
         self.loop = asyncio.get_running_loop()
         self.application = application
         self.addresses: list[Address] = []
@@ -97,13 +97,7 @@ class AppService:
         self.limit: RequestLimit | None = None
         """Ends requests that take too long."""
         if request_limit is not None:
-            self.limit = RequestLimit(
-                self._associations.requests,
-                request_limit,
-                self.loop,
-                replace=None if replace_process is None else self._replace,
-            )
-        self._replace_process = replace_process
+            self.limit = RequestLimit(self._associations.requests, request_limit, self.loop, is_replaced=is_replaced)
         self._listeners: list[Listener] = []
         self._stopping: asyncio.Event | None = None
         """Set when the associations have changed while the service stops."""
@@ -154,7 +148,9 @@ class AppService:
         self.shared.on_change = changed.set
         for listener in self._listeners:
             listener.close()
-        self._drain()
+        for association in self._associations:
+            association.connection.drain()
+            association.driver.wake()
         deadline = self.loop.time() + grace
         while (wait := min(self._holds_for(), deadline - self.loop.time())) > 0:
             changed.clear()
@@ -169,17 +165,6 @@ class AppService:
         if self.limit is not None:
             self.limit.stop()
         await self.application.stop()
-
-    def _replace(self) -> None:
-        # DRAIN goes before the requests that are given back: their application ends, and is not overloaded
-        self._drain()
-        assert self._replace_process is not None
-        self._replace_process()
-
-    def _drain(self) -> None:
-        for association in self._associations:
-            association.connection.drain()
-            association.driver.wake()
 
     async def close(self) -> None:
         """After `finish`: let plugins send their last items, then end the associations."""

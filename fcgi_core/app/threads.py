@@ -55,13 +55,13 @@ class ThreadPool:
         self._jobs.put(job)
 
     def begin_waiting(self) -> None:
-        """Announce that the calling thread waits for a client: another thread may replace it."""
+        """Announce that a thread waits for a client, or may hang: another thread may replace it."""
         with self._lock:
             self._active -= 1
-        self._employ()  # raises nothing, since there is a thread: this one
+        self._employ()  # raises nothing, since there is that thread
 
     def end_waiting(self) -> None:
-        """Announce that the calling thread works again; for a moment one thread more than `running` may work."""
+        """Announce that it works again; for a moment one thread more than `running` may work."""
         with self._lock:
             self._active += 1
 

@@ -23,6 +23,7 @@ from ..errors import ClientGone, RequestCut
 from ..plugin import bound_to_request
 from ..protocol.records import PREFERRED_CONTENT, ProtocolStatus
 from .gateway import GatewayRequest, is_secure, server_of, split_path
+from .helpers import Helpers
 from .rules import NO_LENGTH, as_bytes, make_text_head
 from .threads import ThreadPool
 from .wsgi_files import Body, Errors, Wait
@@ -59,18 +60,11 @@ class WsgiApplication:
         self._loop: asyncio.AbstractEventLoop
         self._handed_over: deque[Handover] = deque()
         self._awake = False
-        self._replaced = False
-        """Whether this process is replaced because threads hang."""
-        self._hanging = 0
-        """These threads, while it is replaced."""
 
     async def start(self, service: AppService) -> None:
         self._loop = asyncio.get_running_loop()
 
     def request(self, exchange: AppExchange) -> None:
-        if self._hanging >= self.pool.running:
-            self._refuse(exchange)
-            return
         request = WsgiRequest(self, exchange)
         try:
             self.pool.submit(request.run)
@@ -78,31 +72,10 @@ class WsgiApplication:
             log.error("request refused: no thread can be started: %s", error)
             exchange.end(error="no thread can be started", status=ProtocolStatus.OVERLOADED)
 
-    def write_off(self, replaced: bool) -> None:
-        """Do without a thread that hangs: another takes its place. If this process is `replaced`, the others go on, and
-        when there are none, other processes take the requests that have not begun."""
-        self._replaced = replaced
-        if not replaced:
-            self.pool.begin_waiting()
-            return
-        self._hanging += 1
-        if self._hanging >= self.pool.running:
-            for job in self.pool.take_back():
-                request: WsgiRequest = job.__self__  # type: ignore[attr-defined]
-                self._refuse(request.exchange)
-
-    def _came_back(self, request: WsgiRequest) -> None:
-        request.came_back = True
-        if request.hangs:
-            if self._replaced:
-                self._hanging -= 1
-            else:
-                self.pool.end_waiting()
-
-    def _refuse(self, exchange: AppExchange) -> None:
-        exchange.end(error="every thread of this process hangs", status=ProtocolStatus.OVERLOADED)
-
     async def stop(self) -> None:
+        for job in self.pool.take_back():  # no thread has begun them: another application may take them
+            request: WsgiRequest = job.__self__  # type: ignore[attr-defined]
+            request.exchange.end(error="the process ends", status=ProtocolStatus.OVERLOADED)
         threads = self.pool.close()
         # idle threads end at once; a thread inside the application is a daemon and ends with the process
         deadline = self._loop.time() + 0.5
@@ -129,7 +102,8 @@ class WsgiApplication:
             request.passed_on += len(data)
             if end:
                 if request.late:
-                    self._came_back(request)
+                    request.came_back = True
+                    self.pool.end_waiting()
                 elif request.complete:
                     exchange.end(error=error)
                 else:
@@ -154,7 +128,6 @@ class WsgiRequest(GatewayRequest):
         "_whole_length",
         "came_back",
         "complete",
-        "hangs",
         "input",
         "owner",
         "passed_on",
@@ -168,8 +141,6 @@ class WsgiRequest(GatewayRequest):
         """Whether the response is complete, or an error page was sent instead."""
         self.came_back = False
         """Whether its thread has come back, if the request was ended before."""
-        self.hangs = False
-        """Whether its thread has not come back although the request was ended."""
         self.thread = 0
         """The thread that runs it, or has run it; 0 before."""
         self.passed_on = 0
@@ -213,24 +184,23 @@ class WsgiRequest(GatewayRequest):
             self._body.abort()
         self._wait.check()
 
-    @property
-    def returned(self) -> bool:
+    def has_returned(self, helpers: Helpers) -> bool:
         """Whether its thread has come back."""
         return self.came_back
 
-    def where(self) -> str:
+    def where(self, helpers: Helpers) -> str:
         """Return the frames of its thread."""
         return frames_of_thread(sys._current_frames().get(self.thread))
 
     def give_up(self, error: str) -> None:
-        """End the exchange; the thread gets ClientGone when it reads, writes, or comes back."""
+        """End the exchange; another thread takes the place of its own, which gets ClientGone when it reads, writes, or
+        comes back."""
         super().give_up(error)
         self._abort()
+        self.owner.pool.begin_waiting()
 
-    def write_off(self, *, replaced: bool) -> None:
-        """Do without its thread."""
-        self.hangs = True
-        self.owner.write_off(replaced)
+    def write_off(self) -> None:
+        """Do nothing: the end of the process does not wait for these threads."""
 
     def taken_up(self) -> None:
         """Let the thread go on: the window has had room for all that was passed on."""

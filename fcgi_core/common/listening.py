@@ -3,30 +3,50 @@ after this one gets them.
 
 Like signals and forks they are the process's affair: whoever listens takes a socket that was passed in for its address,
 or else makes one, and need not know which. While a socket is passed on it never closes, so that connections wait in its
-backlog and none is refused.
+backlog and none is refused. Two processes have it then, and one of them accepts: `accept` sees to that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import weakref
 from typing import Any
 
-__all__ = ["adopt", "hand_over", "is_handed_over", "keep", "listen_tcp", "name_of", "release_unused", "take"]
+__all__ = [
+    "accept",
+    "accept_now",
+    "adopt",
+    "another_serves",
+    "cease",
+    "hand_over",
+    "hold_back",
+    "keep",
+    "listen_tcp",
+    "name_of",
+    "release_unused",
+    "strangers",
+    "take",
+]
 
 _Place = str | tuple[str, int]
 _given: dict[_Place, tuple[socket.socket, bool]] = {}
 """Sockets that were passed in and not taken yet, and whether this program made them."""
 _open: weakref.WeakKeyDictionary[socket.socket, bool] = weakref.WeakKeyDictionary()
 """Sockets that are used here, and whether this program made them."""
+_servers: weakref.WeakSet[asyncio.Server] = weakref.WeakSet()
+"""Those that accept while this process does."""
+_waits = False
+"""The process before this one still accepts."""
 _handed_over = False
+"""The process after this one accepts."""
 
 
 def adopt(descriptor: int, *, made_here: bool) -> None:
     """Make a socket that was passed in available to `take`. `made_here`: this program made it, not systemd. ValueError
-    if it is not a stream socket that listens."""
+    if it is not a stream socket that listens, or is an abstract one."""
     try:
         given = socket.socket(fileno=descriptor)
     except OSError as error:
@@ -37,6 +57,10 @@ def adopt(descriptor: int, *, made_here: bool) -> None:
         where = name_of(given)
         given.close()
         raise ValueError(f"the socket at {where} is not a stream socket that listens")
+    if given.family == socket.AF_UNIX and given.getsockname()[:1] == b"\0":
+        where = name_of(given)
+        given.close()
+        raise ValueError(f"the socket {where} is abstract, and web servers use paths")
     _given[_place(given)] = given, made_here
 
 
@@ -53,14 +77,17 @@ def keep(sock: socket.socket, made_here: bool = True) -> None:
     _open[sock] = made_here
 
 
+def strangers() -> list[str]:
+    """Return the addresses of the sockets that this program has not made and nobody has taken yet."""
+    return [name_of(given) for given, made_here in _given.values() if not made_here]
+
+
 def release_unused() -> list[str]:
-    """Close the sockets that nobody has taken, with the files of those that this program made. Return the addresses of
-    the others: whoever passed them in expects that they are used."""
-    strange = []
-    for place, (given, made_here) in _given.items():
-        if not made_here:
-            strange.append(name_of(given))
-        elif isinstance(place, str):
+    """Close the sockets that nobody has taken, and return `strangers`: whoever passed them in expects that they are
+    used. If there are none, the files of the others go."""
+    strange = strangers()
+    for place, (given, _) in _given.items():
+        if isinstance(place, str) and not strange:
             try:
                 os.unlink(place)
             except OSError:
@@ -75,11 +102,41 @@ def hand_over() -> list[tuple[socket.socket, bool]]:
     return [(sock, made_here) for sock, made_here in _open.items() if sock.fileno() >= 0]
 
 
-def is_handed_over(now: bool = False) -> bool:
-    """Return whether the next process has the sockets, so that their files stay; `now`: it has them from now on."""
+async def accept(server: asyncio.Server) -> None:
+    """Have a server, which does not yet, accept connections: as long as this process does, not the one before or after
+    it."""
+    _servers.add(server)
+    if not _waits:
+        await server.start_serving()
+
+
+def hold_back() -> None:
+    """Accept nothing until `accept_now`: the process before this one does."""
+    global _waits
+    _waits = True
+
+
+async def accept_now() -> None:
+    """Have the servers accept: the process before this one does no more, or there is none."""
+    global _waits
+    _waits = False
+    for server in list(_servers):
+        if server.sockets:  # it is not closed
+            await server.start_serving()
+
+
+def cease() -> None:
+    """Close the servers: the process after this one accepts. It has the sockets, so their files stay."""
     global _handed_over
-    _handed_over = _handed_over or now
-    return _handed_over
+    _handed_over = True
+    for server in list(_servers):
+        server.close()
+
+
+def another_serves() -> bool:
+    """Return whether another process serves at the sockets: the one before this one, or the one after it. Their files
+    stay then, whatever becomes of this process."""
+    return _waits or _handed_over
 
 
 def listen_tcp(host: str, port: int, backlog: int = 128, *, shared: bool = False) -> list[socket.socket]:
@@ -125,7 +182,7 @@ def name_of(sock: socket.socket) -> str:
     """Return the address of a socket as the configuration writes it."""
     place = _place(sock)
     if isinstance(place, str):
-        return f"unix:{place}"
+        return f"unix:{place}".replace("\0", "@", 1)
     return f"[{place[0]}]:{place[1]}" if ":" in place[0] else f"{place[0]}:{place[1]}"
 
 

@@ -38,14 +38,16 @@ def handle(loop: asyncio.AbstractEventLoop, number: signal.Signals, call: Callab
 
 @contextmanager
 def suspended() -> Iterator[None]:
-    """A context in which foreign code blocks the loop: the handlers that stood before are back, so SIGTERM ends it."""
-    for number, (before, ours) in _handled.items():
+    """A context in which foreign code blocks the loop: the handlers of SIGTERM and SIGINT that stood before are back,
+    so they end it."""
+    ending = {number: _handled[number] for number in (signal.SIGTERM, signal.SIGINT) if number in _handled}
+    for number, (before, ours) in ending.items():
         if signal.getsignal(number) is ours:
             signal.signal(number, before)
     try:
         yield
     finally:
-        for number, (before, ours) in _handled.items():
+        for number, (before, ours) in ending.items():
             if signal.getsignal(number) is before:  # the code may have set its own
                 signal.signal(number, ours)
                 signal.siginterrupt(number, False)  # as the loop has it

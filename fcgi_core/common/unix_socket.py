@@ -50,6 +50,9 @@ class UnixSocket:
             except KeyError:
                 raise OSError(errno.EINVAL, f"there is no group {group!r}", self.path) from None
         given = listening.take(self.path)
+        if given is not None and given[1] and not os.path.exists(self.path):
+            given[0].close()  # its file was removed, so nobody can connect there
+            given = None
         if given is None:
             _remove_stale(self.path)
         self.socket = given[0] if given is not None else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -72,15 +75,20 @@ class UnixSocket:
             raise
 
     async def serve(self, make: Callable[[], asyncio.BaseProtocol], *, backlog: int = BACKLOG) -> asyncio.Server:
-        """Accept connections on the running loop. The server closes without removing the file: that is `close`'s."""
+        """Accept connections on the running loop, when `listening.accept` lets it. The server closes without removing
+        the file: that is `close`'s."""
         loop = asyncio.get_running_loop()
-        return await loop.create_unix_server(cast(Any, make), sock=self.socket, backlog=backlog, **_KEEP_FILE)
+        server = await loop.create_unix_server(
+            cast(Any, make), sock=self.socket, backlog=backlog, start_serving=False, **_KEEP_FILE
+        )
+        await listening.accept(server)
+        return server
 
     def close(self) -> None:
         """Close the socket, which an event loop may have done, and remove the file, unless another process listens at
-        the path now, or has the socket too."""
+        the path now, or serves at the same socket."""
         self.socket.close()
-        if self._inode is None or listening.is_handed_over():
+        if self._inode is None or listening.another_serves():
             return
         try:
             status = os.stat(self.path)

@@ -13,6 +13,7 @@ from ..common.loop import Loop
 from ..errors import PluginError
 from ..plugin import AssociationInfo, Make, RequestInfo
 from ..protocol.channels import MAX_ITEM, Channel, Scope
+from ..protocol.events import ItemsAcknowledged
 from ..protocol.feedback import REFERENCE
 from ..protocol.request import Request
 from .driver import Driver
@@ -361,12 +362,12 @@ class Delivery:
         if link is not None:
             link.driver.wake()
 
-    def acknowledged(self, link: Link, channel: str, number: int) -> None:
-        """The peer has acknowledged all that was sent to it on this channel, up to `number`."""
-        spooled = self._with_spool(channel)
+    def acknowledged(self, link: Link, event: ItemsAcknowledged) -> None:
+        """The peer has acknowledged what was sent to it on a channel."""
+        spooled = self._with_spool(event.channel)
         if spooled is not None:
-            spooled.spool.acknowledge(link, number)
-            if self._channels.get(channel) is spooled:
+            spooled.spool.acknowledge(link, event.number, event.first)
+            if self._channels.get(event.channel) is spooled:
                 self._fill(spooled)
 
     def waiting(self, channel: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Generic, Literal, TypeVar
@@ -45,6 +45,14 @@ class _Seen:
 
     def __len__(self) -> int:
         return len(self._firsts)
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in self.ranges():
+            yield from range(first, last + 1)
+
+    def ranges(self) -> Iterable[tuple[int, int]]:
+        """The first and the last number of each range, in order."""
+        return zip(self._firsts, self._lasts, strict=True)
 
     def add(self, number: int) -> bool:
         firsts, lasts = self._firsts, self._lasts
@@ -132,14 +140,18 @@ class Acknowledger(Generic[Owner]):
         self._wake_loop = wake_loop
         self._commit = commit
         self._receipts = Receipts()
-        self._pending: dict[tuple[str, Link], tuple[Owner, int]] = {}
-        """By channel and association: the owner, and the number of the last item that it was not asked to store yet."""
+        self._pending: dict[tuple[str, Link, Owner], _Seen] = {}
+        """By channel, association and owner: the items that it was not asked to store yet."""
         self._ask_soon = WakeUp(self._ask, loop, wake_loop)
 
     def received(self, owner: Owner, channel: str, link: Link, number: int) -> bool:
         """Count an item. Returns False if it had come before."""
         self._ask_soon.ask_after(ACKNOWLEDGE_AFTER)
-        self._pending[channel, link] = (owner, number)
+        key = channel, link, owner
+        numbers = self._pending.get(key)
+        if numbers is None:
+            numbers = self._pending[key] = _Seen()
+        numbers.add(number)
         return self._receipts.is_new(link.info.process, channel, number)
 
     def forget(self, link: Link) -> None:
@@ -148,13 +160,13 @@ class Acknowledger(Generic[Owner]):
 
     def forget_owner(self, owner: Owner) -> None:
         """Forget an owner that stores nothing any more: items that it was not asked to store come again, to another."""
-        self._pending = {key: value for key, value in self._pending.items() if value[0] is not owner}
+        self._pending = {key: value for key, value in self._pending.items() if key[2] is not owner}
 
     def _ask(self) -> None:
         pending, self._pending = self._pending, {}
-        by_owner: dict[Owner, list[tuple[str, Link, int]]] = {}
-        for (channel, link), (owner, number) in pending.items():
-            by_owner.setdefault(owner, []).append((channel, link, number))
+        by_owner: dict[Owner, list[tuple[str, Link, _Seen]]] = {}
+        for (channel, link, owner), numbers in pending.items():
+            by_owner.setdefault(owner, []).append((channel, link, numbers))
         for owner, items in by_owner.items():
             done = self._commit(owner)
             if done is None:
@@ -164,7 +176,7 @@ class Acknowledger(Generic[Owner]):
             else:
                 done.add_done_callback(partial(self._committed, owner, items))
 
-    def _committed(self, owner: Owner, items: list[tuple[str, Link, int]], done: Future[None]) -> None:
+    def _committed(self, owner: Owner, items: list[tuple[str, Link, _Seen]], done: Future[None]) -> None:
         """Acknowledge the items, or ask again. Any thread."""
         failed = done.cancelled() or done.exception() is not None
         try:
@@ -172,16 +184,23 @@ class Acknowledger(Generic[Owner]):
         except RuntimeError:
             pass  # the loop is closed: the items come again, to another process
 
-    def _ask_again(self, owner: Owner, items: list[tuple[str, Link, int]]) -> None:
+    def _ask_again(self, owner: Owner, items: list[tuple[str, Link, _Seen]]) -> None:
         """Ask an owner again later, which could not store the items now."""
-        for channel, link, number in items:
+        for channel, link, numbers in items:
             if not link.down:
-                self._pending.setdefault((channel, link), (owner, number))
+                newer = self._pending.get((channel, link, owner))
+                if newer is not None:
+                    for number in newer:
+                        numbers.add(number)
+                self._pending[channel, link, owner] = numbers
         if self._pending:
             self._ask_soon.ask_after(ASK_AGAIN_AFTER)
 
 
-def _acknowledge(items: list[tuple[str, Link, int]]) -> None:
-    for channel, link, number in items:
-        link.connection.acknowledge(channel, number)  # nothing happens if the association is gone
+def _acknowledge(items: list[tuple[str, Link, _Seen]]) -> None:
+    """Acknowledge the items that came, and none between them: one that was discarded while its plugin was set aside may
+    be on its way again."""
+    for channel, link, numbers in items:
+        for first, last in numbers.ranges():
+            link.connection.acknowledge(channel, last, first)  # nothing happens if the association is gone
         link.driver.wake()

@@ -135,16 +135,23 @@ class Spool:
         """Returns the number of items that `receiver` was sent and has not acknowledged."""
         return len(self._sent.get(receiver, ()))
 
-    def acknowledge(self, receiver: Hashable, number: int) -> None:
-        """Drop all that `receiver` was sent up to `number`. A number that it was not sent changes nothing."""
-        sent = self._sent.get(receiver)
-        if sent is None or number not in sent:
-            return
+    def acknowledge(self, receiver: Hashable, number: int, first: int = 0) -> None:
+        """Drop what `receiver` was sent of the items from `first` to `number`. If `first` is 0, drop all that it was
+        sent before `number`, too; a number that it was not sent changes nothing then."""
+        sent = self._sent.get(receiver, {})
         taken: list[int] = []
-        for one in sent:
-            taken.append(one)
-            if one == number:
-                break
+        if first:
+            few = number - first < len(sent)
+            taken += [
+                one for one in (range(first, number + 1) if few else sent) if one in sent and first <= one <= number
+            ]
+        elif number in sent:
+            for one in sent:
+                taken.append(one)
+                if one == number:
+                    break
+        if not taken:
+            return
         for one in taken:
             del sent[one]
         self._turns.add(partial(self._leave_out, taken))

@@ -35,7 +35,7 @@ Names that are not classes or functions:
 from __future__ import annotations
 
 from ..common.folders import folder_problem
-from ..common.listening import listen_tcp
+from ..common.listening import accept, listen_tcp
 from ..common.loggers import keep_enabled
 from ..common.memory_cost import memory_cost
 from ..common.text import SECRETS, SEVERITIES, escape, escape_word, is_secret, may_have_secrets, severity_number
@@ -121,6 +121,7 @@ __all__ = [
     "WebHalf",
     "WebHost",
     "WhenFull",
+    "accept",
     "bound_to_request",
     "clean_host",
     "current_request",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 
 from .views import RequestInfo
 
@@ -12,6 +12,11 @@ _current: ContextVar[RequestInfo | None] = ContextVar("fcgi_sctp_request", defau
 def current_request() -> RequestInfo | None:
     """Returns the request that the calling thread or task works for; None outside of one."""
     return _current.get()
+
+
+def request_in(context: Context) -> RequestInfo | None:
+    """Returns the request that a thread or task with this context works for; None if there is none."""
+    return context.get(_current)
 
 
 class bound_to_request:

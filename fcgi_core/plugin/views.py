@@ -186,7 +186,7 @@ class ApplicationFigures:
 
     address: as it was configured.
     states: the number of its processes in each state that occurs: ``up``; ``avoided``, after failures in a row;
-        ``draining``; ``out`` of the balance, by its probes; ``down``, without an association.
+        ``draining``; ``drained``, by hand; ``out`` of the balance, by its probes; ``down``, without an association.
     requests: requests that were sent to it.
     in_flight: requests that it handles.
     capacity: how many more it would accept now.

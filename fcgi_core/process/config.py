@@ -221,12 +221,12 @@ class AppConfig(_Model):
     """Number of worker processes, which a parent supervises. Worker n listens on the port of `listen` plus n, counted
     from 0. Null: one process without a parent."""
     max_requests: int | None = Field(None, ge=1)
-    """Number of requests after which a worker is replaced; null: never."""
+    """Number of requests after which a worker is replaced, when no other is being replaced; null: never."""
     max_memory: Size | None = Field(None, ge=1 << 20)
     """Bytes of resident memory above which a worker is replaced; null: never."""
     threads: int = Field(16, ge=1, le=1000)
     """Number of requests that a WSGI application handles at once, not counting requests that wait for slow clients."""
-    request_limit: Seconds | None = Field(None, ge=1, examples=["60s"])
+    request_limit: Seconds | None = Field(None, ge=1, examples=["50s"])
     """Seconds that the application may take for one request, not counting waits for a slow client. Then the log has the
     frames in which it is, and the client gets 504. A worker in which a thread or task hangs is replaced, and one whose
     event loop stands still for so long. Null: no limit."""

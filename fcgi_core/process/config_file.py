@@ -2,7 +2,7 @@
 
     include: [conf.d/*.yaml, "hosts/{hostname}.yaml"]
     web:
-      listen: unix:${RUNTIME_DIRECTORY:-/run/fcgi-sctp}/web.sock
+      listen: unix:${SOCKET:-/run/fcgi-sctp-web-shop.sock}
 
 An included file overrides the file that includes it. Included files come in the order of the list, and the files of one
 pattern in the order of their names. Mappings are merged name by name; all other values are replaced. The origin of each

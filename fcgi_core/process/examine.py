@@ -80,11 +80,6 @@ def doubts(config: Config) -> Iterator[str]:
     limit = None if app is None else app.request_limit
     if app is None or limit is None:
         return
-    if app.workers is not None and app.grace < limit:
-        yield (
-            f"app.grace: is {app.grace:g} s, less than app.request_limit ({limit:g} s): a worker that is replaced "
-            "gives up requests that may still run"
-        )
     if app.fastcgi is not None and app.fastcgi.timeout > limit:
         yield (
             f"app.fastcgi.timeout: is {app.fastcgi.timeout:g} s, more than app.request_limit ({limit:g} s), which ends "

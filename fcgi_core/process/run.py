@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 from ..common import signals
@@ -85,6 +86,9 @@ async def _main(start: Start, hook_limit: float | None) -> Running | None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signals.handle(loop, number, stopping.set)
+    early: set[signal.Signals] = set()
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # without handlers they would end the process
+        signals.handle(loop, number, partial(early.add, number))
     starting = loop.create_task(start())
     stopped = loop.create_task(stopping.wait())
     await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -96,13 +100,14 @@ async def _main(start: Start, hook_limit: float | None) -> Running | None:
     if starting.cancelled():
         return None
     running = await starting
-    if running.reload is not None:
-        signals.handle(loop, signal.SIGHUP, running.reload)
-    if running.reopen is not None:
-        signals.handle(loop, signal.SIGUSR1, running.reopen)
-    successor = Successor(worker_command(), stopping.set)
-    if running.pass_on is not None:
-        signals.handle(loop, signal.SIGUSR2, successor.start)
+    successor = Successor(worker_command(), stopping.set, running.state)
+    actions = {
+        signal.SIGHUP: running.reload,
+        signal.SIGUSR1: running.reopen,
+        signal.SIGUSR2: _not_replaced if running.pass_on is None else successor.start,
+    }
+    for number, action in actions.items():
+        signals.handle(loop, number, action)
     # objects made until now stay, and requests leave no cycles, so the collector need not run often
     gc.collect()
     gc.freeze()
@@ -117,9 +122,12 @@ async def _main(start: Start, hook_limit: float | None) -> Running | None:
     watchdog.start()
     log.info("ready")
     running.tell_ready()
+    for number in early:
+        actions[number]()
     await stopping.wait()
     successor.cancel()
     if successor.is_ready and running.pass_on is not None:
+        watchdog.stop()  # systemd listens to the other process now
         running.pass_on(successor.pass_on)
     else:
         log.info("stopping")
@@ -131,6 +139,10 @@ async def _main(start: Start, hook_limit: float | None) -> Running | None:
     if limit is not None:
         limit.remove()
     return running
+
+
+def _not_replaced() -> None:
+    log.warning("SIGUSR2 ignored: it is for a web side; send SIGHUP, which replaces workers")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

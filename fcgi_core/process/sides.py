@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -50,18 +49,15 @@ __all__ = ["Running", "start_app", "start_web", "try_app"]
 
 log = logging.getLogger("fcgi_sctp")
 
-LOOK_AT_LIMITS = 1.0
-"""Seconds between looks at a worker's limits."""
-
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """A side that runs, and what the process does with it."""
 
     stop: Callable[[], Awaitable[None]]
-    reload: Callable[[], None] | None = None
+    reload: Callable[[], None]
     """Called on SIGHUP."""
-    reopen: Callable[[], None] | None = None
+    reopen: Callable[[], None]
     """Called on SIGUSR1."""
     supervisor: Supervisor | None = None
     """Runs the plugins; None in the parent of workers."""
@@ -72,6 +68,8 @@ class Running:
     pass_on: Callable[[Callable[[int], None]], None] | None = None
     """Called before `stop` when another process takes the place of this one, with what takes connections for it. None
     if no process can."""
+    state: Callable[[], Mapping[str, Any]] = dict
+    """What a process that takes the place of this one is to know."""
     tell_ready: Callable[[], None] = lambda: notify("READY=1")
     """Called when the process serves and takes signals."""
 
@@ -110,7 +108,11 @@ async def start_web(config: Config, web: WebConfig) -> Running:
             socket_group=web.socket_group,
         ),
     )
-    await service.start(0.0 if predecessor is None else CONNECT_WITHIN)
+    if predecessor is None:
+        await service.start()
+    else:
+        service.members.take_over(predecessor.state)
+        await service.start(CONNECT_WITHIN, must_reach=bool(predecessor.state.get("reached")))
     for listen in web.listen if web.mode & 0o002 else ():
         if listen.startswith("unix:"):
             log.info(
@@ -138,11 +140,12 @@ async def start_web(config: Config, web: WebConfig) -> Running:
         service.supervisor.reopen,
         service.supervisor,
         pass_on=pass_on.append,
+        state=service.members.state,
     )
     # a predecessor tells systemd with the number of the process that is the main one now
-    return (
-        running if predecessor is None else replace(running, tell_ready=partial(predecessor.tell_ready, service.serve))
-    )
+    if predecessor is None:
+        return running
+    return replace(running, tell_ready=partial(predecessor.tell_ready, service.serve, service.members.take_over))
 
 
 def _identity(web: WebConfig) -> str:
@@ -204,15 +207,16 @@ async def start_app(config: Config, app: AppConfig) -> Running:
         max_associations_per_address=config.sctp.max_associations_per_address,
         max_associations_per_web_side=config.sctp.max_associations_per_web_side,
         request_limit=app.request_limit,
-        replace_process=None if number is None else _end_this_worker,
+        is_replaced=number is not None,
     )
     keep_all_enabled("fcgi_sctp")
     await service.start()
-    if app.max_requests is not None or app.max_memory is not None:
-        _watch_limits(service, app)
     admin = await _open_admin(app.admin, "app", app.admin_group, app_commands(service, over_limit_before()), number)
     end_with_parent()
-    stop_beats = tell_ready(None if app.request_limit is None else lambda: service.supervisor.requests_over_limit)
+    if app.request_limit is None and app.max_requests is None and app.max_memory is None:
+        stop_beats = tell_ready()
+    else:
+        stop_beats = tell_ready(lambda: service.supervisor.requests_over_limit, lambda: _is_spent(service, app))
 
     async def stop() -> None:
         await _stop(admin, service.finish(app.grace))
@@ -226,11 +230,6 @@ async def start_app(config: Config, app: AppConfig) -> Running:
         service.close,
         lambda: service.supervisor.requests_over_limit > 0,
     )
-
-
-def _end_this_worker() -> None:
-    """Send this worker SIGTERM; the parent then starts another."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _application(app: AppConfig) -> Application:
@@ -265,21 +264,16 @@ async def _stop(admin: AdminServer | None, stopping: Awaitable[None]) -> None:
         admin.close()
 
 
-def _watch_limits(service: AppService, app: AppConfig) -> None:
-    """End this worker when it reaches a limit."""
-
-    def look() -> None:
-        memory = _resident_memory()
-        if app.max_requests is not None and service.shared.requests_ended >= app.max_requests:
-            log.info("this worker has handled %d requests and is replaced", service.shared.requests_ended)
-        elif app.max_memory is not None and memory > app.max_memory:
-            log.warning("this worker has grown to %d bytes of memory and is replaced", memory)
-        else:
-            service.loop.call_later(LOOK_AT_LIMITS, look)
-            return
-        _end_this_worker()
-
-    service.loop.call_later(LOOK_AT_LIMITS, look)
+def _is_spent(service: AppService, app: AppConfig) -> bool:
+    """Return whether another worker is to take the place of this one."""
+    memory = _resident_memory()
+    if app.max_requests is not None and service.shared.requests_ended >= app.max_requests:
+        log.info("this worker has handled %d requests and is replaced", service.shared.requests_ended)
+    elif app.max_memory is not None and memory > app.max_memory:
+        log.warning("this worker has grown to %d bytes of memory and is replaced", memory)
+    else:
+        return service.limit is not None and service.limit.hanging > 0
+    return True
 
 
 def _resident_memory() -> int:

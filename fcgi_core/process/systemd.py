@@ -77,9 +77,9 @@ class Watchdog:
         """Seconds between two signs of life: half of the time limit, as sd_watchdog_enabled(3) recommends."""
 
     def start(self) -> None:
-        """Send the first sign of life, and go on."""
+        """Send signs of life from now on. systemd's own clock starts when the service is ready."""
         if self._interval:
-            self._beat()
+            self._handle = self._loop.call_later(self._interval, self._beat)
 
     def stop(self) -> None:
         """Send no more; systemd's limit holds until the process has ended, unless it is stopping."""
@@ -89,7 +89,7 @@ class Watchdog:
     def _beat(self) -> None:
         if self._is_well():
             notify("WATCHDOG=1")
-        self._handle = self._loop.call_later(self._interval, self._beat)
+        self.start()
 
 
 def adopt_sockets() -> None:
@@ -108,5 +108,5 @@ def adopt_sockets() -> None:
         except ValueError as error:
             name = names[number] if number < len(names) else ""
             raise ConfigError(
-                [f"LISTEN_FDS: {name or number}: {error}; use ListenStream= in the .socket unit"]
+                [f"LISTEN_FDS: {name or number}: {error}; use ListenStream= with a path or a port, and Accept=no"]
             ) from None

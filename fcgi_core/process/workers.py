@@ -6,8 +6,12 @@ one after the other: a worker gets SIGTERM, sends DRAIN and ends its requests, a
 worker is replaced. Meanwhile the web side sends requests to the other workers, or lets them wait. A successor can
 listen only where the worker has ended, so another process tries before whether the application can be imported.
 
-With `app.request_limit` each worker's event loop writes a beat to the parent. A loop that stands still for so long is
-blocked for good as far as one can tell, by an ASGI application that waits or by C code that keeps the interpreter to
+A worker that has reached a limit (`app.max_requests`, `app.max_memory`), or in which threads or tasks hang
+(`app.request_limit`), reports that to the parent. It is replaced as on SIGHUP, when no other is being replaced, and
+serves until then: all workers may reach a limit at the same time.
+
+With `app.request_limit` each worker's event loop also writes a beat to the parent. A loop that stands still for so long
+is blocked for good as far as one can tell, by an ASGI application that waits or by C code that keeps the interpreter to
 itself. Nothing in the worker can act then, so the parent asks it for the frames of its threads, kills it, and starts
 another.
 
@@ -23,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import signal
 import sys
@@ -65,9 +70,11 @@ START_LIMIT = 60.0
 """Seconds in which a worker must listen; importing a large application takes a while."""
 BEAT = 0.5
 """Seconds between beats of a worker's loop, and between looks at them."""
-LIVES, OVER, ENDS = b"1", b"o", b"0"
-"""What a worker writes to its parent: it listens, or its loop still runs; a request was ended by the limit; its loop
-runs no more, in order."""
+LIVES, OVER, SPENT, ENDS = b"1", b"o", b"s", b"0"
+"""What a worker writes to its parent: it listens, or its loop still runs; a request was ended by the limit; it is to be
+replaced; its loop runs no more, in order."""
+SERVES = 1.0
+"""Seconds that a worker serves at least, also if `app.max_memory` is less than it needs."""
 FRAMES_WITHIN = 1.0
 """Seconds that a worker gets to write the frames of its threads before it is killed."""
 
@@ -77,16 +84,16 @@ def over_limit_before() -> int:
     return int(os.environ.pop(OVER_LIMIT_VARIABLE, 0))
 
 
-def tell_ready(over_limit: Callable[[], int] | None = None) -> Callable[[], None]:
-    """Report to the parent that this worker listens. With a request limit, also that its loop runs, and how many
-    requests were `over_limit`, until what this returns is called. SIGQUIT then writes the frames of all threads to
-    standard error, even while the loop stands still."""
+def tell_ready(over_limit: Callable[[], int] | None = None, is_spent: Callable[[], bool] = bool) -> Callable[[], None]:
+    """Report to the parent that this worker listens. With `over_limit`, also that its loop runs, how many requests were
+    over the limit, and once that it `is_spent` and to be replaced, until what this returns is called. SIGQUIT then
+    writes the frames of all threads to standard error, even while the loop stands still."""
     descriptor = os.environ.pop(READY_VARIABLE, None)
     if descriptor is None:
         return lambda: None
     pipe = int(descriptor)
     if over_limit is not None:
-        faulthandler.register(signal.SIGQUIT, file=2)  # before the parent may send it
+        faulthandler.register(signal.SIGQUIT, file=2)  # first: the parent may send it as soon as it hears
     os.write(pipe, LIVES)
     if over_limit is None:
         os.close(pipe)
@@ -94,14 +101,16 @@ def tell_ready(over_limit: Callable[[], int] | None = None) -> Callable[[], None
     os.set_inheritable(pipe, False)
     os.set_blocking(pipe, False)
     loop = asyncio.get_running_loop()
-    ending, told = False, 0
+    ending, told, asked = False, 0, False
+    serves_until = loop.time() + SERVES
 
     def beat() -> None:
-        nonlocal told
+        nonlocal told, asked
         count = over_limit()
+        asks = not asked and loop.time() >= serves_until and is_spent()
         try:
-            os.write(pipe, OVER * (count - told) + (ENDS if ending else LIVES))
-            told = count
+            os.write(pipe, OVER * (count - told) + SPENT * asks + (ENDS if ending else LIVES))
+            told, asked = count, asked or asks
         except OSError:
             pass  # the parent does not run now, or is gone
         if not ending:
@@ -144,16 +153,20 @@ class Workers:
         tries: bool = False,
     ) -> None:
         """`command` starts a worker, which finds its number in its environment and gets `grace` seconds to end. A
-        worker whose loop has no beat for `standstill_limit` seconds is replaced; None: its loop has no beats. `tries`:
-        the command knows TRIAL_VARIABLE."""
+        worker whose loop has no beat for `standstill_limit` seconds is replaced; None: none is. `tries`: the command
+        knows TRIAL_VARIABLE."""
         self.count = count
         self._tries = tries
-        self.standstill_limit = standstill_limit
+        self.standstill_limit = math.inf if standstill_limit is None else standstill_limit
         self._command = command
         self._grace = grace
         self._slots = [_Slot(self, number) for number in range(count)]
         self._life = os.pipe()
         self._reloading: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        """Held while a worker is replaced, so that the others serve."""
+        self._replacing: set[asyncio.Task[None]] = set()
+        """Wait for their turn, or replace a worker."""
 
     async def start(self) -> None:
         """Start all workers and wait until they listen. WorkerError if one ends before; ConfigError if that is the
@@ -177,9 +190,10 @@ class Workers:
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
 
     def reopen(self) -> None:
-        """Send SIGUSR1 to all workers."""
+        """Send SIGUSR1 to all workers; one that starts opens its files anyway, and may take no signals yet."""
         for slot in self._slots:
-            slot.send(signal.SIGUSR1)
+            if slot.serves:
+                slot.send(signal.SIGUSR1)
 
     async def _reload(self) -> None:
         # where a worker is down, its successor tries
@@ -189,7 +203,8 @@ class Workers:
         log.info("replacing %d workers", len(self._slots))
         # workers that are down first: a worker that serves ends only when another has come up
         for slot in sorted(self._slots, key=lambda slot: slot.serves):
-            await slot.replace()
+            async with self._turn:
+                await slot.replace()
         log.info("all workers are replaced")
 
     async def _can_start(self) -> bool:
@@ -213,11 +228,24 @@ class Workers:
                 process.kill()
                 await process.wait()
 
+    def replace(self, slot: _Slot) -> None:
+        """Replace a worker when its turn comes."""
+        task = asyncio.get_running_loop().create_task(self._replace(slot, slot.process))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+
+    async def _replace(self, slot: _Slot, process: asyncio.subprocess.Process | None) -> None:
+        async with self._turn:
+            if slot.process is process and slot.serves:  # else it has been replaced meanwhile, or is being started
+                await slot.replace()
+
     async def stop(self) -> None:
         """End all workers, and kill the workers that do not end in time."""
-        if self._reloading is not None:
-            self._reloading.cancel()
-            await asyncio.wait((self._reloading,))
+        tasks = {task for task in (self._reloading, *self._replacing) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)  # one ends the process that tries
         await asyncio.gather(*(slot.stop() for slot in self._slots))
         for end in self._life:
             os.close(end)
@@ -229,7 +257,7 @@ class _Slot:
     def __init__(self, owner: Workers, number: int) -> None:
         self._owner = owner
         self._number = number
-        self._process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._pause = FIRST_PAUSE
         self._started = 0.0
@@ -245,32 +273,32 @@ class _Slot:
     @property
     def serves(self) -> bool:
         """Whether the worker runs and has listened."""
-        return self._ready and self._process is not None and self.status is None
+        return self._ready and self.process is not None and self.process.returncode is None
 
     @property
     def status(self) -> int | None:
         """What the process ended with; None: it runs, or there is none."""
-        return None if self._process is None else self._process.returncode
+        return None if self.process is None else self.process.returncode
 
     async def start(self) -> bool:
         """Start the worker and wait until it listens. Return False if it ended before or could not be started."""
         self._started = asyncio.get_running_loop().time()
-        self._process, self._ready = None, False
+        self.process, self._ready = None, False
         try:
             reader, writer = os.pipe()
             try:
-                self._process = await self._run(writer)
+                self.process = await self._run(writer)
                 self._ready = await _byte_from(reader)
             finally:
-                if self._ready and self._owner.standstill_limit is not None:
-                    self._pulse = _Pulse(reader, self._owner.standstill_limit, self._stands_still, self._count)
+                if self._ready:
+                    self._pulse = _Pulse(reader, self._owner.standstill_limit, self._stands_still, self._heard)
                 else:
                     os.close(reader)
         except OSError as error:  # no processes, descriptors or memory are left
             log.error("worker %d cannot be started: %s", self._number, error.strerror)
             return False
         if self._ready:
-            log.info("worker %d is ready, process %d", self._number, self._process.pid)
+            log.info("worker %d is ready, process %d", self._number, self.process.pid)
         else:
             await self._end()  # in case it does not end by itself
         return self._ready
@@ -301,11 +329,11 @@ class _Slot:
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._stopping:
-            status = 1 if self._process is None else await self._process.wait()
+            status = 1 if self.process is None else await self.process.wait()
             self._forget_pulse()
             if self._stopping:
                 return
-            if self._process is not None and not self._replacing and status != 0:
+            if self.process is not None and not self._replacing and status != 0:
                 log.error("worker %d ended with status %d", self._number, status)
             if not self._ready or (status != 0 and loop.time() - self._started < LONG_ENOUGH):
                 log.error("worker %d is restarted in %.1f s", self._number, self._pause)
@@ -319,8 +347,8 @@ class _Slot:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the worker, if it runs."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
 
     async def replace(self) -> None:
         """End the worker gracefully and wait until its successor listens."""
@@ -334,12 +362,14 @@ class _Slot:
             self._pulse.close()
             self._pulse = None
 
-    def _count(self, over_limit: int) -> None:
-        self._over_limit += over_limit
+    def _heard(self, told: bytes) -> None:
+        self._over_limit += told.count(OVER)
+        if SPENT in told and not self._stopping:
+            self._owner.replace(self)
 
     def _stands_still(self, seconds: float) -> None:
         """Kill the worker, after it has written the frames of its threads."""
-        process = self._process
+        process = self.process
         assert process is not None
         log.error(
             "the event loop of worker %d, process %d, has stood still for %.1f s, longer than app.request_limit; the"
@@ -365,7 +395,7 @@ class _Slot:
         await self._end()
 
     async def _end(self) -> None:
-        process = self._process
+        process = self.process
         if process is None or process.returncode is not None:
             return
         try:
@@ -385,14 +415,14 @@ class _Pulse:
     """The beats of a worker's loop, which come through the pipe by which it has reported that it listens."""
 
     def __init__(
-        self, reader: int, limit: float, stopped: Callable[[float], None], count: Callable[[int], None]
+        self, reader: int, limit: float, stopped: Callable[[float], None], heard: Callable[[bytes], None]
     ) -> None:
         """`stopped` is called once, with the seconds since the last beat, when there was none for `limit` seconds;
-        `count` with the number of further requests over the limit."""
+        `heard` with what the worker has written."""
         self._reader = reader
         self._limit = limit
         self._stopped = stopped
-        self._count = count
+        self._heard = heard
         self._loop = asyncio.get_running_loop()
         self._last = self._looked = self._loop.time()
         os.set_blocking(reader, False)
@@ -411,7 +441,7 @@ class _Pulse:
         except BlockingIOError:
             return
         self._last = self._loop.time()
-        self._count(beats.count(OVER))
+        self._heard(beats)
         if not beats or ENDS in beats:
             self._handle.cancel()
             self._loop.remove_reader(self._reader)

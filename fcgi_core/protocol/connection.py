@@ -80,8 +80,8 @@ MAX_REASON = 500
 """Characters of the reason why a change of configuration was rejected."""
 
 _CONTROL = frozenset(range(RecordType.SETTINGS, RecordType.LOAD + 1)) - {RecordType.CREDIT}
-_ACK = struct.Struct(">B7xQ")
-"""number of the channel, reserved, number of the item"""
+_ACK = struct.Struct(">B7sQ")
+"""number of the channel, of the first item or 0, of the last item"""
 _LOAD = struct.Struct(">QQQ")
 """bytes that wait, bytes of the congestion window, microseconds of the round trip"""
 
@@ -289,11 +289,11 @@ class Connection:
         # the request is over and its streams are given back: late items of one priority share a stream
         return self.pool.association_stream(("late", channel.priority), channel.priority)
 
-    def acknowledge(self, channel: str, number: int) -> None:
-        """Acknowledge all items of the peer's channel up to this number."""
+    def acknowledge(self, channel: str, number: int, first: int = 0) -> None:
+        """Acknowledge the items of the peer's channel from `first`, 56 bits of it, to `number`."""
         index = self.feedback.peer_number(channel)
         if index is not None:
-            self._post_control(RecordType.ACK, _ACK.pack(index, number))
+            self._post_control(RecordType.ACK, _ACK.pack(index, first.to_bytes(8)[1:], number))
 
     def count_requests(self) -> int:
         """Requests under way between the two processes."""
@@ -403,8 +403,7 @@ class Connection:
             # on stream 1 the peer's SETTINGS come before it knows the limit
             what = f"a message of {len(data)} bytes; at most {self.settings.max_message} were agreed"
             raise RemoteProtocolError(what, stream=stream)
-        end = len(data)
-        position = 0
+        end, position = len(data), 0
         while position < end:
             if end - position < HEADER_SIZE:
                 what = f"a message ends {end - position} bytes into a record's header of {HEADER_SIZE}"
@@ -533,9 +532,9 @@ class Connection:
     def _on_ack(self, content: bytes) -> None:
         if len(content) != _ACK.size:
             raise _control_error(f"ACK of {len(content)} bytes, not {_ACK.size}", RecordType.ACK)
-        index, number = _ACK.unpack(content)
+        index, first, number = _ACK.unpack(content)
         if index < len(self.feedback.outgoing):
-            self._events.append(ItemsAcknowledged(self.feedback.outgoing[index].name, number))
+            self._events.append(ItemsAcknowledged(self.feedback.outgoing[index].name, number, int.from_bytes(first)))
         else:
             self._refuse(f"ACK of channel {index}, which is not ours", CONTROL_STREAM, RecordType.ACK, (0, 0))
 

@@ -149,10 +149,11 @@ class FeedbackReceived(Event):
 
 @dataclass(frozen=True, slots=True)
 class ItemsAcknowledged(Event):
-    """The peer has acknowledged all items of the channel up to this number."""
+    """The peer has acknowledged the items of the channel from `first` to `number`; all before, if `first` is 0."""
 
     channel: str
     number: int
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

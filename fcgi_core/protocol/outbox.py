@@ -8,7 +8,8 @@ Between priorities the lower number goes first, always. Within one priority lane
 that has just become busy goes before those that have been busy for longer (the "new flows" of FQ-CoDel, RFC 8290
 section 4.2), unless its content is long: a short answer does not wait behind two hundred downloads. A lane that has
 become empty waits for one more turn before it counts as new again, so that a lane which is refilled as fast as it is
-emptied cannot always go first (section 4.2, too).
+emptied cannot always go first (section 4.2, too). Each of the others has a turn for MOST_PASSED bytes of new ones; till
+SCTP has room for it no more go in the room of short content, or SCTP, too, would send those first.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PPID: Final = 0x46434749
 
 MESSAGE_OVERHEAD: Final = 200
 """Bytes of memory of a message beyond its data: a `Message`, the header of its bytes, its place in a queue."""
+MOST_PASSED: Final = 2 << 20
+"""Bytes of new lanes of content that go before a message of each that has been busy for longer: 17 s at 1 Mbit/s."""
 
 
 class Lane:
@@ -75,15 +78,12 @@ class Lane:
 
     def _fitting(self, limit: int) -> int:
         """The number of records in the next message."""
-        queue = self.queue
-        size = len(queue[0])
-        count = 1
-        while count < len(queue):
-            size += len(queue[count])
-            if size > limit:
-                break
-            count += 1
-        return count
+        size = 0
+        for count, encoded in enumerate(self.queue):
+            size += len(encoded)
+            if size > limit and count:
+                return count
+        return len(self.queue)
 
     def clear(self) -> None:
         """Drop what waits."""
@@ -127,10 +127,8 @@ class FeedbackLane(Lane):
         self.content_size = content_size
         self.channel = channel
         self.figures = figures
-        self.item_lifetime = lifetime
-        self.lifetime = lifetime
-        self.item_unordered = unordered
-        self.unordered = unordered
+        self.item_lifetime = self.lifetime = lifetime
+        self.item_unordered = self.unordered = unordered
         self.unfinished = False
 
     def waiting(self) -> bool:
@@ -173,6 +171,8 @@ class Outbox:
         self._content = self._classes[Priority.CONTENT]
         self.posted = 0
         """Bytes of memory of the waiting messages that `post` was given."""
+        self._passed = 0
+        """Bytes of new lanes of content since an old one last had its turn."""
         self.open = False
         """False until the peer's SETTINGS have arrived: only control messages go."""
         self._closed = False
@@ -201,11 +201,10 @@ class Outbox:
         for queues in self._classes:
             for queue in queues:
                 queue.clear()
-        self.posted = 0
-        self._closed = False
+        self._closed, self.posted = True, 0
         if last is not None:
-            self.post(Priority.CONTROL, last)
-        self._closed = True
+            self._control[0][0].append(last)
+            self.posted = len(last.data) + MESSAGE_OVERHEAD
 
     def _sendable(self, urgent: bool) -> list[tuple[deque[Message], deque[Lane], deque[Lane]]]:
         return self._control if not self.open else self._urgent if urgent else self._classes
@@ -234,11 +233,14 @@ class Outbox:
                 room -= size
                 self.posted -= size + MESSAGE_OVERHEAD
                 taken.append(message)
-            while room > 0 and (new or (old and not begins)):
+            while room > 0 and (new or old):
+                turn = bool(old) and (not new or (self._passed * len(old) >= MOST_PASSED and old is self._content[2]))
+                if turn and begins:
+                    break
                 if new and new[0].is_long:
                     old.append(new.popleft())
                     continue
-                lane = new.popleft() if new else old.popleft()
+                lane = old.popleft() if turn else new.popleft()
                 if not lane.waiting():
                     # cleared, or all its items were dropped
                     self._leave(lane)
@@ -246,6 +248,8 @@ class Outbox:
                 data = lane.take(limit)
                 room -= len(data)
                 taken.append(Message(lane.stream, data, PPID, lane.unordered, lane.lifetime))
+                if old is self._content[2]:
+                    self._passed = self._passed + len(data) if old and not turn else 0
                 if lane.unfinished:
                     new.appendleft(lane)
                 elif lane.waiting() or (old and lane.on_drained is None):

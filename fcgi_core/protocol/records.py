@@ -18,8 +18,10 @@ VERSION: Final = 1
 HEADER = struct.Struct(">BBHHBB")
 """version, type, request id, content length, padding length, reserved (our generation). Section 3.3."""
 HEADER_SIZE: Final = 8
-END_REQUEST = struct.Struct(">BBHHBBIBBH")
-"""header; application status, protocol status, three reserved bytes (section 5.5)"""
+_CLOSED: Final = VERSION << 56 | 6 << 48
+_ENDED: Final = VERSION << 56 | 3 << 48 | 8 << 16
+_CLOSING, _ENDING = struct.Struct(">QQQ"), struct.Struct(">QQ")
+"""An END_REQUEST record as two numbers, and before it an empty STDOUT. Fewer numbers are made and packed sooner."""
 MAX_CONTENT: Final = 65535
 """Largest content of one record, bytes (section 3.3)."""
 MAX_PARAMS = 1 << 20
@@ -137,11 +139,9 @@ def end_request(
 ) -> bytes:
     """An END_REQUEST record (section 5.5); `app_status` is sent modulo 2**32. `stderr` goes into its three reserved
     bytes, modulo 2**24: over SCTP, the bytes of STDERR that the application sent. `closing`: an empty STDOUT before."""
-    ending = END_REQUEST.pack(
-        *(VERSION, RecordType.END_REQUEST, request_id, 8, 0, generation),
-        *(app_status & 0xFFFFFFFF, status, stderr >> 16 & 0xFF, stderr & 0xFFFF),
-    )
-    return HEADER.pack(VERSION, RecordType.STDOUT, request_id, 0, 0, generation) + ending if closing else ending
+    key = request_id << 32 | generation
+    ending = (app_status & 0xFFFFFFFF) << 32 | status << 24 | stderr & 0xFFFFFF
+    return _CLOSING.pack(_CLOSED | key, _ENDED | key, ending) if closing else _ENDING.pack(_ENDED | key, ending)
 
 
 def encode_pairs(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> bytes:

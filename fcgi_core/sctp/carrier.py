@@ -16,6 +16,7 @@ stop every stream. The core limits what one request may have in flight (``flow.p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
@@ -158,6 +159,9 @@ class Address(NamedTuple):
                 raise ValueError(f"{wanted} (an IPv6 address in brackets: [::1]:9000)")
             if not name:
                 raise ValueError(wanted)
+            if ":" in name:
+                with suppress(ValueError):  # one text for one address
+                    name = str(ip_address(name))
             names.append(name)
         return cls(tuple(names), _port(port, wanted), _port(udp, wanted) if slash else DEFAULT_UDP_PORT)
 

@@ -8,7 +8,7 @@ import struct
 from ..common.text import escape
 from .carrier import Association
 
-__all__ = ["abort_cause", "aborted", "aborted_here", "handler_failed", "no_answer", "refused", "silent"]
+__all__ = ["SILENT", "abort_cause", "aborted", "aborted_here", "handler_failed", "no_answer", "refused", "silent"]
 
 CAUSES = {
     1: "invalid stream",
@@ -24,6 +24,8 @@ CAUSES = {
     13: "protocol violation",
 }
 """RFC 9260 section 3.3.10. With 12 (the user's abort) and 13 the peer may send a text."""
+SILENT = "does not answer any more"
+"""In the reason of an association whose peer sent nothing; its host may be gone."""
 MAX_TEXT = 200
 """Characters of the peer's text."""
 
@@ -45,7 +47,7 @@ def no_answer(peer: str, seconds: float) -> str:
 
 
 def silent(peer: str, seconds: float) -> str:
-    return f"{peer} does not answer any more: no packet for {seconds:g} s"
+    return f"{peer} {SILENT}: no packet for {seconds:g} s"
 
 
 def _because(text: str, cause: str) -> str:

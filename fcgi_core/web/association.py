@@ -37,6 +37,7 @@ from ..protocol.events import (
 from ..protocol.records import ProtocolStatus, RecordType
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Association, Carrier, CarrierError
+from ..sctp.end_reasons import SILENT
 from .attempts import FIRST_RETRY
 from .balance import Health
 from .exchange import State, WebExchange
@@ -55,6 +56,9 @@ MEASURE_AGAIN = 1.0
 learns it from the first message that is acknowledged."""
 LEFT_FOR = 30.0
 """Seconds that an application has to end an association that got DRAIN: 1 MiB of STDERR takes 17 at 500 kbit/s."""
+REPEAT_WITHIN = 5.0
+"""Seconds that a request may have been inside a process that ended at once. One that was there for longer may be what
+made it hang until its parent killed it, and would do the same to the next process."""
 ANSWER_WITHIN = 5.0
 """Seconds that an application has to answer a change of configuration."""
 
@@ -268,10 +272,10 @@ class WebAssociation:
             elif isinstance(event, FeedbackReceived):
                 if self.link is not None:
                     context = None if event.request is None else event.request.context
-                    self._supervisor.feedback(event.channel, event.data, context, self.link)
+                    self._supervisor.feedback(event.channel, event.data, context, self.link, event.number)
             elif isinstance(event, ItemsAcknowledged):
                 if self.link is not None:
-                    self._supervisor.delivery.acknowledged(self.link, event.channel, event.number)
+                    self._supervisor.delivery.acknowledged(self.link, event)
             elif isinstance(event, StderrReceived):
                 exchange = event.request.context
                 self._supervisor.stderr(exchange, event.data)
@@ -418,6 +422,10 @@ class WebAssociation:
         """Send its requests to other applications where that can do no harm, for it is lost; return how many are
         answered 502, or cut."""
         lost = 0
+        # a process that drains ends in order, and of one that is silent nobody knows how long it worked
+        began_after = 0.0
+        if not self.connection.peer_draining and SILENT not in reason:
+            began_after = self._loop.time() - REPEAT_WITHIN
         for request in tuple(self.connection.requests.values()):
             exchange: WebExchange | Probe = request.context
             if isinstance(exchange, Probe):
@@ -429,7 +437,7 @@ class WebAssociation:
                 # SCTP has got nothing of it: the application cannot have begun it
                 self._owner.requeue(exchange)
                 continue
-            if self._back_end.try_another(exchange, True):
+            if exchange.last_activity >= began_after and self._back_end.try_another(exchange, True):
                 continue
             exchange.fail(HTTPStatus.BAD_GATEWAY, f"the association with the application was lost: {reason}")
             self._owner.finished(exchange, error=f"association lost: {reason}")

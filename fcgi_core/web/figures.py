@@ -32,11 +32,8 @@ class Process(BackEnd, Protocol):
 
     events: Events
     requests: int
-    drained: bool
     associations: list[WebAssociation]
-
-    @property
-    def member(self) -> str: ...
+    member: str
 
     @property
     def state(self) -> str: ...
@@ -69,8 +66,6 @@ def _together(member: str, processes: list[Process], now: float) -> ApplicationF
 
 
 def _state(upstream: Process, now: float) -> str:
-    if upstream.drained:
-        return "drained"
     if upstream.state != "up":
         return upstream.state
     if any(one.connection.peer_draining for one in upstream.associations):

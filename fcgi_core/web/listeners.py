@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from typing import cast
 
-from ..common.listening import listen_tcp
+from ..common.listening import listen_tcp, strangers
 from ..common.unix_socket import BACKLOG, UnixSocket
 from ..errors import FcgiSctpError
 from ..sctp.carrier import Address
@@ -48,7 +49,10 @@ class Listeners:
                     for one in await loop.run_in_executor(None, listen_tcp, host, address.port, BACKLOG):
                         self._servers.append(await loop.create_server(make, sock=one, backlog=BACKLOG))
         except OSError as error:
-            raise ListenError(f"cannot listen at {where}: {error.strerror or error}") from error
+            why = error.strerror or str(error)
+            if error.errno == errno.EADDRINUSE and (given := strangers()):
+                why += f"; systemd passed a socket at {given[0]}: if it is meant, write that in web.listen"
+            raise ListenError(f"cannot listen at {where}: {why}") from error
         log.info("listening for the web server at %s", where)
 
     @property

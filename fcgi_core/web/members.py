@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..sctp.carrier import Address
 from ..sctp.endpoints import advertised
@@ -101,6 +101,9 @@ class Members:
         self._members: dict[str, Upstream] = {}
         """By address."""
         self._connect: Sequence[BackEndOptions | NameOptions] = ()
+        self._kept: dict[str, BackEndOptions] = {}
+        """Members of before `configure`, which stay until all of `_awaited` have been found."""
+        self._awaited: set[Watched] = set()
         self._subset: int | None = None
         self._web_side = WebSide(identity) if identity else None
         self._candidates: list[list[tuple[str, BackEndOptions]]] = []
@@ -126,6 +129,7 @@ class Members:
             one.start()
         for watched in _watched(self._connect):
             self._watch(watched)
+        self._update()  # of some names there is an answer already
 
     def stop(self) -> list[Upstream]:
         """End all associations gracefully; return the upstreams whose end can be waited for."""
@@ -146,15 +150,35 @@ class Members:
     def is_complete(self) -> bool:
         """Whether all members of the configuration are known and up."""
         known = self._names is None or all(self._names.found(one) for one in _watched(self._connect))
-        return known and all(one.state == "up" for one in self.upstreams)
+        return known and all(one.drained or one.reached for one in self.upstreams)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the process that takes the place of this one is to know, as plain values for JSON."""
+        return {
+            "drained": sorted(self._drained),
+            "names": [] if self._names is None else self._names.answers(),
+            "reached": sum(one.reached for one in self.upstreams),
+        }
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Know what the `state` of the process before this one says: an operator's drains stay, and the last good
+        answers of the DNS."""
+        if self._names is not None and not self._started:
+            self._names.know(state.get("names", ()))
+        for key in state.get("drained", ()):
+            self._drained.add(key)
+            self._set_drained(key)
 
     def configure(self, connect: Sequence[BackEndOptions | NameOptions], subset: int | None = None) -> None:
         """Have these members from now on, or so many of each rank. Those that stay keep their associations and
-        requests."""
+        requests. A name that is new may be wrong, or the DNS away: until it has been found all of before stay too."""
         if self._stopped:
             return
         self._subset = subset
         before, after = set(_watched(self._connect)), set(_watched(connect))
+        if self._started:
+            self._awaited = after - (before - self._awaited)
+            self._kept = self._kept | self._named() if self._awaited else {}
         self._connect = connect
         if self._started:
             for watched in after - before:
@@ -164,6 +188,9 @@ class Members:
             if after and self._names is not None:
                 self._names.look_again()
         self._update()
+        if self._kept.keys() - self._named().keys():
+            text = "applications that web.connect does not name any more stay until %s can be looked up"
+            log.info(text, ", ".join(sorted(one.name for one in self._awaited)))
 
     def _watch(self, watched: Watched) -> None:
         assert self._names is not None
@@ -173,8 +200,8 @@ class Members:
         assert self._names is not None
         self._names.forget(watched, self._update)
 
-    def _wanted(self) -> dict[str, BackEndOptions]:
-        """Return the members that there are to be, by address. One that is named twice is as it is named first."""
+    def _named(self) -> dict[str, BackEndOptions]:
+        """Return the members that `connect` stands for, by address. One that is named twice is as it is named first."""
         wanted: dict[str, BackEndOptions] = {}
         for entry in self._connect:
             if isinstance(entry, BackEndOptions):
@@ -188,7 +215,9 @@ class Members:
 
     def _update(self) -> None:
         """Find out which members there could be, and have those that there should be."""
-        candidates = self._wanted()
+        if self._kept and self._names is not None and all(map(self._names.found, self._awaited)):
+            self._kept = {}
+        candidates = self._kept | self._named()
         ranks: dict[int, list[tuple[str, BackEndOptions]]] = {}
         for key, option in candidates.items():
             ranks.setdefault(option.rank, []).append((key, option))
@@ -232,18 +261,22 @@ class Members:
         """Add, change and remove members."""
         if self._members:
             self._empty_since = self._loop.time()
-        for key, member in tuple(self._members.items()):
-            if key not in wanted or wanted[key].associations != member.wanted:
-                self._remove(key)
+        gone = [
+            key
+            for key, member in self._members.items()
+            if key not in wanted or wanted[key].associations != member.wanted
+        ]
+        if gone:
+            self._remove(gone)
+        for one in self.upstreams:
+            one.weight, one.rank = wanted[one.member].weight, wanted[one.member].rank
         for key, option in wanted.items():
-            if key in self._members:
-                for one in self._processes(self._members[key]):
-                    one.weight, one.rank = option.weight, option.rank
-            else:
+            if key not in self._members:
                 self._add(key, option)
-        for member in self._members.values():
-            if member.reported:  # a worker may have been a member itself until now
-                self.workers_reported(member, member.reported)
+        if gone:  # a worker may have been a member itself until now
+            known = {one.address for one in self.upstreams}
+            for member in self._members.values():
+                self._add_workers(member, advertised(member.address, member.reported, self._max_workers)[0], known)
         self._arrange()
 
     def _add(self, key: str, option: BackEndOptions) -> None:
@@ -252,7 +285,7 @@ class Members:
         self._begin_somewhere(member)
         self.upstreams.append(member)
         if self._started:
-            log.info("application %s is added", key)
+            log.info("application %s is added%s", key, "; it is drained by hand, as before" if member.drained else "")
             member.start()
 
     def _begin_somewhere(self, upstream: Upstream) -> None:
@@ -262,18 +295,18 @@ class Members:
             among_workers = self._web_side.chance(str(upstream.address)) / len(self._turns or "1")
             upstream.health.credit = (turn + among_workers) * upstream.weight
 
-    def _remove(self, key: str) -> None:
-        member = self._members.pop(key)
-        processes = self._processes(member)
-        requests = sum(one.outstanding for one in processes)
-        log.info("application %s is removed; its %d requests may take %g s to end", key, requests, self._grace)
-        for one in processes:
-            self.upstreams.remove(one)
-            self.leaving.append(one)
+    def _remove(self, keys: Iterable[str]) -> None:
+        requests = dict.fromkeys(keys, 0)
+        leaving = [one for one in self.upstreams if one.member in requests]
+        self.upstreams[:] = [one for one in self.upstreams if one.member not in requests]
+        self.leaving += leaving
+        for one in leaving:
+            requests[one.member] += one.outstanding
+        for key, count in requests.items():
+            del self._members[key]
+            log.info("application %s is removed; its %d requests may take %g s to end", key, count, self._grace)
+        for one in leaving:
             one.leave(self._grace)
-
-    def _processes(self, member: Upstream) -> list[Upstream]:
-        return [one for one in self.upstreams if one is member or one.origin is member]
 
     def _arrange(self) -> None:
         """Decide which upstreams requests go to."""
@@ -295,7 +328,7 @@ class Members:
     # ---- drain by hand
 
     def drain(self, text: str) -> Drained:
-        """Give the member with the address `text` no further requests until `undrain`, or until this process ends.
+        """Give the member with the address `text` no further requests until `undrain`, or until the web side ends.
         ValueError."""
         key = self._key(text)
         if key not in self._drained:
@@ -313,8 +346,7 @@ class Members:
 
     def _set_drained(self, key: str) -> Drained:
         self._have(self._taken())
-        member = self._members.get(key)
-        processes = [] if member is None else self._processes(member)
+        processes = [one for one in self.upstreams if one.member == key]
         for one in processes:
             one.drained = key in self._drained
         self._arrange()
@@ -345,8 +377,10 @@ class Members:
         if not self.upstreams and self._empty_since >= since:
             return ""
         names = ((one.name, self._names.problem(one)) for one in _watched(self._connect) if self._names is not None)
-        reasons = [f"{one.address}: {one.last_error}" for one in self.upstreams]
-        reasons += (f"{name}: {problem}" for name, problem in names if problem)
+        reasons = [f"{name}: {problem}" for name, problem in names if problem]
+        reasons += (f"{one.address}: {one.last_error or 'no answer yet'}" for one in self.upstreams[:NAMED])
+        if len(self.upstreams) > NAMED:
+            reasons.append(f"and {len(self.upstreams) - NAMED} more")
         return "; ".join(reasons) or "none is known"
 
     def other_with(self, instance: str, upstream: Upstream) -> Upstream | None:
@@ -366,23 +400,28 @@ class Members:
             origin.workers_problem = problem
             if problem:
                 log.warning("application %s reports workers that are ignored: %s", origin.address, problem)
-        known = {one.address for one in self.upstreams}
-        fresh = [address for address in addresses if address not in known]
         gone = [one for one in self.upstreams if one.origin is origin and one.address not in addresses]
+        fresh = self._add_workers(origin, addresses, {one.address for one in self.upstreams})
         if fresh or gone:
             log.info("application %s has %d workers", origin.address, len(addresses))
-        for address in fresh:
-            worker = self._make(address, origin.weight, origin.wanted, origin)
-            worker.drained, worker.rank = origin.drained, origin.rank
-            self._begin_somewhere(worker)
-            self.upstreams.append(worker)
-            worker.start_soon()
         for one in gone:
             self.upstreams.remove(one)
             self.leaving.append(one)
             one.stop()
         if fresh or gone:
             self._arrange()
+
+    def _add_workers(self, origin: Upstream, addresses: Sequence[Address], known: set[Address]) -> bool:
+        """Add the workers of a member whose addresses are not `known`, and return whether there is one."""
+        fresh = [address for address in addresses if address not in known]
+        for address in fresh:
+            worker = self._make(address, origin.weight, origin.wanted, origin)
+            worker.drained, worker.rank = origin.drained, origin.rank
+            self._begin_somewhere(worker)
+            self.upstreams.append(worker)
+            worker.start_soon()
+        known.update(fresh)
+        return bool(fresh)
 
     def upstream_changed(self) -> None:
         """An upstream came up, went down, or is in or out of the balance by its probes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol
 
@@ -28,6 +28,9 @@ MOST_FOUND = 1024
 """Applications of one name; further ones are left out."""
 AT_ONCE = 16
 """Questions under way for the targets of one name."""
+FOUND_PAUSE, ASKED_PAUSE = 0.01, 0.1
+"""Seconds to the next look-up at least for each application that was found, and for each target that had to be asked
+for: reading a record takes some 40 to 100 us of the event loop, and a question 1 ms. So it is 1 % of a core at most."""
 NO_SHARE = 0.01
 """Weight of a SRV record with weight 0 next to others: RFC 2782 wants it chosen rarely."""
 
@@ -50,6 +53,8 @@ class Service(NamedTuple):
     weight: int
     port: int
     target: str
+    hosts: tuple[str, ...] = ()
+    """The target's addresses, if the server sent them along; then it is not asked for them."""
 
 
 class Resolver(Protocol):
@@ -59,7 +64,7 @@ class Resolver(Protocol):
         """Return the addresses of a host."""
 
     async def services(self, name: str) -> tuple[Sequence[Service], float]:
-        """Return the SRV records of a name, none if there are none, and their TTL."""
+        """Return the SRV records of a name, none if there are none, and the TTL of all that was sent."""
 
 
 class Watched(NamedTuple):
@@ -90,12 +95,14 @@ class Names:
         self._resolver = resolver
         self._loop = loop
         self._watches: dict[Watched, _Watch] = {}
+        self._known: dict[Watched, tuple[Found, ...]] = {}
+        """What names stood for in the process before this one."""
 
     def watch(self, what: Watched, changed: Callable[[], None]) -> None:
         """Look up a name from now on. `changed` is called when `found` has changed."""
         watch = self._watches.get(what)
         if watch is None:
-            watch = self._watches[what] = _Watch(what, self._resolver, self._loop)
+            watch = self._watches[what] = _Watch(what, self._resolver, self._loop, self._known.pop(what, ()))
         watch.told.append(changed)
 
     def forget(self, what: Watched, changed: Callable[[], None]) -> None:
@@ -114,6 +121,21 @@ class Names:
         """Return why the last look-up failed; '' if it did not."""
         return self._watches[what].problem
 
+    def answers(self) -> Sequence[tuple[str, str, tuple[Found, ...]]]:
+        """Return the kind of each name, the name, and what it stands for by its last good answer: of the first names
+        that stand for MOST_FOUND applications together."""
+        answers, left = [], MOST_FOUND
+        for what, watch in self._watches.items():
+            if 0 < len(watch.found) <= left:
+                left -= len(watch.found)
+                answers.append((*what, watch.found))
+        return answers
+
+    def know(self, answers: Iterable[tuple[str, str, Iterable[tuple[str, int, int, float]]]]) -> None:
+        """Begin with these answers of another process when their names are watched."""
+        for kind, name, found in answers:
+            self._known[Watched("srv" if kind == "srv" else "dns", name)] = tuple(Found(*one) for one in found)
+
     def look_again(self) -> None:
         """Look up all names now."""
         for watch in self._watches.values():
@@ -127,8 +149,10 @@ class Names:
 class _Watch:
     """One name."""
 
-    def __init__(self, what: Watched, resolver: Resolver, loop: asyncio.AbstractEventLoop) -> None:
-        self.found: tuple[Found, ...] = ()
+    def __init__(
+        self, what: Watched, resolver: Resolver, loop: asyncio.AbstractEventLoop, known: tuple[Found, ...]
+    ) -> None:
+        self.found = known
         self.problem = ""
         self.told: list[Callable[[], None]] = []
         self.due = asyncio.Event()
@@ -137,6 +161,8 @@ class _Watch:
         self._loop = loop
         self._good: dict[tuple[str, Family], tuple[str, ...]] = {}
         """The last good answer for each host."""
+        self._asked = 0
+        """Targets of its SRV records that had to be asked for."""
         self._failed_since = 0.0
         self.task = loop.create_task(self._run())
 
@@ -153,7 +179,8 @@ class _Watch:
                 pause, retry = retry, min(2 * retry, LAST_RETRY)
             else:
                 self._succeeded(tuple(found))
-                pause, retry = min(max(ttl, LEAST_TTL), MOST_TTL), FIRST_RETRY
+                least = max(LEAST_TTL, FOUND_PAUSE * len(found) + ASKED_PAUSE * self._asked)
+                pause, retry = min(max(ttl, least), MOST_TTL), FIRST_RETRY
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self.due.wait()
@@ -196,7 +223,8 @@ class _Watch:
 
     async def _services(self, before: dict[tuple[str, Family], tuple[str, ...]]) -> tuple[list[Found], float]:
         services, ttl = await self._resolver.services(self._what.name)
-        services = sorted(one for one in services if one.target.rstrip("."))[: 2 * MOST_FOUND]
+        usable = (one for one in services if one.port and one.target.rstrip("."))
+        services = sorted(usable)[: 2 * MOST_FOUND]
         if not services:
             raise OSError("it has no SRV record")
         places = asyncio.Semaphore(AT_ONCE)
@@ -206,12 +234,22 @@ class _Watch:
                 try:
                     return await self._addresses(target, before)
                 except OSError as error:
-                    return error
+                    known = [host for family in FAMILIES for host in self._good[target, family]]
+                    return (tuple(known), LAST_RETRY) if known else error
 
-        targets = list(dict.fromkeys(one.target for one in services))
-        answers = dict(zip(targets, await asyncio.gather(*map(addresses, targets)), strict=True))
+        answers: dict[str, tuple[tuple[str, ...], float] | OSError] = {}
+        for one in services:
+            if one.hosts:
+                answers[one.target] = one.hosts, ttl
+                for family in FAMILIES:
+                    self._good[one.target, family] = tuple(
+                        host for host in one.hosts if (":" in host) == (family == "AAAA")
+                    )
+        targets = list(dict.fromkeys(one.target for one in services if not one.hosts))
+        self._asked = len(targets)
+        answers.update(zip(targets, await asyncio.gather(*map(addresses, targets)), strict=True))
         weighed: list[tuple[Service, str]] = []
-        problem = OSError(f"its target {targets[0]} has no address")
+        problem = OSError(f"its target {services[0].target} has no address")
         for service in services:
             answer = answers[service.target]
             if isinstance(answer, OSError):

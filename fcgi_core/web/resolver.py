@@ -11,6 +11,7 @@ from .names import Answer, Family, Service
 
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver
+    from dns.name import Name
     from dns.resolver import Answer as DnsAnswer
 
 __all__ = ["DnsResolver", "missing_package"]
@@ -45,14 +46,25 @@ class DnsResolver:
         return Answer(tuple(record.address for record in answer.rrset), answer.chaining_result.minimum_ttl)
 
     async def services(self, name: str) -> tuple[Sequence[Service], float]:
+        from dns.rdatatype import RdataType
+
         answer = await self._ask(name, "SRV")
         if answer is None or answer.rrset is None:
             return (), NEGATIVE_TTL
+        ttl = answer.chaining_result.minimum_ttl
+        hosts: dict[Name, tuple[str, ...]] = {}
+        for rrset in answer.response.additional:
+            if rrset.rdtype in (RdataType.A, RdataType.AAAA):
+                hosts[rrset.name] = hosts.get(rrset.name, ()) + tuple(record.address for record in rrset)
+                ttl = min(ttl, rrset.ttl)
         found = [
-            Service(one.priority, one.weight, one.port, one.target.to_text(omit_final_dot=False))
+            Service(
+                *(one.priority, one.weight, one.port, one.target.to_text(omit_final_dot=False)),
+                hosts.get(one.target, ()),
+            )
             for one in answer.rrset
         ]
-        return found, answer.chaining_result.minimum_ttl
+        return found, ttl
 
     async def _ask(self, name: str, kind: str) -> DnsAnswer | None:
         """Return the answer, None if there is no such name. OSError."""

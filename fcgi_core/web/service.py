@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from math import inf
 from typing import cast
 
 from .. import __version__
@@ -21,6 +22,7 @@ from ..plugin import FeedEntry, ServiceFigures
 from ..protocol.settings import Settings, new_instance
 from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier
+from .attempts import Away
 from .balance import choose
 from .downstream import Connections, DownstreamConnection
 from .exchange import State, WebExchange
@@ -43,6 +45,10 @@ SWEEP = 1.0
 """Seconds between looks for requests whose time is up."""
 LOOK_FOR_UP = 0.02
 """Seconds between looks whether all applications are up, before a process takes over from another."""
+MADE_AFTER = 3
+"""Rounds of the event loop from when it accepts a connection to `connection_made`: three of asyncio, one of uvloop."""
+AT_ONCE = 100
+"""Connections that are closed or passed on in one turn of the event loop at the end."""
 LAST_WORD = 0.5
 """Seconds that applications have at the end to report that they send no more to plugins: a few round trips."""
 SHUTDOWN_WITHIN = 2.0
@@ -124,6 +130,8 @@ class WebService:
         self._waiting = WaitingRequests(timeout=options.queue_timeout, length=options.queue_length)
         self._unserved = dict.fromkeys(("queue_full", "queue_timeout", "unreachable", "request_timeout"), 0)
         """See `ServiceFigures`."""
+        self.away = Away()
+        self.away = Away()
         self._association = 0
         """The number of the newest association."""
         self.members = Members(
@@ -152,8 +160,9 @@ class WebService:
             wanted=wanted,
         )
 
-    async def start(self, connect_within: float = 0.0) -> None:
-        """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError."""
+    async def start(self, connect_within: float = 0.0, *, must_reach: bool = False) -> None:
+        """Start to connect, then to listen, after the applications are up or `connect_within` seconds. ListenError;
+        if it `must_reach` one of them, also if it does not."""
         if self._feed is not None:
             try:
                 await self._feed.start()
@@ -170,6 +179,9 @@ class WebService:
         until = self._loop.time() + connect_within
         while self._loop.time() < until and not self.members.is_complete:
             await asyncio.sleep(LOOK_FOR_UP)
+        if must_reach and (why := self.members.absent(inf)):
+            # the feed's socket stays as it is: another process has it too
+            raise ListenError(f"no application can be reached, and the process that serves now reaches some: {why}")
         try:
             for where in self._listen:
                 await self._listeners.open(where)
@@ -189,8 +201,12 @@ class WebService:
         the descriptor of each connection without requests, for the process that comes after this one."""
         self._connections.pass_on = pass_on
         self._listeners.close()
-        for connection in self._connections:
+        for _ in range(MADE_AFTER):
+            await asyncio.sleep(0)
+        for number, connection in enumerate(self._connections, 1):
             connection.stop()
+            if not number % AT_ONCE:
+                await asyncio.sleep(0)  # what is passed on needs a second descriptor until it is closed here
         self._idle = asyncio.Event()
         self._connections.on_closed = self._idle.set
         try:

@@ -27,7 +27,7 @@ from ..protocol.web import WebConnection
 from ..sctp.carrier import Address, Carrier, CarrierError
 from ..sctp.endpoints import resolve
 from .association import Requests, WebAssociation
-from .attempts import Attempts
+from .attempts import Attempts, Away
 from .balance import AVOID_FOR, MAX_FAILURES, Health
 from .exchange import WebExchange
 from .faults import about
@@ -43,11 +43,15 @@ __all__ = ["SAME_AGAIN", "Owner", "Upstream"]
 log = logging.getLogger("fcgi_sctp.web")
 
 SAME_AGAIN = 5.0
-"""Seconds after which an address is tried again that reached the process of another member: that may be gone."""
+"""Seconds after which an address is tried again that reached the process of another member, if that has gone."""
+SAME_LOOKS = 12
+"""Such times after which it is tried in any case: it may be the address of another process by now."""
 
 
 class Owner(Requests, Protocol):
     """What an upstream needs of the service."""
+
+    away: Away
 
     def make_connection(self, member: str, most: int, given_up: tuple[int, ...]) -> WebConnection:
         """Return the protocol's side of a new association with a process of a member, to which there may be `most`."""
@@ -101,6 +105,8 @@ class Upstream:
         """As it was configured: host names are looked up at each attempt."""
         self.origin = origin
         """The configured upstream whose application reported this worker; None if this is configured itself."""
+        self.member = str((origin or self).address)
+        """The application as it was configured; its workers are the same member."""
         self.reported: Mapping[str, str] = {}
         """The part of its SETTINGS that lists its workers."""
         self.workers_problem = ""
@@ -136,7 +142,7 @@ class Upstream:
         self._carrier = carrier
         self._owner = owner
         self._loop = loop
-        self._attempts: Attempts = Attempts(loop) if origin is None else origin._attempts
+        self._attempts: Attempts = Attempts(loop, owner.away) if origin is None else origin._attempts
         self._reached: Address | None = None
         """The numeric address at which it was last reached."""
         self._presence = Presence(address, loop)
@@ -144,8 +150,9 @@ class Upstream:
         self.stopped = asyncio.Event()
         """Set when the associations are gone after `stop` or `leave`."""
         self._leave_handle: asyncio.TimerHandle | None = None
-        self._same = False
-        """The last attempt reached the process of another member."""
+        self._same: tuple[Upstream, str] | None = None
+        """The upstream of another member whose process the last attempt reached, and the process's instance."""
+        self._same_looks = 0
         self._again_handle: asyncio.TimerHandle | None = None
         self._tries = 0
         self._was_up = False
@@ -267,6 +274,11 @@ class Upstream:
         return self._owner.supervisor.channels
 
     @property
+    def reached(self) -> bool:
+        """Whether its process has an association, by this address or another member's."""
+        return bool(self.associations) or self._same is not None
+
+    @property
     def instance(self) -> str:
         """Of the process that the associations are with; '' while there are none."""
         return self._instance if self.associations else ""
@@ -289,11 +301,6 @@ class Upstream:
     def _drains(self) -> bool:
         """Whether DRAIN has come on one of several associations; it is on its way on the others."""
         return len(self.associations) > 1 and any(one.connection.peer_draining for one in self.associations)
-
-    @property
-    def member(self) -> str:
-        """The application as it was configured; its workers are the same member."""
-        return str((self.origin or self).address)
 
     @property
     def state(self) -> str:
@@ -390,7 +397,8 @@ class Upstream:
         other = self._owner.other_with(instance, self) if instance else None
         if other is not None:
             # it claims to be the other's process, or is reached twice: the other keeps its association either way
-            self._same = True
+            self._same = other, instance
+            self._same_looks = 0
             association.driver.abort(
                 f"instance {instance} is associated at {other.address} already: connect to it once"
             )
@@ -520,6 +528,16 @@ class Upstream:
         if not any(not one.leaving for one in self._others):
             self._missed(reason, link is not None)
 
+    def _look_at_same(self) -> None:
+        assert self._same is not None
+        other, instance = self._same
+        self._same_looks += 1
+        if other.instance == instance and self._same_looks < SAME_LOOKS:
+            self._again_handle = self._loop.call_later(SAME_AGAIN, self._look_at_same)
+        else:
+            self._same = None
+            self._attempts.soon(self)
+
     def _went(self, association: WebAssociation, link: Link | None, reason: str) -> None:
         """Do without one of several associations: the application stays up."""
         if association.leaving and not association.requests:
@@ -545,10 +563,9 @@ class Upstream:
     def _missed(self, reason: str, was_up: bool = False) -> None:
         """Try again later: there is no association."""
         self.last_error = reason
-        if self._same:
-            self._same = False
+        if self._same is not None:
             self._presence.failed(reason, logging.WARNING)
-            self._again_handle = self._loop.call_later(SAME_AGAIN, self._attempts.soon, self)
+            self._again_handle = self._loop.call_later(SAME_AGAIN, self._look_at_same)
             return
         if not was_up or self._presence.flaps:
             # of a worker that is away with its application, the application's line says enough

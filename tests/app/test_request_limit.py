@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fcgi_core.app import asgi as asgi_module
 from fcgi_core.app import request_limit as module
 from fcgi_core.app.asgi import AsgiApplication
 from fcgi_core.app.exchange import AppExchange
@@ -66,8 +67,8 @@ class Wsgi:
 
 
 @asynccontextmanager
-async def limited(application: Application, replace: Callable[[], None] | None = None) -> AsyncIterator[Web]:
-    async with serving(application, request_limit=LIMIT, replace_process=replace) as web:
+async def limited(application: Application, **named: Any) -> AsyncIterator[Web]:
+    async with serving(application, request_limit=LIMIT, **named) as web:
         yield web
 
 
@@ -119,9 +120,7 @@ async def test_time_in_which_the_client_is_waited_for_does_not_count() -> None:
 
 
 @run
-async def test_without_a_parent_another_thread_takes_the_place_of_one_that_hangs(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_another_thread_takes_the_place_of_one_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
     application = Wsgi()
     wsgi = WsgiApplication(application, threads=2)
     async with limited(wsgi) as web:
@@ -130,7 +129,7 @@ async def test_without_a_parent_another_thread_takes_the_place_of_one_that_hangs
         for call in hanging:
             assert (await call.over())[0].startswith("Status: 504")
         assert (await other.over())[1] == b"hello"
-        assert "only a restart ends them" in caplog.text
+        await until(lambda: "only a restart ends them" in caplog.text, "it is told")
         application.gate.set()
         await until(lambda: application.came_back == 5, "all come back")
         for _ in range(20):
@@ -139,41 +138,38 @@ async def test_without_a_parent_another_thread_takes_the_place_of_one_that_hangs
 
 
 @run
-async def test_a_worker_with_a_thread_that_hangs_is_replaced_and_the_others_go_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    replaced = asyncio.Event()
+async def test_it_does_so_before_the_thread_is_known_to_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETURN_WITHIN", 1000.0)
     application = Wsgi()
-    async with limited(WsgiApplication(application, threads=2), replaced.set) as web:
-        other = web.call({"SCRIPT_NAME": "/upload", "CONTENT_LENGTH": "4"}, None)
-        hanging = web.call(SCRIPT_NAME="/hang")
-        async with asyncio.timeout(PATIENCE):
-            await replaced.wait()
-        assert (await hanging.over())[0].startswith("Status: 504")
-        await until(lambda: web.connection.peer_draining, "it accepts nothing more")
-        other.send(b"body", last=True)
-        assert (await other.over())[1] == b"body"
-        assert caplog.text.count("1 requests hang") == 1
-        assert "this worker is replaced" in caplog.text
+    async with limited(WsgiApplication(application, threads=1)) as web:
+        assert (await web.get("/hang"))[0].startswith("Status: 504")
+        assert (await web.get("/"))[1] == b"hello"
         application.gate.set()
 
 
 @run
-async def test_requests_that_wait_for_threads_that_all_hang_go_to_another_process() -> None:
-    replaced = asyncio.Event()
+async def test_a_worker_in_which_a_thread_hangs_serves_until_it_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     application = Wsgi()
-    async with limited(WsgiApplication(application, threads=2), replaced.set) as web:
-        hanging = [web.call(SCRIPT_NAME="/hang") for _ in range(2)]
-        waiting = [web.call() for _ in range(3)]
-        for call in hanging:
-            assert (await call.over())[0].startswith("Status: 504")
-        for call in waiting:
-            await call.over()
-            assert call.status is ProtocolStatus.OVERLOADED
-            assert web.connection.peer_draining, "it is not taken for a sign of too much work"
-        assert replaced.is_set()
+    async with limited(WsgiApplication(application, threads=1), is_replaced=True) as web:
+        assert (await web.get("/hang"))[0].startswith("Status: 504")
+        await until(lambda: "this worker is replaced when its turn comes" in caplog.text, "it is told")
+        assert (await web.get("/"))[1] == b"hello"
+        assert not web.connection.peer_draining
         application.gate.set()
-        await until(lambda: application.came_back == 2, "they come back")
+
+
+@run
+async def test_the_web_server_may_give_a_request_more_time() -> None:
+    application = Wsgi()
+    async with limited(WsgiApplication(application)) as web:
+        longer = [web.call(SCRIPT_NAME="/hang", FCGI_SCTP_REQUEST_LIMIT=value) for value in ("off", "1000")]
+        others = [web.call(SCRIPT_NAME="/hang", FCGI_SCTP_REQUEST_LIMIT=value) for value in ("", "0", "x", "\xb2")]
+        for call in others:
+            assert (await call.over())[0].startswith("Status: 504")
+        assert [call.end for call in longer] == [None, None]
+        application.gate.set()
+        for call in longer:
+            assert (await call.over())[1] == b"hello"
 
 
 @run
@@ -237,6 +233,21 @@ async def test_the_status_and_plugins_have_their_number() -> None:
         await until(lambda: limit.hanging == 0, "it comes back")
 
 
+@run
+async def test_requests_that_no_thread_has_begun_are_given_back_at_the_end() -> None:
+    application = Wsgi()
+    watched = Watched(WsgiApplication(application, threads=1))
+    async with serving(watched, grace=0.01) as web:
+        hanging, waiting = web.call(SCRIPT_NAME="/hang"), web.call(REQUEST_METHOD="POST")
+        await application.hangs()
+        await watched.service.finish(0.01)
+        await waiting.over()
+        assert waiting.status is ProtocolStatus.OVERLOADED
+        assert web.connection.peer_draining, "it is not taken for a sign of too much work"
+        assert hanging.end is None
+        application.gate.set()
+
+
 # ---- ASGI
 
 
@@ -295,17 +306,50 @@ async def test_a_task_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @run
-async def test_a_task_that_does_not_end_has_its_worker_replaced(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_task_that_does_not_end_hangs(caplog: pytest.LogCaptureFixture) -> None:
     application = Asgi()
-    replaced = asyncio.Event()
     asgi = AsgiApplication(application)
-    async with limited(asgi, replaced.set) as web:
+    async with limited(asgi) as web:
         assert (await web.get("/stubborn"))[0].startswith("Status: 504")
-        async with asyncio.timeout(PATIENCE):
-            await replaced.wait()
+        await until(lambda: "1 requests hang" in caplog.text, "it is told")
         assert application.cancelled == 1
         assert not asgi.tasks, "the end does not wait for it"
         application.gate.set()
+
+
+@run
+async def test_the_end_does_not_wait_for_long_for_a_task_whose_time_was_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETURN_WITHIN", 1000.0)
+    monkeypatch.setattr(asgi_module, "SHUTDOWN_TIMEOUT", 1000.0)
+    monkeypatch.setattr(asgi_module, "LATE_TIMEOUT", 0.01)
+    application = Asgi()
+    async with limited(AsgiApplication(application)) as web:
+        assert (await web.get("/stubborn"))[0].startswith("Status: 504")
+        await until(lambda: application.cancelled == 1, "it is cancelled")
+    application.gate.set()
+
+
+class AsgiOnThreads(Wsgi):
+    """Each request waits for a thread."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # type: ignore[override]
+        if scope["type"] == "http":
+            await asyncio.get_running_loop().run_in_executor(None, self.a_call_that_hangs)
+
+
+@run
+async def test_a_thread_that_works_for_a_task_and_goes_on_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    application = AsgiOnThreads()
+    watched = Watched(AsgiApplication(application))
+    async with limited(watched) as web:
+        assert (await web.get("/"))[0].startswith("Status: 504")
+        (record,) = [one for one in caplog.records if "longer than app.request_limit" in one.message]
+        assert "in a_call_that_hangs" in record.frames  # type: ignore[attr-defined]
+        limit = watched.service.limit
+        assert limit is not None
+        await until(lambda: limit.hanging == 1, "its thread hangs")
+        application.gate.set()
+        await until(lambda: limit.hanging == 0, "it comes back")
 
 
 # ---- the bridge

@@ -54,6 +54,22 @@ def test_more_than_may_be_are_refused_with_the_reason_and_counted() -> None:
     asyncio.run(serving(body))
 
 
+def test_further_ones_leave_places_for_processes_that_have_none() -> None:
+    """Or workers that have many would keep out the next one, which could serve nothing."""
+
+    async def body(service: AppService, carrier: MemoryCarrier) -> None:
+        service._associations.admission.most_per_address = 8
+        webs = [await connect(carrier, number, "many") for number in range(1, 8)]
+        await until(lambda: webs[-1].down is not None, "the last is refused")
+        assert "there are 7 of 8 associations with this address: the others are for processes" in str(webs[-1].down)
+        assert [web.down for web in webs[:-1]] == [None] * 6
+        others = [await connect(carrier, 1, f"other {number}") for number in range(2)]
+        assert [web.down for web in others] == [None] * 2
+        assert service.refused == 1
+
+    asyncio.run(serving(body, 16))
+
+
 def test_requests_are_counted_over_all_of_them() -> None:
     async def body(service: AppService, carrier: MemoryCarrier) -> None:
         first, second = await connect(carrier, 1), await connect(carrier, 2)

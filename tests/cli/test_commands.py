@@ -203,7 +203,7 @@ TWO = "unix:/run/one.sock 192.0.2.1:9001"
         *(
             (one, where)
             for one in SERVERS
-            for where in ("unix:/run/fcgi-sctp/web.sock", "127.0.0.1:9001", "[::1]:9001")
+            for where in ("unix:/run/fcgi-sctp-web-shop.sock", "127.0.0.1:9001", "[::1]:9001")
         ),
         ("nginx", TWO),
     ],
@@ -371,3 +371,12 @@ def test_a_plugin_is_written_into_a_folder_with_a_harmful_name(
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err
     assert "\\x1b[2J/x exists already" in captured.err
+
+
+def test_the_default_address_is_no_other_socket_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    """In /run/fcgi-sctp are the admin sockets and the feed, in /run/fcgi-sctp-* those of the units."""
+    assert main(["nginx-config"]) == 0
+    path = capsys.readouterr().out.partition("server unix:")[2].partition(";")[0]
+    units = Path(__file__).parents[2] / "examples" / "systemd"
+    assert f"ListenStream={path}\n".replace("-shop", "-%i") in (units / "fcgi-sctp-web@.socket").read_text()
+    assert Path(path).parent == Path("/run")

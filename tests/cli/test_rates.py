@@ -75,6 +75,13 @@ def test_a_host_that_is_new_counts_from_nothing() -> None:
     assert found["hosts"][0]["requests_per_second"] == 3
 
 
+def test_an_application_that_leaves_and_is_back() -> None:
+    before, now = answer(10, 100, host(1, [1, 0, 0])), answer(12, 120, host(1, [1, 0, 0]))
+    before["upstreams"].append({"address": "a:1", "state": "leaving", "in_flight": 1, "requests": 5000})
+    now["upstreams"].append({"address": "a:1", "state": "leaving", "in_flight": 1, "requests": 5000})
+    assert [one["requests_per_second"] for one in view(before, now)["upstreams"]] == [10.0, 0.0]
+
+
 def test_the_first_view_has_no_rates() -> None:
     found = view(None, answer(10, 100, host(50, [50, 0, 0])))
     assert found["requests_per_second"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from fcgi_core.common.unix_socket import UnixSocket
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(listening, "_handed_over", False)
+    monkeypatch.setattr(listening, "_waits", False)
     yield
     listening.release_unused()
 
@@ -65,19 +67,36 @@ def test_the_file_of_a_unix_socket_is_its_makers(tmp_path: Path, made_here: bool
     assert path.exists() is not made_here
 
 
+def test_a_socket_whose_file_is_gone_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    given_unix(path, made_here=True)
+    path.unlink()
+    unix = UnixSocket(path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    unix.close()
+    assert not path.exists()
+
+
 def test_the_file_stays_when_another_process_has_the_socket(tmp_path: Path) -> None:
     unix = UnixSocket(tmp_path / "a.sock")
-    listening.is_handed_over(now=True)
+    listening.cease()
     unix.close()
     assert (tmp_path / "a.sock").exists()
 
 
-def test_what_nobody_takes_is_closed_and_told(tmp_path: Path) -> None:
+def test_what_nobody_takes_goes_with_its_file(tmp_path: Path) -> None:
+    given_unix(tmp_path / "ours.sock", made_here=True)
+    assert listening.release_unused() == []
+    assert not (tmp_path / "ours.sock").exists()
+
+
+def test_what_nobody_takes_of_systemd_is_closed_and_told(tmp_path: Path) -> None:
     given_unix(tmp_path / "ours.sock", made_here=True)
     given_unix(tmp_path / "systemds.sock", made_here=False)
     port = given_tcp()
     assert listening.release_unused() == [f"unix:{tmp_path}/systemds.sock", f"127.0.0.1:{port}"]
-    assert not (tmp_path / "ours.sock").exists()
+    assert (tmp_path / "ours.sock").exists(), "this process ends with an error, and the one before it serves on"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 
@@ -87,6 +106,11 @@ def test_only_stream_sockets_that_listen_are_adopted() -> None:
         silent.bind(("127.0.0.1", 0))
         with pytest.raises(ValueError, match=r"127\.0\.0\.1:\d+ is not a stream socket that listens"):
             listening.adopt(silent.detach(), made_here=False)
+    with socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind("\0fcgi-sctp-test")
+        abstract.listen()
+        with pytest.raises(ValueError, match=r"^the socket unix:@fcgi-sctp-test is abstract"):
+            listening.adopt(abstract.detach(), made_here=False)
     with open("/dev/null") as file, pytest.raises(ValueError, match="is not a socket"):
         listening.adopt(file.fileno(), made_here=False)
 
@@ -95,3 +119,32 @@ def test_names() -> None:
     with socket.socket(socket.AF_INET6) as made:
         made.bind(("::1", 0))
         assert listening.name_of(made) == f"[::1]:{made.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("unix", [True, False], ids=["unix", "tcp"])
+def test_of_two_processes_with_a_socket_one_accepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unix: bool
+) -> None:
+    monkeypatch.setattr(listening, "_waits", False)
+
+    async def test() -> None:
+        async def make() -> asyncio.Server:
+            if unix:
+                return await UnixSocket(tmp_path / "a.sock").serve(asyncio.Protocol)
+            (sock,) = listening.listen_tcp("127.0.0.1", 0)
+            server = await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=sock, start_serving=False)
+            await listening.accept(server)
+            return server
+
+        listening.hold_back()
+        closed = await make()
+        closed.close()
+        server = await make()
+        assert not server.is_serving()
+        await listening.accept_now()
+        assert server.is_serving()
+        assert not closed.is_serving()
+        listening.cease()
+        assert not server.is_serving()
+
+    asyncio.run(test())

@@ -111,7 +111,7 @@ class Process:
             context = None if event.request is None else event.request.context
             self.supervisor.feedback(event.channel, event.data, context, self.links[serial], event.number)
         elif isinstance(event, ItemsAcknowledged):
-            self.supervisor.delivery.acknowledged(self.links[serial], event.channel, event.number)
+            self.supervisor.delivery.acknowledged(self.links[serial], event)
         elif isinstance(event, RequestReceived):
             event.request.context = HarnessRequest(lambda: self._processes.now, self.links[serial], event.request)
             self.requests.append(event.request.context)

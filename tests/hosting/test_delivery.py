@@ -100,7 +100,7 @@ def test_an_acknowledged_item_is_kept_until_it_is_taken_over_and_sent_again_afte
     first.web.acknowledge("p.sure", int.from_bytes(arrived[1][:8], "big"))
     first.run()
     (event,) = of(first.app_events, ItemsAcknowledged)
-    sender.acknowledged(link, event.channel, event.number)
+    sender.acknowledged(link, event)
     assert sender.waiting("p.sure") == 3
 
     sender.remove(link)

@@ -90,7 +90,7 @@ def test_items_for_a_set_aside_plugin_wait_at_the_sender_or_are_counted_once() -
                 if isinstance(event, PeerChanged):
                     sender.changed(sending)
                 elif isinstance(event, ItemsAcknowledged):
-                    sender.acknowledged(sending, event.channel, event.number)
+                    sender.acknowledged(sending, event)
 
     half.broken = True
     for number in range(FAILURES_ALLOWED + 3):  # one batch: the last three are under way when it is set aside

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fcgi_core.hosting.isolation import FAILURES_ALLOWED
 from fcgi_core.hosting.links import LOOK_AFTER
@@ -364,4 +368,78 @@ def test_acknowledged_items_come_again_if_the_peer_had_refused_them_for_a_moment
     processes.run(10)
     assert half.items("lines.sure") == numbered(5)
     assert sorted(processes.web.half.items("lines.sure")) == numbered(10, first=5)
+    assert processes.app.supervisor.delivery.waiting("lines.sure") == 0
+
+
+def set_aside(processes: Processes, aside: bool) -> None:
+    """Set the web side's plugin aside, or take it back, and tell the application."""
+    running = processes.web.supervisor.running("lines")
+    assert running is not None
+    running.aside_until = math.inf if aside else 0.0
+    processes.web.supervisor._inform_all()
+
+
+def test_a_late_acknowledgement_takes_nothing_that_was_discarded_and_is_on_its_way_again() -> None:
+    """The first item is discarded and the second is not; the acknowledgement of the second comes when both have been
+    sent again, and the association is lost before they arrive."""
+    processes = Processes(1)
+    network = processes.network
+    send(processes, "lines.sure", b"first")
+    processes.run(0.02)
+    send(processes, "lines.sure", b"second")
+    processes.run(0.025)
+    set_aside(processes, True)
+    processes.run(0.01)
+    set_aside(processes, False)
+    assert processes.web.half.items("lines.sure") == []
+    processes.run(0.04)
+    assert processes.web.half.items("lines.sure") == [b"second"]
+    network.delay = 5.0  # what is sent again does not arrive
+    processes.run(0.02)
+    network.delay = 0.05
+    processes.run(0.1)
+    assert processes.app.supervisor.delivery.waiting("lines.sure") == 1, "the second is acknowledged"
+    processes.app.association(1).lose("the test cut it")
+    processes.connect()
+    assert processes.web.half.items("lines.sure") == [b"second", b"first"]
+    assert processes.app.supervisor.delivery.waiting("lines.sure") == 0
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("send"), st.integers(1, 3)),
+    st.tuples(st.just("run"), st.sampled_from([0.001, 0.01, 0.03, 0.06, 0.2])),
+    st.tuples(st.just("aside"), st.booleans()),
+    st.tuples(st.just("delay"), st.sampled_from([0.001, 0.05, 0.3])),
+    st.tuples(st.just("lose"), st.just(0)),
+    st.tuples(st.just("connect"), st.just(0)),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3), st.lists(STEPS, max_size=40), st.integers(0, 1 << 16))
+def test_acknowledged_items_come_once_whatever_happens(
+    associations: int, steps: list[tuple[str, float]], seed: int
+) -> None:
+    processes = Processes(associations, seed=seed, loss=0.1, jitter=0.02)
+    sent = 0
+    for what, value in steps:
+        if what == "send":
+            send(processes, "lines.sure", *numbered(int(value), first=sent))
+            sent += int(value)
+        elif what == "run":
+            processes.run(value)
+        elif what == "aside":
+            set_aside(processes, bool(value))
+        elif what == "delay":
+            processes.network.delay = value
+        elif what == "connect":
+            processes.network.delay = 0.05
+            processes.connect()
+        elif processes.app.links:
+            processes.app.association(min(processes.app.links)).lose("the test cut it")
+    processes.network.delay = 0.05
+    set_aside(processes, False)
+    processes.connect()
+    processes.run(30)
+    assert sorted(processes.web.half.items("lines.sure")) == numbered(sent)
     assert processes.app.supervisor.delivery.waiting("lines.sure") == 0

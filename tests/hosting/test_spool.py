@@ -63,6 +63,21 @@ def test_acknowledged_items_make_room() -> None:
     assert spool.add(b"0123456789")
 
 
+def test_a_range_takes_what_was_sent_of_it_and_nothing_else() -> None:
+    spool = Spool(1 << 20)
+    for number in range(1, 10):
+        spool.add(b"%d" % number)
+    drain(spool, "a")
+    for first, last in ((4, 4), (1 << 50, 1 << 60), (7, 6), (1, 1)):
+        spool.acknowledge("a", last, first)
+    spool.acknowledge("b", 9, 1)
+    assert spool.in_flight("a") == 7
+    spool.acknowledge("a", 6, 4)  # the fourth came again
+    spool.acknowledge("a", 1 << 60, 8)
+    assert spool.forget("a") == 3
+    assert [number for number, _ in drain(spool, "b")] == [2, 3, 7]
+
+
 def test_items_of_a_lost_receiver_go_to_another_first() -> None:
     spool = Spool(1 << 20)
     for number in range(1, 6):

@@ -86,6 +86,12 @@ def test_queries_use_metrics_that_exist(dashboard: dict[str, Any]) -> None:
                 assert re.search(rf"rate\({name}[^)]*\[\$__rate_interval\]\)", query), query
 
 
+def test_several_web_sides_show_the_figures_of_one_application_once(dashboard: dict[str, Any]) -> None:
+    for query in queries(dashboard):
+        if "fcgi_app_" in query and " / " not in query:
+            assert "max by (address, worker" in query, query
+
+
 def test_queries_use_labels_that_exist(dashboard: dict[str, Any]) -> None:
     for query in queries(dashboard):
         for name, matchers in re.findall(r"\b(fcgi_[a-z_]+)\{([^}]*)\}", query):

@@ -30,7 +30,7 @@ def test_promtool(check: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("where", ["examples/prometheus/fcgi-sctp.test.yml", "docs/operations.md"])
+@pytest.mark.parametrize("where", ["examples/prometheus/fcgi-sctp.test.yml", "docs/production.md"])
 def test_each_alert_has_a_test_and_stands_in_the_documents(where: str) -> None:
     text = (FOLDER.parents[1] / where).read_text()
     for rule in RULES:

@@ -113,12 +113,20 @@ def test_a_worker_that_is_replaced_while_it_ends_leaves_its_series_to_its_succes
             feed(half, one, 1, f"* x {number}")
         feed(half, association(0, "shop", "a"), 2, "* x 0")
         feed(half, association(1, "shop", "b"), 2, "* x 1")
-        lines = await page(half)
-        assert [line for line in lines if line.startswith("x{")] == [
+
+        async def shown() -> list[str]:
+            return [line for line in await page(half) if line.startswith("x{")]
+
+        assert await shown() == ['x{address="192.0.2.7:9000",worker="shop"} 2.0'], "totals of others are no increase"
+        clock.now += 59
+        half.association_down(association(1, "shop", "b"), "")
+        assert len(await shown()) == 1
+        clock.now += 1
+        half.tick()
+        assert await shown() == [
             'x{address="192.0.2.7:9000",worker="shop"} 2.0',
             'x{address="192.0.2.7:9000",worker="shop-2"} 0.0',
-            'x{address="192.0.2.7:9000",worker="shop-3"} 1.0',
-        ]
+        ], "one that stays is another process with the same name"
 
     run(check)
 
@@ -207,7 +215,10 @@ def test_a_snapshot_is_bounded(
         half.association_up(one)
         half.association_up(association(2, instance="b"))
         feed(half, one, 1, *(f'* y{{n="{number:0200}"}} 1' for number in range(100)))
-        assert not any(line.startswith("y{") for line in await page(half))
+        feed(half, association(2, instance="b"), 1, *(f'* z{{n="{number:0200}"}} 1' for number in range(100)))
+        found = await page(half)
+        assert not any(line.startswith(("y{", "z{")) for line in found)
+        assert "fcgi_metrics_snapshots_dropped_total 2.0" in found, "one was too large, and one of a process too many"
 
     run(check)
 

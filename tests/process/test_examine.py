@@ -288,11 +288,7 @@ def test_a_plugin_without_channels_may_be_on_one_side(tmp_path: Path, monkeypatc
             {"web": {**WEB, "request_timeout": 10}},
             ["web.request_timeout: is 10 s, not more than sctp.dead_after (10 s)"],
         ),
-        (
-            {"app": {**APP, "request_limit": 30, "workers": 2}},
-            ["app.grace: is 10 s, less than app.request_limit (30 s)"],
-        ),
-        ({"app": {**APP, "request_limit": 30, "workers": 2, "grace": 30}}, []),
+        ({"app": {**APP, "request_limit": 30, "workers": 2}}, []),
         (
             {"app": {"listen": APP["listen"], "fastcgi": "unix:/php", "request_limit": 30}},
             ["app.fastcgi.timeout: is 60 s, more than app.request_limit (30 s)"],

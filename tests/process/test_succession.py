@@ -7,8 +7,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ WAITS = "import time; time.sleep(600)"
 def logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(logging.getLogger("fcgi_sctp"), "propagate", True)
     monkeypatch.setattr(listening, "_handed_over", False)
+    monkeypatch.setattr(listening, "_waits", False)
     caplog.set_level(logging.INFO, "fcgi_sctp")
 
 
@@ -61,7 +63,7 @@ async def test_one_that_ends_changes_nothing(caplog: pytest.LogCaptureFixture) -
         assert "not reloaded, this process serves on: no other could take its place" in caplog.text
     assert served == []
     assert not successor.is_ready
-    assert not listening.is_handed_over()
+    assert not listening.another_serves()
 
 
 @run
@@ -86,7 +88,7 @@ async def test_one_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
 @run
 async def test_one_that_cannot_be_started(caplog: pytest.LogCaptureFixture) -> None:
     Successor(["/no/such/command"], lambda: None).start()
-    assert "it cannot be started: No such file or directory" in caplog.text
+    assert "it cannot be started: No such file or directory (/no/such/command)" in caplog.text
 
 
 @run
@@ -98,6 +100,30 @@ async def test_process_1_of_a_container_is_not_replaced(
     assert "process 1 cannot be replaced" in caplog.text
 
 
+TELLS = f"""\
+import os, socket, sys
+channel = socket.socket(fileno=int(os.environ["{VARIABLE}"]))
+first = channel.recv(300)
+channel.send(b"ready")
+channel.send(first + channel.recv(300))
+"""
+
+
+@run
+async def test_the_state_at_the_start_and_at_the_end_changes_hands() -> None:
+    state = {"drained": ["a:1"]}
+    served = asyncio.Event()
+    successor = Successor(of(TELLS), served.set, lambda: state)
+    successor.start()
+    state["drained"] = ["a:1", "b:2"]
+    await served.wait()
+    assert successor._channel is not None
+    successor._channel.setblocking(True)
+    assert successor._channel.recv(600) == b'\0{"drained": ["a:1"]}={"drained": ["a:1", "b:2"]}'
+    await until(lambda: successor._process is not None and successor._process.poll() is not None)
+    successor.close()
+
+
 @run
 async def test_connections_that_nobody_takes_are_closed(caplog: pytest.LogCaptureFixture) -> None:
     served = asyncio.Event()
@@ -105,7 +131,9 @@ async def test_connections_that_nobody_takes_are_closed(caplog: pytest.LogCaptur
     successor.start()
     await served.wait()
     assert successor.is_ready
-    assert listening.is_handed_over()
+    assert listening.another_serves()
+    successor.start()
+    assert "has taken the place of this one" in caplog.text
     await until(lambda: successor._process is not None and successor._process.poll() is not None)
     here, there = socket.socketpair()
     with there:
@@ -116,31 +144,43 @@ async def test_connections_that_nobody_takes_are_closed(caplog: pytest.LogCaptur
 
 
 @run
-async def test_sockets_and_connections_change_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sockets_and_connections_change_hands(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     old, new = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with old, socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        socket.send_fds(old, [b"\1"], [server.fileno()])
+        socket.send_fds(old, [b"\1", b'{"drained": ["a:1"]}'], [server.fileno()])
         monkeypatch.setenv(VARIABLE, str(new.detach()))
         predecessor = Predecessor.find()
         assert predecessor is not None
         assert VARIABLE not in os.environ, "a child of this process is no successor"
+        assert listening.another_serves(), "until this one is ready"
         (taken,) = listening.listen_tcp("127.0.0.1", port)
         taken.close()
+        assert predecessor.state == {"drained": ["a:1"]}
 
         served: list[socket.socket] = []
 
         async def serve(connection: socket.socket) -> None:
             served.append(connection)
 
-        predecessor.tell_ready(serve)
-        assert old.recv(16) == b"ready"
+        known: list[Mapping[str, Any]] = []
+        predecessor.tell_ready(serve, known.append)
+        old.setblocking(False)
+        assert await asyncio.get_running_loop().sock_recv(old, 16) == b"ready"
         here, there = socket.socketpair()
         with here, there:
-            socket.send_fds(old, [b"."], [here.fileno(), here.fileno()])
+            socket.send_fds(old, [b"..."], [here.fileno(), here.fileno()])
             await until(lambda: len(served) == 2)
+            assert "1 connections of web servers could not be passed on and were closed" in caplog.text
+            assert not listening.another_serves()
             served[0].send(b"x")
             assert there.recv(1) == b"x"
+        for state in (b'={"drained": []}', b"=no JSON", b"=[]"):
+            old.send(state)
+        await until(lambda: len(known) == 3)
+        assert known == [{"drained": []}, {}, {}]
         for one in served:
             one.close()
         old.close()

@@ -213,7 +213,8 @@ BEATS = (
     "from fcgi_core.process.workers import over_limit_before, tell_ready\n"
     "async def main():\n"
     "    before = over_limit_before()\n"
-    "    end = tell_ready(lambda: 3)\n"
+    "    spent = []\n"
+    "    end = tell_ready(lambda: 3, lambda: bool(spent))\n"
 )
 
 
@@ -222,8 +223,8 @@ def worker(*lines: str) -> list[str]:
 
 
 @asynccontextmanager
-async def watched(command: list[str], limit: float = 0.2) -> AsyncIterator[Workers]:
-    workers = Workers(1, command, 5, limit)
+async def watched(command: list[str], limit: float = 0.2, count: int = 1) -> AsyncIterator[Workers]:
+    workers = Workers(count, command, 5, limit)
     await workers.start()
     try:
         yield workers
@@ -258,6 +259,35 @@ def test_a_worker_whose_loop_stands_still_is_replaced_and_tells_where(
     frames = capfd.readouterr().err
     assert "most recent call first" in frames
     assert "in main" in frames
+
+
+def test_workers_that_are_spent_are_replaced_one_after_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others serve meanwhile, also when the successor of the first does not come up."""
+    broken, hangs = tmp_path / "broken", tmp_path / "hangs"
+    command = worker(
+        f"while not os.path.exists({str(hangs)!r}):",
+        "    await asyncio.sleep(0.01)",
+        "spent.append(1)",
+        "await asyncio.Event().wait()",
+    )
+    command[-1] = f"import os; os.path.exists({str(broken)!r}) and os._exit(1)\n" + command[-1]
+
+    async def test() -> None:
+        async with watched(command, 60, 2) as workers:
+            before = ready(caplog)
+            broken.touch()
+            hangs.touch()
+            await until(lambda: len(workers._replacing) == 2 and pauses(caplog), "both are to be replaced")
+            hangs.unlink()
+            await until(lambda: len(pauses(caplog)) == 3, "no other takes the place of the first")
+            assert [Path(f"/proc/{process}").exists() for process in before].count(True) == 1
+            broken.unlink()
+            await until(lambda: len(ready(caplog)) == 4, "both are replaced")
+            await until(lambda: not workers._replacing, "and nothing is due")
+
+    asyncio.run(test())
 
 
 def test_sigquit_tells_where_a_worker_is_and_ends_nothing(

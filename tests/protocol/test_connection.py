@@ -266,11 +266,11 @@ def test_what_came_before_a_bad_message_still_counts(lone: Connection) -> None:
 def test_acknowledgements_name_the_channel_as_its_sender_numbered_it() -> None:
     pair = Pair(channels=CHANNELS)
     pair.web.acknowledge("web.loose", 1 << 60)
-    pair.web.acknowledge("web.association", 3)
+    pair.web.acknowledge("web.association", 3, 2)
     pair.web.acknowledge("application.loose", 3)  # its own: nobody sends it on this channel
     pair.web.acknowledge("nobody", 3)
     pair.run()
-    assert pair.take_app() == [ItemsAcknowledged("web.loose", 1 << 60), ItemsAcknowledged("web.association", 3)]
+    assert pair.take_app() == [ItemsAcknowledged("web.loose", 1 << 60), ItemsAcknowledged("web.association", 3, 2)]
 
 
 def test_an_acknowledgement_of_a_channel_that_is_not_there(lone: Connection) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fcgi_core.common.bounded_queue import BoundedQueue
 from fcgi_core.protocol.channels import Priority
-from fcgi_core.protocol.outbox import PPID, FeedbackLane, Lane, Outbox
+from fcgi_core.protocol.outbox import MOST_PASSED, PPID, FeedbackLane, Lane, Outbox
 from fcgi_core.protocol.records import RecordType
 from fcgi_core.sctp.carrier import Message
 from tests.protocol.helpers import ROOM, cut
@@ -143,6 +143,44 @@ def test_a_lane_refilled_as_fast_as_it_empties_starves_nobody(outbox: Outbox) ->
         outbox.add(quick, bytes(10))
         sent += streams(outbox.take(10, 10))
     assert sent.count(2) == 10
+
+
+def add_short(outbox: Outbox, stream: int) -> None:
+    """A short answer that is complete."""
+    lane = Lane(stream, CONTENT)
+    outbox.add(lane, bytes(1000))
+    outbox.close_lane(lane, lambda: None)
+
+
+@pytest.mark.parametrize("long", [1, 3])
+def test_new_lanes_that_fill_all_room_starve_nobody(outbox: Outbox, long: int) -> None:
+    lanes = [Lane(stream, CONTENT) for stream in range(2, 2 + long)]
+    for lane in lanes:
+        lane.is_long = True
+        for _ in range(100):
+            outbox.add(lane, bytes(1000))
+    sent = []
+    for _ in range(5 * MOST_PASSED // 1000):
+        for stream in (50, 51):
+            add_short(outbox, stream)
+        sent += streams(outbox.take(1, 1000))
+    for lane in lanes:
+        assert 4 <= sent.count(lane.stream) <= 6
+
+
+def test_what_has_waited_long_enough_goes_before_more_that_is_short(outbox: Outbox) -> None:
+    """SCTP has no room for it, but for short content: it must send what it has first."""
+    lane = Lane(2, CONTENT)
+    lane.is_long = True
+    for _ in range(10):
+        outbox.add(lane, bytes(1000))
+    passed = 0
+    for _ in range(2 * MOST_PASSED // 1000):
+        add_short(outbox, 50)
+        passed += sum(len(message.data) for message in outbox.take(1000, 1000, True, True))
+    assert MOST_PASSED <= passed < MOST_PASSED + 1000
+    assert streams(outbox.take(2000, 1000)) == [2, 50]
+    assert streams(outbox.take(2000, 1000, True, True)) == [50, 50]
 
 
 def test_what_was_cleared_is_not_sent(outbox: Outbox) -> None:

@@ -24,7 +24,7 @@ from fcgi_core.sctp.userspace.carrier import UserspaceCarrier
 from fcgi_core.sctp.userspace.stack import Stack
 from tests.garbage import assert_nothing_stays
 from tests.sctp.contract import PATIENCE, Lab, Recorder
-from tests.sctp.raw_peer import RawPeer, padding
+from tests.sctp.raw_peer import SACK, RawPeer, padding
 from tests.sctp.userspace import (
     ANYWHERE,
     INIT,
@@ -189,6 +189,31 @@ class TestFaults(UserspaceTests):
                 peer.send(chunks[0])
                 await far.until(lambda: far.received == 121)
             assert [message.data for message in far.messages] == payloads
+            await far.end()
+
+        self.whole(body)
+
+    @pytest.mark.parametrize("interleaving", [True, False])
+    def test_a_window_that_is_full_behind_a_gap_opens_again(self, interleaving: bool) -> None:
+        """The chunk that is missing is taken without a window, and what comes again is acknowledged again."""
+
+        async def body(lab: Lab) -> None:
+            far = Recorder()
+            carrier = lab.carrier("app", interleaving=interleaving, receive_buffer=1 << 16)
+            listener = carrier.listen(ANYWHERE, lambda peer: far)
+            async with RawPeer(listener.address.udp_port, interleaving=interleaving) as peer:
+                chunks = [peer.data(tsn, bytes(1000), tsn) for tsn in range(100)]
+                peer.send(chunks[0])
+                await peer.flood([chunks[tsn]] for tsn in range(2, 100))
+                peer.send(chunks[0])
+                sack = await peer.comes(SACK)
+                assert sack[4:12] == bytes(8), "up to the first chunk, and no window"
+                taken = 1 + int.from_bytes(sack[18:20])
+                assert taken < 100
+                peer.send(chunks[1])
+                await far.until(lambda: far.received == taken)
+                await peer.flood([chunks[tsn]] for tsn in range(taken, 100))
+                await far.until(lambda: far.received == 100)
             await far.end()
 
         self.whole(body)

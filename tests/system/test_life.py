@@ -59,3 +59,34 @@ def test_an_application_that_never_comes_to_serve_can_be_stopped(
     wait_until(lambda: program.text.count("it waits at") == (workers or 1), "it starts")
     assert program.stop() == (0 if workers else status)
     assert "Traceback" not in program.text
+
+
+SLOWLY = """\
+import pathlib, time
+here = pathlib.Path(__file__).parent
+(here / "begun").touch()
+while not (here / "go").exists():
+    time.sleep(0.01)
+def application(environ, start):
+    start("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+"""
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_signals_during_the_start_take_effect_after_it(start: Start, workers: int | None) -> None:
+    """logrotate or a deploy may send them at any moment."""
+    stack = start(application="life_applications:wsgi")
+    (stack.folder / "slowly.py").write_text(SLOWLY)
+    section = {"application": "slowly:application", "path": str(stack.folder), "listen": free_address()}
+    if workers:
+        section["workers"] = workers
+    program = stack.run("slowly", COMMAND, "app", "--config", stack.write("slowly", {"app": section}))
+    wait_until((stack.folder / "begun").exists, "it is being imported")
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        program.send(number)
+    (stack.folder / "go").touch()
+    program.says("SIGUSR2 ignored: it is for a web side")
+    program.says("all workers are replaced" if workers else "configuration reloaded")
+    assert "ended with status" not in program.text
+    assert program.stop() == 0

@@ -45,7 +45,7 @@ def test_logrotate_loses_nothing(start: Start, tmp_path: Path) -> None:
         (EXAMPLES / "logrotate" / "fcgi-sctp").read_text(),
         ("/var/log", str(tmp_path)),
         ("su fcgi-sctp fcgi-sctp", ""),
-        ("systemctl kill --kill-whom=main --signal=USR1 'fcgi-sctp-web@*.service'", f"kill -USR1 {stack.web.pid}"),
+        ("systemctl kill --kill-who=main --signal=USR1 'fcgi-sctp-web@*.service'", f"kill -USR1 {stack.web.pid}"),
     )
     config.write_text(text)
     config.chmod(0o644)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.system.load import Load
 from tests.system.stack import COMMAND, Stack, wait_until
-from tests.system.test_workers import Load
 
 
 @pytest.fixture

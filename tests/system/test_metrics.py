@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -165,6 +166,7 @@ class Prometheus:
             "prometheus",
             PROMETHEUS,
             f"--config.file={configuration}",
+            "--enable-feature=exemplar-storage",
             f"--storage.tsdb.path={stack.folder}/tsdb",
             f"--web.listen-address=127.0.0.1:{self._port}",
         )
@@ -188,8 +190,10 @@ class Prometheus:
 @needs_prometheus
 def test_prometheus_scrapes_it(start: Callable[..., Stack], port: int) -> None:
     stack = start_metered(start, port)
-    for _ in range(7):
+    for _ in range(6):
         stack.ask("/")
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    stack.ask("/slow", headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
     prometheus = Prometheus(stack, port)
     wait_until(lambda: prometheus.query('up{job="fcgi-sctp"}') == [1], "Prometheus has scraped", 30)
     wait_until(
@@ -200,6 +204,11 @@ def test_prometheus_scrapes_it(start: Callable[..., Stack], port: int) -> None:
         f'orders_total{{address="{stack.addresses[0]}",kind="gift \\"wrapped\\"",worker="shop"}}'
     ) == [7]
     assert prometheus.query("histogram_quantile(1, fcgi_web_request_seconds_bucket)")[0] > 0
+    now = time.time()
+    found = prometheus.ask(
+        "query_exemplars", query="fcgi_web_request_seconds_bucket", start=str(now - 600), end=str(now + 600)
+    )
+    assert [one["labels"] for series in found for one in series["exemplars"]] == [{"trace_id": trace}]
     metadata = prometheus.ask("metadata", metric="fcgi_web_request_seconds")["fcgi_web_request_seconds"][0]
     assert (metadata["type"], metadata["help"]) == ("histogram", "Time from a request's first record to its end.")
     targets = prometheus.ask("targets")["activeTargets"]

@@ -13,9 +13,10 @@ import pytest
 from fcgi_core.web.names import Answer, Service
 from fcgi_core.web.resolver import NEGATIVE_TTL, DnsResolver
 from tests.system.dns import DNSMASQ, TTL, NamedStack, NameServer
+from tests.system.load import Load
 from tests.system.stack import wait_until
 from tests.system.test_members import sent, states
-from tests.system.test_workers import Load
+from tests.system.test_succession import Successive, listener
 
 pytestmark = pytest.mark.skipif(DNSMASQ is None, reason="dnsmasq is not installed (Debian: dnsmasq-base)")
 
@@ -87,6 +88,37 @@ def test_srv_records(start: Callable[..., NamedStack]) -> None:
     assert sent(stack, third) == 1
 
 
+class Named(NamedStack, Successive):
+    pass
+
+
+def test_another_process_takes_the_place_while_the_dns_is_away(start: Callable[..., Named]) -> None:
+    stack = start(kind=Named, endpoints=2)
+    everyone = ["127.0.0.1", "127.0.0.2"]
+    wait_until(lambda: hosts(stack) == everyone, "both are up")
+    with Load(stack) as load:
+        assert stack.names.program.stop() == 0
+        stack.reload()
+        wait_until(lambda: listener(stack.folder / "web.admin") == stack.successor, "it answers")
+        assert hosts(stack) == everyone
+        answered = load.seen[200]
+        wait_until(lambda: load.seen[200] > answered + 50, "requests are answered")
+        stack.names.start()
+    assert set(load.seen) == {200}
+
+
+def test_a_name_that_moves_to_other_addresses_loses_no_request(three: NamedStack) -> None:
+    three.names.says("shop.internal", ["127.0.0.1"])
+    wait_until(lambda: hosts(three) == ["127.0.0.1"], "one is up")
+    with Load(three) as load:
+        for moved in (["127.0.0.2", "127.0.0.3"], ["127.0.0.1"], ["127.0.0.3"]):
+            three.names.says("shop.internal", moved)
+            wait_until(lambda moved=moved: hosts(three) == moved and len(states(three)) == len(moved), "it moved")  # type: ignore[misc]
+            answered = load.seen[200]
+            wait_until(lambda answered=answered: load.seen[200] > answered + 30, "requests are answered")  # type: ignore[misc]
+    assert set(load.seen) == {200}
+
+
 def test_what_the_resolver_makes_of_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcgi_core.web.resolver.PATIENCE", 1.0)
     tmp_path.chmod(0o755)
@@ -104,7 +136,7 @@ def test_what_the_resolver_makes_of_answers(tmp_path: Path, monkeypatch: pytest.
         assert await resolver.addresses("many.internal", "AAAA") == Answer((), NEGATIVE_TTL)
         assert await resolver.addresses("no.internal", "A") == Answer((), NEGATIVE_TTL)
         services, _ = await resolver.services("_a._udp.shop.internal")
-        assert services == [Service(10, 5, 9000, "app.internal.")]
+        assert services == [Service(10, 5, 9000, "app.internal.", ("10.1.0.1",))], "the address comes along"
         assert await resolver.services("_b._udp.shop.internal") == ((), NEGATIVE_TTL)
         assert names.program.stop() == 0
         for question in (resolver.addresses("many.internal", "A"), resolver.services("_a._udp.shop.internal")):

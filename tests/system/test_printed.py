@@ -15,8 +15,8 @@ import pytest
 from fcgi_cli.webserver import SERVERS, snippet
 
 from tests.app.servers import php_fpm, program
+from tests.system.load import Load
 from tests.system.stack import COMMAND, Program, Stack, free_port, wait_until
-from tests.system.test_workers import Load
 
 PAGE = "<?php $body = file_get_contents('php://input'); echo strlen($body), ' ', md5($body);"
 NGINX = """\

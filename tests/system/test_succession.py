@@ -5,58 +5,25 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
 import struct
 import sys
-import threading
 import urllib.request
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tests.system.stack as stack_module
+from fcgi_core.protocol.records import RecordType, encode_pairs, record
+from tests.system.load import Load
 from tests.system.stack import COMMAND, Program, Stack, free_port, in_background, wait_until
+from tests.system.test_members import drain, sent, states
 
 Start = Callable[..., Stack]
-
-
-class Load:
-    """GETs and POSTs from several threads until told to stop; what came of them."""
-
-    def __init__(self, stack: Stack, threads: int = 8, posts: bool = True) -> None:
-        self._posts = posts
-        self.seen: Counter[int] = Counter()
-        self._stack = stack
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, number: int) -> None:
-        connection = self._stack.connect()
-        while not self._stop.is_set():
-            method, body = ("POST", b"x" * 100) if self._posts and number % 2 else ("GET", None)
-            # nginx ends a client's connection after a POST whose body is not read
-            answer = self._stack.ask("/hello", method, body, connection=None if body else connection)
-            self.seen[answer.status] += 1
-        connection.close()
-
-    def answers(self, more: int = 100) -> None:
-        """Wait for so many answers more."""
-        before = sum(self.seen.values())
-        wait_until(lambda: sum(self.seen.values()) > before + more, "requests are answered")
 
 
 class Manager:
@@ -124,7 +91,7 @@ def test_a_reload_loses_no_request(start: Start, monkeypatch: pytest.MonkeyPatch
     if not keep:
         fresh(monkeypatch)
     stack = start(kind=Successive, application="applications:plain", tcp=tcp)
-    with Load(stack) as load:
+    with Load(stack, keep=True, posts=True) as load:
         for _ in range(3):
             load.answers()
             stack.reload()
@@ -148,6 +115,31 @@ def test_a_request_under_way_ends_in_the_process_that_began_it(start: Start) -> 
     assert stack.web.wait() == 0
 
 
+def test_from_then_on_the_new_process_answers_all_questions(start: Start) -> None:
+    port = free_port()
+    plugins = {"metrics": {"listen": f"127.0.0.1:{port}"}}
+    stack = start(kind=Successive, application="applications:plain", plugins=plugins)
+
+    def ask(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    before = re.findall("^fcgi_web_process_start_time_seconds .*", ask("/metrics"), re.M)
+    held = stack.connect()
+    held.request("GET", "/drip?digits=600")  # longer than the start of a process takes, however busy the machine is
+    stack.saw("drip begun")
+    successor = stack.reload()
+    pages = [ask("/metrics") for _ in range(10)]
+    assert {ask("/ready") for _ in range(10)} == {"ready\n"}
+    assert {stack.status()["pid"] for _ in range(3)} == {successor}
+    assert stack.web.running, "it still ends a request"
+    held.close()
+    assert stack.web.wait() == 0
+    starts = {start for page in pages for start in re.findall("^fcgi_web_process_start_time_seconds .*", page, re.M)}
+    assert len(starts) == 1, "one process counts, not two in turn"
+    assert starts != set(before)
+
+
 def test_new_configuration_takes_effect_and_what_is_wrong_changes_nothing(start: Start) -> None:
     stack = start(kind=Successive, application="applications:plain", throws=True)
     good = (stack.folder / "web.yaml").read_text()
@@ -156,6 +148,15 @@ def test_new_configuration_takes_effect_and_what_is_wrong_changes_nothing(start:
     stack.web.says("web.queue_length: is 'many'")
     stack.web.says("not reloaded, this process serves on: no other could take its place: it ended with status 78")
     assert stack.ask("/hello").status == 200
+
+    nobody = f"127.0.0.1:{free_port()}"
+    stack.write("web", {"web": {**stack._web, "connect": nobody}, **stack._common})
+    stack.web.send(signal.SIGUSR2)
+    stack.web.says(f"no application can be reached, and the process that serves now reaches some: {nobody}: ")
+    wait_until(lambda: stack.web.text.count("not reloaded, this process serves on") == 2, "it has ended")
+    assert stack.ask("/hello").status == 200
+    assert stack.feed.exists()
+    assert stack.status()["side"] == "web"
 
     (stack.folder / "web.yaml").write_text(good)
     added = f"{stack.folder}/added.sock"
@@ -167,6 +168,42 @@ def test_new_configuration_takes_effect_and_what_is_wrong_changes_nothing(start:
     assert stack.web.wait() == 0
     assert {listener(added), listener(moved)} == {successor}
     assert not stack.feed.exists(), "nobody listens there any more"
+
+
+def test_a_new_process_that_fails_late_leaves_the_sockets_to_the_first(start: Start) -> None:
+    stack = start(kind=Successive, application="applications:plain")
+    good = (stack.folder / "web.yaml").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        stack.write("web", {"web": {**stack._web, "listen": [stack.listen, f"127.0.0.1:{port}"]}, **stack._common})
+        stack.web.send(signal.SIGUSR2)
+        stack.web.says(f"cannot listen at 127.0.0.1:{port}: Address already in use")
+        stack.web.says("not reloaded, this process serves on")
+    paths = [stack.folder / "web.sock", stack.feed, stack.folder / "web.admin"]
+    assert "it ended with status 69" in stack.web.text
+    for path in paths:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+    (stack.folder / "web.yaml").write_text(good)
+    successor = stack.reload()
+    assert stack.web.wait() == 0
+    assert {listener(path) for path in paths} == {successor}
+
+
+def test_more_connections_than_spare_descriptors_change_hands(start: Start) -> None:
+    stack = start(kind=Successive, application="applications:plain")
+    kept = [socket.socket(socket.AF_UNIX) for _ in range(600)]
+    for one in kept:
+        one.connect(stack.listen.removeprefix("unix:"))
+    resource.prlimit(stack.web.pid, resource.RLIMIT_NOFILE, (800, 800))
+    stack.reload()
+    assert stack.web.wait() == 0
+    assert "not passed on" not in stack.web.text
+    assert "could not be passed on" not in stack.web.text
+    for one in kept:
+        with one:
+            one.sendall(record(RecordType.GET_VALUES, 0, encode_pairs({"FCGI_MPXS_CONNS": ""})))
+            assert one.recv(8)[1] == RecordType.GET_VALUES_RESULT
 
 
 def test_a_stop_during_the_start_of_a_successor_ends_both(start: Start) -> None:
@@ -185,9 +222,27 @@ def test_systemd_hears_of_each_step(start: Start, monkeypatch: pytest.MonkeyPatc
     manager.hears("READY=1")
     successor = stack.reload()
     assert re.search(r"^MONOTONIC_USEC=\d+$", manager.hears("RELOADING=1"), re.M)
-    assert manager.hears("MAINPID=") == f"MAINPID={successor}\nREADY=1"
+    assert manager.hears("MAINPID=") == f"MAINPID={successor}\nREADY=1\nWATCHDOG=1"
     assert stack.web.wait() == 0
     manager.close()
+
+
+def test_a_drain_by_hand_stays(start: Start) -> None:
+    stack = start(kind=Successive, application="applications:plain", endpoints=2)
+    first, second = stack.addresses
+    wait_until(lambda: states(stack) == {first: "up", second: "up"}, "both are up")
+    with Load(stack) as load:
+        load.answers()
+        assert drain(stack, "drain", first).returncode == 0
+        for _ in range(2):
+            stack.reload()
+            wait_until(lambda: listener(stack.folder / "web.admin") == stack.successor, "it answers")
+            load.answers()
+            assert states(stack) == {first: "drained", second: "up"}
+            assert sent(stack, first) == 0
+        assert drain(stack, "undrain", first).returncode == 0
+        wait_until(lambda: sent(stack, first), "it is used again")
+    assert set(load.seen) == {200}
 
 
 # ---- socket activation
@@ -248,7 +303,7 @@ def test_a_restart_with_sockets_of_systemd_loses_no_request(
     if not keep:
         fresh(monkeypatch)
     stack = start(kind=Activated, application="applications:plain", tcp=tcp)
-    with Load(stack, posts=not keep) as load:
+    with Load(stack, keep=True, posts=not keep) as load:
         for _ in range(3):
             load.answers()
             assert stack.web.stop() == 0
@@ -270,7 +325,7 @@ def test_a_socket_of_systemd_that_the_file_does_not_name_is_an_error(start: Star
         datagrams.bind(("127.0.0.1", 0))
         program = stack.activate(datagrams)
         assert program.wait() == 78
-        assert "is not a stream socket that listens; use ListenStream= in the .socket unit" in program.text
+        assert "that listens; use ListenStream= with a path or a port, and Accept=no" in program.text
 
 
 def test_systemds_own_activator(start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -40,3 +41,22 @@ def test_one_of_another_python_is_an_error(start: Callable[..., Stack], tmp_path
     program = stack.run("other", COMMAND, "app", "--config", stack.write("other", {"app": section}))
     assert program.wait() == os.EX_CONFIG
     assert "was made with Python 3.1.0, and fcgi-sctp runs in" in program.text
+
+
+def test_a_release_that_a_link_names_is_used_after_a_reload(start: Callable[..., Stack], tmp_path: Path) -> None:
+    current = tmp_path / "current"
+    for name in ("one", "two"):
+        release = tmp_path / name
+        venv.create(release / "venv", with_pip=False)
+        packages = release / "venv" / "lib" / f"python{HERE}" / "site-packages"
+        (packages / "shelf.py").write_text(f"TEXT = b'packages of {name} in '\n")
+        (release / "library.py").write_text(APPLICATION)
+    current.symlink_to("one")
+    section = {"path": str(current), "virtualenv": str(current / "venv"), "workers": 2}
+    stack = start(application="library:application", app=section)
+    assert stack.ask("/").body.decode() == f"packages of one in {current}/venv"
+    (tmp_path / "new").symlink_to("two")
+    (tmp_path / "new").rename(current)
+    stack.app.send(signal.SIGHUP)
+    stack.app.says("all workers are replaced")
+    assert {stack.ask("/").body.decode() for _ in range(10)} == {f"packages of two in {current}/venv"}

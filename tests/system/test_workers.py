@@ -6,42 +6,18 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.system.load import Load
 from tests.system.stack import HERE, Program, Stack, in_background, wait_until
 
 
 def process_ids(app: Program) -> list[int]:
     """The workers' process ids, in the order in which they became ready."""
     return [int(number) for number in re.findall(r"worker \d+ is ready, process (\d+)", app.text)]
-
-
-class Load:
-    """Small GETs from several threads until told to stop; what came of them."""
-
-    def __init__(self, stack: Stack, threads: int = 8) -> None:
-        self.seen: Counter[int] = Counter()
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(stack,)) for _ in range(threads)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, stack: Stack) -> None:
-        while not self._stop.is_set():
-            self.seen[stack.ask("/hello").status] += 1
 
 
 @pytest.fixture

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from fcgi_core.web.attempts import AT_ONCE, LAST_RETRY, Attempts
+import random
+
+import pytest
+
+from fcgi_core.web.attempts import AT_ONCE, FIRST_RETRY, LAST_RETRY, MOST_A_SECOND, Attempts, Away
 from tests.clock import Clock
 
 
@@ -25,7 +29,7 @@ class Upstream:
 
 def some(count: int) -> tuple[Clock, Attempts, list[Upstream]]:
     clock = Clock()
-    attempts = Attempts(clock.loop)
+    attempts = Attempts(clock.loop, Away())
     return clock, attempts, [Upstream(attempts, clock) for _ in range(count)]
 
 
@@ -72,3 +76,76 @@ def test_one_that_is_given_up_is_not_tried() -> None:
     other.tried.clear()
     clock.run_until(5)
     assert not other.tried
+
+
+# ---- many applications
+
+
+def many(clock: Clock, away: Away, applications: int, workers: int = 1) -> list[Upstream]:
+    """Applications that are all away from now on."""
+    made = []
+    for _ in range(applications):
+        attempts = Attempts(clock.loop, away)
+        made += [Upstream(attempts, clock) for _ in range(workers)]
+        for one in made[-workers:]:
+            attempts.later(one)
+    return made
+
+
+@pytest.mark.parametrize(("applications", "workers"), [(1000, 1), (250, 4), (15, 64)])
+def test_many_applications_that_are_away_share_a_rate(applications: int, workers: int) -> None:
+    clock, away = Clock(), Away()
+    everyone = many(clock, away, applications, workers)
+    clock.run_until(500)
+    for one in everyone:
+        one.tried.clear()
+    clock.run_until(1000)
+    tried = [len(one.tried) for one in everyone]
+    assert sum(tried) <= 500 * MOST_A_SECOND
+    assert min(tried) >= 0.5 * 500 * MOST_A_SECOND / len(everyone), "each has its share"
+
+
+@pytest.mark.parametrize("back", [1000, 300])
+def test_when_many_are_back_they_are_found_soon(back: int) -> None:
+    clock, away = Clock(), Away()
+    everyone = many(clock, away, 1000)
+    clock.run_until(500)
+    for one in everyone:
+        one.tried.clear()
+        one.there = False
+    for one in random.Random(1).sample(everyone, back):
+        one.there = True
+    clock.run_until(501 if back == 1000 else 520)
+    found = sum(one.there and bool(one.tried) for one in everyone)
+    assert found >= 0.99 * back
+    assert sum(len(one.tried) for one in everyone) <= 2.5 * len(everyone)
+
+
+def test_one_that_has_just_gone_is_tried_soon_however_many_are_away() -> None:
+    clock, away = Clock(), Away()
+    many(clock, away, 1000)
+    clock.run_until(100)
+    (fresh,) = many(clock, away, 1)
+    clock.run_until(101)
+    assert fresh.tried[0] <= 100 + FIRST_RETRY
+    assert len(fresh.tried) >= 4
+
+
+def test_few_are_tried_as_often_as_one() -> None:
+    clock, away = Clock(), Away()
+    few = many(clock, away, 5)
+    clock.run_until(100)
+    assert all(len(one.tried) >= 100 / LAST_RETRY for one in few)
+
+
+def test_those_that_are_not_away_any_more_do_not_count() -> None:
+    clock, away = Clock(), Away()
+    everyone = many(clock, away, 100)
+    clock.run_until(10)
+    for one in everyone[:60]:
+        one.there = True
+    for one in everyone[60:]:
+        one._attempts.forget(one)
+    clock.run_until(20)
+    assert away.count == 0
+    assert away.longest == LAST_RETRY

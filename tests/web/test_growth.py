@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fcgi_core.app.exchange import AppExchange
 from fcgi_core.plugin import Plugin
 from fcgi_core.protocol.channels import Channel, Priority
 from fcgi_core.sctp.memory import MemoryAssociation
@@ -233,5 +234,32 @@ def test_a_number_that_was_asked_for_is_that_of_associations_with_content() -> N
             await until(lambda: len(stage.numbers) == 5, "there are five", 2)
             await asyncio.sleep(20)
             assert (stage.upstream.quiet, stage.service._association) == (None, 5)
+
+    on_virtual_time(body)
+
+
+def test_an_alert_that_another_association_carries_names_its_request() -> None:
+    exchanges: list[AppExchange] = []
+
+    def busy(exchange: AppExchange) -> None:
+        exchanges.append(exchange)
+        exchange.on_abort = exchange.end
+        exchange.send(bytes(LONG // 10))
+
+    async def body() -> None:
+        async with running(busy, plugin=Lines(), associations=3) as stage:
+            await until(lambda: len(stage.numbers) == 3, "there are three", 2)
+            stage.ask()
+            await until(lambda: exchanges, "it has begun", 1)
+            (half,) = stage.app.supervisor.halves
+            (hears,) = stage.service.supervisor.halves
+            assert isinstance(half, Sends)
+            assert isinstance(hears, Hears)
+            half.host.send("lines.alert", b"alert", request=exchanges[0], urgency=1)
+            await until(lambda: hears.heard, "the alert has come", 1)
+            ((_, _, request, identity),) = hears.heard
+            assert identity != exchanges[0].link.info.identity
+            assert request is not None
+            assert request.params["SERVER_NAME"] == "shop.example"
 
     on_virtual_time(body)

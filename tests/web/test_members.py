@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import random
 from collections import Counter
 
 import pytest
@@ -40,13 +42,14 @@ def have(bench: Bench, *numbers: int, weight: float = 1.0) -> None:
 
 def released(event: asyncio.Event, text: bytes) -> Behaviour:
     """Answers when the event is set."""
+    tasks: list[asyncio.Task[None]] = []
 
     def give(exchange: AppExchange) -> None:
         async def later() -> None:
             await event.wait()
             answer(text)(exchange)
 
-        exchange.task = asyncio.get_running_loop().create_task(later())  # type: ignore[attr-defined]
+        tasks.append(asyncio.get_running_loop().create_task(later()))
 
     return give
 
@@ -135,6 +138,29 @@ def test_another_number_of_associations_replaces_them() -> None:
     run(body)
 
 
+def test_a_member_that_leaves_and_comes_back_at_once_is_there_twice_until_its_requests_have_ended() -> None:
+    async def body() -> None:
+        event = asyncio.Event()
+        async with running(released(event, b"1")) as bench:
+            begun = [bench.begin("POST")]
+            await until(lambda: bench.applications[0].requests == 1, "it has a request")
+            for number in (2, 3):
+                have(bench)
+                begun.append(bench.begin("POST"))
+                assert bench.service.waiting == 1
+                have(bench, 1)
+                await until(lambda number=number: bench.applications[0].requests == number, "the next one has one")  # type: ignore[misc]
+            assert bench.states() == ["up"]
+            assert [one.state for one in bench.service.members.leaving] == ["leaving"] * 2
+            event.set()
+            await until(lambda: all(is_over(one) for one in begun), "all are answered")
+            assert [stdout(one)[-1:] for one in begun] == [b"1"] * 3
+            await until(lambda: not bench.service.members.leaving, "those before are gone")
+            assert bench.states() == ["up"]
+
+    run(body)
+
+
 def test_an_address_twice_is_one_member() -> None:
     async def body() -> None:
         async with running(answer(b"1")) as bench:
@@ -202,6 +228,7 @@ def test_a_drained_member_ends_its_requests_and_gets_no_more(caplog: pytest.LogC
 
     run(body)
     assert f"application {name(1)} is drained by hand: it gets no new requests" in caplog.messages
+    assert f"application {name(1)} is added; it is drained by hand, as before" in caplog.messages
     assert f"application {name(1)} gets requests again, by hand" in caplog.messages
 
 
@@ -268,6 +295,36 @@ def test_which_addresses_can_be_drained() -> None:
     run(body)
 
 
+def test_what_a_process_knows_is_known_to_the_one_that_takes_its_place() -> None:
+    async def body() -> None:
+        async with running(answer(b"1"), answer(b"2")) as bench:
+            bench.service.members.drain(name(1))
+            state = json.loads(json.dumps(bench.service.members.state()))
+            bench.service.members.undrain(name(1))
+            assert state == {"drained": [name(1)], "names": [], "reached": 2}
+            bench.service.members.take_over(state)
+            assert bench.states() == ["drained", "up"]
+            assert bench.service.members.is_complete, "whether a drained one is up makes no difference"
+            assert {(await bench.ask())[-1:] for _ in range(4)} == {b"2"}
+            await bench.app_services[1].stop(0)
+            await until(lambda: bench.states() == ["drained", "down"], "2 is down")
+            assert not bench.service.members.is_complete
+
+    run(body)
+
+
+def test_the_reason_why_none_is_reached_names_a_few() -> None:
+    async def body() -> None:
+        web = WebService(LiveNetwork().carrier(), [], [BackEndOptions(address(one)) for one in range(1, 101)])
+        why = web.members.absent(asyncio.get_running_loop().time() + 1)
+        assert "10.0.0.20:9000: " in why
+        assert "10.0.0.21:9000" not in why
+        assert why.endswith("; and 80 more")
+        await web.stop(0)
+
+    run(body)
+
+
 # ---- several web sides
 
 
@@ -301,6 +358,19 @@ def test_web_sides_that_start_together_begin_with_different_applications(applica
         assert max(chosen.values()) <= 2 * 10 * requests / applications, chosen
         every = Fleet(10, applications, identity="the same").choices(1)
         assert max(every.values()) == 10, "it is the identity that makes the difference"
+
+    run(body)
+
+
+@pytest.mark.parametrize("applications", [3, 5, 10, 20])
+def test_names_without_a_number_leave_the_first_requests_to_chance_and_no_more(applications: int) -> None:
+    async def body() -> None:
+        chance = random.Random(1)
+        for _ in range(20):
+            identity = f"web-{{}}-{chance.randbytes(4).hex()}x"
+            requests = chance.randint((applications + 1) // 2, 3 * applications)
+            chosen = Fleet(10, applications, identity=identity).choices(requests)
+            assert max(chosen.values()) <= 2 * 10 * requests / applications, (identity, requests, chosen)
 
     run(body)
 

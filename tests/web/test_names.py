@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Sequence
 
@@ -216,6 +217,7 @@ def test_srv_records_have_ports_ranks_and_shares() -> None:
             Service(30, 0, 9000, "a."),
             Service(30, 1, 9000, "b."),
             Service(10, 5, 1, "."),
+            Service(10, 5, 0, "a."),
         ]
         follower = Follower(dns, SRV)
         await asyncio.sleep(1)
@@ -225,17 +227,57 @@ def test_srv_records_have_ports_ranks_and_shares() -> None:
         assert [(one.rank, round(one.weight, 2)) for one in last] == [(2, 0.02), (2, 1.98)]
         before = follower.found
         dns.hosts["a.", "A"] = dns.hosts["a.", "AAAA"] = OSError("no answer")
-        dns.records = [*dns.records[:-1], Service(10, 10, 9009, "e.")]
+        dns.hosts["b.", "A"] = ()
+        dns.records = [*dns.records[:-2], Service(10, 10, 9009, "e.")]
         follower.names.look_again()
         await asyncio.sleep(1)
-        assert {one.host for one in follower.found} == {"10.0.0.2", "10.0.0.3", "10.0.0.4"}, "e has no address"
+        assert {one.host for one in follower.found} == {"10.0.0.1", "10.0.0.3", "10.0.0.4"}, (
+            "a stays, which cannot be looked up; b and e have no address"
+        )
         for broken in (OSError("no answer"), [], [Service(1, 1, 1, "e.")], [Service(1, 1, 1, "a.")]):
             dns.records = broken
             follower.names.look_again()
             await asyncio.sleep(1)
             assert follower.names.problem(SRV)
             assert len(follower.found) == 4
+            dns.hosts.pop(("a.", "A"), None)
+            dns.hosts.pop(("a.", "AAAA"), None)
         assert before != follower.found
+        follower.names.close()
+
+    on_virtual_time(body)
+
+
+def test_targets_whose_addresses_come_with_their_records_are_not_asked_for() -> None:
+    async def body() -> None:
+        dns = Dns()
+        dns.records = [Service(1, 1, 9000, f"{one}.", (f"10.0.0.{one}", f"2001:db8::{one}")) for one in (1, 2)]
+        follower = Follower(dns, SRV)
+        await asyncio.sleep(1)
+        assert dns.asked == 1
+        assert follower.hosts == ["10.0.0.1", "2001:db8::1", "10.0.0.2", "2001:db8::2"]
+        dns.records = [Service(1, 1, 9000, "1."), dns.records[1]]
+        dns.hosts["1.", "A"] = dns.hosts["1.", "AAAA"] = OSError("no answer")
+        follower.names.look_again()
+        await asyncio.sleep(1)
+        assert (dns.asked, follower.changes) == (4, 1), "its last addresses stay"
+        follower.names.close()
+
+    on_virtual_time(body)
+
+
+@pytest.mark.parametrize(("along", "every"), [(True, 10), (False, 110)])
+def test_a_name_of_many_is_looked_up_less_often(along: bool, every: float) -> None:
+    async def body() -> None:
+        targets = [f"t{one}" for one in range(1000)]
+        hosts = {target: [f"10.0.{one >> 8}.{one & 255}"] for one, target in enumerate(targets)}
+        dns = Dns() if along else Dns(**hosts)
+        dns.ttl = 0.0
+        dns.records = [Service(1, 1, 9000, f"{one}.", tuple(hosts[one]) if along else ()) for one in targets]
+        follower = Follower(dns, SRV)
+        await asyncio.sleep(10.5 * every)
+        assert dns.asked == 11 * (1 if along else 2001)
+        assert len(follower.found) == 1000
         follower.names.close()
 
     on_virtual_time(body)
@@ -372,3 +414,73 @@ def test_without_any_address_requests_wait_and_then_say_why(caplog: pytest.LogCa
         await site.stop(bench)
 
     run(body)
+
+
+def test_what_was_there_stays_until_a_new_name_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fcgi_sctp.web")
+
+    async def body() -> None:
+        dns = Dns(a=["10.0.0.3"])
+        site = Site(3)
+        addresses = [BackEndOptions(Address((f"10.0.0.{number}",), 9000)) for number in (1, 2)]
+        bench = await site.web(dns, *addresses)
+        await until(lambda: up(bench) == ["10.0.0.1", "10.0.0.2"], "both are up")
+        before = list(bench.service.upstreams)
+        members = bench.service.members
+        named = NameOptions(SHOP, 9899, 9000, weight=2.0)
+        for _ in range(2):  # it is read again, and the name still is not found
+            members.configure([named])
+            await until(lambda: site.names.problem(SHOP), "the look-up has failed")
+            assert bench.service.upstreams == before
+        members.configure([named, addresses[0]])
+        assert bench.service.upstreams == before
+        dns.hosts[SHOP.name, "A"] = ["10.0.0.2"]
+        members.configure([named])
+        await until(lambda: len(bench.service.upstreams) == 1, "it is found")
+        assert bench.service.upstreams == before[1:], "what is named again has kept its associations"
+        assert before[1].weight == 2.0
+        dns.records = [Service(1, 1, 9000, "a.")]
+        members.configure([NameOptions(SRV, 9899)])
+        assert bench.service.upstreams == before[1:]
+        await until(lambda: up(bench) == ["10.0.0.3"], "another name")
+        members.configure([NameOptions(Watched("dns", "wrong.internal"), 9899, 9000)])
+        await asyncio.sleep(0)
+        members.configure([addresses[0]])
+        await until(lambda: up(bench) == ["10.0.0.1"], "without a new name nothing is waited for")
+        await site.stop(bench)
+
+    run(body)
+    told = "applications that web.connect does not name any more stay until shop.internal can be looked up"
+    assert told in caplog.messages
+
+
+def test_the_answers_of_the_process_before_are_known_while_the_dns_is_away() -> None:
+    async def body() -> None:
+        site = Site(2)
+        dns = Dns(shop=["10.0.0.1", "10.0.0.2"])
+        bench = await site.web(dns, NameOptions(SHOP, 9899, 9000))
+        await until(lambda: len(up(bench)) == 2, "both are up")
+        state = json.loads(json.dumps(bench.service.members.state()))
+        names = Names(Dns(shop=OSError("no server answers")), asyncio.get_running_loop())
+        web = WebService(site.network.carrier(), [], [NameOptions(SHOP, 9899, 9000)], names=names)
+        web.members.take_over(state)
+        await web.start(10.0)
+        assert web.members.is_complete
+        assert [one.state for one in web.upstreams] == ["up", "up"]
+        await web.stop(0)
+        await site.stop(bench)
+
+    run(body)
+
+
+def test_so_many_answers_are_passed_on_at_most() -> None:
+    async def body() -> None:
+        follower = Follower(Dns(shop=[f"10.0.{one >> 8}.{one & 255}" for one in range(MOST_FOUND)]))
+        more = Watched("dns", "a.")
+        follower.names._resolver.hosts["a.", "A"] = ["10.1.0.1"]  # type: ignore[attr-defined]
+        follower.names.watch(more, follower.changed)
+        await asyncio.sleep(1)
+        assert [name for _, name, _ in follower.names.answers()] == [SHOP.name]
+        follower.names.close()
+
+    on_virtual_time(body)

@@ -21,6 +21,7 @@ from fcgi_core.protocol.records import (
     encode_pairs,
     record,
 )
+from fcgi_core.sctp import end_reasons
 from fcgi_core.sctp.carrier import Address
 from fcgi_core.sctp.endpoints import advertisement, shifted
 from fcgi_core.sctp.memory import MemoryNetwork
@@ -93,6 +94,36 @@ def test_twice_is_enough() -> None:
         async with running(break_off, break_off, break_off) as bench:
             assert b"502 Bad Gateway" in await bench.ask()
             assert sum(one.requests for one in bench.applications) == 2
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds", "drains", "again"),
+    [
+        ("10.0.0.1:9000 aborted the association", 2, False, True),
+        ("10.0.0.1:9000 aborted the association", 20, False, False),
+        (end_reasons.silent("10.0.0.1:9000", 10), 20, False, True),
+        ("10.0.0.1:9000 aborted the association", 20, True, True),
+    ],
+)
+def test_a_request_that_was_long_in_a_process_that_was_killed_is_not_sent_again(
+    reason: str, seconds: float, drains: bool, again: bool
+) -> None:
+    """It may have blocked it, until the parent of workers ended it."""
+
+    async def body() -> None:
+        async with running(hang, answer(b"the other")) as bench:
+            wire = bench.begin()
+            await until(lambda: bench.applications[0].requests == 1, "the first has it")
+            (exchange,) = bench.service._active
+            exchange.last_activity -= seconds
+            association = bench.service.upstreams[0].up[0]
+            association.connection.peer_draining = drains
+            association.driver.abort(reason)
+            await until(lambda: is_over(wire), "the end")
+            assert stdout(wire).endswith(b"the other") is again
+            assert stdout(wire).startswith(b"Status: 502") is not again
 
     run(body)
 

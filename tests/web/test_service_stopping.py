@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,7 @@ from tests.web.harness import (
     running,
     stdout,
 )
+from tests.web.web_server import request
 
 # ---- the end
 
@@ -219,5 +222,31 @@ def test_stopping_waits_until_the_last_answer_has_gone() -> None:
             assert (server.wire.closing, stopping.done()) == ("closed", False)
             server.connection.connection_lost(None)  # when it has gone
             await until(stopping.done, "the service has stopped")
+
+    run(body)
+
+
+@pytest.mark.parametrize("rounds", range(2, 6))
+def test_a_connection_that_is_being_accepted_is_served(tmp_path: Path, rounds: int) -> None:
+    """The event loop takes some rounds from the system's call to `connection_made`."""
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with running(answer(b"x"), listen=[f"unix:{tmp_path}/web"]) as bench:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.setblocking(False)
+                client.connect(f"{tmp_path}/web")
+                for _ in range(rounds):
+                    await asyncio.sleep(0)
+                stopping = asyncio.create_task(bench.service.stop(600))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                assert not stopping.done(), "the first request is on its way"
+                await loop.sock_sendall(client, request())
+                answered = b""
+                while part := await loop.sock_recv(client, 1000):
+                    answered += part
+                assert b"x" in answered
+                await until(stopping.done, "the service has stopped")
 
     run(body)

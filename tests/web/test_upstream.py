@@ -15,10 +15,11 @@ from fcgi_core.protocol.settings import Settings
 from fcgi_core.protocol.web import WebConnection
 from fcgi_core.sctp.carrier import MESSAGE_SIZE, Address, Association, AssociationHandler, Carrier, Message
 from fcgi_core.sctp.statistics import AssociationStatistics
-from fcgi_core.web.attempts import LAST_RETRY
+from fcgi_core.web.association import WebAssociation
+from fcgi_core.web.attempts import LAST_RETRY, Away
 from fcgi_core.web.exchange import WebExchange
 from fcgi_core.web.presence import REMIND, STEADY
-from fcgi_core.web.upstream import SAME_AGAIN, Upstream
+from fcgi_core.web.upstream import SAME_AGAIN, SAME_LOOKS, Upstream
 from tests.clock import Clock
 from tests.protocol.helpers import settings_message
 
@@ -84,6 +85,8 @@ class Network:
 
 
 class Owner:
+    away = Away()
+
     def __init__(self, clock: Clock) -> None:
         self.supervisor = Supervisor([], cast(Any, clock.loop), lambda call: call(), web=True)
         self.other: Upstream | None = None
@@ -204,19 +207,22 @@ def test_another_address_of_a_process_is_tried_again_now_and_then(
     other = bench.make()
     bench.owner.other = other
     bench.upstream.start()
-    bench.clock.run_until(10 * SAME_AGAIN - 1)
-    assert len(bench.network.attempts) == 10
+    other._instance, other.associations = "a", [cast(WebAssociation, None)]
+    bench.clock.run_until(2 * SAME_LOOKS * SAME_AGAIN + 1)
+    assert len(bench.network.attempts) == 3, "once a minute: it may be the address of another process by now"
+    assert not bench.upstream.associations
+    assert bench.upstream.reached
     assert len(caplog.records) == 1
     assert "instance a is associated at 10.0.0.1:9000 already: connect to it once" in bench.upstream.last_error
-    bench.owner.other = None
-    bench.clock.run_until(11 * SAME_AGAIN)
+    bench.owner.other, other.associations = None, []
+    bench.clock.run_until(bench.clock.now + SAME_AGAIN)
     assert bench.upstream.state == "up", "the other one is gone"
     bench.owner.other = other
     bench.network.attempts[-1].ends("gone")
-    bench.clock.run_until(12 * SAME_AGAIN)
+    bench.clock.run_until(bench.clock.now + SAME_AGAIN)
     tried = len(bench.network.attempts)
     bench.upstream.stop()
-    bench.clock.run_until(20 * SAME_AGAIN)
+    bench.clock.run_until(bench.clock.now + 20 * SAME_AGAIN)
     assert len(bench.network.attempts) == tried
 
 

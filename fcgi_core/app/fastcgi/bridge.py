@@ -35,6 +35,7 @@ from .pool import FastcgiPool
 
 if TYPE_CHECKING:
     from ..exchange import AppExchange
+    from ..helpers import Helpers
     from ..service import AppService
 
 __all__ = ["FastcgiBridge"]
@@ -294,12 +295,11 @@ class BridgedRequest:
         what = "sent no answer" if self._connection is not None else "had no free connection"
         self._give_up(HTTPStatus.GATEWAY_TIMEOUT, f"the FastCGI server {what} for {self._owner.timeout:g} s")
 
-    @property
-    def returned(self) -> bool:
+    def has_returned(self, helpers: Helpers) -> bool:
         """True: nothing is left of a connection that is closed."""
         return True
 
-    def where(self) -> str:
+    def where(self, helpers: Helpers) -> str:
         """Return '': only the server knows."""
         return ""
 
@@ -307,7 +307,7 @@ class BridgedRequest:
         """End the exchange and close the connection, which stops FastCGI servers."""
         self._give_up(HTTPStatus.GATEWAY_TIMEOUT, error, logging.DEBUG)
 
-    def write_off(self, *, replaced: bool) -> None:
+    def write_off(self) -> None:
         raise AssertionError("a connection does not hang")
 
     def _give_up(self, status: HTTPStatus, why: str, level: int = logging.WARNING) -> None:

@@ -43,6 +43,7 @@ enum {
     INIT_EVERY_US = 15625,      /* then one in this time: 64 a second */
     INIT_PLACES = 12,           /* addresses that are distinguished, as a power of two */
     CHUNK_COST = 256,           /* what the library counts for a chunk that it keeps, beside its payload */
+    WINDOW_RESERVE = 32 * 1024, /* bytes of our window of which the peer is not told */
     SPARSE = 4,                 /* times what a chunk counts is what it may keep */
     PEER_GRACE_MS = 2000,       /* a peer without an association keeps its slot at least this long, for a slow handshake */
 };
@@ -119,6 +120,17 @@ static bool checksum_is_right(const uint8_t *packet, size_t length) {
     uint32_t crc = packet_checksum(packet, length);
     return packet[8] == (uint8_t)crc && packet[9] == (uint8_t)(crc >> 8) && packet[10] == (uint8_t)(crc >> 16) &&
            packet[11] == (uint8_t)(crc >> 24);
+}
+
+static bool is_data(uint8_t type) { return type == SCTP_DATA || type == I_DATA; }
+
+/* The size of the chunk at `at`, with its padding; 0: there is none. */
+static size_t chunk_size(const uint8_t *packet, size_t length, size_t at) {
+    size_t rest = length - at;
+    if (rest < CHUNK_HEADER || get16(packet + at + 2) < CHUNK_HEADER || get16(packet + at + 2) > rest)
+        return 0;
+    size_t size = (size_t)(get16(packet + at + 2) + 3) & ~(size_t)3;
+    return size < rest ? size : rest;
 }
 
 /* ---- peers --------------------------------------------------------------------------------------------------- */
@@ -430,6 +442,26 @@ static uint8_t *out_reserve(struct endpoint *endpoint, uint32_t peer, size_t len
     return at;
 }
 
+/*
+ * Note what a packet tells the peer of our window: chunks before DATA, of which SACK need not be the first. The peer is told of
+ * less than there is: with no window left the library drops even the next TSN, if it is I-DATA of a message of which it has
+ * nothing, and what fills the window may wait for that.
+ */
+static void note_window(struct peer *peer, uint8_t *packet, size_t length) {
+    size_t at = COMMON_HEADER;
+    for (size_t size; (size = chunk_size(packet, length, at)) && !is_data(packet[at]); at += size)
+        if (packet[at] == SCTP_SELECTIVE_ACK && size >= SACK_HEADER) {
+            uint8_t *field = packet + at + CHUNK_HEADER + 4;
+            uint32_t window = get32(field), told = window > WINDOW_RESERVE ? window - WINDOW_RESERVE : 0;
+            for (int i = 0; i < 4; i++)
+                field[i] = (uint8_t)(told >> (24 - 8 * i));
+            peer->cumulative = get32(packet + at + CHUNK_HEADER);
+            peer->closed = !told;
+        } else if (packet[at] == SCTP_COOKIE_ACK) {
+            peer->closed = false; /* an association that begins, perhaps in the place of another */
+        }
+}
+
 /* The library's output function. It never fails: SCTP notices a loss by itself and has no use for an error. */
 int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint8_t dont_fragment) {
     uint32_t at = (uint32_t)(uintptr_t)address;
@@ -439,11 +471,8 @@ int packets_output(void *address, void *buffer, size_t length, uint8_t tos, uint
     uint8_t *packet = out_reserve(state.endpoints[peers[at].endpoint], at, length);
     if (packet) {
         memcpy(packet, buffer, length);
+        note_window(&peers[at], packet, length);
         put_checksum(packet, length);
-        if (packet[COMMON_HEADER] == SCTP_SELECTIVE_ACK && length >= COMMON_HEADER + SACK_HEADER) {
-            peers[at].cumulative = get32(packet + COMMON_HEADER + CHUNK_HEADER);
-            peers[at].closed = !get32(packet + COMMON_HEADER + CHUNK_HEADER + 4);
-        }
         packets_moved |= !is_heartbeat(packet, length);
         peers[at].packets_out++;
         if (peers[at].start)
@@ -556,15 +585,6 @@ static uint32_t acknowledged_beyond(const uint8_t *sack, size_t length) {
     return count;
 }
 
-/* The size of the chunk at `at`, with its padding; 0: there is none. */
-static size_t chunk_size(const uint8_t *packet, size_t length, size_t at) {
-    size_t rest = length - at;
-    if (rest < CHUNK_HEADER || get16(packet + at + 2) < CHUNK_HEADER || get16(packet + at + 2) > rest)
-        return 0;
-    size_t size = (size_t)(get16(packet + at + 2) + 3) & ~(size_t)3;
-    return size < rest ? size : rest;
-}
-
 /* The size of the last chunk; 0: chunks end before the packet does. */
 static size_t last_chunk(const uint8_t *packet, size_t length) {
     size_t at = COMMON_HEADER, size = 0, next;
@@ -575,12 +595,15 @@ static size_t last_chunk(const uint8_t *packet, size_t length) {
     return at == length ? size : 0;
 }
 
-/* The length of a packet without the DATA that has no room: without a window, only the next TSN has. */
+/*
+ * The length of a packet without the DATA that has no room: without a window, only the next TSN has. What the peer repeats
+ * because our SACK was lost passes: the library keeps none of it, and sends another SACK.
+ */
 static size_t length_with_room(const struct peer *peer, const uint8_t *packet, size_t length) {
     size_t at = COMMON_HEADER;
     for (size_t size; (size = chunk_size(packet, length, at)); at += size)
-        if ((packet[at] == SCTP_DATA || packet[at] == I_DATA) && size >= DATA_HEADER &&
-            get32(packet + at + CHUNK_HEADER) != peer->cumulative + 1)
+        if (is_data(packet[at]) && size >= DATA_HEADER &&
+            (int32_t)(get32(packet + at + CHUNK_HEADER) - peer->cumulative) > 1)
             return at;
     return length;
 }
@@ -663,8 +686,7 @@ static void handle_packet(int handle, const struct sockaddr *name, socklen_t nam
     }
     struct peer *peer = &peers[at];
     peer->packets_in++;
-    peer->small |= length < LARGE_PACKET && (type == SCTP_DATA || type == I_DATA) &&
-                   !(packet[COMMON_HEADER + 1] & LAST_FRAGMENT);
+    peer->small |= length < LARGE_PACKET && is_data(type) && !(packet[COMMON_HEADER + 1] & LAST_FRAGMENT);
     if (!peer->references && opening) { /* the longest unused is first; only INITs and cookies count as use */
         peer->used_ms = now_ms();
         unclaimed_unlink(endpoint, at);

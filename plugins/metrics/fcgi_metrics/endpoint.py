@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from fcgi_core.plugin import UnixSocket, listen_tcp
+from fcgi_core.plugin import UnixSocket, accept, listen_tcp
 
 from .options import host_and_port
 
@@ -81,7 +81,8 @@ class Endpoint:
         if self._unix is not None:
             self._server = await self._unix.serve(lambda: _Client(self))
         else:
-            self._server = await self._loop.create_server(lambda: _Client(self), sock=self._socket)
+            self._server = await self._loop.create_server(lambda: _Client(self), sock=self._socket, start_serving=False)
+            await accept(self._server)
         self._starting = None
 
     def admit(self, client: _Client) -> bool:

@@ -137,7 +137,7 @@ _PLUGIN = (
     Family("snapshot_age_seconds", "gauge", "Age of the last whole snapshot of an application.", _WORKER),
     Family("snapshots_total", "counter", "Whole snapshots received."),
     Family("snapshots_incomplete_total", "counter", "Snapshots of which a part did not arrive."),
-    Family("snapshots_dropped_total", "counter", "Snapshots that were too large, alone or all together."),
+    Family("snapshots_dropped_total", "counter", "Snapshots that had no room: too large, or too many processes."),
     Family("samples_omitted", "gauge", "Samples of applications that are not shown, by reason.", ("reason",)),
     Family("hosts_folded", "gauge", "Virtual hosts of applications that are shown as other."),
     Family("statsd_errors_total", "counter", "Datagrams to statsd that could not be sent."),

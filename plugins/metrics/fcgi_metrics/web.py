@@ -58,6 +58,8 @@ class _Worker:
         self.associations: set[int] = set()
         self.gone_at = 0.0
         """When the last association went down, by the monotonic clock."""
+        self.shown_from = 0.0
+        """By the monotonic clock. After it was replaced, it is shown only if it does not end."""
         self.whole: Snapshot | None = None
         self.whole_at = 0.0
         self.coming = 0
@@ -134,7 +136,9 @@ class MetricsWeb(WebHalf):
         if worker is not None:
             worker.associations.discard(association.identity)
             worker.gone_at = time.monotonic()
-            if not worker.associations:
+            if not worker.associations and worker.gone_at < worker.shown_from:
+                self._remove(worker)
+            elif not worker.associations:
                 self._held -= worker.size
                 self._incomplete += worker.forget_parts()
                 self._make_room()
@@ -142,8 +146,10 @@ class MetricsWeb(WebHalf):
     def feedback(self, channel: str, item: bytes, request: RequestInfo | None, association: AssociationInfo) -> None:
         worker = self._workers.get(association.process)
         header = read_header(item)
-        if worker is None or header is None:
+        if header is None:
             self._malformed += 1
+        elif worker is None:  # there are `MAX_WORKERS` already
+            self._dropped += header.part == header.parts
         else:
             self._part(worker, header, item)
 
@@ -195,13 +201,15 @@ class MetricsWeb(WebHalf):
         worker = _Worker(name, address, association.process)
         taken = {one.name: one for one in self._workers.values() if one.address == address}
         if (predecessor := taken.get(name)) is not None:
-            # the same worker, restarted: the series go on, and what its predecessor still does has a number
+            # the same worker, restarted: the series go on, and its predecessor gets a number. Shown while it ends, each
+            # one's total would be an increase to Prometheus, for which they are one series
             number = 2
             while f"{name}-{number}" in taken:
                 number += 1
             if predecessor.associations:
                 self._held -= predecessor.held - predecessor.size
                 predecessor.name, predecessor.whole = f"{name}-{number}", None
+                predecessor.shown_from = time.monotonic() + self._options.keep
             else:
                 self._remove(predecessor)
         self._workers[association.process] = worker
@@ -294,7 +302,8 @@ class MetricsWeb(WebHalf):
         """Read what only this thread may read; return a function that makes samples of it on another thread."""
         transport, service = self._host.transport(), self._host.service()
         now = time.monotonic()
-        workers = sorted(self._workers.values(), key=lambda one: (one.address, one.name))
+        shown = [one for one in self._workers.values() if one.shown_from <= now]
+        workers = sorted(shown, key=lambda one: (one.address, one.name))
         snapshots = [one.whole for one in workers if one.whole is not None]
         own = [
             Sample(PROCESS, f"{PLUGIN}workers", (), len(snapshots)),
