@@ -207,17 +207,6 @@ class Workers:
                 await slot.replace()
         log.info("all workers are replaced")
 
-    def replace(self, slot: _Slot) -> None:
-        """Replace a worker when its turn comes."""
-        task = asyncio.get_running_loop().create_task(self._replace(slot, slot.process))
-        self._replacing.add(task)
-        task.add_done_callback(self._replacing.discard)
-
-    async def _replace(self, slot: _Slot, process: asyncio.subprocess.Process | None) -> None:
-        async with self._turn:
-            if slot.process is process and slot.serves:  # else it has been replaced meanwhile, or is being started
-                await slot.replace()
-
     async def _can_start(self) -> bool:
         """Whether a worker could import the application, as far as another process can."""
         environment = os.environ | {TRIAL_VARIABLE: "1", WORKER_VARIABLE: "0"}
@@ -239,13 +228,24 @@ class Workers:
                 process.kill()
                 await process.wait()
 
+    def replace(self, slot: _Slot) -> None:
+        """Replace a worker when its turn comes."""
+        task = asyncio.get_running_loop().create_task(self._replace(slot, slot.process))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+
+    async def _replace(self, slot: _Slot, process: asyncio.subprocess.Process | None) -> None:
+        async with self._turn:
+            if slot.process is process and slot.serves:  # else it has been replaced meanwhile, or is being started
+                await slot.replace()
+
     async def stop(self) -> None:
         """End all workers, and kill the workers that do not end in time."""
-        tasks = [task for task in (self._reloading, *self._replacing) if task is not None]
+        tasks = {task for task in (self._reloading, *self._replacing) if task is not None}
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks)  # one ends the process that tries
         await asyncio.gather(*(slot.stop() for slot in self._slots))
         for end in self._life:
             os.close(end)
@@ -273,7 +273,7 @@ class _Slot:
     @property
     def serves(self) -> bool:
         """Whether the worker runs and has listened."""
-        return self._ready and self.process is not None and self.status is None
+        return self._ready and self.process is not None and self.process.returncode is None
 
     @property
     def status(self) -> int | None:

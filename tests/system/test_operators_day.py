@@ -20,7 +20,7 @@ def _missing() -> str:
     space = f"day-{os.getpid()}-probe"
     add, cable = (
         ["ip", "netns", "add", space],
-        ["ip", "-n", space, "link", "add", "a", "type", "veth", "peer", "name", "b"],
+        ["ip", "-n", space, "link", "add", "near", "type", "veth", "peer", "name", "far"],
     )
     can = [subprocess.run(command, capture_output=True).returncode == 0 for command in (add, cable)]
     subprocess.run(["ip", "netns", "del", space], capture_output=True)

@@ -202,6 +202,7 @@ class WebSide:
         self.given = socket.socket(socket.AF_UNIX)
         self.given.bind(str(self.path))
         self.given.listen(512)
+        day.callback(self.given.close)
         self.config: dict[str, Any] = {
             "web": {
                 "listen": f"unix:{self.path}",
@@ -280,6 +281,7 @@ class TwoHosts:
         }
         self._serial = 0
         self._last = ExitStack()
+        self.callback = self._last.callback
 
     def __enter__(self) -> TwoHosts:
         try:
