@@ -150,7 +150,7 @@ def test_numbers_given_up_that_are_none_are_ignored() -> None:
 def test_instances_that_change_are_bounded_by_the_address() -> None:
     async def body() -> None:
         async with attacked_app(16) as (app, connect):
-            ends = [await connect(instance=f"i{number // 16}", association=number) for number in range(64)]
+            ends = [await connect(instance=f"i{number}", association=number) for number in range(64)]
             await asyncio.sleep(1)
             with pytest.raises(AssertionError, match="not wanted"):
                 await connect(instance="one more", association=64)
