@@ -1,4 +1,5 @@
-"""The operator's day loses what its table says, and nothing else."""
+"""The operator's day loses what its table says, and nothing else. It takes more than a minute, so it runs by itself:
+`script/test -m minute` (with -rP it shows the table)."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ def _missing() -> str:
     return "" if all(can) else "this system allows no network namespaces with cables between"
 
 
+@pytest.mark.minute
 @pytest.mark.timeout(400)
 def test_each_step_loses_what_the_table_says() -> None:
     if missing := _missing():

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.system.stack import COMMAND, Stack, free_port, wait_until
+from tests.system.load import Load
+from tests.system.stack import COMMAND, free_port, wait_until
 from tests.system.test_succession import Successive
-from tests.system.test_workers import Load
 
 SERVER = """
     server {{
@@ -58,9 +58,9 @@ class Sited(Successive):
 
 
 class BlogLoad(Load):
-    def _run(self, stack: Stack) -> None:
+    def _run(self, number: int) -> None:
         while not self._stop.is_set():
-            self.seen[stack.ask("/", host="blog.example").status] += 1
+            self.seen[self._stack.ask("/", host="blog.example").status] += 1
 
     def goes_on(self, count: int = 50) -> None:
         before = self.seen[200]
