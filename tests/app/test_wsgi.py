@@ -119,7 +119,7 @@ BUFFERS = [
 
 
 @pytest.mark.parametrize("make", [saying, writing])
-@pytest.mark.parametrize("buffer", BUFFERS, ids=repr)
+@pytest.mark.parametrize("buffer", BUFFERS, ids=range(len(BUFFERS)))
 def test_any_buffer_is_a_body(make: Any, buffer: Any) -> None:
     right = bytes(memoryview(buffer).tobytes())
 

@@ -98,7 +98,7 @@ def beats(path: Path, count: int, is_well: list[bool]) -> list[bytes]:
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("process", ["", str(os.getpid())])
+@pytest.mark.parametrize("process", ["", str(os.getpid())], ids=["not said", "this one"])
 def test_signs_of_life(process: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
