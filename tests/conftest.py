@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,11 @@ def pytest_sessionstart() -> None:
         source = module.with_name(module.name.split(".")[0] + ".py")
         if source.exists() and source.stat().st_mtime > compiled:
             pytest.exit(f"{source.name} is newer than its compiled module: script/setup compiled makes it again", 2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report what a test printed as text that can be encoded: with `-n` it travels between processes."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
