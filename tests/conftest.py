@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture(autouse=True)
+def operators_log() -> Iterator[None]:
+    """Leave the operator's log as it was, where a test starts a side in this process."""
+    log, application = logging.getLogger("fcgi_sctp"), logging.getLogger("fcgi_sctp.application")
+    level, before = log.level, (log.propagate, log.handlers[:], application.parent, application.handlers[:])
+    yield
+    if before != (log.propagate, log.handlers, application.parent, application.handlers) or level != log.level:
+        log.setLevel(level)
+        log.propagate, log.handlers[:], application.parent, application.handlers[:] = before
