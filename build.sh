@@ -1,1 +1,0 @@
-cd /tmp/c; for d in old-*; do (cd $d; nice -n 15 /work/wt/c/.venv/bin/python setup.py -q build_ext --inplace > /tmp/c/$d.log 2>&1; echo $d $?; find . -name "_sctp*.so" -o -name "*usrsctp*.so" | head; git log -1 --format=%h) ; done; date
