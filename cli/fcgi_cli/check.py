@@ -14,7 +14,7 @@ from .output import complain
 __all__ = ["add_arguments", "run"]
 
 EPILOG = """
-A warning names time limits that work against each other; it is no error.
+A warning names time limits that contradict each other. The exit status is 0 all the same.
 
 Examples:
   fcgi-sctp check web.yaml               one file, and the folders, groups and modules it needs here

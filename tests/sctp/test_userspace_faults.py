@@ -134,7 +134,7 @@ class TestFaults(UserspaceTests):
             chosen = random.Random(7)
             far = Recorder()
             mtu = 32_768  # the longest messages take two packets, and the relay's socket holds a window
-            options: dict[str, Any] = {"interleaving": interleaving, "rto_min": 0.02, "rto_max": 0.5, "mtu": mtu}
+            options: dict[str, Any] = {"interleaving": interleaving, "rto_min": 0.02, "rto_max": 0.1, "mtu": mtu}
             listener = lab.carrier("app", **options).listen(ANYWHERE, lambda peer: far)
             relay = Relay(("127.0.0.1", listener.address.udp_port), chosen, loss=0.05)
             transport, _ = await loop.create_datagram_endpoint(lambda: relay, local_addr=("127.0.0.1", 0))
